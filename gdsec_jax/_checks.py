@@ -1,0 +1,76 @@
+"""Checks of what users hand in: one sentence with the name, the value, the remedy."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PyTree = Any
+
+
+def is_traced(value: PyTree) -> bool:
+    """Whether a leaf has no value yet: range checks skip those, so that vmap works."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+
+
+def number_of_workers(num_workers: Any) -> None:
+    """M is a shape, so it must be a Python int of at least one."""
+    if is_traced(num_workers) or not isinstance(num_workers, (int, np.integer)):
+        raise ValueError(
+            f"num_workers must be a Python int, got {num_workers!r}; with "
+            "optax.inject_hyperparams name it in static_args."
+        )
+    if num_workers < 1:
+        raise ValueError(f"num_workers must be at least 1, got {num_workers}.")
+
+
+def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """`value` is one of the words in `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}.")
+
+
+def in_range(name: str, value: PyTree | Callable, low: float, high: float) -> None:
+    """Every leaf lies in [low, high]; schedules and traced values are let through."""
+    if callable(value) or is_traced(value):
+        return
+    for leaf in jax.tree.leaves(value):
+        leaf = np.asarray(leaf)
+        if not np.all((leaf >= low) & (leaf <= high)):  # written so that NaN fails
+            bounds = f"at least {low:g}" if high == np.inf else f"in [{low:g}, {high:g}]"
+            wrong = leaf[~((leaf >= low) & (leaf <= high))].flat[0]
+            raise ValueError(f"{name} must be {bounds}, got {wrong:g}.")
+
+
+def floating(params: PyTree) -> None:
+    """Every parameter is a real floating-point array."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(
+                f"params{jax.tree_util.keystr(path)} has dtype {dtype}, expected a "
+                "real floating-point dtype."
+            )
+
+
+def same_shapes(name: str, tree: PyTree, params: PyTree, leading: tuple = ()) -> None:
+    """`tree` has the parameters' structure, and their shapes behind `leading`."""
+    expected, got = jax.tree.structure(params), jax.tree.structure(tree)
+    if expected != got:
+        raise ValueError(f"{name} is the tree {got}, expected the params' {expected}.")
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    for (path, leaf), param in zip(leaves, jax.tree.leaves(params), strict=True):
+        shape = (*leading, *jnp.shape(param))
+        if jnp.shape(leaf) != shape:
+            axis = (
+                f", the parameter's shape behind an axis of num_workers={leading[0]}: "
+                "compute them with jax.vmap(jax.grad(loss), in_axes=(None, 0))"
+                if leading
+                else ""
+            )
+            raise ValueError(
+                f"{name}{jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)}, "
+                f"expected {shape}{axis}."
+            )

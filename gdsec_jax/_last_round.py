@@ -1,0 +1,94 @@
+"""What the workers sent in the last round, read from any optimizer's state."""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from gdsec_jax.wire import Uploads
+
+
+class RoundCounts(NamedTuple):
+    """What one federation counted in one round; each leaf has the axis of workers."""
+
+    uploads: Uploads  # entries int32 [M, G], runs uint32 [M]
+    participants: jax.Array  # bool [M]
+    dropped: jax.Array  # bool [M]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["parts"], meta_fields=[]
+)
+@dataclasses.dataclass(frozen=True)
+class LastRound:
+    """What the workers sent in a round; a pytree, so it may leave a scan as an output.
+
+    Totals are formed when they are asked for, in 64-bit integers on the host: they stay
+    exact without x64. Leading axes, of a scan say, come first in every attribute.
+
+    Attributes:
+      entries: int [M], the non-zero entries that each worker sent.
+      bits: int64 [M], what they cost in the algorithm's `wire` format.
+      participants: bool [M], the workers that took part.
+      dropped: int [], how many workers were left out for a gradient that is not finite.
+    """
+
+    parts: tuple[RoundCounts, ...]  # several behind optax.partition: they add up
+
+    @property
+    def entries(self):
+        return sum(part.uploads.entries.sum(-1) for part in self.parts)
+
+    @property
+    def bits(self):
+        return sum(part.uploads.bits() for part in self.parts)
+
+    @property
+    def participants(self):
+        return functools.reduce(lambda a, b: a | b, (p.participants for p in self.parts))
+
+    @property
+    def dropped(self):
+        masks = functools.reduce(lambda a, b: a | b, (p.dropped for p in self.parts))
+        return masks.sum(-1, dtype=np.int32)
+
+
+def last_round(state: Any) -> LastRound:
+    """What the workers sent in the round that made this state.
+
+    Args:
+      state: of an algorithm of this package, or of any optax optimizer that holds some:
+        chain, inject_hyperparams, partition, ….
+
+    Returns:
+      A `LastRound`: `.entries`, `.bits`, `.participants`, `.dropped`. Behind
+      optax.partition entries and bits add up over the parts; a worker took part, or was
+      dropped, if it was in one of them. Zeros in a state that has seen no round.
+
+    Raises:
+      ValueError: no algorithm of this package stands in the optimizer.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> import gdsec_jax
+      >>> optimizer = optax.chain(gdsec_jax.gd(num_workers=2), optax.sgd(0.1))
+      >>> params = jnp.zeros(3)
+      >>> grads = jnp.array([[1.0, 0.0, 2.0], [0.0, 0.0, 0.0]])
+      >>> _, state = optimizer.update(grads, optimizer.init(params), params)
+      >>> gdsec_jax.last_round(state).bits  # the second worker stays silent
+      array([96,  0])
+    """
+
+    def is_counts(node):
+        return isinstance(node, RoundCounts)
+
+    nodes = jax.tree.leaves(state, is_leaf=is_counts)
+    parts = tuple(node for node in nodes if is_counts(node))
+    if not parts:
+        raise ValueError(
+            "this state holds no algorithm of gdsec_jax, expected the state of an "
+            "optimizer such as optax.chain(gdsec_jax.gdsec(...), optax.sgd(...))."
+        )
+    return LastRound(parts)

@@ -1,0 +1,327 @@
+"""Lift a worker's pipeline over all workers, aggregate, and keep the server's memory."""
+
+import functools
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from optax.experimental import aggregating
+
+from gdsec_jax import _checks, _trees
+from gdsec_jax._last_round import RoundCounts
+from gdsec_jax.wire import Format, Uploads, count, flush, layout_of
+
+NUM_PAST_CHANGES = 10
+Reduction = Literal["sum", "mean"]
+OnNonfinite = Literal["drop", "propagate"]
+OnStandstill = Literal["send", "hold"]
+
+
+class FederationState(NamedTuple):
+    """State of `federate`."""
+
+    previous_params: optax.Params  # theta^{k-1}
+    held_change: optax.Params | tuple[()]  # last non-zero theta^k - theta^{k-1}, if held
+    past_changes: jax.Array  # float [10]: squared norms of the last changes, last first
+    round: jax.Array  # int32 []: k - 1
+    workers: optax.OptState  # the pipeline's state, each leaf [M, ...]
+    server: optax.OptState
+    key_data: jax.Array | tuple[()]  # of the random key, if there is one
+    sent: RoundCounts  # in the last round
+
+
+def federate(
+    worker: optax.GradientTransformation,
+    num_workers: int,
+    *,
+    server: optax.GradientTransformation | None = None,
+    reduction: Reduction = "sum",
+    weights=None,
+    wire: str | Format = "coo",
+    key=None,
+    on_nonfinite: OnNonfinite = "drop",
+    on_standstill: OnStandstill = "send",
+) -> aggregating.Aggregator:
+    r"""Run one worker's pipeline for every worker, and aggregate their messages.
+
+    .. math:: u_m = \text{worker}(g_m), \quad \text{update} = \text{server}(\sum_m u_m)
+
+    The gradient of the sum convention is that of f = sum of f_m; of the mean convention,
+    of f = (1/M) sum of f_m. A mean always divides by M, whoever takes part.
+
+    The pipeline is handed, as extra arguments of its update: `params_change`
+    (theta^k - theta^{k-1}; None without params), `past_changes` (the squared norms of
+    the last 10 of these, latest first, zero-padded), `round` (int32, the first is 0),
+    `active` (bool, whether this worker takes part), and with a key `key` (its own for
+    each worker and round) and `round_key` (common to all workers), beside those
+    the caller passes to update.
+
+    Args:
+      worker: a transformation for one worker, from its gradient to its message.
+      num_workers: M, a Python int.
+      server: a transformation of the aggregated message, `server_memory` say.
+      reduction: "sum" or "mean".
+      weights: [M], the weight of each f_m: f = sum of w_m f_m, or in the mean
+        convention (sum of w_m f_m) / (sum of w_m). They scale the gradients before the
+        pipeline sees them, so that all that holds of f_m holds of w_m f_m.
+      wire: the bit format that `last_round` reports: a name of `wire.FORMATS` or a
+        `wire.Format`.
+      key: an int or a random key, for pipelines that draw; may be traced.
+      on_nonfinite: "drop" leaves a worker out for the round if its gradient has an entry
+        that is not finite: message 0, its state unchanged. "propagate" sends it.
+      on_standstill: params_change where theta did not move at all: "send" leaves it at
+        0, "hold" keeps the last that was not 0.
+
+    Returns:
+      An `optax.experimental.aggregating.Aggregator`: update takes gradients whose leaves
+      are [M, *param], and returns leaves [*param] in the parameter's dtype. An extra
+      argument `active`, bool [M], names the workers of the round; the others compute
+      nothing, and their state is frozen.
+
+    Raises:
+      ValueError: num_workers is no positive int; an option is unknown; weights, active,
+        or a gradient has another shape than expected; params have 2^31 entries or more,
+        or are not real floating-point numbers.
+
+    Examples:
+      Half of the workers' entries, by a pipeline of one's own:
+
+      >>> import jax.numpy as jnp, optax
+      >>> import gdsec_jax
+      >>> piece = optax.stateless(lambda g, _: jnp.where(jnp.abs(g) > 1, g, 0))
+      >>> optimizer = optax.chain(gdsec_jax.federate(piece, 2), optax.sgd(1.0))
+      >>> params = jnp.zeros(2)
+      >>> grads = jnp.array([[3.0, 0.5], [2.0, 4.0]])
+      >>> updates, state = optimizer.update(grads, optimizer.init(params), params)
+      >>> updates, gdsec_jax.last_round(state).entries
+      (Array([-5., -4.], dtype=float32), Array([1, 2], dtype=int32))
+    """
+    _checks.number_of_workers(num_workers)
+    _checks.one_of("reduction", reduction, ("sum", "mean"))
+    _checks.one_of("on_nonfinite", on_nonfinite, ("drop", "propagate"))
+    _checks.one_of("on_standstill", on_standstill, ("send", "hold"))
+    weights = _weights(weights, num_workers, reduction)
+    worker = optax.with_extra_args_support(worker)
+    server = optax.with_extra_args_support(server or optax.identity())
+    random_key = None if key is None else _as_key(key)
+
+    def init(params):
+        _checks.floating(params)
+        # A copy, or donating params and state would give one buffer away twice.
+        previous = jax.tree.map(lambda p: jnp.array(p, copy=True), params)
+        return FederationState(
+            previous_params=previous,
+            held_change=optax.tree.zeros_like(previous)
+            if on_standstill == "hold"
+            else (),
+            past_changes=jnp.zeros(NUM_PAST_CHANGES, _norm_dtype(params)),
+            round=jnp.zeros((), jnp.int32),
+            workers=_repeat(worker.init(params), num_workers),
+            server=server.init(params),
+            key_data=() if random_key is None else jax.random.key_data(random_key),
+            sent=_nothing_sent(params, wire, num_workers),
+        )
+
+    def update(updates, state, params=None, *, active=None, **extra_args):
+        previous = state.previous_params
+        _checks.same_shapes("gradients", updates, previous, leading=(num_workers,))
+        change, past_changes, held_change = _change(params, state)
+        key_data, round_keys, worker_keys = _split(state.key_data, random_key, num_workers)
+        shared = extra_args | round_keys
+        shared |= {
+            "params_change": change,
+            "past_changes": past_changes,
+            "round": state.round,
+        }
+        finite = _all_finite(updates, num_workers)
+        chosen = _as_mask(active, num_workers)
+        present = chosen if on_nonfinite == "propagate" else chosen & finite
+
+        def run_worker(gradient, worker_state, own):
+            return worker.update(gradient, worker_state, params, **shared, **own)
+
+        own = worker_keys | {"active": present}
+        messages, workers = jax.vmap(run_worker)(
+            _scale(updates, weights), state.workers, own
+        )
+        messages = _where(present, flush(messages), optax.tree.zeros_like(messages))
+        layout = state.sent.uploads.layout
+        uploads = jax.vmap(lambda message: count(message, layout))(messages)
+
+        aggregate = jax.tree.map(_sum_over_workers, messages)
+        if reduction == "mean":
+            aggregate = jax.tree.map(lambda x: x / num_workers, aggregate)
+        aggregate, server_state = server.update(
+            aggregate, state.server, params, **shared
+        )
+        return _trees.cast_like(aggregate, previous), FederationState(
+            previous_params=previous if params is None else params,
+            held_change=held_change,
+            past_changes=past_changes,
+            round=optax.safe_increment(state.round),
+            workers=_where(present, workers, state.workers),
+            server=server_state,
+            key_data=key_data,
+            sent=RoundCounts(uploads, present, chosen & ~present),
+        )
+
+    return aggregating.Aggregator(init, update)
+
+
+class ServerMemoryState(NamedTuple):
+    """State of `server_memory`."""
+
+    memory: optax.Updates  # h = sum of h_m: a leaf a parameter, in the state's dtype
+
+
+def server_memory(
+    beta=1.0, *, state_dtype=None
+) -> optax.GradientTransformationExtraArgs:
+    r"""The server's side of `worker.gradient_difference`: what it knows of all workers.
+
+    .. math:: \text{update} = h + u, \quad h \leftarrow h + \beta u
+
+    Args:
+      beta: the workers' :math:`\beta` in [0, 1]; may be traced.
+      state_dtype: dtype of h; by default the parameter's, but at least float32.
+
+    Returns:
+      A transformation of the workers' aggregated message u. In float32, h drifts from
+      the workers' sum by rounding.
+
+    Raises:
+      ValueError: beta lies outside [0, 1].
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import gdsec_jax
+      >>> memory = gdsec_jax.server_memory(beta=0.5)
+      >>> state = memory.init(jnp.zeros(2))
+      >>> _, state = memory.update(jnp.array([2.0, 4.0]), state)
+      >>> memory.update(jnp.array([1.0, 0.0]), state)[0]
+      Array([2., 2.], dtype=float32)
+    """
+    _checks.in_range("beta", beta, 0.0, 1.0)
+
+    def init(params):
+        return ServerMemoryState(_trees.zero_memory(params, state_dtype))
+
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
+        memory = _trees.add_scaled(state.memory, beta, updates)
+        return _trees.add(state.memory, updates), ServerMemoryState(memory)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _weights(weights, num_workers: int, reduction: Reduction):
+    """Factors of the gradients, or None: w_m, for a mean scaled to average 1."""
+    if weights is None:
+        return None
+    if jnp.shape(weights) != (num_workers,):
+        raise ValueError(
+            f"weights has shape {jnp.shape(weights)}, expected ({num_workers},)."
+        )
+    _checks.in_range("weights", weights, 0.0, np.finfo(np.float64).max)
+    weights = jnp.asarray(weights)
+    return weights / weights.mean() if reduction == "mean" else weights
+
+
+def _scale(gradients, weights):
+    if weights is None:
+        return gradients
+    return jax.tree.map(lambda g: _along(weights.astype(g.dtype), g) * g, gradients)
+
+
+def _along(per_worker, leaf):
+    """An [M] array shaped to broadcast over the axes behind a leaf's first."""
+    return per_worker.reshape(per_worker.shape + (1,) * (leaf.ndim - 1))
+
+
+def _where(present, new, old):
+    return jax.tree.map(lambda x, y: jnp.where(_along(present, x), x, y), new, old)
+
+
+def _repeat(state, num_workers: int):
+    return jax.tree.map(
+        lambda x: jnp.tile(x, (num_workers,) + (1,) * jnp.ndim(x)), state
+    )
+
+
+def _as_mask(active, num_workers: int) -> jax.Array:
+    if active is None:
+        return jnp.ones(num_workers, bool)
+    active = jnp.asarray(active)
+    if active.shape != (num_workers,) or active.dtype != bool:
+        raise ValueError(
+            f"active is {active.dtype}{list(active.shape)}, expected bool[{num_workers}]."
+        )
+    return active
+
+
+def _all_finite(gradients, num_workers: int) -> jax.Array:
+    finite = jnp.ones(num_workers, bool)
+    for leaf in jax.tree.leaves(gradients):
+        finite &= jnp.isfinite(leaf).all(axis=tuple(range(1, leaf.ndim)))
+    return finite
+
+
+def _sum_over_workers(messages):
+    # A product with ones: XLA's CPU backend sums over a leading axis much slower.
+    dtype = jnp.promote_types(messages.dtype, jnp.float32)
+    ones = jnp.ones(messages.shape[0], dtype)
+    return jnp.tensordot(
+        ones, messages.astype(dtype), 1, precision=jax.lax.Precision.HIGHEST
+    )
+
+
+def _change(params, state: FederationState):
+    """theta^k - theta^{k-1}, the squared norms of the last ones, the change to hold."""
+    if params is None:
+        return None, state.past_changes, state.held_change
+    _checks.same_shapes("params", params, state.previous_params)
+    change = jax.tree.map(jnp.subtract, params, state.previous_params)
+    norm = jnp.zeros((), state.past_changes.dtype)
+    for leaf in jax.tree.leaves(change):
+        norm += jnp.square(leaf.astype(norm.dtype)).sum()
+    past = jnp.roll(state.past_changes, 1).at[0].set(norm)
+    if state.held_change == ():
+        return change, past, ()
+    change = optax.tree.where(norm > 0, change, state.held_change)
+    return change, past, change
+
+
+def _norm_dtype(params):
+    dtypes = map(jnp.result_type, jax.tree.leaves(params))
+    return functools.reduce(jnp.promote_types, dtypes, jnp.float32)
+
+
+def _nothing_sent(params, wire: str | Format, num_workers: int) -> RoundCounts:
+    layout = layout_of(params, wire)
+    uploads = Uploads(
+        entries=jnp.zeros((num_workers, len(layout.widths)), jnp.int32),
+        runs=jnp.zeros(num_workers, jnp.uint32),
+        layout=layout,
+    )
+    return RoundCounts(
+        uploads, jnp.zeros(num_workers, bool), jnp.zeros(num_workers, bool)
+    )
+
+
+def _as_key(key) -> jax.Array:
+    if jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key):
+        return key
+    return jax.random.key(key) if jnp.ndim(key) == 0 else jax.random.wrap_key_data(key)
+
+
+def _split(key_data, random_key, num_workers: int):
+    """The next key's data, the round's common key and each worker's own, by name."""
+    if random_key is None:
+        return (), {}, {}
+    impl = jax.random.key_impl(random_key)
+    key = jax.random.wrap_key_data(key_data, impl=impl)
+    key, common, others = jax.random.split(key, 3)
+    own = jax.vmap(jax.random.fold_in, (None, 0))(others, jnp.arange(num_workers))
+    return jax.random.key_data(key), {"round_key": common}, {"key": own}

@@ -1,0 +1,91 @@
+"""Compressors: what of a vector is worth sending."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gdsec_jax import _checks
+
+
+def censor(xi) -> optax.GradientTransformationExtraArgs:
+    r"""Send an entry only if it is large against the last change of its parameter.
+
+    .. math:: C(v)_i = 0 \text{ if } |v_i| \le \xi_i |\theta^k_i - \theta^{k-1}_i|,
+       \quad \text{else } v_i
+
+    Equality is censored. Where the parameter stood still the threshold is 0 and every
+    non-zero entry is sent. A NaN is sent, never censored: it must not hide in a memory.
+
+    Args:
+      xi: :math:`\xi_i \ge 0` as this worker uses it, in the units of the gradient over
+        those of the parameters: a scalar; a tree that is a prefix of the parameters',
+        each leaf broadcasting against theirs; or a schedule, called with the round (the
+        first is 0), that returns one of these. May be traced. 0 sends everything.
+
+    Returns:
+      A transformation for one worker. Its update needs the extra argument
+      `params_change`, :math:`\theta^k - \theta^{k-1}`, with the parameters' tree, and
+      for a schedule `round`; `federate` provides both.
+
+    Raises:
+      ValueError: xi is negative or NaN, or does not fit the parameters; `params_change`
+        is missing because update was called without params.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from gdsec_jax import worker
+      >>> piece = worker.censor(xi=10.0)
+      >>> v, change = jnp.array([1.0, -1.0, 2.0]), jnp.array([0.1, 0.2, 0.0])
+      >>> message, _ = piece.update(v, piece.init(v), v, params_change=change, round=0)
+      >>> message
+      Array([0., 0., 2.], dtype=float32)
+
+    References:
+      Chen, Blum, Takáč, Sadler, Distributed Learning With Sparsified Gradient
+      Differences, 2022, https://doi.org/10.1109/JSTSP.2022.3162989
+    """
+    _checks.in_range("xi", xi, 0.0, np.inf)
+
+    def update(updates, state, params=None, *, params_change=None, round=0, **extra):
+        del params, extra
+        if params_change is None:
+            raise ValueError(
+                "censor compares with the last change of the params, got none: call "
+                "update(gradients, state, params)."
+            )
+        value = xi(round) if callable(xi) else xi
+        return jax.tree.map(
+            _censor_leaf, updates, params_change, _fit(value, updates)
+        ), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def _censor_leaf(v, change, xi):
+    dtype = jnp.promote_types(v.dtype, change.dtype)
+    threshold = jnp.asarray(xi, dtype) * jnp.abs(change.astype(dtype))
+    return jnp.where(jnp.abs(v.astype(dtype)) <= threshold, jnp.zeros_like(v), v)
+
+
+def _fit(xi, updates):
+    """One xi a leaf of `updates`, each checked to broadcast against its leaf."""
+    try:
+        tree = jax.tree.broadcast(xi, updates)
+    except ValueError as error:
+        raise ValueError(
+            f"xi is the tree {jax.tree.structure(xi)}, expected a scalar or a prefix of "
+            f"the params' tree {jax.tree.structure(updates)}."
+        ) from error
+    leaves = jax.tree_util.tree_leaves_with_path(updates)
+    for (path, leaf), value in zip(leaves, jax.tree.leaves(tree), strict=True):
+        try:
+            fits = jnp.broadcast_shapes(jnp.shape(value), leaf.shape) == leaf.shape
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"xi{jax.tree_util.keystr(path)} has shape {jnp.shape(value)}, expected "
+                f"one that broadcasts to the parameter's {leaf.shape}."
+            )
+    return tree

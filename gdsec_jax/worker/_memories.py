@@ -1,0 +1,133 @@
+"""The two memories a worker can keep: of what it did not send, and of what it sent."""
+
+from typing import NamedTuple
+
+import optax
+
+from gdsec_jax import _checks, _trees
+
+
+class ErrorFeedbackState(NamedTuple):
+    """State of `error_feedback`."""
+
+    error: optax.Updates  # e: a leaf a parameter, its shape, in the state's dtype
+    compressor: optax.OptState
+
+
+class GradientDifferenceState(NamedTuple):
+    """State of `gradient_difference`."""
+
+    memory: optax.Updates  # h: a leaf a parameter, its shape, in the state's dtype
+    compressor: optax.OptState
+
+
+def error_feedback(
+    compressor: optax.GradientTransformation, *, state_dtype=None
+) -> optax.GradientTransformationExtraArgs:
+    r"""Compress the gradient plus what earlier rounds left unsent.
+
+    .. math:: v = g + e, \quad u = C(v), \quad e \leftarrow v - u
+
+    The message u travels in the parameter's dtype; what that cast rounds off goes into
+    e with the rest.
+
+    Args:
+      compressor: :math:`C`, a transformation for one worker.
+      state_dtype: dtype of e; by default the parameter's, but at least float32.
+
+    Returns:
+      A transformation for one worker, from its gradient to its message. Leaves have the
+      parameter's shape.
+
+    Raises:
+      ValueError: the gradient's tree or a leaf's shape differs from the parameters'.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> from gdsec_jax import worker
+      >>> piece = worker.error_feedback(worker.censor(xi=1.0))
+      >>> params = jnp.zeros(2)
+      >>> message, state = piece.update(
+      ...     jnp.array([3.0, 0.5]), piece.init(params), params,
+      ...     params_change=jnp.array([1.0, 1.0]), round=0)
+      >>> message, state.error
+      (Array([3., 0.], dtype=float32), Array([0. , 0.5], dtype=float32))
+
+    References:
+      Seide et al., 1-Bit Stochastic Gradient Descent, 2014; Stich et al., Sparsified
+      SGD with Memory, 2018, https://arxiv.org/abs/1809.07599
+    """
+    compressor = optax.with_extra_args_support(compressor)
+
+    def init(params):
+        return ErrorFeedbackState(
+            _trees.zero_memory(params, state_dtype), compressor.init(params)
+        )
+
+    def update(updates, state, params=None, **extra_args):
+        _checks.same_shapes("gradient", updates, state.error)
+        v = _trees.add(updates, state.error)
+        u, inner = compressor.update(v, state.compressor, params, **extra_args)
+        u = _trees.cast_like(u, params)
+        error = _trees.cast_like(_trees.sub(v, u), state.error)
+        return u, ErrorFeedbackState(error, inner)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def gradient_difference(
+    compressor: optax.GradientTransformation, beta=1.0, *, state_dtype=None
+) -> optax.GradientTransformationExtraArgs:
+    r"""Compress the gradient's difference from what the server already knows of it.
+
+    .. math:: v = g - h, \quad u = C(v), \quad h \leftarrow h + \beta u
+
+    The server adds its own h, the workers' sum, before it steps: `server_memory`.
+
+    Args:
+      compressor: :math:`C`, a transformation for one worker.
+      beta: :math:`\beta` in [0, 1]; may be traced. 0 keeps h at zero.
+      state_dtype: dtype of h; by default the parameter's, but at least float32.
+
+    Returns:
+      A transformation for one worker, from its gradient to its message. Leaves have the
+      parameter's shape.
+
+    Raises:
+      ValueError: beta lies outside [0, 1]; the gradient's tree or a leaf's shape differs
+        from the parameters'.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> from gdsec_jax import worker
+      >>> piece = worker.gradient_difference(optax.identity(), beta=0.5)
+      >>> params = jnp.zeros(2)
+      >>> gradient = jnp.array([3.0, 0.5])
+      >>> message, state = piece.update(gradient, piece.init(params), params)
+      >>> message, _ = piece.update(gradient, state, params)
+      >>> message
+      Array([1.5 , 0.25], dtype=float32)
+
+    References:
+      Mishchenko et al., Distributed Learning with Compressed Gradient Differences, 2019,
+      https://arxiv.org/abs/1901.09269; Chen et al., 2022,
+      https://doi.org/10.1109/JSTSP.2022.3162989
+    """
+    _checks.in_range("beta", beta, 0.0, 1.0)
+    compressor = optax.with_extra_args_support(compressor)
+
+    def init(params):
+        return GradientDifferenceState(
+            _trees.zero_memory(params, state_dtype), compressor.init(params)
+        )
+
+    def update(updates, state, params=None, **extra_args):
+        _checks.same_shapes("gradient", updates, state.memory)
+        v = _trees.sub(updates, state.memory)
+        u, inner = compressor.update(v, state.compressor, params, **extra_args)
+        u = _trees.cast_like(u, params)
+        memory = _trees.add_scaled(state.memory, beta, u)
+        return u, GradientDifferenceState(memory, inner)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
