@@ -1,7 +1,9 @@
 """Communication-efficient distributed optimisation in JAX: GD-SEC and its rivals."""
 
-from gdsec_jax import worker as worker
+from gdsec_jax import data as data
+from gdsec_jax import problems as problems
 from gdsec_jax import wire as wire
+from gdsec_jax import worker as worker
 from gdsec_jax._check_optimizer import check as check
 from gdsec_jax._last_round import LastRound as LastRound
 from gdsec_jax._last_round import last_round as last_round
@@ -10,3 +12,5 @@ from gdsec_jax.algorithms import gdsec as gdsec
 from gdsec_jax.algorithms import gdsoec as gdsoec
 from gdsec_jax.federation import federate as federate
 from gdsec_jax.federation import server_memory as server_memory
+from gdsec_jax.history import History as History
+from gdsec_jax.simulate import simulate as simulate

@@ -29,7 +29,8 @@ class LastRound:
     exact without x64. Leading axes, of a scan say, come first in every attribute.
 
     Attributes:
-      entries: int [M], the non-zero entries that each worker sent.
+      entries: int [M], the values that each worker sent: its non-zeros, or, in the
+        "dense" format that `gd` always uses, all D unless all are zero.
       bits: int64 [M], what they cost in the algorithm's `wire` format.
       participants: bool [M], the workers that took part.
       dropped: int [], how many workers were left out for a gradient that is not finite.

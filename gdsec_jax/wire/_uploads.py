@@ -18,7 +18,7 @@ class Layout(NamedTuple):
     format: Format
     length: int  # D
     widths: tuple[int, ...]  # the different widths of its values in bits, ascending
-    dense_bits: int  # all D values
+    dense_bits: int  # what all D values cost
 
 
 @functools.partial(
@@ -33,7 +33,7 @@ class Uploads:
     Any leading axes (rounds, workers, settings) may stand before those named here.
     """
 
-    entries: jax.Array  # int32 [G]: non-zeros among the values of each width
+    entries: jax.Array  # int32 [G]: values sent, of each width: the non-zeros, or all
     runs: jax.Array  # uint32 []: `run_bits`, 0 where the format needs no such pass
     layout: Layout
 
@@ -43,7 +43,7 @@ class Uploads:
         Under a jax transformation without x64 there is no int64; uint32 is returned
         where it holds the longest possible message, and an error raised where not.
         """
-        form, length, widths, dense_bits = self.layout
+        form, length, widths, _ = self.layout
         if not isinstance(self.entries, jax.core.Tracer):
             number, integer = np, np.int64
         elif jax.config.jax_enable_x64 or self._longest() < 2**32:  # pyright: ignore
@@ -57,10 +57,7 @@ class Uploads:
         counts = number.asarray(self.entries).astype(integer)
         entries = counts.sum(axis=-1, dtype=integer)
         runs = number.asarray(self.runs).astype(integer)
-        if form.name == "dense":
-            values = 0 * entries + dense_bits
-        else:
-            values = (counts * number.asarray(widths, integer)).sum(-1, dtype=integer)
+        values = (counts * number.asarray(widths, integer)).sum(-1, dtype=integer)
         index = _formats.index_length(form.name, length, entries, runs)
         return number.where(entries > 0, values + index, 0)
 
@@ -123,11 +120,18 @@ def count(message: Any, layout: Layout) -> Uploads:
       71
     """
     nonzero = [(leaf != 0).ravel() for leaf in jax.tree.leaves(message)]
-    width = [_width(leaf, layout.format) for leaf in jax.tree.leaves(message)]
-    entries = [
-        sum(x.sum(dtype=jnp.int32) for x, w in zip(nonzero, width, strict=True) if w == v)
-        for v in layout.widths
-    ]
+    widths = [_width(leaf, layout.format) for leaf in jax.tree.leaves(message)]
+
+    def values_of(width, number):
+        leaves = [x for x, own in zip(nonzero, widths, strict=True) if own == width]
+        return sum(number(x) for x in leaves)
+
+    if layout.format.name == "dense":
+        sent = functools.reduce(jnp.logical_or, (x.any() for x in nonzero), False)
+        entries = [jnp.where(sent, values_of(v, jnp.size), 0) for v in layout.widths]
+    else:
+        count_nonzero = functools.partial(jnp.sum, dtype=jnp.int32)
+        entries = [values_of(v, count_nonzero) for v in layout.widths]
     needs_runs = layout.format.name == "rle" and nonzero
     return Uploads(
         entries=jnp.asarray(entries, jnp.int32),

@@ -1,0 +1,195 @@
+"""What a run did: errors, uploads and parameters, in one object and one file."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from gdsec_jax import _files
+
+Outcome = Literal["completed", "target", "diverged"]
+_PARAMS = "params"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class History:
+    """The course of one run of K rounds with M workers; arrays are NumPy's.
+
+    Attributes:
+      initial_error: the problem's error before the first round.
+      eval_rounds: int64 [J], after how many rounds the error was evaluated.
+      objective_error: [J], the problem's error then: f - f*, or what its `measure` says.
+      entries: int64 [K, M], the values each worker uploaded in each round.
+      bits: int64 [K, M], what they cost, in the algorithm's `wire` format.
+      broadcast_bits: int64 [K], the server's broadcast of theta^k, counted once.
+      participants: bool [K, M], who took part.
+      dropped: int64 [K], workers left out for a gradient that was not finite.
+      params: theta after the last round.
+      outcome: "completed", "target" (the target error was reached) or "diverged".
+      attributes: what the run was: problem, error_name, wire, seconds, versions; and
+        what the caller adds, config and seed say. Values that JSON can hold.
+    """
+
+    initial_error: float
+    eval_rounds: np.ndarray
+    objective_error: np.ndarray
+    entries: np.ndarray
+    bits: np.ndarray
+    broadcast_bits: np.ndarray
+    participants: np.ndarray
+    dropped: np.ndarray
+    params: Any
+    outcome: Outcome
+    attributes: Mapping[str, Any]
+
+    @property
+    def num_rounds(self) -> int:
+        """K, the rounds that were run."""
+        return self.bits.shape[0]
+
+    @property
+    def total_bits(self) -> np.ndarray:
+        """int64 [J], what all workers together had uploaded at each evaluation."""
+        return np.cumsum(self.bits.sum(axis=1))[self.eval_rounds - 1]
+
+    def rounds_to(self, error: float) -> int | None:
+        """After how many rounds the error was first at most `error`; None if never."""
+        reached = np.flatnonzero(self.objective_error <= error)
+        return int(self.eval_rounds[reached[0]]) if reached.size else None
+
+    def bits_to(self, error: float) -> int | None:
+        """The bits uploaded when the error was first at most `error`; None if never."""
+        reached = np.flatnonzero(self.objective_error <= error)
+        return int(self.total_bits[reached[0]]) if reached.size else None
+
+    def summary(self) -> str:
+        """One sentence: how the run ended, and what it cost."""
+        name = self.attributes.get("error_name", "error")
+        last = self.objective_error[-1] if self.objective_error.size else np.nan
+        end = {
+            "completed": f"completed {self.num_rounds} rounds",
+            "target": f"reached the target after {self.num_rounds} rounds",
+            "diverged": f"diverged: stopped after {self.num_rounds} rounds",
+        }[self.outcome]
+        text = (
+            f"{end}, {name} {self.initial_error:.3g} -> {last:.3g}, "
+            f"{int(self.bits.sum()):,} bits uploaded"
+        )
+        if self.dropped.any():
+            text += (
+                f"; {int(self.dropped.sum())} uploads in {np.count_nonzero(self.dropped)}"
+                " rounds were dropped for gradients that were not finite"
+            )
+        return text + "."
+
+    def to_xarray(self) -> xr.Dataset:
+        """The same as a labelled dataset, over round, worker and eval_round."""
+        variables = {
+            "objective_error": ("eval_round", self.objective_error),
+            "entries": (("round", "worker"), self.entries),
+            "bits": (("round", "worker"), self.bits),
+            "broadcast_bits": ("round", self.broadcast_bits),
+            "participants": (("round", "worker"), self.participants),
+            "dropped": ("round", self.dropped),
+        }
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
+            name = _PARAMS + jax.tree_util.keystr(path)
+            array = np.asarray(leaf)
+            dtype = array.dtype.name
+            if array.dtype.kind == "V" or dtype == "bfloat16":  # NetCDF has no bfloat16
+                array = array.astype(np.float32)
+            axes = [f"{name}:{axis}" for axis in range(array.ndim)]
+            variables[name] = (axes, array, {"dtype": dtype})
+        return xr.Dataset(
+            variables,
+            coords={
+                "eval_round": self.eval_rounds,
+                "round": np.arange(1, self.num_rounds + 1),
+            },
+            attrs={
+                "initial_error": self.initial_error,
+                "outcome": self.outcome,
+                "attributes": json.dumps(dict(self.attributes)),
+            },
+        )
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write one NetCDF file, whole or not at all.
+
+        Examples:
+          >>> import tempfile, pathlib, numpy as np, optax
+          >>> from gdsec_jax import History, gd, problems, simulate
+          >>> problem = problems.ridge(np.eye(4), np.arange(4.0), 2)
+          >>> optimizer = optax.chain(gd(2), optax.sgd(1.0))
+          >>> history = simulate(problem, optimizer, 3)
+          >>> with tempfile.TemporaryDirectory() as folder:
+          ...     path = pathlib.Path(folder) / "gd.nc"
+          ...     history.save(path)
+          ...     History.load(path).bits.tolist()
+          [[128, 128], [128, 128], [128, 128]]
+        """
+        with _files.whole(path) as temporary:
+            self.to_xarray().to_netcdf(temporary, engine="h5netcdf", invalid_netcdf=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, *, params_like: Any = None) -> "History":
+        """Read what `save` wrote.
+
+        Args:
+          path: of the file.
+          params_like: a tree of the run's structure, to rebuild its parameters. Without
+            it a tree comes back as a dict of its paths, a single array as itself.
+
+        Raises:
+          FileNotFoundError: there is no such file.
+          ValueError: it is no file that `save` wrote, or has other parameters.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path} does not exist, expected a saved History.")
+        try:
+            dataset = xr.load_dataset(path, engine="h5netcdf")
+            return _from_xarray(dataset, params_like)
+        except (OSError, KeyError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} is not a saved History: {error}.") from error
+
+
+def _from_xarray(dataset: xr.Dataset, params_like) -> History:
+    leaves = {
+        str(name).removeprefix(_PARAMS): jnp.asarray(
+            variable.values.astype(jnp.dtype(variable.attrs["dtype"]))
+        )
+        for name, variable in dataset.data_vars.items()
+        if str(name).startswith(_PARAMS)
+    }
+    return History(
+        initial_error=float(dataset.attrs["initial_error"]),
+        eval_rounds=dataset["eval_round"].values,
+        objective_error=dataset["objective_error"].values,
+        entries=dataset["entries"].values,
+        bits=dataset["bits"].values,
+        broadcast_bits=dataset["broadcast_bits"].values,
+        participants=dataset["participants"].values.astype(bool),
+        dropped=dataset["dropped"].values,
+        params=_rebuild(leaves, params_like),
+        outcome=dataset.attrs["outcome"],
+        attributes=json.loads(dataset.attrs["attributes"]),
+    )
+
+
+def _rebuild(leaves: dict, params_like):
+    if params_like is None:
+        return leaves[""] if set(leaves) == {""} else leaves
+    paths, structure = jax.tree_util.tree_flatten_with_path(params_like)
+    names = [jax.tree_util.keystr(path) for path, _ in paths]
+    if set(names) != set(leaves):
+        raise ValueError(
+            f"params_like has the leaves {names}, the file {sorted(leaves)}."
+        )
+    return jax.tree.unflatten(structure, [leaves[name] for name in names])

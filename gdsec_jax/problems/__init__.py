@@ -1,0 +1,21 @@
+"""Objectives split over workers, with their optimum and smoothness constants."""
+
+from gdsec_jax.problems._losses import lasso as lasso
+from gdsec_jax.problems._losses import logistic as logistic
+from gdsec_jax.problems._losses import nonlinear_least_squares as nonlinear_least_squares
+from gdsec_jax.problems._losses import ridge as ridge
+from gdsec_jax.problems._losses import softmax as softmax
+from gdsec_jax.problems._problem import Problem as Problem
+from gdsec_jax.problems._problem import from_loss as from_loss
+from gdsec_jax.problems._proximal import proximal_l1 as proximal_l1
+
+__all__ = [
+    "Problem",
+    "from_loss",
+    "lasso",
+    "logistic",
+    "nonlinear_least_squares",
+    "proximal_l1",
+    "ridge",
+    "softmax",
+]

@@ -1,0 +1,180 @@
+"""Problems whose loss sees a sample's features through x . theta alone."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
+from jax.experimental import sparse
+
+from gdsec_jax import data
+from gdsec_jax.problems import _constants
+from gdsec_jax.problems._problem import ErrorMeasure, Problem
+
+SPARSE_DENSITY = 0.02  # below it sparse features stay sparse; above, dense is faster
+
+
+class LinearData(NamedTuple):
+    """What a worker knows; stacked over workers, each leaf has the axis M first."""
+
+    shards: data.Shards  # features [n, D], targets [n], weight [n]
+    regularization: jax.Array  # lambda / M
+
+
+def predict(params, shards: data.Shards):
+    """X_m theta: [n], or [n, C] for params [D, C]."""
+    features = shards.features
+    if isinstance(features, data.SparseRows):
+        shape = (shards.targets.shape[0], params.shape[0])
+        return sparse.BCOO((features.values, features.indices), shape=shape) @ params
+    return jnp.matmul(features, params, precision=jax.lax.Precision.HIGHEST)
+
+
+def linear_loss(phi: Callable, penalty: Callable | None) -> Callable:
+    """The f_m of a sample's loss phi(x . theta, y) and a penalty(theta)."""
+
+    def worker_loss(params, worker: LinearData):
+        shards = worker.shards
+        loss = jnp.sum(shards.weight * phi(predict(params, shards), shards.targets))
+        return loss if penalty is None else loss + worker.regularization * penalty(params)
+
+    return worker_loss
+
+
+def half_square(params):
+    """|theta|^2 / 2."""
+    return jnp.vdot(params, params) / 2
+
+
+class Samples(NamedTuple):
+    """Checked features and targets on the host, in float64, and their split."""
+
+    features: Any  # [N, D], an array or scipy.sparse.csr_array
+    targets: np.ndarray  # [N]
+    parts: Sequence[np.ndarray]
+    regularization: float
+    dtype: np.dtype  # of the arrays on the device
+
+
+def samples(
+    features, targets, num_workers, regularization, split, seed, dtype
+) -> Samples:
+    """Check what the user gave, and split it over the workers."""
+    given = getattr(features, "dtype", np.dtype(np.float64))
+    dtype = jnp.dtype(dtype or (given if given.kind == "f" else np.float64))
+    if scipy.sparse.issparse(features):
+        features = scipy.sparse.csr_array(features, dtype=np.float64)
+        values = features.data
+    else:
+        features = values = np.asarray(features, np.float64)
+    targets = np.asarray(targets)
+    if features.ndim != 2 or min(features.shape) == 0:
+        raise ValueError(f"features has shape {features.shape}, expected [N, D].")
+    if targets.shape != features.shape[:1]:
+        raise ValueError(
+            f"targets has shape {targets.shape}, expected ({features.shape[0]},): one "
+            "for each row of features."
+        )
+    for name, array in (("features", values), ("targets", targets.astype(np.float64))):
+        bad = np.argwhere(~np.isfinite(array))
+        if bad.size:
+            where = ", ".join(str(i) for i in bad[0])
+            raise ValueError(
+                f"{name} holds {array[tuple(bad[0])]} at [{where}], expected finite "
+                "numbers."
+            )
+    if regularization is None:
+        regularization = 1.0 / targets.shape[0]
+    if not 0 <= regularization < np.inf:
+        raise ValueError(f"regularization must be at least 0, got {regularization}.")
+    if isinstance(split, str):
+        parts = data.split(targets, num_workers, split, seed=seed)
+    else:
+        parts = [np.asarray(part) for part in split]
+        _check_parts(parts, num_workers, targets.shape[0])
+    device_dtype = jax.dtypes.canonicalize_dtype(dtype)
+    return Samples(features, targets, parts, float(regularization), device_dtype)
+
+
+def _check_parts(parts, num_workers: int, num_samples: int) -> None:
+    if len(parts) != num_workers:
+        raise ValueError(f"split has {len(parts)} parts, expected num_workers={num_workers}.")
+    if not np.array_equal(np.sort(np.concatenate(parts)), np.arange(num_samples)):
+        raise ValueError(
+            f"split must name each of the {num_samples} samples exactly once; make it "
+            "with data.split."
+        )
+
+
+def linear_problem(
+    name: str,
+    samples: Samples,
+    *,
+    worker_loss: Callable,
+    worker_objective: Callable | None = None,
+    curvature: float,
+    coordinate_curvature: float | None = None,
+    smooth_penalty: bool = True,
+    init_shape: tuple[int, ...],
+    measure: ErrorMeasure = "objective",
+    solution: np.ndarray | None = None,
+    optimum: float | None = None,
+) -> Problem:
+    """Put a problem together: its arrays on the device, and the constants of theory.
+
+    Args:
+      name: of the problem.
+      samples: features and targets as the loss wants them.
+      worker_loss, worker_objective, measure, solution, optimum: as in `Problem`.
+      curvature: c, the largest second derivative of the loss in x . theta, so that
+        L = c lambda_max(X^T X) / N + lambda.
+      coordinate_curvature: the same along one coordinate, if it differs.
+      smooth_penalty: whether lambda is part of the constants, as it is for |theta|^2/2.
+      init_shape: of the parameters, [D] or [D, C].
+    """
+    features, targets, parts, regularization, dtype = samples
+    num_samples, num_workers = targets.size, len(parts)
+    convexity = regularization if smooth_penalty else 0.0
+
+    def smoothness(rows, share):
+        norm = _constants.gram_norm(rows)
+        return curvature * norm / num_samples + convexity * share
+
+    columns = _constants.squared_columns(features) / num_samples
+    columns = (coordinate_curvature or curvature) * columns + convexity
+    columns = columns.reshape(-1, *(1,) * (len(init_shape) - 1))
+    if scipy.sparse.issparse(features) and not _stays_sparse(features):
+        features = features.toarray()
+    shards = data.stack(features, targets, parts)
+    return Problem(
+        name=name,
+        num_workers=num_workers,
+        worker_loss=worker_loss,
+        worker_objective=worker_objective or worker_loss,
+        measure=measure,
+        worker_data=LinearData(
+            shards=jax.tree.map(lambda x: _to_device(x, dtype), shards),
+            regularization=jnp.full(num_workers, regularization / num_workers, dtype),
+        ),
+        init_params=jnp.zeros(init_shape, dtype),
+        optimum=optimum,
+        solution=None if solution is None else jnp.asarray(solution, dtype),
+        smoothness=smoothness(features, 1.0),
+        worker_smoothness=np.array(
+            [smoothness(features[part], 1 / num_workers) for part in parts]
+        ),
+        coordinate_smoothness=np.broadcast_to(columns, init_shape),
+        regularization=regularization,
+    )
+
+
+def _stays_sparse(features) -> bool:
+    if not scipy.sparse.issparse(features):
+        return False
+    return features.nnz < SPARSE_DENSITY * features.shape[0] * features.shape[1]
+
+
+def _to_device(array: np.ndarray, dtype) -> jax.Array:
+    return jnp.asarray(array, dtype if array.dtype.kind == "f" else None)

@@ -1,0 +1,381 @@
+"""The losses of the field: each a problem with its optimum and its constants."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
+import scipy.special
+
+from gdsec_jax import _checks
+from gdsec_jax.problems import _constants, _linear
+from gdsec_jax.problems._problem import Problem
+
+# max over z, and y in [0, 1], of the second derivative of (y - sigma(z))^2 / 2
+_SIGMOID_SQUARES_CURVATURE = 0.07703
+
+
+def _squares(z, y):
+    return (z - y) ** 2 / 2
+
+
+def _logistic(z, y):
+    return jnp.logaddexp(0.0, -y * z)
+
+
+def _softmax(z, y):
+    picked = jnp.take_along_axis(z, y[:, None], axis=1)[:, 0]
+    return jax.nn.logsumexp(z, axis=1) - picked
+
+
+def _sigmoid_squares(z, y):
+    return (y - jax.nn.sigmoid(z)) ** 2 / 2
+
+
+def _absolute(params):
+    return jnp.abs(params).sum()
+
+
+# Made once: the compiled loop knows them by identity.
+_ridge_loss = _linear.linear_loss(_squares, _linear.half_square)
+_logistic_loss = _linear.linear_loss(_logistic, _linear.half_square)
+_softmax_loss = _linear.linear_loss(_softmax, _linear.half_square)
+_sigmoid_loss = _linear.linear_loss(_sigmoid_squares, _linear.half_square)
+_lasso_loss = _linear.linear_loss(_squares, _absolute)
+_squares_loss = _linear.linear_loss(_squares, None)
+
+
+def ridge(
+    features,
+    targets,
+    num_workers: int,
+    *,
+    regularization: float | None = None,
+    split="shuffled",
+    seed: int = 0,
+    dtype=None,
+) -> Problem:
+    r"""Ridge regression.
+
+    .. math:: f_m(\theta) = \frac1{2N} \sum_{n \in S_m} (x_n \cdot \theta - y_n)^2
+       + \frac{\lambda}{2M} |\theta|^2
+
+    :math:`L = \lambda_{\max}(X^T X)/N + \lambda`. The optimum is in closed form, by
+    conjugate gradients for D > 2,000.
+
+    Args:
+      features: [N, D], an array, or a scipy.sparse matrix that stays sparse on the
+        device if less than 2 % of it is filled.
+      targets: [N].
+      num_workers: M.
+      regularization: :math:`\lambda`, by default 1/N.
+      split: how the samples are split: a word that `data.split` knows, or its result.
+      seed: of the shuffled split.
+      dtype: of the arrays on the device; by default that of the features, float32
+        unless x64 is enabled.
+
+    Returns:
+      A `Problem` that starts from zero.
+
+    Raises:
+      ValueError: shapes do not fit, a number is not finite, lambda is negative, or the
+        split does not name each sample once.
+
+    Examples:
+      >>> import numpy as np
+      >>> from gdsec_jax import problems
+      >>> problem = problems.ridge(np.eye(4), np.arange(4.0), 2, regularization=0.25)
+      >>> problem.smoothness, problem.solution
+      (0.5, Array([0. , 0.5, 1. , 1.5], dtype=float32))
+    """
+    _checks.number_of_workers(num_workers)
+    data = _linear.samples(
+        features, targets, num_workers, regularization, split, seed, dtype
+    )
+    x, y = data.features, data.targets.astype(np.float64)
+    solution = _constants.solve_ridge(x, y, data.regularization)
+    residual = x @ solution - y
+    return _linear.linear_problem(
+        "ridge",
+        data._replace(targets=y),
+        worker_loss=_ridge_loss,
+        curvature=1.0,
+        init_shape=x.shape[1:],
+        solution=solution,
+        optimum=residual @ residual / (2 * y.size)
+        + data.regularization / 2 * solution @ solution,
+    )
+
+
+def logistic(
+    features,
+    targets,
+    num_workers: int,
+    *,
+    regularization: float | None = None,
+    split="shuffled",
+    seed: int = 0,
+    dtype=None,
+) -> Problem:
+    r"""Logistic regression; the two labels, whatever they are, become -1 and +1.
+
+    .. math:: f_m(\theta) = \frac1N \sum_{n \in S_m} \log(1 + e^{-y_n x_n \cdot \theta})
+       + \frac{\lambda}{2M} |\theta|^2
+
+    :math:`L = \lambda_{\max}(X^T X)/4N + \lambda`. The optimum is found by Newton's
+    method, with conjugate gradients for D > 2,000.
+
+    Args:
+      features, num_workers, regularization, split, seed, dtype: as in `ridge`.
+      targets: [N], of two different values; the lower becomes -1.
+
+    Returns:
+      A `Problem` that starts from zero.
+
+    Raises:
+      ValueError: the targets do not have two values; and as `ridge`.
+
+    Examples:
+      >>> import numpy as np
+      >>> from gdsec_jax import problems
+      >>> problem = problems.logistic(np.eye(4), np.array([0, 1, 0, 1]), 2)
+      >>> problem.smoothness
+      0.3125
+    """
+    _checks.number_of_workers(num_workers)
+    data = _linear.samples(
+        features, targets, num_workers, regularization, split, seed, dtype
+    )
+    labels = np.unique(data.targets)
+    if labels.size != 2:
+        raise ValueError(
+            f"targets of logistic regression must have two values, got {labels.size}."
+        )
+    x, lam = data.features, data.regularization
+    y = np.where(data.targets == labels[1], 1.0, -1.0)
+
+    def value(theta):
+        return np.logaddexp(0, -y * (x @ theta)).mean() + lam / 2 * theta @ theta
+
+    def gradient(theta):
+        return -(x.T @ (y * scipy.special.expit(-y * (x @ theta)))) / y.size + lam * theta
+
+    def curvatures(theta):
+        p = scipy.special.expit(x @ theta)
+        return p * (1 - p) / y.size
+
+    def hessian_product(theta):
+        weight = curvatures(theta)
+        return lambda v: x.T @ (weight * (x @ v)) + lam * v
+
+    def hessian(theta):
+        root = np.sqrt(curvatures(theta))[:, None]
+        scaled = x.multiply(root).tocsr() if scipy.sparse.issparse(x) else x * root
+        gram = scaled.T @ scaled
+        gram = gram.toarray() if scipy.sparse.issparse(gram) else gram
+        return gram + lam * np.eye(theta.size)
+
+    length = x.shape[1]
+    small = length <= _constants.DENSE_LIMIT
+    solution = _constants.newton(
+        value, gradient, hessian_product, np.zeros(length), hessian if small else None
+    )
+    return _linear.linear_problem(
+        "logistic",
+        data._replace(targets=y),
+        worker_loss=_logistic_loss,
+        curvature=0.25,
+        init_shape=(length,),
+        solution=solution,
+        optimum=value(solution),
+    )
+
+
+def softmax(
+    features,
+    targets,
+    num_workers: int,
+    *,
+    regularization: float | None = None,
+    split="shuffled",
+    seed: int = 0,
+    dtype=None,
+) -> Problem:
+    r"""Softmax regression, parameters [D, C] for C classes.
+
+    .. math:: f_m(\theta) = \frac1N \sum_{n \in S_m} \left(
+       \log \sum_c e^{x_n \cdot \theta_c} - x_n \cdot \theta_{y_n} \right)
+       + \frac{\lambda}{2M} |\theta|^2
+
+    :math:`L = \lambda_{\max}(X^T X)/2N + \lambda`; along a coordinate the second
+    derivative is at most a quarter. The optimum is found by Newton's method with
+    conjugate gradients.
+
+    Args:
+      features, num_workers, regularization, split, seed, dtype: as in `ridge`.
+      targets: [N], labels of any kind; sorted, they become 0 … C-1.
+
+    Returns:
+      A `Problem` that starts from zero.
+
+    Raises:
+      ValueError: there are fewer than two labels; and as `ridge`.
+
+    Examples:
+      >>> import numpy as np
+      >>> from gdsec_jax import problems
+      >>> problem = problems.softmax(np.eye(4), np.array([3, 1, 2, 1]), 2)
+      >>> problem.init_params.shape, problem.smoothness
+      ((4, 3), 0.375)
+    """
+    _checks.number_of_workers(num_workers)
+    data = _linear.samples(
+        features, targets, num_workers, regularization, split, seed, dtype
+    )
+    labels, y = np.unique(data.targets, return_inverse=True)
+    if labels.size < 2:
+        raise ValueError(f"targets must have two labels or more, got {labels.size}.")
+    x, lam = data.features, data.regularization
+    shape = (x.shape[1], labels.size)
+    onehot = np.eye(labels.size)[y]
+
+    def value(theta):
+        z = x @ theta.reshape(shape)
+        losses = scipy.special.logsumexp(z, axis=1) - z[np.arange(y.size), y]
+        return losses.mean() + lam / 2 * theta @ theta
+
+    def gradient(theta):
+        p = scipy.special.softmax(x @ theta.reshape(shape), axis=1)
+        return (x.T @ (p - onehot) / y.size).ravel() + lam * theta
+
+    def hessian_product(theta):
+        p = scipy.special.softmax(x @ theta.reshape(shape), axis=1)
+
+        def product(v):
+            z = p * (x @ v.reshape(shape))
+            z = z - p * z.sum(axis=1, keepdims=True)
+            return (x.T @ z / y.size).ravel() + lam * v
+
+        return product
+
+    solution = _constants.newton(
+        value, gradient, hessian_product, np.zeros(shape[0] * shape[1])
+    )
+    return _linear.linear_problem(
+        "softmax",
+        data._replace(targets=y),
+        worker_loss=_softmax_loss,
+        curvature=0.5,
+        coordinate_curvature=0.25,
+        init_shape=shape,
+        solution=solution.reshape(shape),
+        optimum=value(solution),
+    )
+
+
+def lasso(
+    features,
+    targets,
+    num_workers: int,
+    *,
+    regularization: float | None = None,
+    proximal: bool = False,
+    split="shuffled",
+    seed: int = 0,
+    dtype=None,
+) -> Problem:
+    r"""Lasso: least squares with an l1 penalty, by subgradients or by proximal steps.
+
+    .. math:: f_m(\theta) = \frac1{2N} \sum_{n \in S_m} (x_n \cdot \theta - y_n)^2
+       + \frac{\lambda}{M} |\theta|_1
+
+    :math:`L = \lambda_{\max}(X^T X)/N` is that of the smooth part. The optimum is
+    scikit-learn's coordinate descent, polished on the support that it finds.
+
+    Args:
+      features, targets, num_workers, regularization, split, seed, dtype: as in `ridge`.
+      proximal: False: the workers' gradients include the penalty's subgradient, with
+        sign(0) = 0; at a fixed step the error then has a floor. True: they leave it
+        out, and `proximal_l1` behind the step takes care of it.
+
+    Returns:
+      A `Problem` that starts from zero.
+
+    Raises:
+      ValueError: as `ridge`.
+
+    Examples:
+      >>> import numpy as np
+      >>> from gdsec_jax import problems
+      >>> x, y = np.eye(4), np.array([3.0, 0.5, -2.0, 0.0])
+      >>> problems.lasso(x, y, 2, regularization=0.25).solution
+      Array([ 2.,  0., -1.,  0.], dtype=float32)
+    """
+    _checks.number_of_workers(num_workers)
+    data = _linear.samples(
+        features, targets, num_workers, regularization, split, seed, dtype
+    )
+    x, y = data.features, data.targets.astype(np.float64)
+    solution = _constants.solve_lasso(x, y, data.regularization)
+    residual = x @ solution - y
+    return _linear.linear_problem(
+        "lasso",
+        data._replace(targets=y),
+        worker_loss=_squares_loss if proximal else _lasso_loss,
+        worker_objective=_lasso_loss,
+        curvature=1.0,
+        smooth_penalty=False,
+        init_shape=x.shape[1:],
+        solution=solution,
+        optimum=residual @ residual / (2 * y.size)
+        + data.regularization * np.abs(solution).sum(),
+    )
+
+
+def nonlinear_least_squares(
+    features,
+    targets,
+    num_workers: int,
+    *,
+    regularization: float | None = None,
+    split="shuffled",
+    seed: int = 0,
+    dtype=None,
+) -> Problem:
+    r"""Non-linear least squares through a sigmoid: smooth, not convex.
+
+    .. math:: f_m(\theta) = \frac1{2N} \sum_{n \in S_m}
+       (y_n - \sigma(x_n \cdot \theta))^2 + \frac{\lambda}{2M} |\theta|^2
+
+    :math:`L = 0.07703 \lambda_{\max}(X^T X)/N + \lambda`. The error is the squared norm
+    of the gradient of f.
+
+    Args:
+      features, num_workers, regularization, split, seed, dtype: as in `ridge`.
+      targets: [N], in [0, 1].
+
+    Returns:
+      A `Problem` that starts from zero.
+
+    Raises:
+      ValueError: a target lies outside [0, 1]; and as `ridge`.
+
+    Examples:
+      >>> import numpy as np
+      >>> from gdsec_jax import problems
+      >>> problem = problems.nonlinear_least_squares(np.eye(2), np.array([0, 1]), 2)
+      >>> problem.error_name
+      'squared gradient norm'
+    """
+    _checks.number_of_workers(num_workers)
+    data = _linear.samples(
+        features, targets, num_workers, regularization, split, seed, dtype
+    )
+    _checks.in_range("targets", data.targets, 0.0, 1.0)
+    return _linear.linear_problem(
+        "nonlinear_least_squares",
+        data._replace(targets=data.targets.astype(np.float64)),
+        worker_loss=_sigmoid_loss,
+        curvature=_SIGMOID_SQUARES_CURVATURE,
+        init_shape=data.features.shape[1:],
+        measure="gradient",
+    )

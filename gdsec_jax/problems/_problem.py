@@ -1,0 +1,160 @@
+"""A problem: a sum of the workers' objectives, with what is known of its optimum."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from gdsec_jax import _checks
+
+PyTree = Any
+ErrorMeasure = Literal["objective", "gradient"]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[
+        "worker_data",
+        "init_params",
+        "optimum",
+        "solution",
+        "smoothness",
+        "worker_smoothness",
+        "coordinate_smoothness",
+        "regularization",
+    ],
+    meta_fields=["name", "num_workers", "worker_loss", "worker_objective", "measure"],
+)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    r"""Minimise :math:`f(\theta) = \sum_m f_m(\theta)`, f_m known to worker m alone.
+
+    A pytree: its arrays may be traced, its functions are static. What is not known of a
+    problem is None.
+
+    Attributes:
+      name: what it is called in figures and files.
+      num_workers: M.
+      worker_loss: (params, data of worker m) to f_m; its gradient is the worker's.
+      worker_objective: the same with what the gradient leaves to a proximal step.
+      measure: what `error` is: "objective", f - f*, or "gradient", the squared norm of
+        the gradient of f, for problems that are not convex.
+      worker_data: whatever f_m needs; every leaf [M, ...].
+      init_params: theta^1.
+      optimum: f*; where it is None, `error` is f itself.
+      solution: a minimiser.
+      smoothness: L of f's smooth part; the step 1/L makes gradient descent converge.
+      worker_smoothness: [M], L_m of each f_m.
+      coordinate_smoothness: L^i of f along each coordinate, like the parameters.
+      regularization: lambda.
+    """
+
+    name: str
+    num_workers: int
+    worker_loss: Callable[[PyTree, PyTree], jax.Array]
+    worker_objective: Callable[[PyTree, PyTree], jax.Array]
+    measure: ErrorMeasure
+    worker_data: PyTree
+    init_params: PyTree
+    optimum: Any = None
+    solution: PyTree = None
+    smoothness: Any = None
+    worker_smoothness: Any = None
+    coordinate_smoothness: PyTree = None
+    regularization: Any = None
+
+    def gradients(self, params: PyTree) -> PyTree:
+        """Each worker's gradient of f_m: leaves [M, *param]."""
+        return jax.vmap(jax.grad(self.worker_loss), (None, 0))(params, self.worker_data)
+
+    def objective(self, params: PyTree) -> jax.Array:
+        """f(params)."""
+        values = jax.vmap(self.worker_objective, (None, 0))(params, self.worker_data)
+        return values.sum()
+
+    def error(self, params: PyTree) -> jax.Array:
+        """How far params are from done, by `measure`; 0 at a solution."""
+        if self.measure == "gradient":
+            gradient = jax.tree.map(lambda g: g.sum(0), self.gradients(params))
+            return sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradient))  # pyright: ignore
+        value = self.objective(params)
+        return value if self.optimum is None else value - self.optimum
+
+    @property
+    def error_name(self) -> str:
+        """What `error` is, for the axis of a figure."""
+        if self.measure == "gradient":
+            return "squared gradient norm"
+        return "objective" if self.optimum is None else "objective error"
+
+
+def from_loss(
+    worker_loss: Callable[[PyTree, PyTree], jax.Array],
+    worker_data: PyTree,
+    init_params: PyTree,
+    *,
+    name: str = "custom",
+    optimum: float | None = None,
+    smoothness: float | None = None,
+    measure: ErrorMeasure = "objective",
+) -> Problem:
+    r"""A problem of one's own: any differentiable loss, over data split by worker.
+
+    Args:
+      worker_loss: (params, data of one worker) to f_m, a summand of
+        :math:`f = \sum_m f_m`: divide by the number of all samples, not the worker's.
+        A function that is defined once is compiled once.
+      worker_data: a tree of arrays, each with a leading axis of workers; see
+        `data.stack` for uneven splits.
+      init_params: theta^1, any tree of floating-point arrays.
+      name: for figures and files.
+      optimum: f*, if known; the error is f - f*, else f.
+      smoothness: L, if known.
+      measure: "objective", or "gradient" for the squared norm of the gradient of f.
+
+    Returns:
+      A `Problem`.
+
+    Raises:
+      ValueError: worker_data has no leaf, or its leaves differ in their first axis; a
+        parameter is not floating-point; the loss is not a real scalar.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from gdsec_jax import problems
+      >>> def loss(params, points):
+      ...     return 0.5 * jnp.sum((params - points) ** 2)
+      >>> problem = problems.from_loss(loss, jnp.array([[1.0], [3.0]]), jnp.zeros(1))
+      >>> problem.gradients(problem.init_params)
+      Array([[-1.],
+             [-3.]], dtype=float32)
+    """
+    _checks.floating(init_params)
+    _checks.one_of("measure", measure, ("objective", "gradient"))
+    leaves = jax.tree.leaves(worker_data)
+    sizes = {jnp.shape(leaf)[0] if jnp.ndim(leaf) else None for leaf in leaves}
+    if len(sizes) != 1 or None in sizes:
+        raise ValueError(
+            "worker_data must hold arrays with the same leading axis of workers, got "
+            f"the shapes {[jnp.shape(leaf) for leaf in leaves]}."
+        )
+    problem = Problem(
+        name=name,
+        num_workers=sizes.pop(),
+        worker_loss=worker_loss,
+        worker_objective=worker_loss,
+        measure=measure,
+        worker_data=jax.tree.map(jnp.asarray, worker_data),
+        init_params=jax.tree.map(jnp.asarray, init_params),
+        optimum=optimum,
+        smoothness=smoothness,
+    )
+    value = jax.eval_shape(problem.objective, problem.init_params)
+    if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise ValueError(
+            f"worker_loss must return a real scalar, got {value.dtype}{value.shape}."
+        )
+    return problem
