@@ -136,7 +136,7 @@ class History:
           [[128, 128], [128, 128], [128, 128]]
         """
         with _files.whole(path) as temporary:
-            self.to_xarray().to_netcdf(temporary, engine="h5netcdf", invalid_netcdf=True)
+            self.to_xarray().to_netcdf(temporary, engine="h5netcdf")
 
     @classmethod
     def load(cls, path: str | os.PathLike, *, params_like: Any = None) -> "History":

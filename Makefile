@@ -1,0 +1,38 @@
+# make figures   set up an environment and run the main job: figures in results/
+# make test      set up an environment and run the tests
+# make lint      formatting, lint and types
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTEST := $(BIN)/python -m pytest -n 2 -q
+
+.PHONY: figures test test-core test-slow lint clean
+
+figures: $(READY)
+	$(BIN)/gdsec figures
+
+test: $(READY)
+	$(PYTEST) -m "not slow"
+
+# The numerical core alone, for further versions of Python.
+test-core: $(READY)
+	$(PYTEST) tests/worker tests/wire tests/test_federation.py tests/test_algorithms.py
+
+test-slow: $(READY)
+	$(PYTEST) -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), 'Python 3.11 or newer is needed'"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) results

@@ -1,0 +1,144 @@
+"""The gdsec command."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import rich.console
+import rich.table
+import scipy.sparse
+import tyro
+
+from gdsec_jax import config as configs
+from gdsec_jax import data, experiment
+
+_DESCRIPTION = """Communication-efficient distributed optimisation: GD-SEC and its rivals.
+
+gdsec run CONFIG.toml --help lists the fields of a config, each an option.
+GDSEC_DATA_DIR names a folder of data sets, GDSEC_CACHE_DIR that of downloads."""
+
+app = tyro.extras.SubcommandApp()
+data_app = tyro.extras.SubcommandApp()
+
+
+@app.command(name="run")
+def run(
+    config: tyro.conf.Positional[Path], *, results: Path = Path("results")
+) -> None:
+    """Run the methods of a config; save their histories, a figure and a table.
+
+    Args:
+      config: A TOML file. Each of its fields is an option that overrides it:
+        --num-rounds 100 --problem.data mnist --methods.GD-SEC.xi 10.
+      results: Folder for what the run leaves.
+    """
+    _run(configs.load(config), config.stem, results)
+
+
+@app.command(name="figures")
+def figures(
+    names: tyro.conf.Positional[tuple[str, ...]] = (),
+    *,
+    results: Path = Path("results"),
+) -> None:
+    """Make the figures of the field on embedded data: all, or those named.
+
+    Args:
+      names: Of figures; none for all.
+      results: Folder for what the runs leave.
+    """
+    known = experiment.figure_configs()
+    for name in names:
+        if name not in known:
+            raise ValueError(f"no figure is called {name!r}, expected {', '.join(known)}.")
+    for name in names or known:
+        _run(configs.load(known[name]), name, results)
+
+
+@data_app.command(name="list")
+def data_list() -> None:
+    """List the named data sets, and where each is found now."""
+    table = rich.table.Table("name", "task", "split", "samples x features", "found in")
+    for entry in data.available():
+        for split, (samples, features) in entry.shapes.items():
+            shape = f"{samples:,} x {features:,}"
+            table.add_row(entry.name, entry.task, split, shape, entry.found[split])
+    rich.console.Console().print(table)
+
+
+@data_app.command(name="fetch")
+def data_fetch(name: tyro.conf.Positional[str]) -> None:
+    """Download what is missing of a data set, and verify its files.
+
+    Args:
+      name: Of the data set, as gdsec data list has it.
+    """
+    for path in data.fetch(name, progress=sys.stderr.isatty()):
+        print(path)
+
+
+@data_app.command(name="show")
+def data_show(name: tyro.conf.Positional[str], *, split: str = "train") -> None:
+    """Load a data set and print what is in it.
+
+    Args:
+      name: Of the data set, or the path of an npz, CSV or LIBSVM file.
+      split: Part of a named data set.
+    """
+    loaded = configs.load_data(name, split)
+    sparse = scipy.sparse.issparse(loaded.features)
+    values = loaded.features.data if sparse else loaded.features
+    labels = np.unique(loaded.targets)
+    table = rich.table.Table(title=loaded.name, show_header=False, title_justify="left")
+    samples, features = loaded.features.shape
+    table.add_row("samples x features", f"{samples:,} x {features:,}")
+    table.add_row("stored", "sparse" if sparse else "dense")
+    table.add_row("non-zeros", f"{np.count_nonzero(values) / samples / features:.2%}")
+    table.add_row("feature values", f"{values.min():g} to {values.max():g}")
+    table.add_row(
+        "targets",
+        f"{labels[0]:g} to {labels[-1]:g}, {labels.size:,} different values",
+    )
+    rich.console.Console().print(table)
+
+
+app.command(data_app, name="data", help="List, download and look at data sets.")
+
+
+def _run(config: configs.RunConfig, name: str, results: Path) -> None:
+    experiment.run(config, name, results, rich.console.Console())
+
+
+def _run_with_overrides(path: Path, arguments: Sequence[str]) -> None:
+    """`gdsec run`, with the fields of the file as options."""
+    loaded = configs.load(path)
+
+    def run(
+        config: tyro.conf.OmitArgPrefixes[configs.RunConfig] = loaded,
+        results: Path = Path("results"),
+    ) -> None:
+        _run(config, path.stem, results)
+
+    tyro.cli(
+        run,
+        prog=f"gdsec run {path}",
+        description=f"Run the config {path}, with these fields overridden.",
+        args=arguments,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command: 0 if all went well, 2 and a sentence if the input was wrong."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments[:1] == ["run"] and arguments[1:] and arguments[1][0] != "-":
+            _run_with_overrides(Path(arguments[1]), arguments[2:])
+        else:
+            app.cli(
+                prog="gdsec", description=_DESCRIPTION, args=arguments or ["--help"]
+            )
+    except (ValueError, OSError) as error:
+        print(f"gdsec: {error}", file=sys.stderr)
+        return 2
+    return 0

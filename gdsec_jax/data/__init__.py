@@ -1,0 +1,33 @@
+"""Data sets: readers, named sets, generators, and splits over workers."""
+
+from gdsec_jax.data._dataset import Dataset as Dataset
+from gdsec_jax.data._idx import read_idx as read_idx
+from gdsec_jax.data._libsvm import read_libsvm as read_libsvm
+from gdsec_jax.data._load import Entry as Entry
+from gdsec_jax.data._load import available as available
+from gdsec_jax.data._load import fetch as fetch
+from gdsec_jax.data._load import load as load
+from gdsec_jax.data._read import read as read
+from gdsec_jax.data._splits import split as split
+from gdsec_jax.data._stack import Shards as Shards
+from gdsec_jax.data._stack import SparseRows as SparseRows
+from gdsec_jax.data._stack import stack as stack
+from gdsec_jax.data._synthetic import heterogeneous as heterogeneous
+from gdsec_jax.data._synthetic import sparse_binary as sparse_binary
+
+__all__ = [
+    "Dataset",
+    "Entry",
+    "Shards",
+    "SparseRows",
+    "available",
+    "fetch",
+    "heterogeneous",
+    "load",
+    "read",
+    "read_idx",
+    "read_libsvm",
+    "sparse_binary",
+    "split",
+    "stack",
+]

@@ -1,0 +1,115 @@
+"""Dense tables: CSV and NPZ files."""
+
+import csv
+import io
+import math
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from gdsec_jax.data import _checks, _compressed
+from gdsec_jax.data._dataset import Dataset, checked
+
+_NPZ_NAMES = (("features", "targets"), ("X", "y"))
+# TypeError: a bare array (.npy), which is no context manager.
+_NPZ_ERRORS = (ValueError, OSError, EOFError, TypeError)
+
+
+def read_npz(path: Path) -> Dataset:
+    """Read the arrays ``features`` and ``targets`` (or ``X`` and ``y``)."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {str(path)!r}")
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (*_NPZ_ERRORS, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"{str(path)!r} is not an NPZ archive of plain arrays ({error})"
+        ) from error
+    for features, targets in _NPZ_NAMES:
+        if features in arrays and targets in arrays:
+            return checked(path.name, arrays[features], arrays[targets])
+    raise ValueError(
+        f"{str(path)!r} holds the arrays {', '.join(arrays) or '(none)'}, expected "
+        "features and targets, or X and y"
+    )
+
+
+def read_csv(path: Path, target: str | int | None) -> Dataset:
+    """Read comma-separated numbers; ``target`` is a column's name or index."""
+    header, table = _numbers(path)
+    column = _target_column(path, header, table.shape[1], target)
+    features = np.delete(table, column, axis=1)
+    return checked(path.name, features, table[:, column])
+
+
+def _numbers(path: Path) -> tuple[list[str], np.ndarray]:
+    """Return the header, empty where there is none, and the numbers below it."""
+    header: list[str] = []
+    rows: list[list[float]] = []
+    width = 0
+    with _compressed.opened(path) as stream:
+        # Undecodable bytes become cells that are not numbers, and are reported so.
+        text = io.TextIOWrapper(stream, "utf-8-sig", errors="replace", newline="")
+        lines = csv.reader(text)
+        try:
+            for cells in lines:
+                if not any(cell.strip() for cell in cells):
+                    continue
+                if not width:
+                    width = len(cells)
+                    if all(_number(cell) is None for cell in cells):
+                        header = [cell.strip() for cell in cells]
+                        continue
+                rows.append(_row(path, lines.line_num, cells, width))
+        except csv.Error as error:
+            raise ValueError(
+                f"{str(path)!r} is not a CSV file at line {lines.line_num} ({error})"
+            ) from error
+    if not rows:
+        raise ValueError(f"{str(path)!r} holds no row of numbers, expected at least 1")
+    return header, np.array(rows)
+
+
+def _row(path: Path, line: int, cells: list[str], width: int) -> list[float]:
+    if len(cells) != width:
+        raise ValueError(
+            f"line {line} of {str(path)!r} has {len(cells)} cells, expected {width} as "
+            "in its first line"
+        )
+    row = []
+    for column, cell in enumerate(cells, start=1):
+        value = _number(cell)
+        if value is None:
+            raise ValueError(
+                f"line {line}, column {column} of {str(path)!r} is {cell!r}, expected "
+                "a finite number"
+            )
+        row.append(value)
+    return row
+
+
+def _number(cell: str) -> float | None:
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _target_column(
+    path: Path, header: list[str], width: int, target: str | int | None
+) -> int:
+    if target is None:
+        return width - 1
+    if isinstance(target, str):
+        if target not in header:
+            raise ValueError(
+                f"{str(path)!r} has no column {target!r}, expected one of "
+                f"{', '.join(header) or '(none: the file has no header)'}"
+            )
+        return header.index(target)
+    name = f"target, a column of {str(path)!r},"
+    return _checks.integer(name, target, -width, width - 1) % width

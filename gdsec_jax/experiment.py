@@ -1,0 +1,107 @@
+"""Run a config: every method on its problem, then files, a figure and a table."""
+
+import datetime
+import importlib.resources
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import rich.console
+
+from gdsec_jax import config as configs
+from gdsec_jax import report
+from gdsec_jax.history import History
+from gdsec_jax.simulate import simulate
+
+
+def figure_configs() -> dict[str, Path]:
+    """The configs of the main job by name, of the package or of its checkout."""
+    package = Path(str(importlib.resources.files("gdsec_jax")))
+    for folder in (package / "configs", package.parent / "configs"):
+        if folder.is_dir():
+            found = sorted((folder / "figures").glob("*.toml"))
+            return {path.stem: path for path in found}
+    raise FileNotFoundError(f"no configs beside {package}, expected some: reinstall.")
+
+
+def run(
+    config: configs.RunConfig,
+    name: str,
+    results: Path,
+    console: rich.console.Console,
+) -> dict[str, History]:
+    """Run all methods of a config and leave what they did in results/name.
+
+    Each history is saved when its run ends, then come the figure (PNG and SVG) and the
+    table, which is printed as well. Enables x64 for a float64 config.
+
+    Args:
+      config: what to run.
+      name: of the folder and of the figure's files.
+      results: the folder that it goes into.
+      console: for the table and a line a run.
+
+    Returns:
+      The histories by the methods' labels.
+
+    Raises:
+      ValueError, OSError: the data cannot be had, or do not fit the config.
+    """
+    with jax.enable_x64(config.problem.dtype == "float64"):
+        problem = configs.make_problem(config.problem)
+        histories = {}
+        for label, method in config.methods.items():
+            optimizer = configs.make_optimizer(method, config, problem)
+            attributes = {
+                "label": label,
+                "method": method.model_dump(mode="json"),
+                "config": config.model_dump(mode="json"),
+                "seed": config.problem.seed,
+                "started": datetime.datetime.now(datetime.UTC).isoformat(),
+            }
+            with warnings.catch_warnings():  # the summary below says it better
+                warnings.simplefilter("ignore", RuntimeWarning)
+                history = simulate(
+                    problem,
+                    optimizer,
+                    config.num_rounds,
+                    eval_every=config.eval_every,
+                    attributes=attributes,
+                )
+            history.save(results / name / f"{label}.nc")
+            console.print(
+                f"{label}: {history.summary()}", highlight=False, markup=False
+            )
+            histories[label] = history
+    _report(config, name, results, console, histories)
+    return histories
+
+
+def _report(
+    config: configs.RunConfig,
+    name: str,
+    results: Path,
+    console: rich.console.Console,
+    histories: Mapping[str, History],
+) -> None:
+    title = config.title or name
+    figure = report.convergence(
+        histories,
+        {label: method.name for label, method in config.methods.items()},
+        title=title,
+        wire=config.wire_name(),
+        target=config.target,
+    )
+    for suffix in ("png", "svg"):
+        path = results / f"{name}.{suffix}"
+        report.save_figure(figure, path)
+        console.print(f"wrote {path}", highlight=False, markup=False)
+    table = report.target_table(
+        histories,
+        config.target,
+        title=f"{title}: to {config.target:g} of the initial error "
+        f"({config.wire_name()})",
+        baseline=config.baseline(),
+    )
+    console.print(table)

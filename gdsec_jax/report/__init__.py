@@ -1,0 +1,7 @@
+"""Results for people: tables and figures."""
+
+from gdsec_jax.report._figures import convergence as convergence
+from gdsec_jax.report._figures import save_figure as save_figure
+from gdsec_jax.report._tables import target_table as target_table
+
+__all__ = ["convergence", "save_figure", "target_table"]

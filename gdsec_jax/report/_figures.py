@@ -1,0 +1,79 @@
+"""Figures of runs."""
+
+import os
+from collections.abc import Mapping
+
+import matplotlib.figure
+import numpy as np
+
+from gdsec_jax import _files
+from gdsec_jax.history import History
+
+# Okabe and Ito's palette, which people with colour-blindness can tell apart.
+_COLORS = {
+    "gd": "#000000",
+    "gdsec": "#0072B2",
+    "gdsoec": "#D55E00",
+}
+_STYLES = ("-", "--", ":", "-.")
+
+
+def convergence(
+    histories: Mapping[str, History],
+    methods: Mapping[str, str],
+    *,
+    title: str,
+    wire: str,
+    target: float | None = None,
+) -> matplotlib.figure.Figure:
+    """Error against rounds, and against uploaded bits, side by side.
+
+    Args:
+      histories: by label.
+      methods: the algorithm's name of each label, which gives its colour; a second
+        label of the same algorithm is dashed.
+      title: of the figure.
+      wire: the bit format, named on the axis.
+      target: a relative error to mark.
+
+    Returns:
+      A figure; `save_figure` writes it.
+    """
+    figure = matplotlib.figure.Figure(figsize=(9, 3.6), layout="constrained")
+    by_rounds, by_bits = figure.subplots(1, 2, sharey=True)
+    seen: dict[str, int] = {}
+    for label, history in histories.items():
+        style = seen.get(methods[label], 0)
+        seen[methods[label]] = style + 1
+        line = {
+            "color": _COLORS[methods[label]],
+            "linestyle": _STYLES[style % len(_STYLES)],
+            "label": label + (" (diverged)" if history.outcome == "diverged" else ""),
+        }
+        # Rounding makes errors of 1e-17 negative, which a logarithm would hide.
+        error = np.where(history.objective_error > 0, history.objective_error, np.nan)
+        by_rounds.semilogy(
+            np.append(0, history.eval_rounds), np.append(history.initial_error, error), **line
+        )
+        by_bits.loglog(history.total_bits, error, **line)
+    first = next(iter(histories.values()))
+    if target is not None:
+        for axes in (by_rounds, by_bits):
+            axes.axhline(target * first.initial_error, color="0.6", linewidth=0.8, zorder=0)
+    ceiling = 100 * max(history.initial_error for history in histories.values())
+    by_rounds.set_ylim(top=min(by_rounds.get_ylim()[1], ceiling))
+    by_rounds.set_xlabel("rounds")
+    by_bits.set_xlabel(f"uploaded bits, all workers ({wire})")
+    by_rounds.set_ylabel(str(first.attributes.get("error_name", "error")))
+    by_rounds.legend(frameon=False)
+    for axes in (by_rounds, by_bits):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title)
+    return figure
+
+
+def save_figure(figure: matplotlib.figure.Figure, path: str | os.PathLike) -> None:
+    """Write a figure in the format that the path's suffix names, whole or not at all."""
+    with _files.whole(path) as temporary:
+        figure.savefig(temporary, dpi=150)

@@ -1,0 +1,76 @@
+"""What the shared tests run over: every method, with what is particular to it."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import gdsec_jax
+from gdsec_jax import data, problems
+
+
+class Method(NamedTuple):
+    """A method, with arguments that make it do its work."""
+
+    name: str
+    arguments: dict[str, Any]
+    as_gd: dict[str, Any]  # arguments that make it gradient descent
+
+    def make(self, num_workers, **options):
+        return getattr(gdsec_jax, self.name)(num_workers, **self.arguments, **options)
+
+    def make_gd(self, num_workers, **options):
+        return getattr(gdsec_jax, self.name)(num_workers, **self.as_gd, **options)
+
+
+METHODS = (
+    Method("gd", {}, {}),
+    Method("gdsec", {"xi": 5.0, "beta": 0.1}, {"xi": 0.0, "beta": 0.1}),
+    Method("gdsoec", {"xi": 0.5, "beta": 0.1}, {"xi": 0.0, "beta": 0.1}),
+)
+IDS = [method.name for method in METHODS]
+
+
+def real_problem(name, **options):
+    """A problem on embedded data, with the samples' split: (problem, x, y, parts)."""
+    kind = {"digits": problems.ridge, "breast_cancer": problems.logistic}[name]
+    loaded = data.load(name)
+    parts = data.split(loaded.targets, 5, seed=1)
+    problem = kind(loaded.features, loaded.targets, 5, split=parts, **options)
+    targets = loaded.targets.astype(float)
+    if name == "breast_cancer":
+        targets = 2 * targets - 1
+    return problem, loaded.features, targets, parts
+
+
+def tree_params(dtype=jnp.float32):
+    """Parameters of several shapes, nested, with a scalar."""
+    return {
+        "layers": [jnp.ones((3, 2), dtype), jnp.full((2,), 0.5, dtype)],
+        "scale": jnp.asarray(2.0, dtype),
+    }
+
+
+def random_gradients(params, num_workers, seed, rounds=None):
+    """Normal numbers with the axes [rounds,] M before the parameters' shapes."""
+    rng = np.random.default_rng(seed)
+    lead = (num_workers,) if rounds is None else (rounds, num_workers)
+    return jax.tree.map(
+        lambda p: jnp.asarray(rng.standard_normal((*lead, *p.shape)), p.dtype), params
+    )
+
+
+def run(optimizer, params, gradients):
+    """Scan over the rounds of `gradients`: final params, state, and each LastRound."""
+    import optax
+
+    def one(carry, grads):
+        params, state = carry
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), (gdsec_jax.last_round(state), updates)
+
+    carry = params, optimizer.init(params)
+    (params, state), (sent, updates) = jax.lax.scan(one, carry, gradients)
+    return params, state, sent, updates

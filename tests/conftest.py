@@ -1,0 +1,13 @@
+"""What all tests share."""
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def x64():
+    """float64 for one test; users never get it unasked."""
+    with jax.enable_x64(True):
+        yield

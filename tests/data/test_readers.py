@@ -1,0 +1,254 @@
+"""Readers: the formats, and a sentence for every file that is not in one."""
+
+import bz2
+import gzip
+import lzma
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from gdsec_jax import data
+
+LIBSVM = b"+1 1:0.5 3:2\n-1 2:1 # a comment\n"
+COMPRESS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+fuzz = settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def idx(array: np.ndarray, code: int = 8) -> bytes:
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, code, array.ndim, *array.shape)
+    return header + array.tobytes()
+
+
+def put(folder, name, content):
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["", ".libsvm", ".svm", ".txt", ".scale", ".t"])
+@pytest.mark.parametrize("compression", COMPRESS)
+def test_read_libsvm(tmp_path, suffix, compression):
+    content = COMPRESS[compression](LIBSVM)
+    path = put(tmp_path, f"toy{suffix}{compression}", content)
+    result = data.read(path, num_features=4)
+    assert result.name == path.name
+    assert isinstance(result.features, sparse.csr_array)
+    assert result.features.dtype == result.targets.dtype == np.float64
+    np.testing.assert_array_equal(
+        result.features.toarray(), [[0.5, 0, 2, 0], [0, 1, 0, 0]]
+    )
+    np.testing.assert_array_equal(result.targets, [1, -1])
+
+
+def test_libsvm_width_is_the_largest_index_by_default(tmp_path):
+    path = put(tmp_path, "toy", LIBSVM)
+    assert data.read_libsvm(path).features.shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "num_features", "message"),
+    [
+        (b"1 a:b\n", None, "toy.svm' is not a LIBSVM file"),
+        (b"1,2 1:1\n", None, "toy.svm' is not a LIBSVM file"),
+        (LIBSVM, 2, "with at most 2 features"),
+        (b"", None, r"features of shape \(0, 1\)"),
+        (b"1 1:nan\n", None, "features of 'toy.svm' hold a NaN"),
+        (b"inf 1:1\n", None, "targets of 'toy.svm' hold a NaN or an infinity"),
+        (LIBSVM, 0, "num_features is 0, expected an integer at least 1"),
+        (LIBSVM, 2.5, "num_features is 2.5, expected an integer at least 1"),
+    ],
+)
+def test_bad_libsvm(tmp_path, content, num_features, message):
+    with pytest.raises(ValueError, match=message):
+        data.read(put(tmp_path, "toy.svm", content), num_features=num_features)
+
+
+@pytest.mark.parametrize(
+    ("target", "features", "targets"),
+    [
+        (None, [[1, 2], [4, 5]], [3, 6]),
+        ("a", [[2, 3], [5, 6]], [1, 4]),
+        (1, [[1, 3], [4, 6]], [2, 5]),
+        (-3, [[2, 3], [5, 6]], [1, 4]),
+    ],
+)
+@pytest.mark.parametrize("header", ["a,b,c\n", "\ufeffa, b, c\n\n"])
+def test_read_csv(tmp_path, header, target, features, targets):
+    path = put(tmp_path, "toy.csv", header + "1,2,3\n4,5,6e0\n")
+    result = data.read(path, target=target)
+    np.testing.assert_array_equal(result.features, features)
+    np.testing.assert_array_equal(result.targets, targets)
+    assert result.features.dtype == result.targets.dtype == np.float64
+
+
+def test_read_compressed_csv_without_header(tmp_path):
+    path = put(tmp_path, "toy.csv.gz", gzip.compress(b"1,2\n3,4\n"))
+    np.testing.assert_array_equal(data.read(path).features, [[1], [3]])
+
+
+@pytest.mark.parametrize(
+    ("content", "target", "message"),
+    [
+        ("1,2\n3,x\n", None, "line 2, column 2 of .*toy.csv' is 'x', expected"),
+        ("a,b\n1,nan\n", None, "line 2, column 2 of .* is 'nan'"),
+        ("1,2\n3\n", None, "line 2 of .*toy.csv' has 1 cells, expected 2"),
+        ("a,b\n", None, "toy.csv' holds no row of numbers"),
+        ("", None, "toy.csv' holds no row of numbers"),
+        ("1\n2\n", None, r"features of shape \(2, 0\)"),
+        ("a,b\n1,2\n", "c", "no column 'c', expected one of a, b"),
+        ("1,2\n", "c", r"expected one of \(none: the file has no header\)"),
+        ("1,2\n", 2, "toy.csv', is 2, expected an integer from -2 to 1"),
+        ("1,2\n3," + "4" * 200_000 + "\n", None, "not a CSV file at line 2"),
+    ],
+)
+def test_bad_csv(tmp_path, content, target, message):
+    with pytest.raises(ValueError, match=message):
+        data.read(put(tmp_path, "toy.csv", content), target=target)
+
+
+@pytest.mark.parametrize("names", [("features", "targets"), ("X", "y")])
+def test_read_npz(tmp_path, names):
+    arrays: tuple[Any, Any] = (np.eye(3, dtype="f4"), np.arange(3, dtype="u1"))
+    np.savez(tmp_path / "toy.npz", **dict(zip(names, arrays, strict=True)))
+    result = data.read(tmp_path / "toy.npz")
+    np.testing.assert_array_equal(result.features, np.eye(3))
+    assert (result.features.dtype, result.targets.dtype) == (np.float64, np.int64)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"X": np.eye(2)}, "holds the arrays X, expected features and targets"),
+        ({"X": np.eye(2), "y": np.ones(3)}, r"\(2, 2\) and targets of shape \(3,\)"),
+        ({"X": np.ones(2), "y": np.ones(2)}, r"features of shape \(2,\)"),
+        ({"X": np.eye(2), "y": np.array(["a", "b"])}, "targets of 'toy.npz' have dtyp"),
+        ({"X": np.eye(2), "y": np.array([{}, {}])}, "not an NPZ archive of plain"),
+    ],
+)
+def test_bad_npz(tmp_path, arrays, message):
+    np.savez(tmp_path / "toy.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        data.read(tmp_path / "toy.npz")
+
+
+def test_npz_that_is_one_array(tmp_path):
+    np.save(tmp_path / "toy.npy", np.eye(2))
+    path = (tmp_path / "toy.npy").rename(tmp_path / "toy.npz")
+    with pytest.raises(ValueError, match=r"toy.npz' is not an NPZ archive"):
+        data.read(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no", b"text"])
+def test_npz_that_is_no_archive(tmp_path, content):
+    with pytest.raises(ValueError, match=r"toy.npz' is not an NPZ archive"):
+        data.read(put(tmp_path, "toy.npz", content))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("toy.parquet", {}, "suffix '.parquet', expected .npz, .csv"),
+        ("toy.svm", {"target": 0}, "target is 0 .* expected it only for a CSV file"),
+        ("toy.csv", {"num_features": 3}, "num_features is 3 .* only for a LIBSVM file"),
+    ],
+)
+def test_arguments_that_do_not_fit_the_format(tmp_path, name, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        data.read(tmp_path / name, **arguments)
+
+
+@pytest.mark.parametrize("name", ["no.csv", "no.npz", "no.svm", "no"])
+def test_missing_file(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match=f"there is no file '.*{name}'"):
+        data.read(tmp_path / name)
+
+
+@pytest.mark.parametrize("compression", list(COMPRESS)[1:])
+def test_truncated_compression(tmp_path, compression):
+    content = COMPRESS[compression](LIBSVM * 50)[:-12]
+    path = put(tmp_path, "toy" + compression, content)
+    with pytest.raises(OSError, match=r"toy.* cannot be read to its end"):
+        data.read(path)
+
+
+@pytest.mark.parametrize(
+    ("code", "dtype"),
+    [(8, "u1"), (9, "i1"), (0x0B, ">i2"), (0x0C, ">i4"), (0x0D, ">f4"), (0x0E, ">f8")],
+)
+@pytest.mark.parametrize("compression", COMPRESS)
+def test_read_idx(tmp_path, code, dtype, compression):
+    array = np.arange(24).reshape(2, 3, 4).astype(dtype)
+    path = put(tmp_path, "images", COMPRESS[compression](idx(array, code)))
+    result = data.read_idx(path)
+    np.testing.assert_array_equal(result, array)
+    assert result.dtype == array.dtype.newbyteorder("=")
+
+
+WHOLE = idx(np.arange(6, dtype="u1").reshape(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "starts with the bytes '', expected an IDX magic number"),
+        (b"\x00\x00\x07\x01", "starts with the bytes '00000701'"),
+        (b"\x01" + WHOLE[1:], "starts with the bytes '01000802'"),
+        (b"\x00\x00\x08\x00", "declares 0 dimensions, expected 1 to 32"),
+        (b"\x00\x00\x08\x21", "declares 33 dimensions"),
+        (WHOLE[:9], "ends within its IDX header"),
+        (WHOLE[:-1], r"holds only 5 bytes .* expected 6 for shape \(2, 3\)"),
+        (WHOLE + b"\x00", "holds more than 6 bytes after its IDX header"),
+        (b"\x00\x00\x08\x01" + bytes(4), r"declares shape \(0,\), expected no zero"),
+        (b"\x00\x00\x0e\x20" + b"\xff" * 128, "holds only 0 bytes"),
+    ],
+)
+def test_bad_idx(tmp_path, content, message):
+    with pytest.raises(ValueError, match=message):
+        data.read_idx(put(tmp_path, "images", content))
+
+
+@fuzz
+@given(
+    content=st.one_of(
+        st.binary(max_size=64),
+        st.binary(max_size=40).map(lambda tail: b"\x00\x00\x08\x02" + tail),
+        st.binary(max_size=40).map(lambda tail: b"\x1f\x8b\x08" + tail),
+        st.integers(0, len(WHOLE) - 1).map(lambda end: WHOLE[:end]),
+    )
+)
+def test_idx_fuzz(tmp_path, content):
+    path = put(tmp_path, "fuzz", content)
+    try:
+        result = data.read_idx(path)
+    except (ValueError, OSError):
+        return
+    assert result.nbytes < len(content)
+
+
+@fuzz
+@given(
+    content=st.one_of(
+        st.binary(max_size=64),
+        st.text("+-0123456789.:eE# \n\t,qidnaf", max_size=64).map(str.encode),
+        st.integers(0, len(LIBSVM)).map(lambda end: LIBSVM[:end]),
+        st.sampled_from([gzip.compress, bz2.compress, lzma.compress]).flatmap(
+            lambda compress: st.integers(0, 60).map(lambda n: compress(LIBSVM)[:n])
+        ),
+    )
+)
+def test_libsvm_fuzz(tmp_path, content):
+    path = put(tmp_path, "fuzz", content)
+    try:
+        result = data.read_libsvm(path)
+    except (ValueError, OSError):
+        return
+    assert len(result.targets) > 0
