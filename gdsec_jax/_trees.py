@@ -1,7 +1,15 @@
 """Arithmetic on trees whose leaves may differ in dtype, as memories and gradients do."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+
+
+def widest(*dtypes):
+    """The dtype that holds all of them, also where promotion is set to strict."""
+    with jax.numpy_dtype_promotion("standard"):
+        return functools.reduce(jnp.promote_types, dtypes)
 
 
 def zero_memory(params, state_dtype=None):
@@ -11,7 +19,7 @@ def zero_memory(params, state_dtype=None):
     """
 
     def zeros(param):
-        wide = state_dtype or jnp.promote_types(jnp.result_type(param), jnp.float32)
+        wide = state_dtype or widest(jnp.result_type(param), jnp.float32)
         return jnp.zeros(jnp.shape(param), wide)
 
     return jax.tree.map(zeros, params)
@@ -45,5 +53,5 @@ def cast_like(tree, reference):
 
 
 def _same_dtype(x, y):
-    dtype = jnp.promote_types(x.dtype, y.dtype)
+    dtype = widest(x.dtype, y.dtype)
     return x.astype(dtype), y.astype(dtype)

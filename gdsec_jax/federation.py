@@ -1,6 +1,5 @@
 """Lift a worker's pipeline over all workers, aggregate, and keep the server's memory."""
 
-import functools
 from typing import Literal, NamedTuple
 
 import jax
@@ -127,7 +126,9 @@ def federate(
     def update(updates, state, params=None, *, active=None, **extra_args):
         previous = state.previous_params
         _checks.same_shapes("gradients", updates, previous, leading=(num_workers,))
-        change, past_changes, held_change = _change(params, state)
+        change, past_changes, held_change = _change(
+            params, state, on_standstill == "hold"
+        )
         key_data, round_keys, worker_keys = _split(state.key_data, random_key, num_workers)
         shared = extra_args | round_keys
         shared |= {
@@ -270,14 +271,14 @@ def _all_finite(gradients, num_workers: int) -> jax.Array:
 
 def _sum_over_workers(messages):
     # A product with ones: XLA's CPU backend sums over a leading axis much slower.
-    dtype = jnp.promote_types(messages.dtype, jnp.float32)
+    dtype = _trees.widest(messages.dtype, jnp.float32)
     ones = jnp.ones(messages.shape[0], dtype)
     return jnp.tensordot(
         ones, messages.astype(dtype), 1, precision=jax.lax.Precision.HIGHEST
     )
 
 
-def _change(params, state: FederationState):
+def _change(params, state: FederationState, hold: bool):
     """theta^k - theta^{k-1}, the squared norms of the last ones, the change to hold."""
     if params is None:
         return None, state.past_changes, state.held_change
@@ -287,15 +288,14 @@ def _change(params, state: FederationState):
     for leaf in jax.tree.leaves(change):
         norm += jnp.square(leaf.astype(norm.dtype)).sum()
     past = jnp.roll(state.past_changes, 1).at[0].set(norm)
-    if state.held_change == ():
+    if not hold:
         return change, past, ()
     change = optax.tree.where(norm > 0, change, state.held_change)
     return change, past, change
 
 
 def _norm_dtype(params):
-    dtypes = map(jnp.result_type, jax.tree.leaves(params))
-    return functools.reduce(jnp.promote_types, dtypes, jnp.float32)
+    return _trees.widest(jnp.float32, *map(jnp.result_type, jax.tree.leaves(params)))
 
 
 def _nothing_sent(params, wire: str | Format, num_workers: int) -> RoundCounts:

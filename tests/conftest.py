@@ -3,9 +3,6 @@
 import jax
 import pytest
 
-jax.config.update("jax_numpy_dtype_promotion", "strict")
-
-
 @pytest.fixture
 def x64():
     """float64 for one test; users never get it unasked."""

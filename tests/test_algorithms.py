@@ -39,11 +39,17 @@ def _library(problem, optimizer, rounds):
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", ["digits", "breast_cancer"])
-@pytest.mark.parametrize("xi_kind", ["scalar", "coordinate"])
-@pytest.mark.parametrize("method", ["gd", "gdsec", "gdsoec"])
+@pytest.mark.parametrize(
+    ("method", "xi_kind"),
+    [
+        ("gd", None),
+        ("gdsec", "scalar"),
+        ("gdsec", "coordinate"),
+        ("gdsoec", "scalar"),
+        ("gdsoec", "coordinate"),
+    ],
+)
 def test_equals_the_oracle_for_300_rounds(name, method, xi_kind):
-    if method == "gd" and xi_kind == "coordinate":
-        pytest.skip("gd has no xi")
     problem, x, y, parts = real_problem(name)
     gradient = {
         "digits": oracle.ridge_gradient,
@@ -172,6 +178,7 @@ def test_the_order_of_workers_does_not_matter(method):
 @every_method
 def test_compiles_once(method):
     params = tree_params()
+    chex.clear_trace_counter()
     algorithm = method.make(3)
     update = jax.jit(chex.assert_max_traces(algorithm.update, n=1))
     state = algorithm.init(params)
@@ -186,7 +193,8 @@ def test_keeps_dtypes_and_memories_at_least_in_float32(method, dtype, x64):
     grads = random_gradients(params, 3, seed=5, rounds=3)
     algorithm = method.make(3)
     state = algorithm.init(params)
-    final, after, sent, updates = run(optax.chain(algorithm), params, grads)
+    with jax.numpy_dtype_promotion("strict"):
+        final, after, sent, updates = run(optax.chain(algorithm), params, grads)
     chex.assert_trees_all_equal_dtypes(final, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(after[0], state)
     assert {x.dtype.name for x in jax.tree.leaves(updates)} == {dtype}
@@ -197,10 +205,9 @@ def test_keeps_dtypes_and_memories_at_least_in_float32(method, dtype, x64):
         memories = jax.tree.leaves((small.workers, small.server))
         assert {x.dtype.name for x in memories} == {"bfloat16"}
     width = {"float32": 32, "float64": 64, "bfloat16": 16}[dtype]
-    np.testing.assert_array_equal(
-        sent.bits, sent.entries * width + (sent.bits - sent.entries * width)
-    )
-    assert sent.bits.max() <= 9 * (width + 4) + 4
+    index = {"gd": 0}.get(method.name, 4)  # 9 entries: 4 bits an index, 4 their number
+    cost = np.where(sent.entries, index + sent.entries * (width + index), 0)
+    np.testing.assert_array_equal(sent.bits, cost)
 
 
 def test_bfloat16_messages_are_exact_and_their_rounding_is_remembered():
@@ -257,9 +264,9 @@ def test_a_worker_that_is_not_finite_is_absent(method, bad):
     params = tree_params()
     algorithm = method.make(3, wire="rle")
     grads = random_gradients(params, 3, seed=8, rounds=4)
-    _, state, _, _ = run(optax.chain(algorithm), params, grads)
+    params, state, _, _ = run(optax.chain(algorithm), params, grads)
     state = state[0]
-    moved = jax.tree.map(lambda p: p + jnp.asarray(1.0, p.dtype), params)
+    moved = jax.tree.map(lambda p: p + 0.01, state.previous_params)
     last = random_gradients(params, 3, seed=9)
     broken = {**last, "scale": last["scale"].at[1].set(bad)}
 

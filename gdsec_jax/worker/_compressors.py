@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gdsec_jax import _checks
+from gdsec_jax import _checks, _trees
 
 
 def censor(xi) -> optax.GradientTransformationExtraArgs:
@@ -63,7 +63,7 @@ def censor(xi) -> optax.GradientTransformationExtraArgs:
 
 
 def _censor_leaf(v, change, xi):
-    dtype = jnp.promote_types(v.dtype, change.dtype)
+    dtype = _trees.widest(v.dtype, change.dtype)
     threshold = jnp.asarray(xi, dtype) * jnp.abs(change.astype(dtype))
     return jnp.where(jnp.abs(v.astype(dtype)) <= threshold, jnp.zeros_like(v), v)
 
