@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -81,11 +82,11 @@ def layout_of(params: Any, wire: str | Format) -> Layout:
     """
     form = _formats.as_format(wire)
     leaves = jax.tree.leaves(params)
-    length = sum(jnp.size(leaf) for leaf in leaves)
+    length = sum(map(_size, leaves))
     if length >= 2**31:
         raise ValueError(f"params have {length} entries, expected fewer than 2**31.")
     widths = tuple(sorted({_width(leaf, form) for leaf in leaves}))
-    dense_bits = sum(jnp.size(leaf) * _width(leaf, form) for leaf in leaves)
+    dense_bits = sum(_size(leaf) * _width(leaf, form) for leaf in leaves)
     return Layout(form, length, widths, dense_bits)
 
 
@@ -142,6 +143,10 @@ def count(message: Any, layout: Layout) -> Uploads:
         ),
         layout=layout,
     )
+
+
+def _size(leaf) -> int:
+    return math.prod(np.shape(leaf))
 
 
 def _width(leaf, form: Format) -> int:

@@ -1,0 +1,204 @@
+"""What federate hands to a worker's pipeline, and `check`, and `last_round`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from cases import random_gradients, run, tree_params
+
+import gdsec_jax
+
+
+def spy(name):
+    """A pipeline whose message is the extra argument `name`, in every entry."""
+
+    def update(updates, state, params=None, **extra):
+        return jax.tree.map(lambda u: jnp.full_like(u, extra[name]), updates), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def drawing(kind):
+    """A pipeline that sends uniform numbers drawn from one of the keys it is given."""
+
+    def update(updates, state, params=None, **extra):
+        return jax.random.uniform(extra[kind], updates.shape), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def messages(piece, num_workers, rounds, **options):
+    """[rounds, M]: each worker's message, a number, in a run where it alone is heard."""
+
+    def heard(worker):
+        def update(updates, state, params=None, **extra):
+            message, state = piece.update(updates, state, params, **extra)
+            return jnp.where(updates == worker, message, 0), state
+
+        return optax.GradientTransformationExtraArgs(piece.init, update)
+
+    grads = jnp.arange(num_workers, dtype=jnp.float32)[:, None]
+    out = np.zeros((rounds, num_workers))
+    for worker in range(num_workers):
+        algorithm = gdsec_jax.federate(heard(worker), num_workers, **options)
+        state = algorithm.init(jnp.zeros(1))
+        for k in range(rounds):
+            update, state = algorithm.update(grads, state, jnp.zeros(1))
+            out[k, worker] = update[0]
+    return out
+
+
+def test_the_round_counts_from_zero():
+    np.testing.assert_array_equal(
+        messages(spy("round"), 2, 3), [[0, 0], [1, 1], [2, 2]]
+    )
+
+
+def test_params_change_and_past_changes():
+    seen = []
+
+    def update(updates, state, params=None, *, params_change, past_changes, **extra):
+        seen.append((params_change, past_changes))
+        return updates, state
+
+    piece = optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+    algorithm = gdsec_jax.federate(piece, 1)
+    thetas = [jnp.asarray([float(k), 2.0 * k]) for k in range(13)]
+    state = algorithm.init(thetas[0])
+    for theta in thetas:
+        _, state = algorithm.update(jnp.zeros((1, 2)), state, theta)
+    np.testing.assert_array_equal(seen[0][0], [0, 0])
+    np.testing.assert_array_equal(seen[3][0], [1, 2])
+    np.testing.assert_array_equal(seen[3][1], [5, 5, 5] + [0] * 7)
+    np.testing.assert_array_equal(seen[12][1], [5] * 10)
+
+
+def test_active_reaches_the_pieces_and_holds_the_absent():
+    algorithm = gdsec_jax.federate(
+        gdsec_jax.worker.error_feedback(optax.stateless(lambda v, _: v / 2)), 3
+    )
+    params, grads = jnp.zeros(1), jnp.asarray([[4.0], [8.0], [16.0]])
+    state = algorithm.init(params)
+    active = jnp.asarray([True, False, True])
+    update, after = algorithm.update(grads, state, params, active=active)
+    assert update.tolist() == [2.0 + 8.0]
+    assert after.workers.error.tolist() == [[2.0], [0.0], [8.0]]
+    sent = gdsec_jax.last_round(after)
+    assert sent.participants.tolist() == active.tolist()
+    assert sent.entries.tolist() == [1, 0, 1]
+    assert int(sent.dropped) == 0
+
+
+def test_extra_arguments_of_the_caller_reach_the_pieces():
+    algorithm = gdsec_jax.federate(spy("value"), 2)
+    optimizer = optax.chain(algorithm, optax.sgd(1.0))
+    params = jnp.zeros(1)
+    update, _ = optimizer.update(
+        jnp.ones((2, 1)), optimizer.init(params), params, value=jnp.asarray(7.0)
+    )
+    assert update.tolist() == [-14.0]
+
+
+@pytest.mark.parametrize("key", [3, jax.random.key(3), jax.random.PRNGKey(3)])
+def test_keys_differ_by_worker_and_round_and_repeat_by_seed(key):
+    own = messages(drawing("key"), 4, 3, key=key)
+    assert np.unique(own).size == 12
+    np.testing.assert_array_equal(own, messages(drawing("key"), 4, 3, key=3))
+    assert not np.isin(messages(drawing("key"), 4, 3, key=4), own).any()
+    common = messages(drawing("round_key"), 4, 3, key=key)
+    assert np.unique(common).size == 3
+    assert (common == common[:, :1]).all()
+    # A worker's numbers do not depend on how many others there are.
+    np.testing.assert_array_equal(messages(drawing("key"), 2, 3, key=key), own[:, :2])
+
+
+def test_the_key_may_be_traced():
+    params, grads = jnp.zeros(1), jnp.ones((2, 1))
+
+    def first(seed):
+        algorithm = gdsec_jax.federate(drawing("key"), 2, key=seed)
+        return algorithm.update(grads, algorithm.init(params), params)[0]
+
+    seeds = jnp.arange(3)
+    batched = jax.vmap(first)(seeds)
+    np.testing.assert_array_equal(batched, jnp.stack([first(s) for s in seeds]))
+    assert np.unique(batched).size == 3
+
+
+def test_without_params_only_what_needs_them_fails():
+    algorithm = gdsec_jax.gd(2)
+    update, state = algorithm.update(jnp.ones((2, 3)), algorithm.init(jnp.zeros(3)))
+    assert update.tolist() == [2.0, 2.0, 2.0]
+    assert state.previous_params.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_the_sum_over_workers_is_accurate():
+    params = jnp.zeros(100, jnp.bfloat16)
+    grads = random_gradients(params, 64, seed=0)
+    update, _ = gdsec_jax.gd(64).update(grads, gdsec_jax.gd(64).init(params), params)
+    exact = np.asarray(grads, np.float64).sum(0)
+    expected = jnp.asarray(exact, jnp.float32).astype(jnp.bfloat16)
+    np.testing.assert_allclose(
+        np.asarray(update, np.float64), np.asarray(expected, np.float64), rtol=2**-7
+    )
+
+
+# last_round.
+
+
+def test_last_round_of_a_state_without_rounds_and_of_a_foreign_state():
+    state = optax.chain(gdsec_jax.gd(3), optax.adam(0.1)).init(jnp.zeros(2))
+    sent = gdsec_jax.last_round(state)
+    assert sent.bits.tolist() == [0, 0, 0]
+    assert not sent.participants.any()
+    with pytest.raises(ValueError, match="holds no algorithm of gdsec_jax"):
+        gdsec_jax.last_round(optax.adam(0.1).init(jnp.zeros(2)))
+
+
+def test_last_round_out_of_a_scan_has_the_axis_of_rounds():
+    params = tree_params()
+    grads = random_gradients(params, 3, seed=0, rounds=5)
+    optimizer = optax.chain(gdsec_jax.gdsec(3, xi=1.0, wire="rle"), optax.sgd(0.1))
+    *_, sent, _ = run(optimizer, params, grads)
+    assert sent.bits.shape == sent.entries.shape == sent.participants.shape == (5, 3)
+    assert sent.dropped.shape == (5,)
+    assert sent.bits.dtype == np.int64
+
+
+# check.
+
+behind = r"stand behind it: optax.chain\(gdsec_jax.gdsec"
+
+
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (lambda o: optax.apply_if_finite(o, 3), "cannot take gradients of 3.*" + behind),
+        (
+            lambda o: optax.MultiSteps(o, 2).gradient_transformation(),
+            "cannot take gradients of 3.*" + behind,
+        ),
+        (lambda o: optax.chain(o, gdsec_jax.gd(3)), r"expected \(3, 2\).*" + behind),
+        (lambda o: optax.chain(optax.trace(0.9), o), "state changes its shapes"),
+        (lambda o: optax.adam(0.1), "holds no algorithm of gdsec_jax"),
+    ],
+)
+def test_check_finds_what_stands_in_the_wrong_place(wrap, message):
+    optimizer = wrap(optax.chain(gdsec_jax.gdsec(3, xi=1.0), optax.sgd(0.1)))
+    with pytest.raises(ValueError, match=message):
+        gdsec_jax.check(optimizer, jnp.zeros(2), 3)
+
+
+def test_check_masked_and_wrong_number_of_workers():
+    masked = optax.masked(gdsec_jax.gdsec(3, xi=1.0), {"a": True, "b": False})
+    params = {"a": jnp.zeros(2), "b": jnp.zeros(2)}
+    with pytest.raises(ValueError, match=r"updates\['b'\] has shape \(3, 2\), expected \(2"):
+        gdsec_jax.check(masked, params, 3)
+    with pytest.raises(ValueError, match=r"has shape \(4, 2\), expected \(3, 2\)"):
+        gdsec_jax.check(gdsec_jax.gd(3), jnp.zeros(2), 4)
+
+
+def test_check_computes_nothing():
+    shapes = jax.ShapeDtypeStruct((2**30,), jnp.float32)
+    gdsec_jax.check(gdsec_jax.gdsec(4, xi=1.0), shapes, 4)

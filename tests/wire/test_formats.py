@@ -1,0 +1,130 @@
+"""Bit counts against strings of codewords, and exactness past 32 bits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gdsec_jax import wire
+
+ORACLES = {
+    "dense": oracle.dense_bits,
+    "coo": oracle.coo_bits,
+    "bitmap": oracle.bitmap_bits,
+    "rle": oracle.rle_bits,
+}
+count = jax.jit(wire.count, static_argnames="layout")
+
+
+def bits(message, form):
+    return count(message, layout=wire.layout_of(message, form)).bits().item()
+
+
+@pytest.mark.parametrize("form", wire.FORMATS)
+@settings(max_examples=60, deadline=None)
+@given(
+    length=st.sampled_from([1, 2, 3, 7, 8, 9, 64, 300]),
+    density=st.sampled_from([0.0, 0.01, 0.1, 0.5, 1.0]),
+    seed=st.integers(0, 2**20),
+)
+def test_equals_the_oracle(form, length, density, seed):
+    rng = np.random.default_rng(seed)
+    message = np.where(rng.random(length) < density, rng.standard_normal(length), 0)
+    message = message.astype(np.float32)
+    assert bits(jnp.asarray(message), form) == ORACLES[form](message, 32)
+
+
+@pytest.mark.parametrize("form", wire.FORMATS)
+def test_a_tree_is_its_leaves_concatenated(form):
+    rng = np.random.default_rng(0)
+    leaves = [np.where(rng.random(n) < 0.3, 1.0, 0.0) for n in (5, 1, 8)]
+    tree = {
+        "a": jnp.asarray(leaves[0], jnp.float32),
+        "b": [jnp.asarray(leaves[1][0], jnp.float32)],
+        "c": jnp.asarray(leaves[2].reshape(2, 4), jnp.float32),
+    }
+    assert bits(tree, form) == ORACLES[form](np.concatenate(leaves), 32)
+
+
+def test_leaves_of_several_widths():
+    tree = [jnp.asarray([1.0, 0.0], jnp.bfloat16), jnp.asarray([0.0, 2.0], jnp.float32)]
+    uploads = wire.count(tree, wire.layout_of(tree, "coo"))
+    assert uploads.entries.tolist() == [1, 1]
+    assert uploads.bits() == 3 + (16 + 2) + (32 + 2)
+    assert bits(tree, "dense") == 2 * 16 + 2 * 32
+    assert bits(tree, wire.Format("coo", value_bits=8)) == 3 + 2 * (8 + 2)
+
+
+def test_the_published_conventions_differ_for_one_entry_of_300():
+    message = jnp.zeros(300).at[17].set(1.0)
+    assert bits(message, "bitmap") == 332
+    assert bits(message, "coo") == 9 + 41
+    assert bits(message, "rle") == 3 + 9 + 32
+
+
+@pytest.mark.parametrize("form", wire.FORMATS)
+def test_silence_is_free(form):
+    assert bits(jnp.zeros(7), form) == 0
+    assert bits({}, form) == 0
+
+
+def test_flush():
+    tiny = float(np.finfo(np.float32).tiny)
+    message = jnp.asarray([-0.0, tiny / 2, -tiny / 2, tiny, jnp.nan, -jnp.inf])
+    flushed = wire.flush(message)
+    expected = np.float32([0.0, 0.0, 0.0, tiny, np.nan, -np.inf])
+    np.testing.assert_array_equal(np.asarray(flushed).view(np.uint32), expected.view(np.uint32))
+    assert bits(flushed, "coo") == 3 + 3 * (32 + 3)
+
+
+@pytest.mark.parametrize("x", [1, 2, 3, 4, 8191, 8192, 2**24 - 1, 2**24 + 1, 2**31 - 1])
+def test_gamma_length_is_exact(x):
+    expected = 2 * (x.bit_length() - 1) + 1
+    assert wire.gamma_length(jnp.asarray(x)).item() == expected
+    if x < 2**15:
+        assert expected == len(oracle.elias_gamma(x))
+
+
+def test_totals_pass_32_bits_without_x64():
+    assert not jax.config.jax_enable_x64
+    length = 2**31 - 1
+    shape = jax.ShapeDtypeStruct((length,), jnp.float32)
+    sizes = jnp.asarray([[length], [1], [0]], jnp.int32)
+    runs = jnp.asarray([2**32 - 1, 7, 1], jnp.uint32)
+
+    def uploads(form):
+        return wire.Uploads(sizes, runs, wire.layout_of(shape, form))
+
+    assert uploads("dense").bits().dtype == np.int64
+    coo = [31 + length * (32 + 31), 31 + 32 + 31, 0]
+    assert uploads("coo").bits().tolist() == coo
+    assert uploads("rle").bits().tolist() == [length * 32 + 2**32 - 1, 32 + 7, 0]
+    with pytest.raises(ValueError, match=r"can cost \d+ bits, more than uint32 holds"):
+        layout = uploads("coo").layout
+        jax.jit(lambda n: wire.Uploads(n, runs, layout).bits())(sizes)
+
+
+def test_bits_inside_a_compiled_function():
+    message = jnp.asarray([1.0, 0.0, 2.0])
+    layout = wire.layout_of(message, "rle")
+    inside = jax.jit(lambda m: wire.count(m, layout).bits())(message)
+    assert inside.dtype == jnp.uint32
+    assert inside == bits(message, "rle")
+    with jax.enable_x64(True):
+        inside = jax.jit(lambda m: wire.count(m, layout).bits())(message)
+        assert inside.dtype == jnp.int64
+        assert inside == bits(message, "rle")
+
+
+def test_bad_formats():
+    with pytest.raises(ValueError, match=r"wire must be one of .* got 'zip'"):
+        wire.as_format("zip")
+    with pytest.raises(ValueError, match="wire must be a name or a wire.Format, got 3"):
+        wire.as_format(3)  # pyright: ignore
+    with pytest.raises(ValueError, match="value_bits must be a positive int, got 0"):
+        wire.as_format(wire.Format("coo", 0))
+    with pytest.raises(ValueError, match=r"2147483648 entries, expected fewer than 2\*\*31"):
+        wire.layout_of(jax.ShapeDtypeStruct((2**31,), jnp.float32), "coo")
