@@ -1,8 +1,10 @@
 """The gdsec command."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import rich.console
@@ -115,7 +117,7 @@ def _run_with_overrides(path: Path, arguments: Sequence[str]) -> None:
     loaded = configs.load(path)
 
     def run(
-        config: tyro.conf.OmitArgPrefixes[configs.RunConfig] = loaded,
+        config: Annotated[configs.RunConfig, tyro.conf.arg(name="")] = loaded,
         results: Path = Path("results"),
     ) -> None:
         _run(config, path.stem, results)
@@ -130,6 +132,7 @@ def _run_with_overrides(path: Path, arguments: Sequence[str]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command: 0 if all went well, 2 and a sentence if the input was wrong."""
+    os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")  # for users, not authors
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         if arguments[:1] == ["run"] and arguments[1:] and arguments[1][0] != "-":
@@ -138,6 +141,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             app.cli(
                 prog="gdsec", description=_DESCRIPTION, args=arguments or ["--help"]
             )
+    except BrokenPipeError:  # the reader of our output has seen enough
+        return 0
     except (ValueError, OSError) as error:
         print(f"gdsec: {error}", file=sys.stderr)
         return 2

@@ -48,18 +48,22 @@ def convergence(
         line = {
             "color": _COLORS[methods[label]],
             "linestyle": _STYLES[style % len(_STYLES)],
+            # The baseline is broad, since the best methods lie right on top of it.
+            "linewidth": 4 if methods[label] == "gd" else 1.6,
+            "alpha": 0.35 if methods[label] == "gd" else 1,
             "label": label + (" (diverged)" if history.outcome == "diverged" else ""),
         }
-        # Rounding makes errors of 1e-17 negative, which a logarithm would hide.
+        # At the optimum rounding makes some errors negative; a logarithm has no place
+        # for them.
         error = np.where(history.objective_error > 0, history.objective_error, np.nan)
-        by_rounds.semilogy(
-            np.append(0, history.eval_rounds), np.append(history.initial_error, error), **line
-        )
+        rounds = np.append(0, history.eval_rounds)
+        by_rounds.semilogy(rounds, np.append(history.initial_error, error), **line)
         by_bits.loglog(history.total_bits, error, **line)
     first = next(iter(histories.values()))
     if target is not None:
         for axes in (by_rounds, by_bits):
-            axes.axhline(target * first.initial_error, color="0.6", linewidth=0.8, zorder=0)
+            level = target * first.initial_error
+            axes.axhline(level, color="0.6", linewidth=0.8, zorder=0, label="target")
     ceiling = 100 * max(history.initial_error for history in histories.values())
     by_rounds.set_ylim(top=min(by_rounds.get_ylim()[1], ceiling))
     by_rounds.set_xlabel("rounds")

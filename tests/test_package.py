@@ -1,0 +1,95 @@
+"""The shape of the package: its public names, and the direction data flow in."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+from pathlib import Path
+
+import pytest
+
+import gdsec_jax
+
+ROOT = Path(gdsec_jax.__file__).parent
+TOPICS = ("data", "problems", "report", "wire", "worker")
+
+# A user can take the algebra alone: what each part may import of the package, beside
+# the shared helpers, which import nothing of it but each other.
+HELPERS = {"_checks", "_trees", "_files"}
+MAY_IMPORT = {
+    "worker": set(),
+    "wire": set(),
+    "data": set(),
+    "_last_round": {"wire"},
+    "federation": {"wire", "worker", "_last_round"},
+    "algorithms": {"wire", "worker", "federation"},
+    "_check_optimizer": {"_last_round"},
+    "problems": {"data"},
+    "history": set(),
+    "simulate": {"_check_optimizer", "_last_round", "history", "problems"},
+    "report": {"history"},
+    "config": {"algorithms", "data", "problems", "wire"},
+    "experiment": {"config", "history", "report", "simulate"},
+    "cli": {"config", "data", "experiment"},
+}
+
+
+def _imports(path):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gdsec_jax"):
+            parts = (node.module or "").split(".")
+            names = [alias.name for alias in node.names]
+            yield from [parts[1]] if len(parts) > 1 else names
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda p: p.stem)
+def test_data_flow_one_way(path):
+    place = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    if place == "__init__":
+        return
+    allowed = set() if place in HELPERS else MAY_IMPORT[place]
+    assert set(_imports(path)) <= allowed | HELPERS | {place}
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_all_is_what_the_page_imports(topic):
+    module = importlib.import_module(f"gdsec_jax.{topic}")
+    public = {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert public == set(module.__all__)
+
+
+def test_every_public_function_is_documented_with_an_example():
+    missing = []
+    for module in (gdsec_jax, *(importlib.import_module(f"gdsec_jax.{t}") for t in TOPICS)):
+        for name, value in vars(module).items():
+            if name.startswith("_") or not inspect.isfunction(value):
+                continue
+            if ">>>" not in (inspect.getdoc(value) or ""):
+                missing.append(f"{module.__name__}.{name}")
+    assert missing == ["gdsec_jax.report.convergence", "gdsec_jax.report.save_figure"]
+
+
+def test_gdsec_is_small():
+    """A reader finds the whole of GD-SEC in under 60 lines of code."""
+    pieces = (
+        gdsec_jax.gdsec,
+        gdsec_jax.worker.censor,
+        gdsec_jax.worker.error_feedback,
+        gdsec_jax.worker.gradient_difference,
+        gdsec_jax.server_memory,
+    )
+    lines = 0
+    for piece in pieces:
+        body = ast.parse(inspect.getsource(piece)).body[0]
+        assert isinstance(body, ast.FunctionDef)
+        lines += len(ast.unparse(body.body[1:]).splitlines())  # without the docstring
+    assert lines < 60
+
+
+def test_every_module_says_what_it_is():
+    for info in pkgutil.walk_packages(gdsec_jax.__path__, "gdsec_jax."):
+        assert importlib.import_module(info.name).__doc__, info.name

@@ -1,0 +1,43 @@
+"""What the README shows runs, in order, as a user would paste it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_python_blocks_run_one_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(blocks) >= 5
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    assert names["history"].num_rounds == 100
+    assert len(names["sent"].bits) == 5
+
+
+def test_the_loop_of_the_readme_learns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    names: dict = {}
+    exec(compile(blocks[1], "README.md", "exec"), names)
+    batches = names["batches"]
+    losses = [
+        sum(names["worker_loss"](p, {k: v[m] for k, v in batches.items()}) for m in range(5))
+        for p in ({"w": 0.0 * names["params"]["w"], "b": 0.0}, names["params"])
+    ]
+    assert losses[1] < 0.05 * losses[0]
+
+
+@pytest.mark.parametrize("path", re.findall(r"\]\((?!https?:)([^)]+)\)", README))
+def test_links_lead_somewhere(path):
+    assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize("path", re.findall(r"configs/\S+\.toml", README))
+def test_configs_are_there(path):
+    assert (ROOT / path).is_file()
