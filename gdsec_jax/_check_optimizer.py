@@ -8,8 +8,8 @@ from gdsec_jax import _checks
 from gdsec_jax._last_round import last_round
 
 _REMEDY = (
-    "An algorithm of gdsec_jax stands first and takes away the axis of workers; wrappers "
-    "such as optax.apply_if_finite and optax.MultiSteps stand behind it: "
+    "An algorithm of gdsec_jax stands first and takes away the axis of workers; "
+    "wrappers such as optax.apply_if_finite and optax.MultiSteps stand behind it: "
     "optax.chain(gdsec_jax.gdsec(...), optax.apply_if_finite(optax.sgd(...), 5))."
 )
 
@@ -56,8 +56,8 @@ def check(
     _checks.same_shapes("the optimizer's updates", updates, shapes)
     if _signature(state) != _signature(new_state):
         raise ValueError(
-            "this optimizer's state changes its shapes in an update, so that no compiled "
-            f"loop can carry it; a piece in it took the workers for a parameter's axis. "
+            "this optimizer's state changes its shapes in an update, so that no loop "
+            "can carry it: a piece in it took the workers for an axis of a parameter. "
             f"{_REMEDY}"
         )
 

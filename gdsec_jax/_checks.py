@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -39,7 +40,9 @@ def in_range(name: str, value: PyTree | Callable, low: float, high: float) -> No
     for leaf in jax.tree.leaves(value):
         leaf = np.asarray(leaf)
         if not np.all((leaf >= low) & (leaf <= high)):  # written so that NaN fails
-            bounds = f"at least {low:g}" if high == np.inf else f"in [{low:g}, {high:g}]"
+            bounds = (
+                f"at least {low:g}" if high == np.inf else f"in [{low:g}, {high:g}]"
+            )
             wrong = leaf[~((leaf >= low) & (leaf <= high))].flat[0]
             raise ValueError(f"{name} must be {bounds}, got {wrong:g}.")
 

@@ -48,7 +48,9 @@ class LastRound:
 
     @property
     def participants(self):
-        return functools.reduce(lambda a, b: a | b, (p.participants for p in self.parts))
+        return functools.reduce(
+            lambda a, b: a | b, (p.participants for p in self.parts)
+        )
 
     @property
     def dropped(self):

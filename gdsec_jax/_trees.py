@@ -1,4 +1,4 @@
-"""Arithmetic on trees whose leaves may differ in dtype, as memories and gradients do."""
+"""Arithmetic on trees whose leaves differ in dtype, as memories and gradients do."""
 
 import functools
 
@@ -49,7 +49,9 @@ def cast_like(tree, reference):
     """`tree` in the dtypes of `reference`; unchanged where there is no reference."""
     if reference is None:
         return tree
-    return jax.tree.map(lambda x, like: x.astype(jnp.result_type(like)), tree, reference)
+    return jax.tree.map(
+        lambda x, like: x.astype(jnp.result_type(like)), tree, reference
+    )
 
 
 def _same_dtype(x, y):

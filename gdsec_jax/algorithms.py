@@ -45,8 +45,8 @@ def gd(
 
     .. math:: \theta^{k+1} = \theta^k - \alpha \sum_m \nabla f_m(\theta^k)
 
-    The baseline of every percentage. Its messages are whole vectors, which cost D values
-    in any format; of `wire` only the width of a value matters.
+    The baseline of every percentage. Its messages are whole vectors, which cost D
+    values in any format; of `wire` only the width of a value matters.
 
     Args:
       num_workers: M.
@@ -113,7 +113,8 @@ def gdsec(
         `coordinate_smoothness`.
       beta: :math:`\beta` in [0, 1]; may be traced. Small smooths the memory of the
         gradient, 0 drops it.
-      reduction, weights, wire, state_dtype, on_nonfinite, on_standstill: see the module.
+      reduction, weights, wire, state_dtype, on_nonfinite, on_standstill: see the
+        module.
 
     Returns:
       An Aggregator, from gradients [M, *param] to the direction
@@ -126,7 +127,7 @@ def gdsec(
     Examples:
       >>> import jax.numpy as jnp, optax
       >>> import gdsec_jax
-      >>> optimizer = optax.chain(gdsec_jax.gdsec(num_workers=2, xi=4.0), optax.sgd(0.1))
+      >>> optimizer = optax.chain(gdsec_jax.gdsec(2, xi=4.0), optax.sgd(0.1))
       >>> params = jnp.zeros(2)
       >>> state = optimizer.init(params)
       >>> for _ in range(2):  # equal gradients: the second round has nothing new to say
@@ -177,7 +178,8 @@ def gdsoec(
       num_workers: M.
       xi: as in `gdsec`; it stalls or diverges at values that GD-SEC bears.
       beta: as in `gdsec`.
-      reduction, weights, wire, state_dtype, on_nonfinite, on_standstill: see the module.
+      reduction, weights, wire, state_dtype, on_nonfinite, on_standstill: see the
+        module.
 
     Returns:
       An Aggregator, as `gdsec`.
@@ -187,7 +189,7 @@ def gdsoec(
 
     Examples:
       >>> import gdsec_jax, optax
-      >>> optimizer = optax.chain(gdsec_jax.gdsoec(num_workers=5, xi=4.0), optax.sgd(0.1))
+      >>> optimizer = optax.chain(gdsec_jax.gdsoec(5, xi=4.0), optax.sgd(0.1))
 
     References:
       Chen, Blum, Takáč, Sadler, 2022, https://doi.org/10.1109/JSTSP.2022.3162989
@@ -217,7 +219,7 @@ def _with_difference_memory(compressor, num_workers, beta, state_dtype, **option
 
 
 def _share(xi, num_workers: int, reduction: Reduction):
-    """A worker's xi: with f_m a summand of f each gets an M-th, with a mean all of it."""
+    """A worker's xi: an M-th each if f is the sum of the f_m, all of it for a mean."""
     _checks.number_of_workers(num_workers)
     if callable(xi):
         return lambda round: _share(xi(round), num_workers, reduction)

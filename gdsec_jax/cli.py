@@ -15,7 +15,8 @@ import tyro
 from gdsec_jax import config as configs
 from gdsec_jax import data, experiment
 
-_DESCRIPTION = """Communication-efficient distributed optimisation: GD-SEC and its rivals.
+_DESCRIPTION = """\
+Communication-efficient distributed optimisation: GD-SEC and its rivals.
 
 gdsec run CONFIG.toml --help lists the fields of a config, each an option.
 GDSEC_DATA_DIR names a folder of data sets, GDSEC_CACHE_DIR that of downloads."""
@@ -25,9 +26,7 @@ data_app = tyro.extras.SubcommandApp()
 
 
 @app.command(name="run")
-def run(
-    config: tyro.conf.Positional[Path], *, results: Path = Path("results")
-) -> None:
+def run(config: tyro.conf.Positional[Path], *, results: Path = Path("results")) -> None:
     """Run the methods of a config; save their histories, a figure and a table.
 
     Args:
@@ -53,7 +52,9 @@ def figures(
     known = experiment.figure_configs()
     for name in names:
         if name not in known:
-            raise ValueError(f"no figure is called {name!r}, expected {', '.join(known)}.")
+            raise ValueError(
+                f"no figure is called {name!r}, expected {', '.join(known)}."
+            )
     for name in names or known:
         _run(configs.load(known[name]), name, results)
 
@@ -90,10 +91,10 @@ def data_show(name: tyro.conf.Positional[str], *, split: str = "train") -> None:
     """
     loaded = configs.load_data(name, split)
     sparse = scipy.sparse.issparse(loaded.features)
-    values = loaded.features.data if sparse else loaded.features
+    values = np.asarray(loaded.features.data if sparse else loaded.features)
     labels = np.unique(loaded.targets)
     table = rich.table.Table(title=loaded.name, show_header=False, title_justify="left")
-    samples, features = loaded.features.shape
+    samples, features = loaded.features.shape  # pyright: ignore
     table.add_row("samples x features", f"{samples:,} x {features:,}")
     table.add_row("stored", "sparse" if sparse else "dense")
     table.add_row("non-zeros", f"{np.count_nonzero(values) / samples / features:.2%}")

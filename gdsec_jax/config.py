@@ -28,37 +28,44 @@ class _Model(pydantic.BaseModel):
 class ProblemConfig(_Model):
     """What is minimised, and how the samples are split over the workers."""
 
-    kind: Kind = Field("ridge", description="The loss.")
+    kind: Kind = Field(default="ridge", description="The loss.")
     data: str = Field(
-        "digits", description="A named data set, or a path to an npz, CSV or LIBSVM file."
+        default="digits",
+        description="A named data set, or a path to an npz, CSV or LIBSVM file.",
     )
     subset: Literal["train", "test"] = Field(
-        "train", description="Which part of a named data set."
+        default="train", description="Which part of a named data set."
     )
-    num_workers: Count = Field(5, description="M.")
+    num_workers: Count = Field(default=5, description="M.")
     split: Literal["shuffled", "contiguous", "sorted", "dirichlet"] = Field(
-        "shuffled", description="How samples are split over workers."
+        default="shuffled", description="How samples are split over workers."
     )
-    concentration: Positive = Field(0.5, description="Of the Dirichlet split.")
+    concentration: Positive = Field(default=0.5, description="Of the Dirichlet split.")
     sizes: tuple[Count, ...] | None = Field(
-        None, description="Samples of each worker, for uneven splits."
+        default=None, description="Samples of each worker, for uneven splits."
     )
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="Of the split.")
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Of the split.")
     regularization: NonNegative | None = Field(
-        None, description="lambda; by default 1/N."
+        default=None, description="lambda; by default 1/N."
     )
-    proximal: bool = Field(False, description="Lasso only: proximal steps.")
-    dtype: Literal["float32", "float64"] = Field("float64", description="Of all arrays.")
+    proximal: bool = Field(default=False, description="Lasso only: proximal steps.")
+    dtype: Literal["float32", "float64"] = Field(
+        default="float64", description="Of all arrays."
+    )
 
 
 class MethodConfig(_Model):
     """An algorithm and its parameters; the key of its table is its label."""
 
     name: Algorithm = Field(description="The algorithm.")
-    learning_rate: Positive | None = Field(None, description="alpha; by default 1/L.")
-    xi: NonNegative | None = Field(None, description="Threshold, in the units of L.")
+    learning_rate: Positive | None = Field(
+        default=None, description="alpha; by default 1/L."
+    )
+    xi: NonNegative | None = Field(
+        default=None, description="Threshold, in the units of L."
+    )
     beta: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        None, description="Of the memory of the gradient, in [0, 1]."
+        default=None, description="Of the memory of the gradient, in [0, 1]."
     )
 
     @pydantic.model_validator(mode="after")
@@ -83,21 +90,22 @@ class MethodConfig(_Model):
 class RunConfig(_Model):
     """One experiment: a problem, and the methods that are compared on it."""
 
-    title: str = Field("", description="Of the figure.")
+    title: str = Field(default="", description="Of the figure.")
     problem: ProblemConfig = ProblemConfig()
-    num_rounds: Count = Field(1000, description="K.")
-    eval_every: Count = Field(1, description="Rounds between two evaluations.")
+    num_rounds: Count = Field(default=1000, description="K.")
+    eval_every: Count = Field(default=1, description="Rounds between two evaluations.")
     target: Positive = Field(
-        1e-4, description="Error to reach, relative to the initial one, for the table."
+        default=1e-4,
+        description="Error to reach, relative to the initial one, for the table.",
     )
     wire: Literal["dense", "coo", "bitmap", "rle"] = Field(
-        "rle", description="Bit format of the uploads."
+        default="rle", description="Bit format of the uploads."
     )
     value_bits: Count | None = Field(
-        None, description="Bits of a value; by default those of the dtype."
+        default=None, description="Bits of a value; by default those of the dtype."
     )
     methods: dict[str, MethodConfig] = Field(
-        {"GD": MethodConfig(name="gd")}, description="By label."
+        default={"GD": MethodConfig(name="gd")}, description="By label."
     )
 
     @pydantic.model_validator(mode="after")
@@ -212,7 +220,7 @@ def load_data(name: str, subset: str = "train") -> data.Dataset:
 def make_optimizer(
     method: MethodConfig, config: RunConfig, problem: problems.Problem
 ) -> optax.GradientTransformation:
-    """The optax chain of a method: the algorithm, the step, the proximal step if any."""
+    """The optax chain of a method: algorithm, step, and the proximal step if any."""
     algorithm = getattr(algorithms, method.name)(
         config.problem.num_workers,
         **method.parameters(),

@@ -1,4 +1,4 @@
-"""Lift a worker's pipeline over all workers, aggregate, and keep the server's memory."""
+"""Lift a worker's pipeline over all workers, aggregate, keep the server's memory."""
 
 from typing import Literal, NamedTuple
 
@@ -22,7 +22,9 @@ class FederationState(NamedTuple):
     """State of `federate`."""
 
     previous_params: optax.Params  # theta^{k-1}
-    held_change: optax.Params | tuple[()]  # last non-zero theta^k - theta^{k-1}, if held
+    held_change: (
+        optax.Params | tuple[()]
+    )  # last non-zero theta^k - theta^{k-1}, if held
     past_changes: jax.Array  # float [10]: squared norms of the last changes, last first
     round: jax.Array  # int32 []: k - 1
     workers: optax.OptState  # the pipeline's state, each leaf [M, ...]
@@ -47,8 +49,8 @@ def federate(
 
     .. math:: u_m = \text{worker}(g_m), \quad \text{update} = \text{server}(\sum_m u_m)
 
-    The gradient of the sum convention is that of f = sum of f_m; of the mean convention,
-    of f = (1/M) sum of f_m. A mean always divides by M, whoever takes part.
+    In the sum convention f is the sum of the f_m, in the mean convention an M-th of it.
+    A mean always divides by M, whoever takes part.
 
     The pipeline is handed, as extra arguments of its update: `params_change`
     (theta^k - theta^{k-1}; None without params), `past_changes` (the squared norms of
@@ -68,14 +70,14 @@ def federate(
       wire: the bit format that `last_round` reports: a name of `wire.FORMATS` or a
         `wire.Format`.
       key: an int or a random key, for pipelines that draw; may be traced.
-      on_nonfinite: "drop" leaves a worker out for the round if its gradient has an entry
-        that is not finite: message 0, its state unchanged. "propagate" sends it.
+      on_nonfinite: "drop" leaves a worker out for the round if its gradient has an
+        entry that is not finite: message 0, its state unchanged. "propagate" sends it.
       on_standstill: params_change where theta did not move at all: "send" leaves it at
         0, "hold" keeps the last that was not 0.
 
     Returns:
-      An `optax.experimental.aggregating.Aggregator`: update takes gradients whose leaves
-      are [M, *param], and returns leaves [*param] in the parameter's dtype. An extra
+      An `optax.experimental.aggregating.Aggregator`: update takes gradients with leaves
+      [M, *param], and returns leaves [*param] in the parameter's dtype. An extra
       argument `active`, bool [M], names the workers of the round; the others compute
       nothing, and their state is frozen.
 
@@ -129,7 +131,9 @@ def federate(
         change, past_changes, held_change = _change(
             params, state, on_standstill == "hold"
         )
-        key_data, round_keys, worker_keys = _split(state.key_data, random_key, num_workers)
+        key_data, round_keys, worker_keys = _split(
+            state.key_data, random_key, num_workers
+        )
         shared = extra_args | round_keys
         shared |= {
             "params_change": change,
@@ -161,14 +165,15 @@ def federate(
             previous_params=previous if params is None else params,
             held_change=held_change,
             past_changes=past_changes,
-            round=optax.safe_increment(state.round),
+            round=jnp.asarray(optax.safe_increment(state.round)),
             workers=_where(present, workers, state.workers),
             server=server_state,
             key_data=key_data,
             sent=RoundCounts(uploads, present, chosen & ~present),
         )
 
-    return aggregating.Aggregator(init, update)
+    # optax's type of a state knows no registered dataclasses, such as our counts.
+    return aggregating.Aggregator(init, update)  # pyright: ignore
 
 
 class ServerMemoryState(NamedTuple):
@@ -257,7 +262,8 @@ def _as_mask(active, num_workers: int) -> jax.Array:
     active = jnp.asarray(active)
     if active.shape != (num_workers,) or active.dtype != bool:
         raise ValueError(
-            f"active is {active.dtype}{list(active.shape)}, expected bool[{num_workers}]."
+            f"active is {active.dtype}{list(active.shape)}, expected "
+            f"bool[{num_workers}]."
         )
     return active
 

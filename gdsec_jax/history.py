@@ -25,7 +25,7 @@ class History:
     Attributes:
       initial_error: the problem's error before the first round.
       eval_rounds: int64 [J], after how many rounds the error was evaluated.
-      objective_error: [J], the problem's error then: f - f*, or what its `measure` says.
+      objective_error: [J], the problem's error then: f - f*, or what `measure` says.
       entries: int64 [K, M], the values each worker uploaded in each round.
       bits: int64 [K, M], what they cost, in the algorithm's `wire` format.
       broadcast_bits: int64 [K], the server's broadcast of theta^k, counted once.
@@ -83,9 +83,10 @@ class History:
             f"{int(self.bits.sum()):,} bits uploaded"
         )
         if self.dropped.any():
+            rounds = np.count_nonzero(self.dropped)
             text += (
-                f"; {int(self.dropped.sum())} uploads in {np.count_nonzero(self.dropped)}"
-                " rounds were dropped for gradients that were not finite"
+                f"; {int(self.dropped.sum())} uploads in {rounds} rounds were dropped "
+                "for gradients that were not finite"
             )
         return text + "."
 

@@ -38,7 +38,7 @@ class _Run(NamedTuple):
 
 
 class _Record(NamedTuple):
-    """What a round leaves behind; in the loop's buffers with an axis of rounds first."""
+    """What a round leaves behind; in the loop's buffers rounds are the first axis."""
 
     error: jax.Array  # NaN where it was not evaluated
     sent: LastRound
@@ -68,8 +68,8 @@ def simulate(
     In a round every worker computes the gradient of its f_m at the common parameters,
     the optimizer turns them into an update, and what was sent is recorded, exactly.
 
-    The loop is compiled once for a problem's shapes and an optimizer; the same pair runs
-    again without compiling, whatever num_rounds and the limits are.
+    The loop is compiled once for a problem's shapes and an optimizer; the same pair
+    runs again without compiling if num_rounds is the same, whatever the limits are.
 
     Args:
       problem: of `gdsec_jax.problems`, M workers.
@@ -78,8 +78,8 @@ def simulate(
       eval_every: the error is evaluated after every so many rounds, and after the last.
         An evaluation costs up to half of what a round does.
       target_error: stop after the first evaluation with at most this error.
-      divergence_factor: stop after the first evaluation with an error that is not finite
-        or more than this many times the initial one.
+      divergence_factor: stop after the first evaluation with an error that is not
+        finite or more than this many times the initial one.
       progress: whether to show a bar; by default on a terminal.
       attributes: kept in the history, and saved with it: config, seed and the like.
 
@@ -113,7 +113,9 @@ def simulate(
             raise ValueError(f"{name} must be a positive int, got {value!r}.")
     optimizer = optax.with_extra_args_support(optimizer)
     check(optimizer, problem.init_params, problem.num_workers)
-    initial_error = float(jax.jit(Problem.error)(_for_loop(problem), problem.init_params))
+    initial_error = float(
+        jax.jit(Problem.error)(_for_loop(problem), problem.init_params)
+    )
     if not math.isfinite(initial_error):
         raise ValueError(
             f"{problem.error_name} is {initial_error} at the initial params of "
@@ -127,7 +129,9 @@ def simulate(
         ),
     )
     start = time.perf_counter()
-    run, records = _run_all(problem, optimizer, num_rounds, eval_every, limits, progress)
+    run, records = _run_all(
+        problem, optimizer, num_rounds, eval_every, limits, progress
+    )
     seconds = time.perf_counter() - start
     sent, errors = records.sent, records.error
     rounds = np.arange(1, errors.size + 1)
@@ -237,9 +241,7 @@ def _round(problem, optimizer, eval_every, limits, run: _Run) -> tuple[_Run, _Re
         evaluated = _evaluates(rounds, eval_every, limits.rounds)
         unknown = functools.partial(jnp.full_like, fill_value=jnp.nan)
         shape = jax.eval_shape(problem.error, params)
-        error = jax.lax.cond(
-            evaluated, problem.error, lambda _: unknown(shape), params
-        )
+        error = jax.lax.cond(evaluated, problem.error, lambda _: unknown(shape), params)
     reached = evaluated & (error <= limits.target_error)
     diverged = evaluated & ~(error <= limits.diverged_error)  # so that NaN counts
     outcome = jnp.where(diverged, _DIVERGED, jnp.where(reached, _TARGET, _RUNNING))

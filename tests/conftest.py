@@ -3,6 +3,7 @@
 import jax
 import pytest
 
+
 @pytest.fixture
 def x64():
     """float64 for one test; users never get it unasked."""

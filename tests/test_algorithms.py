@@ -284,7 +284,9 @@ def test_a_worker_that_is_not_finite_is_absent(method, bad):
     _, healthy = algorithm.update(last, state, moved)
     for m in (0, 2):
         chex.assert_trees_all_equal(row(after.workers, m), row(healthy.workers, m))
-    absent = algorithm.update(last, state, moved, active=jnp.asarray([True, False, True]))
+    absent = algorithm.update(
+        last, state, moved, active=jnp.asarray([True, False, True])
+    )
     chex.assert_trees_all_equal(update, absent[0])
     assert int(gdsec_jax.last_round(absent[1]).dropped) == 0
 
@@ -348,7 +350,9 @@ def test_inject_hyperparams():
 
 def test_inject_hyperparams_without_static_args_says_what_to_do():
     injected = optax.inject_hyperparams(gdsec_jax.gdsec)(num_workers=3, xi=1.0)
-    with pytest.raises(ValueError, match=r"num_workers must be a Python int.*static_args"):
+    with pytest.raises(
+        ValueError, match=r"num_workers must be a Python int.*static_args"
+    ):
         injected.init(jnp.zeros(2))
 
 
@@ -489,7 +493,10 @@ def test_where_theta_stands_still(standstill):
         (lambda: gdsec_jax.gdsec(3, xi=-1.0), r"xi must be at least 0, got -0.33"),
         (lambda: gdsec_jax.gdsec(3, xi=float("nan")), "xi must be at least 0, got nan"),
         (lambda: gdsec_jax.gdsec(3, xi={"a": 1.0, "b": -3.0}), "xi must be at least 0"),
-        (lambda: gdsec_jax.gdsec(3, xi=1.0, beta=1.5), r"beta must be in \[0, 1\], got 1.5"),
+        (
+            lambda: gdsec_jax.gdsec(3, xi=1.0, beta=1.5),
+            r"beta must be in \[0, 1\], got 1.5",
+        ),
         (lambda: gdsec_jax.gdsoec(3, xi=1.0, beta=-0.1), r"beta must be in \[0, 1\]"),
         (lambda: gdsec_jax.gd(0), "num_workers must be at least 1, got 0"),
         (lambda: gdsec_jax.gd(2.5), "num_workers must be a Python int, got 2.5"),  # pyright: ignore
@@ -532,10 +539,14 @@ def test_wrong_params_xi_and_active():
         algorithm.update(grads, state, jnp.zeros(3))
     with pytest.raises(ValueError, match=r"active is int32\[3\], expected bool\[3\]"):
         algorithm.update(grads, state, jnp.zeros(2), active=jnp.ones(3, jnp.int32))
-    with pytest.raises(ValueError, match=r"xi is the tree .* expected a scalar or a pre"):
+    with pytest.raises(
+        ValueError, match=r"xi is the tree .* expected a scalar or a pre"
+    ):
         wrong = gdsec_jax.gdsec(3, xi={"a": 1.0})
         wrong.update(grads, wrong.init(jnp.zeros(2)), jnp.zeros(2))
-    with pytest.raises(ValueError, match=r"xi has shape \(3,\), expected one that broad"):
+    with pytest.raises(
+        ValueError, match=r"xi has shape \(3,\), expected one that broad"
+    ):
         wrong = gdsec_jax.gdsec(3, xi=jnp.ones(3))
         wrong.update(grads, wrong.init(jnp.zeros(2)), jnp.zeros(2))
     with pytest.raises(ValueError, match=r"params\['n'\] has dtype int32"):
@@ -589,9 +600,7 @@ def test_a_worker_may_clip_its_gradient():
         optax.clip_by_global_norm(1.0),
         worker.gradient_difference(worker.error_feedback(worker.censor(0.0)), 0.1),
     )
-    optimizer = gdsec_jax.federate(
-        piece, 2, server=gdsec_jax.server_memory(0.1)
-    )
+    optimizer = gdsec_jax.federate(piece, 2, server=gdsec_jax.server_memory(0.1))
     params, grads = jnp.zeros(3), jnp.asarray([[3.0, 0.0, 4.0], [0.1, 0.0, 0.0]])
     update, _ = optimizer.update(grads, optimizer.init(params), params)
     np.testing.assert_allclose(update, [0.7, 0.0, 0.8], rtol=1e-6)

@@ -29,7 +29,7 @@ def drawing(kind):
 
 
 def messages(piece, num_workers, rounds, **options):
-    """[rounds, M]: each worker's message, a number, in a run where it alone is heard."""
+    """[rounds, M]: each worker's message, a number, where it alone is heard."""
 
     def heard(worker):
         def update(updates, state, params=None, **extra):
@@ -174,7 +174,10 @@ behind = r"stand behind it: optax.chain\(gdsec_jax.gdsec"
 @pytest.mark.parametrize(
     ("wrap", "message"),
     [
-        (lambda o: optax.apply_if_finite(o, 3), "cannot take gradients of 3.*" + behind),
+        (
+            lambda o: optax.apply_if_finite(o, 3),
+            "cannot take gradients of 3.*" + behind,
+        ),
         (
             lambda o: optax.MultiSteps(o, 2).gradient_transformation(),
             "cannot take gradients of 3.*" + behind,
@@ -193,7 +196,9 @@ def test_check_finds_what_stands_in_the_wrong_place(wrap, message):
 def test_check_masked_and_wrong_number_of_workers():
     masked = optax.masked(gdsec_jax.gdsec(3, xi=1.0), {"a": True, "b": False})
     params = {"a": jnp.zeros(2), "b": jnp.zeros(2)}
-    with pytest.raises(ValueError, match=r"updates\['b'\] has shape \(3, 2\), expected \(2"):
+    with pytest.raises(
+        ValueError, match=r"updates\['b'\] has shape \(3, 2\), expected \(2"
+    ):
         gdsec_jax.check(masked, params, 3)
     with pytest.raises(ValueError, match=r"has shape \(4, 2\), expected \(3, 2\)"):
         gdsec_jax.check(gdsec_jax.gd(3), jnp.zeros(2), 4)

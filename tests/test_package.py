@@ -36,7 +36,9 @@ MAY_IMPORT = {
 
 def _imports(path):
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gdsec_jax"):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+            "gdsec_jax"
+        ):
             parts = (node.module or "").split(".")
             names = [alias.name for alias in node.names]
             yield from [parts[1]] if len(parts) > 1 else names
@@ -64,7 +66,10 @@ def test_all_is_what_the_page_imports(topic):
 
 def test_every_public_function_is_documented_with_an_example():
     missing = []
-    for module in (gdsec_jax, *(importlib.import_module(f"gdsec_jax.{t}") for t in TOPICS)):
+    for module in (
+        gdsec_jax,
+        *(importlib.import_module(f"gdsec_jax.{t}") for t in TOPICS),
+    ):
         for name, value in vars(module).items():
             if name.startswith("_") or not inspect.isfunction(value):
                 continue

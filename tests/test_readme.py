@@ -27,7 +27,10 @@ def test_the_loop_of_the_readme_learns(tmp_path, monkeypatch):
     exec(compile(blocks[1], "README.md", "exec"), names)
     batches = names["batches"]
     losses = [
-        sum(names["worker_loss"](p, {k: v[m] for k, v in batches.items()}) for m in range(5))
+        sum(
+            names["worker_loss"](p, {k: v[m] for k, v in batches.items()})
+            for m in range(5)
+        )
         for p in ({"w": 0.0 * names["params"]["w"], "b": 0.0}, names["params"])
     ]
     assert losses[1] < 0.05 * losses[0]

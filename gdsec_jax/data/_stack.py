@@ -39,7 +39,8 @@ def stack(features, targets, parts: Sequence[np.ndarray]) -> Shards:
     Examples:
       >>> import numpy as np
       >>> from gdsec_jax import data
-      >>> shards = data.stack(np.eye(3), np.arange(3), [np.array([2, 0]), np.array([1])])
+      >>> parts = [np.array([2, 0]), np.array([1])]
+      >>> shards = data.stack(np.eye(3), np.arange(3), parts)
       >>> shards.targets, shards.weight[1].round(2)
       (array([[2, 0],
              [1, 0]]), array([0.33, 0.  ]))

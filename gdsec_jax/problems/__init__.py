@@ -2,7 +2,9 @@
 
 from gdsec_jax.problems._losses import lasso as lasso
 from gdsec_jax.problems._losses import logistic as logistic
-from gdsec_jax.problems._losses import nonlinear_least_squares as nonlinear_least_squares
+from gdsec_jax.problems._losses import (
+    nonlinear_least_squares as nonlinear_least_squares,
+)
 from gdsec_jax.problems._losses import ridge as ridge
 from gdsec_jax.problems._losses import softmax as softmax
 from gdsec_jax.problems._problem import Problem as Problem

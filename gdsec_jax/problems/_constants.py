@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -12,7 +13,7 @@ import sklearn.linear_model
 
 DENSE_LIMIT = 2000  # above it iterative linear algebra, below it factorisations
 
-Matrix = np.ndarray | scipy.sparse.csr_array
+Matrix = Any  # np.ndarray or scipy.sparse.csr_array, of which type checkers know little
 
 
 def gram_norm(features: Matrix) -> float:
@@ -30,11 +31,13 @@ def gram_norm(features: Matrix) -> float:
         start = np.random.default_rng(0).standard_normal(smaller)
         wide = features.shape[0] < features.shape[1]
         x = features.T if wide else features
-        gram = scipy.sparse.linalg.LinearOperator(
-            (smaller, smaller), matvec=lambda v: x.T @ (x @ v), dtype=np.float64
-        )
+        gram = _operator(smaller, lambda v: x.T @ (x @ v))
         value = scipy.sparse.linalg.eigsh(
-            gram, k=1, v0=start, tol=1e-12, return_eigenvectors=False
+            gram,
+            k=1,
+            v0=start,
+            tol=1e-12,  # pyright: ignore
+            return_eigenvectors=False,
         )[0]
     return float(max(value, 0.0))
 
@@ -53,7 +56,9 @@ def solve_ridge(features: Matrix, targets: np.ndarray, regularization: float):
     if length <= DENSE_LIMIT:
         gram = features.T @ features / num_samples
         gram = gram.toarray() if scipy.sparse.issparse(gram) else gram
-        if regularization == 0:  # the gram matrix may be singular: the shortest solution
+        if (
+            regularization == 0
+        ):  # the gram matrix may be singular: the shortest solution
             return np.linalg.lstsq(gram, right)[0]
         return scipy.linalg.solve(
             gram + regularization * np.eye(length), right, assume_a="pos"
@@ -118,7 +123,9 @@ def newton(
         if hessian is not None:
             step = scipy.linalg.solve(hessian(theta), -g, assume_a="pos")
         else:
-            step = _conjugate_gradients(hessian_product(theta), -g, np.clip(norm, 1e-10, 0.1))
+            step = _conjugate_gradients(
+                hessian_product(theta), -g, np.clip(norm, 1e-10, 0.1)
+            )
         size, decrease = 1.0, float(g @ step)
         rounding = 1e-15 * abs(best)
         while value(theta + size * step) > best + 1e-4 * size * decrease + rounding:
@@ -133,10 +140,13 @@ def newton(
 
 
 def _conjugate_gradients(product, right, tolerance):
-    operator = scipy.sparse.linalg.LinearOperator(
-        (right.size, right.size), matvec=product, dtype=np.float64
+    operator = _operator(right.size, product)
+    return scipy.sparse.linalg.cg(operator, right, rtol=tolerance, maxiter=20_000)[0]
+
+
+def _operator(size, product):
+    return scipy.sparse.linalg.LinearOperator(
+        (size, size),  # pyright: ignore
+        matvec=product,  # pyright: ignore
+        dtype=np.float64,  # pyright: ignore
     )
-    solution, _ = scipy.sparse.linalg.cg(
-        operator, right, rtol=tolerance, maxiter=20_000
-    )
-    return solution

@@ -28,7 +28,8 @@ def predict(params, shards: data.Shards):
     features = shards.features
     if isinstance(features, data.SparseRows):
         shape = (shards.targets.shape[0], params.shape[0])
-        return sparse.BCOO((features.values, features.indices), shape=shape) @ params
+        values, indices = jnp.asarray(features.values), jnp.asarray(features.indices)
+        return sparse.BCOO((values, indices), shape=shape) @ params
     return jnp.matmul(features, params, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -38,7 +39,9 @@ def linear_loss(phi: Callable, penalty: Callable | None) -> Callable:
     def worker_loss(params, worker: LinearData):
         shards = worker.shards
         loss = jnp.sum(shards.weight * phi(predict(params, shards), shards.targets))
-        return loss if penalty is None else loss + worker.regularization * penalty(params)
+        return (
+            loss if penalty is None else loss + worker.regularization * penalty(params)
+        )
 
     return worker_loss
 
@@ -59,7 +62,7 @@ class Samples(NamedTuple):
 
 
 def samples(
-    features, targets, num_workers, regularization, split, seed, dtype
+    features: Any, targets, num_workers, regularization, split, seed, dtype
 ) -> Samples:
     """Check what the user gave, and split it over the workers."""
     given = getattr(features, "dtype", np.dtype(np.float64))
@@ -100,7 +103,9 @@ def samples(
 
 def _check_parts(parts, num_workers: int, num_samples: int) -> None:
     if len(parts) != num_workers:
-        raise ValueError(f"split has {len(parts)} parts, expected num_workers={num_workers}.")
+        raise ValueError(
+            f"split has {len(parts)} parts, expected num_workers={num_workers}."
+        )
     if not np.array_equal(np.sort(np.concatenate(parts)), np.arange(num_samples)):
         raise ValueError(
             f"split must name each of the {num_samples} samples exactly once; make it "

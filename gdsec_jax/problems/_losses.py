@@ -157,7 +157,9 @@ def logistic(
         return np.logaddexp(0, -y * (x @ theta)).mean() + lam / 2 * theta @ theta
 
     def gradient(theta):
-        return -(x.T @ (y * scipy.special.expit(-y * (x @ theta)))) / y.size + lam * theta
+        return (
+            -(x.T @ (y * scipy.special.expit(-y * (x @ theta)))) / y.size + lam * theta
+        )
 
     def curvatures(theta):
         p = scipy.special.expit(x @ theta)

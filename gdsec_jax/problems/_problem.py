@@ -135,15 +135,15 @@ def from_loss(
     _checks.floating(init_params)
     _checks.one_of("measure", measure, ("objective", "gradient"))
     leaves = jax.tree.leaves(worker_data)
-    sizes = {jnp.shape(leaf)[0] if jnp.ndim(leaf) else None for leaf in leaves}
-    if len(sizes) != 1 or None in sizes:
+    sizes = {jnp.shape(leaf)[:1] for leaf in leaves}
+    if len(sizes) != 1 or () in sizes:
         raise ValueError(
             "worker_data must hold arrays with the same leading axis of workers, got "
             f"the shapes {[jnp.shape(leaf) for leaf in leaves]}."
         )
     problem = Problem(
         name=name,
-        num_workers=sizes.pop(),
+        num_workers=sizes.pop()[0],
         worker_loss=worker_loss,
         worker_objective=worker_loss,
         measure=measure,

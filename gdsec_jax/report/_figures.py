@@ -78,6 +78,6 @@ def convergence(
 
 
 def save_figure(figure: matplotlib.figure.Figure, path: str | os.PathLike) -> None:
-    """Write a figure in the format that the path's suffix names, whole or not at all."""
+    """Write a figure in the format of the path's suffix, whole or not at all."""
     with _files.whole(path) as temporary:
         figure.savefig(temporary, dpi=150)

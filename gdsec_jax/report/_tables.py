@@ -27,7 +27,15 @@ def target_table(
       >>> table.row_count
       1
     """
-    columns = ("method", "rounds", "of GD's", "Mbit", "of GD's", "last error", "outcome")
+    columns = (
+        "method",
+        "rounds",
+        "of GD's",
+        "Mbit",
+        "of GD's",
+        "last error",
+        "outcome",
+    )
     table = rich.table.Table(title=title, title_justify="left")
     for position, column in enumerate(columns):
         name = column.replace("GD", baseline)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gdsec_jax import _checks
 from gdsec_jax.wire import _formats
 from gdsec_jax.wire._formats import Format
 
@@ -45,15 +46,18 @@ class Uploads:
         where it holds the longest possible message, and an error raised where not.
         """
         form, length, widths, _ = self.layout
-        if not isinstance(self.entries, jax.core.Tracer):
+        widest = jax.dtypes.canonicalize_dtype(np.uint64)  # uint32 without x64
+        if not _checks.is_traced(self.entries):
             number, integer = np, np.int64
-        elif jax.config.jax_enable_x64 or self._longest() < 2**32:  # pyright: ignore
-            number, integer = jnp, jnp.int64 if jax.config.jax_enable_x64 else jnp.uint32
+        elif widest == np.uint64:
+            number, integer = jnp, np.int64
+        elif self._longest() < 2**32:
+            number, integer = jnp, np.uint32
         else:
             raise ValueError(
                 f"a message of {length} entries can cost {self._longest()} bits, more "
-                "than uint32 holds: return last_round(state) from the compiled function "
-                "and read its bits outside, or enable x64."
+                "than uint32 holds: return last_round(state) from the compiled "
+                "function and read its bits outside, or enable x64."
             )
         counts = number.asarray(self.entries).astype(integer)
         entries = counts.sum(axis=-1, dtype=integer)

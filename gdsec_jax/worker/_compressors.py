@@ -74,8 +74,8 @@ def _fit(xi, updates):
         tree = jax.tree.broadcast(xi, updates)
     except ValueError as error:
         raise ValueError(
-            f"xi is the tree {jax.tree.structure(xi)}, expected a scalar or a prefix of "
-            f"the params' tree {jax.tree.structure(updates)}."
+            f"xi is the tree {jax.tree.structure(xi)}, expected a scalar or a prefix "
+            f"of the params' tree {jax.tree.structure(updates)}."
         ) from error
     leaves = jax.tree_util.tree_leaves_with_path(updates)
     for (path, leaf), value in zip(leaves, jax.tree.leaves(tree), strict=True):
@@ -85,7 +85,7 @@ def _fit(xi, updates):
             fits = False
         if not fits:
             raise ValueError(
-                f"xi{jax.tree_util.keystr(path)} has shape {jnp.shape(value)}, expected "
-                f"one that broadcasts to the parameter's {leaf.shape}."
+                f"xi{jax.tree_util.keystr(path)} has shape {jnp.shape(value)}, "
+                f"expected one that broadcasts to the parameter's {leaf.shape}."
             )
     return tree

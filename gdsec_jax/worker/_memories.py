@@ -94,8 +94,8 @@ def gradient_difference(
       parameter's shape.
 
     Raises:
-      ValueError: beta lies outside [0, 1]; the gradient's tree or a leaf's shape differs
-        from the parameters'.
+      ValueError: beta lies outside [0, 1]; the gradient's tree or a leaf's shape
+        differs from the parameters'.
 
     Examples:
       >>> import jax.numpy as jnp, optax
@@ -109,8 +109,8 @@ def gradient_difference(
       Array([1.5 , 0.25], dtype=float32)
 
     References:
-      Mishchenko et al., Distributed Learning with Compressed Gradient Differences, 2019,
-      https://arxiv.org/abs/1901.09269; Chen et al., 2022,
+      Mishchenko et al., Distributed Learning with Compressed Gradient Differences,
+      2019, https://arxiv.org/abs/1901.09269; Chen et al., 2022,
       https://doi.org/10.1109/JSTSP.2022.3162989
     """
     _checks.in_range("beta", beta, 0.0, 1.0)
@@ -130,4 +130,3 @@ def gradient_difference(
         return u, GradientDifferenceState(memory, inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
-

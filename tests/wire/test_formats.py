@@ -76,7 +76,9 @@ def test_flush():
     message = jnp.asarray([-0.0, tiny / 2, -tiny / 2, tiny, jnp.nan, -jnp.inf])
     flushed = wire.flush(message)
     expected = np.float32([0.0, 0.0, 0.0, tiny, np.nan, -np.inf])
-    np.testing.assert_array_equal(np.asarray(flushed).view(np.uint32), expected.view(np.uint32))
+    np.testing.assert_array_equal(
+        np.asarray(flushed).view(np.uint32), expected.view(np.uint32)
+    )
     assert bits(flushed, "coo") == 3 + 3 * (32 + 3)
 
 
@@ -126,5 +128,7 @@ def test_bad_formats():
         wire.as_format(3)  # pyright: ignore
     with pytest.raises(ValueError, match="value_bits must be a positive int, got 0"):
         wire.as_format(wire.Format("coo", 0))
-    with pytest.raises(ValueError, match=r"2147483648 entries, expected fewer than 2\*\*31"):
+    with pytest.raises(
+        ValueError, match=r"2147483648 entries, expected fewer than 2\*\*31"
+    ):
         wire.layout_of(jax.ShapeDtypeStruct((2**31,), jnp.float32), "coo")

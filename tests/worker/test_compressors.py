@@ -49,5 +49,7 @@ def test_xi_for_each_coordinate_and_by_round():
 def test_bad_input():
     with pytest.raises(ValueError, match="xi must be at least 0, got -1"):
         worker.censor(-1.0)
-    with pytest.raises(ValueError, match=r"got none: call update\(gradients, state, para"):
+    with pytest.raises(
+        ValueError, match=r"got none: call update\(gradients, state, para"
+    ):
         worker.censor(1.0).update(jnp.ones(2), worker.censor(1.0).init(jnp.ones(2)))

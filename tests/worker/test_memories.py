@@ -55,7 +55,9 @@ def test_wrong_gradients(make):
     piece = make(optax.identity())
     params = {"w": jnp.zeros(3)}
     state = piece.init(params)
-    with pytest.raises(ValueError, match=r"gradient\['w'\] has shape \(2,\), expected \(3"):
+    with pytest.raises(
+        ValueError, match=r"gradient\['w'\] has shape \(2,\), expected \(3"
+    ):
         piece.update({"w": jnp.zeros(2)}, state, params)
     with pytest.raises(ValueError, match="gradient is the tree"):
         piece.update(jnp.zeros(3), state, params)

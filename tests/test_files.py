@@ -1,0 +1,66 @@
+"""Files appear whole or not at all."""
+
+import os
+import stat
+import sys
+
+import pytest
+
+from gdsec_jax import _files
+
+
+def test_a_file_appears_when_the_block_ends(tmp_path):
+    path = tmp_path / "new" / "folders" / "result.txt"
+    with _files.whole(path) as temporary:
+        assert temporary.parent == path.parent  # so that it can be renamed
+        assert temporary.suffix == ".txt"  # writers look at it
+        temporary.write_text("done")
+        assert not path.exists()
+    assert path.read_text() == "done"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_stood_there_is_replaced(tmp_path):
+    path = tmp_path / "result.txt"
+    path.write_text("old")
+    with _files.whole(str(path)) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("stood", [True, False], ids=["replacing", "new"])
+def test_a_failure_leaves_nothing_behind(error, stood, tmp_path):
+    path = tmp_path / "result.txt"
+    if stood:
+        path.write_text("old")
+    with pytest.raises(error), _files.whole(path) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert list(tmp_path.iterdir()) == ([path] if stood else [])
+    if stood:
+        assert path.read_text() == "old"
+
+
+def test_a_folder_in_the_way_is_an_error_that_leaves_nothing_behind(tmp_path):
+    path = tmp_path / "result.txt"
+    path.mkdir()
+    with pytest.raises(OSError, match=r"result\.txt"), _files.whole(path) as temporary:
+        temporary.write_text("new")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no modes")
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_a_file_has_the_mode_of_any_new_file(mask, mode, tmp_path):
+    path = tmp_path / "result.txt"
+    before = os.umask(mask)
+    try:
+        with _files.whole(path) as temporary:
+            temporary.write_text("new")
+        after = os.umask(mask)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+    assert after == mask

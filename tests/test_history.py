@@ -1,0 +1,326 @@
+"""What a history says, and that a file brings all of it back."""
+
+import dataclasses
+import json
+import re
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import xarray as xr
+
+import gdsec_jax
+from gdsec_jax import History, problems, simulate
+
+ARRAYS = (
+    "eval_rounds",
+    "objective_error",
+    "entries",
+    "bits",
+    "broadcast_bits",
+    "participants",
+    "dropped",
+)
+
+
+def make(**changes) -> History:
+    """Four rounds of two workers, evaluated after rounds 2 and 4."""
+    fields: dict[str, Any] = {
+        "initial_error": 8.0,
+        "eval_rounds": np.array([2, 4]),
+        "objective_error": np.array([2.0, 0.5]),
+        "entries": np.array([[3, 3], [0, 1], [2, 0], [0, 0]]),
+        "bits": np.array([[96, 96], [0, 2**40], [64, 0], [0, 0]]),
+        "broadcast_bits": np.full(4, 96),
+        "participants": np.array(
+            [[True, True], [False, True], [True, True], [True, False]]
+        ),
+        "dropped": np.array([0, 1, 0, 1]),
+        "params": jnp.array([1.0, -0.0, 3.5]),
+        "outcome": "completed",
+        "attributes": {
+            "problem": "ridge",
+            "error_name": "objective error",
+            "config": {
+                "methods": {"GD-SEC": {"xi": 0.1, "beta": None}},
+                "list": [1, 2],
+            },
+            "versions": {"jax": "0.0"},
+            "seed": 12345678901234567,
+        },
+    }
+    return History(**fields | changes)
+
+
+def assert_same(one: History, other: History):
+    for name in ARRAYS:
+        a, b = getattr(one, name), getattr(other, name)
+        assert isinstance(b, np.ndarray)
+        np.testing.assert_array_equal(a, b, err_msg=name, strict=True)
+    assert one.initial_error == other.initial_error
+    assert one.outcome == other.outcome
+    assert json.dumps(one.attributes) == json.dumps(other.attributes)
+
+
+# Totals
+
+
+def test_totals_at_each_evaluation():
+    history = make()
+    assert history.num_rounds == 4
+    assert history.total_bits.tolist() == [192 + 2**40, 256 + 2**40]
+    assert history.total_bits.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("error", "rounds", "bits"),
+    [
+        (8.0, 2, 192 + 2**40),
+        (2.0, 2, 192 + 2**40),
+        (1.9, 4, 256 + 2**40),
+        (0.5, 4, 256 + 2**40),
+        (0.49, None, None),
+    ],
+)
+def test_cost_of_an_error(error, rounds, bits):
+    history = make()
+    assert history.rounds_to(error) == rounds
+    assert history.bits_to(error) == bits
+
+
+def test_an_error_that_rises_again_was_reached():
+    history = make(objective_error=np.array([0.5, 4.0]))
+    assert history.rounds_to(1.0) == 2
+
+
+@pytest.mark.parametrize(
+    ("outcome", "start"),
+    [
+        ("completed", "completed 4 rounds, "),
+        ("target", "reached the target after 4 rounds, "),
+        ("diverged", "diverged: stopped after 4 rounds, "),
+    ],
+)
+def test_summary(outcome, start):
+    cost = "objective error 8 -> 0.5, 1,099,511,628,032 bits uploaded"
+    clean = make(outcome=outcome, dropped=np.zeros(4, int))
+    assert clean.summary() == f"{start}{cost}."
+    dropped = make(outcome=outcome, dropped=np.array([0, 3, 0, 1])).summary()
+    assert dropped == (
+        f"{start}{cost}; 4 uploads in 2 rounds were dropped for gradients that were "
+        "not finite."
+    )
+
+
+# There and back
+
+
+def test_a_run_comes_back_from_its_file(tmp_path):
+    rng = np.random.default_rng(0)
+    problem = problems.ridge(rng.standard_normal((12, 3)), rng.standard_normal(12), 3)
+    optimizer = optax.chain(gdsec_jax.gdsec(3, xi=5.0, wire="rle"), optax.sgd(0.3))
+    config = {"problem": {"kind": "ridge"}, "methods": {"GD-SEC": {"xi": 5.0}}}
+    history = simulate(
+        problem, optimizer, 9, eval_every=4, attributes={"config": config, "seed": 3}
+    )
+    history.save(tmp_path / "runs" / "one.nc")
+    loaded = History.load(str(tmp_path / "runs" / "one.nc"))
+    assert_same(history, loaded)
+    np.testing.assert_array_equal(history.params, loaded.params, strict=True)
+    assert loaded.attributes["config"] == config
+    assert loaded.attributes["seed"] == 3
+    assert loaded.attributes["versions"]["jax"] == jax.__version__
+    assert loaded.summary() == history.summary()
+    np.testing.assert_array_equal(loaded.total_bits, history.total_bits)
+
+
+def test_every_field_comes_back(tmp_path):
+    history = make(outcome="target")
+    history.save(tmp_path / "a.nc")
+    assert_same(history, History.load(tmp_path / "a.nc"))
+
+
+@pytest.mark.parametrize("error", [np.nan, np.inf, 1e300, -1e-17])
+def test_errors_of_any_kind_come_back(error, tmp_path):
+    history = make(objective_error=np.array([error, 1.0]), initial_error=1e-300)
+    history.save(tmp_path / "a.nc")
+    assert_same(history, History.load(tmp_path / "a.nc"))
+
+
+def test_long_attributes_come_back(tmp_path):
+    history = make(attributes={"note": "ξ" * 100_000})
+    history.save(tmp_path / "a.nc")
+    assert_same(history, History.load(tmp_path / "a.nc"))
+
+
+PARAMS = {
+    "float32": lambda: jnp.array([1.0, np.nan, -np.inf]),
+    "float16": lambda: jnp.array([[1.0, 6e-8]], jnp.float16),
+    "bfloat16": lambda: jnp.array([1.0, 3.0, -2.5e38], jnp.bfloat16),
+    "scalar": lambda: jnp.array(2.5),
+    "no entries": lambda: jnp.zeros((0, 3)),
+    "nested": lambda: {
+        "layer": (
+            {"w": jnp.ones((2, 3), jnp.bfloat16), "θ": jnp.array(1.5)},
+            jnp.zeros(4),
+        ),
+        "params": [jnp.arange(3.0)],
+    },
+    "names with slashes": lambda: {"linear/~/w": jnp.ones(2), "linear/~": jnp.zeros(1)},
+    "a named tuple": lambda: optax.EmaState(jnp.array(1.0), jnp.ones(2)),
+}
+
+
+@pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS)
+def test_any_params_come_back(params, tmp_path):
+    params = params()
+    make(params=params).save(tmp_path / "a.nc")
+    like = jax.tree.map(jnp.zeros_like, params)
+    loaded = History.load(tmp_path / "a.nc", params_like=like).params
+    chex.assert_trees_all_equal_dtypes(loaded, params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(
+            np.asarray(a, np.float32), np.asarray(b, np.float32), strict=True
+        ),
+        loaded,
+        params,
+    )
+
+
+def test_float64_params_come_back(tmp_path, x64):
+    params = jnp.array([1 / 3, 1e-300])
+    make(params=params).save(tmp_path / "a.nc")
+    np.testing.assert_array_equal(
+        History.load(tmp_path / "a.nc").params, params, strict=True
+    )
+
+
+def test_without_a_tree_params_come_back_by_their_paths(tmp_path):
+    make(params={"a": (jnp.ones(2), jnp.zeros(()))}).save(tmp_path / "a.nc")
+    loaded = History.load(tmp_path / "a.nc").params
+    assert {name: leaf.shape for name, leaf in loaded.items()} == {
+        "['a'][0]": (2,),
+        "['a'][1]": (),
+    }
+
+
+def test_a_tree_that_does_not_fit_is_refused(tmp_path):
+    make(params={"a": jnp.ones(2), "b": jnp.ones(3)}).save(tmp_path / "a.nc")
+    message = (
+        r"params_like has the leaves \['\[0\]'\], the file \[\"\['a'\]\", \"\['b'\]\"\]"
+    )
+    with pytest.raises(ValueError, match=message):
+        History.load(tmp_path / "a.nc", params_like=(1.0,))
+
+
+def test_the_labelled_dataset():
+    dataset = make(params={"w": jnp.ones((2, 3))}).to_xarray()
+    assert dict(dataset.sizes) | {"round": 4, "worker": 2, "eval_round": 2} == dict(
+        dataset.sizes
+    )
+    assert dataset["bits"].dims == ("round", "worker")
+    assert dataset["round"].values.tolist() == [1, 2, 3, 4]
+    assert dataset["eval_round"].values.tolist() == [2, 4]
+    assert dataset["objective_error"].sel(eval_round=4).item() == 0.5
+    assert dataset.attrs["initial_error"] == 8.0
+    assert dataset["params['w']"].shape == (2, 3)
+
+
+# Files that are something else, and saves that fail
+
+
+def test_a_missing_file(tmp_path):
+    path = tmp_path / "none.nc"
+    with pytest.raises(FileNotFoundError, match=re.escape(f"{path} does not exist")):
+        History.load(path)
+    with pytest.raises(FileNotFoundError, match="expected a saved History"):
+        History.load(tmp_path)
+
+
+def text(path):
+    path.write_text("bits: 3\n")
+
+
+def empty(path):
+    path.touch()
+
+
+def cut(path):
+    make().save(path)
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+def other_netcdf(path):
+    xr.Dataset({"bits": ("x", [1, 2])}).to_netcdf(path, engine="h5netcdf")
+
+
+def changed(**attributes):
+    def write(path):
+        make().to_xarray().assign_attrs(attributes).to_netcdf(path, engine="h5netcdf")
+
+    return write
+
+
+def without(name):
+    def write(path):
+        make().to_xarray().drop_vars(name).to_netcdf(path, engine="h5netcdf")
+
+    return write
+
+
+def odd_params(path):
+    dataset = make().to_xarray()
+    dataset["params"].attrs["dtype"] = "float12"
+    dataset.to_netcdf(path, engine="h5netcdf")
+
+
+WRONG = {
+    "text": text,
+    "empty": empty,
+    "cut": cut,
+    "another NetCDF": other_netcdf,
+    "broken attributes": changed(attributes="{'a"),
+    "initial error in words": changed(initial_error="large"),
+    "no bits": without("bits"),
+    "unknown dtype": odd_params,
+}
+
+
+@pytest.mark.parametrize("write", WRONG.values(), ids=WRONG)
+def test_a_file_that_is_no_history(write, tmp_path):
+    path = tmp_path / "other.nc"
+    write(path)
+    message = re.escape(f"{path} is not a saved History: ")
+    with pytest.raises(ValueError, match=message):
+        History.load(path)
+
+
+@pytest.mark.parametrize("stood", [True, False], ids=["replacing", "new"])
+def test_a_save_that_fails_leaves_things_as_they_were(stood, tmp_path, monkeypatch):
+    path = tmp_path / "a.nc"
+    before = make(initial_error=7.0)
+    if stood:
+        before.save(path)
+
+    def fail(self, target, **options):
+        xr.Dataset.__dict__["_written"](self, target, **options)
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(xr.Dataset, "_written", xr.Dataset.to_netcdf, raising=False)
+    monkeypatch.setattr(xr.Dataset, "to_netcdf", fail)
+    with pytest.raises(OSError, match="no space left"):
+        make().save(path)
+    assert list(tmp_path.iterdir()) == ([path] if stood else [])
+    if stood:
+        assert History.load(path).initial_error == 7.0
+
+
+def test_attributes_that_are_no_json_leave_nothing_behind(tmp_path):
+    history = dataclasses.replace(make(), attributes={"what": object()})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        history.save(tmp_path / "a.nc")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,458 @@
+"""The round loop: the oracle's course, when it stops, and what it compiles."""
+
+import dataclasses
+import functools
+import importlib
+import logging
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import oracle
+import pytest
+
+import gdsec_jax
+from gdsec_jax import data, problems, simulate, wire
+
+loop = importlib.import_module("gdsec_jax.simulate")  # the module, not the function
+WORKERS, ROUNDS, BETA = 5, 300, 0.01
+
+# On each data set a threshold that censors most entries, and converges.
+SETS = {
+    "digits": (
+        problems.ridge,
+        oracle.ridge_gradient,
+        oracle.ridge_objective,
+        100.0,
+    ),
+    "breast_cancer": (
+        problems.logistic,
+        oracle.logistic_gradient,
+        oracle.logistic_objective,
+        30.0,
+    ),
+}
+BITS = {
+    "dense": oracle.dense_bits,
+    "coo": oracle.coo_bits,
+    "bitmap": oracle.bitmap_bits,
+    "rle": oracle.rle_bits,
+}
+
+
+def chain(algorithm, problem) -> optax.GradientTransformation:
+    return optax.chain(algorithm, optax.sgd(1 / problem.smoothness))
+
+
+# Made once, and run for the same number of rounds, so that little is compiled.
+TOY_ROUNDS = 60
+
+
+@functools.cache
+def toy(seed=0) -> problems.Problem:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((40, 4)) * [1.0, 0.5, 2.0, 0.3]
+    y = x @ np.array([1.0, -2.0, 0.5, 3.0]) + rng.standard_normal(40)
+    return problems.ridge(x, y, WORKERS, dtype="float32")
+
+
+@functools.cache
+def toy_optimizer() -> optax.GradientTransformation:
+    form = wire.Format("rle", 32)
+    return chain(gdsec_jax.gdsec(WORKERS, xi=10.0, wire=form), toy())
+
+
+@functools.cache
+def diverging() -> optax.GradientTransformation:
+    return optax.chain(gdsec_jax.gd(WORKERS), optax.sgd(10 / toy().smoothness))
+
+
+def run_toy(num_rounds=TOY_ROUNDS, **options) -> gdsec_jax.History:
+    return simulate(toy(), toy_optimizer(), num_rounds, **options)
+
+
+def assert_same_course(one, other):
+    """Equal to the last bit."""
+    for name in (
+        "initial_error",
+        "eval_rounds",
+        "objective_error",
+        "entries",
+        "bits",
+        "broadcast_bits",
+        "participants",
+        "dropped",
+        "params",
+        "outcome",
+    ):
+        a, b = getattr(one, name), getattr(other, name)
+        np.testing.assert_array_equal(a, b, err_msg=name, strict=not isinstance(a, str))
+
+
+# Against the oracle
+
+
+@pytest.mark.parametrize(
+    ("name", "formats"),
+    [("digits", ("rle", "dense")), ("breast_cancer", ("rle", "coo", "bitmap"))],
+)
+def test_course_and_bits_are_the_oracles(name, formats, x64):
+    factory, make_gradient, make_objective, xi = SETS[name]
+    loaded = data.load(name)
+    x, lam = loaded.features, 1 / len(loaded.targets)
+    y = loaded.targets
+    if name == "breast_cancer":
+        y = np.where(y > 0, 1.0, -1.0)
+    parts = data.split(y, WORKERS, seed=1)
+    problem = factory(x, loaded.targets, WORKERS, split=parts)
+    gradient, objective = make_gradient(x, y, parts, lam), make_objective(x, y, lam)
+    step, start = 1 / problem.smoothness, np.zeros(x.shape[1])
+    plain = oracle.gd(gradient, start, step, ROUNDS, WORKERS)
+    sparse = oracle.gdsec(gradient, start, step, ROUNDS, WORKERS, xi, BETA)
+    assert 0.02 < sparse.entries.mean() / plain.entries.mean() < 0.5
+    assert (sparse.entries == 0).any()  # some workers were silent
+
+    runs = [(gdsec_jax.gd(WORKERS, wire="rle"), plain, oracle.dense_bits)]
+    runs += [
+        (
+            gdsec_jax.gdsec(WORKERS, xi, BETA, wire=wire.Format(form, 32)),
+            sparse,
+            BITS[form],
+        )
+        for form in formats
+    ]
+    for algorithm, expected, bits_of in runs:
+        history = simulate(problem, chain(algorithm, problem), ROUNDS)
+        errors = [objective(theta) - problem.optimum for theta in expected.thetas]
+        np.testing.assert_allclose(history.objective_error, errors[1:], 1e-9, 1e-13)
+        assert history.initial_error == pytest.approx(errors[0], rel=1e-12)
+        np.testing.assert_allclose(history.params, expected.thetas[-1], 0, 1e-10)
+        entries, width = expected.entries, 64 if expected is plain else 32
+        if bits_of is oracle.dense_bits:
+            entries = np.where(entries > 0, x.shape[1], 0)
+        np.testing.assert_array_equal(history.entries, entries)
+        bits = [[bits_of(m, width) for m in row] for row in expected.messages]
+        np.testing.assert_array_equal(history.bits, bits)
+        assert history.bits.dtype == history.entries.dtype == np.int64
+        np.testing.assert_array_equal(history.broadcast_bits, width * x.shape[1])
+        np.testing.assert_array_equal(history.eval_rounds, np.arange(1, ROUNDS + 1))
+        np.testing.assert_array_equal(
+            history.total_bits, np.cumsum(np.sum(bits, axis=1))
+        )
+        assert history.participants.all()
+        assert not history.dropped.any()
+        assert history.outcome == "completed"
+
+
+def test_what_a_history_says_of_its_run():
+    history = run_toy(attributes={"seed": 7, "problem": "mine"})
+    attributes = dict(history.attributes)
+    assert attributes["problem"] == "mine"
+    assert attributes["seed"] == 7
+    assert attributes["error_name"] == "objective error"
+    assert attributes["wire"] == [{"name": "rle", "value_bits": 32}]
+    assert attributes["seconds"] > 0
+    assert attributes["versions"]["jax"] == jax.__version__
+    assert attributes["versions"]["x64"] == "False"
+    assert history.participants.shape == (TOY_ROUNDS, WORKERS)
+    assert history.participants.dtype == bool
+    assert isinstance(history.params, jax.Array)
+    assert history.params.shape == (4,)
+
+
+# When errors are evaluated, and when the run ends
+
+
+@pytest.mark.parametrize("eval_every", [7, 1000])
+def test_evaluating_less_often_changes_nothing_else(eval_every):
+    full = run_toy()
+    history = run_toy(eval_every=eval_every)
+    rounds = np.arange(1, TOY_ROUNDS + 1)
+    expected = rounds[(rounds % eval_every == 0) | (rounds == TOY_ROUNDS)]
+    np.testing.assert_array_equal(history.eval_rounds, expected)
+    np.testing.assert_allclose(
+        history.objective_error, full.objective_error[expected - 1], 1e-5, 1e-6
+    )
+    for name in ("entries", "bits", "params"):
+        np.testing.assert_array_equal(getattr(history, name), getattr(full, name))
+    np.testing.assert_array_equal(history.total_bits, full.total_bits[expected - 1])
+
+
+@pytest.mark.parametrize("eval_every", [1, 7])
+def test_target_error_ends_the_run_at_the_first_evaluation_below(eval_every):
+    full = run_toy(eval_every=eval_every)
+    target = 1.001 * float(full.objective_error[full.eval_rounds == 35][0])
+    expected = full.rounds_to(target)
+    assert expected is not None
+    assert 20 < expected <= 35  # behind the first chunk, before the end
+    history = run_toy(eval_every=eval_every, target_error=target)
+    assert history.outcome == "target"
+    assert history.num_rounds == expected == history.eval_rounds[-1]
+    assert history.objective_error[-1] <= target < history.objective_error[-2]
+    exact = run_toy(expected, eval_every=eval_every)
+    assert exact.outcome == "completed"
+    assert_same_course(history, dataclasses.replace(exact, outcome="target"))
+
+
+def test_an_error_of_exactly_the_target_is_enough():
+    target = float(run_toy().objective_error[24])
+    assert run_toy(target_error=target).num_rounds == 25
+    below = float(np.nextafter(np.float32(target), np.float32(0)))
+    assert run_toy(target_error=below).num_rounds > 25
+
+
+def test_a_target_that_is_not_reached_is_no_target():
+    history = run_toy(target_error=-1.0)
+    assert (history.outcome, history.num_rounds) == ("completed", TOY_ROUNDS)
+
+
+@pytest.mark.parametrize("eval_every", [1, 4])
+def test_divergence_ends_the_run_with_a_warning(eval_every):
+    message = (
+        r"^diverged: stopped after \d+ rounds, objective error .* bits uploaded\.$"
+    )
+    with pytest.warns(RuntimeWarning, match=message) as caught:
+        history = simulate(toy(), diverging(), TOY_ROUNDS, eval_every=eval_every)
+    assert str(caught[0].message) == history.summary()
+    assert caught[0].filename == __file__
+    assert history.outcome == "diverged"
+    assert history.num_rounds < 20
+    assert history.num_rounds % eval_every == 0
+    limit = 1e6 * history.initial_error
+    assert history.objective_error[-1] > limit
+    assert (history.objective_error[:-1] <= limit).all()
+
+
+def test_the_factor_of_divergence_is_the_users():
+    with pytest.warns(RuntimeWarning, match="diverged"):
+        history = simulate(toy(), diverging(), TOY_ROUNDS, divergence_factor=50.0)
+    limit = 50 * history.initial_error
+    assert (history.objective_error[:-1] <= limit).all()
+    assert limit < history.objective_error[-1] < 1e6 * history.initial_error
+
+
+def test_an_error_that_is_not_finite_is_divergence():
+    optimizer = optax.chain(gdsec_jax.gd(WORKERS), optax.sgd(1e30))
+    with pytest.warns(RuntimeWarning, match="diverged: stopped after 1 rounds"):
+        history = simulate(toy(), optimizer, TOY_ROUNDS, divergence_factor=math.inf)
+    assert not np.isfinite(history.objective_error[-1])
+
+
+def test_dropped_workers_are_counted_and_told(x64):
+    points = {
+        "at": np.array([[1.0], [2.0], [4.0]]),
+        "odd": np.array([False, True, False]),
+    }
+
+    def loss(params, own):  # finite, but with no gradient at zero for the odd worker
+        away = jnp.where(own["odd"], params, 1.0)
+        distance = 0.5 * jnp.sum((params - own["at"]) ** 2)
+        return distance + jnp.sqrt(jnp.vdot(away, away))
+
+    problem = problems.from_loss(loss, points, np.zeros(1))
+    optimizer = optax.chain(gdsec_jax.gd(3, wire="rle"), optax.sgd(0.1))
+    with pytest.warns(RuntimeWarning, match="1 uploads in 1 rounds were dropped"):
+        history = simulate(problem, optimizer, 4)
+    assert history.dropped.tolist() == [1, 0, 0, 0]
+    assert history.participants.tolist() == [[True, False, True]] + 3 * [[True] * 3]
+    assert history.entries.tolist() == [[1, 0, 1]] + 3 * [[1, 1, 1]]
+    assert history.bits.tolist() == [[64, 0, 64]] + 3 * [[64, 64, 64]]
+
+
+# Chunks and compilation
+
+
+@pytest.mark.parametrize(
+    ("seconds", "limit"), [(0.0, 2**22), (1e9, 2**22), (0.25, 3 * WORKERS), (0.25, 1)]
+)
+def test_chunks_change_nothing(seconds, limit, monkeypatch):
+    expected = run_toy(eval_every=7)
+    monkeypatch.setattr(loop, "_CHUNK_SECONDS", seconds)
+    monkeypatch.setattr(loop, "_RECORD_LIMIT", limit)
+    assert_same_course(run_toy(eval_every=7), expected)
+
+
+@pytest.fixture
+def compiled(caplog):
+    """The names of the functions that jax compiles, as it goes."""
+    with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
+
+        def names():
+            found = [
+                record.getMessage().split()[1]
+                for record in caplog.records
+                if record.getMessage().startswith("Compiling ")
+            ]
+            caplog.clear()
+            return found
+
+        yield names
+
+
+def test_the_loop_is_compiled_once(compiled, monkeypatch):
+    monkeypatch.setattr(loop, "_CHUNK_SECONDS", 0.0)  # many chunks
+    problem, other = toy(0), toy(1)
+    optimizer = chain(gdsec_jax.gdsec(WORKERS, xi=1.0), problem)
+    compiled()
+    simulate(problem, optimizer, TOY_ROUNDS)
+    assert compiled().count("jit(_run_chunk)") == 1
+    simulate(other, optimizer, TOY_ROUNDS, target_error=1e-9, divergence_factor=1e3)
+    assert "jit(_run_chunk)" not in compiled()
+
+
+def test_another_number_of_rounds_compiles_nothing(compiled):
+    run_toy()
+    compiled()
+    run_toy(TOY_ROUNDS + 1)
+    run_toy(TOY_ROUNDS - 1)
+    assert "jit(_run_chunk)" not in compiled()
+
+
+def test_the_loss_is_traced_a_few_times_whatever_the_chunks(monkeypatch):
+    monkeypatch.setattr(loop, "_CHUNK_SECONDS", 0.0)
+    traces = []
+
+    def loss(params, points):
+        traces.append(1)
+        return 0.5 * jnp.sum((params - points) ** 2)
+
+    problem = problems.from_loss(loss, np.float32([[1.0], [3.0]]), jnp.zeros(1))
+    optimizer = optax.chain(gdsec_jax.gdsec(2, xi=0.1), optax.sgd(0.1))
+    traces.clear()
+    simulate(problem, optimizer, 80)
+    first = len(traces)
+    assert first <= 12
+    traces.clear()
+    simulate(problem, optimizer, 80)
+    assert len(traces) < first / 2
+
+
+def test_running_twice_gives_the_same_and_spends_nothing():
+    start = jnp.array([1.0, 2.0])
+    problem = problems.from_loss(
+        lambda p, d: 0.5 * jnp.sum((p - d) ** 2), np.float32([[1, 3], [5, 4]]), start
+    )
+    optimizer = optax.chain(gdsec_jax.gdsec(2, xi=0.1), optax.adam(0.1))
+    with jax.numpy_dtype_promotion("standard"):  # optax's adam needs it
+        first = simulate(problem, optimizer, 40)
+        second = simulate(problem, optimizer, 40)
+    assert_same_course(first, second)
+    np.testing.assert_array_equal(problem.init_params, [1.0, 2.0])
+    np.testing.assert_array_equal(start, [1.0, 2.0])
+    assert not np.array_equal(first.params, start)
+
+
+# Exact bits without 64-bit integers on the device
+
+
+def test_bits_beyond_32_bits_are_exact_without_x64():
+    assert not jax.config.jax_enable_x64  # pyright: ignore
+    length, width = 300, 2**24
+    points = np.arange(1, 2 * length + 1, dtype=np.float32).reshape(2, length)
+    problem = problems.from_loss(
+        lambda p, d: 0.5 * jnp.sum((p - d) ** 2), points, jnp.zeros(length)
+    )
+    form = wire.Format("coo", width)
+    plain = simulate(
+        problem, optax.chain(gdsec_jax.gd(2, wire=form), optax.sgd(0.1)), 10
+    )
+    np.testing.assert_array_equal(plain.bits, length * width)
+    np.testing.assert_array_equal(plain.broadcast_bits, length * width)
+    assert plain.bits.dtype == plain.total_bits.dtype == np.int64
+    assert plain.total_bits[-1] == 20 * length * width > 2**36
+
+    sparse = simulate(
+        problem, optax.chain(gdsec_jax.gdsec(2, xi=5.0, wire=form), optax.sgd(0.1)), 10
+    )
+    sent = sparse.entries
+    assert ((sent > 0) & (sent < length)).any()
+    expected = np.where(sent > 0, 9 + sent * (width + 9), 0)
+    np.testing.assert_array_equal(sparse.bits, expected)
+
+
+def test_more_uploads_than_an_int32_counts():
+    length = 50_000
+    points = np.ones((5, 1), np.float32) * np.arange(1, 6, dtype=np.float32)[:, None]
+    problem = problems.from_loss(
+        lambda p, d: 0.5 * jnp.sum((p - d) ** 2), points, jnp.zeros(length)
+    )
+    optimizer = optax.chain(gdsec_jax.gd(5), optax.sgd(0.01))
+    history = simulate(problem, optimizer, 300, eval_every=300)
+    assert history.total_bits.tolist() == [300 * 5 * 32 * length]
+    assert history.total_bits[0] > 2**31
+
+
+# The progress bar, and what is refused
+
+
+def test_a_bar_is_shown_when_asked_for(capsys):
+    run_toy()
+    assert capsys.readouterr().err == ""
+    run_toy(progress=True)
+    shown = capsys.readouterr()
+    assert "ridge" in shown.err
+    assert f"{TOY_ROUNDS}/{TOY_ROUNDS}" in shown.err
+    assert shown.out == ""
+
+
+@pytest.mark.parametrize("name", ["num_rounds", "eval_every"])
+@pytest.mark.parametrize("value", [0, -3, 2.5, math.nan, math.inf, "5", None])
+def test_numbers_of_rounds_are_positive_ints(name, value):
+    arguments = {"num_rounds": 10} | {name: value}
+    with pytest.raises(
+        ValueError, match=f"{name} must be a positive int, got {value!r}"
+    ):
+        simulate(toy(), toy_optimizer(), **arguments)
+
+
+@pytest.mark.parametrize("name", ["num_rounds", "eval_every"])
+def test_a_whole_float_is_an_int_or_refused(name):
+    try:
+        history = run_toy(**{name: 10.0})  # pyright: ignore
+    except ValueError as error:
+        assert f"{name} must be a positive int, got 10.0" in str(error)  # noqa: PT017
+    else:
+        assert history.eval_rounds[0] == {"num_rounds": 1, "eval_every": 10}[name]
+
+
+def test_the_optimizer_must_know_the_number_of_workers():
+    message = r"cannot take gradients of 5 workers: .*num_workers=4"
+    with pytest.raises(ValueError, match=message):
+        simulate(toy(), chain(gdsec_jax.gd(4), toy()), 10)
+
+
+def test_the_optimizer_must_hold_an_algorithm():
+    with pytest.raises(ValueError, match="holds no algorithm of gdsec_jax, expected"):
+        simulate(toy(), optax.sgd(0.1), 10)
+
+
+def test_a_wrapper_around_the_algorithm_is_refused():
+    wrapped = optax.apply_if_finite(toy_optimizer(), 5)
+    message = (
+        r"cannot take gradients of 5 workers: .* wrappers such as .*apply_if_finite"
+    )
+    with pytest.raises(ValueError, match=message):
+        simulate(toy(), wrapped, 10)
+
+
+def test_a_wrapper_behind_the_algorithm_is_fine():
+    optimizer = optax.chain(
+        gdsec_jax.gdsec(WORKERS, xi=10.0, wire=wire.Format("rle", 32)),
+        optax.apply_if_finite(optax.sgd(1 / toy().smoothness), 5),
+    )
+    history = simulate(toy(), optimizer, TOY_ROUNDS)
+    np.testing.assert_array_equal(history.bits, run_toy().bits)
+
+
+def test_the_error_must_be_finite_at_the_start():
+    problem = problems.from_loss(
+        lambda p, d: jnp.sum(d / p), np.ones((2, 1), np.float32), jnp.zeros(1)
+    )
+    optimizer = optax.chain(gdsec_jax.gd(2), optax.sgd(0.1))
+    message = (
+        "objective is inf at the initial params of custom, expected a finite number"
+    )
+    with pytest.raises(ValueError, match=message):
+        simulate(problem, optimizer, 10)
