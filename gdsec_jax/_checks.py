@@ -1,5 +1,7 @@
 """Checks of what users hand in: one sentence with the name, the value, the remedy."""
 
+import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -18,19 +20,43 @@ def is_traced(value: PyTree) -> bool:
 
 def number_of_workers(num_workers: Any) -> None:
     """M is a shape, so it must be a Python int of at least one."""
-    if is_traced(num_workers) or not isinstance(num_workers, (int, np.integer)):
+    if is_traced(num_workers) or isinstance(num_workers, jax.Array):
         raise ValueError(
-            f"num_workers must be a Python int, got {num_workers!r}; with "
+            f"num_workers is {num_workers!r}, expected a Python int: with "
             "optax.inject_hyperparams name it in static_args."
         )
-    if num_workers < 1:
-        raise ValueError(f"num_workers must be at least 1, got {num_workers}.")
+    integer("num_workers", num_workers, 1)
+
+
+def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
+    """Return `value` as an int of at least `low` and at most `high`."""
+    bounds = f"at least {low}" if high is None else f"from {low} to {high}"
+    message = f"{name} is {value!r}, expected an integer {bounds}."
+    try:
+        result = operator.index(value)
+    except TypeError as error:
+        raise ValueError(message) from error
+    if result < low or (high is not None and result > high):
+        raise ValueError(message)
+    return result
+
+
+def positive(name: str, value: Any) -> float:
+    """Return `value` as a finite float above zero."""
+    message = f"{name} is {value!r}, expected a finite number above 0."
+    try:
+        result = float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(message) from error
+    if not (math.isfinite(result) and result > 0):
+        raise ValueError(message)
+    return result
 
 
 def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """`value` is one of the words in `choices`."""
     if value not in choices:
-        raise ValueError(f"{name} must be one of {choices}, got {value!r}.")
+        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}.")
 
 
 def in_range(name: str, value: PyTree | Callable, low: float, high: float) -> None:
@@ -39,12 +65,12 @@ def in_range(name: str, value: PyTree | Callable, low: float, high: float) -> No
         return
     for leaf in jax.tree.leaves(value):
         leaf = np.asarray(leaf)
-        if not np.all((leaf >= low) & (leaf <= high)):  # written so that NaN fails
+        outside = leaf[~((leaf >= low) & (leaf <= high))]  # written so that NaN is
+        if outside.size:
             bounds = (
                 f"at least {low:g}" if high == np.inf else f"in [{low:g}, {high:g}]"
             )
-            wrong = leaf[~((leaf >= low) & (leaf <= high))].flat[0]
-            raise ValueError(f"{name} must be {bounds}, got {wrong:g}.")
+            raise ValueError(f"{name} is {outside[0]:g}, expected a number {bounds}.")
 
 
 def floating(params: PyTree) -> None:

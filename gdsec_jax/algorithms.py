@@ -18,6 +18,7 @@ on_nonfinite, on_standstill
 """
 
 import jax
+import numpy as np
 import optax
 from optax.experimental import aggregating
 
@@ -221,6 +222,7 @@ def _with_difference_memory(compressor, num_workers, beta, state_dtype, **option
 def _share(xi, num_workers: int, reduction: Reduction):
     """A worker's xi: an M-th each if f is the sum of the f_m, all of it for a mean."""
     _checks.number_of_workers(num_workers)
+    _checks.in_range("xi", xi, 0.0, np.inf)
     if callable(xi):
         return lambda round: _share(xi(round), num_workers, reduction)
     return xi if reduction == "mean" else jax.tree.map(lambda x: x / num_workers, xi)

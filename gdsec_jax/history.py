@@ -163,8 +163,8 @@ class History:
 
 def _from_xarray(dataset: xr.Dataset, params_like) -> History:
     leaves = {
-        str(name).removeprefix(_PARAMS): jnp.asarray(
-            variable.values.astype(jnp.dtype(variable.attrs["dtype"]))
+        str(name).removeprefix(_PARAMS): variable.values.astype(
+            jnp.dtype(variable.attrs["dtype"])
         )
         for name, variable in dataset.data_vars.items()
         if str(name).startswith(_PARAMS)

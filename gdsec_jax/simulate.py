@@ -17,6 +17,7 @@ import optax
 import rich.console
 import rich.progress
 
+from gdsec_jax import _checks
 from gdsec_jax._check_optimizer import check
 from gdsec_jax._last_round import LastRound, last_round
 from gdsec_jax.history import History, Outcome
@@ -108,9 +109,9 @@ def simulate(
       >>> history.bits.shape
       (50, 4)
     """
-    for name, value in (("num_rounds", num_rounds), ("eval_every", eval_every)):
-        if value < 1 or value != int(value):
-            raise ValueError(f"{name} must be a positive int, got {value!r}.")
+    num_rounds = _checks.integer("num_rounds", num_rounds, 1)
+    eval_every = _checks.integer("eval_every", eval_every, 1)
+    divergence_factor = _checks.positive("divergence_factor", divergence_factor)
     optimizer = optax.with_extra_args_support(optimizer)
     check(optimizer, problem.init_params, problem.num_workers)
     initial_error = float(

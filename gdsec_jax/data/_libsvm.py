@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from sklearn import datasets
 
-from gdsec_jax.data import _checks, _compressed
+from gdsec_jax import _checks
+from gdsec_jax.data import _compressed
 from gdsec_jax.data._dataset import Dataset, checked
 
 

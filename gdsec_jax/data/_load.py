@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple, cast
 import numpy as np
 from sklearn import datasets
 
-from gdsec_jax.data import _checks, _files
+from gdsec_jax import _checks
+from gdsec_jax.data import _files
 from gdsec_jax.data._dataset import Dataset, checked
 from gdsec_jax.data._registry import REMOTE, File
 

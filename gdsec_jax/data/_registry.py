@@ -149,7 +149,7 @@ REMOTE: Mapping[str, Remote] = {
             "test": _libsvm_file("multiclass/dna.scale.t", (1_186, 180)),
         },
     ),
-    # MD5 of rcv1 and covtype: the data sets of epfml/pax, a single source.
+    # MD5 of rcv1 and covtype: epfml/pax, pax/tasks/datasets/libsvm.py, a single source.
     "rcv1": Remote(
         "binary",
         _LIBSVM + "binary.html#rcv1.binary",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gdsec_jax.data import _checks
+from gdsec_jax import _checks
 
 _HOW = ("shuffled", "contiguous", "sorted", "dirichlet")
 

@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 from scipy import sparse
 
-from gdsec_jax.data import _checks
+from gdsec_jax import _checks
 from gdsec_jax.data._dataset import Dataset
 
 _MAX_WORKERS = 60  # beyond, L_M exceeds what float64 features can resolve

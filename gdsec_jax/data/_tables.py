@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gdsec_jax.data import _checks, _compressed
+from gdsec_jax import _checks
+from gdsec_jax.data import _compressed
 from gdsec_jax.data._dataset import Dataset, checked
 
 _NPZ_NAMES = (("features", "targets"), ("X", "y"))

@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse
 from jax.experimental import sparse
 
-from gdsec_jax import data
+from gdsec_jax import _checks, data
 from gdsec_jax.problems import _constants
 from gdsec_jax.problems._problem import ErrorMeasure, Problem
 
@@ -90,8 +90,7 @@ def samples(
             )
     if regularization is None:
         regularization = 1.0 / targets.shape[0]
-    if not 0 <= regularization < np.inf:
-        raise ValueError(f"regularization must be at least 0, got {regularization}.")
+    _checks.in_range("regularization", regularization, 0.0, np.finfo(float).max)
     if isinstance(split, str):
         parts = data.split(targets, num_workers, split, seed=seed)
     else:

@@ -51,11 +51,10 @@ def as_format(wire: "str | Format") -> Format:
     """
     chosen = Format(wire) if isinstance(wire, str) else wire
     if not isinstance(chosen, Format):
-        raise ValueError(f"wire must be a name or a wire.Format, got {wire!r}.")
+        raise ValueError(f"wire is {wire!r}, expected a name or a wire.Format.")
     _checks.one_of("wire", chosen.name, FORMATS)
-    bits = chosen.value_bits
-    if bits is not None and (not isinstance(bits, int) or bits < 1):
-        raise ValueError(f"value_bits must be a positive int, got {bits!r}.")
+    if chosen.value_bits is not None:
+        _checks.integer("value_bits", chosen.value_bits, 1)
     return chosen
 
 

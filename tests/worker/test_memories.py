@@ -64,5 +64,5 @@ def test_wrong_gradients(make):
 
 
 def test_beta_out_of_range():
-    with pytest.raises(ValueError, match=r"beta must be in \[0, 1\], got 2"):
+    with pytest.raises(ValueError, match=r"beta is 2, expected a number in \[0, 1\]"):
         worker.gradient_difference(optax.identity(), 2.0)
