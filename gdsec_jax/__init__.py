@@ -11,6 +11,25 @@ from gdsec_jax.algorithms import gd as gd
 from gdsec_jax.algorithms import gdsec as gdsec
 from gdsec_jax.algorithms import gdsoec as gdsoec
 from gdsec_jax.federation import federate as federate
-from gdsec_jax.federation import server_memory as server_memory
 from gdsec_jax.history import History as History
+from gdsec_jax.server import server_memory as server_memory
+from gdsec_jax.server import worker_memories as worker_memories
 from gdsec_jax.simulate import simulate as simulate
+
+__all__ = [
+    "History",
+    "LastRound",
+    "check",
+    "data",
+    "federate",
+    "gd",
+    "gdsec",
+    "gdsoec",
+    "last_round",
+    "problems",
+    "server_memory",
+    "simulate",
+    "wire",
+    "worker",
+    "worker_memories",
+]

@@ -43,17 +43,23 @@ def check(
     grads = jax.tree.map(
         lambda p: jax.ShapeDtypeStruct((num_workers, *p.shape), p.dtype), shapes
     )
-    state = jax.eval_shape(optimizer.init, shapes)
-    last_round(state)
     try:
+        state = jax.eval_shape(optimizer.init, shapes)
         updates, new_state = jax.eval_shape(optimizer.update, grads, state, shapes)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # whatever a foreign stage makes of an axis of workers
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
             f"this optimizer cannot take gradients of {num_workers} workers: {reason} "
             f"{_REMEDY}"
         ) from error
-    _checks.same_shapes("the optimizer's updates", updates, shapes)
+    last_round(state)
+    try:
+        _checks.same_shapes("the optimizer's updates", updates, shapes)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} A stage keeps the axis of workers: instead of optax.masked use "
+            f"optax.partition with gdsec_jax.gd for the rest. {_REMEDY}"
+        ) from error
     if _signature(state) != _signature(new_state):
         raise ValueError(
             "this optimizer's state changes its shapes in an update, so that no loop "

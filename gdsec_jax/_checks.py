@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 PyTree = Any
+LARGEST = float(np.finfo(np.float64).max)  # as an upper bound: any finite number
 
 
 def is_traced(value: PyTree) -> bool:
@@ -32,6 +33,8 @@ def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
     """Return `value` as an int of at least `low` and at most `high`."""
     bounds = f"at least {low}" if high is None else f"from {low} to {high}"
     message = f"{name} is {value!r}, expected an integer {bounds}."
+    if isinstance(value, bool):
+        raise ValueError(message)
     try:
         result = operator.index(value)
     except TypeError as error:
@@ -63,18 +66,45 @@ def in_range(name: str, value: PyTree | Callable, low: float, high: float) -> No
     """Every leaf lies in [low, high]; schedules and traced values are let through."""
     if callable(value) or is_traced(value):
         return
-    for leaf in jax.tree.leaves(value):
+    for leaf in jax.tree.leaves(value, is_leaf=lambda x: x is None):
         leaf = np.asarray(leaf)
+        if leaf.dtype.kind not in "iuf" and not jnp.issubdtype(
+            leaf.dtype, jnp.floating
+        ):
+            raise ValueError(f"{name} is {value!r}, expected real numbers.")
+        leaf = leaf.astype(np.float64)
         outside = leaf[~((leaf >= low) & (leaf <= high))]  # written so that NaN is
         if outside.size:
             bounds = (
-                f"at least {low:g}" if high == np.inf else f"in [{low:g}, {high:g}]"
+                f"in [{low:g}, {high:g}]" if high < LARGEST else f"at least {low:g}"
             )
             raise ValueError(f"{name} is {outside[0]:g}, expected a number {bounds}.")
 
 
+def number_in_range(name: str, value: Any, low: float, high: float) -> None:
+    """A single number, perhaps traced, in [low, high]."""
+    if callable(value) or value is None or jnp.shape(value) != ():
+        raise ValueError(
+            f"{name} is {value!r}, expected one number in [{low:g}, {high:g}]."
+        )
+    in_range(name, value, low, high)
+
+
+def state_dtype(dtype: Any) -> None:
+    """None, or a floating-point dtype."""
+    try:
+        if dtype is None or jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
+            return
+    except TypeError:
+        pass
+    raise ValueError(
+        f"state_dtype is {dtype!r}, expected a floating-point dtype or None; with "
+        "optax.inject_hyperparams name it in static_args."
+    )
+
+
 def floating(params: PyTree) -> None:
-    """Every parameter is a real floating-point array."""
+    """There are parameters, each a real floating-point array."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating):

@@ -19,8 +19,10 @@ def zero_memory(params, state_dtype=None):
     """
 
     def zeros(param):
-        wide = state_dtype or widest(jnp.result_type(param), jnp.float32)
-        return jnp.zeros(jnp.shape(param), wide)
+        dtype = state_dtype
+        if dtype is None:
+            dtype = widest(jnp.result_type(param), jnp.float32)
+        return jnp.zeros(jnp.shape(param), dtype)
 
     return jax.tree.map(zeros, params)
 
@@ -51,6 +53,39 @@ def cast_like(tree, reference):
         return tree
     return jax.tree.map(
         lambda x, like: x.astype(jnp.result_type(like)), tree, reference
+    )
+
+
+def flush(tree):
+    """The tree with subnormal numbers and -0.0 as 0, which no message can carry.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from gdsec_jax import wire
+      >>> wire.flush(jnp.array([-0.0, 1e-40, 2.0]))
+      Array([0., 0., 2.], dtype=float32)
+    """
+
+    def one(x):
+        return jnp.where(jnp.abs(x) < jnp.finfo(x.dtype).tiny, jnp.zeros_like(x), x)
+
+    return jax.tree.map(one, tree)
+
+
+def over_workers(messages, reduction):
+    """The sum over the first axis, or its M-th, whoever was present."""
+    total = jax.tree.map(_sum, messages)
+    if reduction == "sum":
+        return total
+    return jax.tree.map(lambda x, all_m: x / all_m.shape[0], total, messages)
+
+
+def _sum(messages):
+    # A product with ones: XLA's CPU backend sums over a leading axis much slower.
+    dtype = widest(messages.dtype, jnp.float32)
+    ones = jnp.ones(messages.shape[0], dtype)
+    return jnp.tensordot(
+        ones, messages.astype(dtype), 1, precision=jax.lax.Precision.HIGHEST
     )
 
 

@@ -13,25 +13,27 @@ wire
     The bit format that `last_round` reports; see `gdsec_jax.wire`.
 state_dtype
     dtype of the memories; by default the parameter's, but at least float32.
+server
+    Where the server's h comes from: "workers", the sum of the h_m, which a simulation
+    sees (`worker_memories`), or "running", a sum of its own (`server_memory`). The same
+    but for rounding, which lets a running sum drift.
 on_nonfinite, on_standstill
     See `federate`.
 """
 
+from typing import Literal
+
 import jax
-import numpy as np
 import optax
 from optax.experimental import aggregating
 
 from gdsec_jax import _checks
-from gdsec_jax.federation import (
-    OnNonfinite,
-    OnStandstill,
-    Reduction,
-    federate,
-    server_memory,
-)
+from gdsec_jax.federation import OnNonfinite, OnStandstill, Reduction, federate
+from gdsec_jax.server import server_memory, worker_memories
 from gdsec_jax.wire import Format, as_format
 from gdsec_jax.worker import censor, error_feedback, gradient_difference
+
+Server = Literal["workers", "running"]
 
 
 def gd(
@@ -88,6 +90,7 @@ def gdsec(
     weights=None,
     wire: str | Format = "coo",
     state_dtype=None,
+    server: Server = "workers",
     on_nonfinite: OnNonfinite = "drop",
     on_standstill: OnStandstill = "send",
 ) -> aggregating.Aggregator:
@@ -114,8 +117,8 @@ def gdsec(
         `coordinate_smoothness`.
       beta: :math:`\beta` in [0, 1]; may be traced. Small smooths the memory of the
         gradient, 0 drops it.
-      reduction, weights, wire, state_dtype, on_nonfinite, on_standstill: see the
-        module.
+      reduction, weights, wire, state_dtype, server, on_nonfinite, on_standstill: see
+        the module.
 
     Returns:
       An Aggregator, from gradients [M, *param] to the direction
@@ -150,6 +153,7 @@ def gdsec(
         num_workers,
         beta,
         state_dtype,
+        server,
         reduction=reduction,
         weights=weights,
         wire=wire,
@@ -167,6 +171,7 @@ def gdsoec(
     weights=None,
     wire: str | Format = "coo",
     state_dtype=None,
+    server: Server = "workers",
     on_nonfinite: OnNonfinite = "drop",
     on_standstill: OnStandstill = "send",
 ) -> aggregating.Aggregator:
@@ -179,8 +184,8 @@ def gdsoec(
       num_workers: M.
       xi: as in `gdsec`; it stalls or diverges at values that GD-SEC bears.
       beta: as in `gdsec`.
-      reduction, weights, wire, state_dtype, on_nonfinite, on_standstill: see the
-        module.
+      reduction, weights, wire, state_dtype, server, on_nonfinite, on_standstill: see
+        the module.
 
     Returns:
       An Aggregator, as `gdsec`.
@@ -201,6 +206,7 @@ def gdsoec(
         num_workers,
         beta,
         state_dtype,
+        server,
         reduction=reduction,
         weights=weights,
         wire=wire,
@@ -209,12 +215,17 @@ def gdsoec(
     )
 
 
-def _with_difference_memory(compressor, num_workers, beta, state_dtype, **options):
+def _with_difference_memory(
+    compressor, num_workers, beta, state_dtype, server, *, reduction, **options
+):
     """Both sides of a gradient-difference memory, the workers' and the server's."""
+    _checks.one_of("server", server, ("workers", "running"))
+    running = server_memory(beta, state_dtype=state_dtype)
     return federate(
         gradient_difference(compressor, beta, state_dtype=state_dtype),
         num_workers,
-        server=server_memory(beta, state_dtype=state_dtype),
+        server=running if server == "running" else worker_memories(reduction),
+        reduction=reduction,
         **options,
     )
 
@@ -222,7 +233,7 @@ def _with_difference_memory(compressor, num_workers, beta, state_dtype, **option
 def _share(xi, num_workers: int, reduction: Reduction):
     """A worker's xi: an M-th each if f is the sum of the f_m, all of it for a mean."""
     _checks.number_of_workers(num_workers)
-    _checks.in_range("xi", xi, 0.0, np.inf)
+    _checks.in_range("xi", xi, 0.0, _checks.LARGEST)
     if callable(xi):
         return lambda round: _share(xi(round), num_workers, reduction)
     return xi if reduction == "mean" else jax.tree.map(lambda x: x / num_workers, xi)

@@ -55,9 +55,11 @@ def federate(
     The pipeline is handed, as extra arguments of its update: `params_change`
     (theta^k - theta^{k-1}; None without params), `past_changes` (the squared norms of
     the last 10 of these, latest first, zero-padded), `round` (int32, the first is 0),
-    `active` (bool, whether this worker takes part), and with a key `key` (its own for
-    each worker and round) and `round_key` (common to all workers), beside those
-    the caller passes to update.
+    `active` (bool, whether this worker takes part), `like` (a tree with the dtypes that
+    messages travel in: the parameters'), and with a key `key` (its own for each worker
+    and round) and `round_key` (common to all workers). What else the caller passes to
+    update goes to every worker. The server is handed the same, but for `key`, with
+    `messages` ([M, *param]) and `workers` (the pipelines' states before the round).
 
     Args:
       worker: a transformation for one worker, from its gradient to its message.
@@ -71,15 +73,16 @@ def federate(
         `wire.Format`.
       key: an int or a random key, for pipelines that draw; may be traced.
       on_nonfinite: "drop" leaves a worker out for the round if its gradient has an
-        entry that is not finite: message 0, its state unchanged. "propagate" sends it.
+        entry that is not finite, or its message: message 0, its state unchanged.
+        "propagate" sends it.
       on_standstill: params_change where theta did not move at all: "send" leaves it at
         0, "hold" keeps the last that was not 0.
 
     Returns:
       An `optax.experimental.aggregating.Aggregator`: update takes gradients with leaves
       [M, *param], and returns leaves [*param] in the parameter's dtype. An extra
-      argument `active`, bool [M], names the workers of the round; the others compute
-      nothing, and their state is frozen.
+      argument `active`, bool [M], names the workers of the round; of the others nothing
+      is sent, and their state is frozen.
 
     Raises:
       ValueError: num_workers is no positive int; an option is unknown; weights, active,
@@ -139,25 +142,28 @@ def federate(
             "params_change": change,
             "past_changes": past_changes,
             "round": state.round,
+            "like": previous,
         }
-        finite = _all_finite(updates, num_workers)
+        gradients = _scale(updates, weights)
         chosen = _as_mask(active, num_workers)
-        present = chosen if on_nonfinite == "propagate" else chosen & finite
+        present = chosen
+        if on_nonfinite == "drop":
+            present &= _all_finite(gradients, num_workers)
 
         def run_worker(gradient, worker_state, own):
-            return worker.update(gradient, worker_state, params, **shared, **own)
+            return worker.update(gradient, worker_state, params, **(shared | own))
 
         own = worker_keys | {"active": present}
-        messages, workers = jax.vmap(run_worker)(
-            _scale(updates, weights), state.workers, own
-        )
-        messages = _where(present, flush(messages), optax.tree.zeros_like(messages))
+        messages, workers = jax.vmap(run_worker)(gradients, state.workers, own)
+        messages = flush(_trees.cast_like(messages, previous))
+        if on_nonfinite == "drop":  # a narrow dtype may overflow
+            present &= _all_finite(messages, num_workers)
+        messages = _where(present, messages, optax.tree.zeros_like(messages))
         layout = state.sent.uploads.layout
         uploads = jax.vmap(lambda message: count(message, layout))(messages)
 
-        aggregate = jax.tree.map(_sum_over_workers, messages)
-        if reduction == "mean":
-            aggregate = jax.tree.map(lambda x: x / num_workers, aggregate)
+        aggregate = _trees.over_workers(messages, reduction)
+        shared |= {"messages": messages, "workers": state.workers}
         aggregate, server_state = server.update(
             aggregate, state.server, params, **shared
         )
@@ -176,61 +182,19 @@ def federate(
     return aggregating.Aggregator(init, update)  # pyright: ignore
 
 
-class ServerMemoryState(NamedTuple):
-    """State of `server_memory`."""
-
-    memory: optax.Updates  # h = sum of h_m: a leaf a parameter, in the state's dtype
-
-
-def server_memory(
-    beta=1.0, *, state_dtype=None
-) -> optax.GradientTransformationExtraArgs:
-    r"""The server's side of `worker.gradient_difference`: what it knows of all workers.
-
-    .. math:: \text{update} = h + u, \quad h \leftarrow h + \beta u
-
-    Args:
-      beta: the workers' :math:`\beta` in [0, 1]; may be traced.
-      state_dtype: dtype of h; by default the parameter's, but at least float32.
-
-    Returns:
-      A transformation of the workers' aggregated message u. In float32, h drifts from
-      the workers' sum by rounding.
-
-    Raises:
-      ValueError: beta lies outside [0, 1].
-
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> import gdsec_jax
-      >>> memory = gdsec_jax.server_memory(beta=0.5)
-      >>> state = memory.init(jnp.zeros(2))
-      >>> _, state = memory.update(jnp.array([2.0, 4.0]), state)
-      >>> memory.update(jnp.array([1.0, 0.0]), state)[0]
-      Array([2., 2.], dtype=float32)
-    """
-    _checks.in_range("beta", beta, 0.0, 1.0)
-
-    def init(params):
-        return ServerMemoryState(_trees.zero_memory(params, state_dtype))
-
-    def update(updates, state, params=None, **extra_args):
-        del params, extra_args
-        memory = _trees.add_scaled(state.memory, beta, updates)
-        return _trees.add(state.memory, updates), ServerMemoryState(memory)
-
-    return optax.GradientTransformationExtraArgs(init, update)
-
-
 def _weights(weights, num_workers: int, reduction: Reduction):
     """Factors of the gradients, or None: w_m, for a mean scaled to average 1."""
     if weights is None:
         return None
-    if jnp.shape(weights) != (num_workers,):
+    if not isinstance(weights, jax.Array):
+        weights = np.asarray(weights)
+    if weights.shape != (num_workers,):
         raise ValueError(
-            f"weights has shape {jnp.shape(weights)}, expected ({num_workers},)."
+            f"weights has shape {weights.shape}, expected ({num_workers},)."
         )
-    _checks.in_range("weights", weights, 0.0, np.finfo(np.float64).max)
+    _checks.in_range("weights", weights, 0.0, _checks.LARGEST)
+    if not _checks.is_traced(weights) and not np.any(weights):
+        raise ValueError("weights is 0 for every worker, expected one above 0.")
     weights = jnp.asarray(weights)
     return weights / weights.mean() if reduction == "mean" else weights
 
@@ -275,28 +239,20 @@ def _all_finite(gradients, num_workers: int) -> jax.Array:
     return finite
 
 
-def _sum_over_workers(messages):
-    # A product with ones: XLA's CPU backend sums over a leading axis much slower.
-    dtype = _trees.widest(messages.dtype, jnp.float32)
-    ones = jnp.ones(messages.shape[0], dtype)
-    return jnp.tensordot(
-        ones, messages.astype(dtype), 1, precision=jax.lax.Precision.HIGHEST
-    )
-
-
 def _change(params, state: FederationState, hold: bool):
     """theta^k - theta^{k-1}, the squared norms of the last ones, the change to hold."""
     if params is None:
         return None, state.past_changes, state.held_change
     _checks.same_shapes("params", params, state.previous_params)
     change = jax.tree.map(jnp.subtract, params, state.previous_params)
-    norm = jnp.zeros((), state.past_changes.dtype)
+    norm, moved = jnp.zeros((), state.past_changes.dtype), jnp.zeros((), bool)
     for leaf in jax.tree.leaves(change):
         norm += jnp.square(leaf.astype(norm.dtype)).sum()
+        moved |= (leaf != 0).any()
     past = jnp.roll(state.past_changes, 1).at[0].set(norm)
     if not hold:
         return change, past, ()
-    change = optax.tree.where(norm > 0, change, state.held_change)
+    change = optax.tree.where(moved, change, state.held_change)
     return change, past, change
 
 

@@ -144,6 +144,23 @@ def test_the_sum_over_workers_is_accurate():
     )
 
 
+def test_reserved_names_are_the_federations_own():
+    params, grads = jnp.zeros(1), jnp.ones((2, 1))
+    algorithm = gdsec_jax.federate(drawing("key"), 2, key=0)
+    state = algorithm.init(params)
+    ours, _ = algorithm.update(grads, state, params)
+    theirs, _ = algorithm.update(grads, state, params, key=jax.random.key(5), round=9)
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_worker_memories_need_one_gradient_difference():
+    algorithm = gdsec_jax.federate(
+        optax.identity(), 2, server=gdsec_jax.worker_memories()
+    )
+    with pytest.raises(ValueError, match="holds 0 gradient_difference, expected 1"):
+        algorithm.update(jnp.ones((2, 1)), algorithm.init(jnp.zeros(1)))
+
+
 # last_round.
 
 

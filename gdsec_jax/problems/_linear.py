@@ -90,7 +90,7 @@ def samples(
             )
     if regularization is None:
         regularization = 1.0 / targets.shape[0]
-    _checks.in_range("regularization", regularization, 0.0, np.finfo(float).max)
+    _checks.in_range("regularization", regularization, 0.0, _checks.LARGEST)
     if isinstance(split, str):
         parts = data.split(targets, num_workers, split, seed=seed)
     else:

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from gdsec_jax import _checks
@@ -36,7 +35,7 @@ def proximal_l1(strength) -> optax.GradientTransformationExtraArgs:
       Beck and Teboulle, A Fast Iterative Shrinkage-Thresholding Algorithm, 2009,
       https://doi.org/10.1137/080716542
     """
-    _checks.in_range("strength", strength, 0.0, np.inf)
+    _checks.in_range("strength", strength, 0.0, _checks.LARGEST)
 
     def shrink(update, param):
         x = param + update

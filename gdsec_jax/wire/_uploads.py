@@ -94,22 +94,6 @@ def layout_of(params: Any, wire: str | Format) -> Layout:
     return Layout(form, length, widths, dense_bits)
 
 
-def flush(message: Any) -> Any:
-    """The message with subnormal numbers and -0.0 as 0, which no format can carry.
-
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> from gdsec_jax import wire
-      >>> wire.flush(jnp.array([-0.0, 1e-40, 2.0]))
-      Array([0., 0., 2.], dtype=float32)
-    """
-
-    def one(x):
-        return jnp.where(jnp.abs(x) < jnp.finfo(x.dtype).tiny, jnp.zeros_like(x), x)
-
-    return jax.tree.map(one, message)
-
-
 def count(message: Any, layout: Layout) -> Uploads:
     """Count one flushed message. Traceable; vmap it over workers.
 
@@ -126,6 +110,11 @@ def count(message: Any, layout: Layout) -> Uploads:
     """
     nonzero = [(leaf != 0).ravel() for leaf in jax.tree.leaves(message)]
     widths = [_width(leaf, layout.format) for leaf in jax.tree.leaves(message)]
+    if not set(widths) <= set(layout.widths):
+        raise ValueError(
+            f"a message with values of {sorted(set(widths))} bits does not fit a "
+            f"layout of {list(layout.widths)} bits."
+        )
 
     def values_of(width, number):
         leaves = [x for x, own in zip(nonzero, widths, strict=True) if own == width]

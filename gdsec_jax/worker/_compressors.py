@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from gdsec_jax import _checks, _trees
@@ -21,7 +20,8 @@ def censor(xi) -> optax.GradientTransformationExtraArgs:
       xi: :math:`\xi_i \ge 0` as this worker uses it, in the units of the gradient over
         those of the parameters: a scalar; a tree that is a prefix of the parameters',
         each leaf broadcasting against theirs; or a schedule, called with the round (the
-        first is 0), that returns one of these. May be traced. 0 sends everything.
+        first is 0), that returns one of these. May be traced. 0 sends everything, and
+        so does a schedule that returns less.
 
     Returns:
       A transformation for one worker. Its update needs the extra argument
@@ -45,7 +45,7 @@ def censor(xi) -> optax.GradientTransformationExtraArgs:
       Chen, Blum, Takáč, Sadler, Distributed Learning With Sparsified Gradient
       Differences, 2022, https://doi.org/10.1109/JSTSP.2022.3162989
     """
-    _checks.in_range("xi", xi, 0.0, np.inf)
+    _checks.in_range("xi", xi, 0.0, _checks.LARGEST)
 
     def update(updates, state, params=None, *, params_change=None, round=0, **extra):
         del params, extra

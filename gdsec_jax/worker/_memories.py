@@ -21,6 +21,12 @@ class GradientDifferenceState(NamedTuple):
     compressor: optax.OptState
 
 
+def _message(compressor, v, state, params, extra_args):
+    """C(v) as it travels: in the parameters' dtypes, without subnormal numbers."""
+    u, state = compressor.update(v, state, params, **extra_args)
+    return _trees.flush(_trees.cast_like(u, extra_args.get("like", params))), state
+
+
 def error_feedback(
     compressor: optax.GradientTransformation, *, state_dtype=None
 ) -> optax.GradientTransformationExtraArgs:
@@ -28,8 +34,8 @@ def error_feedback(
 
     .. math:: v = g + e, \quad u = C(v), \quad e \leftarrow v - u
 
-    The message u travels in the parameter's dtype; what that cast rounds off goes into
-    e with the rest.
+    The message u travels in the parameter's dtype, without subnormal numbers; what that
+    takes off goes into e with the rest.
 
     Args:
       compressor: :math:`C`, a transformation for one worker.
@@ -57,6 +63,7 @@ def error_feedback(
       Seide et al., 1-Bit Stochastic Gradient Descent, 2014; Stich et al., Sparsified
       SGD with Memory, 2018, https://arxiv.org/abs/1809.07599
     """
+    _checks.state_dtype(state_dtype)
     compressor = optax.with_extra_args_support(compressor)
 
     def init(params):
@@ -67,8 +74,7 @@ def error_feedback(
     def update(updates, state, params=None, **extra_args):
         _checks.same_shapes("gradient", updates, state.error)
         v = _trees.add(updates, state.error)
-        u, inner = compressor.update(v, state.compressor, params, **extra_args)
-        u = _trees.cast_like(u, params)
+        u, inner = _message(compressor, v, state.compressor, params, extra_args)
         error = _trees.cast_like(_trees.sub(v, u), state.error)
         return u, ErrorFeedbackState(error, inner)
 
@@ -82,7 +88,8 @@ def gradient_difference(
 
     .. math:: v = g - h, \quad u = C(v), \quad h \leftarrow h + \beta u
 
-    The server adds its own h, the workers' sum, before it steps: `server_memory`.
+    The server adds its own h, the workers' sum, before it steps: `server_memory`, or
+    `worker_memories`.
 
     Args:
       compressor: :math:`C`, a transformation for one worker.
@@ -113,7 +120,8 @@ def gradient_difference(
       2019, https://arxiv.org/abs/1901.09269; Chen et al., 2022,
       https://doi.org/10.1109/JSTSP.2022.3162989
     """
-    _checks.in_range("beta", beta, 0.0, 1.0)
+    _checks.number_in_range("beta", beta, 0.0, 1.0)
+    _checks.state_dtype(state_dtype)
     compressor = optax.with_extra_args_support(compressor)
 
     def init(params):
@@ -124,8 +132,7 @@ def gradient_difference(
     def update(updates, state, params=None, **extra_args):
         _checks.same_shapes("gradient", updates, state.memory)
         v = _trees.sub(updates, state.memory)
-        u, inner = compressor.update(v, state.compressor, params, **extra_args)
-        u = _trees.cast_like(u, params)
+        u, inner = _message(compressor, v, state.compressor, params, extra_args)
         memory = _trees.add_scaled(state.memory, beta, u)
         return u, GradientDifferenceState(memory, inner)
 

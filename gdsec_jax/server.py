@@ -1,0 +1,108 @@
+"""Pieces for the server: transformations of the workers' aggregated message."""
+
+from typing import Literal, NamedTuple
+
+import jax
+import optax
+
+from gdsec_jax import _checks, _trees
+from gdsec_jax.worker import GradientDifferenceState
+
+
+class ServerMemoryState(NamedTuple):
+    """State of `server_memory`."""
+
+    memory: optax.Updates  # h = sum of h_m: a leaf a parameter, in the state's dtype
+
+
+def server_memory(
+    beta=1.0, *, state_dtype=None
+) -> optax.GradientTransformationExtraArgs:
+    r"""The server's side of `worker.gradient_difference`: a running sum.
+
+    .. math:: \text{update} = h + u, \quad h \leftarrow h + \beta u
+
+    All that a real server needs, but rounding makes its h drift from the workers' sum,
+    without bound if their memories are narrower than float32; see `worker_memories`.
+
+    Args:
+      beta: the workers' :math:`\beta` in [0, 1]; may be traced.
+      state_dtype: dtype of h; by default the parameter's, but at least float32.
+
+    Returns:
+      A transformation of the workers' aggregated message u.
+
+    Raises:
+      ValueError: beta lies outside [0, 1].
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import gdsec_jax
+      >>> memory = gdsec_jax.server_memory(beta=0.5)
+      >>> state = memory.init(jnp.zeros(2))
+      >>> _, state = memory.update(jnp.array([2.0, 4.0]), state)
+      >>> memory.update(jnp.array([1.0, 0.0]), state)[0]
+      Array([2., 2.], dtype=float32)
+    """
+    _checks.number_in_range("beta", beta, 0.0, 1.0)
+    _checks.state_dtype(state_dtype)
+
+    def init(params):
+        return ServerMemoryState(_trees.zero_memory(params, state_dtype))
+
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
+        memory = _trees.add_scaled(state.memory, beta, updates)
+        return _trees.add(state.memory, updates), ServerMemoryState(memory)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def worker_memories(
+    reduction: Literal["sum", "mean"] = "sum",
+) -> optax.GradientTransformationExtraArgs:
+    r"""The server's side of `worker.gradient_difference`, from the workers' memories.
+
+    .. math:: \text{update} = \sum_m h_m + u
+
+    In exact arithmetic the same as `server_memory`; in floating point without its
+    drift, for a simulation sees every worker's memory. It keeps no state.
+
+    Args:
+      reduction: as of the federation.
+
+    Returns:
+      A transformation of the workers' aggregated message u, for `federate`.
+
+    Raises:
+      ValueError: the workers' pipeline holds no gradient_difference, or several.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> import gdsec_jax
+      >>> from gdsec_jax import worker
+      >>> algorithm = gdsec_jax.federate(
+      ...     worker.gradient_difference(optax.identity(), beta=0.5), 2,
+      ...     server=gdsec_jax.worker_memories())
+      >>> params, grads = jnp.zeros(1), jnp.array([[1.0], [2.0]])
+      >>> _, state = algorithm.update(grads, algorithm.init(params), params)
+      >>> algorithm.update(grads, state, params)[0]
+      Array([3.], dtype=float32)
+    """
+
+    def is_memory(node):
+        return isinstance(node, GradientDifferenceState)
+
+    def update(updates, state, params=None, *, workers=None, **extra_args):
+        del params, extra_args
+        nodes = jax.tree.leaves(workers, is_leaf=is_memory)
+        memories = [node.memory for node in nodes if is_memory(node)]
+        if len(memories) != 1:
+            raise ValueError(
+                f"the workers' pipeline holds {len(memories)} gradient_difference, "
+                "expected 1 for worker_memories."
+            )
+        known = _trees.over_workers(memories[0], reduction)
+        return _trees.add(known, updates), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
