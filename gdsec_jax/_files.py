@@ -1,10 +1,14 @@
 """Files are written whole or not at all."""
 
 import contextlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 
 @contextlib.contextmanager
@@ -26,6 +30,37 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def folder(path: str | os.PathLike) -> Path:
+    """The folder, made if it is not there, after a file could be written into it.
+
+    Raises:
+      OSError: it cannot be made or written to; the message names it.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        raise OSError(
+            f"{path} is no folder that can be written to: {error.strerror}."
+        ) from error
+
+
+def plain(name: str, values: Any) -> Any:
+    """What JSON makes of `values`: NumPy's numbers and arrays become Python's.
+
+    Raises:
+      ValueError: JSON cannot hold them.
+    """
+    try:
+        return json.loads(json.dumps(values, default=lambda x: np.asarray(x).tolist()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} is {values!r}, expected what JSON can hold."
+        ) from error
 
 
 def _umask() -> int:

@@ -1,12 +1,13 @@
 """The gdsec command."""
 
-import os
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import pydantic
 import rich.console
 import rich.table
 import scipy.sparse
@@ -117,31 +118,66 @@ def _run_with_overrides(path: Path, arguments: Sequence[str]) -> None:
     """`gdsec run`, with the fields of the file as options."""
     loaded = configs.load(path)
 
-    def run(
-        config: Annotated[configs.RunConfig, tyro.conf.arg(name="")] = loaded,
-        results: Path = Path("results"),
-    ) -> None:
-        _run(config, path.stem, results)
+    def parse(config, results: Path = Path("results")):
+        return config, results
 
-    tyro.cli(
-        run,
+    # Tyro reads the words; whether the values are right the config itself decides, in
+    # the same sentences as for a file.
+    config = _unchecked(loaded)
+    parse.__annotations__["config"] = Annotated[type(config), tyro.conf.arg(name="")]
+    parse.__defaults__ = (config, Path("results"))
+    config, results = tyro.cli(
+        parse,
         prog=f"gdsec run {path}",
         description=f"Run the config {path}, with these fields overridden.",
         args=arguments,
     )
+    _run(configs.validate(dataclasses.asdict(config), "options"), path.stem, results)
+
+
+def _unchecked(value):
+    """A config as a plain dataclass: the same fields, types and help, no validation."""
+    if isinstance(value, dict):
+        return {label: _unchecked(inner) for label, inner in value.items()}
+    if not isinstance(value, pydantic.BaseModel):
+        return value
+    fields, values = [], {}
+    for name, info in type(value).model_fields.items():
+        values[name] = _unchecked(getattr(value, name))
+        plain = info.annotation
+        if values[name] is not getattr(value, name):
+            plain = type(values[name])
+        if isinstance(values[name], dict):
+            plain = dict[str, type(next(iter(values[name].values())))]
+        help_text = tyro.conf.arg(help=info.description)
+        fields.append((name, Annotated[plain, help_text]))
+    return dataclasses.make_dataclass(type(value).__name__, fields)(**values)
+
+
+def _config_among(arguments: Sequence[str]) -> int | None:
+    """Where the config's path stands in the arguments of run."""
+    for position, argument in enumerate(arguments):
+        if argument.endswith(".toml"):
+            return position
+    return 0 if arguments and not arguments[0].startswith("-") else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command: 0 if all went well, 2 and a sentence if the input was wrong."""
-    os.environ.setdefault("PYDANTIC_ERRORS_INCLUDE_URL", "0")  # for users, not authors
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        if arguments[:1] == ["run"] and arguments[1:] and arguments[1][0] != "-":
-            _run_with_overrides(Path(arguments[1]), arguments[2:])
+        rest = arguments[1:]
+        position = _config_among(rest) if arguments[:1] == ["run"] else None
+        if position is not None:
+            path = Path(rest.pop(position))
+            _run_with_overrides(path, rest)
         else:
             app.cli(
                 prog="gdsec", description=_DESCRIPTION, args=arguments or ["--help"]
             )
+    except KeyboardInterrupt:
+        print("gdsec: interrupted.", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # the reader of our output has seen enough
         return 0
     except (ValueError, OSError) as error:

@@ -18,7 +18,7 @@ Algorithm = Literal["gd", "gdsec", "gdsoec"]
 Kind = Literal["ridge", "logistic", "softmax", "lasso", "nonlinear_least_squares"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, strict=True)]
 
 
 class _Model(pydantic.BaseModel):
@@ -149,25 +149,51 @@ def load(path: str | os.PathLike) -> RunConfig:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist, expected a TOML config.")
+        raise FileNotFoundError(f"{path} is not a file, expected a TOML config.")
     try:
-        return RunConfig.model_validate(tomllib.loads(path.read_text("utf-8")))
+        values = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid TOML: {error}.") from error
+    return validate(values, str(path))
+
+
+def validate(values: Mapping[str, Any], source: str) -> RunConfig:
+    """The config of these values; `source` is where they come from.
+
+    Raises:
+      ValueError: in one sentence that names the source, the field and its value.
+    """
+    try:
+        return RunConfig.model_validate(values)
     except pydantic.ValidationError as error:
-        raise ValueError(f"{path}: {sentence(error)}") from error
+        raise ValueError(f"{source}: {_sentence(error)}") from error
 
 
-def sentence(error: pydantic.ValidationError) -> str:
+def _sentence(error: pydantic.ValidationError) -> str:
     """The first fault of a config in one sentence: the field, its value, what to do."""
     fault = error.errors()[0]
-    where = ".".join(str(part) for part in fault["loc"]) or "config"
-    if fault["type"] == "extra_forbidden":
-        return f"{where} is an unknown field."
+    where = ".".join(str(part) for part in fault["loc"]) or "methods"
     message = fault["msg"].removeprefix("Value error, ")
-    if fault["type"] in ("missing", "value_error"):
+    message = message.removeprefix("Input should be ")
+    if fault["type"] == "extra_forbidden":
+        return f"{where} is an unknown field, expected one of {_fields(fault['loc'])}."
+    if fault["type"] == "missing":
+        return f"{where} is missing."
+    if fault["type"] == "value_error":
         return f"{where}: {message}."
-    return f"{where} is {fault['input']!r}: {message}."
+    if fault["type"].startswith(("model", "dict")):
+        message = "a table of fields"
+    return f"{where} is {fault['input']!r}, expected {message}."
+
+
+def _fields(location: tuple[Any, ...]) -> str:
+    """The fields beside an unknown one."""
+    model: type[pydantic.BaseModel] = RunConfig
+    if location[:1] == ("problem",) and len(location) > 1:
+        model = ProblemConfig
+    elif location[:1] == ("methods",) and len(location) > 2:
+        model = MethodConfig
+    return ", ".join(model.model_fields)
 
 
 def make_problem(config: ProblemConfig) -> problems.Problem:

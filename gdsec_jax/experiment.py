@@ -9,8 +9,8 @@ from pathlib import Path
 import jax
 import rich.console
 
+from gdsec_jax import _files, report
 from gdsec_jax import config as configs
-from gdsec_jax import report
 from gdsec_jax.history import History
 from gdsec_jax.simulate import simulate
 
@@ -48,8 +48,12 @@ def run(
     Raises:
       ValueError, OSError: the data cannot be had, or do not fit the config.
     """
+    folder = _files.folder(results / name)  # before the work, not after it
     with jax.enable_x64(config.problem.dtype == "float64"):
-        problem = configs.make_problem(config.problem)
+        try:
+            problem = configs.make_problem(config.problem)
+        except ValueError as error:
+            raise ValueError(f"the problem of {name}: {error}") from error
         histories = {}
         for label, method in config.methods.items():
             optimizer = configs.make_optimizer(method, config, problem)
@@ -69,13 +73,15 @@ def run(
                     eval_every=config.eval_every,
                     attributes=attributes,
                 )
-            history.save(results / name / f"{label}.nc")
-            console.print(
-                f"{label}: {history.summary()}", highlight=False, markup=False
-            )
+            history.save(folder / f"{label}.nc")
+            _say(console, f"{label}: {history.summary()}")
             histories[label] = history
     _report(config, name, results, console, histories)
     return histories
+
+
+def _say(console: rich.console.Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _report(
@@ -96,7 +102,7 @@ def _report(
     for suffix in ("png", "svg"):
         path = results / f"{name}.{suffix}"
         report.save_figure(figure, path)
-        console.print(f"wrote {path}", highlight=False, markup=False)
+        _say(console, f"wrote {path}")
     table = report.target_table(
         histories,
         config.target,

@@ -61,13 +61,19 @@ class History:
 
     def rounds_to(self, error: float) -> int | None:
         """After how many rounds the error was first at most `error`; None if never."""
-        reached = np.flatnonzero(self.objective_error <= error)
-        return int(self.eval_rounds[reached[0]]) if reached.size else None
+        first = self._first_at_most(error)
+        return None if first is None else int(self.eval_rounds[first])
 
     def bits_to(self, error: float) -> int | None:
         """The bits uploaded when the error was first at most `error`; None if never."""
+        first = self._first_at_most(error)
+        return None if first is None else int(self.total_bits[first])
+
+    def _first_at_most(self, error: float) -> int | None:
+        if error <= self.attributes.get("resolution", 0.0):
+            return None  # what looks like it may be rounding
         reached = np.flatnonzero(self.objective_error <= error)
-        return int(self.total_bits[reached[0]]) if reached.size else None
+        return int(reached[0]) if reached.size else None
 
     def summary(self) -> str:
         """One sentence: how the run ended, and what it cost."""
@@ -100,14 +106,16 @@ class History:
             "participants": (("round", "worker"), self.participants),
             "dropped": ("round", self.dropped),
         }
-        for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
-            name = _PARAMS + jax.tree_util.keystr(path)
+        leaves = jax.tree_util.tree_leaves_with_path(self.params)
+        for number, (path, leaf) in enumerate(leaves):
+            name = f"{_PARAMS}{number}"
             array = np.asarray(leaf)
             dtype = array.dtype.name
             if array.dtype.kind == "V" or dtype == "bfloat16":  # NetCDF has no bfloat16
                 array = array.astype(np.float32)
             axes = [f"{name}:{axis}" for axis in range(array.ndim)]
-            variables[name] = (axes, array, {"dtype": dtype})
+            own = {"path": jax.tree_util.keystr(path), "dtype": dtype}
+            variables[name] = (axes, array, own)
         return xr.Dataset(
             variables,
             coords={
@@ -163,7 +171,7 @@ class History:
 
 def _from_xarray(dataset: xr.Dataset, params_like) -> History:
     leaves = {
-        str(name).removeprefix(_PARAMS): variable.values.astype(
+        variable.attrs["path"]: variable.values.astype(
             jnp.dtype(variable.attrs["dtype"])
         )
         for name, variable in dataset.data_vars.items()
@@ -193,4 +201,10 @@ def _rebuild(leaves: dict, params_like):
         raise ValueError(
             f"params_like has the leaves {names}, the file {sorted(leaves)}."
         )
+    for name, (_, like) in zip(names, paths, strict=True):
+        if leaves[name].shape != np.shape(like):
+            raise ValueError(
+                f"params_like{name} has shape {np.shape(like)}, the file "
+                f"{leaves[name].shape}."
+            )
     return jax.tree.unflatten(structure, [leaves[name] for name in names])

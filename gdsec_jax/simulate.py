@@ -17,7 +17,7 @@ import optax
 import rich.console
 import rich.progress
 
-from gdsec_jax import _checks
+from gdsec_jax import _checks, _files
 from gdsec_jax._check_optimizer import check
 from gdsec_jax._last_round import LastRound, last_round
 from gdsec_jax.history import History, Outcome
@@ -26,7 +26,8 @@ from gdsec_jax.problems import Problem
 _OUTCOMES: tuple[Outcome, ...] = ("completed", "target", "diverged")
 _RUNNING, _TARGET, _DIVERGED = 0, 1, 2
 _CHUNK_SECONDS = 0.25  # between two looks at the progress bar
-_RECORD_LIMIT = 2**22  # worker-rounds that are kept on the device between two looks
+_MOST_ROUNDS = 2**14  # that are kept on the device between two looks
+_MOST_RECORDS = 2**22  # the same, of workers and rounds
 
 
 class _Run(NamedTuple):
@@ -70,7 +71,7 @@ def simulate(
     the optimizer turns them into an update, and what was sent is recorded, exactly.
 
     The loop is compiled once for a problem's shapes and an optimizer; the same pair
-    runs again without compiling if num_rounds is the same, whatever the limits are.
+    runs again without compiling, whatever num_rounds and the limits are.
 
     Args:
       problem: of `gdsec_jax.problems`, M workers.
@@ -78,11 +79,13 @@ def simulate(
       num_rounds: K.
       eval_every: the error is evaluated after every so many rounds, and after the last.
         An evaluation costs up to half of what a round does.
-      target_error: stop after the first evaluation with at most this error.
+      target_error: stop after the first evaluation with at most this error; it must
+        lie above the problem's `resolution`.
       divergence_factor: stop after the first evaluation with an error that is not
         finite or more than this many times the initial one.
       progress: whether to show a bar; by default on a terminal.
-      attributes: kept in the history, and saved with it: config, seed and the like.
+      attributes: kept in the history, and saved with it: config, seed and the like, of
+        what JSON can hold.
 
     Returns:
       A `History` of the rounds that were run: `.outcome` says why it ended there.
@@ -112,7 +115,12 @@ def simulate(
     num_rounds = _checks.integer("num_rounds", num_rounds, 1)
     eval_every = _checks.integer("eval_every", eval_every, 1)
     divergence_factor = _checks.positive("divergence_factor", divergence_factor)
-    optimizer = optax.with_extra_args_support(optimizer)
+    if target_error is not None and not target_error > problem.resolution:
+        raise ValueError(
+            f"target_error is {target_error!r}, expected more than rounding leaves of "
+            f"the {problem.error_name}, {problem.resolution:.2g}."
+        )
+    own_attributes = _files.plain("attributes", attributes or {})
     check(optimizer, problem.init_params, problem.num_workers)
     initial_error = float(
         jax.jit(Problem.error)(_for_loop(problem), problem.init_params)
@@ -152,11 +160,12 @@ def simulate(
         attributes={
             "problem": problem.name,
             "error_name": problem.error_name,
+            "resolution": problem.resolution,
             "wire": [part.uploads.layout.format._asdict() for part in sent.parts],
             "seconds": seconds,
             "versions": versions(),
         }
-        | (attributes or {}),
+        | own_attributes,
     )
     if history.outcome == "diverged" or history.dropped.any():
         warnings.warn(history.summary(), RuntimeWarning, stacklevel=2)
@@ -187,7 +196,8 @@ def _run_all(problem, optimizer, num_rounds, eval_every, limits, progress):
     )
     one_round = functools.partial(_round, loop_problem, optimizer, eval_every, limits)
     _, record = jax.eval_shape(one_round, run)
-    capacity = max(1, min(num_rounds, _RECORD_LIMIT // problem.num_workers))
+    # Not shaped by num_rounds: any number runs in one compiled loop.
+    capacity = max(1, min(_MOST_ROUNDS, _MOST_RECORDS // problem.num_workers))
     buffers = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), record)
     chunks, length = [], min(16, capacity)
     with _progress_bar(progress) as bar:
@@ -233,6 +243,7 @@ def _run_chunk(problem, optimizer, eval_every, limits, run, buffers, length):
 
 def _round(problem, optimizer, eval_every, limits, run: _Run) -> tuple[_Run, _Record]:
     gradients = problem.gradients(run.params)
+    optimizer = optax.with_extra_args_support(optimizer)
     updates, state = optimizer.update(gradients, run.state, run.params)
     params = optax.apply_updates(run.params, updates)
     rounds = run.rounds + 1

@@ -13,7 +13,9 @@ from gdsec_jax import _checks, data
 from gdsec_jax.problems import _constants
 from gdsec_jax.problems._problem import ErrorMeasure, Problem
 
-SPARSE_DENSITY = 0.02  # below it sparse features stay sparse; above, dense is faster
+# Sparse features with fewer columns and a higher density are faster as dense ones.
+DENSE_COLUMNS = 10_000
+DENSE_DENSITY = 0.02
 
 
 class LinearData(NamedTuple):
@@ -65,13 +67,16 @@ def samples(
     features: Any, targets, num_workers, regularization, split, seed, dtype
 ) -> Samples:
     """Check what the user gave, and split it over the workers."""
-    given = getattr(features, "dtype", np.dtype(np.float64))
-    dtype = jnp.dtype(dtype or (given if given.kind == "f" else np.float64))
+    if not scipy.sparse.issparse(features):
+        features = np.asarray(features)
+    if features.dtype.kind not in "biuf":
+        raise ValueError(f"features has dtype {features.dtype}, expected real numbers.")
+    dtype = _float_dtype(features.dtype if dtype is None else dtype)
     if scipy.sparse.issparse(features):
         features = scipy.sparse.csr_array(features, dtype=np.float64)
         values = features.data
     else:
-        features = values = np.asarray(features, np.float64)
+        features = values = features.astype(np.float64)
     targets = np.asarray(targets)
     if features.ndim != 2 or min(features.shape) == 0:
         raise ValueError(f"features has shape {features.shape}, expected [N, D].")
@@ -80,7 +85,10 @@ def samples(
             f"targets has shape {targets.shape}, expected ({features.shape[0]},): one "
             "for each row of features."
         )
-    for name, array in (("features", values), ("targets", targets.astype(np.float64))):
+    numbers = [("features", values)]
+    if targets.dtype.kind in "biuf":  # labels may be words
+        numbers.append(("targets", targets))
+    for name, array in numbers:
         bad = np.argwhere(~np.isfinite(array))
         if bad.size:
             where = ", ".join(str(i) for i in bad[0])
@@ -90,26 +98,46 @@ def samples(
             )
     if regularization is None:
         regularization = 1.0 / targets.shape[0]
-    _checks.in_range("regularization", regularization, 0.0, _checks.LARGEST)
+    _checks.number_in_range("regularization", regularization, 0.0, _checks.LARGEST)
     if isinstance(split, str):
         parts = data.split(targets, num_workers, split, seed=seed)
     else:
-        parts = [np.asarray(part) for part in split]
-        _check_parts(parts, num_workers, targets.shape[0])
-    device_dtype = jax.dtypes.canonicalize_dtype(dtype)
-    return Samples(features, targets, parts, float(regularization), device_dtype)
+        parts = _checked_parts(split, num_workers, targets.shape[0])
+    return Samples(features, targets, parts, float(regularization), dtype)
 
 
-def _check_parts(parts, num_workers: int, num_samples: int) -> None:
-    if len(parts) != num_workers:
+def _float_dtype(dtype) -> np.dtype:
+    """The dtype on the device: as asked for, or float32 where x64 is not enabled."""
+    try:
+        dtype = jnp.dtype(dtype)
+    except TypeError as error:
         raise ValueError(
-            f"split has {len(parts)} parts, expected num_workers={num_workers}."
+            f"dtype is {dtype!r}, expected a floating-point one."
+        ) from error
+    if not jnp.issubdtype(dtype, jnp.floating):
+        dtype = np.dtype(np.float64)
+    return jax.dtypes.canonicalize_dtype(dtype)
+
+
+def _checked_parts(split, num_workers: int, num_samples: int) -> list[np.ndarray]:
+    try:
+        parts = [np.asarray(part, np.int64) for part in split]
+        every = np.sort(np.concatenate(parts))
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"split is {split!r}, expected a word that data.split knows, or its result."
+        ) from None
+    if len(parts) != num_workers or min(map(len, parts)) == 0:
+        raise ValueError(
+            f"split has parts of the sizes {[len(part) for part in parts]}, expected "
+            f"num_workers={num_workers} parts with a sample each."
         )
-    if not np.array_equal(np.sort(np.concatenate(parts)), np.arange(num_samples)):
+    if not np.array_equal(every, np.arange(num_samples)):
         raise ValueError(
             f"split must name each of the {num_samples} samples exactly once; make it "
             "with data.split."
         )
+    return parts
 
 
 def linear_problem(
@@ -175,9 +203,8 @@ def linear_problem(
 
 
 def _stays_sparse(features) -> bool:
-    if not scipy.sparse.issparse(features):
-        return False
-    return features.nnz < SPARSE_DENSITY * features.shape[0] * features.shape[1]
+    rows, columns = features.shape
+    return columns > DENSE_COLUMNS or features.nnz < DENSE_DENSITY * rows * columns
 
 
 def _to_device(array: np.ndarray, dtype) -> jax.Array:

@@ -63,8 +63,8 @@ def ridge(
     conjugate gradients for D > 2,000.
 
     Args:
-      features: [N, D], an array, or a scipy.sparse matrix that stays sparse on the
-        device if less than 2 % of it is filled.
+      features: [N, D], an array, or a scipy.sparse matrix, which stays sparse on the
+        device if it has more than 10,000 columns or is filled to less than 2 %.
       targets: [N].
       num_workers: M.
       regularization: :math:`\lambda`, by default 1/N.

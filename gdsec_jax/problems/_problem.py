@@ -84,6 +84,15 @@ class Problem:
         return value if self.optimum is None else value - self.optimum
 
     @property
+    def resolution(self) -> float:
+        """The least error that can be told from rounding: of f - f*, eps |f*|."""
+        if self.measure == "gradient" or self.optimum is None:
+            return 0.0
+        dtypes = map(jnp.result_type, jax.tree.leaves(self.init_params))
+        eps = max(float(jnp.finfo(dtype).eps) for dtype in dtypes)
+        return eps * abs(float(self.optimum))
+
+    @property
     def error_name(self) -> str:
         """What `error` is, for the axis of a figure."""
         if self.measure == "gradient":
@@ -152,9 +161,12 @@ def from_loss(
         optimum=optimum,
         smoothness=smoothness,
     )
-    value = jax.eval_shape(problem.objective, problem.init_params)
-    if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
-        raise ValueError(
-            f"worker_loss must return a real scalar, got {value.dtype}{value.shape}."
-        )
+    one_worker = jax.tree.map(lambda leaf: leaf[0], problem.worker_data)
+    value = jax.eval_shape(worker_loss, problem.init_params, one_worker)
+    if not (
+        isinstance(value, jax.ShapeDtypeStruct)
+        and value.shape == ()
+        and jnp.issubdtype(value.dtype, jnp.floating)
+    ):
+        raise ValueError(f"worker_loss returns {value}, expected a real scalar.")
     return problem

@@ -30,9 +30,9 @@ def target_table(
     columns = (
         "method",
         "rounds",
-        "of GD's",
+        "vs GD",
         "Mbit",
-        "of GD's",
+        "vs GD",
         "last error",
         "outcome",
     )
