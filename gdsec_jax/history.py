@@ -70,7 +70,7 @@ class History:
         return None if first is None else int(self.total_bits[first])
 
     def _first_at_most(self, error: float) -> int | None:
-        if error <= self.attributes.get("resolution", 0.0):
+        if error < self.attributes.get("resolution", -np.inf):
             return None  # what looks like it may be rounding
         reached = np.flatnonzero(self.objective_error <= error)
         return int(reached[0]) if reached.size else None
@@ -163,13 +163,15 @@ class History:
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path} does not exist, expected a saved History.")
         try:
-            dataset = xr.load_dataset(path, engine="h5netcdf")
-            return _from_xarray(dataset, params_like)
-        except (OSError, KeyError, json.JSONDecodeError) as error:
+            history = _from_xarray(xr.load_dataset(path, engine="h5netcdf"))
+        except (OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a saved History: {error}.") from error
+        if params_like is None:
+            return history
+        return dataclasses.replace(history, params=_rebuild(history, params_like))
 
 
-def _from_xarray(dataset: xr.Dataset, params_like) -> History:
+def _from_xarray(dataset: xr.Dataset) -> History:
     leaves = {
         variable.attrs["path"]: variable.values.astype(
             jnp.dtype(variable.attrs["dtype"])
@@ -186,15 +188,16 @@ def _from_xarray(dataset: xr.Dataset, params_like) -> History:
         broadcast_bits=dataset["broadcast_bits"].values,
         participants=dataset["participants"].values.astype(bool),
         dropped=dataset["dropped"].values,
-        params=_rebuild(leaves, params_like),
+        params=leaves[""] if set(leaves) == {""} else leaves,
         outcome=dataset.attrs["outcome"],
         attributes=json.loads(dataset.attrs["attributes"]),
     )
 
 
-def _rebuild(leaves: dict, params_like):
-    if params_like is None:
-        return leaves[""] if set(leaves) == {""} else leaves
+def _rebuild(history: History, params_like):
+    """The loaded parameters in the structure of `params_like`."""
+    leaves = history.params
+    leaves = leaves if isinstance(leaves, dict) else {"": leaves}
     paths, structure = jax.tree_util.tree_flatten_with_path(params_like)
     names = [jax.tree_util.keystr(path) for path, _ in paths]
     if set(names) != set(leaves):

@@ -115,10 +115,10 @@ def simulate(
     num_rounds = _checks.integer("num_rounds", num_rounds, 1)
     eval_every = _checks.integer("eval_every", eval_every, 1)
     divergence_factor = _checks.positive("divergence_factor", divergence_factor)
-    if target_error is not None and not target_error > problem.resolution:
+    if target_error is not None and not target_error >= problem.resolution:
         raise ValueError(
-            f"target_error is {target_error!r}, expected more than rounding leaves of "
-            f"the {problem.error_name}, {problem.resolution:.2g}."
+            f"target_error is {target_error!r}, expected at least what rounding leaves "
+            f"of the {problem.error_name}, {problem.resolution:.2g}."
         )
     own_attributes = _files.plain("attributes", attributes or {})
     check(optimizer, problem.init_params, problem.num_workers)
@@ -255,7 +255,8 @@ def _round(problem, optimizer, eval_every, limits, run: _Run) -> tuple[_Run, _Re
         shape = jax.eval_shape(problem.error, params)
         error = jax.lax.cond(evaluated, problem.error, lambda _: unknown(shape), params)
     reached = evaluated & (error <= limits.target_error)
-    diverged = evaluated & ~(error <= limits.diverged_error)  # so that NaN counts
+    bounded = jnp.isfinite(error) & (error <= limits.diverged_error)
+    diverged = evaluated & ~bounded
     outcome = jnp.where(diverged, _DIVERGED, jnp.where(reached, _TARGET, _RUNNING))
     run = _Run(params, state, rounds, outcome.astype(jnp.int32))
     return run, _Record(error, last_round(state))

@@ -19,7 +19,7 @@ Matrix = Any  # np.ndarray or scipy.sparse.csr_array, of which type checkers kno
 def gram_norm(features: Matrix) -> float:
     """The largest eigenvalue of X^T X, to rounding."""
     smaller = min(features.shape)
-    if smaller == 0:
+    if smaller == 0 or not squared_columns(features).any():
         return 0.0
     if smaller <= DENSE_LIMIT:
         wide = features.shape[0] < features.shape[1]
@@ -72,6 +72,8 @@ def solve_ridge(features: Matrix, targets: np.ndarray, regularization: float):
 
 def solve_lasso(features: Matrix, targets: np.ndarray, regularization: float):
     """The minimiser of |X theta - y|^2 / 2N + lambda |theta|_1, to rounding."""
+    if regularization == 0:
+        return solve_ridge(features, targets, 0.0)
     x = features
     if scipy.sparse.issparse(features):
         x = features.tocsc()

@@ -71,7 +71,9 @@ def samples(
         features = np.asarray(features)
     if features.dtype.kind not in "biuf":
         raise ValueError(f"features has dtype {features.dtype}, expected real numbers.")
-    dtype = _float_dtype(features.dtype if dtype is None else dtype)
+    if dtype is None:
+        dtype = features.dtype if features.dtype.kind == "f" else np.float64
+    dtype = _float_dtype(dtype)
     if scipy.sparse.issparse(features):
         features = scipy.sparse.csr_array(features, dtype=np.float64)
         values = features.data
@@ -91,10 +93,13 @@ def samples(
     for name, array in numbers:
         bad = np.argwhere(~np.isfinite(array))
         if bad.size:
-            where = ", ".join(str(i) for i in bad[0])
+            where, value = bad[0], array[tuple(bad[0])]
+            if array is values and scipy.sparse.issparse(features):
+                coordinates = features.tocoo()
+                where = coordinates.row[where[0]], coordinates.col[where[0]]
             raise ValueError(
-                f"{name} holds {array[tuple(bad[0])]} at [{where}], expected finite "
-                "numbers."
+                f"{name} holds {value} at [{', '.join(map(str, where))}], expected "
+                "finite numbers."
             )
     if regularization is None:
         regularization = 1.0 / targets.shape[0]
@@ -109,35 +114,35 @@ def samples(
 def _float_dtype(dtype) -> np.dtype:
     """The dtype on the device: as asked for, or float32 where x64 is not enabled."""
     try:
-        dtype = jnp.dtype(dtype)
-    except TypeError as error:
-        raise ValueError(
-            f"dtype is {dtype!r}, expected a floating-point one."
-        ) from error
-    if not jnp.issubdtype(dtype, jnp.floating):
-        dtype = np.dtype(np.float64)
-    return jax.dtypes.canonicalize_dtype(dtype)
+        if jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
+            return jax.dtypes.canonicalize_dtype(dtype)
+    except TypeError:
+        pass
+    raise ValueError(f"dtype is {dtype!r}, expected a floating-point dtype.")
 
 
 def _checked_parts(split, num_workers: int, num_samples: int) -> list[np.ndarray]:
     try:
-        parts = [np.asarray(part, np.int64) for part in split]
+        parts = [np.asarray(part) for part in split]
+        # An empty list is an array of floats.
+        kinds = {part.dtype.kind for part in parts if part.size}
         every = np.sort(np.concatenate(parts))
     except (TypeError, ValueError):
+        kinds, parts, every = set(), [], np.zeros(0)
+    if not kinds or not kinds <= set("iu"):
         raise ValueError(
             f"split is {split!r}, expected a word that data.split knows, or its result."
-        ) from None
-    if len(parts) != num_workers or min(map(len, parts)) == 0:
+        )
+    if len(parts) != num_workers:
         raise ValueError(
-            f"split has parts of the sizes {[len(part) for part in parts]}, expected "
-            f"num_workers={num_workers} parts with a sample each."
+            f"split has {len(parts)} parts, expected num_workers={num_workers}."
         )
     if not np.array_equal(every, np.arange(num_samples)):
         raise ValueError(
             f"split must name each of the {num_samples} samples exactly once; make it "
             "with data.split."
         )
-    return parts
+    return [part.astype(np.int64) for part in parts]
 
 
 def linear_problem(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -85,9 +86,11 @@ class Problem:
 
     @property
     def resolution(self) -> float:
-        """The least error that can be told from rounding: of f - f*, eps |f*|."""
-        if self.measure == "gradient" or self.optimum is None:
+        """The least error that rounding can tell from none: of f - f*, eps |f*|."""
+        if self.measure == "gradient":
             return 0.0
+        if self.optimum is None:
+            return -math.inf
         dtypes = map(jnp.result_type, jax.tree.leaves(self.init_params))
         eps = max(float(jnp.finfo(dtype).eps) for dtype in dtypes)
         return eps * abs(float(self.optimum))
@@ -168,5 +171,5 @@ def from_loss(
         and value.shape == ()
         and jnp.issubdtype(value.dtype, jnp.floating)
     ):
-        raise ValueError(f"worker_loss returns {value}, expected a real scalar.")
+        raise ValueError(f"worker_loss must return a real scalar, got {value}.")
     return problem

@@ -42,6 +42,7 @@ def convergence(
     figure = matplotlib.figure.Figure(figsize=(9, 3.6), layout="constrained")
     by_rounds, by_bits = figure.subplots(1, 2, sharey=True)
     seen: dict[str, int] = {}
+    drawn = sent = False
     for label, history in histories.items():
         style = seen.get(methods[label], 0)
         seen[methods[label]] = style + 1
@@ -53,19 +54,23 @@ def convergence(
             "alpha": 0.35 if methods[label] == "gd" else 1,
             "label": label + (" (diverged)" if history.outcome == "diverged" else ""),
         }
-        # At the optimum rounding makes some errors negative; a logarithm has no place
-        # for them.
-        error = np.where(history.objective_error > 0, history.objective_error, np.nan)
-        rounds = np.append(0, history.eval_rounds)
-        by_rounds.semilogy(rounds, np.append(history.initial_error, error), **line)
-        by_bits.loglog(history.total_bits, error, **line)
+        error = _positive(np.append(history.initial_error, history.objective_error))
+        by_rounds.plot(np.append(0, history.eval_rounds), error, **line)
+        by_bits.plot(_positive(history.total_bits), error[1:], **line)
+        drawn |= bool(np.isfinite(error).any())
+        sent |= bool(history.total_bits.any())
+    if drawn:  # a logarithmic axis without a positive value is an error
+        by_rounds.set_yscale("log")
+    if sent:
+        by_bits.set_xscale("log")
     first = next(iter(histories.values()))
     if target is not None:
         for axes in (by_rounds, by_bits):
             level = target * first.initial_error
             axes.axhline(level, color="0.6", linewidth=0.8, zorder=0, label="target")
     ceiling = 100 * max(history.initial_error for history in histories.values())
-    by_rounds.set_ylim(top=min(by_rounds.get_ylim()[1], ceiling))
+    if drawn and 0 < ceiling < by_rounds.get_ylim()[1]:  # the rest is divergence
+        by_rounds.set_ylim(top=ceiling)
     by_rounds.set_xlabel("rounds")
     by_bits.set_xlabel(f"uploaded bits, all workers ({wire})")
     by_rounds.set_ylabel(str(first.attributes.get("error_name", "error")))
@@ -75,6 +80,11 @@ def convergence(
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
     return figure
+
+
+def _positive(values: np.ndarray) -> np.ndarray:
+    """The values a logarithmic axis has a place for; rounding makes some negative."""
+    return np.where((values > 0) & np.isfinite(values), values, np.nan)
 
 
 def save_figure(figure: matplotlib.figure.Figure, path: str | os.PathLike) -> None:
