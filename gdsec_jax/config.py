@@ -113,9 +113,9 @@ class RunConfig(_Model):
         if not self.methods:
             raise ValueError("methods is empty, expected at least one")
         for label in self.methods:  # it names a file
-            if not re.fullmatch(r"\w[\w .+=-]*", label):
+            if not re.fullmatch(r"\w[\w .+-]*", label):
                 raise ValueError(
-                    f"the label {label!r} may hold letters, digits, blanks and _.+=-"
+                    f"the label {label!r} may hold letters, digits, blanks and _.+-"
                 )
         return self
 
@@ -252,7 +252,11 @@ def make_optimizer(
         **method.parameters(),
         wire=wire.Format(config.wire, config.value_bits),
     )
-    learning_rate = method.learning_rate or 1 / problem.smoothness
+    learning_rate = method.learning_rate
+    if learning_rate is None:
+        if problem.smoothness == 0:
+            raise ValueError("the smoothness constant is 0: set learning_rate.")
+        learning_rate = 1 / problem.smoothness
     steps = [algorithm, optax.sgd(learning_rate)]
     if config.problem.proximal:
         steps.append(problems.proximal_l1(learning_rate * problem.regularization))

@@ -48,12 +48,12 @@ def run(
     Raises:
       ValueError, OSError: the data cannot be had, or do not fit the config.
     """
-    folder = _files.folder(results / name)  # before the work, not after it
     with jax.enable_x64(config.problem.dtype == "float64"):
         try:
             problem = configs.make_problem(config.problem)
         except ValueError as error:
             raise ValueError(f"the problem of {name}: {error}") from error
+        folder = _files.folder(results / name)  # tried before the work, not after it
         histories = {}
         for label, method in config.methods.items():
             optimizer = configs.make_optimizer(method, config, problem)

@@ -227,7 +227,7 @@ def test_the_labelled_dataset():
     assert dataset["eval_round"].values.tolist() == [2, 4]
     assert dataset["objective_error"].sel(eval_round=4).item() == 0.5
     assert dataset.attrs["initial_error"] == 8.0
-    assert dataset["params['w']"].shape == (2, 3)
+    assert dataset["params0"].shape == (2, 3)
 
 
 # Files that are something else, and saves that fail
@@ -274,7 +274,7 @@ def without(name):
 
 def odd_params(path):
     dataset = make().to_xarray()
-    dataset["params"].attrs["dtype"] = "float12"
+    dataset["params0"].attrs["dtype"] = "float12"
     dataset.to_netcdf(path, engine="h5netcdf")
 
 

@@ -1,5 +1,6 @@
 """Problems whose loss sees a sample's features through x . theta alone."""
 
+import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -131,7 +132,8 @@ def _checked_parts(split, num_workers: int, num_samples: int) -> list[np.ndarray
         kinds, parts, every = set(), [], np.zeros(0)
     if not kinds or not kinds <= set("iu"):
         raise ValueError(
-            f"split is {split!r}, expected a word that data.split knows, or its result."
+            f"split is {reprlib.repr(split)}, expected a word that data.split knows, "
+            "or what it returns: integer indices for each worker."
         )
     if len(parts) != num_workers:
         raise ValueError(

@@ -171,5 +171,7 @@ def from_loss(
         and value.shape == ()
         and jnp.issubdtype(value.dtype, jnp.floating)
     ):
+        if isinstance(value, jax.ShapeDtypeStruct):
+            value = f"{value.dtype}{list(value.shape)}"
         raise ValueError(f"worker_loss must return a real scalar, got {value}.")
     return problem

@@ -58,7 +58,7 @@ def convergence(
         by_rounds.plot(np.append(0, history.eval_rounds), error, **line)
         by_bits.plot(_positive(history.total_bits), error[1:], **line)
         drawn |= bool(np.isfinite(error).any())
-        sent |= bool(history.total_bits.any())
+        sent |= bool(np.isfinite(_positive(history.total_bits) * error[1:]).any())
     if drawn:  # a logarithmic axis without a positive value is an error
         by_rounds.set_yscale("log")
     if sent:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import rich.table
+import rich.text
 
 from gdsec_jax.history import History
 
@@ -36,7 +37,7 @@ def target_table(
         "last error",
         "outcome",
     )
-    table = rich.table.Table(title=title, title_justify="left")
+    table = rich.table.Table(title=rich.text.Text(title), title_justify="left")
     for position, column in enumerate(columns):
         name = column.replace("GD", baseline)
         table.add_column(name, justify="right" if 0 < position < 6 else "left")
@@ -57,6 +58,6 @@ def target_table(
 
 
 def _percent(value: int | None, reference: int | None) -> str:
-    if value is None or reference is None:
+    if value is None or not reference:
         return "-"
     return f"{100 * value / reference:.2f} %"

@@ -1,0 +1,607 @@
+"""Each loss against the oracle: gradients, objective, optimum and descent."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import oracle
+import pytest
+import scipy.sparse
+
+import gdsec_jax
+from gdsec_jax import data, problems
+from gdsec_jax.problems import _constants
+
+NUM_SAMPLES, LENGTH, WORKERS = 43, 7, 4
+LAM = 0.03
+SIZES = {"even": (11, 11, 11, 10), "uneven": (20, 1, 15, 7)}
+
+
+class Row(NamedTuple):
+    """A problem: its factory, its oracle, and what its targets look like."""
+
+    factory: Callable[..., problems.Problem]
+    objective: Callable[..., oracle.Objective]
+    gradient: Callable[..., oracle.Gradient]
+    targets: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+ROWS = {
+    "ridge": Row(problems.ridge, oracle.ridge_objective, oracle.ridge_gradient, "real"),
+    "logistic": Row(
+        problems.logistic, oracle.logistic_objective, oracle.logistic_gradient, "sign"
+    ),
+    "softmax": Row(
+        problems.softmax, oracle.softmax_objective, oracle.softmax_gradient, "label"
+    ),
+    "lasso": Row(
+        problems.lasso, oracle.lasso_objective, oracle.lasso_subgradient, "real"
+    ),
+    "lasso_proximal": Row(
+        problems.lasso,
+        oracle.lasso_objective,
+        lambda x, y, parts, lam: oracle.ridge_gradient(x, y, parts, 0.0),
+        "real",
+        (("proximal", True),),
+    ),
+    "nonlinear_least_squares": Row(
+        problems.nonlinear_least_squares,
+        oracle.nonlinear_least_squares_objective,
+        oracle.nonlinear_least_squares_gradient,
+        "unit",
+    ),
+}
+SMOOTH = ["ridge", "logistic", "softmax"]
+
+# Compiled: an eager gradient compiles each of its operations.
+gradients_of = jax.jit(problems.Problem.gradients)
+objective_of = jax.jit(problems.Problem.objective)
+error_of = jax.jit(problems.Problem.error)
+
+rows = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+smooth_rows = pytest.mark.parametrize("row", [ROWS[r] for r in SMOOTH], ids=SMOOTH)
+
+
+def make_targets(kind: str, x, rng) -> np.ndarray:
+    margin = x @ rng.standard_normal(x.shape[1]) + rng.standard_normal(x.shape[0])
+    if kind == "real":
+        return margin
+    if kind == "sign":
+        return np.where(margin > 0, 1.0, -1.0)
+    if kind == "unit":
+        return rng.uniform(size=x.shape[0])
+    labels = np.digitize(margin, [-1.0, 1.0])
+    labels[:3] = [0, 1, 2]  # none may be missing
+    return labels
+
+
+def make_data(kind: str):
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((NUM_SAMPLES, LENGTH)) * np.linspace(0.5, 2, LENGTH)
+    return x, make_targets(kind, x, rng)
+
+
+def make_sparse(kind: str):
+    rng = np.random.default_rng(2)
+    x = scipy.sparse.random_array(
+        (60, 250),
+        density=0.012,
+        format="csr",
+        rng=rng,
+        data_sampler=rng.standard_normal,
+    )
+    return x, make_targets(kind, x, rng)
+
+
+def make_parts(num_samples: int, sizes) -> list[np.ndarray]:
+    order = np.random.default_rng(3).permutation(num_samples)
+    return np.split(order, np.cumsum(sizes)[:-1])
+
+
+def some_params(problem: problems.Problem) -> np.ndarray:
+    theta = np.random.default_rng(4).standard_normal(problem.init_params.shape)
+    theta[2] = 0.0  # where the lasso's sign matters
+    return theta
+
+
+def assert_close(got, expected, tolerance=1e-12):
+    """Equal, relative to the largest entry."""
+    got, expected = np.asarray(got), np.asarray(expected)
+    assert got.dtype == np.float64
+    assert got.shape == expected.shape
+    np.testing.assert_allclose(
+        got, expected, rtol=0, atol=tolerance * np.abs(expected).max()
+    )
+
+
+def build(row: Row, x, y, parts, **options) -> problems.Problem:
+    options = {"regularization": LAM} | dict(row.options) | options
+    return row.factory(x, y, len(parts), split=parts, **options)
+
+
+# Gradients and objective
+
+
+@rows
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_gradients_and_objective_are_the_oracles(row, sizes, x64):
+    x, y = make_data(row.targets)
+    parts = make_parts(NUM_SAMPLES, sizes)
+    problem = build(row, x, y, parts)
+    theta = some_params(problem)
+    gradient = row.gradient(x, y, parts, LAM)
+    assert_close(
+        gradients_of(problem, jnp.asarray(theta)),
+        np.stack([gradient(m, theta) for m in range(WORKERS)]),
+    )
+    assert_close(
+        objective_of(problem, jnp.asarray(theta)), row.objective(x, y, LAM)(theta)
+    )
+
+
+@rows
+def test_sparse_features_stay_sparse_and_give_the_same(row, x64):
+    x, y = make_sparse(row.targets)
+    parts = make_parts(60, (30, 1, 20, 9))
+    problem = build(row, x, y, parts)
+    features = problem.worker_data.shards.features
+    assert isinstance(features, data.SparseRows)
+    most = max(x[part].nnz for part in parts)
+    assert features.values.shape == (WORKERS, most)
+    assert features.indices.shape == (WORKERS, most, 2)
+    theta = some_params(problem)
+    gradient = row.gradient(x.toarray(), y, parts, LAM)
+    gradients = gradients_of(problem, jnp.asarray(theta))
+    assert_close(gradients, np.stack([gradient(m, theta) for m in range(WORKERS)]))
+    objective = row.objective(x.toarray(), y, LAM)(theta)
+    assert_close(objective_of(problem, jnp.asarray(theta)), objective)
+
+    dense = build(row, x.toarray(), y, parts)
+    assert isinstance(dense.worker_data.shards.features, jax.Array)
+    assert problem.smoothness == pytest.approx(dense.smoothness, rel=1e-12)
+    if dense.optimum is not None:
+        assert problem.optimum == pytest.approx(dense.optimum, rel=1e-12)
+
+
+def test_sparse_features_that_are_not_so_sparse_are_stored_dense(x64):
+    x, y = make_data("real")
+    parts = make_parts(NUM_SAMPLES, SIZES["uneven"])
+    problem = build(ROWS["ridge"], scipy.sparse.csr_array(x), y, parts)
+    dense = build(ROWS["ridge"], x, y, parts)
+    assert isinstance(problem.worker_data.shards.features, jax.Array)
+    theta = jnp.asarray(some_params(problem))
+    np.testing.assert_array_equal(
+        gradients_of(problem, theta), gradients_of(dense, theta)
+    )
+
+
+@rows
+def test_gradients_in_float32_are_close(row):
+    x, y = make_data(row.targets)
+    parts = make_parts(NUM_SAMPLES, SIZES["uneven"])
+    problem = build(row, x, y, parts)
+    theta = some_params(problem).astype(np.float32)
+    gradient = row.gradient(x, y, parts, LAM)
+    gradients = gradients_of(problem, jnp.asarray(theta))
+    assert gradients.dtype == jnp.float32
+    expected = np.stack([gradient(m, theta.astype(float)) for m in range(WORKERS)])
+    np.testing.assert_allclose(gradients, expected, rtol=0, atol=2e-6)
+
+
+# Optimum
+
+
+@smooth_rows
+def test_gradient_vanishes_at_the_solution(row, x64):
+    x, y = make_data(row.targets)
+    parts = make_parts(NUM_SAMPLES, SIZES["uneven"])
+    problem = build(row, x, y, parts)
+    gradient = gradients_of(problem, problem.solution)
+    assert np.abs(gradient).max() > 1e-3  # each worker's own does not
+    assert np.abs(gradient.sum(0)).max() < 1e-13
+
+
+@pytest.mark.parametrize("proximal", [False, True])
+def test_lasso_solution_meets_the_optimality_condition(proximal, x64):
+    x, y = make_data("real")
+    problem = problems.lasso(x, y, WORKERS, regularization=0.5, proximal=proximal)
+    theta = np.asarray(problem.solution)
+    slope = x.T @ (x @ theta - y) / NUM_SAMPLES
+    support = theta != 0
+    assert 0 < support.sum() < LENGTH
+    np.testing.assert_allclose(
+        slope[support], -0.5 * np.sign(theta[support]), atol=1e-13
+    )
+    assert np.abs(slope[~support]).max() < 0.5
+
+
+def test_lasso_of_nearly_equal_columns_is_solved_to_rounding(x64):
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((60, 1)) + 0.01 * rng.standard_normal((60, 8))
+    y = x @ np.linspace(1, 2, 8) + 0.1 * rng.standard_normal(60)
+    lam = 1e-4
+    theta = np.asarray(problems.lasso(x, y, WORKERS, regularization=lam).solution)
+    slope = x.T @ (x @ theta - y) / 60
+    support = theta != 0
+    assert 0 < support.sum() < 8
+    np.testing.assert_allclose(
+        slope[support], -lam * np.sign(theta[support]), atol=1e-13
+    )
+    assert np.abs(slope[~support]).max() < lam
+
+
+def fista(x, y, lam, rounds):
+    """Accelerated proximal gradients with restarts, in NumPy."""
+    step = len(x) / oracle.gram_norm(x)
+    theta = ahead = np.zeros(x.shape[1])
+    t = 1.0
+    for _ in range(rounds):
+        z = ahead - step * x.T @ (x @ ahead - y) / len(x)
+        new = np.sign(z) * np.maximum(np.abs(z) - step * lam, 0)
+        if (ahead - new) @ (new - theta) > 0:
+            t = 1.0
+        t_new = (1 + np.sqrt(1 + 4 * t**2)) / 2
+        ahead = new + (t - 1) / t_new * (new - theta)
+        theta, t = new, t_new
+    return theta
+
+
+@pytest.mark.parametrize("lam", [0.003, 0.1, 0.5])
+def test_lasso_solution_is_that_of_accelerated_proximal_gradients(lam, x64):
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((50, 80)) + 0.5  # more features than samples
+    y = x[:, :5].sum(1) + 0.1 * rng.standard_normal(50)
+    problem = problems.lasso(x, y, WORKERS, regularization=lam)
+    theta = fista(x, y, lam, 20_000)
+    np.testing.assert_allclose(problem.solution, theta, rtol=0, atol=1e-9)
+    objective = oracle.lasso_objective(x, y, lam)(theta)
+    assert problem.optimum == pytest.approx(objective, rel=1e-13)
+
+
+def test_lasso_with_a_large_penalty_is_zero(x64):
+    x, y = make_data("real")
+    lam = np.abs(x.T @ y).max() / NUM_SAMPLES * 1.01
+    problem = problems.lasso(x, y, WORKERS, regularization=lam)
+    np.testing.assert_array_equal(problem.solution, 0)
+    assert problem.optimum == pytest.approx(y @ y / (2 * NUM_SAMPLES), rel=1e-14)
+
+
+@pytest.mark.parametrize("name", [*SMOOTH, "lasso", "lasso_proximal"])
+def test_no_point_around_the_solution_is_lower(name, x64):
+    row = ROWS[name]
+    x, y = make_data(row.targets)
+    problem = build(row, x, y, make_parts(NUM_SAMPLES, SIZES["uneven"]))
+    assert float(objective_of(problem, problem.solution)) == pytest.approx(
+        float(problem.optimum), rel=1e-14
+    )
+    assert abs(error_of(problem, problem.solution)) < 1e-14
+    rng = np.random.default_rng(6)
+    shifts = rng.standard_normal((40, *problem.init_params.shape))
+    shifts *= np.logspace(-4, 1, 40).reshape(-1, *(1,) * problem.init_params.ndim)
+    errors = jax.jit(jax.vmap(problem.error))(problem.solution + shifts)
+    assert errors.min() > 1e-12
+
+
+@smooth_rows
+def test_the_iterative_solvers_of_long_problems_agree(row, x64, monkeypatch):
+    x, y = make_data(row.targets)
+    parts = make_parts(NUM_SAMPLES, SIZES["uneven"])
+    direct = build(row, x, y, parts)
+    monkeypatch.setattr(_constants, "DENSE_LIMIT", 3)
+    iterative = build(row, x, y, parts)
+    np.testing.assert_allclose(iterative.solution, direct.solution, rtol=0, atol=1e-11)
+    assert iterative.optimum == pytest.approx(direct.optimum, rel=1e-14)
+    assert iterative.smoothness == pytest.approx(direct.smoothness, rel=1e-11)
+
+
+def test_ridge_without_penalty_and_of_deficient_rank(x64):
+    x, y = make_data("real")
+    x = np.hstack([x, x[:, :2]])
+    problem = problems.ridge(x, y, WORKERS, regularization=0.0)
+    shortest = np.linalg.lstsq(x, y)[0]
+    np.testing.assert_allclose(problem.solution, shortest, rtol=0, atol=1e-12)
+
+
+def test_lasso_without_penalty_is_least_squares(x64):
+    x, y = make_data("real")
+    problem = problems.lasso(x, y, WORKERS, regularization=0.0)
+    least_squares = np.linalg.lstsq(x, y)[0]
+    np.testing.assert_allclose(problem.solution, least_squares, rtol=0, atol=1e-9)
+
+
+def test_separable_logistic_regression_is_solved(x64):
+    x = np.linspace(-1, 1, 20)[:, None] * np.ones(3)
+    y = np.sign(x[:, 0])
+    problem = problems.logistic(x, y, 2, regularization=1e-6)
+    assert np.abs(gradients_of(problem, problem.solution).sum(0)).max() < 1e-13
+    assert np.abs(problem.solution).max() > 5
+
+
+# The error
+
+
+def test_error_of_the_non_convex_problem_is_the_squared_gradient_norm(x64):
+    row = ROWS["nonlinear_least_squares"]
+    x, y = make_data("unit")
+    parts = make_parts(NUM_SAMPLES, SIZES["uneven"])
+    problem = build(row, x, y, parts)
+    theta = some_params(problem)
+    gradient = row.gradient(x, y, parts, LAM)
+    total = np.sum([gradient(m, theta) for m in range(WORKERS)], axis=0)
+    assert float(error_of(problem, jnp.asarray(theta))) == pytest.approx(
+        total @ total, rel=1e-12
+    )
+    assert problem.optimum is None
+    assert problem.error_name == "squared gradient norm"
+
+
+@pytest.mark.parametrize("name", [*SMOOTH, "lasso", "lasso_proximal"])
+def test_error_is_the_distance_to_the_optimum(name, x64):
+    row = ROWS[name]
+    x, y = make_data(row.targets)
+    problem = build(row, x, y, make_parts(NUM_SAMPLES, SIZES["even"]))
+    theta = some_params(problem)
+    expected = row.objective(x, y, LAM)(theta) - problem.optimum
+    assert float(error_of(problem, jnp.asarray(theta))) == pytest.approx(
+        expected, rel=1e-12
+    )
+    assert problem.error_name == "objective error"
+
+
+# Descent
+
+
+@pytest.mark.parametrize("name", [*SMOOTH, "nonlinear_least_squares"])
+def test_gradient_descent_with_the_inverse_smoothness_descends(name, x64):
+    row = ROWS[name]
+    x, y = make_data(row.targets)
+    problem = build(row, x, y, make_parts(NUM_SAMPLES, SIZES["uneven"]))
+    step = jax.jit(
+        lambda theta: theta - gradients_of(problem, theta).sum(0) / problem.smoothness
+    )
+    theta, values = problem.init_params, []
+    for _ in range(300):
+        values.append(float(objective_of(problem, theta)))
+        theta = step(theta)
+    decrease = -np.diff(values)
+    assert decrease.min() > -1e-15
+    assert decrease[:20].min() > 0
+    assert error_of(problem, theta) < 1e-3 * error_of(problem, problem.init_params)
+
+
+@pytest.mark.parametrize(("xi", "beta"), [(0.0, 0.01), (5.0, 0.01)])
+def test_proximal_gdsec_solves_the_lasso(xi, beta, x64):
+    x, y = make_data("real")
+    problem = problems.lasso(x, y, WORKERS, regularization=0.3, proximal=True)
+    step = 1 / problem.smoothness
+    optimizer = optax.chain(
+        gdsec_jax.gdsec(WORKERS, xi=xi, beta=beta),
+        optax.sgd(step),
+        problems.proximal_l1(step * problem.regularization),
+    )
+    history = gdsec_jax.simulate(problem, optimizer, 2000)
+    assert history.initial_error > 0.1
+    assert abs(history.objective_error[-1]) < 1e-13
+    np.testing.assert_array_equal(history.params == 0, problem.solution == 0)
+
+
+def test_subgradients_leave_a_floor_on_the_lasso(x64):
+    x, y = make_data("real")
+    problem = problems.lasso(x, y, WORKERS, regularization=0.3)
+    optimizer = optax.chain(gdsec_jax.gd(WORKERS), optax.sgd(1 / problem.smoothness))
+    history = gdsec_jax.simulate(problem, optimizer, 1000)
+    assert 1e-6 < history.objective_error[-100:].min() < 0.1 * history.initial_error
+
+
+# Labels, splits and dtypes
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [(-1.0, 1.0), (0, 1), (3, 7), (False, True), ("benign", "malign")],
+    ids=str,
+)
+def test_any_two_labels_do_for_logistic_regression(labels):
+    x, y = make_data("sign")
+    expected = problems.logistic(x, y, WORKERS).worker_data.shards.targets
+    problem = problems.logistic(x, np.where(y > 0, labels[1], labels[0]), WORKERS)
+    np.testing.assert_array_equal(problem.worker_data.shards.targets, expected)
+
+
+@pytest.mark.parametrize("labels", [(10, 20, 30), (-0.5, 0.25, 4.0), ("a", "b", "c")])
+def test_any_labels_do_for_softmax_regression(labels):
+    x, y = make_data("label")
+    expected = problems.softmax(x, y, WORKERS).worker_data.shards.targets
+    problem = problems.softmax(x, np.array(labels)[y], WORKERS)
+    np.testing.assert_array_equal(problem.worker_data.shards.targets, expected)
+
+
+def test_regularization_is_one_over_n_unless_given():
+    x, y = make_data("real")
+    assert problems.ridge(x, y, WORKERS).regularization == 1 / NUM_SAMPLES
+    problem = problems.ridge(x, y, WORKERS, regularization=0.25)
+    assert problem.regularization == 0.25
+    np.testing.assert_array_equal(problem.worker_data.regularization, 0.25 / WORKERS)
+
+
+def test_split_and_seed_choose_the_samples_of_each_worker():
+    x, y = make_data("real")
+
+    def targets(**options):
+        return problems.ridge(x, y, 4, **options).worker_data.shards.targets
+
+    contiguous = targets(split="contiguous")
+    np.testing.assert_array_equal(contiguous[0], y[:11].astype(np.float32))
+    assert not np.array_equal(targets(seed=0), targets(seed=1))
+    parts = data.split(y, 4, "shuffled", seed=1)
+    np.testing.assert_array_equal(targets(split=parts), targets(seed=1))
+
+
+@pytest.mark.parametrize(
+    ("given", "dtype", "expected"),
+    [
+        ("float64", None, "float64"),
+        ("float32", None, "float32"),
+        ("int64", None, "float64"),
+        ("float64", "float32", "float32"),
+        ("float32", np.dtype("float64"), "float64"),
+        ("float64", jnp.float16, "float16"),
+    ],
+)
+def test_dtype_follows_the_features_unless_given(given, dtype, expected, x64):
+    x, y = make_data("real")
+    problem = problems.ridge((4 * x).astype(given), y, 4, dtype=dtype)
+    shards = problem.worker_data.shards
+    arrays = (problem.init_params, problem.solution, shards.features, shards.weight)
+    assert {str(array.dtype) for array in arrays} == {expected}
+    assert gradients_of(problem, problem.init_params).dtype == expected
+
+
+def test_float32_without_x64():
+    x, y = make_data("label")
+    problem = problems.softmax(x, y, 4, dtype="float64")
+    assert problem.init_params.dtype == jnp.float32
+    assert problem.worker_data.shards.targets.dtype == jnp.int32
+    # The constants do not suffer from it.
+    norm = oracle.gram_norm(x)
+    lam = 1 / NUM_SAMPLES
+    expected = norm / (2 * NUM_SAMPLES) + lam
+    assert problem.smoothness == pytest.approx(expected, rel=1e-14)
+
+
+# What is refused
+
+
+def replaced(array, index, value):
+    array = array.copy()
+    array[index] = value
+    return array
+
+
+X, Y = make_data("real")
+BAD = {
+    "NaN feature": (
+        {"features": replaced(X, (5, 3), np.nan)},
+        r"features holds nan at \[5, 3\], expected finite numbers\.",
+    ),
+    "infinite feature": (
+        {"features": replaced(X, (0, 6), -np.inf)},
+        r"features holds -inf at \[0, 6\]",
+    ),
+    "NaN target": (
+        {"targets": replaced(Y, 9, np.nan)},
+        r"targets holds nan at \[9\], expected finite numbers\.",
+    ),
+    "infinite target": (
+        {"targets": replaced(Y, 0, np.inf)},
+        r"targets holds inf at \[0\]",
+    ),
+    "sparse NaN": (
+        {"features": scipy.sparse.csr_array(replaced(X, (5, 3), np.nan))},
+        r"features holds nan at \[5, 3\]",
+    ),
+    "1-D features": ({"features": X[:, 0]}, r"shape \(43,\), expected \[N, D\]"),
+    "no features": ({"features": X[:, :0]}, r"shape \(43, 0\), expected \[N, D\]"),
+    "no samples": ({"features": X[:0]}, r"shape \(0, 7\), expected \[N, D\]"),
+    "too few targets": (
+        {"targets": Y[:-1]},
+        r"targets has shape \(42,\), expected \(43,\): one for each row",
+    ),
+    "2-D targets": (
+        {"targets": Y[:, None]},
+        r"targets has shape \(43, 1\), expected \(43,\)",
+    ),
+    "negative lambda": (
+        {"regularization": -0.5},
+        r"regularization is -0\.5, expected a number ",
+    ),
+    "NaN lambda": (
+        {"regularization": np.nan},
+        "regularization is nan, expected a number",
+    ),
+    "infinite lambda": (
+        {"regularization": np.inf},
+        "regularization is inf, expected a",
+    ),
+    "no worker": (
+        {"num_workers": 0},
+        "num_workers is 0, expected an integer at least 1",
+    ),
+    "float workers": ({"num_workers": 2.0}, "num_workers is 2.0, expected an integer"),
+    "too many workers": ({"num_workers": 44}, "num_workers is 44, expected at most"),
+    "unknown split": ({"split": "random"}, "how is 'random', expected one of shuffled"),
+    "wrong number of parts": (
+        {"split": [np.arange(43)]},
+        "split has 1 parts, expected num_workers=4",
+    ),
+    "sample missing": (
+        {"split": np.array_split(np.arange(42), 4)},
+        "split must name each of the 43 samples exactly once; make it with data.split",
+    ),
+    "sample twice": (
+        {"split": np.array_split([0, *range(43)], 4)},
+        "split must name each of the 43 samples exactly once",
+    ),
+    "negative index": (
+        {"split": np.array_split(np.arange(-1, 42), 4)},
+        "split must name each of the 43 samples exactly once",
+    ),
+    "float indices": (
+        {"split": np.array_split(np.arange(43.0), 4)},
+        "split is .*integer",
+    ),
+    "integer dtype": ({"dtype": "int32"}, "dtype"),
+}
+
+
+@pytest.mark.parametrize(("wrong", "message"), BAD.values(), ids=BAD)
+def test_bad_input_is_refused_in_a_sentence(wrong, message):
+    arguments = {"features": X, "targets": Y, "num_workers": 4} | wrong
+    with pytest.raises(ValueError, match=message):
+        problems.ridge(**arguments)
+
+
+@rows
+def test_every_loss_checks_its_input(row):
+    x, y = make_data(row.targets)
+    with pytest.raises(ValueError, match=r"features holds nan at \[1, 1\]"):
+        row.factory(replaced(x, (1, 1), np.nan), y, 4, **dict(row.options))
+    with pytest.raises(ValueError, match="num_workers is 0, expected an integer"):
+        row.factory(x, y, 0, **dict(row.options))
+
+
+@pytest.mark.parametrize("empty", [[], np.array([], int)], ids=["list", "array"])
+def test_a_worker_may_be_without_a_sample(empty):
+    parts = [np.arange(NUM_SAMPLES), empty]
+    problem = problems.ridge(X, Y, 2, split=parts, regularization=LAM)
+    gradients = gradients_of(problem, problem.init_params)
+    assert np.abs(gradients[0]).min() > 0
+    np.testing.assert_array_equal(gradients[1], 0)
+    assert problem.worker_smoothness[1] == pytest.approx(LAM / 2)
+
+
+@pytest.mark.parametrize(
+    ("targets", "got"), [(np.ones(43), 1), (np.arange(43) % 3, 3), (Y, 43)]
+)
+def test_logistic_needs_two_labels(targets, got):
+    message = rf"targets of logistic regression must have two values, got {got}\."
+    with pytest.raises(ValueError, match=message):
+        problems.logistic(X, targets, 4)
+
+
+def test_softmax_needs_two_labels():
+    with pytest.raises(ValueError, match="must have two labels or more, got 1"):
+        problems.softmax(X, np.zeros(43, int), 4)
+
+
+@pytest.mark.parametrize("wrong", [-0.25, 1.5])
+def test_nonlinear_least_squares_needs_targets_of_a_sigmoid(wrong):
+    y = replaced(np.full(43, 0.5), 7, wrong)
+    with pytest.raises(
+        ValueError, match=rf"targets is {wrong}, expected a number in \[0, 1\]"
+    ):
+        problems.nonlinear_least_squares(X, y, 4)

@@ -1,0 +1,205 @@
+"""Figures and tables of runs."""
+
+import warnings
+import xml.etree.ElementTree as ET
+
+import jax.numpy as jnp
+import matplotlib.colors
+import matplotlib.figure
+import numpy as np
+import pytest
+
+from gdsec_jax import History, report
+
+METHODS = {"GD": "gd", "GD-SEC": "gdsec", "GD-SEC xi=3": "gdsec", "GD-SOEC": "gdsoec"}
+
+
+def make(bits, errors, outcome="completed", initial=10.0, **attributes) -> History:
+    """A run of one worker, evaluated after every round."""
+    bits, errors = np.array(bits)[:, None], np.array(errors, float)
+    rounds = len(errors)
+    return History(
+        initial_error=initial,
+        eval_rounds=np.arange(1, rounds + 1),
+        objective_error=errors,
+        entries=bits // 32,
+        bits=bits,
+        broadcast_bits=np.full(rounds, 320),
+        participants=np.ones((rounds, 1), bool),
+        dropped=np.zeros(rounds, int),
+        params=jnp.zeros(1),
+        outcome=outcome,
+        attributes=attributes,
+    )
+
+
+def some() -> dict[str, History]:
+    return {
+        "GD": make([320] * 4, [5, 1, 0.1, 0.01], error_name="objective error"),
+        "GD-SEC": make([320, 32, 0, 64], [6, 2, 0.2, 0.05]),
+        "GD-SEC xi=3": make([320, 64, 64], [6, 0.5, -1e-17]),
+        "GD-SOEC": make([320, 32], [1e4, 1e12], "diverged"),
+    }
+
+
+def draw(histories=None, **options) -> matplotlib.figure.Figure:
+    options = {"title": "A title", "wire": "rle, 32-bit values"} | options
+    return report.convergence(histories or some(), METHODS, **options)
+
+
+def lines(axes) -> dict[str, tuple[list[float], list[float]]]:
+    return {
+        str(line.get_label()): (
+            np.asarray(line.get_xdata()).tolist(),
+            np.asarray(line.get_ydata()).tolist(),
+        )
+        for line in axes.get_lines()
+        if not str(line.get_label()).startswith("_")
+    }
+
+
+def test_a_figure_has_the_error_by_rounds_and_by_bits():
+    figure = draw()
+    by_rounds, by_bits = figure.axes
+    assert figure.get_suptitle() == "A title"
+    assert by_rounds.get_xlabel() == "rounds"
+    assert by_bits.get_xlabel() == "uploaded bits, all workers (rle, 32-bit values)"
+    assert by_rounds.get_ylabel() == "objective error"
+    assert (by_rounds.get_xscale(), by_rounds.get_yscale()) == ("linear", "log")
+    assert (by_bits.get_xscale(), by_bits.get_yscale()) == ("log", "log")
+    labels = ["GD", "GD-SEC", "GD-SEC xi=3", "GD-SOEC (diverged)"]
+    assert list(lines(by_rounds)) == list(lines(by_bits)) == labels
+    assert lines(by_rounds)["GD"] == ([0, 1, 2, 3, 4], [10, 5, 1, 0.1, 0.01])
+    assert lines(by_bits)["GD-SEC"] == ([320, 352, 352, 416], [6, 2, 0.2, 0.05])
+    legend = by_rounds.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == labels
+
+
+def test_evaluations_are_drawn_at_their_rounds():
+    history = make([320] * 4, [5, 1, 0.1, 0.01])
+    sparse = History(
+        **{
+            **vars(history),
+            "eval_rounds": np.array([3, 4]),
+            "objective_error": np.array([0.1, 0.01]),
+        }
+    )
+    by_rounds, by_bits = draw({"GD": sparse}).axes
+    assert lines(by_rounds)["GD"] == ([0, 3, 4], [10, 0.1, 0.01])
+    assert lines(by_bits)["GD"] == ([960, 1280], [0.1, 0.01])
+
+
+def test_rounding_below_zero_is_not_drawn():
+    by_rounds, _ = draw().axes
+    assert np.isnan(lines(by_rounds)["GD-SEC xi=3"][1][-1])
+
+
+def test_methods_differ_in_colour_and_settings_in_dashes():
+    by_rounds, by_bits = draw().axes
+    for axes in (by_rounds, by_bits):
+        drawn = {
+            str(line.get_label()): (
+                matplotlib.colors.to_hex(line.get_color()),
+                line.get_linestyle(),
+            )
+            for line in axes.get_lines()
+        }
+        colors = [drawn[name][0] for name in ("GD", "GD-SEC", "GD-SOEC (diverged)")]
+        assert len(set(colors)) == 3
+        assert drawn["GD-SEC"][0] == drawn["GD-SEC xi=3"][0]
+        assert drawn["GD-SEC"][1] == "-" != drawn["GD-SEC xi=3"][1]
+
+
+def test_a_target_is_marked_relative_to_the_start():
+    for axes in draw(target=1e-2).axes:
+        levels = [line.get_ydata() for line in axes.get_lines()]
+        assert any(np.array_equal(level, [0.1, 0.1]) for level in levels)
+    assert len(draw(target=1e-2).axes[0].lines) == len(draw().axes[0].lines) + 1
+
+
+def test_a_run_that_diverged_does_not_squeeze_the_others():
+    by_rounds, by_bits = draw().axes
+    assert by_rounds.get_ylim()[1] <= 100 * 10.0
+    assert by_bits.get_ylim() == by_rounds.get_ylim()
+    assert by_rounds.get_ylim()[0] < 0.01
+
+
+@pytest.mark.parametrize("error", [np.inf, np.nan])
+def test_errors_that_are_not_finite_are_drawn_over(error, tmp_path):
+    histories = {"GD": make([320, 320], [error, error], "diverged")}
+    figure = draw(histories)
+    report.save_figure(figure, tmp_path / "a.png")
+    assert "GD (diverged)" in lines(figure.axes[0])
+
+
+def test_a_run_without_error_or_uploads_is_drawn(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = draw({"GD": make([0, 0], [0, 0], initial=0.0)})
+        report.save_figure(figure, tmp_path / "a.png")
+
+
+def test_figures_are_written_in_the_format_of_their_name(tmp_path):
+    figure = draw()
+    report.save_figure(figure, tmp_path / "new" / "a.png")
+    report.save_figure(figure, tmp_path / "new" / "a.svg")
+    assert (tmp_path / "new" / "a.png").read_bytes().startswith(b"\x89PNG\r\n")
+    root = ET.parse(tmp_path / "new" / "a.svg").getroot()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
+        "a.png",
+        "a.svg",
+    ]
+
+
+def test_a_figure_that_cannot_be_written_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="nonsense"):
+        report.save_figure(draw(), tmp_path / "a.nonsense")
+    assert list(tmp_path.iterdir()) == []
+
+
+def cells(table) -> list[tuple[str, ...]]:
+    """The rows of a table."""
+    columns = [list(column.cells) for column in table.columns]
+    return list(zip(*columns, strict=True))
+
+
+def test_table_of_costs():
+    table = report.target_table(some(), 1e-2, title="To 1e-2", baseline="GD")
+    assert str(table.title) == "To 1e-2"
+    assert [column.header for column in table.columns] == [
+        "method",
+        "rounds",
+        "vs GD",
+        "Mbit",
+        "vs GD",
+        "last error",
+        "outcome",
+    ]
+    assert cells(table) == [
+        ("GD", "3", "100.00 %", "0.001", "100.00 %", "1.00e-02", "completed"),
+        ("GD-SEC", "4", "133.33 %", "0.000", "43.33 %", "5.00e-02", "completed"),
+        ("GD-SEC xi=3", "3", "100.00 %", "0.000", "46.67 %", "-1.00e-17", "completed"),
+        ("GD-SOEC", "never", "-", "never", "-", "1.00e+12", "diverged"),
+    ]
+
+
+def test_the_baseline_names_the_columns_and_is_a_hundred_percent():
+    histories = {"mine": make([32_000_000] * 1500, 10 / np.arange(1, 1501))}
+    table = report.target_table(histories, 7.1e-4, title="", baseline="mine")
+    assert [column.header for column in table.columns][2] == "vs mine"
+    row = cells(table)[0]
+    assert row[1:5] == ("1,409", "100.00 %", "45088.000", "100.00 %")
+
+
+def test_without_the_baseline_there_is_no_percentage():
+    histories = some()
+    table = report.target_table(histories, 1e-2, title="", baseline="GD-SOEC")
+    assert cells(table)[0][:5] == ("GD", "3", "-", "0.001", "-")
+
+
+def test_a_baseline_that_sent_nothing_has_no_percentage():
+    histories = {"GD": make([0, 0], [0, 0], initial=0.0)}
+    table = report.target_table(histories, 1e-2, title="", baseline="GD")
+    assert cells(table)[0][3:5] == ("0.000", "-")

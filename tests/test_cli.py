@@ -1,0 +1,363 @@
+"""The gdsec command: what it leaves, prints, refuses and returns."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gdsec_jax import History, cli, data, experiment
+
+TINY = """
+num_rounds = 400
+target = 0.3
+value_bits = 32
+
+[problem]
+num_workers = 3
+
+[methods.GD]
+name = "gd"
+
+[methods."GD-SEC xi 10"]
+name = "gdsec"
+xi = 10.0
+"""
+LEFT = ["tiny", "tiny.png", "tiny.svg", "tiny/GD-SEC xi 10.nc", "tiny/GD.nc"]
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """A folder of its own, a wide terminal, no data but those embedded, no network."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("GDSEC_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("GDSEC_DATA_DIR", raising=False)
+    for scheme in ("http", "https", "all"):  # the discard port: nothing listens
+        monkeypatch.setenv(f"{scheme}_proxy", "http://127.0.0.1:9")
+        monkeypatch.setenv(f"{scheme.upper()}_PROXY", "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    Path("tiny.toml").write_text(TINY)
+    return tmp_path
+
+
+@pytest.fixture
+def call(capsys):
+    """Call the command in this process: its status, stdout and stderr."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            status = cli.main(arguments)
+        except SystemExit as error:
+            assert isinstance(error.code, int)  # noqa: PT017
+            status = error.code
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return run
+
+
+def left(folder="results") -> list[str]:
+    """All that is in a folder, and below it."""
+    root = Path(folder)
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+
+
+def script(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Call the installed command as its users do."""
+    command = Path(sys.executable).with_name("gdsec")
+    return subprocess.run(
+        [command, *arguments], capture_output=True, text=True, timeout=120
+    )
+
+
+# As a process
+
+
+def test_help_names_the_commands():
+    done = script("--help")
+    assert done.returncode == 0
+    for command in ("run", "figures", "data"):
+        assert f"• {command} " in done.stdout
+    assert done.stderr == ""
+
+
+def test_a_run_leaves_its_files_and_prints_a_table():
+    done = script(
+        "run", "tiny.toml", "--num-rounds", "20", "--methods.GD.learning-rate=0.1"
+    )
+    assert done.returncode == 0, done.stderr
+    assert left() == LEFT
+    dense = History.load("results/tiny/GD.nc")
+    assert dense.bits.shape == (20, 3)
+    assert dense.attributes["config"]["methods"]["GD"]["learning_rate"] == 0.1
+    assert "GD: completed 20 rounds, objective error " in done.stdout
+    row = next(line for line in done.stdout.splitlines() if line.startswith("│ GD-SEC"))
+    assert row.split()[-2] == "completed"
+
+
+def test_wrong_input_is_one_sentence_and_leaves_nothing():
+    Path("bad.toml").write_text(TINY.replace("xi = 10.0", "xi = -1.0"))
+    done = script("run", "bad.toml")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("gdsec: bad.toml: methods.GD-SEC xi 10.xi is -1.0, ")
+    assert not Path("results").exists()
+
+
+# Running a config
+
+
+def test_a_run_saves_what_it_was(call):
+    status, out, err = call("run", "--results", "mine", "tiny.toml")
+    assert (status, err) == (0, "")
+    assert left("mine") == LEFT
+    dense, sparse = (History.load(f"mine/{name}") for name in LEFT[:2:-1])
+    assert dense.num_rounds == sparse.num_rounds == 400
+    assert dense.bits.sum() == 400 * 3 * 64 * 32
+    assert 0 < sparse.bits.sum() < dense.bits.sum()
+    assert dense.params.shape == (64,)
+    attributes = dict(sparse.attributes)
+    assert attributes["label"] == "GD-SEC xi 10"
+    assert attributes["method"]["xi"] == 10.0
+    assert attributes["config"]["target"] == 0.3
+    assert attributes["seed"] == 0
+    assert attributes["versions"]["x64"] == "True"
+    assert attributes["started"].endswith("+00:00")
+    for text in ("wrote mine/tiny.png", "wrote mine/tiny.svg", "vs GD", "100.00 %"):
+        assert text in out
+    error = f"{sparse.objective_error[-1]:.2e}"
+    bits = f"{(sparse.bits_to(0.3 * sparse.initial_error) or 0) / 1e6:.3f}"
+    row = next(line for line in out.splitlines() if line.startswith("│ GD-SEC xi 10"))
+    assert error in row
+    assert bits in row
+
+
+def test_fields_are_overridden_by_options(call):
+    status, out, _ = call(
+        *("run", "tiny.toml", "--results", "other", "--num-rounds", "7"),
+        *("--problem.num-workers", "2", "--methods.GD.learning-rate", "0.01"),
+        *("--eval-every", "3", "--problem.dtype", "float32", "--wire", "coo"),
+    )
+    assert status == 0
+    history = History.load("other/tiny/GD.nc")
+    assert history.bits.shape == (7, 2)
+    assert history.eval_rounds.tolist() == [3, 6, 7]
+    assert history.attributes["method"]["learning_rate"] == 0.01
+    assert history.attributes["versions"]["x64"] == "False"
+    sparse = History.load("other/tiny/GD-SEC xi 10.nc")
+    assert sparse.attributes["wire"] == [{"name": "coo", "value_bits": 32}]
+    assert "(coo, 32-bit values)" in out
+
+
+@pytest.mark.parametrize("label", ["GD-SEC", "GD-SEC 2.5 +_", "GD-SEC xi 10"])
+def test_options_of_any_label_that_help_lists(label, call, monkeypatch):
+    ran = []
+    monkeypatch.setattr(experiment, "run", lambda config, *rest: ran.append(config))
+    Path("own.toml").write_text(f"[methods.'{label}']\nname = 'gdsec'\nxi = 10.0\n")
+    assert f"--methods.{label}.xi" in call("run", "own.toml", "--help")[1]
+    assert call("run", "own.toml", f"--methods.{label}.xi", "0.5")[0] == 0
+    assert ran[0].methods[label].xi == 0.5
+
+
+def test_a_run_that_diverges_is_a_result(call):
+    Path("wild.toml").write_text("[methods.GD]\nname = 'gd'\nlearning_rate = 100.0\n")
+    status, out, err = call("run", "wild.toml")
+    assert (status, err) == (0, "")
+    assert "GD: diverged: stopped after" in out
+    assert History.load("results/wild/GD.nc").outcome == "diverged"
+    row = next(line for line in out.splitlines() if line.startswith("│ GD"))
+    assert "never" in row
+    assert "diverged" in row
+
+
+def test_a_title_is_taken_literally(call):
+    Path("odd.toml").write_text("title = 'a [/b] c'\nnum_rounds = 2\n")
+    status, out, _ = call("run", "odd.toml")
+    assert status == 0
+    assert "a [/b] c: to" in out
+
+
+def test_targets_that_are_all_zero_are_a_result(call):
+    np.savez("zero.npz", features=np.eye(6), targets=np.zeros(6))
+    Path("zero.toml").write_text("num_rounds = 2\nproblem.data = 'zero.npz'\n")
+    status, out, _ = call("run", "zero.toml")
+    assert status == 0
+    assert "completed" in out
+
+
+def test_features_that_are_all_zero_are_refused_in_a_sentence(call):
+    np.savez("zero.npz", features=np.zeros((6, 2)), targets=np.arange(6.0))
+    Path("zero.toml").write_text(
+        "problem.data = 'zero.npz'\nproblem.regularization = 0\n"
+    )
+    status, _, err = call("run", "zero.toml")
+    assert status == 2
+    assert err.startswith("gdsec: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "nosuch.toml"), "nosuch.toml is not a file, expected a TOML config."),
+        (("run", "."), ". is not a file, expected a TOML config."),
+        (("run", "broken.toml"), "broken.toml is not valid TOML: "),
+        (
+            ("run", "elsewhere.toml"),
+            "the problem of elsewhere: data is 'nosuch', expected a file",
+        ),
+        (
+            ("run", "--results", "r", "elsewhere.toml"),
+            "the problem of elsewhere: data is 'nosuch', expected a file",
+        ),
+        (
+            ("figures", "nosuch"),
+            "no figure is called 'nosuch', expected logistic, ridge",
+        ),
+        (("figures", "ridge", "nosuch"), "no figure is called 'nosuch', expected"),
+        (
+            ("data", "show", "nosuch"),
+            "data is 'nosuch', expected a file that exists, or",
+        ),
+        (("data", "show", "digits", "--split", "test"), "split of 'digits' is 'test'"),
+        (
+            ("data", "fetch", "nosuch"),
+            "data set name is 'nosuch', expected one of digits",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_is_refused(arguments, message, call):
+    Path("broken.toml").write_text("num_rounds = = 3")
+    Path("elsewhere.toml").write_text("problem.data = 'nosuch'")
+    status, out, err = call(*arguments)
+    assert status == 2
+    assert err.startswith(f"gdsec: {message}")
+    assert err.count("\n") == 1
+    assert out == ""
+    assert left("results") == left("r") == []
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        ("--num-rounds", "-5", "num_rounds"),
+        ("--num-rounds", "abc", "num-rounds"),
+        ("--methods.GD.xi", "3", "gd has no parameter xi"),
+        ("--problem.regularization", "-1", "regularization"),
+        ("--nosuch", "3", "--nosuch"),
+    ],
+)
+def test_wrong_options_are_refused(option, value, named, call):
+    status, _, err = call("run", "tiny.toml", option, value)
+    assert status == 2
+    assert named in err
+    assert "Traceback" not in err
+    assert left() == []
+
+
+def test_a_file_where_the_results_should_go(call):
+    Path("results").write_text("mine")
+    status, _, err = call("run", "tiny.toml", "--num-rounds", "2")
+    assert status == 2
+    assert err.startswith("gdsec: ")
+    assert err.count("\n") == 1
+    assert Path("results").read_text() == "mine"
+
+
+def test_help_of_a_config_lists_its_fields(call):
+    status, out, _ = call("run", "tiny.toml", "--help")
+    assert status == 0
+    for option in (
+        "--num-rounds",
+        "--problem.num-workers",
+        "--methods.GD.learning-rate",
+    ):
+        assert option in out
+    assert "(default: 400)" in out
+    assert left() == []
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",)])
+def test_without_arguments_it_is_help(arguments, call):
+    status, out, _ = call(*arguments)
+    assert status == 0
+    assert "usage: gdsec" in out
+    assert "GDSEC_DATA_DIR" in out
+
+
+# Figures
+
+
+def test_figures_run_the_shipped_configs_by_name(call, monkeypatch):
+    ran = []
+    monkeypatch.setattr(
+        experiment,
+        "run",
+        lambda config, name, results, console: ran.append(
+            (name, config.title, results)
+        ),
+    )
+    assert call("figures", "ridge", "--results", "r")[0] == 0
+    assert ran == [("ridge", "Ridge regression, digits, M = 5", Path("r"))]
+    ran.clear()
+    assert call("figures")[0] == 0
+    assert [name for name, _, _ in ran] == list(experiment.figure_configs())
+
+
+# Data
+
+
+def test_data_list(call):
+    status, out, _ = call("data", "list")
+    assert status == 0
+    rows = [
+        [cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines()
+    ]
+    assert ["digits", "multiclass", "train", "1,797 x 64", "embedded"] in rows
+    assert ["mnist", "multiclass", "test", "10,000 x 784", "remote"] in rows
+    assert ["rcv1", "binary", "train", "20,242 x 47,236", "remote"] in rows
+
+
+def test_data_show(call):
+    status, out, _ = call("data", "show", "digits")
+    assert status == 0
+    features = data.load("digits").features
+    share = f"{np.mean(features != 0):.2%}"
+    for text in ("1,797 x 64", "dense", share, "0 to 1", "0 to 9, 10 different values"):
+        assert text in out
+
+
+def test_data_show_of_a_file(call):
+    Path("own.svm").write_text("+1 1:0.5 3:2\n-1 2:1.5\n+1 1:-1\n")
+    status, out, _ = call("data", "show", "own.svm")
+    assert status == 0
+    for text in ("3 x 3", "sparse", "44.44%", "-1 to 2", "-1 to 1, 2 different values"):
+        assert text in out
+
+
+def test_data_show_of_rows_without_entries(call):
+    Path("own.svm").write_text("+1 1:0\n-1\n")
+    status, out, err = call("data", "show", "own.svm")
+    assert "zero-size array" not in err
+    assert status == 0
+    assert "0.00%" in out
+
+
+def test_data_fetch_of_an_embedded_set_has_nothing_to_do(call):
+    assert call("data", "fetch", "digits") == (0, "", "")
+
+
+def test_data_fetch_without_a_network(call):
+    status, out, err = call("data", "fetch", "mnist")
+    assert (status, out) == (2, "")
+    assert err.startswith(
+        "gdsec: cannot download 'train-images-idx3-ubyte' of the data"
+    )
+    assert "set the environment variable GDSEC_DATA_DIR to that folder" in err
+    assert err.count("\n") == 1
+    assert left("cache") == []
