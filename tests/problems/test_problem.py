@@ -115,8 +115,8 @@ def test_parameters_must_be_real_floating_point(leaf, dtype):
 @pytest.mark.parametrize(
     ("loss", "got"),
     [
-        (lambda p, d: p * d, r"\(2,\).*float32"),
-        (lambda p, d: jnp.sum(p * d)[None], r"\(1,\).*float32"),
+        (lambda p, d: p * d, r"float32\[2\]"),
+        (lambda p, d: jnp.sum(p * d)[None], r"float32\[1\]"),
         (lambda p, d: jnp.sum(p * d) > 0, ""),
         (lambda p, d: jnp.int32(1), "int32"),
         (lambda p, d: jnp.sum(p * d) * jnp.complex64(1j), "complex64"),
