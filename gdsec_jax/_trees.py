@@ -89,6 +89,13 @@ def _sum(messages):
     )
 
 
+def as_key(key) -> jax.Array:
+    """The typed random key of an int, of a typed key, or of raw key data."""
+    if jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key):
+        return key
+    return jax.random.key(key) if jnp.ndim(key) == 0 else jax.random.wrap_key_data(key)
+
+
 def _same_dtype(x, y):
     dtype = widest(x.dtype, y.dtype)
     return x.astype(dtype), y.astype(dtype)

@@ -44,9 +44,14 @@ class ProblemConfig(_Model):
     sizes: tuple[Count, ...] | None = Field(
         default=None, description="Samples of each worker, for uneven splits."
     )
-    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Of the split.")
+    seed: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Of the split and of the minibatches."
+    )
     regularization: NonNegative | None = Field(
         default=None, description="lambda; by default 1/N."
+    )
+    batch_size: Count | None = Field(
+        default=None, description="Samples a worker and round; by default all."
     )
     proximal: bool = Field(default=False, description="Lasso only: proximal steps.")
     dtype: Literal["float32", "float64"] = Field(
@@ -216,7 +221,7 @@ def make_problem(config: ProblemConfig) -> problems.Problem:
         own = {"proximal": config.proximal}
     elif config.proximal:
         raise ValueError(f"problem.proximal is for lasso, got kind {config.kind!r}.")
-    return getattr(problems, config.kind)(
+    problem = getattr(problems, config.kind)(
         loaded.features,
         loaded.targets,
         config.num_workers,
@@ -225,6 +230,9 @@ def make_problem(config: ProblemConfig) -> problems.Problem:
         dtype=config.dtype,
         **own,
     )
+    if config.batch_size is None:
+        return problem
+    return problems.minibatch(problem, config.batch_size)
 
 
 def load_data(name: str, subset: str = "train") -> data.Dataset:

@@ -70,6 +70,7 @@ def run(
                     problem,
                     optimizer,
                     config.num_rounds,
+                    key=config.problem.seed,
                     eval_every=config.eval_every,
                     attributes=attributes,
                 )

@@ -109,7 +109,7 @@ def federate(
     weights = _weights(weights, num_workers, reduction)
     worker = optax.with_extra_args_support(worker)
     server = optax.with_extra_args_support(server or optax.identity())
-    random_key = None if key is None else _as_key(key)
+    random_key = None if key is None else _trees.as_key(key)
 
     def init(params):
         _checks.floating(params)
@@ -270,12 +270,6 @@ def _nothing_sent(params, wire: str | Format, num_workers: int) -> RoundCounts:
     return RoundCounts(
         uploads, jnp.zeros(num_workers, bool), jnp.zeros(num_workers, bool)
     )
-
-
-def _as_key(key) -> jax.Array:
-    if jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key):
-        return key
-    return jax.random.key(key) if jnp.ndim(key) == 0 else jax.random.wrap_key_data(key)
 
 
 def _split(key_data, random_key, num_workers: int):

@@ -17,7 +17,7 @@ import optax
 import rich.console
 import rich.progress
 
-from gdsec_jax import _checks, _files
+from gdsec_jax import _checks, _files, _trees
 from gdsec_jax._check_optimizer import check
 from gdsec_jax._last_round import LastRound, last_round
 from gdsec_jax.history import History, Outcome
@@ -25,6 +25,7 @@ from gdsec_jax.problems import Problem
 
 _OUTCOMES: tuple[Outcome, ...] = ("completed", "target", "diverged")
 _RUNNING, _TARGET, _DIVERGED = 0, 1, 2
+_MINIBATCH = 0  # its stream of the key
 _CHUNK_SECONDS = 0.25  # between two looks at the progress bar
 _MOST_ROUNDS = 2**14  # that are kept on the device between two looks
 _MOST_RECORDS = 2**22  # the same, of workers and rounds
@@ -46,12 +47,13 @@ class _Record(NamedTuple):
     sent: LastRound
 
 
-class _Limits(NamedTuple):
-    """When to stop. Traced, so that other limits compile nothing anew."""
+class _Settings(NamedTuple):
+    """What else a run is given. Traced, so that other values compile nothing anew."""
 
     rounds: Any  # of the whole run
     target_error: Any
     diverged_error: Any
+    key: jax.Array
 
 
 def simulate(
@@ -59,6 +61,7 @@ def simulate(
     optimizer: optax.GradientTransformation,
     num_rounds: int,
     *,
+    key: Any = None,
     eval_every: int = 1,
     target_error: float | None = None,
     divergence_factor: float = 1e6,
@@ -77,6 +80,8 @@ def simulate(
       problem: of `gdsec_jax.problems`, M workers.
       optimizer: an optax chain with an algorithm of this package in it, for M workers.
       num_rounds: K.
+      key: an int or a random key, for a problem that draws (`problems.minibatch`). An
+        algorithm that draws has a key of its own.
       eval_every: the error is evaluated after every so many rounds, and after the last.
         An evaluation costs up to half of what a round does.
       target_error: stop after the first evaluation with at most this error; it must
@@ -120,6 +125,8 @@ def simulate(
             f"target_error is {target_error!r}, expected at least what rounding leaves "
             f"of the {problem.error_name}, {problem.resolution:.2g}."
         )
+    if problem.draw is not None and key is None:
+        raise ValueError("key is None, expected an int or a random key to draw with.")
     own_attributes = _files.plain("attributes", attributes or {})
     check(optimizer, problem.init_params, problem.num_workers)
     initial_error = float(
@@ -130,16 +137,17 @@ def simulate(
             f"{problem.error_name} is {initial_error} at the initial params of "
             f"{problem.name}, expected a finite number."
         )
-    limits = _Limits(
+    settings = _Settings(
         rounds=num_rounds,
         target_error=-math.inf if target_error is None else target_error,
         diverged_error=(
             divergence_factor * initial_error if initial_error > 0 else math.inf
         ),
+        key=_trees.as_key(0 if key is None else key),
     )
     start = time.perf_counter()
     run, records = _run_all(
-        problem, optimizer, num_rounds, eval_every, limits, progress
+        problem, optimizer, num_rounds, eval_every, settings, progress
     )
     seconds = time.perf_counter() - start
     sent, errors = records.sent, records.error
@@ -183,7 +191,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def _run_all(problem, optimizer, num_rounds, eval_every, limits, progress):
+def _run_all(problem, optimizer, num_rounds, eval_every, settings, progress):
     """Chunk after chunk until the run ends; the records of its rounds, on the host."""
     loop_problem = _for_loop(problem)
     # A copy: the loop is given its buffers for good, and the problem keeps its own.
@@ -194,7 +202,7 @@ def _run_all(problem, optimizer, num_rounds, eval_every, limits, progress):
         rounds=jnp.zeros((), jnp.int32),
         outcome=jnp.zeros((), jnp.int32),
     )
-    one_round = functools.partial(_round, loop_problem, optimizer, eval_every, limits)
+    one_round = functools.partial(_round, loop_problem, optimizer, eval_every, settings)
     _, record = jax.eval_shape(one_round, run)
     # Not shaped by num_rounds: any number runs in one compiled loop.
     capacity = max(1, min(_MOST_ROUNDS, _MOST_RECORDS // problem.num_workers))
@@ -205,7 +213,7 @@ def _run_all(problem, optimizer, num_rounds, eval_every, limits, progress):
         while True:
             begin, before = time.perf_counter(), int(run.rounds)
             run, buffers = _run_chunk(
-                loop_problem, optimizer, eval_every, limits, run, buffers, length
+                loop_problem, optimizer, eval_every, settings, run, buffers, length
             )
             rounds = int(run.rounds)
             chunks.append(jax.tree.map(_first(rounds - before), buffers))
@@ -223,17 +231,17 @@ def _run_all(problem, optimizer, num_rounds, eval_every, limits, progress):
     static_argnames=("optimizer", "eval_every"),
     donate_argnames=("run", "buffers"),
 )
-def _run_chunk(problem, optimizer, eval_every, limits, run, buffers, length):
+def _run_chunk(problem, optimizer, eval_every, settings, run, buffers, length):
     """At most `length` rounds, fewer if the run ends; their records come first."""
 
     def goes_on(carry):
         i, run, _ = carry
-        ended = (run.outcome != _RUNNING) | (run.rounds >= limits.rounds)
+        ended = (run.outcome != _RUNNING) | (run.rounds >= settings.rounds)
         return (i < length) & ~ended
 
     def body(carry):
         i, run, buffers = carry
-        run, record = _round(problem, optimizer, eval_every, limits, run)
+        run, record = _round(problem, optimizer, eval_every, settings, run)
         buffers = jax.tree.map(lambda all, one: all.at[i].set(one), buffers, record)
         return i + 1, run, buffers
 
@@ -241,8 +249,11 @@ def _run_chunk(problem, optimizer, eval_every, limits, run, buffers, length):
     return run, buffers
 
 
-def _round(problem, optimizer, eval_every, limits, run: _Run) -> tuple[_Run, _Record]:
-    gradients = problem.gradients(run.params)
+def _round(problem, optimizer, eval_every, settings, run: _Run) -> tuple[_Run, _Record]:
+    # One stream a purpose: what is drawn later for another changes no minibatch.
+    minibatch_key = jax.random.fold_in(settings.key, _MINIBATCH)
+    round_key = jax.random.fold_in(minibatch_key, run.rounds)
+    gradients = problem.gradients(run.params, round_key)
     optimizer = optax.with_extra_args_support(optimizer)
     updates, state = optimizer.update(gradients, run.state, run.params)
     params = optax.apply_updates(run.params, updates)
@@ -250,12 +261,12 @@ def _round(problem, optimizer, eval_every, limits, run: _Run) -> tuple[_Run, _Re
     if eval_every == 1:
         evaluated, error = True, problem.error(params)
     else:
-        evaluated = _evaluates(rounds, eval_every, limits.rounds)
+        evaluated = _evaluates(rounds, eval_every, settings.rounds)
         unknown = functools.partial(jnp.full_like, fill_value=jnp.nan)
         shape = jax.eval_shape(problem.error, params)
         error = jax.lax.cond(evaluated, problem.error, lambda _: unknown(shape), params)
-    reached = evaluated & (error <= limits.target_error)
-    bounded = jnp.isfinite(error) & (error <= limits.diverged_error)
+    reached = evaluated & (error <= settings.target_error)
+    bounded = jnp.isfinite(error) & (error <= settings.diverged_error)
     diverged = evaluated & ~bounded
     outcome = jnp.where(diverged, _DIVERGED, jnp.where(reached, _TARGET, _RUNNING))
     run = _Run(params, state, rounds, outcome.astype(jnp.int32))

@@ -7,6 +7,7 @@ from gdsec_jax.problems._losses import (
 )
 from gdsec_jax.problems._losses import ridge as ridge
 from gdsec_jax.problems._losses import softmax as softmax
+from gdsec_jax.problems._minibatch import minibatch as minibatch
 from gdsec_jax.problems._problem import Problem as Problem
 from gdsec_jax.problems._problem import from_loss as from_loss
 from gdsec_jax.problems._proximal import proximal_l1 as proximal_l1
@@ -16,6 +17,7 @@ __all__ = [
     "from_loss",
     "lasso",
     "logistic",
+    "minibatch",
     "nonlinear_least_squares",
     "proximal_l1",
     "ridge",

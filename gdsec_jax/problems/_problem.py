@@ -27,7 +27,14 @@ ErrorMeasure = Literal["objective", "gradient"]
         "coordinate_smoothness",
         "regularization",
     ],
-    meta_fields=["name", "num_workers", "worker_loss", "worker_objective", "measure"],
+    meta_fields=[
+        "name",
+        "num_workers",
+        "worker_loss",
+        "worker_objective",
+        "measure",
+        "draw",
+    ],
 )
 @dataclasses.dataclass(frozen=True, eq=False)
 class Problem:
@@ -51,6 +58,8 @@ class Problem:
       worker_smoothness: [M], L_m of each f_m.
       coordinate_smoothness: L^i of f along each coordinate, like the parameters.
       regularization: lambda.
+      draw: (key, data of worker m) to the data of its gradient in one round; of
+        `minibatch`. None for all of them.
     """
 
     name: str
@@ -66,10 +75,16 @@ class Problem:
     worker_smoothness: Any = None
     coordinate_smoothness: PyTree = None
     regularization: Any = None
+    draw: Callable[[jax.Array, PyTree], PyTree] | None = None
 
-    def gradients(self, params: PyTree) -> PyTree:
-        """Each worker's gradient of f_m: leaves [M, *param]."""
-        return jax.vmap(jax.grad(self.worker_loss), (None, 0))(params, self.worker_data)
+    def gradients(self, params: PyTree, key: jax.Array | None = None) -> PyTree:
+        """Each worker's gradient of f_m, leaves [M, *param]; with a key, a draw."""
+        worker_data = self.worker_data
+        if self.draw is not None and key is not None:
+            own_key = jax.vmap(jax.random.fold_in, (None, 0))
+            keys = own_key(key, jnp.arange(self.num_workers))
+            worker_data = jax.vmap(self.draw)(keys, worker_data)
+        return jax.vmap(jax.grad(self.worker_loss), (None, 0))(params, worker_data)
 
     def objective(self, params: PyTree) -> jax.Array:
         """f(params)."""

@@ -78,7 +78,7 @@ def convergence(
     for axes in (by_rounds, by_bits):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     return figure
 
 

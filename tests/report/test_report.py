@@ -133,6 +133,14 @@ def test_errors_that_are_not_finite_are_drawn_over(error, tmp_path):
     assert "GD (diverged)" in lines(figure.axes[0])
 
 
+def test_a_title_is_no_mathematics(tmp_path):
+    figure = report.convergence(
+        {"GD": make([1, 0.1], [8, 8])}, {"GD": "gd"}, title=r"$\bad$", wire="rle"
+    )
+    report.save_figure(figure, tmp_path / "a.svg")
+    assert (tmp_path / "a.svg").stat().st_size > 0
+
+
 def test_a_run_without_error_or_uploads_is_drawn(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
