@@ -31,7 +31,8 @@ class LastRound:
     Attributes:
       entries: int [M], the values that each worker sent: its non-zeros, or, in the
         "dense" format that `gd` always uses, all D unless all are zero.
-      bits: int64 [M], what they cost in the algorithm's `wire` format.
+      bits: int64 [M], what they cost in the algorithm's `wire` format; read inside a
+        compiled function without x64, uint32 if that holds them, else an error.
       participants: bool [M], the workers that took part.
       dropped: int [], how many workers were left out for a gradient that is not finite.
     """
