@@ -116,23 +116,22 @@ def _run(config: configs.RunConfig, name: str, results: Path) -> None:
 
 def _run_with_overrides(path: Path, arguments: Sequence[str]) -> None:
     """`gdsec run`, with the fields of the file as options."""
-    loaded = configs.load(path)
-
-    def parse(config, results: Path = Path("results")):
-        return config, results
-
     # Tyro reads the words; whether the values are right the config itself decides, in
     # the same sentences as for a file.
-    config = _unchecked(loaded)
-    parse.__annotations__["config"] = Annotated[type(config), tyro.conf.arg(name="")]
-    parse.__defaults__ = (config, Path("results"))
-    config, results = tyro.cli(
-        parse,
+    config = _unchecked(configs.load(path))
+    top = Annotated[type(config), tyro.conf.arg(name="")]
+    options = dataclasses.make_dataclass(
+        "Options", [("config", top), ("results", Path)]
+    )
+    given = tyro.cli(
+        options,
         prog=f"gdsec run {path}",
         description=f"Run the config {path}, with these fields overridden.",
         args=arguments,
+        default=options(config, Path("results")),
     )
-    _run(configs.validate(dataclasses.asdict(config), "options"), path.stem, results)
+    values = dataclasses.asdict(given.config)
+    _run(configs.validate(values, "options"), path.stem, given.results)
 
 
 def _unchecked(value):

@@ -361,3 +361,11 @@ def test_data_fetch_without_a_network(call):
     assert "set the environment variable GDSEC_DATA_DIR to that folder" in err
     assert err.count("\n") == 1
     assert left("cache") == []
+
+
+def test_an_interrupt_is_no_traceback(call, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "run", interrupted)
+    assert call("run", "tiny.toml") == (130, "", "gdsec: interrupted.\n")
