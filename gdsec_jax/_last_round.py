@@ -34,7 +34,8 @@ class LastRound:
       bits: int64 [M], what they cost in the algorithm's `wire` format; read inside a
         compiled function without x64, uint32 if that holds them, else an error.
       participants: bool [M], the workers that took part.
-      dropped: int [], how many workers were left out for a gradient that is not finite.
+      dropped: int [], how many workers were left out for a gradient or a message that
+        is not finite.
     """
 
     parts: tuple[RoundCounts, ...]  # several behind optax.partition: they add up

@@ -1,9 +1,11 @@
 """Arithmetic on trees whose leaves differ in dtype, as memories and gradients do."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def widest(*dtypes):
@@ -90,10 +92,23 @@ def _sum(messages):
 
 
 def as_key(key) -> jax.Array:
-    """The typed random key of an int, of a typed key, or of raw key data."""
-    if jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key):
-        return key
-    return jax.random.key(key) if jnp.ndim(key) == 0 else jax.random.wrap_key_data(key)
+    """The typed random key of an int, of a typed key, or of raw key data.
+
+    Raises:
+      ValueError: it is none of these.
+    """
+    try:
+        if not isinstance(key, int | np.integer | np.ndarray | jax.Array):
+            raise TypeError
+        typed: Any = key
+        if not jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key):
+            raw = jnp.ndim(key) > 0
+            typed = jax.random.wrap_key_data(typed) if raw else jax.random.key(typed)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"key is {key!r}, expected an int or a random key.") from error
+    if typed.shape != ():
+        raise ValueError(f"key has shape {typed.shape}, expected a single random key.")
+    return typed
 
 
 def _same_dtype(x, y):

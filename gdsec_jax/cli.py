@@ -92,7 +92,9 @@ def data_show(name: tyro.conf.Positional[str], *, split: str = "train") -> None:
     """
     loaded = configs.load_data(name, split)
     sparse = scipy.sparse.issparse(loaded.features)
-    values = np.asarray(loaded.features.data if sparse else loaded.features)
+    # Zeros that are not stored are values too.
+    stored = np.asarray(loaded.features.data if sparse else loaded.features)
+    values = np.append(stored, 0.0) if sparse else stored
     labels = np.unique(loaded.targets)
     table = rich.table.Table(title=loaded.name, show_header=False, title_justify="left")
     samples, features = loaded.features.shape  # pyright: ignore

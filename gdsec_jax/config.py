@@ -18,7 +18,7 @@ Algorithm = Literal["gd", "gdsec", "gdsoec"]
 Kind = Literal["ridge", "logistic", "softmax", "lasso", "nonlinear_least_squares"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1, strict=True)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
 
 
 class _Model(pydantic.BaseModel):
@@ -44,7 +44,7 @@ class ProblemConfig(_Model):
     sizes: tuple[Count, ...] | None = Field(
         default=None, description="Samples of each worker, for uneven splits."
     )
-    seed: Annotated[int, Field(ge=0)] = Field(
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(
         default=0, description="Of the split and of the minibatches."
     )
     regularization: NonNegative | None = Field(
@@ -106,7 +106,7 @@ class RunConfig(_Model):
     wire: Literal["dense", "coo", "bitmap", "rle"] = Field(
         default="rle", description="Bit format of the uploads."
     )
-    value_bits: Count | None = Field(
+    value_bits: Annotated[int, Field(ge=1, le=64)] | None = Field(
         default=None, description="Bits of a value; by default those of the dtype."
     )
     methods: dict[str, MethodConfig] = Field(
@@ -117,8 +117,14 @@ class RunConfig(_Model):
     def _has_methods(self):
         if not self.methods:
             raise ValueError("methods is empty, expected at least one")
-        for label in self.methods:  # it names a file
-            if not re.fullmatch(r"\w[\w .+-]*", label):
+        options = {label.replace("_", "-").lower() for label in self.methods}
+        if len(options) < len(self.methods):
+            raise ValueError(
+                f"the labels {', '.join(self.methods)} must differ by more than case "
+                "and _ or -"
+            )
+        for label in self.methods:  # it names a file and an option
+            if not re.fullmatch(r"[^\W_][\w .+-]*", label):
                 raise ValueError(
                     f"the label {label!r} may hold letters, digits, blanks and _.+-"
                 )

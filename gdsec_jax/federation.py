@@ -59,7 +59,8 @@ def federate(
     messages travel in: the parameters'), and with a key `key` (its own for each worker
     and round) and `round_key` (common to all workers). What else the caller passes to
     update goes to every worker. The server is handed the same, but for `key`, with
-    `messages` ([M, *param]) and `workers` (the pipelines' states before the round).
+    `active` (bool [M]), `messages` ([M, *param]) and `workers` (the pipelines' states
+    before the round).
 
     Args:
       worker: a transformation for one worker, from its gradient to its message.
@@ -73,8 +74,8 @@ def federate(
         `wire.Format`.
       key: an int or a random key, for pipelines that draw; may be traced.
       on_nonfinite: "drop" leaves a worker out for the round if its gradient has an
-        entry that is not finite, or its message: message 0, its state unchanged.
-        "propagate" sends it.
+        entry that is not finite, or its message, or its new state in float16: message
+        0, its state unchanged. "propagate" sends it.
       on_standstill: params_change where theta did not move at all: "send" leaves it at
         0, "hold" keeps the last that was not 0.
 
@@ -157,13 +158,14 @@ def federate(
         messages, workers = jax.vmap(run_worker)(gradients, state.workers, own)
         messages = flush(_trees.cast_like(messages, previous))
         if on_nonfinite == "drop":  # a narrow dtype may overflow
-            present &= _all_finite(messages, num_workers)
+            narrow = [x for x in jax.tree.leaves(workers) if x.dtype == jnp.float16]
+            present &= _all_finite((messages, narrow), num_workers)
         messages = _where(present, messages, optax.tree.zeros_like(messages))
         layout = state.sent.uploads.layout
         uploads = jax.vmap(lambda message: count(message, layout))(messages)
 
         aggregate = _trees.over_workers(messages, reduction)
-        shared |= {"messages": messages, "workers": state.workers}
+        shared |= {"active": present, "messages": messages, "workers": state.workers}
         aggregate, server_state = server.update(
             aggregate, state.server, params, **shared
         )

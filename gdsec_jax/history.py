@@ -30,7 +30,8 @@ class History:
       bits: int64 [K, M], what they cost, in the algorithm's `wire` format.
       broadcast_bits: int64 [K], the server's broadcast of theta^k, counted once.
       participants: bool [K, M], who took part.
-      dropped: int64 [K], workers left out for a gradient that was not finite.
+      dropped: int64 [K], workers left out for a gradient or a message that was not
+        finite.
       params: theta after the last round.
       outcome: "completed", "target" (the target error was reached) or "diverged".
       attributes: what the run was: problem, error_name, wire, seconds, versions; and
@@ -60,12 +61,15 @@ class History:
         return np.cumsum(self.bits.sum(axis=1))[self.eval_rounds - 1]
 
     def rounds_to(self, error: float) -> int | None:
-        """After how many rounds the error was first at most `error`; None if never."""
+        """After how many rounds the error was first at most `error`; None if never.
+
+        None too if `error` lies below what rounding leaves, the run's "resolution".
+        """
         first = self._first_at_most(error)
         return None if first is None else int(self.eval_rounds[first])
 
     def bits_to(self, error: float) -> int | None:
-        """The bits uploaded when the error was first at most `error`; None if never."""
+        """The bits uploaded by then; None as in `rounds_to`."""
         first = self._first_at_most(error)
         return None if first is None else int(self.total_bits[first])
 
@@ -92,7 +96,7 @@ class History:
             rounds = np.count_nonzero(self.dropped)
             text += (
                 f"; {int(self.dropped.sum())} uploads in {rounds} rounds were dropped "
-                "for gradients that were not finite"
+                "for gradients or messages that were not finite"
             )
         return text + "."
 

@@ -75,7 +75,8 @@ def worker_memories(
       A transformation of the workers' aggregated message u, for `federate`.
 
     Raises:
-      ValueError: the workers' pipeline holds no gradient_difference, or several.
+      ValueError: the workers' pipeline holds no gradient_difference, or several, or one
+        for a part of the parameters.
 
     Examples:
       >>> import jax.numpy as jnp, optax
@@ -101,6 +102,11 @@ def worker_memories(
             raise ValueError(
                 f"the workers' pipeline holds {len(memories)} gradient_difference, "
                 "expected 1 for worker_memories."
+            )
+        if jax.tree.structure(memories[0]) != jax.tree.structure(updates):
+            raise ValueError(
+                "the workers' gradient_difference keeps a part of the parameters only, "
+                "expected all for worker_memories: use server_memory."
             )
         known = _trees.over_workers(memories[0], reduction)
         return _trees.add(known, updates), state

@@ -84,10 +84,11 @@ def simulate(
         algorithm that draws has a key of its own.
       eval_every: the error is evaluated after every so many rounds, and after the last.
         An evaluation costs up to half of what a round does.
-      target_error: stop after the first evaluation with at most this error; it must
-        lie above the problem's `resolution`.
+      target_error: stop after the first evaluation with at most this error; not below
+        the problem's `resolution`.
       divergence_factor: stop after the first evaluation with an error that is not
-        finite or more than this many times the initial one.
+        finite or more than this many times the initial one, if that is above what
+        rounding leaves.
       progress: whether to show a bar; by default on a terminal.
       attributes: kept in the history, and saved with it: config, seed and the like, of
         what JSON can hold.
@@ -100,8 +101,8 @@ def simulate(
         error is not finite at the start, or an argument is out of range.
 
     Warns:
-      RuntimeWarning: the run diverged, or workers were dropped for gradients that were
-        not finite.
+      RuntimeWarning: the run diverged, or workers were dropped for gradients or
+        messages that were not finite.
 
     Examples:
       >>> import numpy as np, optax
@@ -117,8 +118,8 @@ def simulate(
       >>> history.bits.shape
       (50, 4)
     """
-    num_rounds = _checks.integer("num_rounds", num_rounds, 1)
-    eval_every = _checks.integer("eval_every", eval_every, 1)
+    num_rounds = _checks.integer("num_rounds", num_rounds, 1, 2**31 - 1)
+    eval_every = _checks.integer("eval_every", eval_every, 1, 2**31 - 1)
     divergence_factor = _checks.positive("divergence_factor", divergence_factor)
     if target_error is not None and not target_error >= problem.resolution:
         raise ValueError(
@@ -127,7 +128,8 @@ def simulate(
         )
     if problem.draw is not None and key is None:
         raise ValueError("key is None, expected an int or a random key to draw with.")
-    own_attributes = _files.plain("attributes", attributes or {})
+    own_attributes = _files.plain("attributes", dict(attributes or {}))
+    key = _trees.as_key(0 if key is None else key)
     check(optimizer, problem.init_params, problem.num_workers)
     initial_error = float(
         jax.jit(Problem.error)(_for_loop(problem), problem.init_params)
@@ -141,9 +143,11 @@ def simulate(
         rounds=num_rounds,
         target_error=-math.inf if target_error is None else target_error,
         diverged_error=(
-            divergence_factor * initial_error if initial_error > 0 else math.inf
+            divergence_factor * initial_error
+            if initial_error > max(problem.resolution, 0.0)
+            else math.inf
         ),
-        key=_trees.as_key(0 if key is None else key),
+        key=key,
     )
     start = time.perf_counter()
     run, records = _run_all(
@@ -165,15 +169,15 @@ def simulate(
         dropped=sent.dropped.astype(np.int64),
         params=run.params,
         outcome=_OUTCOMES[int(run.outcome)],
-        attributes={
-            "problem": problem.name,
+        attributes={"problem": problem.name}
+        | own_attributes
+        | {
             "error_name": problem.error_name,
             "resolution": problem.resolution,
             "wire": [part.uploads.layout.format._asdict() for part in sent.parts],
             "seconds": seconds,
             "versions": versions(),
-        }
-        | own_attributes,
+        },
     )
     if history.outcome == "diverged" or history.dropped.any():
         warnings.warn(history.summary(), RuntimeWarning, stacklevel=2)

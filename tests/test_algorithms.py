@@ -325,6 +325,16 @@ def test_a_message_that_overflows_drops_its_worker():
     assert jnp.isfinite(update).all()
 
 
+def test_a_memory_that_overflows_drops_its_worker():
+    params, grads = jnp.zeros(2), jnp.asarray([[1e5, 1.0], [1.0, 1.0]])
+    algorithm = gdsec_jax.gdsec(2, xi=0.0, beta=1.0, state_dtype=jnp.float16)
+    state = algorithm.init(params)
+    for _ in range(3):
+        update, state = algorithm.update(grads, state, params)
+        assert update.tolist() == [1.0, 1.0]
+        assert gdsec_jax.last_round(state).participants.tolist() == [False, True]
+
+
 @pytest.mark.parametrize(
     ("grad", "param"), [("bfloat16", "float32"), ("float32", "bfloat16")]
 )

@@ -199,6 +199,12 @@ BAD = {
     "a label of dots": ("[methods.'..']\nname = 'gd'", "the label '..' may hold"),
     "an empty label": ("[methods.'']\nname = 'gd'", "the label '' may hold letters"),
     "newline in a label": ('[methods."a\\nb"]\nname = "gd"', r"the label 'a\nb' may"),
+    "labels of one option": (
+        "[methods.GD_1]\nname = 'gd'\n[methods.gd-1]\nname = 'gd'",
+        "the labels GD_1, gd-1 must differ by more than case and _ or -",
+    ),
+    "seed of 70 bits": ("problem.seed = 999999999999999999999", "problem.seed is 9999"),
+    "many bits": ("value_bits = 65", "value_bits is 65, expected less than or equal"),
     "no TOML": ("num_rounds = = 3", "is not valid TOML: Invalid value"),
     "a field twice": ("wire = 'coo'\nwire = 'rle'", "is not valid TOML: Cannot over"),
 }

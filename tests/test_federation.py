@@ -153,6 +153,48 @@ def test_reserved_names_are_the_federations_own():
     np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("wrap", ["partition", "masked"])
+def test_memories_for_a_part_of_the_parameters(wrap):
+    memory = gdsec_jax.worker.error_feedback(optax.stateless(lambda v, _: _half(v)))
+    piece = {
+        "partition": optax.partition(
+            {"x": memory, "y": optax.identity()}, {"a": "x", "b": "y"}
+        ),
+        "masked": optax.masked(memory, {"a": True, "b": False}),
+    }[wrap]
+    params = {"a": jnp.zeros(2), "b": jnp.zeros(3)}
+    grads = {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 3))}
+    algorithm = gdsec_jax.federate(piece, 2)
+    state = algorithm.init(params)
+    for with_params in (params, None):
+        update, _ = algorithm.update(grads, state, with_params)
+        assert update["a"].tolist() == [1.0] * 2
+        assert update["b"].tolist() == [2.0] * 3
+
+
+def _half(tree):
+    return jax.tree.map(lambda v: v / 2, tree)
+
+
+def test_worker_memories_need_all_of_the_parameters():
+    memory = gdsec_jax.worker.gradient_difference(optax.identity())
+    algorithm = gdsec_jax.federate(
+        optax.masked(memory, {"a": True, "b": False}),
+        2,
+        server=gdsec_jax.worker_memories(),
+    )
+    params = {"a": jnp.zeros(2), "b": jnp.zeros(3)}
+    grads = {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 3))}
+    with pytest.raises(ValueError, match="a part of the parameters only"):
+        algorithm.update(grads, algorithm.init(params), params)
+
+
+@pytest.mark.parametrize("key", ["a", 1.5, jax.random.split(jax.random.key(0))])
+def test_what_is_no_key(key):
+    with pytest.raises(ValueError, match=r"key (is|has shape) .*, expected"):
+        gdsec_jax.federate(optax.identity(), 2, key=key)
+
+
 def test_worker_memories_need_one_gradient_difference():
     algorithm = gdsec_jax.federate(
         optax.identity(), 2, server=gdsec_jax.worker_memories()

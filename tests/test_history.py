@@ -111,8 +111,8 @@ def test_summary(outcome, start):
     assert clean.summary() == f"{start}{cost}."
     dropped = make(outcome=outcome, dropped=np.array([0, 3, 0, 1])).summary()
     assert dropped == (
-        f"{start}{cost}; 4 uploads in 2 rounds were dropped for gradients that were "
-        "not finite."
+        f"{start}{cost}; 4 uploads in 2 rounds were dropped for gradients or messages "
+        "that were not finite."
     )
 
 

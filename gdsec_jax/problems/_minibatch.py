@@ -50,16 +50,23 @@ def minibatch(problem: Problem, batch_size: int) -> Problem:
             "worker_data, expected some to draw minibatches from."
         )
 
-    def draw(key: jax.Array, worker_data: Any) -> Any:
+    return dataclasses.replace(problem, draw=_Draw(batch_size))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Draw:
+    """(key, data of a worker) to a batch; equal for equal sizes: compiled once."""
+
+    batch_size: int
+
+    def __call__(self, key: jax.Array, worker_data: Any) -> Any:
         def one(node):
-            return _draw(key, node, batch_size) if _is_shards(node) else node
+            return _batch(key, node, self.batch_size) if _is_shards(node) else node
 
         return jax.tree.map(one, worker_data, is_leaf=_is_shards)
 
-    return dataclasses.replace(problem, draw=draw)
 
-
-def _draw(key: jax.Array, shards: data.Shards, batch_size: int) -> data.Shards:
+def _batch(key: jax.Array, shards: data.Shards, batch_size: int) -> data.Shards:
     number = (shards.weight > 0).sum()  # the rest is padding, and stands behind
     index = jax.random.randint(key, (batch_size,), 0, jnp.maximum(number, 1))
     weight = jnp.full(batch_size, shards.weight.sum() / batch_size)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from gdsec_jax import _checks
+from gdsec_jax import _checks, _trees
 
 PyTree = Any
 ErrorMeasure = Literal["objective", "gradient"]
@@ -82,7 +82,7 @@ class Problem:
         worker_data = self.worker_data
         if self.draw is not None and key is not None:
             own_key = jax.vmap(jax.random.fold_in, (None, 0))
-            keys = own_key(key, jnp.arange(self.num_workers))
+            keys = own_key(_trees.as_key(key), jnp.arange(self.num_workers))
             worker_data = jax.vmap(self.draw)(keys, worker_data)
         return jax.vmap(jax.grad(self.worker_loss), (None, 0))(params, worker_data)
 

@@ -84,7 +84,8 @@ def convergence(
 
 def _positive(values: np.ndarray) -> np.ndarray:
     """The values a logarithmic axis has a place for; rounding makes some negative."""
-    return np.where((values > 0) & np.isfinite(values), values, np.nan)
+    # Nor is there a place for what overflows the axis: 1e100 says "diverged" as well.
+    return np.where((values > 0) & (values < 1e100), values, np.nan)
 
 
 def save_figure(figure: matplotlib.figure.Figure, path: str | os.PathLike) -> None:

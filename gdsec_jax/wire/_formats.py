@@ -54,7 +54,7 @@ def as_format(wire: "str | Format") -> Format:
         raise ValueError(f"wire is {wire!r}, expected a name or a wire.Format.")
     _checks.one_of("wire", chosen.name, FORMATS)
     if chosen.value_bits is not None:
-        _checks.integer("value_bits", chosen.value_bits, 1)
+        _checks.integer("value_bits", chosen.value_bits, 1, 2**24)
     return chosen
 
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import optax
 
 from gdsec_jax import _checks, _trees
@@ -24,7 +25,10 @@ class GradientDifferenceState(NamedTuple):
 def _message(compressor, v, state, params, extra_args):
     """C(v) as it travels: in the parameters' dtypes, without subnormal numbers."""
     u, state = compressor.update(v, state, params, **extra_args)
-    return _trees.flush(_trees.cast_like(u, extra_args.get("like", params))), state
+    like = extra_args.get("like") if params is None else params
+    if jax.tree.structure(like) != jax.tree.structure(u):  # optax masks params alone
+        like = None
+    return _trees.flush(_trees.cast_like(u, like)), state
 
 
 def error_feedback(
