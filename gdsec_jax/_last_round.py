@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from gdsec_jax import _trees
 from gdsec_jax.wire import Uploads
 
 
@@ -85,12 +86,7 @@ def last_round(state: Any) -> LastRound:
       >>> gdsec_jax.last_round(state).bits  # the second worker stays silent
       array([96,  0])
     """
-
-    def is_counts(node):
-        return isinstance(node, RoundCounts)
-
-    nodes = jax.tree.leaves(state, is_leaf=is_counts)
-    parts = tuple(node for node in nodes if is_counts(node))
+    parts = tuple(_trees.of_type(state, RoundCounts))
     if not parts:
         raise ValueError(
             "this state holds no algorithm of gdsec_jax, expected the state of an "

@@ -58,6 +58,12 @@ def cast_like(tree, reference):
     )
 
 
+def of_type(tree, kind: type) -> list:
+    """The nodes of a type in a state, wherever wrappers have put them."""
+    nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, kind))
+    return [node for node in nodes if isinstance(node, kind)]
+
+
 def flush(tree):
     """The tree with subnormal numbers and -0.0 as 0, which no message can carry.
 

@@ -52,8 +52,9 @@ def server_memory(
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
-        memory = _trees.add_scaled(state.memory, beta, updates)
-        return _trees.add(state.memory, updates), ServerMemoryState(memory)
+        return _trees.add(state.memory, updates), ServerMemoryState(
+            _trees.add_scaled(state.memory, beta, updates)
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -91,13 +92,11 @@ def worker_memories(
       Array([3.], dtype=float32)
     """
 
-    def is_memory(node):
-        return isinstance(node, GradientDifferenceState)
-
     def update(updates, state, params=None, *, workers=None, **extra_args):
         del params, extra_args
-        nodes = jax.tree.leaves(workers, is_leaf=is_memory)
-        memories = [node.memory for node in nodes if is_memory(node)]
+        memories = [
+            known.memory for known in _trees.of_type(workers, GradientDifferenceState)
+        ]
         if len(memories) != 1:
             raise ValueError(
                 f"the workers' pipeline holds {len(memories)} gradient_difference, "

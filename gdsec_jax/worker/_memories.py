@@ -79,8 +79,9 @@ def error_feedback(
         _checks.same_shapes("gradient", updates, state.error)
         v = _trees.add(updates, state.error)
         u, inner = _message(compressor, v, state.compressor, params, extra_args)
-        error = _trees.cast_like(_trees.sub(v, u), state.error)
-        return u, ErrorFeedbackState(error, inner)
+        return u, ErrorFeedbackState(
+            _trees.cast_like(_trees.sub(v, u), state.error), inner
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -137,7 +138,8 @@ def gradient_difference(
         _checks.same_shapes("gradient", updates, state.memory)
         v = _trees.sub(updates, state.memory)
         u, inner = _message(compressor, v, state.compressor, params, extra_args)
-        memory = _trees.add_scaled(state.memory, beta, u)
-        return u, GradientDifferenceState(memory, inner)
+        return u, GradientDifferenceState(
+            _trees.add_scaled(state.memory, beta, u), inner
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)
