@@ -1,0 +1,79 @@
+"""How the values of a message are written: as floats, or as multiples of a scale."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+class Code(NamedTuple):
+    """How a value is written. Static; all but floats and powers multiply a scale.
+
+    =======  =====================================  ==================  =========
+    kind     a value                                bits of a non-zero  of any
+    =======  =====================================  ==================  =========
+    float    itself, in `dtype` or the leaf's       v                   v
+    levels   scale l, l in -size .. size            1 + bits of size    the same
+    ternary  scale l, l in -1, 0, 1                 1                   2
+    grid     scale l, l odd, |l| <= 2^size - 1      -                   size
+    power    0, or +- 2^l, l in -126 .. 127         9                   9
+    =======  =====================================  ==================  =========
+
+    "Of any" is what counts where every entry is written: in the format dense, and
+    always with a grid, which has no zero. Scales are float32, 32 bits each.
+
+    Examples:
+      >>> from gdsec_jax import wire
+      >>> wire.Code("levels", size=4).width(nonzero=True, dtype="float32")
+      4
+    """
+
+    kind: Literal["float", "levels", "ternary", "grid", "power"] = "float"
+    size: int = 0  # s of levels, b of grid
+    dtype: str | None = None  # of float: None for the dtype of the leaf
+    num_scales: int = 0  # none, one, or one a leaf
+
+    @property
+    def always_dense(self) -> bool:
+        """Whether every entry is written, whatever the format."""
+        return self.kind == "grid"
+
+    def width(self, nonzero: bool, dtype) -> int:
+        """v: the bits of a value of a leaf of this dtype."""
+        match self.kind:
+            case "float":
+                return 8 * jnp.dtype(self.dtype or dtype).itemsize
+            case "levels":
+                return 1 + self.size.bit_length()
+            case "ternary":
+                return 1 if nonzero else 2
+            case "grid":
+                return self.size
+            case _:
+                return 9
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["scales", "payload"],
+    meta_fields=["code"],
+)
+@dataclass(frozen=True)
+class Packing:
+    """What a worker's piece says, in its state, of how its message is to be written.
+
+    Attributes:
+      code: of the values.
+      scales: float32 [code.num_scales].
+      payload: a tree of arrays that travels, densely, in the message's stead, such as
+        the factors of a low-rank message; None: the message itself.
+    """
+
+    code: Code
+    scales: jax.Array
+    payload: Any = None
+
+class Whole(NamedTuple):
+    """What a piece says, in its state, of a message that it did not compress."""
+
+    flag: jax.Array  # bool []: in this round all values travel, as floats
