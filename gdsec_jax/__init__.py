@@ -7,28 +7,72 @@ from gdsec_jax import worker as worker
 from gdsec_jax._check_optimizer import check as check
 from gdsec_jax._last_round import LastRound as LastRound
 from gdsec_jax._last_round import last_round as last_round
+from gdsec_jax.algorithms import METHODS as METHODS
+from gdsec_jax.algorithms import Method as Method
+from gdsec_jax.algorithms import cgd as cgd
+from gdsec_jax.algorithms import clag as clag
+from gdsec_jax.algorithms import diana as diana
+from gdsec_jax.algorithms import ef21 as ef21
+from gdsec_jax.algorithms import ef21_sgdm as ef21_sgdm
 from gdsec_jax.algorithms import gd as gd
 from gdsec_jax.algorithms import gdsec as gdsec
 from gdsec_jax.algorithms import gdsoec as gdsoec
+from gdsec_jax.algorithms import iag as iag
+from gdsec_jax.algorithms import lag as lag
+from gdsec_jax.algorithms import laq as laq
+from gdsec_jax.algorithms import low_rank as low_rank
+from gdsec_jax.algorithms import marina as marina
+from gdsec_jax.algorithms import natural as natural
+from gdsec_jax.algorithms import power_sgd as power_sgd
+from gdsec_jax.algorithms import qgd as qgd
+from gdsec_jax.algorithms import qsgdsec as qsgdsec
+from gdsec_jax.algorithms import rand_k as rand_k
+from gdsec_jax.algorithms import sign_ef as sign_ef
+from gdsec_jax.algorithms import terngrad as terngrad
+from gdsec_jax.algorithms import top_j as top_j
 from gdsec_jax.federation import federate as federate
 from gdsec_jax.history import History as History
 from gdsec_jax.server import server_memory as server_memory
 from gdsec_jax.server import worker_memories as worker_memories
 from gdsec_jax.simulate import simulate as simulate
+from gdsec_jax.theory import Theory as Theory
+from gdsec_jax.theory import theory as theory
 
 __all__ = [
+    "METHODS",
     "History",
     "LastRound",
+    "Method",
+    "Theory",
+    "cgd",
     "check",
+    "clag",
     "data",
+    "diana",
+    "ef21",
+    "ef21_sgdm",
     "federate",
     "gd",
     "gdsec",
     "gdsoec",
+    "iag",
+    "lag",
+    "laq",
     "last_round",
+    "low_rank",
+    "marina",
+    "natural",
+    "power_sgd",
     "problems",
+    "qgd",
+    "qsgdsec",
+    "rand_k",
     "server_memory",
+    "sign_ef",
     "simulate",
+    "terngrad",
+    "theory",
+    "top_j",
     "wire",
     "worker",
     "worker_memories",

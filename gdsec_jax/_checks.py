@@ -90,16 +90,22 @@ def number_in_range(name: str, value: Any, low: float, high: float) -> None:
     in_range(name, value, low, high)
 
 
-def state_dtype(dtype: Any) -> None:
+def state_dtype(value: Any) -> None:
     """None, or a floating-point dtype."""
+    if value is not None:
+        dtype("state_dtype", value, "a floating-point dtype or None")
+
+
+def dtype(name: str, value: Any, expected: str = "a floating-point dtype") -> None:
+    """A floating-point dtype, or its name."""
     try:
-        if dtype is None or jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
+        if value is not None and jnp.issubdtype(jnp.dtype(value), jnp.floating):
             return
     except TypeError:
         pass
     raise ValueError(
-        f"state_dtype is {dtype!r}, expected a floating-point dtype or None; with "
-        "optax.inject_hyperparams name it in static_args."
+        f"{name} is {value!r}, expected {expected}; with optax.inject_hyperparams name "
+        "it in static_args."
     )
 
 

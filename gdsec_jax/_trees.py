@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gdsec_jax import _checks
+
 
 def widest(*dtypes):
     """The dtype that holds all of them, also where promotion is set to strict."""
@@ -56,6 +58,18 @@ def cast_like(tree, reference):
     return jax.tree.map(
         lambda x, like: x.astype(jnp.result_type(like)), tree, reference
     )
+
+
+def beta_of(beta):
+    """A function from the parameters' shapes to beta, of a number or such a function.
+
+    Raises:
+      ValueError: it is a number outside [0, 1].
+    """
+    if callable(beta):
+        return beta
+    _checks.number_in_range("beta", beta, 0.0, 1.0)
+    return lambda params: beta
 
 
 def of_type(tree, kind: type) -> list:

@@ -1,5 +1,6 @@
 """Lift a worker's pipeline over all workers, aggregate, keep the server's memory."""
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
@@ -10,9 +11,11 @@ from optax.experimental import aggregating
 
 from gdsec_jax import _checks, _trees
 from gdsec_jax._last_round import RoundCounts
-from gdsec_jax.wire import Format, Uploads, count, flush, layout_of
+from gdsec_jax._rounds import RoundsState
+from gdsec_jax._rounds import rounds as make_rounds
+from gdsec_jax.wire import Format, Packing, Whole, count, flush, layout_of
+from gdsec_jax.worker import WORKER_AXIS
 
-NUM_PAST_CHANGES = 10
 Reduction = Literal["sum", "mean"]
 OnNonfinite = Literal["drop", "propagate"]
 OnStandstill = Literal["send", "hold"]
@@ -21,15 +24,9 @@ OnStandstill = Literal["send", "hold"]
 class FederationState(NamedTuple):
     """State of `federate`."""
 
-    previous_params: optax.Params  # theta^{k-1}
-    held_change: (
-        optax.Params | tuple[()]
-    )  # last non-zero theta^k - theta^{k-1}, if held
-    past_changes: jax.Array  # float [10]: squared norms of the last changes, last first
-    round: jax.Array  # int32 []: k - 1
+    rounds: RoundsState  # what all parties know: theta^{k-1}, k, the random key
     workers: optax.OptState  # the pipeline's state, each leaf [M, ...]
     server: optax.OptState
-    key_data: jax.Array | tuple[()]  # of the random key, if there is one
     sent: RoundCounts  # in the last round
 
 
@@ -42,6 +39,7 @@ def federate(
     weights=None,
     wire: str | Format = "coo",
     key=None,
+    participation: Callable[[jax.Array], jax.Array] | None = None,
     on_nonfinite: OnNonfinite = "drop",
     on_standstill: OnStandstill = "send",
 ) -> aggregating.Aggregator:
@@ -55,12 +53,17 @@ def federate(
     The pipeline is handed, as extra arguments of its update: `params_change`
     (theta^k - theta^{k-1}; None without params), `past_changes` (the squared norms of
     the last 10 of these, latest first, zero-padded), `round` (int32, the first is 0),
-    `active` (bool, whether this worker takes part), `like` (a tree with the dtypes that
-    messages travel in: the parameters'), and with a key `key` (its own for each worker
-    and round) and `round_key` (common to all workers). What else the caller passes to
-    update goes to every worker. The server is handed the same, but for `key`, with
-    `active` (bool [M]), `messages` ([M, *param]) and `workers` (the pipelines' states
-    before the round).
+    `worker_index` (int32, this worker's number), `active` (bool, whether this worker
+    takes part), `like` (a tree with the dtypes that messages travel in: the
+    parameters'), and with a key `key` (its own for each worker and round) and
+    `round_key` (common to all workers). What else the caller passes to update goes to
+    every worker. Sums over all workers are `jax.lax.psum(x, worker.WORKER_AXIS)`. The
+    server is handed the same, but for `key` and `worker_index`, with `active`
+    (bool [M]), `messages` ([M, *param]) and `workers` (the pipelines' states before the
+    round).
+
+    A piece whose message is not written as plain floats, non-zeros alone, says so by a
+    `wire.Packing` or a `wire.Whole` in its state.
 
     Args:
       worker: a transformation for one worker, from its gradient to its message.
@@ -73,6 +76,8 @@ def federate(
       wire: the bit format that `last_round` reports: a name of `wire.FORMATS` or a
         `wire.Format`.
       key: an int or a random key, for pipelines that draw; may be traced.
+      participation: from the round's common key to bool [M], the workers of a round;
+        the others are as if not `active`. Needs a key.
       on_nonfinite: "drop" leaves a worker out for the round if its gradient has an
         entry that is not finite, or its message, or its new state in float16: message
         0, its state unchanged. "propagate" sends it.
@@ -106,47 +111,33 @@ def federate(
     _checks.number_of_workers(num_workers)
     _checks.one_of("reduction", reduction, ("sum", "mean"))
     _checks.one_of("on_nonfinite", on_nonfinite, ("drop", "propagate"))
-    _checks.one_of("on_standstill", on_standstill, ("send", "hold"))
+    if participation is not None and key is None:
+        raise ValueError("key is None, expected an int or a random key to draw with.")
     weights = _weights(weights, num_workers, reduction)
     worker = optax.with_extra_args_support(worker)
     server = optax.with_extra_args_support(server or optax.identity())
-    random_key = None if key is None else _trees.as_key(key)
+    rounds = make_rounds(num_workers, key=key, on_standstill=on_standstill)
 
     def init(params):
-        _checks.floating(params)
-        # A copy, or donating params and state would give one buffer away twice.
-        previous = jax.tree.map(lambda p: jnp.array(p, copy=True), params)
+        known = rounds.init(params)
+        one_worker = worker.init(params)
         return FederationState(
-            previous_params=previous,
-            held_change=optax.tree.zeros_like(previous)
-            if on_standstill == "hold"
-            else (),
-            past_changes=jnp.zeros(NUM_PAST_CHANGES, _norm_dtype(params)),
-            round=jnp.zeros((), jnp.int32),
-            workers=_repeat(worker.init(params), num_workers),
+            rounds=known,
+            workers=_repeat(one_worker, num_workers),
             server=server.init(params),
-            key_data=() if random_key is None else jax.random.key_data(random_key),
-            sent=_nothing_sent(params, wire, num_workers),
+            sent=_nothing_sent(params, one_worker, wire, num_workers),
         )
 
     def update(updates, state, params=None, *, active=None, **extra_args):
-        previous = state.previous_params
-        _checks.same_shapes("gradients", updates, previous, leading=(num_workers,))
-        change, past_changes, held_change = _change(
-            params, state, on_standstill == "hold"
-        )
-        key_data, round_keys, worker_keys = _split(
-            state.key_data, random_key, num_workers
-        )
-        shared = extra_args | round_keys
-        shared |= {
-            "params_change": change,
-            "past_changes": past_changes,
-            "round": state.round,
-            "like": previous,
-        }
+        like = state.rounds.previous_params
+        _checks.same_shapes("gradients", updates, like, leading=(num_workers,))
+        common, own, known = rounds.begin(state.rounds, params)
+        shared = extra_args | common
         gradients = _scale(updates, weights)
-        chosen = _as_mask(active, num_workers)
+        chosen = _as_mask("active", active, num_workers)
+        if participation is not None:
+            drawn = participation(common["round_key"])
+            chosen &= _as_mask("participation", drawn, num_workers)
         present = chosen
         if on_nonfinite == "drop":
             present &= _all_finite(gradients, num_workers)
@@ -154,29 +145,25 @@ def federate(
         def run_worker(gradient, worker_state, own):
             return worker.update(gradient, worker_state, params, **(shared | own))
 
-        own = worker_keys | {"active": present}
-        messages, workers = jax.vmap(run_worker)(gradients, state.workers, own)
-        messages = flush(_trees.cast_like(messages, previous))
+        lifted = jax.vmap(run_worker, axis_name=WORKER_AXIS)
+        own |= {"active": present}
+        messages, workers = lifted(gradients, state.workers, own)
+        messages = flush(_trees.cast_like(messages, like))
         if on_nonfinite == "drop":  # a narrow dtype may overflow
             narrow = [x for x in jax.tree.leaves(workers) if x.dtype == jnp.float16]
             present &= _all_finite((messages, narrow), num_workers)
         messages = _where(present, messages, optax.tree.zeros_like(messages))
-        layout = state.sent.uploads.layout
-        uploads = jax.vmap(lambda message: count(message, layout))(messages)
+        uploads = _count(messages, workers, state.sent.uploads.layout)
 
         aggregate = _trees.over_workers(messages, reduction)
         shared |= {"active": present, "messages": messages, "workers": state.workers}
         aggregate, server_state = server.update(
             aggregate, state.server, params, **shared
         )
-        return _trees.cast_like(aggregate, previous), FederationState(
-            previous_params=previous if params is None else params,
-            held_change=held_change,
-            past_changes=past_changes,
-            round=jnp.asarray(optax.safe_increment(state.round)),
+        return _trees.cast_like(aggregate, like), FederationState(
+            rounds=known,
             workers=_where(present, workers, state.workers),
             server=server_state,
-            key_data=key_data,
             sent=RoundCounts(uploads, present, chosen & ~present),
         )
 
@@ -222,16 +209,15 @@ def _repeat(state, num_workers: int):
     )
 
 
-def _as_mask(active, num_workers: int) -> jax.Array:
-    if active is None:
+def _as_mask(name: str, mask, num_workers: int) -> jax.Array:
+    if mask is None:
         return jnp.ones(num_workers, bool)
-    active = jnp.asarray(active)
-    if active.shape != (num_workers,) or active.dtype != bool:
+    mask = jnp.asarray(mask)
+    if mask.shape != (num_workers,) or mask.dtype != bool:
         raise ValueError(
-            f"active is {active.dtype}{list(active.shape)}, expected "
-            f"bool[{num_workers}]."
+            f"{name} is {mask.dtype}{list(mask.shape)}, expected bool[{num_workers}]."
         )
-    return active
+    return mask
 
 
 def _all_finite(gradients, num_workers: int) -> jax.Array:
@@ -241,45 +227,46 @@ def _all_finite(gradients, num_workers: int) -> jax.Array:
     return finite
 
 
-def _change(params, state: FederationState, hold: bool):
-    """theta^k - theta^{k-1}, the squared norms of the last ones, the change to hold."""
-    if params is None:
-        return None, state.past_changes, state.held_change
-    _checks.same_shapes("params", params, state.previous_params)
-    change = jax.tree.map(jnp.subtract, params, state.previous_params)
-    norm, moved = jnp.zeros((), state.past_changes.dtype), jnp.zeros((), bool)
-    for leaf in jax.tree.leaves(change):
-        norm += jnp.square(leaf.astype(norm.dtype)).sum()
-        moved |= (leaf != 0).any()
-    past = jnp.roll(state.past_changes, 1).at[0].set(norm)
-    if not hold:
-        return change, past, ()
-    change = optax.tree.where(moved, change, state.held_change)
-    return change, past, change
+def _packing(worker_state) -> Packing | None:
+    """How the pipeline says its message is to be written, if it does."""
+    found = _trees.of_type(worker_state, Packing)
+    if len(found) > 1:
+        raise ValueError(
+            f"the worker's pipeline holds {len(found)} pieces that write values their "
+            f"own way, {', '.join(p.code.kind for p in found)}, expected 1: join the "
+            "parts of the parameters by optax.partition around the algorithms."
+        )
+    return found[0] if found else None
 
 
-def _norm_dtype(params):
-    return _trees.widest(jnp.float32, *map(jnp.result_type, jax.tree.leaves(params)))
-
-
-def _nothing_sent(params, wire: str | Format, num_workers: int) -> RoundCounts:
-    layout = layout_of(params, wire)
-    uploads = Uploads(
-        entries=jnp.zeros((num_workers, len(layout.widths)), jnp.int32),
-        runs=jnp.zeros(num_workers, jnp.uint32),
-        layout=layout,
-    )
+def _nothing_sent(params, worker_state, wire, num_workers: int) -> RoundCounts:
+    packing = _packing(worker_state)
+    code, payload = (None, None) if packing is None else (packing.code, packing.payload)
+    layout = layout_of(params, wire, code, payload)
+    silence = optax.tree.zeros_like(params if payload is None else payload)
+    nobody = jnp.zeros(num_workers, bool)
     return RoundCounts(
-        uploads, jnp.zeros(num_workers, bool), jnp.zeros(num_workers, bool)
+        _repeat(count(silence, layout), num_workers), nobody, nobody.copy()
     )
 
 
-def _split(key_data, random_key, num_workers: int):
-    """The next key's data, the round's common key and each worker's own, by name."""
-    if random_key is None:
-        return (), {}, {}
-    impl = jax.random.key_impl(random_key)
-    key = jax.random.wrap_key_data(key_data, impl=impl)
-    key, common, others = jax.random.split(key, 3)
-    own = jax.vmap(jax.random.fold_in, (None, 0))(others, jnp.arange(num_workers))
-    return jax.random.key_data(key), {"round_key": common}, {"key": own}
+def _count(messages, workers, layout):
+    """Count what travels of each worker's message, as its pieces have it."""
+    packing, whole = _packing(workers), False
+    for marker in _trees.of_type(workers, Whole):
+        whole |= marker.flag
+    if packing is not None and packing.payload is not None:
+        num_workers = jax.tree.leaves(messages)[0].shape[0]
+        silent = ~_some(messages, num_workers)
+        messages = _where(
+            ~silent, packing.payload, optax.tree.zeros_like(packing.payload)
+        )
+    one = lambda message, whole: count(message, layout, whole)  # noqa: E731
+    return jax.vmap(one, (0, None if whole is False else 0))(messages, whole)
+
+
+def _some(messages, num_workers: int) -> jax.Array:
+    some = jnp.zeros(num_workers, bool)
+    for leaf in jax.tree.leaves(messages):
+        some |= (leaf != 0).any(axis=tuple(range(1, leaf.ndim)))
+    return some

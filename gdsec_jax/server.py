@@ -26,7 +26,7 @@ def server_memory(
     without bound if their memories are narrower than float32; see `worker_memories`.
 
     Args:
-      beta: the workers' :math:`\beta` in [0, 1]; may be traced.
+      beta: the workers' :math:`\beta`, as of `worker.gradient_difference`.
       state_dtype: dtype of h; by default the parameter's, but at least float32.
 
     Returns:
@@ -44,7 +44,7 @@ def server_memory(
       >>> memory.update(jnp.array([1.0, 0.0]), state)[0]
       Array([2., 2.], dtype=float32)
     """
-    _checks.number_in_range("beta", beta, 0.0, 1.0)
+    beta_for = _trees.beta_of(beta)
     _checks.state_dtype(state_dtype)
 
     def init(params):
@@ -53,7 +53,7 @@ def server_memory(
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
         return _trees.add(state.memory, updates), ServerMemoryState(
-            _trees.add_scaled(state.memory, beta, updates)
+            _trees.add_scaled(state.memory, beta_for(updates), updates)
         )
 
     return optax.GradientTransformationExtraArgs(init, update)

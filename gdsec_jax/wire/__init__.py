@@ -1,25 +1,35 @@
 """What an upload costs, to the bit."""
 
 from gdsec_jax._trees import flush as flush
+from gdsec_jax.wire._codes import Code as Code
+from gdsec_jax.wire._codes import Packing as Packing
+from gdsec_jax.wire._codes import Whole as Whole
+from gdsec_jax.wire._formats import CONVENTIONS as CONVENTIONS
 from gdsec_jax.wire._formats import FORMATS as FORMATS
 from gdsec_jax.wire._formats import Format as Format
 from gdsec_jax.wire._formats import as_format as as_format
 from gdsec_jax.wire._formats import gamma_length as gamma_length
-from gdsec_jax.wire._formats import run_bits as run_bits
+from gdsec_jax.wire._formats import golomb_bits as golomb_bits
+from gdsec_jax.wire._formats import rle_bits as rle_bits
 from gdsec_jax.wire._uploads import Layout as Layout
 from gdsec_jax.wire._uploads import Uploads as Uploads
 from gdsec_jax.wire._uploads import count as count
 from gdsec_jax.wire._uploads import layout_of as layout_of
 
 __all__ = [
+    "CONVENTIONS",
     "FORMATS",
+    "Code",
     "Format",
     "Layout",
+    "Packing",
     "Uploads",
+    "Whole",
     "as_format",
     "count",
     "flush",
     "gamma_length",
+    "golomb_bits",
     "layout_of",
-    "run_bits",
+    "rle_bits",
 ]

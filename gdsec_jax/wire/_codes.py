@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+
 class Code(NamedTuple):
     """How a value is written. Static; all but floats and powers multiply a scale.
 
@@ -33,11 +34,12 @@ class Code(NamedTuple):
     size: int = 0  # s of levels, b of grid
     dtype: str | None = None  # of float: None for the dtype of the leaf
     num_scales: int = 0  # none, one, or one a leaf
+    dense: bool = False  # of floats: every entry is written, whatever the format
 
     @property
     def always_dense(self) -> bool:
         """Whether every entry is written, whatever the format."""
-        return self.kind == "grid"
+        return self.dense or self.kind == "grid"
 
     def width(self, nonzero: bool, dtype) -> int:
         """v: the bits of a value of a leaf of this dtype."""
@@ -52,6 +54,7 @@ class Code(NamedTuple):
                 return self.size
             case _:
                 return 9
+
 
 @functools.partial(
     jax.tree_util.register_dataclass,
@@ -72,6 +75,7 @@ class Packing:
     code: Code
     scales: jax.Array
     payload: Any = None
+
 
 class Whole(NamedTuple):
     """What a piece says, in its state, of a message that it did not compress."""

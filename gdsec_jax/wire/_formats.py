@@ -7,11 +7,22 @@ among its D entries and v bits a value it costs, exactly,
 dense   v D
 coo     ceil(log2(D + 1)) + n (v + ceil(log2 D))
 bitmap  D + n v
-rle     gamma(n + 1) + sum over the non-zeros of gamma(zeros before it + 1) + n v,
-        gamma(x) = 2 floor(log2 x) + 1, the length of x in Elias' gamma code
+rle     gamma(n + 1) + sum over the non-zeros of gamma(r + 1) + n v, with r the zeros
+        before it and gamma(x) = 2 floor(log2 x) + 1, the length of Elias' gamma code
+golomb  gamma(n + 1) + 5 + sum over the non-zeros of (floor(r / 2^b) + 1 + b) + n v,
+        Rice codes with the cheapest b
 ======  =============================================================================
 
-and nothing if all its entries are zero: such a worker stays silent.
+and nothing if all its entries are zero: such a worker stays silent. Scales of quantised
+values cost 32 bits each, in front. A message that is not compressed costs its floats in
+any format. These are conventions of published papers, which nothing encodes:
+
+========  ===========================================================================
+entropy   ceil(log2 C(D, n)) + n v: a uniformly random support of known size
+values    n v
+coo_bare  n (v + ceil(log2 D))
+coo64     64 n
+========  ===========================================================================
 """
 
 from typing import NamedTuple
@@ -22,7 +33,9 @@ import numpy as np
 
 from gdsec_jax import _checks
 
-FORMATS = ("dense", "coo", "bitmap", "rle")
+FORMATS = ("dense", "coo", "bitmap", "rle", "golomb")
+CONVENTIONS = ("entropy", "values", "coo_bare", "coo64")
+_RUN_CODED = ("rle", "golomb")
 
 
 class Format(NamedTuple):
@@ -30,57 +43,77 @@ class Format(NamedTuple):
 
     Examples:
       >>> from gdsec_jax import wire
-      >>> wire.Format("rle", value_bits=32)
-      Format(name='rle', value_bits=32)
+      >>> wire.Format("rle", value_bits=32).run_coded
+      ('rle',)
     """
 
-    name: str = "coo"  # one of FORMATS
-    value_bits: int | None = None  # v; None: the width of the parameter's dtype
+    name: str = "coo"  # one of FORMATS or CONVENTIONS
+    value_bits: int | None = None  # v of floats; None: the width of their dtype
+    also: tuple[str, ...] = ()  # further formats to count, for `Uploads.bits(name)`
+
+    @property
+    def run_coded(self) -> tuple[str, ...]:
+        """Those of its names whose cost takes a pass over the message."""
+        return tuple(name for name in _RUN_CODED if name in (self.name, *self.also))
 
 
 def as_format(wire: "str | Format") -> Format:
     """The format that a `wire` argument, a name or a Format, stands for.
 
     Raises:
-      ValueError: the name is none of `FORMATS`, or value_bits is no positive int.
+      ValueError: a name is none of `FORMATS` and `CONVENTIONS`, or value_bits is no
+        positive int.
 
     Examples:
       >>> from gdsec_jax import wire
       >>> wire.as_format("rle")
-      Format(name='rle', value_bits=None)
+      Format(name='rle', value_bits=None, also=())
     """
     chosen = Format(wire) if isinstance(wire, str) else wire
     if not isinstance(chosen, Format):
         raise ValueError(f"wire is {wire!r}, expected a name or a wire.Format.")
-    _checks.one_of("wire", chosen.name, FORMATS)
+    for name in (chosen.name, *chosen.also):
+        _checks.one_of("wire", name, FORMATS + CONVENTIONS)
     if chosen.value_bits is not None:
         _checks.integer("value_bits", chosen.value_bits, 1, 2**24)
     return chosen
 
 
-def index_length(
-    name: str, length: int, entries: np.ndarray, runs: np.ndarray
-) -> np.ndarray:
+def index_length(name: str, length: int, entries, runs):
     """Bits of one message that say where its values belong, silence aside.
 
     Args:
-      name: one of `FORMATS`.
+      name: a format or convention with a value for each non-zero.
       length: D.
       entries: n, int64 (or any width that holds the result), any shape.
-      runs: what `run_bits` counted, the same shape; only "rle" reads it.
+      runs: of the same shape, what `rle_bits` or `golomb_bits` counted, if it is one.
     """
     match name:
-        case "dense":
-            return 0 * entries
         case "coo":
             return length.bit_length() + entries * (length - 1).bit_length()
+        case "coo_bare":
+            return entries * (length - 1).bit_length()
         case "bitmap":
             return 0 * entries + length
+        case "entropy":
+            return _log2_binomial(length, entries)
+        case "values":
+            return 0 * entries
         case _:
             return runs
 
 
-def run_bits(nonzero: jax.Array) -> jax.Array:
+def _log2_binomial(length: int, entries: np.ndarray) -> np.ndarray:
+    """ceil(log2 C(D, n)), by float64's logarithm of the beta function."""
+    import scipy.special  # slow to import, and no other format needs it
+
+    n = np.asarray(entries, np.float64)
+    natural = -np.log1p(length) - scipy.special.betaln(n + 1, length - n + 1)
+    # Rounding must not lift a power of two to the next bit.
+    return np.ceil(natural / np.log(2) * (1 - 1e-12) - 1e-12).astype(np.int64)
+
+
+def rle_bits(nonzero: jax.Array) -> jax.Array:
     """Bits of the run lengths of zeros in Elias' gamma code, with their number first.
 
     Args:
@@ -93,16 +126,59 @@ def run_bits(nonzero: jax.Array) -> jax.Array:
     Examples:
       >>> import jax.numpy as jnp
       >>> from gdsec_jax import wire
-      >>> wire.run_bits(jnp.array([True, False, False, True])).item()  # 3 + 1 + 3
+      >>> wire.rle_bits(jnp.array([True, False, False, True])).item()  # 3 + 1 + 3
       7
     """
+    codewords = jnp.where(nonzero, gamma_length(_zeros_before(nonzero) + 1), 0)
+    return codewords.sum(dtype=jnp.uint32) + _number_length(nonzero)
+
+
+def golomb_bits(nonzero: jax.Array) -> jax.Array:
+    """Bits of the run lengths of zeros in the cheapest Rice code, with b and n first.
+
+    Args:
+      nonzero: bool [D], D < 2^31, true where the message has an entry.
+
+    Returns:
+      uint32 [], gamma(n + 1) + 5 + the least over b of the sum of (run >> b) + 1 + b;
+      at most D + 68. Traceable.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from gdsec_jax import wire
+      >>> wire.golomb_bits(jnp.array([True, False, False, True])).item()  # 3 + 5 + 4
+      12
+    """
+    runs = jnp.where(nonzero, _zeros_before(nonzero), 0).astype(jnp.uint32)
+    number = nonzero.sum(dtype=jnp.uint32)
+
+    def cost(b):
+        return (runs >> b).sum(dtype=jnp.uint32) + number * (1 + b)
+
+    def cheaper(carry):
+        _, now, following = carry
+        return following < now
+
+    def step(carry):
+        b, _, following = carry
+        return b + 1, following, cost(b + 2)
+
+    # The cost is convex in b: the first b that the next does not improve is the best.
+    zero = jnp.zeros((), jnp.uint32)
+    _, best, _ = jax.lax.while_loop(cheaper, step, (zero, cost(zero), cost(zero + 1)))
+    return best + 5 + _number_length(nonzero)
+
+
+def _number_length(nonzero: jax.Array) -> jax.Array:
+    return gamma_length(nonzero.sum(dtype=jnp.int32) + 1)
+
+
+def _zeros_before(nonzero: jax.Array) -> jax.Array:
+    """int32 [D], the zeros between an entry and the non-zero before it."""
     position = jnp.arange(nonzero.size, dtype=jnp.int32)
     latest = jax.lax.cummax(jnp.where(nonzero, position, -1))
     before = jnp.concatenate([jnp.full(1, -1, jnp.int32), latest[:-1]])
-    codewords = jnp.where(nonzero, gamma_length(position - before), 0)
-    return codewords.sum(dtype=jnp.uint32) + gamma_length(
-        nonzero.sum(dtype=jnp.int32) + 1
-    )
+    return position - before - 1
 
 
 def gamma_length(x: jax.Array) -> jax.Array:

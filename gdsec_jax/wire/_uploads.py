@@ -11,6 +11,7 @@ import numpy as np
 
 from gdsec_jax import _checks
 from gdsec_jax.wire import _formats
+from gdsec_jax.wire._codes import Code
 from gdsec_jax.wire._formats import Format
 
 
@@ -18,14 +19,16 @@ class Layout(NamedTuple):
     """What is known of a message before it is sent; hashable."""
 
     format: Format
+    code: Code
     length: int  # D
-    widths: tuple[int, ...]  # the different widths of its values in bits, ascending
-    dense_bits: int  # what all D values cost
+    widths: tuple[int, ...]  # of its non-zero values in bits, the different ones
+    dense_bits: int  # what all D values cost, scales included
+    whole_bits: int  # what the message costs uncompressed, as floats
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["entries", "runs"],
+    data_fields=["entries", "runs", "whole"],
     meta_fields=["layout"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -36,44 +39,83 @@ class Uploads:
     """
 
     entries: jax.Array  # int32 [G]: values sent, of each width: the non-zeros, or all
-    runs: jax.Array  # uint32 []: `run_bits`, 0 where the format needs no such pass
+    runs: jax.Array  # uint32 [R]: what `rle_bits` and `golomb_bits` count, if asked for
+    whole: jax.Array  # bool []: not compressed, whatever the format
     layout: Layout
 
-    def bits(self) -> np.ndarray | jax.Array:
+    def bits(self, name: str | None = None) -> np.ndarray | jax.Array:
         """Bits of each message: int64, exact.
 
         Under a jax transformation without x64 there is no int64; uint32 is returned
         where it holds the longest possible message, and an error raised where not.
+
+        Args:
+          name: of a format or convention; by default the layout's. "rle" and "golomb"
+            must be among those that were counted.
+
+        Raises:
+          ValueError: it is unknown, or was not counted.
         """
-        form, length, widths, _ = self.layout
-        widest = jax.dtypes.canonicalize_dtype(np.uint64)  # uint32 without x64
-        if not _checks.is_traced(self.entries):
-            number, integer = np, np.int64
-        elif widest == np.uint64:
-            number, integer = jnp, np.int64
-        elif self._longest() < 2**32:
-            number, integer = jnp, np.uint32
-        else:
-            raise ValueError(
-                f"a message of {length} entries can cost {self._longest()} bits, more "
-                "than uint32 holds: return last_round(state) from the compiled "
-                "function and read its bits outside, or enable x64."
-            )
+        form = self.layout.format
+        name = form.name if name is None else name
+        _checks.one_of("format", name, _formats.FORMATS + _formats.CONVENTIONS)
+        number, integer = self._integers()
         counts = number.asarray(self.entries).astype(integer)
         entries = counts.sum(axis=-1, dtype=integer)
-        runs = number.asarray(self.runs).astype(integer)
-        values = (counts * number.asarray(widths, integer)).sum(-1, dtype=integer)
-        index = _formats.index_length(form.name, length, entries, runs)
-        return number.where(entries > 0, values + index, 0)
+        if name == "dense" or self.layout.code.always_dense:
+            bits = integer(self.layout.dense_bits)
+        else:
+            runs = self._runs_of(name, number, integer)
+            widths = 64 if name == "coo64" else self.layout.widths
+            values = (counts * number.asarray(widths, integer)).sum(-1, dtype=integer)
+            header = integer(32 * self.layout.code.num_scales)
+            length = self.layout.length
+            bits = header + values + _formats.index_length(name, length, entries, runs)
+        bits = number.where(number.asarray(self.whole), self.layout.whole_bits, bits)
+        return number.where(entries > 0, bits, integer(0)).astype(integer)
+
+    def _runs_of(self, name: str, number, integer):
+        if name not in ("rle", "golomb"):
+            return 0
+        counted = self.layout.format.run_coded
+        if name not in counted:
+            raise ValueError(
+                f"{name!r} was not counted: name it in wire.Format(..., also=...)."
+            )
+        return number.asarray(self.runs).astype(integer)[..., counted.index(name)]
+
+    def _integers(self):
+        """The array module and integer type that hold the bits of any message here."""
+        if not _checks.is_traced(self.entries):
+            return np, np.int64
+        widest = jax.dtypes.canonicalize_dtype(np.uint64)  # uint32 without x64
+        if widest == np.uint64:
+            return jnp, np.int64
+        if self._longest() < 2**32:
+            return jnp, np.uint32
+        raise ValueError(
+            f"a message of {self.layout.length} entries can cost {self._longest()} "
+            "bits, more than uint32 holds: return last_round(state) from the compiled "
+            "function and read its bits outside, or enable x64."
+        )
 
     def _longest(self) -> int:
         """An upper bound of the bits of one message, whatever its entries."""
-        length = self.layout.length
-        return self.layout.dense_bits + length * max(length.bit_length(), 2) + 64
+        length, dense = self.layout.length, self.layout.dense_bits
+        sparse = dense + length * max(length.bit_length(), 64)
+        return max(sparse, self.layout.whole_bits) + 64
 
 
-def layout_of(params: Any, wire: str | Format) -> Layout:
+def layout_of(
+    params: Any, wire: str | Format, code: Code | None = None, payload: Any = None
+) -> Layout:
     """The layout of messages with the shapes and dtypes of `params`.
+
+    Args:
+      params: the parameters, or their shapes and dtypes.
+      wire: the format.
+      code: how values are written; by default as floats.
+      payload: what travels in the message's stead, if it does not itself.
 
     Raises:
       ValueError: the format is unknown, or a message has 2^31 entries or more.
@@ -85,21 +127,34 @@ def layout_of(params: Any, wire: str | Format) -> Layout:
       256
     """
     form = _formats.as_format(wire)
-    leaves = jax.tree.leaves(params)
+    if payload is not None:  # it has no zeros worth leaving out
+        form = form._replace(name="dense", also=())
+    code = code or Code()
+    params, sent = jax.tree.leaves(params), params if payload is None else payload
+    leaves = jax.tree.leaves(sent)
     length = sum(map(_size, leaves))
     if length >= 2**31:
         raise ValueError(f"params have {length} entries, expected fewer than 2**31.")
-    widths = tuple(sorted({_width(leaf, form) for leaf in leaves}))
-    dense_bits = sum(_size(leaf) * _width(leaf, form) for leaf in leaves)
-    return Layout(form, length, widths, dense_bits)
+    widths = {_width(leaf, form, code, nonzero=True) for leaf in leaves}
+    values = (_size(leaf) * _width(leaf, form, code, nonzero=False) for leaf in leaves)
+    floats = (_size(leaf) * _width(leaf, form, Code(), nonzero=True) for leaf in params)
+    return Layout(
+        format=form,
+        code=code,
+        length=length,
+        widths=tuple(sorted(widths)),
+        dense_bits=sum(values) + 32 * code.num_scales,
+        whole_bits=sum(floats),
+    )
 
 
-def count(message: Any, layout: Layout) -> Uploads:
+def count(message: Any, layout: Layout, whole=False) -> Uploads:
     """Count one flushed message. Traceable; vmap it over workers.
 
     Args:
       message: a tree with the shapes and dtypes that `layout` was made of.
       layout: of `layout_of`.
+      whole: bool [], may be traced: this message is not compressed.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -108,8 +163,10 @@ def count(message: Any, layout: Layout) -> Uploads:
       >>> wire.count(message, wire.layout_of(message, "rle")).bits().item()
       71
     """
-    nonzero = [(leaf != 0).ravel() for leaf in jax.tree.leaves(message)]
-    widths = [_width(leaf, layout.format) for leaf in jax.tree.leaves(message)]
+    form, code = layout.format, layout.code
+    leaves = jax.tree.leaves(message)
+    nonzero = [(leaf != 0).ravel() for leaf in leaves]
+    widths = [_width(leaf, form, code, nonzero=True) for leaf in leaves]
     if not set(widths) <= set(layout.widths):
         raise ValueError(
             f"a message with values of {sorted(set(widths))} bits does not fit a "
@@ -118,22 +175,25 @@ def count(message: Any, layout: Layout) -> Uploads:
 
     def values_of(width, number):
         leaves = [x for x, own in zip(nonzero, widths, strict=True) if own == width]
-        return sum(number(x) for x in leaves)
+        return jnp.asarray(sum(number(x) for x in leaves), jnp.int32)
 
-    if layout.format.name == "dense":
-        sent = functools.reduce(jnp.logical_or, (x.any() for x in nonzero), False)
-        entries = [jnp.where(sent, values_of(v, jnp.size), 0) for v in layout.widths]
+    sent = functools.reduce(jnp.logical_or, (x.any() for x in nonzero), False)
+    all_values = [values_of(width, jnp.size) for width in layout.widths]
+    every = jnp.where(sent, jnp.asarray(all_values, jnp.int32), 0)
+    if form.name == "dense" or code.always_dense:
+        entries = every
     else:
         count_nonzero = functools.partial(jnp.sum, dtype=jnp.int32)
-        entries = [values_of(v, count_nonzero) for v in layout.widths]
-    needs_runs = layout.format.name == "rle" and nonzero
+        some = jnp.asarray([values_of(v, count_nonzero) for v in layout.widths])
+        entries = jnp.where(whole, every, some.astype(jnp.int32))
+    passes = {"rle": _formats.rle_bits, "golomb": _formats.golomb_bits}
+    vector = jnp.concatenate(nonzero) if nonzero else jnp.zeros(1, bool)
+    names = () if code.always_dense else form.run_coded
+    runs = [passes[name](vector) for name in names]
     return Uploads(
-        entries=jnp.asarray(entries, jnp.int32),
-        runs=(
-            _formats.run_bits(jnp.concatenate(nonzero))
-            if needs_runs
-            else jnp.zeros((), jnp.uint32)
-        ),
+        entries=entries,
+        runs=jnp.asarray(runs, jnp.uint32),
+        whole=jnp.asarray(whole, bool),
         layout=layout,
     )
 
@@ -142,5 +202,7 @@ def _size(leaf) -> int:
     return math.prod(np.shape(leaf))
 
 
-def _width(leaf, form: Format) -> int:
-    return form.value_bits or 8 * jnp.result_type(leaf).itemsize
+def _width(leaf, form: Format, code: Code, nonzero: bool) -> int:
+    if form.value_bits and code.kind == "float":
+        return form.value_bits
+    return code.width(nonzero, jnp.result_type(leaf))

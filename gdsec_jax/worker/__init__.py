@@ -1,17 +1,73 @@
 """Pieces for one worker: optax transformations from its gradient to its message."""
 
-from gdsec_jax.worker._compressors import censor as censor
+from gdsec_jax.worker._censor import censor as censor
+from gdsec_jax.worker._gradients import GradientChangeState as GradientChangeState
+from gdsec_jax.worker._gradients import MomentumState as MomentumState
+from gdsec_jax.worker._gradients import gradient_change as gradient_change
+from gdsec_jax.worker._gradients import momentum as momentum
+from gdsec_jax.worker._low_rank import WORKER_AXIS as WORKER_AXIS
+from gdsec_jax.worker._low_rank import LowRankState as LowRankState
+from gdsec_jax.worker._low_rank import low_rank as low_rank
+from gdsec_jax.worker._low_rank import power_sgd as power_sgd
 from gdsec_jax.worker._memories import ErrorFeedbackState as ErrorFeedbackState
 from gdsec_jax.worker._memories import (
     GradientDifferenceState as GradientDifferenceState,
 )
 from gdsec_jax.worker._memories import error_feedback as error_feedback
 from gdsec_jax.worker._memories import gradient_difference as gradient_difference
+from gdsec_jax.worker._quantisers import grid as grid
+from gdsec_jax.worker._quantisers import natural as natural
+from gdsec_jax.worker._quantisers import qsgd as qsgd
+from gdsec_jax.worker._quantisers import sign as sign
+from gdsec_jax.worker._quantisers import terngrad as terngrad
+from gdsec_jax.worker._sparsifiers import cast as cast
+from gdsec_jax.worker._sparsifiers import random_k as random_k
+from gdsec_jax.worker._sparsifiers import top_k as top_k
+from gdsec_jax.worker._sparsifiers import whole as whole
+from gdsec_jax.worker._triggers import CLAGState as CLAGState
+from gdsec_jax.worker._triggers import FirstWholeState as FirstWholeState
+from gdsec_jax.worker._triggers import LAQState as LAQState
+from gdsec_jax.worker._triggers import censor_whole as censor_whole
+from gdsec_jax.worker._triggers import clag as clag
+from gdsec_jax.worker._triggers import first_whole as first_whole
+from gdsec_jax.worker._triggers import lag as lag
+from gdsec_jax.worker._triggers import laq as laq
+from gdsec_jax.worker._unbiased import UnbiasedCompressor as UnbiasedCompressor
+from gdsec_jax.worker._unbiased import variance_of as variance_of
+from gdsec_jax.worker._vectors import Scope as Scope
 
 __all__ = [
+    "WORKER_AXIS",
+    "CLAGState",
     "ErrorFeedbackState",
+    "FirstWholeState",
+    "GradientChangeState",
     "GradientDifferenceState",
+    "LAQState",
+    "LowRankState",
+    "MomentumState",
+    "Scope",
+    "UnbiasedCompressor",
+    "cast",
     "censor",
+    "censor_whole",
+    "clag",
     "error_feedback",
+    "first_whole",
+    "gradient_change",
     "gradient_difference",
+    "grid",
+    "lag",
+    "laq",
+    "low_rank",
+    "momentum",
+    "natural",
+    "power_sgd",
+    "qsgd",
+    "random_k",
+    "sign",
+    "terngrad",
+    "top_k",
+    "variance_of",
+    "whole",
 ]

@@ -94,11 +94,12 @@ def gradient_difference(
     .. math:: v = g - h, \quad u = C(v), \quad h \leftarrow h + \beta u
 
     The server adds its own h, the workers' sum, before it steps: `server_memory`, or
-    `worker_memories`.
+    `worker_memories`. C is handed g too, as the extra argument `gradient`.
 
     Args:
       compressor: :math:`C`, a transformation for one worker.
-      beta: :math:`\beta` in [0, 1]; may be traced. 0 keeps h at zero.
+      beta: :math:`\beta` in [0, 1]; may be traced. 0 keeps h at zero. Or a function of
+        the parameters' shapes, for a beta that depends on the message's length.
       state_dtype: dtype of h; by default the parameter's, but at least float32.
 
     Returns:
@@ -125,7 +126,7 @@ def gradient_difference(
       2019, https://arxiv.org/abs/1901.09269; Chen et al., 2022,
       https://doi.org/10.1109/JSTSP.2022.3162989
     """
-    _checks.number_in_range("beta", beta, 0.0, 1.0)
+    beta_for = _trees.beta_of(beta)
     _checks.state_dtype(state_dtype)
     compressor = optax.with_extra_args_support(compressor)
 
@@ -137,9 +138,10 @@ def gradient_difference(
     def update(updates, state, params=None, **extra_args):
         _checks.same_shapes("gradient", updates, state.memory)
         v = _trees.sub(updates, state.memory)
+        extra_args |= {"gradient": updates}
         u, inner = _message(compressor, v, state.compressor, params, extra_args)
         return u, GradientDifferenceState(
-            _trees.add_scaled(state.memory, beta, u), inner
+            _trees.add_scaled(state.memory, beta_for(updates), u), inner
         )
 
     return optax.GradientTransformationExtraArgs(init, update)

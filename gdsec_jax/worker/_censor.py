@@ -1,4 +1,4 @@
-"""Compressors: what of a vector is worth sending."""
+"""Censoring: what of a vector is worth sending, entry by entry."""
 
 import jax
 import jax.numpy as jnp

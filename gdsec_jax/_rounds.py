@@ -1,0 +1,125 @@
+"""What every party of a federation knows of a round, from the parameters alone."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gdsec_jax import _checks, _trees
+
+NUM_PAST_CHANGES = 10
+
+
+class RoundsState(NamedTuple):
+    """State of `rounds`."""
+
+    previous_params: optax.Params  # theta^{k-1}
+    held_change: (
+        optax.Params | tuple[()]
+    )  # last non-zero theta^k - theta^{k-1}, if held
+    past_changes: jax.Array  # float [10]: squared norms of the last changes, last first
+    number: jax.Array  # int32 []: k - 1
+    key_data: jax.Array | tuple[()]  # of the random key, if there is one
+
+
+class Rounds(NamedTuple):
+    """Two pure functions, which the server and every worker may run for themselves."""
+
+    init: Callable[[optax.Params], RoundsState]
+    begin: Callable[..., tuple[dict[str, Any], dict[str, Any], RoundsState]]
+
+
+def rounds(num_workers: int, *, key=None, on_standstill: str = "send") -> Rounds:
+    """The arguments that a worker's pipeline is handed in each round.
+
+    `begin(state, params)` returns what is common to all workers, what is each worker's
+    own (leaves [M, ...]), and the next state; see `federate` for their names.
+
+    Args:
+      num_workers: M.
+      key: an int, a random key, or None: then nothing can be drawn.
+      on_standstill: "send" or "hold".
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from gdsec_jax._rounds import rounds
+      >>> clock = rounds(num_workers=2)
+      >>> state = clock.init(jnp.zeros(2))
+      >>> shared, own, state = clock.begin(state, jnp.array([1.0, 2.0]))
+      >>> shared["params_change"], own["worker_index"]
+      (Array([1., 2.], dtype=float32), Array([0, 1], dtype=int32))
+    """
+    _checks.number_of_workers(num_workers)
+    _checks.one_of("on_standstill", on_standstill, ("send", "hold"))
+    random_key = None if key is None else _trees.as_key(key)
+    hold = on_standstill == "hold"
+
+    def init(params):
+        _checks.floating(params)
+        # A copy, or donating params and state would give one buffer away twice.
+        previous = jax.tree.map(lambda p: jnp.array(p, copy=True), params)
+        return RoundsState(
+            previous_params=previous,
+            held_change=optax.tree.zeros_like(previous) if hold else (),
+            past_changes=jnp.zeros(NUM_PAST_CHANGES, _norm_dtype(params)),
+            number=jnp.zeros((), jnp.int32),
+            key_data=() if random_key is None else jax.random.key_data(random_key),
+        )
+
+    def begin(state, params):
+        change, past_changes, held_change = _change(params, state, hold)
+        key_data, common, own = _split(state.key_data, random_key, num_workers)
+        common |= {
+            "params_change": change,
+            "past_changes": past_changes,
+            "round": state.number,
+            "like": state.previous_params,
+        }
+        own |= {"worker_index": jnp.arange(num_workers, dtype=jnp.int32)}
+        return (
+            common,
+            own,
+            RoundsState(
+                previous_params=state.previous_params if params is None else params,
+                held_change=held_change,
+                past_changes=past_changes,
+                number=jnp.asarray(optax.safe_increment(state.number)),
+                key_data=key_data,
+            ),
+        )
+
+    return Rounds(init, begin)
+
+
+def _change(params, state: RoundsState, hold: bool):
+    """theta^k - theta^{k-1}, the squared norms of the last ones, the change to hold."""
+    if params is None:
+        return None, state.past_changes, state.held_change
+    _checks.same_shapes("params", params, state.previous_params)
+    change = jax.tree.map(jnp.subtract, params, state.previous_params)
+    norm, moved = jnp.zeros((), state.past_changes.dtype), jnp.zeros((), bool)
+    for leaf in jax.tree.leaves(change):
+        norm += jnp.square(leaf.astype(norm.dtype)).sum()
+        moved |= (leaf != 0).any()
+    past = jnp.roll(state.past_changes, 1).at[0].set(norm)
+    if not hold:
+        return change, past, ()
+    change = optax.tree.where(moved, change, state.held_change)
+    return change, past, change
+
+
+def _norm_dtype(params):
+    return _trees.widest(jnp.float32, *map(jnp.result_type, jax.tree.leaves(params)))
+
+
+def _split(key_data, random_key, num_workers: int):
+    """The next key's data, the round's common key and each worker's own, by name."""
+    if random_key is None:
+        return (), {}, {}
+    impl = jax.random.key_impl(random_key)
+    key = jax.random.wrap_key_data(key_data, impl=impl)
+    key, common, others = jax.random.split(key, 3)
+    own = jax.vmap(jax.random.fold_in, (None, 0))(others, jnp.arange(num_workers))
+    return jax.random.key_data(key), {"round_key": common}, {"key": own}

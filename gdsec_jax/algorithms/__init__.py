@@ -1,0 +1,78 @@
+"""The methods of the field, each a composition of a worker's pieces, ready for a chain.
+
+Each is an `optax.experimental.aggregating.Aggregator`: it stands first in an optax
+chain, takes gradients with a leading axis of workers, and returns the direction that
+plain gradient descent would get from the server. These options are common to all:
+
+reduction
+    "sum": f is the sum of the workers' f_m. "mean": it is their mean; xi, beta and the
+    like mean the same in both, so that both give the same iterates.
+weights
+    [M], the weight of each f_m in f; see `federate`.
+wire
+    The bit format that `last_round` reports; see `gdsec_jax.wire`.
+on_nonfinite, on_standstill
+    See `federate`.
+
+To all with a memory:
+
+state_dtype
+    dtype of the memories; by default the parameter's, but at least float32.
+
+To all whose server has one too:
+
+server
+    Where the server's h comes from: "workers", the sum of the h_m, which a simulation
+    sees (`worker_memories`), or "running", a sum of its own (`server_memory`). The same
+    but for rounding, which lets a running sum drift.
+"""
+
+from gdsec_jax.algorithms._censored import gdsec as gdsec
+from gdsec_jax.algorithms._censored import gdsoec as gdsoec
+from gdsec_jax.algorithms._censored import qsgdsec as qsgdsec
+from gdsec_jax.algorithms._error_feedback import low_rank as low_rank
+from gdsec_jax.algorithms._error_feedback import power_sgd as power_sgd
+from gdsec_jax.algorithms._error_feedback import sign_ef as sign_ef
+from gdsec_jax.algorithms._error_feedback import top_j as top_j
+from gdsec_jax.algorithms._memoryless import natural as natural
+from gdsec_jax.algorithms._memoryless import qgd as qgd
+from gdsec_jax.algorithms._memoryless import rand_k as rand_k
+from gdsec_jax.algorithms._memoryless import terngrad as terngrad
+from gdsec_jax.algorithms._registry import METHODS as METHODS
+from gdsec_jax.algorithms._registry import Method as Method
+from gdsec_jax.algorithms._variance_reduced import clag as clag
+from gdsec_jax.algorithms._variance_reduced import diana as diana
+from gdsec_jax.algorithms._variance_reduced import ef21 as ef21
+from gdsec_jax.algorithms._variance_reduced import ef21_sgdm as ef21_sgdm
+from gdsec_jax.algorithms._variance_reduced import marina as marina
+from gdsec_jax.algorithms._whole_vectors import cgd as cgd
+from gdsec_jax.algorithms._whole_vectors import gd as gd
+from gdsec_jax.algorithms._whole_vectors import iag as iag
+from gdsec_jax.algorithms._whole_vectors import lag as lag
+from gdsec_jax.algorithms._whole_vectors import laq as laq
+
+__all__ = [
+    "METHODS",
+    "Method",
+    "cgd",
+    "clag",
+    "diana",
+    "ef21",
+    "ef21_sgdm",
+    "gd",
+    "gdsec",
+    "gdsoec",
+    "iag",
+    "lag",
+    "laq",
+    "low_rank",
+    "marina",
+    "natural",
+    "power_sgd",
+    "qgd",
+    "qsgdsec",
+    "rand_k",
+    "sign_ef",
+    "terngrad",
+    "top_j",
+]

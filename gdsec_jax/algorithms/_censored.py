@@ -1,0 +1,170 @@
+"""Methods that censor single entries: GD-SEC, its ablation, and with quantisation."""
+
+from typing import Unpack
+
+import optax
+from optax.experimental import aggregating
+
+from gdsec_jax import _checks
+from gdsec_jax.algorithms._options import (
+    MemoryOptions,
+    algorithm,
+    difference_memory,
+    share,
+)
+from gdsec_jax.worker import Scope, censor, error_feedback, qsgd
+
+
+@algorithm(MemoryOptions)
+def gdsec(
+    num_workers: int,
+    xi,
+    beta=0.01,
+    **options: Unpack[MemoryOptions],
+) -> aggregating.Aggregator:
+    r"""GD-SEC: send what changed enough of the gradient, remember the rest.
+
+    .. math::
+       \Delta_m &= \nabla f_m(\theta^k) - h_m + e_m \\
+       \hat\Delta_{m,i} &= 0 \text{ if } |\Delta_{m,i}| \le
+         (\xi_i / M) |\theta^k_i - \theta^{k-1}_i|, \text{ else } \Delta_{m,i} \\
+       h_m &\leftarrow h_m + \beta \hat\Delta_m, \quad
+       e_m \leftarrow \Delta_m - \hat\Delta_m \\
+       \theta^{k+1} &= \theta^k - \alpha (h + \sum_m \hat\Delta_m), \quad
+       h \leftarrow h + \beta \sum_m \hat\Delta_m
+
+    With xi = 0 the iterates are gradient descent's. On smooth strongly convex f it
+    converges at gradient descent's linear rate while xi is small enough; beyond that it
+    diverges, the earlier the larger beta is.
+
+    Args:
+      num_workers: M.
+      xi: :math:`\xi_i \ge 0`, in the units of L: a scalar, a prefix of the parameters'
+        tree whose leaves broadcast against theirs, or a schedule of the round; may be
+        traced. A coordinate choice is xi / L^i, with L^i the problem's
+        `coordinate_smoothness`.
+      beta: :math:`\beta` in [0, 1]; may be traced. Small smooths the memory of the
+        gradient, 0 drops it.
+      options: see the package.
+
+    Returns:
+      An Aggregator, from gradients [M, *param] to the direction
+      :math:`h + \sum_m \hat\Delta_m`, [*param]. Its update needs the parameters.
+
+    Raises:
+      ValueError: xi is negative or does not fit the parameters; beta lies outside
+        [0, 1]; and as `federate`.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> import gdsec_jax
+      >>> optimizer = optax.chain(gdsec_jax.gdsec(2, xi=4.0), optax.sgd(0.1))
+      >>> params = jnp.zeros(2)
+      >>> state = optimizer.init(params)
+      >>> for _ in range(2):  # equal gradients: the second round has nothing new to say
+      ...     grads = jnp.array([[1.0, 0.0], [1.0, 2.0]])
+      ...     updates, state = optimizer.update(grads, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> gdsec_jax.last_round(state).entries
+      Array([1, 2], dtype=int32)
+
+    References:
+      Chen, Blum, Takáč, Sadler, Distributed Learning With Sparsified Gradient
+      Differences, IEEE JSTSP 16(3), 2022, https://doi.org/10.1109/JSTSP.2022.3162989
+    """
+    compressor = error_feedback(
+        _censor(xi, num_workers, options), state_dtype=options.get("state_dtype")
+    )
+    return difference_memory(compressor, num_workers, beta, **options)
+
+
+@algorithm(MemoryOptions)
+def gdsoec(
+    num_workers: int,
+    xi,
+    beta=0.01,
+    **options: Unpack[MemoryOptions],
+) -> aggregating.Aggregator:
+    r"""GD-SOEC: GD-SEC without error correction, the ablation of its paper.
+
+    `gdsec` with :math:`e_m` held at 0: what is censored is forgotten, and only the
+    difference :math:`\nabla f_m - h_m` brings it back.
+
+    Args:
+      num_workers: M.
+      xi: as in `gdsec`; it stalls or diverges at values that GD-SEC bears.
+      beta: as in `gdsec`.
+      options: see the package.
+
+    Returns:
+      An Aggregator, as `gdsec`.
+
+    Raises:
+      ValueError: as `gdsec`.
+
+    Examples:
+      >>> import gdsec_jax, optax
+      >>> optimizer = optax.chain(gdsec_jax.gdsoec(5, xi=4.0), optax.sgd(0.1))
+
+    References:
+      Chen, Blum, Takáč, Sadler, 2022, https://doi.org/10.1109/JSTSP.2022.3162989
+    """
+    compressor = _censor(xi, num_workers, options)
+    return difference_memory(compressor, num_workers, beta, **options)
+
+
+@algorithm(MemoryOptions)
+def qsgdsec(
+    num_workers: int,
+    xi,
+    beta=0.01,
+    levels: int = 256,
+    *,
+    scope: Scope = "message",
+    key=0,
+    **options: Unpack[MemoryOptions],
+) -> aggregating.Aggregator:
+    r"""QSGD-SEC: GD-SEC whose surviving entries are quantised.
+
+    .. math::
+       \Delta_m &= \nabla f_m(\theta^k) - h_m + e_m, \quad
+       \hat\Delta_m = Q(\text{censor}(\Delta_m)) \\
+       h_m &\leftarrow h_m + \beta \hat\Delta_m, \quad
+       e_m \leftarrow \Delta_m - \hat\Delta_m
+
+    with the censoring of `gdsec` and Q of `worker.qsgd`; the quantisation error goes
+    into the error memory with the rest. With very many levels it is `gdsec`.
+
+    Args:
+      num_workers: M.
+      xi, beta: as in `gdsec`.
+      levels: s, of the quantiser.
+      scope: "message", one norm, or "leaf", a norm for each leaf.
+      key: an int or a random key; may be traced.
+      options: see the package.
+
+    Returns:
+      An Aggregator, as `gdsec`. The step 1/L is a heuristic.
+
+    Raises:
+      ValueError: as `gdsec` and `worker.qsgd`.
+
+    Examples:
+      >>> import gdsec_jax, optax
+      >>> optimizer = optax.chain(gdsec_jax.qsgdsec(5, xi=4.0), optax.sgd(0.1))
+
+    References:
+      Chen, Blum, Takáč, Sadler, 2022, https://doi.org/10.1109/JSTSP.2022.3162989;
+      Alistarh et al., QSGD, 2017, https://arxiv.org/abs/1610.02132
+    """
+    compressor = error_feedback(
+        optax.chain(_censor(xi, num_workers, options), qsgd(levels, scope=scope)),
+        state_dtype=options.get("state_dtype"),
+    )
+    return difference_memory(compressor, num_workers, beta, key=key, **options)
+
+
+def _censor(xi, num_workers: int, options: MemoryOptions):
+    """A worker's part of the censoring: xi/M each if f is the sum of the f_m."""
+    _checks.in_range("xi", xi, 0.0, _checks.LARGEST)
+    return censor(share(xi, num_workers, options.get("reduction", "sum")))

@@ -1,0 +1,170 @@
+"""Methods that compress the gradient and keep what they leave in an error memory."""
+
+from typing import Unpack
+
+from optax.experimental import aggregating
+
+from gdsec_jax import worker as pieces
+from gdsec_jax.algorithms._options import FeedbackOptions, algorithm
+from gdsec_jax.federation import federate
+from gdsec_jax.worker import Scope
+
+
+@algorithm(FeedbackOptions)
+def top_j(
+    num_workers: int,
+    k: float,
+    *,
+    scope: Scope = "message",
+    **options: Unpack[FeedbackOptions],
+) -> aggregating.Aggregator:
+    r"""Top-j: the k largest entries of gradient and error memory.
+
+    .. math::
+       v_m = \nabla f_m(\theta^k) + e_m, \quad u_m = \text{top}_k(v_m), \quad
+       e_m \leftarrow v_m - u_m, \quad \theta^{k+1} = \theta^k - \alpha \sum_m u_m
+
+    With k = D it is gradient descent. At a fixed step it reaches a neighbourhood of the
+    solution, the smaller the smaller the step.
+
+    Args:
+      num_workers: M.
+      k: how many, an int, or a fraction of D in (0, 1], a float.
+      scope: "message", the k largest of all entries, or "leaf", of every leaf.
+      options: see the package.
+
+    Returns:
+      An Aggregator, from gradients [M, *param] to :math:`\sum_m u_m`, [*param]. The
+      step 1/L is a heuristic.
+
+    Raises:
+      ValueError: k is no such number; and as `federate`.
+
+    Examples:
+      >>> import gdsec_jax, optax
+      >>> optimizer = optax.chain(gdsec_jax.top_j(5, k=10), optax.sgd(0.1))
+
+    References:
+      Stich, Cordonnier, Jaggi, Sparsified SGD with Memory, 2018,
+      https://arxiv.org/abs/1809.07599
+    """
+    return _with_error_feedback(pieces.top_k(k, scope=scope), num_workers, **options)
+
+
+@algorithm(FeedbackOptions)
+def sign_ef(
+    num_workers: int,
+    *,
+    scope: Scope = "message",
+    **options: Unpack[FeedbackOptions],
+) -> aggregating.Aggregator:
+    r"""EF-sign: signs and the mean magnitude of gradient and error memory.
+
+    .. math::
+       v_m = \nabla f_m(\theta^k) + e_m, \quad
+       u_m = (\|v_m\|_1 / D) \, \text{sign}(v_m), \quad e_m \leftarrow v_m - u_m, \quad
+       \theta^{k+1} = \theta^k - \alpha \sum_m u_m
+
+    At a fixed step it reaches a neighbourhood of the solution.
+
+    Args:
+      num_workers: M.
+      scope: "message", one magnitude, or "leaf", one for each leaf.
+      options: see the package.
+
+    Returns:
+      An Aggregator, from gradients [M, *param] to :math:`\sum_m u_m`, [*param]. The
+      step 1/L is a heuristic.
+
+    Raises:
+      ValueError: the scope is unknown; and as `federate`.
+
+    Examples:
+      >>> import gdsec_jax, optax
+      >>> optimizer = optax.chain(gdsec_jax.sign_ef(5), optax.sgd(0.1))
+
+    References:
+      Karimireddy, Rebjock, Stich, Jaggi, Error Feedback Fixes SignSGD, 2019,
+      https://arxiv.org/abs/1901.09847
+    """
+    return _with_error_feedback(pieces.sign(scope=scope), num_workers, **options)
+
+
+@algorithm(FeedbackOptions)
+def low_rank(
+    num_workers: int, rank: int = 1, *, key=0, **options: Unpack[FeedbackOptions]
+) -> aggregating.Aggregator:
+    r"""Low rank with error feedback, each worker by factors of its own.
+
+    .. math::
+       V_m = \nabla f_m(\theta^k) + E_m, \quad P_m = \text{orth}(V_m Q_m), \quad
+       Q_m \leftarrow V_m^T P_m, \quad U_m = P_m Q_m^T, \quad E_m \leftarrow V_m - U_m
+
+    for each leaf that is a matrix; vectors travel whole. See `power_sgd` for common
+    factors. At a fixed step it reaches a neighbourhood of the solution.
+
+    Args:
+      num_workers: M.
+      rank: r.
+      key: an int or a random key, for the first Q; may be traced.
+      options: see the package.
+
+    Returns:
+      An Aggregator, from gradients [M, *param] to :math:`\sum_m U_m`, [*param]. The
+      step 1/L is a heuristic.
+
+    Raises:
+      ValueError: rank is no positive int; and as `federate`.
+
+    Examples:
+      >>> import gdsec_jax, optax
+      >>> optimizer = optax.chain(gdsec_jax.low_rank(5, rank=2), optax.sgd(0.1))
+
+    References:
+      Vogels, Karimireddy, Jaggi, PowerSGD, 2019, https://arxiv.org/abs/1905.13727
+    """
+    return _with_error_feedback(pieces.low_rank(rank, key=key), num_workers, **options)
+
+
+@algorithm(FeedbackOptions)
+def power_sgd(
+    num_workers: int, rank: int = 1, *, key=0, **options: Unpack[FeedbackOptions]
+) -> aggregating.Aggregator:
+    r"""PowerSGD with error feedback: low rank, with one left factor for all workers.
+
+    .. math::
+       V_m &= \nabla f_m(\theta^k) + E_m, \quad
+         P = \text{orth}\big(\sum_m V_m Q\big), \quad Q_m = V_m^T P, \\
+       U_m &= P Q_m^T, \quad E_m \leftarrow V_m - U_m, \quad Q \leftarrow \sum_m Q_m
+
+    for each leaf that is a matrix; vectors travel whole. A worker uploads
+    :math:`V_m Q` and :math:`Q_m`; P comes back from the server in between, which
+    `History.broadcast_bits` does not count. At a fixed step it reaches a neighbourhood
+    of the solution.
+
+    Args:
+      num_workers: M.
+      rank: r.
+      key: an int or a random key, for the first Q; may be traced.
+      options: see the package.
+
+    Returns:
+      An Aggregator, from gradients [M, *param] to :math:`\sum_m U_m`, [*param]. The
+      step 1/L is a heuristic.
+
+    Raises:
+      ValueError: rank is no positive int; and as `federate`.
+
+    Examples:
+      >>> import gdsec_jax, optax
+      >>> optimizer = optax.chain(gdsec_jax.power_sgd(5, rank=2), optax.sgd(0.1))
+
+    References:
+      Vogels, Karimireddy, Jaggi, PowerSGD, 2019, https://arxiv.org/abs/1905.13727
+    """
+    return _with_error_feedback(pieces.power_sgd(rank, key=key), num_workers, **options)
+
+
+def _with_error_feedback(compressor, num_workers: int, *, state_dtype=None, **options):
+    piece = pieces.error_feedback(compressor, state_dtype=state_dtype)
+    return federate(piece, num_workers, **options)

@@ -1,0 +1,117 @@
+"""What all algorithms have in common: their options, and the server's memory."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal, TypedDict, TypeVar, get_type_hints
+
+import jax
+import optax
+from optax.experimental import aggregating
+
+from gdsec_jax import _checks
+from gdsec_jax.federation import OnNonfinite, OnStandstill, Reduction, federate
+from gdsec_jax.server import server_memory, worker_memories
+from gdsec_jax.wire import Format
+from gdsec_jax.worker import gradient_difference
+
+_Factory = TypeVar("_Factory", bound=Callable[..., aggregating.Aggregator])
+Server = Literal["workers", "running"]
+
+
+class Options(TypedDict, total=False):
+    """Of every algorithm."""
+
+    reduction: Reduction
+    weights: Any
+    wire: str | Format
+    on_nonfinite: OnNonfinite
+    on_standstill: OnStandstill
+
+
+class FeedbackOptions(Options, total=False):
+    """Of an algorithm with a memory on the worker alone."""
+
+    state_dtype: Any
+
+
+class MemoryOptions(FeedbackOptions, total=False):
+    """Of an algorithm whose server keeps a memory too."""
+
+    server: Server
+
+
+_DEFAULTS: dict[str, Any] = {
+    "reduction": "sum",
+    "weights": None,
+    "wire": "coo",
+    "on_nonfinite": "drop",
+    "on_standstill": "send",
+    "state_dtype": None,
+    "server": "workers",
+}
+
+
+def algorithm(
+    options: type,
+) -> Callable[[_Factory], _Factory]:
+    """Name the common options in an algorithm's signature, where others look for them.
+
+    optax.inject_hyperparams and the configs read signatures, which `**options` hides.
+    """
+
+    def decorate(factory):
+        signature = inspect.signature(factory)
+        own = [p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
+        common = [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=_DEFAULTS[name]
+            )
+            for name in get_type_hints(options)
+            if name not in signature.parameters
+        ]
+        factory.__signature__ = signature.replace(parameters=own + common)
+        return factory
+
+    return decorate
+
+
+def difference_memory(
+    compressor,
+    num_workers: int,
+    beta=1.0,
+    *,
+    before=None,
+    state_dtype=None,
+    server: Server = "workers",
+    reduction: Reduction = "sum",
+    **options,
+) -> aggregating.Aggregator:
+    """Federate a gradient-difference memory, on the workers' side and the server's.
+
+    Args:
+      compressor: inside the memory.
+      num_workers: M.
+      beta: of the memory.
+      before: a piece that the gradient passes first.
+      state_dtype, server, reduction, options: see the package.
+    """
+    _checks.one_of("server", server, ("workers", "running"))
+    running = server_memory(beta, state_dtype=state_dtype)
+    worker = gradient_difference(compressor, beta, state_dtype=state_dtype)
+    return federate(
+        worker if before is None else optax.chain(before, worker),
+        num_workers,
+        server=running if server == "running" else worker_memories(reduction),
+        reduction=reduction,
+        **options,
+    )
+
+
+def share(x, num_workers: int, reduction: Reduction = "sum", power: int = 1):
+    """A worker's part of x, M^-power of it if f is a sum, all of it for a mean."""
+    _checks.number_of_workers(num_workers)
+    if callable(x):
+        return lambda round: share(x(round), num_workers, reduction, power)
+    if reduction == "mean":
+        return x
+    return jax.tree.map(lambda leaf: leaf / num_workers**power, x)

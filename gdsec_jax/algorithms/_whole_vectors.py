@@ -1,0 +1,264 @@
+"""Methods whose messages are whole vectors: gradient descent, and those that skip."""
+
+from typing import Unpack
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from optax.experimental import aggregating
+
+from gdsec_jax import _checks
+from gdsec_jax import worker as pieces
+from gdsec_jax.algorithms._options import (
+    MemoryOptions,
+    Options,
+    algorithm,
+    difference_memory,
+    share,
+)
+from gdsec_jax.federation import federate
+from gdsec_jax.worker import Scope
+
+
+@algorithm(Options)
+def gd(num_workers: int, **options: Unpack[Options]) -> aggregating.Aggregator:
+    r"""Gradient descent: every worker sends its whole gradient.
+
+    .. math:: \theta^{k+1} = \theta^k - \alpha \sum_m \nabla f_m(\theta^k)
+
+    The baseline of every percentage. Its messages are whole vectors, which cost D
+    values in any format.
+
+    Args:
+      num_workers: M.
+      options: see the package.
+
+    Returns:
+      An Aggregator, from gradients [M, *param] to the gradient of f, [*param]. The step
+      behind it, :math:`\alpha = 1/L`, is optax.sgd's.
+
+    Raises:
+      ValueError: see `federate`.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> import gdsec_jax
+      >>> optimizer = optax.chain(gdsec_jax.gd(num_workers=2), optax.sgd(0.5))
+      >>> params = jnp.zeros(2)
+      >>> grads = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+      >>> optimizer.update(grads, optimizer.init(params), params)[0]
+      Array([-2., -3.], dtype=float32)
+    """
+    return federate(pieces.whole(), num_workers, **options)
+
+
+@algorithm(MemoryOptions)
+def cgd(
+    num_workers: int, xi, **options: Unpack[MemoryOptions]
+) -> aggregating.Aggregator:
+    r"""CGD, censored gradient descent: a worker sends its whole difference, or nothing.
+
+    .. math::
+       \Delta_m &= \nabla f_m(\theta^k) - h_m, \quad \hat\Delta_m = 0 \text{ if }
+         \|\Delta_m\|_2 \le (\xi / M) \|\theta^k - \theta^{k-1}\|_2,
+         \text{ else } \Delta_m \\
+       h_m &\leftarrow h_m + \hat\Delta_m, \quad
+       \theta^{k+1} = \theta^k - \alpha \sum_m h_m
+
+    With xi = 0 it is gradient descent. On smooth strongly convex f it converges
+    linearly while xi is small enough.
+
+    Args:
+      num_workers: M.
+      xi: :math:`\xi \ge 0`, in the units of L: a number or a schedule of the round; may
+        be traced.
+      options: see the package.
+
+    Returns:
+      An Aggregator, from gradients [M, *param] to :math:`\sum_m h_m`, [*param]. The
+      step 1/L is gradient descent's, a heuristic for xi > 0.
+
+    Raises:
+      ValueError: xi is negative; and as `federate`.
+
+    Examples:
+      >>> import gdsec_jax, optax
+      >>> optimizer = optax.chain(gdsec_jax.cgd(5, xi=0.1), optax.sgd(0.1))
+
+    References:
+      The name is used for several rules; this one is GD-SEC's, on whole vectors: Chen,
+      Blum, Takáč, Sadler, 2022, https://doi.org/10.1109/JSTSP.2022.3162989
+    """
+    xi = share(xi, num_workers, options.get("reduction", "sum"))
+    return difference_memory(pieces.censor_whole(xi), num_workers, **options)
+
+
+@algorithm(MemoryOptions)
+def lag(
+    num_workers: int, learning_rate, zeta=0.1, **options: Unpack[MemoryOptions]
+) -> aggregating.Aggregator:
+    r"""LAG-WK, lazily aggregated gradients, by the workers' rule.
+
+    .. math::
+       \Delta_m &= \nabla f_m(\theta^k) - h_m, \quad \hat\Delta_m = 0 \text{ if }
+         \|\Delta_m\|^2 \le \frac{\zeta}{\alpha^2 M^2} \sum_{d=1}^{10}
+         \|\theta^{k+1-d} - \theta^{k-d}\|^2, \text{ else } \Delta_m \\
+       h_m &\leftarrow h_m + \hat\Delta_m, \quad
+       \theta^{k+1} = \theta^k - \alpha \sum_m h_m
+
+    With zeta = 0 it is gradient descent. On smooth strongly convex f it converges
+    linearly.
+
+    Args:
+      num_workers: M.
+      learning_rate: :math:`\alpha`, the same as of the step behind: a number or a
+        schedule of the round; may be traced.
+      zeta: :math:`\zeta \ge 0`; may be traced.
+      options: see the package.
+
+    Returns:
+      An Aggregator, from gradients [M, *param] to :math:`\sum_m h_m`, [*param]. The
+      paper's step is 1/L.
+
+    Raises:
+      ValueError: zeta is negative, or learning_rate not positive; and as `federate`.
+
+    Examples:
+      >>> import gdsec_jax, optax
+      >>> optimizer = optax.chain(gdsec_jax.lag(5, learning_rate=0.1), optax.sgd(0.1))
+
+    References:
+      Chen, Giannakis, Sun, Yin, LAG: Lazily Aggregated Gradient for
+      Communication-Efficient Distributed Learning, 2018,
+      https://arxiv.org/abs/1805.09965
+    """
+    zeta = _squared_share(zeta, num_workers, options)
+    return difference_memory(pieces.lag(zeta, learning_rate), num_workers, **options)
+
+
+@algorithm(MemoryOptions)
+def laq(
+    num_workers: int,
+    learning_rate,
+    bits: int = 4,
+    zeta=0.08,
+    *,
+    scope: Scope = "message",
+    **options: Unpack[MemoryOptions],
+) -> aggregating.Aggregator:
+    r"""LAQ, lazily aggregated quantised gradients.
+
+    .. math::
+       v_m &= \nabla f_m(\theta^k) - h_m, \quad
+         \varepsilon_m = v_m - Q(v_m), \quad \hat\Delta_m = 0 \text{ if } \\
+       \|Q(v_m)\|^2 &\le \frac{\zeta}{\alpha^2 M^2} \sum_{d=1}^{10}
+         \|\theta^{k+1-d} - \theta^{k-d}\|^2
+         + 3 (\|\varepsilon_m\|^2 + \|\hat\varepsilon_m\|^2),
+         \text{ else } Q(v_m) \\
+       h_m &\leftarrow h_m + \hat\Delta_m, \quad
+       \theta^{k+1} = \theta^k - \alpha \sum_m h_m
+
+    with Q of `worker.grid`, and :math:`\hat\varepsilon_m` the error of the last upload.
+    The first round uploads, and so does every one after 100 that did not. On smooth
+    strongly convex f it converges linearly.
+
+    Args:
+      num_workers: M.
+      learning_rate, zeta: as of `lag`.
+      bits: b, of the quantiser.
+      scope: "message", one radius R, or "leaf", one for each leaf.
+      options: see the package.
+
+    Returns:
+      An Aggregator, from gradients [M, *param] to :math:`\sum_m h_m`, [*param]. The
+      step 1/L is a heuristic: the paper's bound has constants that are not computed.
+
+    Raises:
+      ValueError: as `lag`; bits is no int from 1 to 30.
+
+    Examples:
+      >>> import gdsec_jax, optax
+      >>> optimizer = optax.chain(gdsec_jax.laq(5, learning_rate=0.1), optax.sgd(0.1))
+
+    References:
+      Sun, Chen, Giannakis, Yang, Communication-Efficient Distributed Learning via
+      Lazily Aggregated Quantized Gradients, 2019, https://arxiv.org/abs/1909.07588
+    """
+    zeta = _squared_share(zeta, num_workers, options)
+    compressor = pieces.laq(bits, zeta, learning_rate, scope=scope)
+    return difference_memory(compressor, num_workers, **options)
+
+
+@algorithm(MemoryOptions)
+def iag(
+    num_workers: int,
+    probabilities=None,
+    *,
+    key=0,
+    **options: Unpack[MemoryOptions],
+) -> aggregating.Aggregator:
+    r"""NoUnif-IAG, incremental aggregated gradients: one worker a round, drawn.
+
+    .. math:: h_m \leftarrow \nabla f_m(\theta^k) \text{ for the } m \text{ drawn},
+       \quad \theta^{k+1} = \theta^k - \alpha \sum_m h_m
+
+    All h_m are 0 at first. The others do not take part in the round. On smooth strongly
+    convex f it converges linearly.
+
+    Args:
+      num_workers: M.
+      probabilities: [M], of each worker; by default all the same. The method's name
+        asks for :math:`L_m / \sum L_m`, a problem's `worker_smoothness`.
+      key: an int or a random key; may be traced.
+      options: see the package.
+
+    Returns:
+      An Aggregator, from gradients [M, *param] to :math:`\sum_m h_m`, [*param]. The
+      step 1/(M L) is used with it.
+
+    Raises:
+      ValueError: probabilities are not M numbers of at least 0 with a sum of 1; and as
+        `federate`.
+
+    Examples:
+      >>> import gdsec_jax, optax
+      >>> algorithm = gdsec_jax.iag(2, probabilities=[0.25, 0.75])
+      >>> optimizer = optax.chain(algorithm, optax.sgd(0.1))
+
+    References:
+      Chen, Giannakis, Sun, Yin, 2018, https://arxiv.org/abs/1805.09965, where it is the
+      baseline "num-IAG"; Blatt, Hero, Gauchman, A Convergent Incremental Gradient
+      Method with a Constant Step Size, 2007
+    """
+    _checks.number_of_workers(num_workers)
+    chances = _probabilities(probabilities, num_workers)
+
+    def one_worker(round_key):
+        drawn = jax.random.choice(round_key, num_workers, p=chances)
+        return jnp.arange(num_workers) == drawn
+
+    return difference_memory(
+        pieces.whole(), num_workers, key=key, participation=one_worker, **options
+    )
+
+
+def _squared_share(zeta, num_workers: int, options: MemoryOptions):
+    _checks.number_in_range("zeta", zeta, 0.0, _checks.LARGEST)
+    return share(zeta, num_workers, options.get("reduction", "sum"), power=2)
+
+
+def _probabilities(probabilities, num_workers: int):
+    if probabilities is None:
+        return jnp.full(num_workers, 1 / num_workers)
+    if not _checks.is_traced(probabilities):
+        values = np.asarray(probabilities, np.float64)
+        if (
+            values.shape != (num_workers,)
+            or not (values >= 0).all()
+            or not np.isclose(values.sum(), 1, rtol=1e-5)
+        ):
+            raise ValueError(
+                f"probabilities is {probabilities}, expected {num_workers} numbers of "
+                "at least 0 with a sum of 1."
+            )
+    return jnp.asarray(probabilities)

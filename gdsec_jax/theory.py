@@ -1,0 +1,217 @@
+"""The step size and parameters that each method's paper recommends for a problem."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gdsec_jax import _checks, worker
+from gdsec_jax.algorithms import METHODS
+from gdsec_jax.problems import Problem
+
+
+class Theory(NamedTuple):
+    """What is recommended for a method on a problem."""
+
+    learning_rate: float  # alpha or gamma, of the step behind the algorithm
+    parameters: dict[str, Any]  # further arguments of the algorithm
+    heuristic: bool  # no theorem that we know gives this step
+    source: str  # where it comes from
+
+
+class _Constants(NamedTuple):
+    """Of f = sum of f_m, and of f = (1/M) sum of M f_m as other papers write it."""
+
+    smoothness: float  # L
+    largest: float  # L_max = M max L_m
+    mean_square: float  # L~ = sqrt(M sum L_m^2)
+    workers: np.ndarray  # L_m
+    num_workers: int  # M
+    params: Any
+
+
+def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
+    r"""The step size that the method's paper recommends, and further parameters.
+
+    With :math:`L_{max} = M \max L_m` and :math:`\tilde L^2 = M \sum L_m^2`:
+
+    ==============================  ====================================================
+    gd, lag                         1/L
+    iag                             1/(M L), heuristic
+    qgd, natural, terngrad, rand_k  1/(L + 2 omega L_max/M)
+    ef21                            1/(L + L~ sqrt(b/t))
+    clag                            1/(L + L~ sqrt(B/A))
+    diana                           1/(L_max (1 + 6 omega/M))
+    marina                          1/(L + L~ sqrt((1 - p) omega/(p M)))
+    ef21_sgdm                       eta times EF21's, heuristic
+    all others                      1/L, heuristic
+    ==============================  ====================================================
+
+    Args:
+      method: its name, of `gdsec_jax.METHODS`.
+      problem: with its smoothness constants.
+      parameters: arguments of the algorithm that the step depends on: k, levels,
+        compressor, eta, zeta, scope; others are let through.
+
+    Returns:
+      A `Theory`. Its `parameters` are arguments of the algorithm: beta of DIANA, the
+      probability of MARINA, the probabilities of NoUnif-IAG, the learning rate of LAG.
+
+    Raises:
+      ValueError: the method is unknown, the problem's constants are, or a parameter is
+        missing.
+
+    Examples:
+      >>> import numpy as np
+      >>> import gdsec_jax
+      >>> from gdsec_jax import problems
+      >>> problem = problems.ridge(np.eye(4), np.arange(4.0), num_workers=2)
+      >>> ours = gdsec_jax.theory("ef21", problem, k=4)  # everything: gradient descent
+      >>> bool(np.isclose(ours.learning_rate, 1 / problem.smoothness))
+      True
+      >>> ours.heuristic
+      False
+    """
+    _checks.one_of("method", method, tuple(METHODS))
+    smoothness = problem.smoothness
+    if smoothness is None or not float(smoothness) > 0:
+        raise ValueError(
+            f"the smoothness of {problem.name} is {smoothness}, expected a number above "
+            "0: give it, or set the learning rate."
+        )
+    try:
+        step = _STEPS.get(method, _gradient_descent)
+        recommended = step(_constants(problem), parameters)
+    except KeyError as error:
+        raise ValueError(
+            f"{method} needs the parameter {error.args[0]} for its step."
+        ) from error
+    if method in ("lag", "laq"):
+        own = {"learning_rate": recommended.learning_rate}
+        recommended = recommended._replace(parameters=own | recommended.parameters)
+    if method in ("gd", "lag"):
+        return recommended._replace(heuristic=False, source=METHODS[method].paper)
+    return recommended
+
+
+def _constants(problem: Problem) -> _Constants:
+    workers = problem.worker_smoothness
+    num_workers = problem.num_workers
+    if workers is None:
+        workers = np.full(num_workers, np.nan)
+    workers = np.asarray(workers, np.float64)
+    return _Constants(
+        smoothness=float(problem.smoothness),
+        largest=float(num_workers * workers.max()),
+        mean_square=math.sqrt(num_workers * float((workers**2).sum())),
+        workers=workers,
+        num_workers=num_workers,
+        params=problem.init_params,
+    )
+
+
+def _gradient_descent(constants: _Constants, parameters) -> Theory:
+    del parameters
+    source = "gradient descent's step"
+    return Theory(1 / constants.smoothness, {}, True, source)
+
+
+def _iag(constants: _Constants, parameters) -> Theory:
+    del parameters
+    known = _known(constants)
+    return Theory(
+        1 / (known.num_workers * known.smoothness),
+        {"probabilities": known.workers / known.workers.sum()},
+        True,
+        "customary in comparisons",
+    )
+
+
+def _memoryless(compressor: Callable) -> Callable:
+    def step(constants: _Constants, parameters) -> Theory:
+        known = _known(constants)
+        omega = worker.variance_of(compressor(parameters), known.params)
+        noise = 2 * omega * known.largest / known.num_workers
+        source = "https://arxiv.org/abs/1905.11261"
+        return Theory(1 / (known.smoothness + noise), {}, False, source)
+
+    return step
+
+
+def _rand_k(constants: _Constants, parameters) -> Theory:
+    if parameters.get("error_feedback"):
+        return _gradient_descent(constants, parameters)
+    return _memoryless(lambda p: worker.random_k(p["k"], **_scope(p)))(
+        constants, parameters
+    )
+
+
+def _ef21(constants: _Constants, parameters, zeta: float = 0.0) -> Theory:
+    known = _known(constants)
+    left = 1 - _kept(known.params, parameters)
+    t = 1 - math.sqrt(left)
+    ratio = math.sqrt(max(left / t, zeta) / t)
+    step = 1 / (known.smoothness + known.mean_square * ratio)
+    return Theory(step, {}, False, METHODS["ef21"].paper)
+
+
+def _clag(constants: _Constants, parameters) -> Theory:
+    own = _ef21(constants, parameters, float(parameters.get("zeta", 1.0)))
+    return own._replace(source=METHODS["clag"].paper)
+
+
+def _ef21_sgdm(constants: _Constants, parameters) -> Theory:
+    own = _ef21(constants, parameters)
+    eta = float(parameters.get("eta", 0.1))
+    step = eta * own.learning_rate
+    return Theory(step, {}, True, "EF21's step, times eta")
+
+
+def _diana(constants: _Constants, parameters) -> Theory:
+    known = _known(constants)
+    omega = worker.variance_of(parameters["compressor"], known.params)
+    step = 1 / (known.largest * (1 + 6 * omega / known.num_workers))
+    return Theory(step, {"beta": 1 / (1 + omega)}, False, METHODS["diana"].paper)
+
+
+def _marina(constants: _Constants, parameters) -> Theory:
+    known = _known(constants)
+    omega = worker.variance_of(parameters["compressor"], known.params)
+    p = parameters.get("probability") or 1 / (1 + omega)
+    noise = known.mean_square * math.sqrt((1 - p) * omega / (p * known.num_workers))
+    step = 1 / (known.smoothness + noise)
+    return Theory(step, {"probability": p}, False, METHODS["marina"].paper)
+
+
+def _known(constants: _Constants) -> _Constants:
+    if not np.isfinite(constants.workers).all():
+        raise ValueError(
+            "the problem's worker_smoothness is not known, which this method's step "
+            "needs: set the learning rate."
+        )
+    return constants
+
+
+def _scope(parameters) -> dict[str, Any]:
+    return {"scope": parameters.get("scope", "message")}
+
+
+def _kept(params, parameters) -> float:
+    """The least part of a vector's squared norm that the k largest entries have."""
+    piece = worker.random_k(parameters["k"], **_scope(parameters))
+    return 1 / (1 + piece.variance(params))  # D/k - 1 = omega
+
+
+_STEPS: dict[str, Callable[[_Constants, Any], Theory]] = {
+    "iag": _iag,
+    "qgd": _memoryless(lambda p: worker.qsgd(p.get("levels", 16), **_scope(p))),
+    "natural": _memoryless(lambda p: worker.natural()),
+    "terngrad": _memoryless(lambda p: worker.terngrad(**_scope(p))),
+    "rand_k": _rand_k,
+    "ef21": _ef21,
+    "clag": _clag,
+    "ef21_sgdm": _ef21_sgdm,
+    "diana": _diana,
+    "marina": _marina,
+}

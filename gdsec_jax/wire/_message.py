@@ -1,0 +1,209 @@
+"""A worker's message on the host, and what both ends know of its bytes beforehand."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdsec_jax import _checks
+from gdsec_jax.wire import _formats
+from gdsec_jax.wire._codes import Code
+from gdsec_jax.wire._formats import Format
+
+KINDS = ("float", "levels", "ternary", "grid", "power")
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+AS_FLOATS = Code()
+_SCALED = ("levels", "ternary", "grid")
+
+
+@dataclass(frozen=True, eq=False)
+class Message:
+    """What one worker sends in one round, as arrays on the host.
+
+    Args:
+      values: the message, a tree of arrays of float16, bfloat16, float32 or float64,
+        without subnormal numbers and -0.0, which no message carries: see `wire.flush`.
+      code: how the values are written.
+      scales: float32 [code.num_scales], of the whole message or one for each leaf.
+      whole: in this round nothing is compressed: the values travel as floats of their
+        own dtypes, densely and without scales, whatever code and format say.
+
+    Examples:
+      >>> import numpy as np
+      >>> from gdsec_jax.wire._message import Message
+      >>> Message({"w": np.float32([0, 2.5])}).whole
+      False
+    """
+
+    values: Any
+    code: Code = AS_FLOATS
+    scales: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    whole: bool = False
+
+
+class Leaf(NamedTuple):
+    """What is known of a leaf of the message."""
+
+    name: str  # for errors
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    start: int  # of its entries in the message
+    scale: int  # which of the scales is its own
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+class Plan(NamedTuple):
+    """What is known of a message's bytes before there are any."""
+
+    leaves: tuple[Leaf, ...]
+    structure: Any  # of the tree
+    form: str  # where the values belong: a name of the formats
+    code: Code  # of the values, floats where the message is whole
+    num_scales: int  # how many precede the values
+
+    @property
+    def length(self) -> int:
+        """D, the entries of the message."""
+        return sum(leaf.size for leaf in self.leaves)
+
+    @property
+    def dense(self) -> bool:
+        """Whether every entry is written, zeros too."""
+        return self.form == "dense"
+
+    def float_dtype(self, leaf: Leaf) -> np.dtype:
+        """The dtype in which a leaf's floats are written."""
+        return leaf.dtype if self.code.dtype is None else jnp.dtype(self.code.dtype)
+
+    def width(self, leaf: Leaf) -> int:
+        """v: the bits of a value of this leaf."""
+        return self.code.width(nonzero=not self.dense, dtype=leaf.dtype)
+
+
+def plan_of(name: str, tree: Any, form: str | Format, code: Code, whole: Any) -> Plan:
+    """The plan of messages like `tree`, which errors call `name`; see `encode`."""
+    form = _formats.as_format(form)
+    if form.name not in _formats.FORMATS:
+        raise ValueError(
+            f"format is {form.name!r}, a convention for counts that has no bytes, "
+            f"expected one of {', '.join(_formats.FORMATS)}."
+        )
+    if not isinstance(whole, bool | np.bool):
+        raise ValueError(f"whole is {whole!r}, expected True or False.")
+    leaves, start = [], 0
+    items, structure = jax.tree_util.tree_flatten_with_path(tree)
+    _check_code(code, len(items))
+    for index, (path, item) in enumerate(items):
+        where = name + jax.tree_util.keystr(path)
+        shape = getattr(item, "shape", None)
+        dtype = getattr(getattr(item, "dtype", None), "name", None)
+        if shape is None or dtype not in FLOATS:
+            got = type(item).__name__ if dtype is None else dtype
+            raise ValueError(
+                f"{where} is of {got}, expected an array of {_one_of(FLOATS)}."
+            )
+        scale = index if code.num_scales > 1 else 0
+        # By its name: another byte order is no other dtype.
+        leaf = Leaf(where, tuple(shape), jnp.dtype(dtype), start, scale)
+        leaves.append(leaf)
+        start += leaf.size
+    if start >= 2**31:
+        raise ValueError(f"{name} has {start} entries, expected fewer than 2**31.")
+    plan = Plan(
+        leaves=tuple(leaves),
+        structure=structure,
+        form="dense" if whole or code.always_dense else form.name,
+        code=AS_FLOATS if whole else code,
+        num_scales=0 if whole else code.num_scales,
+    )
+    if plan.code.kind == "float" and form.value_bits is not None:
+        _check_value_bits(form.value_bits, plan)
+    return plan
+
+
+def _check_code(code: Code, leaves: int) -> None:
+    if not isinstance(code, Code):
+        raise ValueError(f"code is {code!r}, expected a wire.Code.")
+    _checks.one_of("code.kind", code.kind, KINDS)
+    if code.kind == "levels":
+        _checks.integer("code.size", code.size, 1, 2**32 - 1)
+    if code.kind == "grid":
+        _checks.integer("code.size", code.size, 1, 32)
+    if code.kind == "float" and code.dtype is not None:
+        try:
+            known = jnp.dtype(code.dtype).name in FLOATS
+        except TypeError:
+            known = False
+        if not known:
+            raise ValueError(
+                f"code.dtype is {code.dtype!r}, expected {_one_of(FLOATS)} or None."
+            )
+    expected = sorted({1, leaves}) if code.kind in _SCALED else [0]
+    if leaves == 0:  # of an empty message any number is right
+        expected = [0, 1]
+    _checks.integer("code.num_scales", code.num_scales, 0)
+    if code.num_scales not in expected:
+        raise ValueError(
+            f"code.num_scales is {code.num_scales}, expected "
+            f"{' or '.join(map(str, expected))} for {code.kind!r} and {leaves} leaves."
+        )
+
+
+def _check_value_bits(value_bits: int, plan: Plan) -> None:
+    for leaf in plan.leaves:
+        if leaf.size and plan.width(leaf) != value_bits:
+            cast = f"float{value_bits}"
+            remedy = f": compress with worker.cast({cast!r})" if cast in FLOATS else ""
+            raise ValueError(
+                f"value_bits is {value_bits}, but the values are {plan.width(leaf)} "
+                f"bits wide{remedy}."
+            )
+
+
+def check_scales(scales: np.ndarray) -> None:
+    """Scales are 0 or normal, positive and finite numbers."""
+    tiny = np.finfo(np.float32).tiny
+    good = (scales.view(np.uint32) == 0) | ((scales >= tiny) & (scales < np.inf))
+    if not good.all():
+        index = int(np.argmin(good))
+        raise ValueError(
+            f"scales[{index}] is {scales[index]!s}, expected 0 or a finite positive "
+            "float32 that is not subnormal."
+        )
+
+
+def bits_of(dtype: np.dtype) -> np.dtype:
+    """The unsigned integer that views a float of this dtype."""
+    return np.dtype(f"u{dtype.itemsize}")
+
+
+def count_nonzero(bits: np.ndarray, dtype: np.dtype) -> tuple[int, bool]:
+    """How many floats are no zeros, and whether all those are flushed."""
+    nonzero = normal = 0
+    smallest = _smallest_normal(dtype)
+    for block in range(0, bits.size, 2**16):  # the comparisons stay in the cache
+        part = bits[block : block + 2**16]
+        nonzero += np.count_nonzero(part)
+        normal += np.count_nonzero((part << 1) >= smallest)
+    return int(nonzero), nonzero == normal
+
+
+def flush(bits: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Floats with subnormal numbers and -0.0 as 0, in place."""
+    bits[(bits << 1) < _smallest_normal(dtype)] = 0
+    return bits
+
+
+def _smallest_normal(dtype: np.dtype) -> np.unsignedinteger:
+    """Its bits without the sign, which is shifted out to the left."""
+    return bits_of(dtype).type(2 << jnp.finfo(dtype).nmant)
+
+
+def _one_of(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:-1]) + " or " + names[-1]

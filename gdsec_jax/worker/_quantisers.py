@@ -1,0 +1,309 @@
+"""Compressors that round values to few levels, multiples of a scale in float32."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gdsec_jax import _checks
+from gdsec_jax.wire import Code, Packing
+from gdsec_jax.worker._unbiased import UnbiasedCompressor
+from gdsec_jax.worker._vectors import (
+    Scope,
+    check_scope,
+    draw_key,
+    lengths,
+    tree_of,
+    vectors,
+)
+
+
+def qsgd(levels: int, *, scope: Scope = "message"):
+    r"""Round to s levels of the norm, up or down at random: unbiased.
+
+    .. math:: C(v)_i = \text{sign}(v_i) \, c \, l_i, \quad c = \|v\|_2 / s, \quad
+       l_i = \lfloor |v_i| / c + u_i \rfloor, \quad u_i \sim U[0, 1)
+
+    with :math:`\omega = \min(D/s^2, \sqrt D/s)`. The scale c travels as float32,
+    rounded up, so that no level exceeds s.
+
+    Args:
+      levels: s.
+      scope: "message", one norm, or "leaf", a norm for each leaf.
+
+    Returns:
+      A `worker.UnbiasedCompressor`. Its update needs the extra argument `key`.
+
+    Raises:
+      ValueError: levels is no positive int, or the message's dtype cannot tell so many
+        apart; the scope is unknown; there is no key.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> from gdsec_jax import worker
+      >>> piece = worker.qsgd(2)
+      >>> v = jnp.array([3.0, 0.0, -4.0])
+      >>> message, _ = piece.update(v, piece.init(v), key=jax.random.key(0))
+      >>> (message / 2.5).tolist()
+      [1.0, 0.0, -2.0]
+
+    References: Alistarh et al., QSGD, 2017, https://arxiv.org/abs/1610.02132
+    """
+    _checks.integer("levels", levels, 1, 2**30)
+
+    def variance(params):
+        sizes = lengths(params, scope)
+        return max(
+            (min(d / levels**2, math.sqrt(d) / levels) for d in sizes), default=0
+        )
+
+    return _dither("qsgd", Code("levels", levels), levels, _norm, variance, scope)
+
+
+def terngrad(*, scope: Scope = "message"):
+    r"""Round to 0 or to plus or minus the largest magnitude, at random: unbiased.
+
+    .. math:: C(v)_i = \text{sign}(v_i) \, c \, b_i, \quad c = \|v\|_\infty, \quad
+       b_i \sim \text{Bernoulli}(|v_i| / c)
+
+    with :math:`\omega \le \sqrt D - 1`. The scale travels as float32, rounded up.
+
+    Args:
+      scope: "message", one scale, or "leaf", a scale for each leaf, as its paper has.
+
+    Returns:
+      A `worker.UnbiasedCompressor`. Its update needs the extra argument `key`.
+
+    Raises:
+      ValueError: the scope is unknown, or there is no key.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> from gdsec_jax import worker
+      >>> piece = worker.terngrad()
+      >>> v = jnp.array([4.0, 0.0, -4.0])
+      >>> piece.update(v, piece.init(v), key=jax.random.key(0))[0]
+      Array([ 4.,  0., -4.], dtype=float32)
+
+    References: Wen et al., TernGrad, 2017, https://arxiv.org/abs/1705.07878
+    """
+
+    def variance(params):
+        sizes = lengths(params, scope)
+        return max((math.sqrt(max(d, 1)) - 1 for d in sizes), default=0)
+
+    return _dither("terngrad", Code("ternary"), 1, _largest, variance, scope)
+
+
+def natural():
+    r"""Round to a power of two, up or down at random: unbiased.
+
+    .. math:: C(v)_i = \text{sign}(v_i) \, 2^{\lfloor \log_2 |v_i| \rfloor + b_i}, \quad
+       b_i \sim \text{Bernoulli}(|v_i| 2^{-\lfloor \log_2 |v_i| \rfloor} - 1)
+
+    with :math:`\omega = 1/8`. Nine bits a value: its sign, and an exponent from -126 to
+    127; what is smaller becomes 0 or :math:`2^{-126}`, unbiased too.
+
+    Returns:
+      A `worker.UnbiasedCompressor`. Its update needs the extra argument `key`.
+
+    Raises:
+      ValueError: there is no key.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> from gdsec_jax import worker
+      >>> piece = worker.natural()
+      >>> v = jnp.array([0.25, -1.0, 0.0])
+      >>> piece.update(v, piece.init(v), key=jax.random.key(0))[0]
+      Array([ 0.25, -1.  ,  0.  ], dtype=float32)
+
+    References: Horváth et al., Natural Compression for Distributed Deep Learning, 2019,
+      https://arxiv.org/abs/1905.10988
+    """
+
+    def init(params):
+        del params
+        return Packing(Code("power"), jnp.zeros(0, jnp.float32))
+
+    def update(updates, state, params=None, **extra_args):
+        del params
+        key = draw_key(extra_args, "natural")
+        rounded = [
+            _to_power_of_two(v, jax.random.uniform(key, v.shape, v.dtype))
+            for v in vectors(updates, "message")
+        ]
+        return tree_of(rounded, updates, "message"), state
+
+    return UnbiasedCompressor(init, update, lambda params: 1 / 8)
+
+
+def sign(*, scope: Scope = "message"):
+    r"""Send the signs alone, and the mean magnitude.
+
+    .. math:: C(v) = (\|v\|_1 / D) \, \text{sign}(v), \quad \text{sign}(0) = 1
+
+    Biased: it wants a memory around it. The scale travels as float32. Every entry is
+    written, one bit each, whatever the format.
+
+    Args:
+      scope: "message", one scale, or "leaf", a scale for each leaf.
+
+    Returns:
+      A transformation for one worker.
+
+    Raises:
+      ValueError: the scope is unknown.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from gdsec_jax import worker
+      >>> piece = worker.sign()
+      >>> v = jnp.array([3.0, -1.0])
+      >>> piece.update(v, piece.init(v))[0]
+      Array([ 2., -2.], dtype=float32)
+
+    References: Karimireddy et al., Error Feedback Fixes SignSGD, 2019,
+      https://arxiv.org/abs/1901.09847
+    """
+
+    def one(v, key):
+        del key
+        scale = (jnp.abs(v).sum() / max(v.size, 1)).astype(jnp.float32)
+        return scale, jnp.where(v < 0, -1, 1).astype(v.dtype)
+
+    return _scaled(Code("grid", 1), one, scope)
+
+
+def grid(bits: int, *, scope: Scope = "message"):
+    r"""Round to the nearest of :math:`2^b` values, evenly from -R to R.
+
+    .. math:: C(v) = 2 \tau R q - R, \quad R = \|v\|_\infty, \quad
+       \tau = 1 / (2^b - 1), \quad q = \lfloor (v + R) / (2 \tau R) + 1/2 \rfloor
+
+    The quantiser of LAQ. :math:`\tau R` travels as float32, rounded up. Every entry is
+    written, b bits each, whatever the format.
+
+    Args:
+      bits: b.
+      scope: "message", one R, or "leaf", an R for each leaf.
+
+    Returns:
+      A transformation for one worker.
+
+    Raises:
+      ValueError: bits is no int from 1 to 30, or the message's dtype cannot tell so
+        many values apart; the scope is unknown.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from gdsec_jax import worker
+      >>> piece = worker.grid(bits=2)
+      >>> v = jnp.array([3.0, 0.5, -2.5])
+      >>> piece.update(v, piece.init(v))[0]
+      Array([ 3.,  1., -3.], dtype=float32)
+
+    References: Sun et al., Communication-Efficient Distributed Learning via Lazily
+      Aggregated Quantized Gradients, 2019, https://arxiv.org/abs/1909.07588
+    """
+    _checks.integer("bits", bits, 1, 30)
+    most = 2**bits - 1
+
+    def one(v, key):
+        del key
+        step = _round_up(_largest(v) / most)
+        unit = _positive(step).astype(v.dtype)
+        q = jnp.floor((v + most * unit) / (2 * unit) + 0.5)
+        return step, 2 * jnp.clip(q, 0, most) - most
+
+    return _scaled(Code("grid", bits), one, scope)
+
+
+def _dither(name, code, levels, norm, variance, scope):
+    """sign(v) l c, with c the norm over the levels and l rounded at random."""
+
+    def one(v, key):
+        step = _round_up(norm(v) / levels)
+        x = jnp.abs(v) / _positive(step).astype(v.dtype)
+        low = jnp.floor(x)
+        up = jax.random.uniform(key, v.shape, v.dtype) < x - low
+        # The norm is rounded: it may lie below the largest entry by as much.
+        return step, jnp.sign(v) * jnp.minimum(low + up.astype(v.dtype), levels)
+
+    scaled = _scaled(code, one, scope, draws=name)
+    return UnbiasedCompressor(scaled.init, scaled.update, variance)
+
+
+def _scaled(
+    code: Code, one: Callable, scope: Scope, draws: str | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """Apply `one`, from a vector to a scale and its integer multiples."""
+    check_scope(scope)
+
+    def init(params):
+        number = len(lengths(params, scope))
+        return Packing(code._replace(num_scales=number), jnp.zeros(number, jnp.float32))
+
+    def update(updates, state, params=None, **extra_args):
+        like = extra_args.get("like") if params is None else params
+        _check_levels(code, updates if like is None else like)
+        pieces = vectors(updates, scope)
+        keys = [None] * len(pieces)
+        if draws is not None:
+            key = draw_key(extra_args, draws)
+            keys = [key] if scope == "message" else jax.random.split(key, len(pieces))
+        scales, messages = [], []
+        for v, own in zip(pieces, keys, strict=True):
+            scale, multiples = one(v, own)
+            scales.append(scale)
+            # One product of two numbers: the same on any machine that decodes it.
+            messages.append(scale.astype(v.dtype) * multiples)
+        packing = Packing(state.code, jnp.asarray(scales, jnp.float32))
+        return tree_of(messages, updates, scope), packing
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check_levels(code: Code, like) -> None:
+    """Rounded to the message's dtype, no two values may fall together."""
+    levels = code.size if code.kind == "levels" else 2**code.size
+    for leaf in jax.tree.leaves(like):
+        dtype = jnp.result_type(leaf)
+        most = 2 ** jnp.finfo(dtype).nmant
+        if levels > most:
+            raise ValueError(
+                f"{'levels' if code.kind == 'levels' else '2**bits'} is {levels}, "
+                f"expected at most {most}: {dtype} tells no more apart."
+            )
+
+
+def _norm(v):
+    return jnp.sqrt(jnp.vdot(v, v))
+
+
+def _largest(v):
+    return jnp.abs(v).max(initial=0)
+
+
+def _positive(scale):
+    return jnp.where(scale > 0, scale, 1)
+
+
+def _round_up(x: jax.Array) -> jax.Array:
+    """The least normal float32 of at least x; 0 of 0."""
+    nearest = x.astype(jnp.float32)
+    above = jnp.nextafter(nearest, jnp.float32(jnp.inf))
+    up = jnp.where(nearest.astype(x.dtype) < x, above, nearest)
+    return jnp.where(x > 0, jnp.maximum(up, jnp.finfo(jnp.float32).tiny), up)
+
+
+def _to_power_of_two(v, u):
+    tiny = jnp.asarray(2.0**-126, v.dtype)
+    size = jnp.abs(v)
+    _, exponent = jnp.frexp(size)  # size = m 2^exponent, m in [1/2, 1)
+    small = size < tiny
+    low = jnp.where(small, 0, jnp.ldexp(jnp.ones_like(v), exponent - 1))
+    gap = jnp.where(small, tiny, low)
+    return jnp.sign(v) * jnp.where(u < (size - low) / gap, low + gap, low)

@@ -1,0 +1,232 @@
+"""Compressors that send some entries as they are, and a narrower float for all."""
+
+import math
+from numbers import Real
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gdsec_jax import _checks, _trees
+from gdsec_jax.wire import Code, Packing
+from gdsec_jax.worker._unbiased import UnbiasedCompressor
+from gdsec_jax.worker._vectors import (
+    Scope,
+    check_scope,
+    draw_key,
+    lengths,
+    tree_of,
+    vectors,
+)
+
+
+def top_k(k: float, *, scope: Scope = "message"):
+    r"""Send the k entries of largest magnitude.
+
+    .. math:: \|C(v) - v\|^2 \le (1 - k/D) \|v\|^2
+
+    Of equal magnitudes the lower index wins. Biased: it wants a memory around it.
+
+    Args:
+      k: how many, a Python int, of which a vector shorter than k sends all; or a
+        fraction of the vector's length in (0, 1], a float, rounded up.
+      scope: "message", the k largest of the leaves concatenated, or "leaf", the k
+        largest of every leaf.
+
+    Returns:
+      A transformation for one worker.
+
+    Raises:
+      ValueError: k is neither, or the scope is unknown.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from gdsec_jax import worker
+      >>> piece = worker.top_k(1)
+      >>> v = jnp.array([1.0, -3.0, 2.0])
+      >>> piece.update(v, piece.init(v))[0]
+      Array([ 0., -3.,  0.], dtype=float32)
+
+    References: Stich et al., Sparsified SGD with Memory, 2018,
+      https://arxiv.org/abs/1809.07599
+    """
+    check_number(k)
+    check_scope(scope)
+
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
+        chosen = [
+            _largest(jnp.abs(v), number_of(k, v.size)) for v in vectors(updates, scope)
+        ]
+        return _keep(updates, chosen, scope), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def random_k(k: float, *, scaled: bool = True, scope: Scope = "message"):
+    r"""Send k entries drawn uniformly without replacement.
+
+    .. math:: C(v)_i = (D/k) v_i \text{ for the k drawn, else } 0; \quad
+       \omega = D/k - 1
+
+    Args:
+      k: how many, or a fraction of the vector's length, as of `top_k`.
+      scaled: whether entries are scaled by D/k, which makes C unbiased; without it,
+        :math:`E \|C(v) - v\|^2 = (1 - k/D) \|v\|^2`, for an error memory.
+      scope: "message", or "leaf": k entries of every leaf.
+
+    Returns:
+      A transformation for one worker, a `worker.UnbiasedCompressor` if scaled. Its
+      update needs the extra argument `key`, which `federate` provides if it has one.
+
+    Raises:
+      ValueError: k is neither, the scope is unknown, or there is no key.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> from gdsec_jax import worker
+      >>> piece = worker.random_k(2)
+      >>> v = jnp.ones(6)
+      >>> message, _ = piece.update(v, piece.init(v), key=jax.random.key(0))
+      >>> sorted(message.tolist())
+      [0.0, 0.0, 0.0, 0.0, 3.0, 3.0]
+
+    References: Stich et al., Sparsified SGD with Memory, 2018,
+      https://arxiv.org/abs/1809.07599
+    """
+    check_number(k)
+    check_scope(scope)
+
+    def update(updates, state, params=None, **extra_args):
+        del params
+        key = draw_key(extra_args, "random_k")
+        pieces = vectors(updates, scope)
+        keys = jax.random.split(key, len(pieces))
+        chosen = [
+            # The largest of D random words: a uniform subset without replacement.
+            _largest(jax.random.bits(own, v.shape), number_of(k, v.size))
+            for own, v in zip(keys, pieces, strict=True)
+        ]
+        if not scaled:
+            return _keep(updates, chosen, scope), state
+        sent = [
+            jnp.where(mask, v * (v.size / max(1, number_of(k, v.size))), 0)
+            for mask, v in zip(chosen, pieces, strict=True)
+        ]
+        return tree_of(sent, updates, scope), state
+
+    def variance(params):
+        sizes = [size for size in lengths(params, scope) if size]
+        return max((size / number_of(k, size) - 1 for size in sizes), default=0.0)
+
+    if scaled:
+        return UnbiasedCompressor(optax.init_empty_state, update, variance)
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def whole():
+    r"""Send every entry, zeros included: it costs D values in any format.
+
+    .. math:: C(v) = v, \quad \omega = 0
+
+    Returns:
+      A transformation for one worker, a `worker.UnbiasedCompressor`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import gdsec_jax
+      >>> from gdsec_jax import worker
+      >>> algorithm = gdsec_jax.federate(worker.whole(), 1, wire="coo")
+      >>> params, grads = jnp.zeros(3), jnp.array([[1.0, 0.0, 0.0]])
+      >>> _, state = algorithm.update(grads, algorithm.init(params), params)
+      >>> gdsec_jax.last_round(state).bits
+      array([96])
+    """
+
+    def init(params):
+        del params
+        return _plain(Code(dense=True))
+
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
+        return updates, state
+
+    return UnbiasedCompressor(init, update, lambda params: 0.0)
+
+
+def cast(dtype):
+    r"""Send every value in a narrower float; non-zeros alone travel.
+
+    .. math:: C(v)_i = v_i \text{ rounded to the dtype}
+
+    What it rounds off belongs into an error memory around it. Numbers too small for the
+    dtype's normal range become 0, too large ones infinite, which drops the worker.
+
+    Args:
+      dtype: "float32", "float16", "bfloat16", or the like.
+
+    Returns:
+      A transformation for one worker.
+
+    Raises:
+      ValueError: dtype is not a floating-point dtype, or wider than the message's.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from gdsec_jax import worker
+      >>> piece = worker.cast("bfloat16")
+      >>> v = jnp.array([1.001, 2.0])
+      >>> piece.update(v, piece.init(v))[0]
+      Array([1., 2.], dtype=float32)
+    """
+    _checks.dtype("dtype", dtype)
+    dtype = jnp.dtype(dtype)
+
+    def init(params):
+        for leaf in jax.tree.leaves(params):
+            if _trees.widest(dtype, jnp.result_type(leaf)) != jnp.result_type(leaf):
+                raise ValueError(
+                    f"dtype is {dtype}, expected none wider than the parameters' "
+                    f"{jnp.result_type(leaf)}."
+                )
+        return _plain(Code(dtype=dtype.name))
+
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
+        narrow = jax.tree.map(lambda v: v.astype(dtype), updates)
+        return _trees.cast_like(_trees.flush(narrow), updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def check_number(k) -> None:
+    """k is a positive int, or a fraction in (0, 1]."""
+    integer = isinstance(k, int) and not isinstance(k, bool)
+    fraction = isinstance(k, Real) and not isinstance(k, int)
+    if not ((integer and k >= 1) or (fraction and 0 < k <= 1)):
+        raise ValueError(
+            f"k is {k!r}, expected an int of at least 1, or a fraction in (0, 1] as a "
+            "float: with optax.inject_hyperparams name it in static_args."
+        )
+
+
+def number_of(k: float, length: int) -> int:
+    """How many entries of a vector k stands for."""
+    return min(k, length) if isinstance(k, int) else math.ceil(k * length)
+
+
+def _plain(code: Code) -> Packing:
+    return Packing(code, jnp.zeros(0, jnp.float32))
+
+
+def _largest(x: jax.Array, k: int) -> jax.Array:
+    """bool [D], the k largest entries; of equal ones the lower index."""
+    _, index = jax.lax.top_k(x, k)
+    return jnp.zeros(x.shape, bool).at[index].set(True)
+
+
+def _keep(updates, masks, scope: Scope):
+    def keep(mask, v):
+        return jnp.where(mask, v, jnp.zeros_like(v))
+
+    return jax.tree.map(keep, tree_of(masks, updates, scope), updates)

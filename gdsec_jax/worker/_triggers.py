@@ -1,0 +1,302 @@
+"""Rules on whole messages: whether to send at all, and when to send all of it."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gdsec_jax import _checks, _trees
+from gdsec_jax.wire import Whole
+from gdsec_jax.worker._quantisers import grid
+from gdsec_jax.worker._sparsifiers import whole
+from gdsec_jax.worker._vectors import Scope, squared_norm
+
+MOST_SKIPS = 100  # of LAQ in a row
+
+
+class FirstWholeState(NamedTuple):
+    """State of `first_whole`."""
+
+    whole: Whole  # of the last message
+    begun: jax.Array  # bool []: a message was sent
+    compressor: optax.OptState
+
+
+class LAQState(NamedTuple):
+    """State of `laq`."""
+
+    skips: jax.Array  # int32 []: rounds in a row without an upload
+    error: jax.Array  # float []: squared norm of the last upload's quantisation error
+    quantiser: optax.OptState
+
+
+class CLAGState(NamedTuple):
+    """State of `clag`."""
+
+    gradient: optax.Updates  # p: the previous gradient
+    begun: jax.Array  # bool []: a message was sent
+    compressor: optax.OptState
+
+
+def censor_whole(xi) -> optax.GradientTransformationExtraArgs:
+    r"""Send the whole vector, unless it is small against the last change.
+
+    .. math:: C(v) = 0 \text{ if } \|v\|_2 \le \xi \|\theta^k - \theta^{k-1}\|_2,
+       \text{ else } v
+
+    Args:
+      xi: :math:`\xi \ge 0` as this worker uses it: a number, or a schedule of the
+        round; may be traced.
+
+    Returns:
+      A transformation for one worker. Its update needs the extra arguments
+      `params_change` and `round`, which `federate` provides.
+
+    Raises:
+      ValueError: xi is negative, or params_change is missing.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from gdsec_jax import worker
+      >>> piece = worker.censor_whole(xi=2.0)
+      >>> v = jnp.array([3.0, 0.0])
+      >>> piece.update(v, piece.init(v), params_change=jnp.array([0.0, 1.5]))[0]
+      Array([0., 0.], dtype=float32)
+    """
+    if not callable(xi):
+        _checks.number_in_range("xi", xi, 0.0, _checks.LARGEST)
+
+    def update(updates, state, params=None, *, params_change=None, round=0, **extra):
+        del params, extra
+        if params_change is None:
+            raise ValueError(
+                "censor_whole compares with the last change of the params, got none: "
+                "call update(gradients, state, params)."
+            )
+        squared_xi = jnp.square(xi(round) if callable(xi) else xi)
+        silent = squared_norm(updates) <= squared_xi * squared_norm(params_change)
+        return _unless(silent, updates), state
+
+    return optax.GradientTransformationExtraArgs(whole().init, update)
+
+
+def lag(zeta, learning_rate) -> optax.GradientTransformationExtraArgs:
+    r"""Send the whole vector, unless the parameters moved more in the last rounds.
+
+    .. math:: C(v) = 0 \text{ if } \|v\|^2 \le \frac{\zeta}{\alpha^2}
+       \sum_{d=1}^{10} \|\theta^{k+1-d} - \theta^{k-d}\|^2, \text{ else } v
+
+    Args:
+      zeta: :math:`\zeta \ge 0` as this worker uses it; may be traced.
+      learning_rate: :math:`\alpha`, the step behind the federation: a number or a
+        schedule of the round; may be traced.
+
+    Returns:
+      A transformation for one worker. Its update needs the extra arguments
+      `past_changes` and `round`, which `federate` provides.
+
+    Raises:
+      ValueError: zeta is negative, or learning_rate not positive.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from gdsec_jax import worker
+      >>> piece = worker.lag(zeta=0.5, learning_rate=1.0)
+      >>> v = jnp.array([1.0, 1.0])
+      >>> piece.update(v, piece.init(v), past_changes=jnp.array([3.0, 1.0]))[0]
+      Array([0., 0.], dtype=float32)
+
+    References: Chen, Giannakis, Sun, Yin, LAG, 2018, https://arxiv.org/abs/1805.09965
+    """
+    moved = _movement(zeta, learning_rate)
+
+    def update(updates, state, params=None, **extra_args):
+        del params
+        return _unless(squared_norm(updates) <= moved(extra_args), updates), state
+
+    return optax.GradientTransformationExtraArgs(whole().init, update)
+
+
+def laq(
+    bits: int, zeta, learning_rate, *, scope: Scope = "message"
+) -> optax.GradientTransformationExtraArgs:
+    r"""Send the quantised vector, unless it is small against movement and errors.
+
+    .. math:: C(v) = 0 \text{ if } \|Q(v)\|^2 \le \frac{\zeta}{\alpha^2}
+       \sum_{d=1}^{10} \|\theta^{k+1-d} - \theta^{k-d}\|^2
+       + 3 (\|\varepsilon\|^2 + \|\hat\varepsilon\|^2), \text{ else } Q(v)
+
+    with Q of `grid`, :math:`\varepsilon = v - Q(v)`, and :math:`\hat\varepsilon` the
+    same at the last upload. The first round uploads, and so does every one after 100
+    that did not.
+
+    Args:
+      bits: b, of the grid.
+      zeta, learning_rate: as of `lag`.
+      scope: as of `grid`.
+
+    Returns:
+      A transformation for one worker, which needs what `lag` needs.
+
+    Raises:
+      ValueError: as `lag` and `grid`.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from gdsec_jax import worker
+      >>> piece = worker.laq(bits=2, zeta=0.5, learning_rate=1.0)
+      >>> v = jnp.array([3.0, 0.5])
+      >>> piece.update(v, piece.init(v), past_changes=jnp.zeros(10), round=0)[0]
+      Array([3., 1.], dtype=float32)
+
+    References: Sun, Chen, Giannakis, Yang, 2019, https://arxiv.org/abs/1909.07588
+    """
+    quantiser = grid(bits, scope=scope)
+    moved = _movement(zeta, learning_rate)
+
+    def init(params):
+        dtypes = (jnp.result_type(leaf) for leaf in jax.tree.leaves(params))
+        error = jnp.zeros((), _trees.widest(jnp.float32, *dtypes))
+        return LAQState(jnp.zeros((), jnp.int32), error, quantiser.init(params))
+
+    def update(updates, state, params=None, *, round=0, **extra_args):
+        extra_args |= {"round": round}
+        message, inner = quantiser.update(
+            updates, state.quantiser, params, **extra_args
+        )
+        error = squared_norm(_trees.sub(updates, message)).astype(state.error.dtype)
+        limit = moved(extra_args) + 3 * (error + state.error)
+        silent = (squared_norm(message) <= limit) & (state.skips < MOST_SKIPS)
+        silent &= round > 0
+        return _unless(silent, message), LAQState(
+            skips=jnp.where(silent, state.skips + 1, 0),
+            error=jnp.where(silent, state.error, error),
+            quantiser=inner,
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def clag(
+    compressor: optax.GradientTransformation, zeta, *, state_dtype=None
+) -> optax.GradientTransformationExtraArgs:
+    r"""Compress, unless the vector is small against the last change of the gradient.
+
+    .. math:: u = C(v) \text{ if } \|v\|^2 > \zeta \|g - p\|^2, \text{ else } 0;
+       \quad p \leftarrow g
+
+    Stands in a `gradient_difference`, which hands it g. The first round sends.
+
+    Args:
+      compressor: C, a transformation for one worker.
+      zeta: :math:`\zeta \ge 0`; may be traced. 0 sends always.
+      state_dtype: dtype of p; by default the parameter's, but at least float32.
+
+    Returns:
+      A transformation for one worker. Its update needs the extra argument `gradient`.
+
+    Raises:
+      ValueError: zeta is negative.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from gdsec_jax import worker
+      >>> piece = worker.gradient_difference(worker.clag(worker.top_k(1), zeta=1.0))
+      >>> g = jnp.array([3.0, 1.0])
+      >>> _, state = piece.update(g, piece.init(g), g)
+      >>> piece.update(g + 2.0, state, g)[0]
+      Array([0., 3.], dtype=float32)
+
+    References: Richtárik et al., 3PC: Three Point Compressors, 2022,
+      https://arxiv.org/abs/2202.00998
+    """
+    _checks.number_in_range("zeta", zeta, 0.0, _checks.LARGEST)
+    _checks.state_dtype(state_dtype)
+    compressor = optax.with_extra_args_support(compressor)
+
+    def init(params):
+        return CLAGState(
+            gradient=_trees.zero_memory(params, state_dtype),
+            begun=jnp.zeros((), bool),
+            compressor=compressor.init(params),
+        )
+
+    def update(updates, state, params=None, *, gradient, **extra_args):
+        extra_args |= {"gradient": gradient}
+        change = squared_norm(_trees.sub(gradient, state.gradient))
+        silent = state.begun & (squared_norm(updates) <= zeta * change)
+        message, inner = compressor.update(
+            updates, state.compressor, params, **extra_args
+        )
+        return _unless(silent, message), CLAGState(
+            gradient=_trees.cast_like(gradient, state.gradient),
+            begun=jnp.ones((), bool),
+            compressor=optax.tree.where(silent, state.compressor, inner),
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def first_whole(
+    compressor: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """Send this worker's first message as it is, and compress from then on.
+
+    The first message costs the dense vector in any format. The compressor's state moves
+    on from the second message.
+
+    Args:
+      compressor: a transformation for one worker.
+
+    Returns:
+      A transformation for one worker.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from gdsec_jax import worker
+      >>> piece = worker.first_whole(worker.top_k(1))
+      >>> v = jnp.array([2.0, 1.0])
+      >>> first, state = piece.update(v, piece.init(v))
+      >>> first, piece.update(v, state)[0]
+      (Array([2., 1.], dtype=float32), Array([2., 0.], dtype=float32))
+    """
+    compressor = optax.with_extra_args_support(compressor)
+
+    def init(params):
+        no = jnp.zeros((), bool)
+        return FirstWholeState(Whole(no), no, compressor.init(params))
+
+    def update(updates, state, params=None, **extra_args):
+        message, inner = compressor.update(
+            updates, state.compressor, params, **extra_args
+        )
+        message = _trees.cast_like(message, updates)
+        return optax.tree.where(state.begun, message, updates), FirstWholeState(
+            whole=Whole(~state.begun),
+            begun=jnp.ones((), bool),
+            compressor=optax.tree.where(state.begun, inner, state.compressor),
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _movement(zeta, learning_rate):
+    """LAG's right side, from the extra arguments of an update."""
+    _checks.number_in_range("zeta", zeta, 0.0, _checks.LARGEST)
+    if not (callable(learning_rate) or _checks.is_traced(learning_rate)):
+        _checks.positive("learning_rate", learning_rate)
+
+    def moved(extra_args):
+        past = extra_args["past_changes"]
+        alpha = learning_rate
+        if callable(learning_rate):
+            alpha = learning_rate(extra_args.get("round", 0))
+        return jnp.asarray(zeta / jnp.square(alpha), past.dtype) * past.sum()
+
+    return moved
+
+
+def _unless(silent, message):
+    """0 if `silent`: a NaN is never that, since comparisons with it are false."""
+    return jax.tree.map(lambda x: jnp.where(silent, jnp.zeros_like(x), x), message)

@@ -1,0 +1,63 @@
+"""A message as the vectors that a compressor works on: one in all, or one a leaf."""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdsec_jax import _checks, _trees
+
+Scope = Literal["message", "leaf"]
+
+
+def check_scope(scope: Any) -> None:
+    """It is one of the two."""
+    _checks.one_of("scope", scope, ("message", "leaf"))
+
+
+def vectors(tree: Any, scope: Scope) -> list[jax.Array]:
+    """The tree's entries in order, in float32 at least: [D], or [D_l] for each leaf."""
+    leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)]
+    if scope == "leaf":
+        return [leaf.astype(_trees.widest(leaf.dtype, jnp.float32)) for leaf in leaves]
+    dtype = _trees.widest(jnp.float32, *(leaf.dtype for leaf in leaves))
+    return [jnp.concatenate([leaf.astype(dtype) for leaf in leaves])] if leaves else []
+
+
+def lengths(tree: Any, scope: Scope) -> list[int]:
+    """Of the `vectors` of a tree, whose leaves need no more than a shape."""
+    sizes = [int(np.prod(jnp.shape(leaf))) for leaf in jax.tree.leaves(tree)]
+    return sizes if scope == "leaf" else [sum(sizes)] if sizes else []
+
+
+def tree_of(pieces: list[jax.Array], tree: Any, scope: Scope) -> Any:
+    """The tree of such vectors, in the shapes of `tree`; its dtype is the vectors'."""
+    leaves, structure = jax.tree.flatten(tree)
+    if scope == "message" and leaves:
+        ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
+        pieces = jnp.split(pieces[0], ends)
+    shaped = [piece.reshape(leaf.shape) for piece, leaf in zip(pieces, leaves)]  # noqa: B905
+    return jax.tree.unflatten(structure, shaped)
+
+
+def squared_norm(tree: Any) -> jax.Array:
+    """The sum of squares of all entries, in float32 at least."""
+    return sum(
+        (jnp.vdot(v, v) for v in vectors(tree, "leaf")), jnp.zeros((), jnp.float32)
+    )
+
+
+def draw_key(extra_args: dict[str, Any], name: str) -> jax.Array:
+    """This worker's key for this round.
+
+    Raises:
+      ValueError: the federation has none.
+    """
+    key = extra_args.get("key")
+    if key is None:
+        raise ValueError(
+            f"key is None, expected an int or a random key: {name} draws, so hand "
+            "federate a key."
+        )
+    return key
