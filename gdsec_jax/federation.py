@@ -13,7 +13,7 @@ from gdsec_jax import _checks, _trees
 from gdsec_jax._last_round import RoundCounts
 from gdsec_jax._rounds import RoundsState
 from gdsec_jax._rounds import rounds as make_rounds
-from gdsec_jax.wire import Format, Packing, Whole, count, flush, layout_of
+from gdsec_jax.wire import Format, count, flush, layout_of, packing_of, whole_of
 from gdsec_jax.worker import WORKER_AXIS
 
 Reduction = Literal["sum", "mean"]
@@ -227,20 +227,8 @@ def _all_finite(gradients, num_workers: int) -> jax.Array:
     return finite
 
 
-def _packing(worker_state) -> Packing | None:
-    """How the pipeline says its message is to be written, if it does."""
-    found = _trees.of_type(worker_state, Packing)
-    if len(found) > 1:
-        raise ValueError(
-            f"the worker's pipeline holds {len(found)} pieces that write values their "
-            f"own way, {', '.join(p.code.kind for p in found)}, expected 1: join the "
-            "parts of the parameters by optax.partition around the algorithms."
-        )
-    return found[0] if found else None
-
-
 def _nothing_sent(params, worker_state, wire, num_workers: int) -> RoundCounts:
-    packing = _packing(worker_state)
+    packing = packing_of(worker_state)
     code, payload = (None, None) if packing is None else (packing.code, packing.payload)
     layout = layout_of(params, wire, code, payload)
     silence = optax.tree.zeros_like(params if payload is None else payload)
@@ -252,9 +240,7 @@ def _nothing_sent(params, worker_state, wire, num_workers: int) -> RoundCounts:
 
 def _count(messages, workers, layout):
     """Count what travels of each worker's message, as its pieces have it."""
-    packing, whole = _packing(workers), False
-    for marker in _trees.of_type(workers, Whole):
-        whole |= marker.flag
+    packing, whole = packing_of(workers), whole_of(workers)
     if packing is not None and packing.payload is not None:
         num_workers = jax.tree.leaves(messages)[0].shape[0]
         silent = ~_some(messages, num_workers)

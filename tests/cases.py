@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import gdsec_jax
-from gdsec_jax import data, problems
+from gdsec_jax import data, problems, worker
 
 
 class Method(NamedTuple):
@@ -15,21 +15,67 @@ class Method(NamedTuple):
 
     name: str
     arguments: dict[str, Any]
-    as_gd: dict[str, Any]  # arguments that make it gradient descent
+    as_gd: dict[str, Any] | None  # arguments that make it gradient descent, if any do
+    memory: bool = True  # keeps one that state_dtype concerns
+    draws: bool = False  # takes a key
+    code: str = "float"  # how its values are written
+    dense: bool = False  # every entry of a message is sent
 
     def make(self, num_workers, **options):
         return getattr(gdsec_jax, self.name)(num_workers, **self.arguments, **options)
 
     def make_gd(self, num_workers, **options):
+        assert self.as_gd is not None
         return getattr(gdsec_jax, self.name)(num_workers, **self.as_gd, **options)
 
 
 METHODS = (
-    Method("gd", {}, {}),
+    Method("gd", {}, {}, memory=False, dense=True),
     Method("gdsec", {"xi": 5.0, "beta": 0.1}, {"xi": 0.0, "beta": 0.1}),
     Method("gdsoec", {"xi": 0.5, "beta": 0.1}, {"xi": 0.0, "beta": 0.1}),
+    Method(
+        "qsgdsec",
+        {"xi": 5.0, "beta": 0.1, "levels": 8},
+        None,
+        draws=True,
+        code="levels",
+    ),
+    Method("cgd", {"xi": 2.0}, {"xi": 0.0}, dense=True),
+    Method(
+        "lag", {"learning_rate": 0.05}, {"learning_rate": 0.05, "zeta": 0.0}, dense=True
+    ),
+    Method("laq", {"learning_rate": 0.05}, None, code="grid", dense=True),
+    Method("iag", {}, None, draws=True, dense=True),
+    Method("top_j", {"k": 3}, {"k": 10_000}),
+    Method("sign_ef", {}, None, code="grid", dense=True),
+    Method("low_rank", {"rank": 1}, {"rank": 10_000}, draws=True, dense=True),
+    Method("power_sgd", {"rank": 1}, {"rank": 10_000}, draws=True, dense=True),
+    Method("qgd", {"levels": 8}, None, memory=False, draws=True, code="levels"),
+    Method("natural", {}, None, memory=False, draws=True, code="power"),
+    Method("terngrad", {}, None, memory=False, draws=True, code="ternary"),
+    Method("rand_k", {"k": 0.5}, {"k": 1.0}, memory=False, draws=True),
+    Method("ef21", {"k": 3}, {"k": 10_000}),
+    Method("ef21_sgdm", {"k": 3, "eta": 0.5}, {"k": 10_000, "eta": 1.0}),
+    Method(
+        "diana",
+        {"compressor": worker.random_k(3)},
+        {"compressor": worker.whole()},
+        draws=True,
+    ),
+    Method(
+        "marina",
+        {"compressor": worker.random_k(3)},
+        {"compressor": worker.random_k(3), "probability": 1.0},
+        draws=True,
+    ),
+    Method("clag", {"k": 3, "zeta": 0.5}, {"k": 10_000, "zeta": 0.0}),
 )
 IDS = [method.name for method in METHODS]
+
+
+def named(*names):
+    """These methods."""
+    return [method for method in METHODS if method.name in names]
 
 
 def real_problem(name, **options):

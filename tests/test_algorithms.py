@@ -380,7 +380,7 @@ def test_a_worker_that_is_not_finite_is_absent(method, bad):
     grads = random_gradients(params, 3, seed=8, rounds=4)
     params, state, _, _ = run(optax.chain(algorithm), params, grads)
     state = state[0]
-    moved = jax.tree.map(lambda p: p + 0.01, state.previous_params)
+    moved = jax.tree.map(lambda p: p + 0.01, state.rounds.previous_params)
     last = random_gradients(params, 3, seed=9)
     broken = {**last, "scale": last["scale"].at[1].set(bad)}
 

@@ -130,7 +130,7 @@ def test_without_params_only_what_needs_them_fails():
     algorithm = gdsec_jax.gd(2)
     update, state = algorithm.update(jnp.ones((2, 3)), algorithm.init(jnp.zeros(3)))
     assert update.tolist() == [2.0, 2.0, 2.0]
-    assert state.previous_params.tolist() == [0.0, 0.0, 0.0]
+    assert state.rounds.previous_params.tolist() == [0.0, 0.0, 0.0]
 
 
 def test_the_sum_over_workers_is_accurate():

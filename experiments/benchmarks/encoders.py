@@ -1,7 +1,9 @@
 """How fast messages become bytes and come back, format by format.
 
-Run it with `python experiments/benchmarks/encoders.py`, or `--help`. Speeds are of dense
-input, 4 bytes an entry, whatever its density; the first row is a copy of it in memory.
+Run it with `python experiments/benchmarks/encoders.py`; `--help` lists two options.
+Speeds are of dense input, 4 bytes an entry, whatever its density. The first row is a
+copy of it between arrays that exist already; decoding can exceed it, since zeros take
+memory only where they are read or written.
 """
 
 import argparse
@@ -15,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gdsec_jax import wire
-from gdsec_jax.wire._encode import Message, decode, encode
+from gdsec_jax.wire import Message, decode, encode
 
 DENSITIES = (0.001, 0.01, 0.1)
 

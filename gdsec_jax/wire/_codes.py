@@ -7,6 +7,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gdsec_jax import _trees
+
 
 class Code(NamedTuple):
     """How a value is written. Static; all but floats and powers multiply a scale.
@@ -81,3 +83,25 @@ class Whole(NamedTuple):
     """What a piece says, in its state, of a message that it did not compress."""
 
     flag: jax.Array  # bool []: in this round all values travel, as floats
+
+
+def packing_of(state: Any) -> Packing | None:
+    """How a pipeline says, in its state, that its messages are to be written.
+
+    Raises:
+      ValueError: several of its pieces do.
+    """
+    found = _trees.of_type(state, Packing)
+    if len(found) > 1:
+        raise ValueError(
+            f"the worker's pipeline holds {len(found)} pieces that write values their "
+            f"own way, {', '.join(p.code.kind for p in found)}, expected 1: join the "
+            "parts of the parameters by optax.partition around the algorithms."
+        )
+    return found[0] if found else None
+
+
+def whole_of(state: Any) -> Any:
+    """Whether a pipeline says, in its state, that its last message is whole."""
+    flags = (marker.flag for marker in _trees.of_type(state, Whole))
+    return functools.reduce(jnp.logical_or, flags, False)

@@ -45,7 +45,7 @@ def decode(
 
     Examples:
       >>> import jax, numpy as np
-      >>> from gdsec_jax.wire._encode import decode
+      >>> from gdsec_jax.wire import decode
       >>> like = jax.ShapeDtypeStruct((5,), np.float32)
       >>> decode(bytes.fromhex("11fe000000"), like, "bitmap").values
       array([0. , 0. , 0. , 1.5, 0. ], dtype=float32)

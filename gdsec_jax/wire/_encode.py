@@ -5,7 +5,6 @@ import numpy as np
 
 from gdsec_jax.wire import _bits, _values
 from gdsec_jax.wire._bits import Bits
-from gdsec_jax.wire._decode import decode as decode
 from gdsec_jax.wire._formats import Format
 from gdsec_jax.wire._message import (
     Leaf,
@@ -66,7 +65,7 @@ def encode(message: Message, format: str | Format) -> bytes:
 
     Examples:
       >>> import numpy as np
-      >>> from gdsec_jax.wire._encode import Message, encode
+      >>> from gdsec_jax.wire import Message, encode
       >>> message = Message(np.float32([0, 0, 0, 1.5, 0]))
       >>> encode(message, "bitmap").hex()  # 00010 and the bits of 1.5, 3fc00000
       '11fe000000'

@@ -10,7 +10,7 @@ import numpy as np
 
 from gdsec_jax import _checks
 from gdsec_jax.wire import _formats
-from gdsec_jax.wire._codes import Code
+from gdsec_jax.wire._codes import Code, packing_of, whole_of
 from gdsec_jax.wire._formats import Format
 
 KINDS = ("float", "levels", "ternary", "grid", "power")
@@ -33,8 +33,8 @@ class Message:
 
     Examples:
       >>> import numpy as np
-      >>> from gdsec_jax.wire._message import Message
-      >>> Message({"w": np.float32([0, 2.5])}).whole
+      >>> from gdsec_jax import wire
+      >>> wire.Message({"w": np.float32([0, 2.5])}).whole
       False
     """
 
@@ -42,6 +42,39 @@ class Message:
     code: Code = AS_FLOATS
     scales: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     whole: bool = False
+
+
+def message_of(update: Any, state: Any) -> Message:
+    """The message of a worker's pipeline, on the host, ready for `encode`.
+
+    Args:
+      update: what the pipeline returned, flushed and in the parameters' dtypes.
+      state: of the pipeline after it, for this one worker.
+
+    Returns:
+      A `Message`: its values are the update, or what travels in its stead, such as the
+      factors of `worker.low_rank`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> from gdsec_jax import wire, worker
+      >>> piece = worker.qsgd(levels=4)
+      >>> v = jnp.array([3.0, 0.0, -4.0])
+      >>> update, state = piece.update(v, piece.init(v), key=jax.random.key(0))
+      >>> message = wire.message_of(update, state)
+      >>> message.code.kind, message.scales
+      ('levels', array([1.25], dtype=float32))
+    """
+    packing, whole = packing_of(state), bool(whole_of(state))
+    if packing is None or (whole and packing.payload is None):
+        return Message(jax.tree.map(np.asarray, update), whole=whole)
+    travels = update if packing.payload is None else packing.payload
+    return Message(
+        jax.tree.map(np.asarray, travels),
+        packing.code,
+        np.asarray(packing.scales),
+        whole,
+    )
 
 
 class Leaf(NamedTuple):
@@ -98,7 +131,7 @@ def plan_of(name: str, tree: Any, form: str | Format, code: Code, whole: Any) ->
         raise ValueError(f"whole is {whole!r}, expected True or False.")
     leaves, start = [], 0
     items, structure = jax.tree_util.tree_flatten_with_path(tree)
-    _check_code(code, len(items))
+    _check_code(code, len(items), whole)
     for index, (path, item) in enumerate(items):
         where = name + jax.tree_util.keystr(path)
         shape = getattr(item, "shape", None)
@@ -127,7 +160,7 @@ def plan_of(name: str, tree: Any, form: str | Format, code: Code, whole: Any) ->
     return plan
 
 
-def _check_code(code: Code, leaves: int) -> None:
+def _check_code(code: Code, leaves: int, whole: bool | np.bool) -> None:
     if not isinstance(code, Code):
         raise ValueError(f"code is {code!r}, expected a wire.Code.")
     _checks.one_of("code.kind", code.kind, KINDS)
@@ -144,11 +177,9 @@ def _check_code(code: Code, leaves: int) -> None:
             raise ValueError(
                 f"code.dtype is {code.dtype!r}, expected {_one_of(FLOATS)} or None."
             )
-    expected = sorted({1, leaves}) if code.kind in _SCALED else [0]
-    if leaves == 0:  # of an empty message any number is right
-        expected = [0, 1]
     _checks.integer("code.num_scales", code.num_scales, 0)
-    if code.num_scales not in expected:
+    expected = sorted({1, leaves}) if code.kind in _SCALED else [0]
+    if code.num_scales not in expected and not whole:
         raise ValueError(
             f"code.num_scales is {code.num_scales}, expected "
             f"{' or '.join(map(str, expected))} for {code.kind!r} and {leaves} leaves."
