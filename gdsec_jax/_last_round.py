@@ -47,7 +47,15 @@ class LastRound:
 
     @property
     def bits(self):
-        return sum(part.uploads.bits() for part in self.parts)
+        return self.bits_in(None)
+
+    def bits_in(self, name: str | None):
+        """Bits in another format or convention of `wire` than the algorithm's own.
+
+        Raises:
+          ValueError: it is unknown, or needed counting: see `wire.Format`.
+        """
+        return sum(part.uploads.bits(name) for part in self.parts)
 
     @property
     def participants(self):

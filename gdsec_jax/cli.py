@@ -15,6 +15,7 @@ import tyro
 
 from gdsec_jax import config as configs
 from gdsec_jax import data, experiment
+from gdsec_jax.algorithms import METHODS
 
 _DESCRIPTION = """\
 Communication-efficient distributed optimisation: GD-SEC and its rivals.
@@ -58,6 +59,16 @@ def figures(
             )
     for name in names or known:
         _run(configs.load(known[name]), name, results)
+
+
+@app.command(name="methods")
+def methods() -> None:
+    """List the methods: name, what each is in a line, and its paper."""
+    table = rich.table.Table("name", "method", "what it is")
+    table.add_column("paper", overflow="fold")
+    for method in METHODS.values():
+        table.add_row(method.name, method.title, method.line, method.paper)
+    rich.console.Console().print(table)
 
 
 @data_app.command(name="list")

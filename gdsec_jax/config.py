@@ -12,11 +12,15 @@ import optax
 import pydantic
 from pydantic import Field
 
-from gdsec_jax import algorithms, data, problems, wire
+from gdsec_jax import data, problems, wire, worker
+from gdsec_jax.algorithms import METHODS
+from gdsec_jax.theory import theory
 
-Algorithm = Literal["gd", "gdsec", "gdsoec"]
 Kind = Literal["ridge", "logistic", "softmax", "lasso", "nonlinear_least_squares"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Unit = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
 
@@ -44,9 +48,7 @@ class ProblemConfig(_Model):
     sizes: tuple[Count, ...] | None = Field(
         default=None, description="Samples of each worker, for uneven splits."
     )
-    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(
-        default=0, description="Of the split and of the minibatches."
-    )
+    seed: Seed = Field(default=0, description="Of the split and of the minibatches.")
     regularization: NonNegative | None = Field(
         default=None, description="lambda; by default 1/N."
     )
@@ -62,34 +64,91 @@ class ProblemConfig(_Model):
 class MethodConfig(_Model):
     """An algorithm and its parameters; the key of its table is its label."""
 
-    name: Algorithm = Field(description="The algorithm.")
+    name: str = Field(description="The algorithm: gdsec methods lists them.")
     learning_rate: Positive | None = Field(
-        default=None, description="alpha; by default 1/L."
+        default=None, description="alpha; by default what theory recommends, or 1/L."
     )
     xi: NonNegative | None = Field(
         default=None, description="Threshold, in the units of L."
     )
-    beta: Annotated[float, Field(ge=0, le=1)] | None = Field(
+    beta: Unit | None = Field(
         default=None, description="Of the memory of the gradient, in [0, 1]."
     )
+    k: Annotated[int, Field(ge=1, strict=True)] | Fraction | None = Field(
+        default=None,
+        description="Entries that are sent: how many, or a fraction of D as a float.",
+    )
+    scope: Literal["message", "leaf"] | None = Field(
+        default=None, description="Whether k or a scale is of the message or a leaf."
+    )
+    error_feedback: bool | None = Field(
+        default=None, description="rand_k only: keep an error memory."
+    )
+    levels: Count | None = Field(default=None, description="s of the quantiser.")
+    bits: Annotated[int, Field(ge=1, le=30, strict=True)] | None = Field(
+        default=None, description="b of LAQ's quantiser."
+    )
+    rank: Count | None = Field(default=None, description="r of the factors.")
+    zeta: NonNegative | None = Field(default=None, description="Of the trigger.")
+    eta: Unit | None = Field(default=None, description="Of the momentum.")
+    probability: Fraction | None = Field(
+        default=None, description="MARINA: of a full round."
+    )
+    compressor: Literal["random_k", "qsgd", "natural", "terngrad", "whole"] | None = (
+        Field(default=None, description="DIANA, MARINA: with k, levels and scope.")
+    )
+    seed: Seed | None = Field(default=None, description="Of what the algorithm draws.")
 
     @pydantic.model_validator(mode="after")
     def _fits_the_algorithm(self):
-        accepted = inspect.signature(getattr(algorithms, self.name)).parameters
-        given = self.parameters()
+        if self.name not in METHODS:
+            raise ValueError(
+                f"name is {self.name!r}, expected one of {', '.join(METHODS)}"
+            )
+        accepted = inspect.signature(METHODS[self.name].factory).parameters
+        given = self._given()
         for name in given:
             if name not in accepted:
                 raise ValueError(f"{self.name} has no parameter {name}")
         for name, parameter in accepted.items():
             required = parameter.default is inspect.Parameter.empty
-            if required and name != "num_workers" and name not in given:
+            from_theory = name in ("num_workers", "learning_rate")
+            if required and not from_theory and name not in given:
                 raise ValueError(f"{self.name} needs the parameter {name}")
+        self.parameters()  # builds the compressor, which checks its own
         return self
 
+    def _given(self) -> dict[str, Any]:
+        """The fields that are given, by the algorithm's names, without the step."""
+        given = self.model_dump(exclude={"name", "learning_rate"}, exclude_none=True)
+        if "seed" in given:
+            given["key"] = given.pop("seed")
+        if "compressor" in given:  # what is its own is not the algorithm's
+            own = inspect.signature(getattr(worker, given["compressor"])).parameters
+            given = {name: given[name] for name in given if name not in own}
+        return given
+
     def parameters(self) -> dict[str, Any]:
-        """The algorithm's own parameters among the fields, those that are given."""
-        given = self.model_dump(exclude={"name", "learning_rate"})
-        return {name: value for name, value in given.items() if value is not None}
+        """The algorithm's own arguments among the fields, those that are given.
+
+        Raises:
+          ValueError: the compressor's arguments do not fit it.
+        """
+        given = self._given()
+        if self.compressor is None:
+            return given
+        factory = getattr(worker, self.compressor)
+        own = inspect.signature(factory).parameters
+        fields = self.model_dump(exclude_none=True)
+        missing = [
+            name
+            for name, parameter in own.items()
+            if parameter.default is inspect.Parameter.empty and name not in fields
+        ]
+        if missing:
+            raise ValueError(f"{self.compressor} needs the parameter {missing[0]}")
+        arguments = {name: fields[name] for name in own if name in fields}
+        return given | {"compressor": factory(**arguments)}
 
 
 class RunConfig(_Model):
@@ -103,8 +162,24 @@ class RunConfig(_Model):
         default=1e-4,
         description="Error to reach, relative to the initial one, for the table.",
     )
-    wire: Literal["dense", "coo", "bitmap", "rle"] = Field(
-        default="rle", description="Bit format of the uploads."
+    wire: Literal[
+        "dense",
+        "coo",
+        "bitmap",
+        "rle",
+        "golomb",
+        "entropy",
+        "values",
+        "coo_bare",
+        "coo64",
+    ] = Field(default="rle", description="Bit format of the uploads.")
+    all_formats: bool = Field(
+        default=False, description="Whether to count, and print, all other formats too."
+    )
+    step_factors: tuple[Positive, ...] = Field(
+        default=(),
+        description="Each method is run with its step times each of these as well; the "
+        "table shows the one that needs the fewest bits to the target.",
     )
     value_bits: Annotated[int, Field(ge=1, le=64)] | None = Field(
         default=None, description="Bits of a value; by default those of the dtype."
@@ -258,19 +333,38 @@ def load_data(name: str, subset: str = "train") -> data.Dataset:
 
 
 def make_optimizer(
-    method: MethodConfig, config: RunConfig, problem: problems.Problem
+    method: MethodConfig,
+    config: RunConfig,
+    problem: problems.Problem,
+    factor: float = 1.0,
 ) -> optax.GradientTransformation:
-    """The optax chain of a method: algorithm, step, and the proximal step if any."""
-    algorithm = getattr(algorithms, method.name)(
-        config.problem.num_workers,
-        **method.parameters(),
-        wire=wire.Format(config.wire, config.value_bits),
-    )
+    """The optax chain of a method: algorithm, step, and the proximal step if any.
+
+    Args:
+      method: of the config.
+      config: of the run.
+      problem: that the config makes.
+      factor: of the learning rate.
+
+    Raises:
+      ValueError: the algorithm cannot be made, or its step is not known.
+    """
+    arguments = method.parameters()
     learning_rate = method.learning_rate
-    if learning_rate is None:
-        if problem.smoothness == 0:
-            raise ValueError("the smoothness constant is 0: set learning_rate.")
-        learning_rate = 1 / problem.smoothness
+    if learning_rate is None or method.name == "iag":
+        recommended = theory(method.name, problem, **arguments)
+        arguments = recommended.parameters | arguments
+        learning_rate = learning_rate or recommended.learning_rate
+    learning_rate *= factor
+    factory = METHODS[method.name].factory
+    if "learning_rate" in inspect.signature(factory).parameters:
+        arguments["learning_rate"] = learning_rate
+    also = wire.FORMATS + wire.CONVENTIONS if config.all_formats else ()
+    algorithm = factory(
+        config.problem.num_workers,
+        **arguments,
+        wire=wire.Format(config.wire, config.value_bits, also),
+    )
     steps = [algorithm, optax.sgd(learning_rate)]
     if config.problem.proximal:
         steps.append(problems.proximal_l1(learning_rate * problem.regularization))

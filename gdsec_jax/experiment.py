@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import jax
+import numpy as np
 import rich.console
 
-from gdsec_jax import _files, report
+from gdsec_jax import _files, problems, report
 from gdsec_jax import config as configs
 from gdsec_jax.history import History
 from gdsec_jax.simulate import simulate
@@ -54,31 +55,80 @@ def run(
         except ValueError as error:
             raise ValueError(f"the problem of {name}: {error}") from error
         folder = _files.folder(results / name)  # tried before the work, not after it
-        histories = {}
+        histories, tuned = {}, {}
         for label, method in config.methods.items():
-            optimizer = configs.make_optimizer(method, config, problem)
-            attributes = {
-                "label": label,
-                "method": method.model_dump(mode="json"),
-                "config": config.model_dump(mode="json"),
-                "seed": config.problem.seed,
-                "started": datetime.datetime.now(datetime.UTC).isoformat(),
-            }
-            with warnings.catch_warnings():  # the summary below says it better
-                warnings.simplefilter("ignore", RuntimeWarning)
-                history = simulate(
-                    problem,
-                    optimizer,
-                    config.num_rounds,
-                    key=config.problem.seed,
-                    eval_every=config.eval_every,
-                    attributes=attributes,
-                )
+            history = _simulate(config, label, method, problem)
             history.save(folder / f"{label}.nc")
             _say(console, f"{label}: {history.summary()}")
             histories[label] = history
-    _report(config, name, results, console, histories)
+            if config.step_factors:
+                tuned[label] = _tune(config, label, method, problem, history)
+                factor, best = tuned[label]
+                best.save(folder / f"{label} tuned.nc")
+                _say(console, f"{label}, step x {factor:g}: {best.summary()}")
+    _report(config, name, results, console, histories, tuned)
     return histories
+
+
+def _simulate(
+    config: configs.RunConfig,
+    label: str,
+    method: configs.MethodConfig,
+    problem: problems.Problem,
+    factor: float = 1.0,
+    **limits,
+) -> History:
+    try:
+        optimizer = configs.make_optimizer(method, config, problem, factor)
+    except ValueError as error:
+        raise ValueError(f"methods.{label}: {error}") from error
+    attributes = {
+        "label": label,
+        "method": method.model_dump(mode="json"),
+        "step_factor": factor,
+        "config": config.model_dump(mode="json"),
+        "seed": config.problem.seed,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(),
+    }
+    with warnings.catch_warnings():  # the summary says it better
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return simulate(
+            problem,
+            optimizer,
+            config.num_rounds,
+            key=config.problem.seed,
+            eval_every=config.eval_every,
+            attributes=attributes,
+            **limits,
+        )
+
+
+def _tune(
+    config: configs.RunConfig,
+    label: str,
+    method: configs.MethodConfig,
+    problem: problems.Problem,
+    history: History,
+) -> tuple[float, History]:
+    """The factor of the step that needs the fewest bits to the target, and its run.
+
+    If no step reaches the target, the one with the least error in the end.
+    """
+    target = max(config.target * history.initial_error, problem.resolution)
+    runs = {1.0: history}
+    for factor in config.step_factors:
+        runs[factor] = _simulate(
+            config, label, method, problem, factor, target_error=target
+        )
+
+    def cost(factor: float):
+        bits = runs[factor].bits_to(target)
+        last = runs[factor].objective_error[-1]
+        last = last if np.isfinite(last) else np.inf
+        return (0, bits) if bits is not None else (1, last)
+
+    best = min(runs, key=cost)
+    return best, runs[best]
 
 
 def _say(console: rich.console.Console, line: str) -> None:
@@ -91,6 +141,7 @@ def _report(
     results: Path,
     console: rich.console.Console,
     histories: Mapping[str, History],
+    tuned: Mapping[str, tuple[float, History]],
 ) -> None:
     title = config.title or name
     figure = report.convergence(
@@ -104,11 +155,16 @@ def _report(
         path = results / f"{name}.{suffix}"
         report.save_figure(figure, path)
         _say(console, f"wrote {path}")
-    table = report.target_table(
-        histories,
-        config.target,
-        title=f"{title}: to {config.target:g} of the initial error "
-        f"({config.wire_name()})",
-        baseline=config.baseline(),
-    )
+    title = f"{title}: to {config.target:g} of the initial error"
+    options = {
+        "title": f"{title} ({config.wire_name()})",
+        "baseline": config.baseline(),
+    }
+    if tuned:
+        table = report.tuned_table(histories, tuned, config.target, **options)
+    else:
+        table = report.target_table(histories, config.target, **options)
     console.print(table)
+    if config.all_formats:
+        title = f"{title}, Mbit by format"
+        console.print(report.format_table(histories, config.target, title=title))

@@ -16,6 +16,7 @@ from gdsec_jax import _files
 
 Outcome = Literal["completed", "target", "diverged"]
 _PARAMS = "params"
+_BITS = "bits_"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,6 +50,7 @@ class History:
     params: Any
     outcome: Outcome
     attributes: Mapping[str, Any]
+    format_bits: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def num_rounds(self) -> int:
@@ -68,10 +70,18 @@ class History:
         first = self._first_at_most(error)
         return None if first is None else int(self.eval_rounds[first])
 
-    def bits_to(self, error: float) -> int | None:
-        """The bits uploaded by then; None as in `rounds_to`."""
-        first = self._first_at_most(error)
-        return None if first is None else int(self.total_bits[first])
+    def bits_to(self, error: float, wire: str | None = None) -> int | None:
+        """The bits uploaded by then; None as in `rounds_to`.
+
+        Args:
+          error: to reach.
+          wire: a name of `format_bits`; by default the algorithm's own format.
+        """
+        rounds = self.rounds_to(error)
+        if rounds is None:
+            return None
+        each = self.bits.sum(axis=1) if wire is None else self.format_bits[wire]
+        return int(each[:rounds].sum())
 
     def _first_at_most(self, error: float) -> int | None:
         if error < self.attributes.get("resolution", -np.inf):
@@ -109,6 +119,9 @@ class History:
             "broadcast_bits": ("round", self.broadcast_bits),
             "participants": (("round", "worker"), self.participants),
             "dropped": ("round", self.dropped),
+        }
+        variables |= {
+            f"{_BITS}{name}": ("round", bits) for name, bits in self.format_bits.items()
         }
         leaves = jax.tree_util.tree_leaves_with_path(self.params)
         for number, (path, leaf) in enumerate(leaves):
@@ -195,6 +208,11 @@ def _from_xarray(dataset: xr.Dataset) -> History:
         params=leaves[""] if set(leaves) == {""} else leaves,
         outcome=dataset.attrs["outcome"],
         attributes=json.loads(dataset.attrs["attributes"]),
+        format_bits={
+            str(name).removeprefix(_BITS): variable.values
+            for name, variable in dataset.data_vars.items()
+            if str(name).startswith(_BITS)
+        },
     )
 
 

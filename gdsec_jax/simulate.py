@@ -157,13 +157,15 @@ def simulate(
     sent, errors = records.sent, records.error
     rounds = np.arange(1, errors.size + 1)
     evaluated = _evaluates(rounds, eval_every, num_rounds)
-    dense_bits = sum(part.uploads.layout.dense_bits for part in sent.parts)
+    dense_bits = sum(part.uploads.layout.whole_bits for part in sent.parts)
+    further = sent.parts[0].uploads.layout.format.also
     history = History(
         initial_error=initial_error,
         eval_rounds=rounds[evaluated],
         objective_error=errors[evaluated].astype(np.float64),
         entries=sent.entries.astype(np.int64),
         bits=sent.bits,
+        format_bits={name: sent.bits_in(name).sum(axis=1) for name in further},
         broadcast_bits=np.full(errors.size, dense_bits, np.int64),
         participants=sent.participants,
         dropped=sent.dropped.astype(np.int64),

@@ -77,8 +77,8 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
     smoothness = problem.smoothness
     if smoothness is None or not float(smoothness) > 0:
         raise ValueError(
-            f"the smoothness of {problem.name} is {smoothness}, expected a number above "
-            "0: give it, or set the learning rate."
+            f"the smoothness of {problem.name} is {smoothness}, expected a number "
+            "above 0: give it, or set the learning rate."
         )
     try:
         step = _STEPS.get(method, _gradient_descent)

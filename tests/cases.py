@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import gdsec_jax
 from gdsec_jax import data, problems, worker
@@ -20,6 +21,7 @@ class Method(NamedTuple):
     draws: bool = False  # takes a key
     code: str = "float"  # how its values are written
     dense: bool = False  # every entry of a message is sent
+    whole_first: bool = False  # the first message is the gradient itself
 
     def make(self, num_workers, **options):
         return getattr(gdsec_jax, self.name)(num_workers, **self.arguments, **options)
@@ -30,9 +32,13 @@ class Method(NamedTuple):
 
 
 METHODS = (
-    Method("gd", {}, {}, memory=False, dense=True),
-    Method("gdsec", {"xi": 5.0, "beta": 0.1}, {"xi": 0.0, "beta": 0.1}),
-    Method("gdsoec", {"xi": 0.5, "beta": 0.1}, {"xi": 0.0, "beta": 0.1}),
+    Method("gd", {}, {}, memory=False, dense=True, whole_first=True),
+    Method(
+        "gdsec", {"xi": 5.0, "beta": 0.1}, {"xi": 0.0, "beta": 0.1}, whole_first=True
+    ),
+    Method(
+        "gdsoec", {"xi": 0.5, "beta": 0.1}, {"xi": 0.0, "beta": 0.1}, whole_first=True
+    ),
     Method(
         "qsgdsec",
         {"xi": 5.0, "beta": 0.1, "levels": 8},
@@ -40,9 +46,13 @@ METHODS = (
         draws=True,
         code="levels",
     ),
-    Method("cgd", {"xi": 2.0}, {"xi": 0.0}, dense=True),
+    Method("cgd", {"xi": 2.0}, {"xi": 0.0}, dense=True, whole_first=True),
     Method(
-        "lag", {"learning_rate": 0.05}, {"learning_rate": 0.05, "zeta": 0.0}, dense=True
+        "lag",
+        {"learning_rate": 0.05},
+        {"learning_rate": 0.05, "zeta": 0.0},
+        dense=True,
+        whole_first=True,
     ),
     Method("laq", {"learning_rate": 0.05}, None, code="grid", dense=True),
     Method("iag", {}, None, draws=True, dense=True),
@@ -54,8 +64,10 @@ METHODS = (
     Method("natural", {}, None, memory=False, draws=True, code="power"),
     Method("terngrad", {}, None, memory=False, draws=True, code="ternary"),
     Method("rand_k", {"k": 0.5}, {"k": 1.0}, memory=False, draws=True),
-    Method("ef21", {"k": 3}, {"k": 10_000}),
-    Method("ef21_sgdm", {"k": 3, "eta": 0.5}, {"k": 10_000, "eta": 1.0}),
+    Method("ef21", {"k": 3}, {"k": 10_000}, whole_first=True),
+    Method(
+        "ef21_sgdm", {"k": 3, "eta": 0.5}, {"k": 10_000, "eta": 1.0}, whole_first=True
+    ),
     Method(
         "diana",
         {"compressor": worker.random_k(3)},
@@ -67,15 +79,31 @@ METHODS = (
         {"compressor": worker.random_k(3)},
         {"compressor": worker.random_k(3), "probability": 1.0},
         draws=True,
+        whole_first=True,
     ),
-    Method("clag", {"k": 3, "zeta": 0.5}, {"k": 10_000, "zeta": 0.0}),
+    Method("clag", {"k": 3, "zeta": 0.5}, {"k": 10_000, "zeta": 0.0}, whole_first=True),
 )
 IDS = [method.name for method in METHODS]
 
 
-def named(*names):
-    """These methods."""
-    return [method for method in METHODS if method.name in names]
+# One of a kind: where a test is dear, the others run as slow ones.
+CORE = ("gd", "gdsec", "qsgdsec", "laq", "low_rank", "ef21", "marina")
+
+
+def methods(where=lambda method: True, *, dear=False):
+    """Parametrise a test by the methods that fulfil a condition."""
+    return pytest.mark.parametrize(
+        "method",
+        [
+            pytest.param(
+                method,
+                id=method.name,
+                marks=[pytest.mark.slow] if dear and method.name not in CORE else [],
+            )
+            for method in METHODS
+            if where(method)
+        ],
+    )
 
 
 def real_problem(name, **options):

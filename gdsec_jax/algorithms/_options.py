@@ -96,10 +96,10 @@ def difference_memory(
       state_dtype, server, reduction, options: see the package.
     """
     _checks.one_of("server", server, ("workers", "running"))
-    running = server_memory(beta, state_dtype=state_dtype)
     worker = gradient_difference(compressor, beta, state_dtype=state_dtype)
+    running = server_memory(beta, state_dtype=state_dtype)
     return federate(
-        worker if before is None else optax.chain(before, worker),
+        optax.chain(before, worker) if before else worker,
         num_workers,
         server=running if server == "running" else worker_memories(reduction),
         reduction=reduction,

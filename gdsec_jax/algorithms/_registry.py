@@ -36,7 +36,8 @@ class Method(NamedTuple):
     def line(self) -> str:
         """What it is, in a line: the first of its docstring, without the name."""
         first = (inspect.getdoc(self.factory) or "").splitlines()[0]
-        text = first.partition(": ")[2]
+        name, _, text = first.partition(": ")
+        text = text or name
         return text[0].upper() + text[1:]
 
 

@@ -2,18 +2,32 @@
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib.figure
 import numpy as np
 
 from gdsec_jax import _files
+from gdsec_jax.algorithms import METHODS
 from gdsec_jax.history import History
 
-# Okabe and Ito's palette, which people with colour-blindness can tell apart.
-_COLORS = {
-    "gd": "#000000",
-    "gdsec": "#0072B2",
-    "gdsoec": "#D55E00",
+# Okabe and Ito's palette, which people with colour-blindness can tell apart. A method
+# has the same colour and dash everywhere, by its place in the table of methods.
+_PALETTE = (
+    "#000000",
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#A6A01A",
+)
+_BESIDE: dict[str, Any] = {
+    "frameon": False,
+    "fontsize": "small",
+    "loc": "center left",
+    "bbox_to_anchor": (1.0, 0.5),
 }
 _STYLES = ("-", "--", ":", "-.")
 
@@ -44,11 +58,12 @@ def convergence(
     seen: dict[str, int] = {}
     drawn = sent = False
     for label, history in histories.items():
-        style = seen.get(methods[label], 0)
-        seen[methods[label]] = style + 1
+        again = seen.get(methods[label], 0)
+        seen[methods[label]] = again + 1
+        place = list(METHODS).index(methods[label])
         line = {
-            "color": _COLORS[methods[label]],
-            "linestyle": _STYLES[style % len(_STYLES)],
+            "color": _PALETTE[place % len(_PALETTE)],
+            "linestyle": _STYLES[(place // len(_PALETTE) + again) % len(_STYLES)],
             # The baseline is broad, since the best methods lie right on top of it.
             "linewidth": 4 if methods[label] == "gd" else 1.6,
             "alpha": 0.35 if methods[label] == "gd" else 1,
@@ -74,7 +89,11 @@ def convergence(
     by_rounds.set_xlabel("rounds")
     by_bits.set_xlabel(f"uploaded bits, all workers ({wire})")
     by_rounds.set_ylabel(str(first.attributes.get("error_name", "error")))
-    by_rounds.legend(frameon=False)
+    if len(histories) > 6:  # beside the axes, or it would cover them
+        figure.set_size_inches(11, 4.8)
+        by_bits.legend(*by_rounds.get_legend_handles_labels(), **_BESIDE)
+    else:
+        by_rounds.legend(frameon=False)
     for axes in (by_rounds, by_bits):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

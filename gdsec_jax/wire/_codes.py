@@ -90,6 +90,12 @@ def packing_of(state: Any) -> Packing | None:
 
     Raises:
       ValueError: several of its pieces do.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from gdsec_jax import wire, worker
+      >>> wire.packing_of(worker.qsgd(4).init(jnp.zeros(3))).code.size
+      4
     """
     found = _trees.of_type(state, Packing)
     if len(found) > 1:
@@ -102,6 +108,15 @@ def packing_of(state: Any) -> Packing | None:
 
 
 def whole_of(state: Any) -> Any:
-    """Whether a pipeline says, in its state, that its last message is whole."""
+    """Whether a pipeline says, in its state, that its last message is whole.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from gdsec_jax import wire, worker
+      >>> piece = worker.first_whole(worker.top_k(1))
+      >>> _, state = piece.update(jnp.ones(3), piece.init(jnp.ones(3)))
+      >>> bool(wire.whole_of(state))
+      True
+    """
     flags = (marker.flag for marker in _trees.of_type(state, Whole))
     return functools.reduce(jnp.logical_or, flags, False)

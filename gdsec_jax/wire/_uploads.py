@@ -127,8 +127,6 @@ def layout_of(
       256
     """
     form = _formats.as_format(wire)
-    if payload is not None:  # it has no zeros worth leaving out
-        form = form._replace(name="dense", also=())
     code = code or Code()
     params, sent = jax.tree.leaves(params), params if payload is None else payload
     leaves = jax.tree.leaves(sent)

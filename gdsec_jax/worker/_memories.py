@@ -138,8 +138,9 @@ def gradient_difference(
     def update(updates, state, params=None, **extra_args):
         _checks.same_shapes("gradient", updates, state.memory)
         v = _trees.sub(updates, state.memory)
-        extra_args |= {"gradient": updates}
-        u, inner = _message(compressor, v, state.compressor, params, extra_args)
+        u, inner = _message(
+            compressor, v, state.compressor, params, extra_args | {"gradient": updates}
+        )
         return u, GradientDifferenceState(
             _trees.add_scaled(state.memory, beta_for(updates), u), inner
         )

@@ -34,6 +34,12 @@ def variance_of(compressor: optax.GradientTransformation, params: Any) -> float:
 
     Raises:
       ValueError: it is not known to be unbiased.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from gdsec_jax import worker
+      >>> worker.variance_of(worker.natural(), jnp.zeros(20))
+      0.125
     """
     if not isinstance(compressor, UnbiasedCompressor):
         raise ValueError(
