@@ -16,6 +16,18 @@ from gdsec_jax import data, problems, wire, worker
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.theory import theory
 
+
+def _number(k: int | float) -> int | float:
+    if k < 1 if isinstance(k, int) else not 0 < k <= 1:
+        raise ValueError(f"{k}, expected an integer of at least 1 or a float in (0, 1]")
+    return k
+
+
+Number = Annotated[
+    Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True)],
+    pydantic.AfterValidator(_number),
+]
+Algorithm = Literal[tuple(METHODS)]  # pyright: ignore
 Kind = Literal["ridge", "logistic", "softmax", "lasso", "nonlinear_least_squares"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Unit = Annotated[float, Field(ge=0, le=1)]
@@ -64,7 +76,7 @@ class ProblemConfig(_Model):
 class MethodConfig(_Model):
     """An algorithm and its parameters; the key of its table is its label."""
 
-    name: str = Field(description="The algorithm: gdsec methods lists them.")
+    name: Algorithm = Field(description="The algorithm: gdsec methods lists them.")
     learning_rate: Positive | None = Field(
         default=None, description="alpha; by default what theory recommends, or 1/L."
     )
@@ -74,7 +86,7 @@ class MethodConfig(_Model):
     beta: Unit | None = Field(
         default=None, description="Of the memory of the gradient, in [0, 1]."
     )
-    k: Annotated[int, Field(ge=1, strict=True)] | Fraction | None = Field(
+    k: Number | None = Field(
         default=None,
         description="Entries that are sent: how many, or a fraction of D as a float.",
     )
@@ -101,10 +113,6 @@ class MethodConfig(_Model):
 
     @pydantic.model_validator(mode="after")
     def _fits_the_algorithm(self):
-        if self.name not in METHODS:
-            raise ValueError(
-                f"name is {self.name!r}, expected one of {', '.join(METHODS)}"
-            )
         accepted = inspect.signature(METHODS[self.name].factory).parameters
         given = self._given()
         for name in given:
@@ -258,7 +266,8 @@ def validate(values: Mapping[str, Any], source: str) -> RunConfig:
 def _sentence(error: pydantic.ValidationError) -> str:
     """The first fault of a config in one sentence: the field, its value, what to do."""
     fault = error.errors()[0]
-    where = ".".join(str(part) for part in fault["loc"]) or "methods"
+    parts = [str(part) for part in fault["loc"] if part not in ("int", "float")]
+    where = ".".join(parts) or "methods"
     message = fault["msg"].removeprefix("Value error, ")
     message = message.removeprefix("Input should be ")
     if fault["type"] == "extra_forbidden":
@@ -266,7 +275,8 @@ def _sentence(error: pydantic.ValidationError) -> str:
     if fault["type"] == "missing":
         return f"{where} is missing."
     if fault["type"] == "value_error":
-        return f"{where}: {message}."
+        between = " is" if message[0].isdigit() or message[0] == "-" else ":"
+        return f"{where}{between} {message}."
     if fault["type"].startswith(("model", "dict")):
         message = "a table of fields"
     return f"{where} is {fault['input']!r}, expected {message}."

@@ -1,5 +1,6 @@
 """Configs: what is accepted, what is refused, and what is made of them."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -66,8 +67,9 @@ def test_shipped_configs_load(path):
     config = configs.load(path)
     assert config.title
     for label, method in config.methods.items():
-        algorithm = getattr(gdsec_jax, method.name)
-        algorithm(config.problem.num_workers, **method.parameters())
+        factory = getattr(gdsec_jax, method.name)
+        step = inspect.signature(factory).parameters.keys() & {"learning_rate"}
+        factory(5, **method.parameters(), **dict.fromkeys(step, 0.1))
         assert (CONFIGS / label).name == label  # it names a file
 
 
@@ -91,6 +93,57 @@ def test_every_field_is_read(load):
     assert config.methods["GD"].learning_rate == 0.5
     assert config.methods["GD"].parameters() == {}
     assert config.methods["GD-SEC xi 10"].parameters() == {"xi": 10.0, "beta": 1.0}
+
+
+def test_every_parameter_of_every_method_is_a_field():
+    common = set(inspect.signature(gdsec_jax.gdsec).parameters) - {"xi", "beta"}
+    renamed = {"key": "seed"}
+    by_theory = {"probabilities"}
+    for method in gdsec_jax.METHODS.values():
+        own = set(inspect.signature(method.factory).parameters) - common - by_theory
+        fields = {renamed.get(name, name) for name in own}
+        assert fields <= set(configs.MethodConfig.model_fields), method.name
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("name = 'top_j'\nk = 3", {"k": 3}),
+        ("name = 'top_j'\nk = 1.0\nscope = 'leaf'", {"k": 1.0, "scope": "leaf"}),
+        ("name = 'qgd'\nlevels = 4\nseed = 7", {"levels": 4, "key": 7}),
+    ],
+)
+def test_parameters_of_a_method(text, expected, load):
+    given = load(f"[methods.X]\n{text}").methods["X"].parameters()
+    assert given == expected
+    assert {name: type(value) for name, value in given.items()} == {
+        name: type(value) for name, value in expected.items()
+    }
+
+
+def test_a_compressor_takes_its_own_parameters(load):
+    text = "[methods.X]\nname = 'diana'\ncompressor = 'qsgd'\nlevels = 4\nbeta = 0.5"
+    given = load(text).methods["X"].parameters()
+    assert set(given) == {"compressor", "beta"}
+    expected = gdsec_jax.worker.qsgd(4).variance(np.zeros(100))
+    assert given["compressor"].variance(np.zeros(100)) == expected
+
+
+def test_a_step_factor_and_the_formats_reach_the_optimizer(load):
+    text = "all_formats = true\n[methods.L]\nname = 'lag'\n[methods.I]\nname = 'iag'"
+    config = load(text)
+    problem = configs.make_problem(config.problem)
+    for label in ("L", "I"):
+        optimizer = configs.make_optimizer(config.methods[label], config, problem, 2.0)
+        history = gdsec_jax.simulate(problem, optimizer, 2)
+        assert set(history.format_bits) == set(
+            gdsec_jax.wire.FORMATS + gdsec_jax.wire.CONVENTIONS
+        )
+        step = gdsec_jax.theory(config.methods[label].name, problem).learning_rate
+        first = gdsec_jax.simulate(problem, optimizer, 1)
+        grads = problem.gradients(problem.init_params)
+        sent = grads[first.participants[0]].sum(0)
+        np.testing.assert_allclose(first.params, -2 * step * sent, rtol=1e-9)
 
 
 def test_an_empty_file_is_the_defaults(load):
@@ -191,6 +244,39 @@ BAD = {
         "[methods.GD]\nname = 'gd'\nbeta = 1.0",
         "methods.GD: gd has no parameter beta.",
     ),
+    "top-j without k": (
+        "[methods.X]\nname = 'top_j'",
+        "methods.X: top_j needs the parameter k.",
+    ),
+    "zero entries": (
+        "[methods.X]\nname = 'top_j'\nk = 0",
+        "methods.X.k is 0, expected an integer of at least 1 or a float in (0, 1].",
+    ),
+    "a fraction above 1": (
+        "[methods.X]\nname = 'top_j'\nk = 1.5",
+        "methods.X.k is 1.5, expected an integer of at least 1 or a float in (0, 1].",
+    ),
+    "DIANA without a compressor": (
+        "[methods.X]\nname = 'diana'",
+        "methods.X: diana needs the parameter compressor.",
+    ),
+    "a compressor without k": (
+        "[methods.X]\nname = 'diana'\ncompressor = 'random_k'",
+        "methods.X: random_k needs the parameter k.",
+    ),
+    "a parameter that the compressor has not": (
+        "[methods.X]\nname = 'marina'\ncompressor = 'natural'\nlevels = 4",
+        "methods.X: marina has no parameter levels.",
+    ),
+    "unknown compressor": (
+        "[methods.X]\nname = 'marina'\ncompressor = 'zip'",
+        "methods.X.compressor is 'zip', expected 'random_k'",
+    ),
+    "no bits for LAQ": (
+        "[methods.X]\nname = 'laq'\nbits = 0",
+        "methods.X.bits is 0, expected greater than or equal to 1",
+    ),
+    "no step factor": ("step_factors = [0.0]", "step_factors.0 is 0.0, expected great"),
     "gdsec without xi": (GDSEC, "methods.SEC: gdsec needs the parameter xi."),
     "slash in a label": (
         "[methods.'a/b']\nname = 'gd'",
@@ -334,7 +420,7 @@ def test_the_optimizer_of_a_method(load):
         updates, state = update(gradients, state, problem.init_params)
         np.testing.assert_allclose(updates, -step * total, rtol=1e-4, atol=1e-6)
         sent = gdsec_jax.last_round(state)
-    assert sent.parts[0].uploads.layout.format == ("rle", 32)
+    assert sent.parts[0].uploads.layout.format == ("rle", 32, ())
     assert (
         default.init(problem.init_params)[0].sent.uploads.layout.format.name == "dense"
     )

@@ -103,6 +103,8 @@ def format_table(
 ) -> rich.table.Table:
     """Megabits to a target error in every bit format, for other papers' conventions.
 
+    Of a run that does not reach it, more than those of all its rounds.
+
     Args:
       histories: by label, of algorithms with `wire.Format(also=...)`.
       target: relative to each history's initial error.
@@ -125,8 +127,13 @@ def format_table(
         table.add_column(name, justify="right")
     for label, history in histories.items():
         error = target * history.initial_error
-        bits = [history.bits_to(error, name) for name in names]
-        table.add_row(label, *(_megabits(value) for value in bits))
+        reached = history.rounds_to(error) is not None
+        bits = (
+            history.bits_to(error, name) if reached else int(each.sum())
+            for name, each in history.format_bits.items()
+        )
+        more = "" if reached else "> "
+        table.add_row(label, *(more + _megabits(value) for value in bits))
     return table
 
 
