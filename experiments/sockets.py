@@ -1,18 +1,19 @@
 """Workers and server as processes of their own, and the bytes between them.
 
-Run it with `python experiments/sockets.py --method gdsec --wire rle --rounds 50`; several
-methods and formats may be named. A server and M worker processes speak over local TCP:
-the server broadcasts theta as raw floats, a worker answers with the bytes of
-`wire.encode`, and nothing else passes. Each worker holds its own samples alone, and
-keeps theta^{k-1} and the random key by itself.
+Run it with `python experiments/sockets.py --method gdsec --wire rle --rounds 50`;
+several methods and formats may be named. A server, which is the process that you start,
+and M worker processes speak over local TCP: the server broadcasts theta as raw floats,
+a worker answers with the bytes of `wire.encode`, and nothing else passes. Each worker
+holds its own samples alone, and keeps theta^{k-1} and the random key by itself.
 
 The table compares with the simulator: the payload bytes of each worker and round with
-the bits that it counted, and theta after each round, bit for bit. A matrix product over
-all workers' samples at once rounds otherwise than one over a single worker's, whose
-rows fall into other tiles of the kernel. So this problem's loss has its gradient
-computed worker by worker, in the simulator too: `jax.vmap` makes a loop of it, and each
-turn is the very kernel that a worker runs. Everything else is the package's own code.
-Theta is float32 and all is computed on the CPU.
+the bits that it counted, and theta after each round, bit for bit. For that the gradient
+needs care. A matrix product over the samples of all workers at once rounds otherwise
+than the same over one worker's: the compiler picks another kernel, or its rows fall
+into other tiles. So this problem's loss computes its gradient worker by worker, in the
+simulator too: under `jax.vmap` it becomes a loop, each turn of which is the kernel that
+a worker runs. All behind the gradient is the package's own code, and rounds alike with
+an axis of one worker and of M. Theta is float32, and all is computed on the CPU.
 """
 
 import argparse
@@ -39,10 +40,9 @@ from rich.table import Table
 
 import gdsec_jax
 from gdsec_jax import _trees, data, problems, server_memory, wire, worker
-from gdsec_jax._rounds import rounds as make_rounds
 
 XI, BETA, LEVELS, K, KEY = 4.0, 0.05, 64, 20, 7
-LAQ_BITS, LAQ_ZETA = 4, 0.08
+LAQ_BITS, LAQ_ZETA = 8, 0.08
 HEAD = struct.Struct("!I")  # of a frame: how many bytes follow
 FINISHED = b""  # in theta's place, when a job is done
 MOST_BYTES = 2**28  # of a frame; more is no message of ours
@@ -74,7 +74,7 @@ class Crew(NamedTuple):
     """The workers, by index, as the server sees them."""
 
     processes: list[subprocess.Popen]
-    connections: list[socket.socket]
+    connections: dict[int, socket.socket]
     logs: list[Path]  # what each wrote to its standard error
 
 
@@ -82,15 +82,17 @@ class Result(NamedTuple):
     """A job on the sockets, beside the same in the simulator."""
 
     thetas: np.ndarray  # [rounds, D], after each round
-    simulated: np.ndarray  # the same
+    simulated: np.ndarray  # the same, of a loop over the rounds
+    final: np.ndarray  # [D], what `simulate` ends with
     payload: np.ndarray  # int64 [rounds, M]: bytes on the socket
-    counted: np.ndarray  # the same, of the simulator
+    counted: np.ndarray  # the same, of `simulate`
     seconds: float  # on the sockets, compilation included
 
     @property
     def same_iterates(self) -> bool:
         """Whether theta is the same after each round, to the last bit."""
-        return self.thetas.tobytes() == self.simulated.tobytes()
+        same = self.thetas.tobytes() == self.simulated.tobytes()
+        return same and self.thetas[-1].tobytes() == self.final.tobytes()
 
     @property
     def same_bytes(self) -> bool:
@@ -100,31 +102,30 @@ class Result(NamedTuple):
 
 def methods(num_workers: int, step: float) -> dict[str, Method]:
     """The pieces of each method, with the numbers that a worker uses."""
-    memory, difference = server_memory, worker.gradient_difference
-    censor, whole_memory = worker.censor(XI / num_workers), server_memory()
+    difference, censor = worker.gradient_difference, worker.censor(XI / num_workers)
     rounded = optax.chain(censor, worker.qsgd(LEVELS))
     sec = {"xi": XI, "beta": BETA}
     laq = worker.laq(LAQ_BITS, LAQ_ZETA / num_workers**2, step)
     return {
         "gd": Method({}, worker.whole()),
         "gdsec": Method(
-            sec, difference(worker.error_feedback(censor), BETA), memory(BETA)
+            sec, difference(worker.error_feedback(censor), BETA), server_memory(BETA)
         ),
         "qsgdsec": Method(
             sec | {"levels": LEVELS},
             difference(worker.error_feedback(rounded), BETA),
-            memory(BETA),
+            server_memory(BETA),
             KEY,
         ),
         "laq": Method(
             {"learning_rate": step, "bits": LAQ_BITS, "zeta": LAQ_ZETA},
             difference(laq),
-            whole_memory,
+            server_memory(),
         ),
         "ef21": Method(
             {"k": K},
             difference(worker.first_whole(worker.top_k(K))),
-            whole_memory,
+            server_memory(),
             first_whole=True,
         ),
         "top_j": Method({"k": K}, worker.error_feedback(worker.top_k(K))),
@@ -270,7 +271,7 @@ def worker_main(settings: dict[str, Any]) -> None:
 def _worker_step(method: Method, index: int, num_workers: int, like):
     """What a worker starts with, and its round behind the gradient."""
     pipeline = optax.with_extra_args_support(method.pipeline)
-    rounds = make_rounds(num_workers, key=method.key)
+    rounds = gdsec_jax.rounds(num_workers, key=method.key)
 
     def init():
         one = jax.tree.map(lambda x: jnp.asarray(x)[None], pipeline.init(like))
@@ -307,7 +308,7 @@ def crew_of(
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        crew = Crew([], [], [])
+        crew = Crew([], {}, [])
         stack.callback(_reap, crew, timeout)
         settings = {
             "num_workers": problem.num_workers,
@@ -333,46 +334,45 @@ def crew_of(
                     env=os.environ | {"JAX_PLATFORMS": "cpu"},
                 )
             crew.processes.append(process)
-        crew.connections.extend(_accept(listener, crew, timeout))
+        _accept(listener, crew, timeout)
         yield crew
 
 
-def _accept(listener: socket.socket, crew: Crew, timeout: float) -> list[socket.socket]:
-    """The workers' connections in their order."""
-    found: dict[int, socket.socket] = {}
+def _accept(listener: socket.socket, crew: Crew, timeout: float) -> None:
+    """Wait until every worker has connected and said who it is."""
     listener.settimeout(0.1)  # in between, a look at the processes
     deadline = time.monotonic() + timeout
-    try:
-        while len(found) < len(crew.processes):
-            for index, process in enumerate(crew.processes):
-                if process.poll() is not None:
-                    raise TransportError(f"worker {index} {_end_of(crew, index)}")
-            if time.monotonic() > deadline:
-                missing = sorted(set(range(len(crew.processes))) - set(found))
-                raise TransportError(
-                    f"the workers {missing} did not connect within {timeout:g} s"
-                )
-            with contextlib.suppress(TimeoutError):
-                connection, _ = listener.accept()
-                connection.settimeout(timeout)
-                (index,) = HEAD.unpack(receive_frame(connection))
-                found[index] = connection
-    except BaseException:
-        for connection in found.values():
+    while missing := set(range(len(crew.processes))) - set(crew.connections):
+        for index in missing:
+            if crew.processes[index].poll() is not None:
+                raise TransportError(f"worker {index} {_end_of(crew, index)}")
+        if time.monotonic() > deadline:
+            raise TransportError(
+                f"worker {min(missing)} did not connect within {timeout:g} s"
+            )
+        try:
+            connection, _ = listener.accept()
+        except TimeoutError:
+            continue
+        connection.settimeout(timeout)
+        try:
+            (index,) = HEAD.unpack(receive_frame(connection))
+        except (OSError, struct.error):
+            index = None
+        if index in missing:
+            crew.connections[index] = connection
+        else:  # none of ours
             connection.close()
-        raise
-    return [found[index] for index in range(len(crew.processes))]
 
 
 def _reap(crew: Crew, timeout: float) -> None:
-    """Close the connections, on which workers end, and wait for them, or kill them."""
-    for connection in crew.connections:
+    """Close the connections, on which workers end; kill those that do not."""
+    for connection in crew.connections.values():
         connection.close()
-    for process in crew.processes:
-        if not crew.connections:  # some never came so far
-            process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(min(timeout, 5.0))
+    for index, process in enumerate(crew.processes):
+        if index in crew.connections:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(min(timeout, 5.0))
         process.kill()  # does nothing to one that has ended
         process.wait()
 
@@ -426,7 +426,7 @@ def play(
     for number in range(1, job.rounds + 1):
         _broadcast(crew, to_floats(params), number)
         messages, sizes = [], []
-        for index, connection in enumerate(crew.connections):
+        for index, connection in sorted(crew.connections.items()):
             with _speaking_to(crew, index, number):
                 payload = receive_frame(connection)
                 whole = method.first_whole and number == 1
@@ -440,7 +440,7 @@ def play(
 
 
 def _broadcast(crew: Crew, payload: bytes, number: int) -> None:
-    for index, connection in enumerate(crew.connections):
+    for index, connection in sorted(crew.connections.items()):
         with _speaking_to(crew, index, number):
             send_frame(connection, payload)
 
@@ -463,8 +463,10 @@ def _server_step(method: Method, learning_rate: float, like):
 # Beside the simulator.
 
 
-def simulated(problem: problems.Problem, job: Job) -> tuple[np.ndarray, np.ndarray]:
-    """Theta after each round, [rounds, D], and the bytes of each worker in it."""
+def simulated(
+    problem: problems.Problem, job: Job
+) -> tuple[np.ndarray, gdsec_jax.History]:
+    """Theta after each round, [rounds, D], and what `simulate` returns."""
     method = methods(problem.num_workers, 1 / problem.smoothness)[job.method]
     options = method.arguments | {"wire": job.wire}
     if method.server is not None:
@@ -480,20 +482,13 @@ def simulated(problem: problems.Problem, job: Job) -> tuple[np.ndarray, np.ndarr
         updates, state = optimizer.update(gradients, state, params)
         return optax.apply_updates(params, updates), state
 
-    params = problem.init_params
-    state = optimizer.init(params)
-    thetas, bits = [], []
+    params, state = problem.init_params, jax.jit(optimizer.init)(problem.init_params)
+    thetas = []
     for _ in range(job.rounds):
         params, state = one_round(params, state)
         thetas.append(_flat(params))
-        bits.append(gdsec_jax.last_round(state).bits)
     history = gdsec_jax.simulate(problem, optimizer, job.rounds, progress=False)
-    if not (
-        np.array_equal(_flat(history.params), thetas[-1])
-        and np.array_equal(history.bits, bits)
-    ):
-        raise AssertionError(f"simulate differs from its own rounds for {job}")
-    return np.stack(thetas), -(-np.stack(bits) // 8)
+    return np.stack(thetas), history
 
 
 def _flat(params) -> np.ndarray:
@@ -520,8 +515,9 @@ def run(
                 payload = np.array([sizes for _, sizes in rounds], np.int64)
                 played.append((thetas, payload, seconds))
         for job, (thetas, payload, seconds) in zip(jobs, played, strict=True):
-            expected, counted = simulated(problem, job)
-            yield job, Result(thetas, expected, payload, counted, seconds)
+            expected, history = simulated(problem, job)
+            final, counted = _flat(history.params), -(-history.bits // 8)
+            yield job, Result(thetas, expected, final, payload, counted, seconds)
 
 
 def main() -> int:

@@ -7,6 +7,7 @@ from gdsec_jax import worker as worker
 from gdsec_jax._check_optimizer import check as check
 from gdsec_jax._last_round import LastRound as LastRound
 from gdsec_jax._last_round import last_round as last_round
+from gdsec_jax._rounds import rounds as rounds
 from gdsec_jax.algorithms import METHODS as METHODS
 from gdsec_jax.algorithms import Method as Method
 from gdsec_jax.algorithms import cgd as cgd
@@ -67,6 +68,7 @@ __all__ = [
     "qgd",
     "qsgdsec",
     "rand_k",
+    "rounds",
     "server_memory",
     "sign_ef",
     "simulate",

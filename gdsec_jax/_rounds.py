@@ -34,7 +34,8 @@ class Rounds(NamedTuple):
 def rounds(num_workers: int, *, key=None, on_standstill: str = "send") -> Rounds:
     """The arguments that a worker's pipeline is handed in each round.
 
-    `begin(state, params)` returns what is common to all workers, what is each worker's
+    What `federate` runs for all; in a real system the server and every worker run it
+    for themselves, and need nothing but the parameters that are broadcast. `begin(state, params)` returns what is common to all workers, what is each worker's
     own (leaves [M, ...]), and the next state; see `federate` for their names.
 
     Args:
@@ -42,10 +43,17 @@ def rounds(num_workers: int, *, key=None, on_standstill: str = "send") -> Rounds
       key: an int, a random key, or None: then nothing can be drawn.
       on_standstill: "send" or "hold".
 
+    Returns:
+      Two pure functions, `init(params)` and `begin(state, params)`.
+
+    Raises:
+      ValueError: num_workers is no positive int, on_standstill is unknown, the key is
+        none, or params change their shapes.
+
     Examples:
       >>> import jax.numpy as jnp
-      >>> from gdsec_jax._rounds import rounds
-      >>> clock = rounds(num_workers=2)
+      >>> import gdsec_jax
+      >>> clock = gdsec_jax.rounds(num_workers=2)
       >>> state = clock.init(jnp.zeros(2))
       >>> shared, own, state = clock.begin(state, jnp.array([1.0, 2.0]))
       >>> shared["params_change"], own["worker_index"]

@@ -718,7 +718,7 @@ trees = st.recursive(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     params=trees,
     num_workers=st.integers(1, 4),
@@ -730,7 +730,7 @@ def test_any_tree_and_dtype(params, num_workers, seed, method, wire):
     algorithm = method.make(num_workers, wire=wire)
     grads = random_gradients(params, num_workers, seed)
     state = algorithm.init(params)
-    updates, after = algorithm.update(grads, state, params)
+    updates, after = jax.jit(algorithm.update)(grads, state, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
     if not method.whole_first:

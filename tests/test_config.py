@@ -421,9 +421,7 @@ def test_the_optimizer_of_a_method(load):
         np.testing.assert_allclose(updates, -step * total, rtol=1e-4, atol=1e-6)
         sent = gdsec_jax.last_round(state)
     assert sent.parts[0].uploads.layout.format == ("rle", 32, ())
-    assert (
-        default.init(problem.init_params)[0].sent.uploads.layout.format.name == "dense"
-    )
+    assert default.init(problem.init_params)[0].sent.uploads.layout.code.dense
 
 
 def test_the_proximal_step_stands_last(load):

@@ -29,8 +29,8 @@ def tree_of(dtypes, seed=0):
 
 
 def trees():
-    return [pytest.param((one,) * 3, id=one) for one in ONE] + [
-        pytest.param(MIXED, id="mixed"),
+    return [pytest.param((one,) * 3, id=one, marks=pytest.mark.slow) for one in ONE] + [
+        pytest.param(MIXED, id="mixed", marks=pytest.mark.slow),
         pytest.param(("float64", "bfloat16", "float32"), id="mixed64"),
     ]
 
@@ -115,9 +115,9 @@ def shared_masks(key, vectors, k):
     masks = []
     for own, v in zip(jax.random.split(key, len(vectors)), vectors, strict=True):
         number = min(k, v.size) if isinstance(k, int) else math.ceil(k * v.size)
-        words = np.asarray(jax.random.bits(own, v.shape)).astype(np.int64)
+        words = np.asarray(jax.random.bits(own, v.shape))
         masks.append(np.zeros(v.size, bool))
-        masks[-1][np.argsort(-words, kind="stable")[:number]] = True
+        masks[-1][np.argsort(~words, kind="stable")[:number]] = True
     return masks
 
 
@@ -145,7 +145,7 @@ def test_random_k_equals_numpy(dtypes, scope, scaled):
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("k", [1, 3, 0.5])
+@pytest.mark.parametrize("k", [3, 0.5])
 def test_random_k_is_unbiased_with_its_variance(k, scope):
     v = tree_of(("float32",) * 3, seed=1)
     piece = worker.random_k(k, scope=scope)
@@ -190,11 +190,12 @@ def test_random_k_for_an_error_memory_contracts():
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("k", [1, 5, 0.25, 1.0])
+@pytest.mark.parametrize("k", [5, 0.25])
 def test_top_k_contracts(k, scope):
+    piece = worker.top_k(k, scope=scope)
     for seed in range(5):
         v = tree_of(("float32",) * 3, seed)
-        errors = (flat(apply(worker.top_k(k, scope=scope), v)) - flat(v)) ** 2
+        errors = (flat(apply(piece, v)) - flat(v)) ** 2
         kept = 1 / (1 + worker.random_k(k, scope=scope).variance(v))
         assert errors.sum() <= (1 - kept) * (flat(v) ** 2).sum() * (1 + 1e-12)
 

@@ -1,0 +1,230 @@
+"""The steps that papers recommend, from constants computed by NumPy."""
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from cases import METHODS
+
+import gdsec_jax
+from gdsec_jax import problems, simulate, theory, worker
+
+M, D, SAMPLES = 5, 7, 60
+PARTS = np.split(np.random.default_rng(1).permutation(SAMPLES), [5, 15, 30, 48])
+ARGUMENTS = {method.name: method.arguments for method in METHODS}
+PROVEN = {
+    *("gd", "lag", "qgd", "natural", "terngrad", "rand_k"),
+    *("ef21", "clag", "diana", "marina"),
+}
+
+
+class Constants:
+    """Of ridge regression: L, L_m, L_max and L~ by eigenvalues."""
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((SAMPLES, D)) * np.linspace(0.3, 2.0, SAMPLES)[:, None]
+    y = rng.standard_normal(SAMPLES)
+    lam = 1 / SAMPLES
+
+    @classmethod
+    def largest(cls, rows, lam):
+        part = cls.x[rows]
+        return np.linalg.eigvalsh(part.T @ part)[-1] / SAMPLES + lam
+
+    @classmethod
+    def all(cls):
+        smoothness = cls.largest(slice(None), cls.lam)
+        workers = np.array([cls.largest(rows, cls.lam / M) for rows in PARTS])
+        return (
+            smoothness,
+            workers,
+            M * workers.max(),
+            math.sqrt(M * (workers**2).sum()),
+        )
+
+
+L, WORKERS, L_MAX, L_TILDE = Constants.all()
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return problems.ridge(Constants.x, Constants.y, M, split=PARTS)
+
+
+def recommended(problem, method, **parameters):
+    ours = theory(method, problem, **parameters)
+    assert ours.learning_rate > 0 and isinstance(ours.learning_rate, float)
+    assert ours.heuristic == (method not in PROVEN)
+    assert ours.source
+    return ours
+
+
+def memoryless(omega):
+    return 1 / (L + 2 * omega * L_MAX / M)
+
+
+def ef21(kept):
+    t = 1 - math.sqrt(1 - kept)
+    return 1 / (L + L_TILDE * math.sqrt((1 - kept) / t / t))
+
+
+def test_the_constants_are_those_of_the_problem(problem):
+    assert problem.smoothness == pytest.approx(L, rel=1e-5)
+    np.testing.assert_allclose(problem.worker_smoothness, WORKERS, rtol=1e-5)
+    assert len(set(WORKERS.round(3))) == M and L_MAX > 1.2 * L_TILDE > 1.2 * L
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "expected"),
+    [
+        ("gd", {}, 1 / L),
+        ("lag", {}, 1 / L),
+        ("lag", {"zeta": 0.5}, 1 / L),
+        ("laq", {}, 1 / L),
+        ("gdsec", {"xi": 5.0}, 1 / L),
+        ("gdsoec", {"xi": 5.0}, 1 / L),
+        ("qsgdsec", {"xi": 5.0, "levels": 8}, 1 / L),
+        ("cgd", {"xi": 1.0}, 1 / L),
+        ("top_j", {"k": 3}, 1 / L),
+        ("sign_ef", {}, 1 / L),
+        ("low_rank", {}, 1 / L),
+        ("power_sgd", {"rank": 2}, 1 / L),
+        ("iag", {}, 1 / (M * L)),
+        ("qgd", {"levels": 2}, memoryless(min(7 / 4, math.sqrt(7) / 2))),
+        ("qgd", {"levels": 4}, memoryless(7 / 16)),
+        ("qgd", {}, memoryless(7 / 256)),
+        ("natural", {}, memoryless(1 / 8)),
+        ("terngrad", {}, memoryless(math.sqrt(7) - 1)),
+        ("rand_k", {"k": 2}, memoryless(7 / 2 - 1)),
+        ("rand_k", {"k": 0.5}, memoryless(7 / 4 - 1)),
+        ("rand_k", {"k": 7}, 1 / L),
+        ("ef21", {"k": 3}, ef21(3 / 7)),
+        ("ef21", {"k": 0.1}, ef21(1 / 7)),
+        ("ef21", {"k": 7}, 1 / L),
+        ("ef21", {"k": 100}, 1 / L),
+        ("ef21_sgdm", {"k": 3, "eta": 0.25}, 0.25 * ef21(3 / 7)),
+        ("ef21_sgdm", {"k": 3}, 0.1 * ef21(3 / 7)),
+        ("clag", {"k": 3, "zeta": 0.0}, ef21(3 / 7)),
+        ("diana", {"compressor": worker.random_k(2)}, 1 / (L_MAX * (1 + 6 * 2.5 / M))),
+        ("diana", {"compressor": worker.whole()}, 1 / L_MAX),
+        ("marina", {"compressor": worker.whole()}, 1 / L),
+        (
+            "marina",
+            {"compressor": worker.random_k(2)},
+            1 / (L + L_TILDE * math.sqrt((1 - 2 / 7) * 2.5 / (2 / 7 * M))),
+        ),
+        (
+            "marina",
+            {"compressor": worker.natural(), "probability": 0.3},
+            1 / (L + L_TILDE * math.sqrt(0.7 / 8 / (0.3 * M))),
+        ),
+        ("marina", {"compressor": worker.random_k(2), "probability": 1.0}, 1 / L),
+    ],
+)
+def test_steps(problem, method, parameters, expected):
+    ours = recommended(problem, method, **parameters)
+    assert ours.learning_rate == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 3, 6, 7])
+@pytest.mark.parametrize("zeta", [0.0, 0.5, 1.0, 30.0])
+def test_clag(problem, k, zeta):
+    a = 1 - math.sqrt(1 - k / D)
+    b = max((1 - k / D) / a, zeta)
+    expected = 1 / (L + L_TILDE * math.sqrt(b / a))
+    ours = recommended(problem, "clag", k=k, zeta=zeta)
+    assert ours.learning_rate == pytest.approx(expected, rel=1e-5)
+    if zeta == 1.0:  # the default of the method
+        assert recommended(problem, "clag", k=k) == ours
+
+
+def test_error_feedback_makes_rand_k_heuristic(problem):
+    ours = theory("rand_k", problem, k=2, error_feedback=True)
+    assert ours.heuristic and ours.learning_rate == pytest.approx(1 / L, rel=1e-5)
+
+
+def test_parameters(problem):
+    assert theory("gd", problem).parameters == {}
+    assert theory("ef21", problem, k=2).parameters == {}
+    compressor = worker.random_k(2)
+    assert theory("diana", problem, compressor=compressor).parameters == {
+        "beta": pytest.approx(2 / 7)
+    }
+    assert theory("marina", problem, compressor=compressor).parameters == {
+        "probability": pytest.approx(2 / 7)
+    }
+    chances = theory("iag", problem).parameters["probabilities"]
+    np.testing.assert_allclose(chances, WORKERS / WORKERS.sum(), rtol=1e-5)
+    gdsec_jax.iag(M, probabilities=chances)
+    for method in ("lag", "laq"):
+        ours = theory(method, problem)
+        assert ours.parameters == {"learning_rate": ours.learning_rate}
+
+
+def test_leaves_have_scopes(problem):
+    tree = dataclasses.replace(
+        problem, init_params={"a": jnp.zeros(4), "b": jnp.zeros((3, 4))}
+    )
+    for scope, d in (("message", 16), ("leaf", 12)):
+        ours = theory("qgd", tree, levels=3, scope=scope)
+        omega = min(d / 9, math.sqrt(d) / 3)
+        assert ours.learning_rate == pytest.approx(memoryless(omega), rel=1e-5)
+        ours = theory("terngrad", tree, scope=scope)
+        expected = memoryless(math.sqrt(d) - 1)
+        assert ours.learning_rate == pytest.approx(expected, rel=1e-5)
+        ours = theory("ef21", tree, k=2, scope=scope)
+        assert ours.learning_rate == pytest.approx(ef21(2 / d), rel=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_every_method_has_an_answer(problem, method):
+    ours = recommended(problem, method.name, **method.arguments)
+    assert 0 < ours.learning_rate <= 1.00001 / L
+    getattr(gdsec_jax, method.name)(M, **(method.arguments | ours.parameters))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(PROVEN))
+def test_proven_steps_do_not_diverge(problem, name):
+    ours = theory(name, problem, **ARGUMENTS[name])
+    algorithm = getattr(gdsec_jax, name)(M, **(ARGUMENTS[name] | ours.parameters))
+    optimizer = optax.chain(algorithm, optax.sgd(ours.learning_rate))
+    history = simulate(problem, optimizer, 3000, eval_every=100)
+    assert history.objective_error[-1] < 0.5 * history.initial_error
+
+
+def test_bad_input(problem):
+    with pytest.raises(ValueError, match="method is 'adam', expected one of gd, gdsec"):
+        theory("adam", problem)
+    for value in (None, 0.0, float("nan"), -1.0):
+        unknown = dataclasses.replace(problem, smoothness=value)
+        message = rf"smoothness of {problem.name} is {value}, expected a number above 0"
+        with pytest.raises(ValueError, match=message):
+            theory("gd", unknown)
+    for method, name in (
+        ("ef21", "k"),
+        ("ef21_sgdm", "k"),
+        ("clag", "k"),
+        ("rand_k", "k"),
+        ("diana", "compressor"),
+        ("marina", "compressor"),
+    ):
+        message = f"{method} needs the parameter {name} for its step"
+        with pytest.raises(ValueError, match=message):
+            theory(method, problem)
+    unknown = dataclasses.replace(problem, worker_smoothness=None)
+    assert theory("gdsec", unknown).learning_rate == pytest.approx(1 / L, rel=1e-5)
+    for method in (*sorted(PROVEN - {"gd", "lag"}), "iag", "ef21_sgdm"):
+        with pytest.raises(
+            ValueError, match="worker_smoothness is not known, which th"
+        ):
+            theory(method, unknown, **ARGUMENTS[method])
+    with pytest.raises(
+        ValueError, match="expected a worker.UnbiasedCompressor: random"
+    ):
+        theory("diana", problem, compressor=worker.top_k(1))
+    with pytest.raises(ValueError, match="k is 0, expected an int of at least 1"):
+        theory("ef21", problem, k=0)

@@ -1,0 +1,241 @@
+"""Rules on whole messages, on numbers made by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gdsec_jax
+from gdsec_jax import wire, worker
+
+PAST = jnp.asarray([4.0, 3.0, 2.0] + [0.0] * 7)  # squared norms, with a sum of 9
+
+
+def sent(piece, v, state=None, **extra):
+    v = jnp.asarray(v, jnp.float32)
+    state = piece.init(v) if state is None else state
+    return jax.jit(piece.update)(v, state, **extra)[0].tolist()
+
+
+def test_censor_whole_compares_norms():
+    piece = worker.censor_whole(2.0)
+    change = jnp.asarray([1.5, -2.0])  # of norm 2.5
+    assert sent(piece, [3.0, 4.0], params_change=change) == [0.0, 0.0], "equality"
+    assert sent(piece, [3.0, 4.001], params_change=change) == pytest.approx([3, 4.001])
+    assert sent(piece, [5.001, 0.0], params_change=change) == pytest.approx([5.001, 0])
+    assert sent(piece, [0.0, 0.1], params_change=jnp.zeros(2)) == pytest.approx(
+        [0, 0.1]
+    )
+    assert np.isnan(sent(piece, [jnp.nan, 0.0], params_change=change)[0])
+    assert sent(piece, [jnp.inf, 0.0], params_change=change)[0] == np.inf
+
+
+def test_censor_whole_takes_a_schedule_and_a_traced_xi():
+    schedule = worker.censor_whole(lambda k: 1.0 + k)
+    change = jnp.asarray([1.0])
+    assert sent(schedule, [1.5], params_change=change, round=0) == [1.5]
+    assert sent(schedule, [1.5], params_change=change, round=1) == [0.0]
+
+    def traced(xi):
+        piece = worker.censor_whole(xi)
+        v = jnp.asarray([1.5])
+        return piece.update(v, piece.init(v), params_change=change)[0]
+
+    assert jax.vmap(traced)(jnp.asarray([1.0, 2.0])).tolist() == [[1.5], [0.0]]
+
+
+def test_lag_compares_with_the_last_ten_changes():
+    piece = worker.lag(zeta=0.5, learning_rate=0.5)  # 0.5 / 0.25 * 9 = 18
+    assert sent(piece, [3.0, 3.0], past_changes=PAST) == [0.0, 0.0], "equality"
+    assert sent(piece, [3.0, 3.01], past_changes=PAST) == pytest.approx([3.0, 3.01])
+    assert sent(piece, [1e-3], past_changes=jnp.zeros(10)) == pytest.approx([1e-3])
+    assert np.isnan(sent(piece, [jnp.nan], past_changes=PAST)[0])
+    everything = worker.lag(zeta=0.0, learning_rate=0.5)
+    assert sent(everything, [1e-3], past_changes=PAST) == pytest.approx([1e-3])
+
+
+def test_lag_takes_a_schedule_of_the_learning_rate():
+    piece = worker.lag(zeta=1.0, learning_rate=lambda k: jnp.where(k < 5, 1.0, 3.0))
+    assert sent(piece, [2.0], past_changes=PAST, round=4) == [0.0]  # 4 <= 9
+    assert sent(piece, [2.0], past_changes=PAST, round=5) == [2.0]  # 4 > 1
+
+
+def test_laq_skips_by_its_errors_and_remembers_the_last_uploads():
+    piece = worker.laq(bits=2, zeta=1.0, learning_rate=1.0)
+    update = jax.jit(piece.update)
+    v = jnp.asarray([3.0, 0.5])  # Q(v) = [3, 1], an error of 0.25
+    still = jnp.zeros(10)
+    message, state = update(v, piece.init(v), past_changes=PAST * 1e6, round=0)
+    assert message.tolist() == [3.0, 1.0], "the first round uploads, whatever"
+    assert state.error == 0.25 and state.skips == 0
+    # |Q(v)|^2 = 10 against the movement plus 3 (0.25 + 0.25).
+    move = lambda x: still.at[3].set(x)  # noqa: E731
+    message, after = update(v, state, past_changes=move(8.5), round=1)
+    assert message.tolist() == [0.0, 0.0], "equality"
+    assert after.error == 0.25 and after.skips == 1
+    message, after = update(v, state, past_changes=move(8.49), round=1)
+    assert message.tolist() == [3.0, 1.0] and after.skips == 0
+    exact = jnp.asarray([3.0, -1.0])  # without an error: 10 against move + 3 * 0.25
+    message, after = update(exact, state, past_changes=move(9.25), round=1)
+    assert message.tolist() == [0.0, 0.0] and after.error == 0.25
+    message, after = update(exact, state, past_changes=move(9.24), round=1)
+    assert message.tolist() == [3.0, -1.0] and after.error == 0.0
+
+
+def test_laq_uploads_after_a_hundred_skips():
+    piece = worker.laq(bits=2, zeta=1.0, learning_rate=lambda k: 1.0 + 0 * k)
+    v = jnp.asarray([3.0, 0.5])
+
+    @jax.jit
+    def run(state):
+        def one(state, k):
+            message, state = piece.update(
+                v, state, past_changes=jnp.full(10, 1e6), round=k
+            )
+            return state, (message.any(), state.skips)
+
+        return jax.lax.scan(one, state, jnp.arange(210))[1]
+
+    sends, skips = run(piece.init(v))
+    assert np.flatnonzero(sends).tolist() == [0, 101, 202]
+    assert skips.max() == 100
+
+
+def test_laq_sends_a_nan():
+    piece = worker.laq(bits=2, zeta=1.0, learning_rate=1.0)
+    message = sent(piece, [jnp.nan, 1.0], past_changes=PAST * 1e6, round=3)
+    assert np.isnan(message).all()
+
+
+def test_clag_compares_with_the_previous_gradient():
+    piece = worker.clag(worker.top_k(1), zeta=4.0)
+    update = jax.jit(piece.update)
+    zeros = jnp.zeros(2)
+    g = jnp.asarray([3.0, 1.0])
+    message, state = update(g, piece.init(zeros), gradient=g)
+    assert message.tolist() == [3.0, 0.0], "the first is sent, though |v| < 2 |g|"
+    np.testing.assert_array_equal(state.gradient, g)
+    moved = g + jnp.asarray([1.0, 0.0])
+    message, after = update(jnp.asarray([0.0, 2.0]), state, gradient=moved)
+    assert message.tolist() == [0.0, 0.0], "equality"
+    np.testing.assert_array_equal(after.gradient, moved)  # also where it is silent
+    message, _ = update(jnp.asarray([0.0, 2.01]), state, gradient=moved)
+    assert message.tolist() == pytest.approx([0.0, 2.01])
+    message, _ = update(jnp.asarray([0.0, 0.1]), after, gradient=moved)
+    assert message.tolist() == pytest.approx([0.0, 0.1]), "it stood still"
+    message, _ = update(jnp.asarray([jnp.nan, 1.0]), after, gradient=moved)
+    assert np.isnan(message[0])
+
+
+def test_clag_moves_its_compressors_state_only_when_it_sends():
+    counting = optax.GradientTransformation(
+        lambda params: jnp.zeros((), jnp.int32), lambda u, s, params=None: (u, s + 1)
+    )
+    piece = worker.clag(counting, zeta=1.0)
+    v = jnp.ones(2)
+    _, state = piece.update(v, piece.init(v), gradient=v)
+    assert state.compressor == 1
+    _, state = piece.update(v, state, gradient=100 * v)
+    assert state.compressor == 1
+    _, state = piece.update(200 * v, state, gradient=101 * v)
+    assert state.compressor == 2
+
+
+def test_first_whole_is_each_workers_first_delivered():
+    algorithm = gdsec_jax.ef21(3, k=1, wire="bitmap")
+    params, grads = jnp.zeros(4), jnp.asarray([[4.0, 3.0, 2.0, 1.0]] * 3)
+    state = algorithm.init(params)
+    update = jax.jit(algorithm.update)
+    entries, flags = [], []
+    for active in ([True, False, True], [True, True, False], [True, True, True]):
+        nan = grads.at[2, 0].set(jnp.nan) if not flags else grads
+        _, state = update(nan, state, params, active=jnp.asarray(active))
+        entries.append(gdsec_jax.last_round(state).entries.tolist())
+        flags.append(np.asarray(wire.whole_of(state.workers)).tolist())
+        grads = grads * 2
+    assert entries == [[4, 0, 0], [1, 4, 0], [1, 1, 4]]
+    assert flags[2] == [False, False, True]
+
+
+def test_first_whole_holds_its_compressors_state():
+    inner = optax.trace(0.5)
+    piece = worker.first_whole(inner)
+    v = jnp.ones(2)
+    first, state = piece.update(v, piece.init(v))
+    second, state = piece.update(v, state)
+    third, state = piece.update(v, state)
+    assert [x.tolist() for x in (first, second, third)] == [[1, 1], [1, 1], [1.5, 1.5]]
+
+
+STRICT = pytest.mark.xfail(
+    strict=True, reason="squared_norm adds a float64 to a float32: {'a': float64[2]}"
+)
+
+
+@pytest.mark.parametrize("wide", [False, pytest.param(True, marks=STRICT)])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        worker.censor_whole(1.0),
+        worker.lag(0.1, 0.5),
+        worker.laq(3, 0.1, 0.5, scope="leaf"),
+        worker.clag(worker.top_k(2), 0.5),
+    ],
+    ids=["censor_whole", "lag", "laq", "clag"],
+)
+def test_strict_dtypes_and_batches(piece, wide):
+    with jax.enable_x64(wide), jax.numpy_dtype_promotion("strict"):
+        v = {"a": jnp.ones((2, 3, 2)), "b": jnp.ones((2, 3), jnp.bfloat16)}
+        extra = {"past_changes": jnp.ones(10), "round": 1}
+        one = lambda v: piece.update(  # noqa: E731
+            v, piece.init(v), params_change=v, gradient=v, **extra
+        )[0]
+        batch = jax.jit(jax.vmap(one))(v)
+        alone = jax.jit(one)(jax.tree.map(lambda x: x[1], v))
+        for x, y in zip(jax.tree.leaves(batch), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_array_equal(x[1], y)
+
+
+def test_bad_input():
+    negative = [
+        lambda: worker.censor_whole(-1.0),
+        lambda: worker.censor_whole(float("nan")),
+        lambda: worker.lag(-1.0, 0.1),
+        lambda: worker.laq(4, -1.0, 0.1),
+        lambda: worker.clag(worker.top_k(1), -1.0),
+    ]
+    for make in negative:
+        with pytest.raises(
+            ValueError, match=r"(xi|zeta) is (-1|nan), expected a number"
+        ):
+            make()
+    for rate in (0.0, -1.0, float("inf")):
+        with pytest.raises(ValueError, match="learning_rate is .*, expected a finite"):
+            worker.lag(0.1, rate)
+    with pytest.raises(
+        ValueError, match="bits is 31, expected an integer from 1 to 30"
+    ):
+        worker.laq(31, 0.1, 0.1)
+    with pytest.raises(ValueError, match="scope is 'x', expected one of message, leaf"):
+        worker.laq(4, 0.1, 0.1, scope="x")
+    piece, v = worker.censor_whole(1.0), jnp.ones(2)
+    message = r"censor_whole compares .* got none: call update\(gradients, state, para"
+    with pytest.raises(ValueError, match=message):
+        piece.update(v, piece.init(v))
+    for xi, text in (
+        ({"c": 1.0}, "xi is the tree .*, expected a scalar or a prefix of the params'"),
+        ({"a": jnp.ones(3)}, r"xi\['a'\] has shape \(3,\), expected one that broadcas"),
+        ({"a": jnp.ones((1, 2))}, r"has shape \(1, 2\), .* parameter's \(2,\)"),
+    ):
+        censor, v = worker.censor(xi), {"a": jnp.ones(2)}
+        with pytest.raises(ValueError, match=text):
+            censor.update(v, censor.init(v), params_change=v)
+    for make in (
+        lambda: gdsec_jax.iag(2, probabilities=[0.5, 0.6]),
+        lambda: gdsec_jax.iag(2, probabilities=[1.5, -0.5]),
+        lambda: gdsec_jax.iag(2, probabilities=[1.0]),
+    ):
+        message = r"probabilities is \[.*\], expected 2 numbers of at least 0 with a su"
+        with pytest.raises(ValueError, match=message):
+            make()
