@@ -35,7 +35,8 @@ def rounds(num_workers: int, *, key=None, on_standstill: str = "send") -> Rounds
     """The arguments that a worker's pipeline is handed in each round.
 
     What `federate` runs for all; in a real system the server and every worker run it
-    for themselves, and need nothing but the parameters that are broadcast. `begin(state, params)` returns what is common to all workers, what is each worker's
+    for themselves, and need nothing but the parameters that are broadcast.
+    `begin(state, params)` returns what is common to all workers, what is each worker's
     own (leaves [M, ...]), and the next state; see `federate` for their names.
 
     Args:

@@ -13,7 +13,15 @@ from gdsec_jax import _checks, _trees
 from gdsec_jax._last_round import RoundCounts
 from gdsec_jax._rounds import RoundsState
 from gdsec_jax._rounds import rounds as make_rounds
-from gdsec_jax.wire import Format, count, flush, layout_of, packing_of, whole_of
+from gdsec_jax.wire import (
+    Format,
+    as_format,
+    count,
+    flush,
+    layout_of,
+    packing_of,
+    whole_of,
+)
 from gdsec_jax.worker import WORKER_AXIS
 
 Reduction = Literal["sum", "mean"]
@@ -113,6 +121,7 @@ def federate(
     _checks.one_of("on_nonfinite", on_nonfinite, ("drop", "propagate"))
     if participation is not None and key is None:
         raise ValueError("key is None, expected an int or a random key to draw with.")
+    wire = as_format(wire)
     weights = _weights(weights, num_workers, reduction)
     worker = optax.with_extra_args_support(worker)
     server = optax.with_extra_args_support(server or optax.identity())

@@ -410,7 +410,7 @@ def test_a_worker_that_is_not_finite_is_absent(method, bad):
     assert sent.participants.tolist() == [True, False, True]
     assert int(sent.dropped) == 1
     assert sent.bits[1] == 0
-    assert sent.bits[0] > 0
+    assert sent.bits[0] > 0 or method.name in ("cgd", "lag", "laq", "clag")
     row = lambda tree, m: jax.tree.map(lambda x: x[m], tree)  # noqa: E731
     chex.assert_trees_all_equal(row(after.workers, 1), row(state.workers, 1))
 

@@ -150,7 +150,7 @@ def test_fields_are_overridden_by_options(call):
     assert history.attributes["method"]["learning_rate"] == 0.01
     assert history.attributes["versions"]["x64"] == "False"
     sparse = History.load("other/tiny/GD-SEC xi 10.nc")
-    assert sparse.attributes["wire"] == [{"name": "coo", "value_bits": 32}]
+    assert sparse.attributes["wire"] == [{"name": "coo", "value_bits": 32, "also": []}]
     assert "(coo, 32-bit values)" in out
 
 

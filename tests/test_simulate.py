@@ -152,7 +152,7 @@ def test_what_a_history_says_of_its_run():
     assert attributes["problem"] == "mine"
     assert attributes["seed"] == 7
     assert attributes["error_name"] == "objective error"
-    assert attributes["wire"] == [{"name": "rle", "value_bits": 32}]
+    assert attributes["wire"] == [{"name": "rle", "value_bits": 32, "also": ()}]
     assert attributes["seconds"] > 0
     assert attributes["versions"]["jax"] == jax.__version__
     assert attributes["versions"]["x64"] == "False"

@@ -139,8 +139,9 @@ def power_sgd(
 
     for each leaf that is a matrix; vectors travel whole. A worker uploads
     :math:`V_m Q` and :math:`Q_m`; P comes back from the server in between, which
-    `History.broadcast_bits` does not count. At a fixed step it reaches a neighbourhood
-    of the solution.
+    `History.broadcast_bits` does not count. What the workers' gradients disagree on
+    cancels in the sum, so that the error vanishes with the gradient of f: on full
+    gradients it converges.
 
     Args:
       num_workers: M.

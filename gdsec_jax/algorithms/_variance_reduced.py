@@ -8,6 +8,7 @@ from typing import Unpack
 
 from optax.experimental import aggregating
 
+from gdsec_jax import _checks
 from gdsec_jax import worker as pieces
 from gdsec_jax.algorithms._options import MemoryOptions, algorithm, difference_memory
 from gdsec_jax.worker import Scope
@@ -73,7 +74,8 @@ def ef21_sgdm(
        u_m &= \text{top}_k(v_m - h_m), \quad h_m \leftarrow h_m + u_m, \quad
          \theta^{k+1} = \theta^k - \gamma \sum_m h_m
 
-    With eta = 1 it is `ef21`.
+    With eta = 1 it is `ef21`. On full gradients and smooth strongly convex f it
+    converges linearly.
 
     Args:
       num_workers: M.
@@ -146,12 +148,14 @@ def diana(
       Mishchenko, Gorbunov, Takáč, Richtárik, Distributed Learning with Compressed
       Gradient Differences, 2019, https://arxiv.org/abs/1901.09269
     """
-    if beta is None:
+    if beta is not None:
+        _checks.number_in_range("beta", beta, 0.0, 1.0)
 
-        def beta(params):
-            return 1 / (1 + pieces.variance_of(compressor, params))
+    def beta_of(params):
+        return 1 / (1 + pieces.variance_of(compressor, params))
 
-    return difference_memory(compressor, num_workers, beta, key=key, **options)
+    weight = beta_of if beta is None else beta
+    return difference_memory(compressor, num_workers, weight, key=key, **options)
 
 
 @algorithm(MemoryOptions)

@@ -48,6 +48,10 @@ def gd(num_workers: int, **options: Unpack[Options]) -> aggregating.Aggregator:
       >>> grads = jnp.array([[1.0, 2.0], [3.0, 4.0]])
       >>> optimizer.update(grads, optimizer.init(params), params)[0]
       Array([-2., -3.], dtype=float32)
+
+    References:
+      Cauchy, Méthode générale pour la résolution des systèmes d'équations simultanées,
+      1847
     """
     return federate(pieces.whole(), num_workers, **options)
 

@@ -69,6 +69,8 @@ def message_of(update: Any, state: Any) -> Message:
     if packing is None or (whole and packing.payload is None):
         return Message(jax.tree.map(np.asarray, update), whole=whole)
     travels = update if packing.payload is None else packing.payload
+    if not any(np.any(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(update)):
+        travels = jax.tree.map(np.zeros_like, travels)  # a payload may know better
     return Message(
         jax.tree.map(np.asarray, travels),
         packing.code,

@@ -73,7 +73,8 @@ def power_sgd(rank: int, *, key=0) -> optax.GradientTransformationExtraArgs:
 
     so that the sum of the messages is :math:`P (\sum_m Q_m)^T`, of rank r too. A worker
     uploads :math:`V_m Q` and :math:`Q_m`; in between the server returns P. It sums over
-    the workers of the round, so it runs inside `federate`.
+    the workers of the round, so it runs inside `federate`. A worker that was absent
+    comes back with the Q of its last round.
 
     Args:
       rank: r, as of `low_rank`.

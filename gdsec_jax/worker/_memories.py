@@ -2,10 +2,10 @@
 
 from typing import NamedTuple
 
-import jax
 import optax
 
 from gdsec_jax import _checks, _trees
+from gdsec_jax.worker._vectors import as_it_travels
 
 
 class ErrorFeedbackState(NamedTuple):
@@ -23,12 +23,9 @@ class GradientDifferenceState(NamedTuple):
 
 
 def _message(compressor, v, state, params, extra_args):
-    """C(v) as it travels: in the parameters' dtypes, without subnormal numbers."""
+    """C(v) as it travels."""
     u, state = compressor.update(v, state, params, **extra_args)
-    like = extra_args.get("like") if params is None else params
-    if jax.tree.structure(like) != jax.tree.structure(u):  # optax masks params alone
-        like = None
-    return _trees.flush(_trees.cast_like(u, like)), state
+    return as_it_travels(u, params, extra_args), state
 
 
 def error_feedback(

@@ -215,7 +215,7 @@ def grid(bits: int, *, scope: Scope = "message"):
         del key
         step = _round_up(_largest(v) / most)
         unit = _positive(step).astype(v.dtype)
-        q = jnp.floor((v + most * unit) / (2 * unit) + 0.5)
+        q = jnp.floor(v / (2 * unit) + 2 ** (bits - 1))  # R = most * unit
         return step, 2 * jnp.clip(q, 0, most) - most
 
     return _scaled(Code("grid", bits), one, scope)
@@ -253,9 +253,9 @@ def _scaled(
         keys = [None] * len(pieces)
         if draws is not None:
             key = draw_key(extra_args, draws)
-            keys = [key] if scope == "message" else jax.random.split(key, len(pieces))
+            keys = jax.random.split(key, len(pieces)) if scope == "leaf" else [key]
         scales, messages = [], []
-        for v, own in zip(pieces, keys, strict=True):
+        for v, own in zip(pieces, keys):  # noqa: B905, a tree may have no leaves
             scale, multiples = one(v, own)
             scales.append(scale)
             # One product of two numbers: the same on any machine that decodes it.
@@ -280,7 +280,8 @@ def _check_levels(code: Code, like) -> None:
 
 
 def _norm(v):
-    return jnp.sqrt(jnp.vdot(v, v))
+    largest = _positive(_largest(v))  # its square might overflow, or vanish
+    return largest * jnp.sqrt(jnp.vdot(v / largest, v / largest))
 
 
 def _largest(v):
@@ -306,4 +307,6 @@ def _to_power_of_two(v, u):
     small = size < tiny
     low = jnp.where(small, 0, jnp.ldexp(jnp.ones_like(v), exponent - 1))
     gap = jnp.where(small, tiny, low)
-    return jnp.sign(v) * jnp.where(u < (size - low) / gap, low + gap, low)
+    rounded = jnp.where(u < (size - low) / gap, low + gap, low)
+    beyond = ~jnp.isfinite(size) | (rounded > 2.0**127)  # nothing has a code for these
+    return jnp.where(beyond, v * jnp.inf, jnp.sign(v) * rounded)

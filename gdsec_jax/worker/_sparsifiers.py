@@ -104,7 +104,7 @@ def random_k(k: float, *, scaled: bool = True, scope: Scope = "message"):
         keys = jax.random.split(key, len(pieces))
         chosen = [
             # The largest of D random words: a uniform subset without replacement.
-            _largest(jax.random.bits(own, v.shape), number_of(k, v.size))
+            _largest(jax.random.bits(own, v.shape, jnp.uint32), number_of(k, v.size))
             for own, v in zip(keys, pieces, strict=True)
         ]
         if not scaled:

@@ -10,7 +10,7 @@ from gdsec_jax import _checks, _trees
 from gdsec_jax.wire import Whole
 from gdsec_jax.worker._quantisers import grid
 from gdsec_jax.worker._sparsifiers import whole
-from gdsec_jax.worker._vectors import Scope, squared_norm
+from gdsec_jax.worker._vectors import Scope, as_it_travels, some, squared_norm
 
 MOST_SKIPS = 100  # of LAQ in a row
 
@@ -75,8 +75,8 @@ def censor_whole(xi) -> optax.GradientTransformationExtraArgs:
                 "call update(gradients, state, params)."
             )
         squared_xi = jnp.square(xi(round) if callable(xi) else xi)
-        silent = squared_norm(updates) <= squared_xi * squared_norm(params_change)
-        return _unless(silent, updates), state
+        limit = squared_xi * squared_norm(params_change)
+        return _unless(_at_most(updates, limit), updates), state
 
     return optax.GradientTransformationExtraArgs(whole().init, update)
 
@@ -113,7 +113,7 @@ def lag(zeta, learning_rate) -> optax.GradientTransformationExtraArgs:
 
     def update(updates, state, params=None, **extra_args):
         del params
-        return _unless(squared_norm(updates) <= moved(extra_args), updates), state
+        return _unless(_at_most(updates, moved(extra_args)), updates), state
 
     return optax.GradientTransformationExtraArgs(whole().init, update)
 
@@ -225,13 +225,13 @@ def clag(
     def update(updates, state, params=None, *, gradient, **extra_args):
         extra_args |= {"gradient": gradient}
         change = squared_norm(_trees.sub(gradient, state.gradient))
-        silent = state.begun & (squared_norm(updates) <= zeta * change)
+        silent = state.begun & _at_most(updates, zeta * change)
         message, inner = compressor.update(
             updates, state.compressor, params, **extra_args
         )
         return _unless(silent, message), CLAGState(
             gradient=_trees.cast_like(gradient, state.gradient),
-            begun=jnp.ones((), bool),
+            begun=state.begun | some(as_it_travels(message, params, extra_args)),
             compressor=optax.tree.where(silent, state.compressor, inner),
         )
 
@@ -243,8 +243,8 @@ def first_whole(
 ) -> optax.GradientTransformationExtraArgs:
     """Send this worker's first message as it is, and compress from then on.
 
-    The first message costs the dense vector in any format. The compressor's state moves
-    on from the second message.
+    The first message that is not zero, that is: the server can tell. It costs the dense
+    vector in any format. The compressor's state moves on from the second message.
 
     Args:
       compressor: a transformation for one worker.
@@ -272,9 +272,10 @@ def first_whole(
             updates, state.compressor, params, **extra_args
         )
         message = _trees.cast_like(message, updates)
+        sent = some(as_it_travels(updates, params, extra_args))
         return optax.tree.where(state.begun, message, updates), FirstWholeState(
             whole=Whole(~state.begun),
-            begun=jnp.ones((), bool),
+            begun=state.begun | sent,
             compressor=optax.tree.where(state.begun, inner, state.compressor),
         )
 
@@ -295,6 +296,12 @@ def _movement(zeta, learning_rate):
         return jnp.asarray(zeta / jnp.square(alpha), past.dtype) * past.sum()
 
     return moved
+
+
+def _at_most(v, limit):
+    """Whether |v|^2 is at most a limit; no vector is small against no movement."""
+    # Squares may underflow to 0: that must not silence a vector that is not 0.
+    return (squared_norm(v) <= limit) & (limit > 0)
 
 
 def _unless(silent, message):

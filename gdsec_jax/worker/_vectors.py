@@ -43,9 +43,25 @@ def tree_of(pieces: list[jax.Array], tree: Any, scope: Scope) -> Any:
 
 def squared_norm(tree: Any) -> jax.Array:
     """The sum of squares of all entries, in float32 at least."""
-    return sum(
-        (jnp.vdot(v, v) for v in vectors(tree, "leaf")), jnp.zeros((), jnp.float32)
-    )
+    squares = [jnp.vdot(v, v) for v in vectors(tree, "leaf")]
+    dtype = _trees.widest(jnp.float32, *(square.dtype for square in squares))
+    return sum((square.astype(dtype) for square in squares), jnp.zeros((), dtype))
+
+
+def as_it_travels(message: Any, params: Any, extra_args: dict[str, Any]) -> Any:
+    """The message in the parameters' dtypes, without subnormal numbers."""
+    like = extra_args.get("like") if params is None else params
+    if jax.tree.structure(like) != jax.tree.structure(message):
+        like = None  # optax masks params alone
+    return _trees.flush(_trees.cast_like(message, like))
+
+
+def some(tree: Any) -> jax.Array:
+    """bool []: an entry is not zero."""
+    found = jnp.zeros((), bool)
+    for leaf in jax.tree.leaves(tree):
+        found |= (leaf != 0).any()
+    return found
 
 
 def draw_key(extra_args: dict[str, Any], name: str) -> jax.Array:

@@ -182,11 +182,6 @@ def test_messages_survive_as_bytes_of_the_counted_length(method, dtype):
     assert sends.sum() >= 3, "next to nothing was sent"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="message_of hands on the factors of a message that is all zeros, of a "
-    "matrix of zeros or of a worker that is left out: bytes where none were counted",
-)
 @pytest.mark.usefixtures("recorded")
 @pytest.mark.parametrize("method", named(*PAYLOADS), ids=lambda method: method.name)
 def test_silent_factors_have_no_bytes(method):

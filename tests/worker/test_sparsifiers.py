@@ -115,7 +115,7 @@ def shared_masks(key, vectors, k):
     masks = []
     for own, v in zip(jax.random.split(key, len(vectors)), vectors, strict=True):
         number = min(k, v.size) if isinstance(k, int) else math.ceil(k * v.size)
-        words = np.asarray(jax.random.bits(own, v.shape))
+        words = np.asarray(jax.random.bits(own, v.shape, jnp.uint32))
         masks.append(np.zeros(v.size, bool))
         masks[-1][np.argsort(~words, kind="stable")[:number]] = True
     return masks

@@ -168,12 +168,7 @@ def test_first_whole_holds_its_compressors_state():
     assert [x.tolist() for x in (first, second, third)] == [[1, 1], [1, 1], [1.5, 1.5]]
 
 
-STRICT = pytest.mark.xfail(
-    strict=True, reason="squared_norm adds a float64 to a float32: {'a': float64[2]}"
-)
-
-
-@pytest.mark.parametrize("wide", [False, pytest.param(True, marks=STRICT)])
+@pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize(
     "piece",
     [
