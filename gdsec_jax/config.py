@@ -76,7 +76,9 @@ class ProblemConfig(_Model):
 class MethodConfig(_Model):
     """An algorithm and its parameters; the key of its table is its label."""
 
-    name: Algorithm = Field(description="The algorithm: gdsec methods lists them.")
+    name: Algorithm = Field(  # pyright: ignore
+        description="The algorithm: gdsec methods lists them."
+    )
     learning_rate: Positive | None = Field(
         default=None, description="alpha; by default what theory recommends, or 1/L."
     )

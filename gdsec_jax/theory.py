@@ -200,7 +200,7 @@ def _scope(parameters) -> dict[str, Any]:
 def _kept(params, parameters) -> float:
     """The least part of a vector's squared norm that the k largest entries have."""
     piece = worker.random_k(parameters["k"], **_scope(parameters))
-    return 1 / (1 + piece.variance(params))  # D/k - 1 = omega
+    return 1 / (1 + worker.variance_of(piece, params))  # omega = D/k - 1
 
 
 _STEPS: dict[str, Callable[[_Constants, Any], Theory]] = {

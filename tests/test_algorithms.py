@@ -718,7 +718,7 @@ trees = st.recursive(
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     params=trees,
     num_workers=st.integers(1, 4),

@@ -78,7 +78,7 @@ def algorithm(
 def difference_memory(
     compressor,
     num_workers: int,
-    beta=1.0,
+    beta: Any = 1.0,
     *,
     before=None,
     state_dtype=None,

@@ -10,6 +10,7 @@ import optax
 from gdsec_jax import _checks, _trees
 from gdsec_jax.wire import Whole
 from gdsec_jax.worker._unbiased import variance_of
+from gdsec_jax.worker._vectors import own_gradient
 
 
 class MomentumState(NamedTuple):
@@ -131,15 +132,15 @@ def gradient_change(
             compressor=compressor.init(params),
         )
 
-    def update(updates, state, params=None, *, gradient, round, **extra_args):
+    def update(updates, state, params=None, **extra_args):
+        gradient = own_gradient(extra_args, "gradient_change")
         if extra_args.get("round_key") is None:
             raise ValueError(
                 "key is None, expected an int or a random key: gradient_change draws, "
                 "so hand federate a key."
             )
         coin = jax.random.uniform(extra_args["round_key"]) < chance(updates)
-        full = coin | (round == 0)
-        extra_args |= {"gradient": gradient, "round": round}
+        full = coin | (extra_args.get("round", 0) == 0)
         change, inner = compressor.update(
             _trees.sub(gradient, state.gradient),
             state.compressor,

@@ -159,7 +159,8 @@ def _power_iteration(rank: int, key, factorise):
         message = jax.tree.unflatten(structure, messages)
         return message, LowRankState(rights, _packing(payload))
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    # optax's type of a state knows no registered dataclasses, such as a Packing.
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore
 
 
 def _orthonormal(matrix):

@@ -263,7 +263,8 @@ def _scaled(
         packing = Packing(state.code, jnp.asarray(scales, jnp.float32))
         return tree_of(messages, updates, scope), packing
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    # optax's type of a state knows no registered dataclasses, such as a Packing.
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore
 
 
 def _check_levels(code: Code, like) -> None:

@@ -196,14 +196,15 @@ def cast(dtype):
         narrow = jax.tree.map(lambda v: v.astype(dtype), updates)
         return _trees.cast_like(_trees.flush(narrow), updates), state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    # optax's type of a state knows no registered dataclasses, such as a Packing.
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore
 
 
 def check_number(k) -> None:
     """k is a positive int, or a fraction in (0, 1]."""
-    integer = isinstance(k, int) and not isinstance(k, bool)
-    fraction = isinstance(k, Real) and not isinstance(k, int)
-    if not ((integer and k >= 1) or (fraction and 0 < k <= 1)):
+    number = isinstance(k, Real) and not isinstance(k, bool)
+    fits = number and (k >= 1 if isinstance(k, int) else 0 < float(k) <= 1)
+    if not fits:
         raise ValueError(
             f"k is {k!r}, expected an int of at least 1, or a fraction in (0, 1] as a "
             "float: with optax.inject_hyperparams name it in static_args."

@@ -10,7 +10,13 @@ from gdsec_jax import _checks, _trees
 from gdsec_jax.wire import Whole
 from gdsec_jax.worker._quantisers import grid
 from gdsec_jax.worker._sparsifiers import whole
-from gdsec_jax.worker._vectors import Scope, as_it_travels, some, squared_norm
+from gdsec_jax.worker._vectors import (
+    Scope,
+    as_it_travels,
+    own_gradient,
+    some,
+    squared_norm,
+)
 
 MOST_SKIPS = 100  # of LAQ in a row
 
@@ -74,7 +80,7 @@ def censor_whole(xi) -> optax.GradientTransformationExtraArgs:
                 "censor_whole compares with the last change of the params, got none: "
                 "call update(gradients, state, params)."
             )
-        squared_xi = jnp.square(xi(round) if callable(xi) else xi)
+        squared_xi = jnp.square(xi(round) if callable(xi) else xi)  # pyright: ignore
         limit = squared_xi * squared_norm(params_change)
         return _unless(_at_most(updates, limit), updates), state
 
@@ -222,8 +228,8 @@ def clag(
             compressor=compressor.init(params),
         )
 
-    def update(updates, state, params=None, *, gradient, **extra_args):
-        extra_args |= {"gradient": gradient}
+    def update(updates, state, params=None, **extra_args):
+        gradient = own_gradient(extra_args, "clag")
         change = squared_norm(_trees.sub(gradient, state.gradient))
         silent = state.begun & _at_most(updates, zeta * change)
         message, inner = compressor.update(
@@ -293,7 +299,8 @@ def _movement(zeta, learning_rate):
         alpha = learning_rate
         if callable(learning_rate):
             alpha = learning_rate(extra_args.get("round", 0))
-        return jnp.asarray(zeta / jnp.square(alpha), past.dtype) * past.sum()
+        weight = zeta / jnp.square(alpha)  # pyright: ignore
+        return jnp.asarray(weight, past.dtype) * past.sum()
 
     return moved
 

@@ -64,6 +64,21 @@ def some(tree: Any) -> jax.Array:
     return found
 
 
+def own_gradient(extra_args: dict[str, Any], name: str) -> Any:
+    """This worker's gradient, beside the difference that is compressed.
+
+    Raises:
+      ValueError: nobody hands it on.
+    """
+    gradient = extra_args.get("gradient")
+    if gradient is None:
+        raise ValueError(
+            f"gradient is None, expected this worker's: {name} stands in a "
+            "gradient_difference, which hands it on."
+        )
+    return gradient
+
+
 def draw_key(extra_args: dict[str, Any], name: str) -> jax.Array:
     """This worker's key for this round.
 

@@ -234,3 +234,13 @@ def test_bad_input():
         message = r"probabilities is \[.*\], expected 2 numbers of at least 0 with a su"
         with pytest.raises(ValueError, match=message):
             make()
+
+
+def test_a_piece_that_needs_the_gradient_says_so():
+    v = jnp.ones(2)
+    clag = worker.clag(worker.top_k(1), 0.5)
+    with pytest.raises(ValueError, match="gradient is None, .* clag stands in a grad"):
+        clag.update(v, clag.init(v))
+    change = worker.gradient_change(worker.whole())
+    with pytest.raises(ValueError, match="gradient is None, .* gradient_change stands"):
+        change.update(v, change.init(v), round=0)
