@@ -423,14 +423,16 @@ def play(
     packing = wire.packing_of(method.pipeline.init(like))
     code = wire.Code() if packing is None else packing.code
     params, state = like, init()
+    heard = set()  # whose first message has come: that one may be whole
     for number in range(1, job.rounds + 1):
         _broadcast(crew, to_floats(params), number)
         messages, sizes = [], []
         for index, connection in sorted(crew.connections.items()):
             with _speaking_to(crew, index, number):
                 payload = receive_frame(connection)
-                whole = method.first_whole and number == 1
+                whole = method.first_whole and index not in heard
                 message = wire.decode(payload, like, job.wire, code, whole)
+                heard |= {index} if payload else set()
             messages.append(message.values)
             sizes.append(len(payload))
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *messages)

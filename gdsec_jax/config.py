@@ -192,7 +192,8 @@ class RunConfig(_Model):
         "table shows the one that needs the fewest bits to the target.",
     )
     value_bits: Annotated[int, Field(ge=1, le=64)] | None = Field(
-        default=None, description="Bits of a value; by default those of the dtype."
+        default=None,
+        description="Bits that a float counts, a convention; by default the dtype's.",
     )
     methods: dict[str, MethodConfig] = Field(
         default={"GD": MethodConfig(name="gd")}, description="By label."
@@ -363,7 +364,9 @@ def make_optimizer(
     """
     arguments = method.parameters()
     learning_rate = method.learning_rate
-    if learning_rate is None or method.name == "iag":
+    if learning_rate is None or (
+        method.name == "iag" and problem.worker_smoothness is not None
+    ):
         recommended = theory(method.name, problem, **arguments)
         arguments = recommended.parameters | arguments
         learning_rate = learning_rate or recommended.learning_rate

@@ -10,10 +10,11 @@ import jax
 import numpy as np
 import rich.console
 
-from gdsec_jax import _files, problems, report
+from gdsec_jax import _files, problems, report, wire
 from gdsec_jax import config as configs
 from gdsec_jax.history import History
 from gdsec_jax.simulate import simulate
+from gdsec_jax.theory import theory
 
 
 def figure_configs() -> dict[str, Path]:
@@ -66,7 +67,13 @@ def run(
                 factor, best = tuned[label]
                 best.save(folder / f"{label} tuned.nc")
                 _say(console, f"{label}, step x {factor:g}: {best.summary()}")
-    _report(config, name, results, console, histories, tuned)
+        heuristic = {
+            label
+            for label, method in config.methods.items()
+            if method.learning_rate is None
+            and theory(method.name, problem, **method.parameters()).heuristic
+        }
+    _report(config, name, results, console, histories, tuned, heuristic)
     return histories
 
 
@@ -142,6 +149,7 @@ def _report(
     console: rich.console.Console,
     histories: Mapping[str, History],
     tuned: Mapping[str, tuple[float, History]],
+    heuristic: set[str],
 ) -> None:
     title = config.title or name
     figure = report.convergence(
@@ -161,10 +169,15 @@ def _report(
         "baseline": config.baseline(),
     }
     if tuned:
-        table = report.tuned_table(histories, tuned, config.target, **options)
+        table = report.tuned_table(
+            histories, tuned, config.target, **options, heuristic=heuristic
+        )
     else:
         table = report.target_table(histories, config.target, **options)
     console.print(table)
     if config.all_formats:
         title = f"{title}, Mbit by format"
-        console.print(report.format_table(histories, config.target, title=title))
+        for names in (wire.FORMATS, wire.CONVENTIONS):  # both, for a terminal's width
+            console.print(
+                report.format_table(histories, config.target, title=title, names=names)
+            )

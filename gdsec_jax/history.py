@@ -37,6 +37,8 @@ class History:
       outcome: "completed", "target" (the target error was reached) or "diverged".
       attributes: what the run was: problem, error_name, wire, seconds, versions; and
         what the caller adds, config and seed say. Values that JSON can hold.
+      format_bits: by name, int64 [K], what all workers' uploads of a round cost in the
+        further formats that the algorithm's `wire.Format(also=...)` names.
     """
 
     initial_error: float

@@ -158,7 +158,12 @@ def simulate(
     rounds = np.arange(1, errors.size + 1)
     evaluated = _evaluates(rounds, eval_every, num_rounds)
     dense_bits = sum(part.uploads.layout.whole_bits for part in sent.parts)
-    further = sent.parts[0].uploads.layout.format.also
+    formats = [part.uploads.layout.format for part in sent.parts]
+    further = [  # that every part can answer
+        name
+        for name in formats[0].also
+        if all(name in (form.name, *form.also) for form in formats)
+    ]
     history = History(
         initial_error=initial_error,
         eval_rounds=rounds[evaluated],

@@ -1,5 +1,6 @@
 """The step size and parameters that each method's paper recommends for a problem."""
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -37,7 +38,7 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
     With :math:`L_{max} = M \max L_m` and :math:`\tilde L^2 = M \sum L_m^2`:
 
     ==============================  ====================================================
-    gd, lag                         1/L
+    gd                              1/L
     iag                             1/(M L), heuristic
     qgd, natural, terngrad, rand_k  1/(L + 2 omega L_max/M)
     ef21                            1/(L + L~ sqrt(b/t))
@@ -48,19 +49,25 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
     all others                      1/L, heuristic
     ==============================  ====================================================
 
+    The theorems are about full gradients of smooth f_m, convex ones but for ef21, clag
+    and marina: for minibatches and for problems known not to be convex the same steps
+    are marked as heuristic; whether a loss of one's own is convex, and that a lasso is
+    not smooth, this function does not see. f is the sum of the f_m, without weights.
+
     Args:
       method: its name, of `gdsec_jax.METHODS`.
       problem: with its smoothness constants.
-      parameters: arguments of the algorithm that the step depends on: k, levels,
-        compressor, eta, zeta, scope; others are let through.
+      parameters: arguments of the algorithm, of which the step depends on k, levels,
+        compressor, probability, eta, zeta and scope.
 
     Returns:
       A `Theory`. Its `parameters` are arguments of the algorithm: beta of DIANA, the
       probability of MARINA, the probabilities of NoUnif-IAG, the learning rate of LAG.
 
     Raises:
-      ValueError: the method is unknown, the problem's constants are, or a parameter is
-        missing.
+      ValueError: the method is unknown, the problem's constants are, a parameter is
+        missing, out of range or none of the method's; reduction or weights ask for
+        another f.
 
     Examples:
       >>> import numpy as np
@@ -74,6 +81,19 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
       False
     """
     _checks.one_of("method", method, tuple(METHODS))
+    accepted = inspect.signature(METHODS[method].factory).parameters
+    for name in parameters:
+        if name not in accepted:
+            raise ValueError(f"{method} has no parameter {name}.")
+    if parameters.get("reduction", "sum") != "sum":
+        raise ValueError(
+            f"reduction is {parameters['reduction']!r}, expected 'sum': for a mean the "
+            "step is M times the sum's."
+        )
+    if parameters.get("weights") is not None:
+        raise ValueError(
+            "weights is given, expected None: build them into the problem."
+        )
     smoothness = problem.smoothness
     if smoothness is None or not float(smoothness) > 0:
         raise ValueError(
@@ -90,8 +110,12 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
     if method in ("lag", "laq"):
         own = {"learning_rate": recommended.learning_rate}
         recommended = recommended._replace(parameters=own | recommended.parameters)
-    if method in ("gd", "lag"):
-        return recommended._replace(heuristic=False, source=METHODS[method].paper)
+    if method == "gd":
+        source = METHODS[method].paper
+        recommended = recommended._replace(heuristic=False, source=source)
+    smooth = problem.measure == "objective" or method in _WITHOUT_CONVEXITY
+    if problem.draw is not None or not smooth:
+        return recommended._replace(heuristic=True)
     return recommended
 
 
@@ -157,13 +181,16 @@ def _ef21(constants: _Constants, parameters, zeta: float = 0.0) -> Theory:
 
 
 def _clag(constants: _Constants, parameters) -> Theory:
-    own = _ef21(constants, parameters, float(parameters.get("zeta", 1.0)))
+    zeta = float(parameters.get("zeta", 1.0))
+    _checks.number_in_range("zeta", zeta, 0.0, _checks.LARGEST)
+    own = _ef21(constants, parameters, zeta)
     return own._replace(source=METHODS["clag"].paper)
 
 
 def _ef21_sgdm(constants: _Constants, parameters) -> Theory:
     own = _ef21(constants, parameters)
     eta = float(parameters.get("eta", 0.1))
+    _checks.number_in_range("eta", eta, 0.0, 1.0)
     step = eta * own.learning_rate
     return Theory(step, {}, True, "EF21's step, times eta")
 
@@ -178,7 +205,9 @@ def _diana(constants: _Constants, parameters) -> Theory:
 def _marina(constants: _Constants, parameters) -> Theory:
     known = _known(constants)
     omega = worker.variance_of(parameters["compressor"], known.params)
-    p = parameters.get("probability") or 1 / (1 + omega)
+    p = parameters.get("probability")
+    p = 1 / (1 + omega) if p is None else float(p)
+    _checks.number_in_range("probability", p, 1e-9, 1.0)
     noise = known.mean_square * math.sqrt((1 - p) * omega / (p * known.num_workers))
     step = 1 / (known.smoothness + noise)
     return Theory(step, {"probability": p}, False, METHODS["marina"].paper)
@@ -203,9 +232,10 @@ def _kept(params, parameters) -> float:
     return 1 / (1 + worker.variance_of(piece, params))  # omega = D/k - 1
 
 
+_WITHOUT_CONVEXITY = ("gd", "ef21", "clag", "marina")
 _STEPS: dict[str, Callable[[_Constants, Any], Theory]] = {
     "iag": _iag,
-    "qgd": _memoryless(lambda p: worker.qsgd(p.get("levels", 16), **_scope(p))),
+    "qgd": _memoryless(lambda p: worker.qsgd(p.get("levels", 15), **_scope(p))),
     "natural": _memoryless(lambda p: worker.natural()),
     "terngrad": _memoryless(lambda p: worker.terngrad(**_scope(p))),
     "rand_k": _rand_k,

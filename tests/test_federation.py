@@ -8,6 +8,7 @@ import pytest
 from cases import random_gradients, run, tree_params
 
 import gdsec_jax
+from gdsec_jax import problems, wire, worker
 
 
 def spy(name):
@@ -266,3 +267,27 @@ def test_check_masked_and_wrong_number_of_workers():
 def test_check_computes_nothing():
     shapes = jax.ShapeDtypeStruct((2**30,), jnp.float32)
     gdsec_jax.check(gdsec_jax.gdsec(4, xi=1.0), shapes, 4)
+
+
+def test_a_payload_cannot_be_left_out_for_a_round():
+    piece = worker.first_whole(worker.low_rank(1))
+    with pytest.raises(ValueError, match="sends messages whole at times"):
+        gdsec_jax.federate(piece, 2).init(jnp.zeros((3, 2)))
+
+
+def test_parts_with_different_further_formats_answer_what_they_share():
+    params = {"a": jnp.ones(3), "b": jnp.ones(2)}
+    problem = problems.from_loss(_squares, jnp.ones((2, 1)), params)
+    parts = {
+        "a": gdsec_jax.gdsec(2, 1.0, wire=wire.Format("rle", also=("coo", "golomb"))),
+        "b": gdsec_jax.gdsec(2, 1.0, wire=wire.Format("rle", also=("coo",))),
+    }
+    optimizer = optax.chain(
+        optax.partition(parts, {"a": "a", "b": "b"}), optax.sgd(0.1)
+    )
+    history = gdsec_jax.simulate(problem, optimizer, 3)
+    assert set(history.format_bits) == {"coo"}
+
+
+def _squares(params, shift):
+    return sum(((leaf - shift) ** 2).sum() for leaf in jax.tree.leaves(params))

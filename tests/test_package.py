@@ -34,7 +34,9 @@ MAY_IMPORT = {
     "simulate": {"_check_optimizer", "_last_round", "history", "problems"},
     "report": {"algorithms", "history"},
     "config": {"algorithms", "data", "problems", "theory", "wire", "worker"},
-    "experiment": {"config", "history", "problems", "report", "simulate"},
+    "experiment": {
+        *("config", "history", "problems", "report", "simulate", "theory", "wire")
+    },
     "cli": {"algorithms", "config", "data", "experiment"},
 }
 

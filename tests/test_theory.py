@@ -16,7 +16,7 @@ M, D, SAMPLES = 5, 7, 60
 PARTS = np.split(np.random.default_rng(1).permutation(SAMPLES), [5, 15, 30, 48])
 ARGUMENTS = {method.name: method.arguments for method in METHODS}
 PROVEN = {
-    *("gd", "lag", "qgd", "natural", "terngrad", "rand_k"),
+    *("gd", "qgd", "natural", "terngrad", "rand_k"),
     *("ef21", "clag", "diana", "marina"),
 }
 
@@ -217,7 +217,7 @@ def test_bad_input(problem):
             theory(method, problem)
     unknown = dataclasses.replace(problem, worker_smoothness=None)
     assert theory("gdsec", unknown).learning_rate == pytest.approx(1 / L, rel=1e-5)
-    for method in (*sorted(PROVEN - {"gd", "lag"}), "iag", "ef21_sgdm"):
+    for method in (*sorted(PROVEN - {"gd"}), "iag", "ef21_sgdm"):
         with pytest.raises(
             ValueError, match="worker_smoothness is not known, which th"
         ):
@@ -228,3 +228,32 @@ def test_bad_input(problem):
         theory("diana", problem, compressor=worker.top_k(1))
     with pytest.raises(ValueError, match="k is 0, expected an int of at least 1"):
         theory("ef21", problem, k=0)
+
+
+def test_theory_refuses_what_is_none_of_the_methods():
+    for name, given, message in (
+        ("qgd", {"level": 4}, "qgd has no parameter level"),
+        ("gd", {"reduction": "mean"}, "reduction is 'mean', expected 'sum'"),
+        ("gd", {"weights": [1.0]}, "weights is given, expected None"),
+        ("clag", {"k": 3, "zeta": -1.0}, "zeta is -1, expected a number at least 0"),
+        ("ef21_sgdm", {"k": 3, "eta": 5.0}, "eta is 5, expected a number in"),
+        (
+            "marina",
+            {"compressor": worker.random_k(3), "probability": 0.0},
+            "probability is 0, expected a number in",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            gdsec_jax.theory(name, PROBLEM_FOR_ERRORS, **given)
+
+
+def test_steps_are_heuristic_where_the_theorems_do_not_hold():
+    stochastic = problems.minibatch(PROBLEM_FOR_ERRORS, 2)
+    assert gdsec_jax.theory("gd", stochastic).heuristic
+    x = np.random.default_rng(0).standard_normal((12, 3))
+    bumpy = problems.nonlinear_least_squares(x, np.full(12, 0.5), 3)
+    assert gdsec_jax.theory("qgd", bumpy).heuristic
+    assert not gdsec_jax.theory("ef21", bumpy, k=1).heuristic
+
+
+PROBLEM_FOR_ERRORS = problems.ridge(np.eye(12), np.arange(12.0), 3)

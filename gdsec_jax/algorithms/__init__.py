@@ -38,6 +38,10 @@ from gdsec_jax.algorithms._memoryless import natural as natural
 from gdsec_jax.algorithms._memoryless import qgd as qgd
 from gdsec_jax.algorithms._memoryless import rand_k as rand_k
 from gdsec_jax.algorithms._memoryless import terngrad as terngrad
+from gdsec_jax.algorithms._options import FeedbackOptions as FeedbackOptions
+from gdsec_jax.algorithms._options import MemoryOptions as MemoryOptions
+from gdsec_jax.algorithms._options import Options as Options
+from gdsec_jax.algorithms._options import algorithm as algorithm
 from gdsec_jax.algorithms._registry import METHODS as METHODS
 from gdsec_jax.algorithms._registry import Method as Method
 from gdsec_jax.algorithms._variance_reduced import clag as clag
@@ -53,7 +57,11 @@ from gdsec_jax.algorithms._whole_vectors import laq as laq
 
 __all__ = [
     "METHODS",
+    "FeedbackOptions",
+    "MemoryOptions",
     "Method",
+    "Options",
+    "algorithm",
     "cgd",
     "clag",
     "diana",

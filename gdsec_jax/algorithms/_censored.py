@@ -49,7 +49,8 @@ def gdsec(
 
     Returns:
       An Aggregator, from gradients [M, *param] to the direction
-      :math:`h + \sum_m \hat\Delta_m`, [*param]. Its update needs the parameters.
+      :math:`h + \sum_m \hat\Delta_m`, [*param]. Its update needs the parameters. The
+      step 1/L is gradient descent's, a heuristic for xi > 0.
 
     Raises:
       ValueError: xi is negative or does not fit the parameters; beta lies outside
@@ -98,7 +99,7 @@ def gdsoec(
       options: see the package.
 
     Returns:
-      An Aggregator, as `gdsec`.
+      An Aggregator, as `gdsec`. The step 1/L is a heuristic.
 
     Raises:
       ValueError: as `gdsec`.
@@ -120,7 +121,7 @@ def qsgdsec(
     num_workers: int,
     xi,
     beta=0.01,
-    levels: int = 256,
+    levels: int = 127,
     *,
     scope: Scope = "message",
     key=0,
@@ -142,7 +143,7 @@ def qsgdsec(
     Args:
       num_workers: M.
       xi, beta: as in `gdsec`.
-      levels: s, of the quantiser.
+      levels: s, of the quantiser; 2^b - 1 makes the most of b + 1 bits a value.
       scope: "message", one norm, or "leaf", a norm for each leaf.
       key: an int or a random key; may be traced.
       options: see the package.

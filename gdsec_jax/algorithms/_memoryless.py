@@ -26,7 +26,7 @@ from gdsec_jax.worker import Scope
 @algorithm(Options)
 def qgd(
     num_workers: int,
-    levels: int = 16,
+    levels: int = 15,
     *,
     scope: Scope = "message",
     key=0,
@@ -43,7 +43,7 @@ def qgd(
 
     Args:
       num_workers: M.
-      levels: s.
+      levels: s; 2^b - 1 makes the most of b + 1 bits a value.
       scope: "message", one norm, or "leaf", a norm for each leaf.
       key: an int or a random key; may be traced.
       options: see the package.

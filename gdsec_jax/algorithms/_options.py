@@ -40,31 +40,38 @@ class MemoryOptions(FeedbackOptions, total=False):
     server: Server
 
 
-_DEFAULTS: dict[str, Any] = {
-    "reduction": "sum",
-    "weights": None,
-    "wire": "coo",
-    "on_nonfinite": "drop",
-    "on_standstill": "send",
-    "state_dtype": None,
-    "server": "workers",
-}
-
-
 def algorithm(
     options: type,
 ) -> Callable[[_Factory], _Factory]:
     """Name the common options in an algorithm's signature, where others look for them.
 
     optax.inject_hyperparams and the configs read signatures, which `**options` hides.
+
+    Args:
+      options: `Options`, `FeedbackOptions` or `MemoryOptions`; their defaults are those
+        of `federate` and of the memories.
+
+    Returns:
+      A decorator of a factory with `**options`.
+
+    Examples:
+      >>> import inspect, gdsec_jax
+      >>> from gdsec_jax import algorithms
+      >>> @algorithms.algorithm(algorithms.Options)
+      ... def mine(num_workers, **options):
+      ...     return gdsec_jax.gd(num_workers, **options)
+      >>> inspect.signature(mine).parameters["wire"].default
+      'coo'
     """
+    defaults = dict(inspect.signature(difference_memory).parameters)
+    defaults |= dict(inspect.signature(federate).parameters)
 
     def decorate(factory):
         signature = inspect.signature(factory)
         own = [p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
         common = [
             inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=_DEFAULTS[name]
+                name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name].default
             )
             for name in get_type_hints(options)
             if name not in signature.parameters

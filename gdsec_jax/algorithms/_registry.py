@@ -55,7 +55,7 @@ _POWER_SGD = "https://arxiv.org/abs/1905.13727"
 
 METHODS = _table(
     (_whole_vectors.gd, "GD", "Cauchy, 1847"),
-    (_censored.gdsec, "GD-SEC", _GDSEC),
+    (_censored.gdsec, "GD-SEC, SGD-SEC", _GDSEC),
     (_censored.gdsoec, "GD-SOEC", _GDSEC),
     (_censored.qsgdsec, "QSGD-SEC", _GDSEC),
     (_whole_vectors.cgd, "CGD", _GDSEC),
@@ -66,7 +66,7 @@ METHODS = _table(
     (_error_feedback.sign_ef, "EF-sign", "https://arxiv.org/abs/1901.09847"),
     (_error_feedback.low_rank, "low rank", _POWER_SGD),
     (_error_feedback.power_sgd, "PowerSGD", _POWER_SGD),
-    (_memoryless.qgd, "QGD", "https://arxiv.org/abs/1610.02132"),
+    (_memoryless.qgd, "QGD, QSGD", "https://arxiv.org/abs/1610.02132"),
     (_memoryless.natural, "natural", "https://arxiv.org/abs/1905.10988"),
     (_memoryless.terngrad, "TernGrad", "https://arxiv.org/abs/1705.07878"),
     (_memoryless.rand_k, "rand-k", _TOP_K),

@@ -135,8 +135,8 @@ def diana(
       [*param]. The step is :math:`1/(L_{max} (1 + 6 \omega / M))`.
 
     Raises:
-      ValueError: beta is not given, and the compressor's variance not known; and as
-        `federate`.
+      ValueError: beta lies outside [0, 1]; the compressor is not known to be unbiased;
+        and as `federate`.
 
     Examples:
       >>> import gdsec_jax, optax
@@ -148,6 +148,7 @@ def diana(
       Mishchenko, Gorbunov, Takáč, Richtárik, Distributed Learning with Compressed
       Gradient Differences, 2019, https://arxiv.org/abs/1901.09269
     """
+    pieces.check_unbiased(compressor)
     if beta is not None:
         _checks.number_in_range("beta", beta, 0.0, 1.0)
 
@@ -190,8 +191,8 @@ def marina(
       step is :math:`1/(L + \tilde L \sqrt{(1 - p) \omega / (p M)})`.
 
     Raises:
-      ValueError: probability lies outside [0, 1], or is not given and the compressor's
-        variance not known; and as `federate`.
+      ValueError: probability lies outside (0, 1]; the compressor is not known to be
+        unbiased; and as `federate`.
 
     Examples:
       >>> import gdsec_jax, optax

@@ -93,6 +93,8 @@ def cgd(
       The name is used for several rules; this one is GD-SEC's, on whole vectors: Chen,
       Blum, Takáč, Sadler, 2022, https://doi.org/10.1109/JSTSP.2022.3162989
     """
+    if not callable(xi):
+        _checks.number_in_range("xi", xi, 0.0, _checks.LARGEST)
     xi = share(xi, num_workers, options.get("reduction", "sum"))
     return difference_memory(pieces.censor_whole(xi), num_workers, **options)
 
@@ -111,7 +113,7 @@ def lag(
        \theta^{k+1} = \theta^k - \alpha \sum_m h_m
 
     With zeta = 0 it is gradient descent. On smooth strongly convex f it converges
-    linearly.
+    linearly while zeta and the step are small enough.
 
     Args:
       num_workers: M.
@@ -122,7 +124,7 @@ def lag(
 
     Returns:
       An Aggregator, from gradients [M, *param] to :math:`\sum_m h_m`, [*param]. The
-      paper's step is 1/L.
+      step 1/L is customary, a heuristic.
 
     Raises:
       ValueError: zeta is negative, or learning_rate not positive; and as `federate`.

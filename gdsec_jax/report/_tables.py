@@ -1,6 +1,6 @@
 """Tables for the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import rich.table
 import rich.text
@@ -64,6 +64,7 @@ def tuned_table(
     *,
     title: str,
     baseline: str,
+    heuristic: Collection[str] = (),
 ) -> rich.table.Table:
     """Rounds and uploaded bits to a target error, at the given step and at a tuned one.
 
@@ -72,7 +73,8 @@ def tuned_table(
       tuned: by label, the factor of that step that was found best, and its history.
       target: relative to each history's initial error.
       title: of the table.
-      baseline: the label that the percentages, of its bits at its own step, refer to.
+      baseline: the label that all percentages refer to, at its own step.
+      heuristic: labels whose own step no theorem gives, to be marked.
 
     Examples:
       >>> import numpy as np, optax
@@ -87,19 +89,28 @@ def tuned_table(
     table = rich.table.Table(title=rich.text.Text(title), title_justify="left")
     table.add_column("method")
     columns = ("rounds", "Mbit", "vs GD", "step x", "rounds", "Mbit", "vs GD")
-    for column in columns:
-        table.add_column(column.replace("GD", baseline), justify="right")
+    for position, column in enumerate(columns):
+        step = "own step" if position < 3 else "tuned"
+        name = column.replace("GD", baseline)
+        table.add_column(f"{step}\n{name}", justify="right")
+    if heuristic:
+        table.caption = "* its own step is a heuristic"
     reference = histories[baseline]
     whole = reference.bits_to(target * reference.initial_error)
     for label, history in histories.items():
         factor, best = tuned[label]
-        cells = [label, *_to_target(history, target, whole), f"{factor:g}"]
+        name = f"{label} *" if label in heuristic else label
+        cells = [name, *_to_target(history, target, whole), f"{factor:g}"]
         table.add_row(*cells, *_to_target(best, target, whole))
     return table
 
 
 def format_table(
-    histories: Mapping[str, History], target: float, *, title: str
+    histories: Mapping[str, History],
+    target: float,
+    *,
+    title: str,
+    names: Collection[str] = (),
 ) -> rich.table.Table:
     """Megabits to a target error in every bit format, for other papers' conventions.
 
@@ -109,6 +120,7 @@ def format_table(
       histories: by label, of algorithms with `wire.Format(also=...)`.
       target: relative to each history's initial error.
       title: of the table.
+      names: of the formats; by default all that were counted.
 
     Examples:
       >>> import numpy as np, optax
@@ -120,7 +132,7 @@ def format_table(
       >>> [column.header for column in table.columns]
       ['method', 'coo', 'values']
     """
-    names = list(next(iter(histories.values())).format_bits)
+    names = list(names or next(iter(histories.values())).format_bits)
     table = rich.table.Table(title=rich.text.Text(title), title_justify="left")
     table.add_column("method")
     for name in names:
@@ -129,8 +141,10 @@ def format_table(
         error = target * history.initial_error
         reached = history.rounds_to(error) is not None
         bits = (
-            history.bits_to(error, name) if reached else int(each.sum())
-            for name, each in history.format_bits.items()
+            history.bits_to(error, name)
+            if reached
+            else int(history.format_bits[name].sum())
+            for name in names
         )
         more = "" if reached else "> "
         table.add_row(label, *(more + _megabits(value) for value in bits))

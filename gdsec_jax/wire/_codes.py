@@ -89,7 +89,8 @@ def packing_of(state: Any) -> Packing | None:
     """How a pipeline says, in its state, that its messages are to be written.
 
     Raises:
-      ValueError: several of its pieces do.
+      ValueError: several of its pieces do; or one sends a payload in the message's
+        stead, and another leaves the message whole now and then.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -104,7 +105,15 @@ def packing_of(state: Any) -> Packing | None:
             f"own way, {', '.join(p.code.kind for p in found)}, expected 1: join the "
             "parts of the parameters by optax.partition around the algorithms."
         )
-    return found[0] if found else None
+    packing = found[0] if found else None
+    payload = packing is not None and packing.payload is not None
+    if payload and _trees.of_type(state, Whole):
+        raise ValueError(
+            "the worker's pipeline holds a piece that sends messages whole at times, "
+            "such as first_whole, around one that sends a payload in their stead, such "
+            "as low_rank, expected a compressor that does not."
+        )
+    return packing
 
 
 def whole_of(state: Any) -> Any:

@@ -60,6 +60,11 @@ class Uploads:
         name = form.name if name is None else name
         _checks.one_of("format", name, _formats.FORMATS + _formats.CONVENTIONS)
         number, integer = self._integers()
+        if name == "entropy" and number is jnp:
+            raise ValueError(
+                "the format entropy is computed on the host: return last_round(state) "
+                "from the compiled function and read its bits outside."
+            )
         counts = number.asarray(self.entries).astype(integer)
         entries = counts.sum(axis=-1, dtype=integer)
         if name == "dense" or self.layout.code.always_dense:

@@ -33,6 +33,7 @@ from gdsec_jax.worker._triggers import first_whole as first_whole
 from gdsec_jax.worker._triggers import lag as lag
 from gdsec_jax.worker._triggers import laq as laq
 from gdsec_jax.worker._unbiased import UnbiasedCompressor as UnbiasedCompressor
+from gdsec_jax.worker._unbiased import check_unbiased as check_unbiased
 from gdsec_jax.worker._unbiased import variance_of as variance_of
 from gdsec_jax.worker._vectors import Scope as Scope
 
@@ -51,6 +52,7 @@ __all__ = [
     "cast",
     "censor",
     "censor_whole",
+    "check_unbiased",
     "clag",
     "error_feedback",
     "first_whole",

@@ -9,7 +9,7 @@ import optax
 
 from gdsec_jax import _checks, _trees
 from gdsec_jax.wire import Whole
-from gdsec_jax.worker._unbiased import variance_of
+from gdsec_jax.worker._unbiased import check_unbiased, variance_of
 from gdsec_jax.worker._vectors import own_gradient
 
 
@@ -98,8 +98,8 @@ def gradient_change(
       `round_key`.
 
     Raises:
-      ValueError: probability lies outside [0, 1]; it is not given, and the compressor
-        is none with a known variance; there is no key.
+      ValueError: probability lies outside (0, 1]; the compressor is not known to be
+        unbiased; there is no key.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -115,8 +115,9 @@ def gradient_change(
 
     References: Gorbunov et al., MARINA, 2021, https://arxiv.org/abs/2102.07845
     """
+    check_unbiased(compressor)
     if probability is not None and not callable(probability):
-        _checks.number_in_range("probability", probability, 0.0, 1.0)
+        _checks.number_in_range("probability", probability, 1e-9, 1.0)
     _checks.state_dtype(state_dtype)
     compressor = optax.with_extra_args_support(compressor)
 

@@ -295,6 +295,11 @@ def _movement(zeta, learning_rate):
         _checks.positive("learning_rate", learning_rate)
 
     def moved(extra_args):
+        if "params_change" in extra_args and extra_args["params_change"] is None:
+            raise ValueError(
+                "lag and laq compare with the last changes of the params, got none: "
+                "call update(gradients, state, params)."
+            )
         past = extra_args["past_changes"]
         alpha = learning_rate
         if callable(learning_rate):

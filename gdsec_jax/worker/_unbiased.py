@@ -29,6 +29,20 @@ class UnbiasedCompressor(optax.GradientTransformationExtraArgs):
         return self
 
 
+def check_unbiased(compressor: Any) -> None:
+    """Raise a ValueError unless a compressor is known to be unbiased.
+
+    Examples:
+      >>> from gdsec_jax import worker
+      >>> worker.check_unbiased(worker.natural())
+    """
+    if not isinstance(compressor, UnbiasedCompressor):
+        raise ValueError(
+            f"compressor is {compressor!r}, expected a worker.UnbiasedCompressor: "
+            "random_k, qsgd, natural, terngrad or whole."
+        )
+
+
 def variance_of(compressor: optax.GradientTransformation, params: Any) -> float:
     r""":math:`\omega` of an unbiased compressor.
 
@@ -41,9 +55,5 @@ def variance_of(compressor: optax.GradientTransformation, params: Any) -> float:
       >>> worker.variance_of(worker.natural(), jnp.zeros(20))
       0.125
     """
-    if not isinstance(compressor, UnbiasedCompressor):
-        raise ValueError(
-            f"compressor is {compressor!r}, expected a worker.UnbiasedCompressor: "
-            "random_k, qsgd, natural, terngrad or whole."
-        )
-    return float(compressor.variance(params))
+    check_unbiased(compressor)
+    return float(compressor.variance(params))  # pyright: ignore

@@ -195,3 +195,10 @@ def test_bad_formats():
         ValueError, match=r"2147483648 entries, expected fewer than 2\*\*31"
     ):
         wire.layout_of(jax.ShapeDtypeStruct((2**31,), jnp.float32), "coo")
+
+
+def test_entropy_is_read_outside_compiled_functions():
+    message = jnp.asarray([1.0, 0.0, 2.0])
+    layout = wire.layout_of(message, "entropy")
+    with pytest.raises(ValueError, match="entropy is computed on the host: return"):
+        jax.jit(lambda m: wire.count(m, layout).bits())(message)

@@ -308,3 +308,10 @@ def test_other_bad_input():
         worker.cast("float32").init([jnp.zeros(2, jnp.bfloat16)])
     with pytest.raises(ValueError, match=r"dtype is bfloat16, .* parameters' float16"):
         worker.cast("bfloat16").init(jnp.zeros(2, jnp.float16))
+
+
+def test_a_number_may_be_numpys_and_a_fraction_is_exact():
+    v = jnp.arange(1.0, 101.0)
+    for k, expected in ((np.int64(1), 1), (np.int64(3), 3), (0.07, 7), (0.55, 55)):
+        message, _ = apply(worker.top_k(k), v)
+        assert np.count_nonzero(message) == expected
