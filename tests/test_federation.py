@@ -41,12 +41,12 @@ def messages(piece, num_workers, rounds, **options):
 
     grads = jnp.arange(num_workers, dtype=jnp.float32)[:, None]
     out = np.zeros((rounds, num_workers))
-    for worker in range(num_workers):
-        algorithm = gdsec_jax.federate(heard(worker), num_workers, **options)
+    for index in range(num_workers):
+        algorithm = gdsec_jax.federate(heard(index), num_workers, **options)
         state = algorithm.init(jnp.zeros(1))
         for k in range(rounds):
             update, state = algorithm.update(grads, state, jnp.zeros(1))
-            out[k, worker] = update[0]
+            out[k, index] = update[0]
     return out
 
 

@@ -5,7 +5,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from cases import METHODS, real_problem
 
 import gdsec_jax
 from gdsec_jax import data, problems, worker
-from gdsec_jax.algorithms import _options
+from gdsec_jax.algorithms import MemoryOptions
 
 WORKERS = 5
 ROUNDS = 200
@@ -566,7 +566,9 @@ def test_every_method_has_its_page(name):
     assert -1 not in places and places == sorted(places), places
     arguments, examples = page[places[0] : places[1]], page[places[3] : places[4]]
     assert ">>> " in examples and f"gdsec_jax.{name}(" in examples
-    own = set(inspect.signature(factory).parameters) - set(_options._DEFAULTS)
+    own = set(inspect.signature(factory).parameters) - set(
+        get_type_hints(MemoryOptions)
+    )
     assert [word for word in own if word not in arguments] == []
 
 

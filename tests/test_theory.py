@@ -95,7 +95,7 @@ def test_the_constants_are_those_of_the_problem(problem):
         ("iag", {}, 1 / (M * L)),
         ("qgd", {"levels": 2}, memoryless(min(7 / 4, math.sqrt(7) / 2))),
         ("qgd", {"levels": 4}, memoryless(7 / 16)),
-        ("qgd", {}, memoryless(7 / 256)),
+        ("qgd", {}, memoryless(7 / 225)),
         ("natural", {}, memoryless(1 / 8)),
         ("terngrad", {}, memoryless(math.sqrt(7) - 1)),
         ("rand_k", {"k": 2}, memoryless(7 / 2 - 1)),

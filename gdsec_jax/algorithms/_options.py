@@ -63,8 +63,8 @@ def algorithm(
       >>> inspect.signature(mine).parameters["wire"].default
       'coo'
     """
-    defaults = dict(inspect.signature(difference_memory).parameters)
-    defaults |= dict(inspect.signature(federate).parameters)
+    defaults = dict(inspect.signature(federate).parameters)
+    defaults |= dict(inspect.signature(difference_memory).parameters)
 
     def decorate(factory):
         signature = inspect.signature(factory)
