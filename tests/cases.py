@@ -87,7 +87,7 @@ IDS = [method.name for method in METHODS]
 
 
 # One of a kind: where a test is dear, the others run as slow ones.
-CORE = ("gdsec", "qsgdsec", "low_rank", "marina")
+CORE = ("gdsec", "marina")
 
 
 def methods(where=lambda method: True, *, dear=False):
