@@ -90,7 +90,7 @@ def tuned_table(
     table.add_column("method")
     columns = ("rounds", "Mbit", "vs GD", "step x", "rounds", "Mbit", "vs GD")
     for position, column in enumerate(columns):
-        step = "own step" if position < 3 else "tuned"
+        step = "own" if position < 3 else "tuned"
         name = column.replace("GD", baseline)
         table.add_column(f"{step}\n{name}", justify="right")
     if heuristic:
