@@ -90,6 +90,15 @@ IDS = [method.name for method in METHODS]
 CORE = ("gdsec", "marina")
 
 
+# One of each kind of state and message: enough for what federate does alike for all.
+KINDS = ("gd", "gdsec", "qsgdsec", "low_rank", "ef21", "marina")
+
+
+def of_each_kind(method):
+    """Whether a method is one of them."""
+    return method.name in KINDS
+
+
 def methods(where=lambda method: True, *, dear=False):
     """Parametrise a test by the methods that fulfil a condition."""
     return pytest.mark.parametrize(

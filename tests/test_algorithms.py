@@ -7,7 +7,15 @@ import numpy as np
 import optax
 import oracle
 import pytest
-from cases import METHODS, methods, random_gradients, real_problem, run, tree_params
+from cases import (
+    METHODS,
+    methods,
+    of_each_kind,
+    random_gradients,
+    real_problem,
+    run,
+    tree_params,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optax.experimental import aggregating
@@ -134,7 +142,7 @@ def test_weights_scale_each_worker(method):
     np.testing.assert_allclose(first, expected, rtol=1e-12)
 
 
-@methods(dear=True)
+@methods(of_each_kind, dear=True)
 def test_jit_equals_eager(method):
     params = tree_params()
     grads = random_gradients(params, 3, seed=2)
@@ -356,7 +364,7 @@ def test_a_memory_that_overflows_drops_its_worker():
 @pytest.mark.parametrize(
     ("grad", "param"), [("bfloat16", "float32"), ("float32", "bfloat16")]
 )
-@methods(dear=True)
+@methods(of_each_kind, dear=True)
 def test_messages_travel_in_the_parameters_dtype(method, grad, param):
     params = jnp.zeros(4, param)
     grads = jnp.ones((2, 4), grad)
@@ -439,7 +447,7 @@ def test_a_nan_is_sent_if_one_asks_for_it(method):
 # Inside optax.
 
 
-@methods(dear=True)
+@methods(of_each_kind, dear=True)
 def test_in_a_chain_with_clipping_and_adam(method):
     params = tree_params()
     optimizer = optax.chain(
@@ -530,7 +538,7 @@ def test_apply_if_finite_and_multi_steps_behind():
     assert jnp.abs(run(optimizer, params, grads)[0]).min() > 0
 
 
-@methods(dear=True)
+@methods(of_each_kind, dear=True)
 def test_aggregating_process(method):
     params = tree_params()
     grads = random_gradients(params, 3, seed=14)
@@ -548,7 +556,7 @@ def test_aggregating_process(method):
     assert gdsec_jax.last_round(state).entries.shape == (3,)
 
 
-@methods(dear=True)
+@methods(of_each_kind, dear=True)
 def test_donation_of_params_and_state_after_an_eager_init(method):
     params = tree_params()
     optimizer = optax.chain(method.make(3), optax.sgd(0.1))
