@@ -4,10 +4,15 @@ from gdsec_jax import data as data
 from gdsec_jax import problems as problems
 from gdsec_jax import wire as wire
 from gdsec_jax import worker as worker
+from gdsec_jax._broadcast import LastBroadcast as LastBroadcast
+from gdsec_jax._broadcast import broadcast as broadcast
+from gdsec_jax._broadcast import last_broadcast as last_broadcast
 from gdsec_jax._check_optimizer import check as check
 from gdsec_jax._last_round import LastRound as LastRound
 from gdsec_jax._last_round import last_round as last_round
 from gdsec_jax._rounds import rounds as rounds
+from gdsec_jax._simulate import simulate as simulate
+from gdsec_jax._sweep import sweep as sweep
 from gdsec_jax.algorithms import METHODS as METHODS
 from gdsec_jax.algorithms import Method as Method
 from gdsec_jax.algorithms import cgd as cgd
@@ -35,16 +40,17 @@ from gdsec_jax.federation import federate as federate
 from gdsec_jax.history import History as History
 from gdsec_jax.server import server_memory as server_memory
 from gdsec_jax.server import worker_memories as worker_memories
-from gdsec_jax.simulate import simulate as simulate
 from gdsec_jax.theory import Theory as Theory
 from gdsec_jax.theory import theory as theory
 
 __all__ = [
     "METHODS",
     "History",
+    "LastBroadcast",
     "LastRound",
     "Method",
     "Theory",
+    "broadcast",
     "cgd",
     "check",
     "clag",
@@ -59,6 +65,7 @@ __all__ = [
     "iag",
     "lag",
     "laq",
+    "last_broadcast",
     "last_round",
     "low_rank",
     "marina",
@@ -72,6 +79,7 @@ __all__ = [
     "server_memory",
     "sign_ef",
     "simulate",
+    "sweep",
     "terngrad",
     "theory",
     "top_j",

@@ -35,6 +35,7 @@ class LastRound:
       bits: int64 [M], what they cost in the algorithm's `wire` format; read inside a
         compiled function without x64, uint32 if that holds them, else an error.
       participants: bool [M], the workers that took part.
+      computed: bool [M], the workers that computed a gradient: those, and the dropped.
       dropped: int [], how many workers were left out for a gradient or a message that
         is not finite.
     """
@@ -62,6 +63,11 @@ class LastRound:
         return functools.reduce(
             lambda a, b: a | b, (p.participants for p in self.parts)
         )
+
+    @property
+    def computed(self):
+        masks = (p.participants | p.dropped for p in self.parts)
+        return functools.reduce(lambda a, b: a | b, masks)
 
     @property
     def dropped(self):

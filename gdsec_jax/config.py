@@ -1,6 +1,7 @@
 """The config of a run: one schema for TOML files and for the command line."""
 
 import inspect
+import itertools
 import os
 import re
 import tomllib
@@ -8,11 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 import pydantic
 from pydantic import Field
 
 from gdsec_jax import data, problems, wire, worker
+from gdsec_jax._broadcast import broadcast
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.theory import theory
 
@@ -35,10 +40,59 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
+_GENERATORS = {"heterogeneous": data.heterogeneous, "sparse_binary": data.sparse_binary}
+# What a sweep runs side by side; other fields compile a loop for each value.
+TRACED = (
+    *("learning_rate", "xi", "beta", "zeta", "eta", "probability", "seed"),
+    "participation",
+)
+# Fields that are no arguments of the algorithm, but of what stands around it.
+_AROUND = (
+    *("name", "learning_rate", "step_factor", "coordinate_xi", "local_steps"),
+    *("broadcast_k", "participation", "grid", "chosen"),
+)
 
 
 class _Model(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class Range(_Model):
+    """Values of a grid at equal distances, or at equal ratios."""
+
+    start: float
+    stop: float
+    num: Count
+    scale: Literal["log", "linear"] = "log"
+
+    @pydantic.model_validator(mode="after")
+    def _has_a_logarithm(self):
+        if self.scale == "log" and not (self.start > 0 and self.stop > 0):
+            raise ValueError(
+                f"start is {self.start} and stop {self.stop}, expected numbers above 0 "
+                "for the scale log"
+            )
+        return self
+
+    def values(self) -> list[float]:
+        """The numbers, both ends among them."""
+        space = np.geomspace if self.scale == "log" else np.linspace
+        # To 12 digits: 0.1 rather than 0.10000000000000002.
+        return [float(f"{x:.12g}") for x in space(self.start, self.stop, self.num)]
+
+
+# Values by field; several fields that change together are joined by commas.
+Grid = dict[str, Range | tuple[Any, ...]]
+
+
+def axes_of(grid: Grid) -> dict[str | tuple[str, ...], list[Any]]:
+    """A grid's values by name, as `sweep` takes them."""
+    axes = {}
+    for key, values in grid.items():
+        names = tuple(name.strip() for name in key.split(","))
+        values = values.values() if isinstance(values, Range) else list(values)
+        axes[names[0] if len(names) == 1 else names] = values
+    return axes
 
 
 class ProblemConfig(_Model):
@@ -47,7 +101,11 @@ class ProblemConfig(_Model):
     kind: Kind = Field(default="ridge", description="The loss.")
     data: str = Field(
         default="digits",
-        description="A named data set, or a path to an npz, CSV or LIBSVM file.",
+        description="A named data set, a path to an npz, CSV or LIBSVM file, or a "
+        f"generator: {', '.join(_GENERATORS)}.",
+    )
+    options: dict[str, int | float] = Field(
+        default={}, description="Arguments of a generator, by name."
     )
     subset: Literal["train", "test"] = Field(
         default="train", description="Which part of a named data set."
@@ -71,6 +129,23 @@ class ProblemConfig(_Model):
     dtype: Literal["float32", "float64"] = Field(
         default="float64", description="Of all arrays."
     )
+    grid: Grid = Field(
+        default={}, description="For gdsec sweep: values of these fields to try."
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _fits_the_generator(self):
+        generator = _GENERATORS.get(self.data)
+        accepted = inspect.signature(generator).parameters if generator else {}
+        for name in self.options:
+            if name not in accepted or name == "num_workers":
+                raise ValueError(f"the data {self.data} have no option {name}")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _has_the_fields_of_its_grid(self):
+        _check_grid(self)
+        return self
 
 
 class MethodConfig(_Model):
@@ -112,6 +187,30 @@ class MethodConfig(_Model):
         Field(default=None, description="DIANA, MARINA: with k, levels and scope.")
     )
     seed: Seed | None = Field(default=None, description="Of what the algorithm draws.")
+    step_factor: Positive = Field(
+        default=1.0, description="Of the learning rate, that of theory in particular."
+    )
+    coordinate_xi: bool = Field(
+        default=False, description="Whether entry i's threshold is xi / L^i."
+    )
+    local_steps: Count | None = Field(
+        default=None, description="Gradient steps of a worker in a round, as FedAvg."
+    )
+    broadcast_k: Number | None = Field(
+        default=None, description="The server sends so many entries, by top-k with EF."
+    )
+    participation: Fraction | None = Field(
+        default=None, description="Share of the workers that a round draws."
+    )
+    grid: Grid = Field(
+        default={}, description="For gdsec sweep and tune: values of fields to try."
+    )
+    chosen: str = Field(default="", description="How the parameters were chosen.")
+
+    @pydantic.model_validator(mode="after")
+    def _has_the_fields_of_its_grid(self):
+        _check_grid(self)
+        return self
 
     @pydantic.model_validator(mode="after")
     def _fits_the_algorithm(self):
@@ -120,17 +219,24 @@ class MethodConfig(_Model):
         for name in given:
             if name not in accepted:
                 raise ValueError(f"{self.name} has no parameter {name}")
+        if self.coordinate_xi and self.xi is None:
+            raise ValueError("coordinate_xi needs the parameter xi")
         for name, parameter in accepted.items():
             required = parameter.default is inspect.Parameter.empty
             from_theory = name in ("num_workers", "learning_rate")
-            if required and not from_theory and name not in given:
+            swept = any(name in key.split(",") for key in self.grid)
+            if required and not from_theory and not swept and name not in given:
                 raise ValueError(f"{self.name} needs the parameter {name}")
         self.parameters()  # builds the compressor, which checks its own
         return self
 
     def _given(self) -> dict[str, Any]:
         """The fields that are given, by the algorithm's names, without the step."""
-        given = self.model_dump(exclude={"name", "learning_rate"}, exclude_none=True)
+        given = {
+            name: value
+            for name in type(self).model_fields
+            if name not in _AROUND and (value := getattr(self, name)) is not None
+        }
         if "seed" in given:
             given["key"] = given.pop("seed")
         if "compressor" in given:  # what is its own is not the algorithm's
@@ -149,7 +255,11 @@ class MethodConfig(_Model):
             return given
         factory = getattr(worker, self.compressor)
         own = inspect.signature(factory).parameters
-        fields = self.model_dump(exclude_none=True)
+        fields = {
+            name: value
+            for name in type(self).model_fields
+            if (value := getattr(self, name)) is not None
+        }
         missing = [
             name
             for name, parameter in own.items()
@@ -159,6 +269,39 @@ class MethodConfig(_Model):
             raise ValueError(f"{self.compressor} needs the parameter {missing[0]}")
         arguments = {name: fields[name] for name in own if name in fields}
         return given | {"compressor": factory(**arguments)}
+
+
+def _check_grid(model: pydantic.BaseModel) -> None:
+    """Every name of a grid is a field, and every value one that it takes."""
+    axes = [
+        ((names,) if isinstance(names, str) else names, values)
+        for names, values in axes_of(model.grid).items()  # pyright: ignore
+    ]
+    own = model.model_dump(exclude_unset=True, exclude={"grid"})
+    for names, values in axes:
+        for name in names:
+            if name not in type(model).model_fields or name in ("grid", "chosen"):
+                raise ValueError(f"the grid has {name}, which is no field to vary")
+        if not values:
+            raise ValueError(f"the grid has no values of {', '.join(names)}")
+        for row in values:
+            row = (row,) if len(names) == 1 else row
+            if not isinstance(row, list | tuple) or len(row) != len(names):
+                raise ValueError(
+                    f"the grid has {row!r} for {', '.join(names)}, expected a list of "
+                    f"{len(names)} values"
+                )
+    changes = [
+        [
+            dict(zip(names, row if len(names) > 1 else (row,), strict=True))
+            for row in rows
+        ]
+        for names, rows in axes
+    ]
+    for first, *_ in changes:  # one axis may need a value of another
+        own |= first
+    for change in itertools.chain(*changes):
+        type(model).model_validate(own | change)
 
 
 class RunConfig(_Model):
@@ -186,10 +329,17 @@ class RunConfig(_Model):
     all_formats: bool = Field(
         default=False, description="Whether to count, and print, all other formats too."
     )
-    step_factors: tuple[Positive, ...] = Field(
-        default=(),
-        description="Each method is run with its step times each of these as well; the "
-        "table shows the one that needs the fewest bits to the target.",
+    slack: NonNegative = Field(
+        default=0.1,
+        description="For gdsec tune: by what share a setting may take more rounds to "
+        "the target than the baseline.",
+    )
+    grid: Grid = Field(
+        default={}, description="For gdsec sweep and tune: as of each method."
+    )
+    text: str = Field(default="", description="What a figure shows, in sentences.")
+    real: dict[str, Any] = Field(
+        default={}, description="Fields that gdsec figures --data real overrides."
     )
     value_bits: Annotated[int, Field(ge=1, le=64)] | None = Field(
         default=None,
@@ -301,7 +451,7 @@ def make_problem(config: ProblemConfig) -> problems.Problem:
     Raises:
       ValueError, OSError: the data cannot be had, or do not fit the loss.
     """
-    loaded = load_data(config.data, config.subset)
+    loaded = _samples(config)
     parts = data.split(
         loaded.targets,
         config.num_workers,
@@ -329,6 +479,17 @@ def make_problem(config: ProblemConfig) -> problems.Problem:
     return problems.minibatch(problem, config.batch_size)
 
 
+def _samples(config: ProblemConfig) -> data.Dataset:
+    generator = _GENERATORS.get(config.data)
+    if generator is None:
+        return load_data(config.data, config.subset)
+    own: dict[str, Any] = {"seed": config.seed} | config.options
+    if "num_workers" in inspect.signature(generator).parameters:
+        own["num_workers"] = config.num_workers
+        own |= {"problem": config.kind, "regularization": config.regularization}
+    return generator(**own)
+
+
 def load_data(name: str, subset: str = "train") -> data.Dataset:
     """A named data set, or a user's file.
 
@@ -341,46 +502,88 @@ def load_data(name: str, subset: str = "train") -> data.Dataset:
     if Path(name).exists():
         return data.read(name)
     raise ValueError(
-        f"data is {name!r}, expected a file that exists, or one of {', '.join(names)}."
+        f"data is {name!r}, expected a file that exists, or one of "
+        f"{', '.join([*names, *_GENERATORS])}."
     )
 
 
+def varied(method: MethodConfig, **fields: Any) -> MethodConfig:
+    """A method with other values of some fields, checked.
+
+    Raises:
+      ValueError: a value is out of range, or the algorithm has no such parameter.
+    """
+    given = method.model_dump(exclude={"grid", "chosen"}, exclude_none=True)
+    try:
+        return MethodConfig.model_validate(given | fields)
+    except pydantic.ValidationError as error:
+        raise ValueError(_sentence(error)) from error
+
+
+def resolved(method: MethodConfig, problem: problems.Problem) -> MethodConfig:
+    """A method with its learning rate, and what else theory says, as numbers.
+
+    Raises:
+      ValueError: the learning rate is neither given nor known.
+    """
+    found: dict[str, Any] = {}
+    learning_rate = method.learning_rate
+    if learning_rate is None:
+        recommended = theory(method.name, problem, **method.parameters())
+        fields = type(method).model_fields
+        found = {
+            name: value
+            for name, value in recommended.parameters.items()
+            if name in fields and getattr(method, name) is None
+        }
+        learning_rate = recommended.learning_rate
+    found["learning_rate"] = learning_rate * method.step_factor
+    return method.model_copy(update=found | {"step_factor": 1.0})
+
+
 def make_optimizer(
-    method: MethodConfig,
-    config: RunConfig,
-    problem: problems.Problem,
-    factor: float = 1.0,
+    method: MethodConfig, config: RunConfig, problem: problems.Problem
 ) -> optax.GradientTransformation:
-    """The optax chain of a method: algorithm, step, and the proximal step if any.
+    """The optax chain of a method: algorithm, step, proximal step, broadcast.
 
     Args:
-      method: of the config.
+      method: of the config; `resolved`, its traced fields may be.
       config: of the run.
       problem: that the config makes.
-      factor: of the learning rate.
 
     Raises:
       ValueError: the algorithm cannot be made, or its step is not known.
     """
-    arguments = method.parameters()
-    learning_rate = method.learning_rate
-    if learning_rate is None or (
-        method.name == "iag" and problem.worker_smoothness is not None
-    ):
-        recommended = theory(method.name, problem, **arguments)
-        arguments = recommended.parameters | arguments
-        learning_rate = learning_rate or recommended.learning_rate
-    learning_rate *= factor
+    if method.learning_rate is None or method.step_factor != 1.0:
+        method = resolved(method, problem)
+    learning_rate, arguments = method.learning_rate, method.parameters()
     factory = METHODS[method.name].factory
-    if "learning_rate" in inspect.signature(factory).parameters:
+    accepted = inspect.signature(factory).parameters
+    if "learning_rate" in accepted:
         arguments["learning_rate"] = learning_rate
+    if "probabilities" in accepted and problem.worker_smoothness is not None:
+        arguments |= theory(method.name, problem).parameters
+    if method.coordinate_xi:
+        arguments["xi"] = jax.tree.map(
+            lambda each: arguments["xi"] / each, problem.coordinate_smoothness
+        )
     also = wire.FORMATS + wire.CONVENTIONS if config.all_formats else ()
     algorithm = factory(
-        config.problem.num_workers,
+        problem.num_workers,
         **arguments,
         wire=wire.Format(config.wire, config.value_bits, also),
     )
     steps = [algorithm, optax.sgd(learning_rate)]
     if config.problem.proximal:
         steps.append(problems.proximal_l1(learning_rate * problem.regularization))
+    if method.broadcast_k is not None:
+        compressor = worker.error_feedback(worker.top_k(method.broadcast_k))
+        form = wire.Format(config.wire, config.value_bits)
+        steps.append(broadcast(compressor, wire=form))
     return optax.chain(*steps)
+
+
+def takes_part(key: jax.Array, participation, num_workers: int) -> jax.Array:
+    """bool [M], so large a share of the workers, at least one, drawn uniformly."""
+    number = jnp.maximum(jnp.round(participation * num_workers), 1)
+    return jax.random.permutation(key, num_workers) < number

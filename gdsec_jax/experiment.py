@@ -1,51 +1,49 @@
-"""Run a config: every method on its problem, then files, a figure and a table."""
+"""A config's methods on its problem: histories, files, tables."""
 
+import contextlib
 import datetime
-import importlib.resources
+import functools
+import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import pandas as pd
 import rich.console
+import xarray as xr
 
-from gdsec_jax import _files, problems, report, wire
+from gdsec_jax import _files, problems, report, tuning, wire
 from gdsec_jax import config as configs
+from gdsec_jax._simulate import simulate
 from gdsec_jax.history import History
-from gdsec_jax.simulate import simulate
 from gdsec_jax.theory import theory
 
 
-def figure_configs() -> dict[str, Path]:
-    """The configs of the main job by name, of the package or of its checkout."""
-    package = Path(str(importlib.resources.files("gdsec_jax")))
-    for folder in (package / "configs", package.parent / "configs"):
-        if folder.is_dir():
-            found = sorted((folder / "figures").glob("*.toml"))
-            return {path.stem: path for path in found}
-    raise FileNotFoundError(f"no configs beside {package}, expected some: reinstall.")
+class Runs(NamedTuple):
+    """What the methods of a config did."""
+
+    config: configs.RunConfig
+    problem: problems.Problem
+    histories: dict[str, History]  # by label
+
+    @property
+    def methods(self) -> dict[str, str]:
+        """The algorithm's name by label."""
+        return {label: m.name for label, m in self.config.methods.items()}
+
+    @property
+    def target_error(self) -> float:
+        """The error to reach."""
+        first = next(iter(self.histories.values()))
+        return self.config.target * first.initial_error
 
 
-def run(
-    config: configs.RunConfig,
-    name: str,
-    results: Path,
-    console: rich.console.Console,
-) -> dict[str, History]:
-    """Run all methods of a config and leave what they did in results/name.
-
-    Each history is saved when its run ends, then come the figure (PNG and SVG) and the
-    table, which is printed as well. Enables x64 for a float64 config.
-
-    Args:
-      config: what to run.
-      name: of the folder and of the figure's files.
-      results: the folder that it goes into.
-      console: for the table and a line a run.
-
-    Returns:
-      The histories by the methods' labels.
+@contextlib.contextmanager
+def prepared(config: configs.RunConfig) -> Iterator[problems.Problem]:
+    """The problem of a config, with x64 as it asks for.
 
     Raises:
       ValueError, OSError: the data cannot be had, or do not fit the config.
@@ -54,47 +52,74 @@ def run(
         try:
             problem = configs.make_problem(config.problem)
         except ValueError as error:
-            raise ValueError(f"the problem of {name}: {error}") from error
-        folder = _files.folder(results / name)  # tried before the work, not after it
-        histories, tuned = {}, {}
+            raise ValueError(f"problem: {error}") from error
+        yield problem
+
+
+def compare(
+    config: configs.RunConfig,
+    folder: Path,
+    console: rich.console.Console,
+    **options: Any,
+) -> Runs:
+    """Run all methods of a config; each history is saved when its run ends.
+
+    Args:
+      config: what to run.
+      folder: for the histories, NAME.nc each; made if it is not there.
+      console: for a line a run.
+      options: of `simulate`: norms, and log, here a function from a label to one.
+
+    Raises:
+      ValueError, OSError: the data cannot be had, or do not fit the config.
+    """
+    folder = _files.folder(folder)  # tried before the work, not after it
+    histories = {}
+    with prepared(config) as problem:
         for label, method in config.methods.items():
-            history = _simulate(config, label, method, problem)
-            history.save(folder / f"{label}.nc")
-            _say(console, f"{label}: {history.summary()}")
-            histories[label] = history
-            if config.step_factors:
-                tuned[label] = _tune(config, label, method, problem, history)
-                factor, best = tuned[label]
-                best.save(folder / f"{label} tuned.nc")
-                _say(console, f"{label}, step x {factor:g}: {best.summary()}")
-        heuristic = {
-            label
-            for label, method in config.methods.items()
-            if method.learning_rate is None
-            and theory(method.name, problem, **method.parameters()).heuristic
-        }
-    _report(config, name, results, console, histories, tuned, heuristic)
-    return histories
+            histories[label] = simulate_method(
+                config, label, method, problem, **options
+            )
+            histories[label].save(folder / f"{label}.nc")
+            say(console, f"{label}: {histories[label].summary()}")
+    return Runs(config, problem, histories)
 
 
-def _simulate(
+def simulate_method(
     config: configs.RunConfig,
     label: str,
     method: configs.MethodConfig,
     problem: problems.Problem,
-    factor: float = 1.0,
-    **limits,
+    *,
+    log: Callable[..., None] | None = None,
+    **options: Any,
 ) -> History:
+    """One run of a method of a config.
+
+    Raises:
+      ValueError: it cannot be run; the message names the label.
+    """
     try:
-        optimizer = configs.make_optimizer(method, config, problem, factor)
+        method = configs.resolved(configs.varied(method), problem)
+        optimizer = configs.make_optimizer(method, config, problem)
     except ValueError as error:
         raise ValueError(f"methods.{label}: {error}") from error
+    if method.local_steps is not None:
+        problem = problems.local_steps(
+            problem, method.local_steps, method.learning_rate
+        )
+    seed = config.problem.seed if method.seed is None else method.seed
+    if method.participation is not None:
+        options["participation"] = functools.partial(
+            configs.takes_part,
+            participation=method.participation,
+            num_workers=problem.num_workers,
+        )
     attributes = {
         "label": label,
         "method": method.model_dump(mode="json"),
-        "step_factor": factor,
         "config": config.model_dump(mode="json"),
-        "seed": config.problem.seed,
+        "seed": seed,
         "started": datetime.datetime.now(datetime.UTC).isoformat(),
     }
     with warnings.catch_warnings():  # the summary says it better
@@ -103,58 +128,38 @@ def _simulate(
             problem,
             optimizer,
             config.num_rounds,
-            key=config.problem.seed,
+            key=seed,
             eval_every=config.eval_every,
             attributes=attributes,
-            **limits,
+            log=log and functools.partial(log, setting={"method": label}),
+            **options,
         )
 
 
-def _tune(
-    config: configs.RunConfig,
-    label: str,
-    method: configs.MethodConfig,
-    problem: problems.Problem,
-    history: History,
-) -> tuple[float, History]:
-    """The factor of the step that needs the fewest bits to the target, and its run.
-
-    If no step reaches the target, the one with the least error in the end.
-    """
-    target = max(config.target * history.initial_error, problem.resolution)
-    runs = {1.0: history}
-    for factor in config.step_factors:
-        runs[factor] = _simulate(
-            config, label, method, problem, factor, target_error=target
-        )
-
-    def cost(factor: float):
-        bits = runs[factor].bits_to(target)
-        last = runs[factor].objective_error[-1]
-        last = last if np.isfinite(last) else np.inf
-        return (0, bits) if bits is not None else (1, last)
-
-    best = min(runs, key=cost)
-    return best, runs[best]
-
-
-def _say(console: rich.console.Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _report(
+def run(
     config: configs.RunConfig,
     name: str,
     results: Path,
     console: rich.console.Console,
-    histories: Mapping[str, History],
-    tuned: Mapping[str, tuple[float, History]],
-    heuristic: set[str],
-) -> None:
+    **options: Any,
+) -> Runs:
+    """`gdsec run`: histories in results/name, a figure (PNG and SVG), and the table.
+
+    Args:
+      config: what to run.
+      name: of the folder and of the figure's files.
+      results: the folder that it goes into.
+      console: for the table and a line a run.
+      options: as of `compare`.
+
+    Raises:
+      ValueError, OSError: the data cannot be had, or do not fit the config.
+    """
+    runs = compare(config, results / name, console, **options)
     title = config.title or name
     figure = report.convergence(
-        histories,
-        {label: method.name for label, method in config.methods.items()},
+        runs.histories,
+        runs.methods,
         title=title,
         wire=config.wire_name(),
         target=config.target,
@@ -162,22 +167,194 @@ def _report(
     for suffix in ("png", "svg"):
         path = results / f"{name}.{suffix}"
         report.save_figure(figure, path)
-        _say(console, f"wrote {path}")
+        say(console, f"wrote {path}")
     title = f"{title}: to {config.target:g} of the initial error"
-    options = {
-        "title": f"{title} ({config.wire_name()})",
-        "baseline": config.baseline(),
-    }
-    if tuned:
-        table = report.tuned_table(
-            histories, tuned, config.target, **options, heuristic=heuristic
+    console.print(
+        report.target_table(
+            runs.histories,
+            config.target,
+            title=f"{title} ({config.wire_name()})",
+            baseline=config.baseline(),
         )
-    else:
-        table = report.target_table(histories, config.target, **options)
-    console.print(table)
+    )
     if config.all_formats:
         title = f"{title}, Mbit by format"
         for names in (wire.FORMATS, wire.CONVENTIONS):  # both, for a terminal's width
             console.print(
-                report.format_table(histories, config.target, title=title, names=names)
+                report.format_table(
+                    runs.histories, config.target, title=title, names=names
+                )
             )
+    return runs
+
+
+def sweep(
+    config: configs.RunConfig,
+    name: str,
+    results: Path,
+    console: rich.console.Console,
+    **options: Any,
+) -> dict[str, xr.Dataset]:
+    """`gdsec sweep`: every method over its grid, a file each in results/name.
+
+    Args:
+      config: with grids.
+      name: of the folder.
+      results: the folder that it goes into.
+      console: for a line a method.
+      options: of `gdsec_jax.sweep`: memory_limit, log, progress.
+
+    Raises:
+      ValueError, OSError: the data cannot be had, or a setting is none.
+    """
+    folder = _files.folder(results / name)
+    swept = {}
+    with prepared(config) as problem:
+        for label in config.methods:
+            path = folder / f"{label} sweep.nc"
+            swept[label] = tuning.sweep_method(
+                config, label, problem, path=path, **options
+            )
+            say(console, f"{label}: {_says(swept[label])} -> {path}")
+    return swept
+
+
+def _says(swept: xr.Dataset) -> str:
+    outcomes, counts = np.unique(swept["outcome"].values, return_counts=True)
+    settings = ", ".join(f"{n} {o}" for o, n in zip(outcomes, counts, strict=True))
+    sizes = [f"{n} {d}" for d, n in swept.sizes.items() if d != "eval_round"]
+    return f"{' x '.join(sizes) or '1 setting'}: {settings}"
+
+
+def tune(
+    config: configs.RunConfig,
+    name: str,
+    results: Path,
+    console: rich.console.Console,
+    **options: Any,
+) -> configs.RunConfig:
+    """`gdsec tune`: each method's parameters by one rule, from its declared grid.
+
+    First the baseline, by the fewest bits to the target; then the others by the same
+    rule among the settings that take at most `slack` more rounds than it.
+
+    Args:
+      config: with grids.
+      name: of the folder.
+      results: the folder that the sweeps go into.
+      console: for a line a method.
+      options: of `gdsec_jax.sweep`: memory_limit, log, progress.
+
+    Returns:
+      The config with the parameters that were chosen, and in `chosen` how.
+
+    Raises:
+      ValueError, OSError: the data cannot be had, or a setting is none.
+    """
+    folder = _files.folder(results / name)
+    chosen, most_rounds = {}, np.inf
+    baseline = config.baseline()
+    labels = sorted(config.methods, key=lambda label: label != baseline)
+    with prepared(config) as problem:
+        first = float(problem.error(problem.init_params))
+        target = max(config.target * first, problem.resolution)
+        for label in labels:
+            swept = tuning.sweep_method(
+                config,
+                label,
+                problem,
+                target_error=target,
+                path=folder / f"{label} tune.nc",
+                **options,
+            )
+            axes = tuning.axes_of(config, label)
+            choice = tuning.choose(swept, axes, target, most_rounds)
+            if label == baseline:
+                rounds = float(tuning.cost_to(swept, target)["rounds"].min())
+                most_rounds = (1 + config.slack) * rounds
+            method = configs.varied(config.methods[label], **choice.setting)
+            chosen[label] = method.model_copy(update={"chosen": choice.why})
+            values = ", ".join(f"{n} = {v!r}" for n, v in choice.setting.items())
+            say(console, f"{label}: {values or 'nothing to choose'}: {choice.why}")
+    methods = {label: chosen[label] for label in config.methods}
+    return config.model_copy(update={"methods": methods, "grid": {}})
+
+
+def costs(runs: Runs) -> pd.DataFrame:
+    """What each method needs to the target: rounds, both ways' bits, evaluations."""
+    reference = runs.histories[runs.config.baseline()].bits_to(runs.target_error)
+    rows = []
+    for label, history in runs.histories.items():
+        cost = history.cost_to(runs.target_error)
+        share = "-" if cost is None or not reference else f"{cost.bits / reference:.2%}"
+        rows.append(
+            {
+                "method": label,
+                "rounds": "never" if cost is None else f"{cost.rounds:,}",
+                "Mbit up": "-" if cost is None else f"{cost.bits / 1e6:.3f}",
+                f"vs {runs.config.baseline()}": share,
+                "Mbit down": "-"
+                if cost is None
+                else f"{cost.broadcast_bits / 1e6:.3f}",
+                "gradients": "-" if cost is None else f"{cost.gradient_evaluations:,}",
+                "last error": f"{history.objective_error[-1]:.2e}",
+                "outcome": history.outcome,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def how_chosen(config: configs.RunConfig, problem: problems.Problem) -> pd.DataFrame:
+    """Each method's parameters and step, and where they come from."""
+    rows = []
+    for label, method in config.methods.items():
+        fields = method.model_dump(
+            exclude_unset=True, exclude={"name", "chosen", "grid"}
+        )
+        step = configs.resolved(method, problem).learning_rate or np.nan
+        source = "given"
+        if method.learning_rate is None:
+            source = theory(method.name, problem, **method.parameters()).source
+        rows.append(
+            {
+                "method": label,
+                "parameters": ", ".join(f"{n} = {v}" for n, v in fields.items()) or "-",
+                "step": f"{step:.3g}",
+                "step from": source,
+                "chosen": method.chosen or "our setting",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def curves(histories: Mapping[str, History]) -> pd.DataFrame:
+    """The courses in long form: a row for each evaluation of each label."""
+    frames = []
+    for label, history in histories.items():
+        last = history.eval_rounds - 1
+        frames.append(
+            pd.DataFrame(
+                {
+                    "method": label,
+                    "round": history.eval_rounds,
+                    "error": history.objective_error,
+                    "bits": history.total_bits,
+                    "broadcast_bits": np.cumsum(history.broadcast_bits)[last],
+                    "gradient_evaluations": np.cumsum(history.gradient_evaluations)[
+                        last
+                    ],
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def say(console: rich.console.Console, line: str) -> None:
+    """A line as it is, without markup."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def stopwatch() -> Callable[[], float]:
+    """Seconds since it was made, each time it is asked."""
+    begin = time.perf_counter()
+    return lambda: time.perf_counter() - begin

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,16 @@ from gdsec_jax import _files
 
 Outcome = Literal["completed", "target", "diverged"]
 _PARAMS = "params"
-_BITS = "bits_"
+_BITS, _NORM = "bits_", "_norm"
+
+
+class Cost(NamedTuple):
+    """What a run had cost at some round."""
+
+    rounds: int
+    bits: int  # uploaded by all workers
+    broadcast_bits: int
+    gradient_evaluations: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,6 +39,8 @@ class History:
       entries: int64 [K, M], the values each worker uploaded in each round.
       bits: int64 [K, M], what they cost, in the algorithm's `wire` format.
       broadcast_bits: int64 [K], the server's broadcast of theta^k, counted once.
+      gradient_evaluations: int64 [K], the gradients of single samples that all workers
+        together computed; of a loss of the user's own, those of whole workers.
       participants: bool [K, M], who took part.
       dropped: int64 [K], workers left out for a gradient or a message that was not
         finite.
@@ -39,6 +50,9 @@ class History:
         what the caller adds, config and seed say. Values that JSON can hold.
       format_bits: by name, int64 [K], what all workers' uploads of a round cost in the
         further formats that the algorithm's `wire.Format(also=...)` names.
+      norms: by name, float64 [K], if they were asked for: gradient_norm, |grad f| at
+        theta^k, and of the memories that the algorithm keeps, the root of the sum over
+        the workers of |h_m|^2, h_norm, and of |e_m|^2, e_norm, after the round.
     """
 
     initial_error: float
@@ -47,12 +61,14 @@ class History:
     entries: np.ndarray
     bits: np.ndarray
     broadcast_bits: np.ndarray
+    gradient_evaluations: np.ndarray
     participants: np.ndarray
     dropped: np.ndarray
     params: Any
     outcome: Outcome
     attributes: Mapping[str, Any]
     format_bits: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    norms: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def num_rounds(self) -> int:
@@ -84,6 +100,14 @@ class History:
             return None
         each = self.bits.sum(axis=1) if wire is None else self.format_bits[wire]
         return int(each[:rounds].sum())
+
+    def cost_to(self, error: float) -> "Cost | None":
+        """All that the error had cost by then; None as in `rounds_to`."""
+        rounds = self.rounds_to(error)
+        if rounds is None:
+            return None
+        counts = (self.bits, self.broadcast_bits, self.gradient_evaluations)
+        return Cost(rounds, *(int(count[:rounds].sum()) for count in counts))
 
     def _first_at_most(self, error: float) -> int | None:
         if error < self.attributes.get("resolution", -np.inf):
@@ -119,12 +143,14 @@ class History:
             "entries": (("round", "worker"), self.entries),
             "bits": (("round", "worker"), self.bits),
             "broadcast_bits": ("round", self.broadcast_bits),
+            "gradient_evaluations": ("round", self.gradient_evaluations),
             "participants": (("round", "worker"), self.participants),
             "dropped": ("round", self.dropped),
         }
         variables |= {
             f"{_BITS}{name}": ("round", bits) for name, bits in self.format_bits.items()
         }
+        variables |= {name: ("round", norm) for name, norm in self.norms.items()}
         leaves = jax.tree_util.tree_leaves_with_path(self.params)
         for number, (path, leaf) in enumerate(leaves):
             name = f"{_PARAMS}{number}"
@@ -205,6 +231,7 @@ def _from_xarray(dataset: xr.Dataset) -> History:
         entries=dataset["entries"].values,
         bits=dataset["bits"].values,
         broadcast_bits=dataset["broadcast_bits"].values,
+        gradient_evaluations=dataset["gradient_evaluations"].values,
         participants=dataset["participants"].values.astype(bool),
         dropped=dataset["dropped"].values,
         params=leaves[""] if set(leaves) == {""} else leaves,
@@ -214,6 +241,11 @@ def _from_xarray(dataset: xr.Dataset) -> History:
             str(name).removeprefix(_BITS): variable.values
             for name, variable in dataset.data_vars.items()
             if str(name).startswith(_BITS)
+        },
+        norms={
+            str(name): variable.values
+            for name, variable in dataset.data_vars.items()
+            if str(name).endswith(_NORM)
         },
     )
 

@@ -22,6 +22,7 @@ ARRAYS = (
     "entries",
     "bits",
     "broadcast_bits",
+    "gradient_evaluations",
     "participants",
     "dropped",
 )
@@ -36,12 +37,14 @@ def make(**changes) -> History:
         "entries": np.array([[3, 3], [0, 1], [2, 0], [0, 0]]),
         "bits": np.array([[96, 96], [0, 2**40], [64, 0], [0, 0]]),
         "broadcast_bits": np.full(4, 96),
+        "gradient_evaluations": np.array([20, 10, 20, 10]),
         "participants": np.array(
             [[True, True], [False, True], [True, True], [True, False]]
         ),
         "dropped": np.array([0, 1, 0, 1]),
         "params": jnp.array([1.0, -0.0, 3.5]),
         "outcome": "completed",
+        "norms": {"gradient_norm": np.array([2.0, 1.0, 0.5, 0.25])},
         "attributes": {
             "problem": "ridge",
             "error_name": "objective error",

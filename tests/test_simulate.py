@@ -16,7 +16,7 @@ import pytest
 import gdsec_jax
 from gdsec_jax import data, problems, simulate, wire
 
-loop = importlib.import_module("gdsec_jax.simulate")  # the module, not the function
+loop = importlib.import_module("gdsec_jax._loop")
 WORKERS, ROUNDS, BETA = 5, 300, 0.01
 
 # On each data set a threshold that censors most entries, and converges.
@@ -82,6 +82,7 @@ def assert_same_course(one, other):
         "entries",
         "bits",
         "broadcast_bits",
+        "gradient_evaluations",
         "participants",
         "dropped",
         "params",
@@ -284,8 +285,8 @@ def test_dropped_workers_are_counted_and_told(x64):
 )
 def test_chunks_change_nothing(seconds, limit, monkeypatch):
     expected = run_toy(eval_every=7)
-    monkeypatch.setattr(loop, "_CHUNK_SECONDS", seconds)
-    monkeypatch.setattr(loop, "_MOST_RECORDS", limit)
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", seconds)
+    monkeypatch.setattr(loop, "MOST_RECORDS", limit)
     assert_same_course(run_toy(eval_every=7), expected)
 
 
@@ -307,7 +308,7 @@ def compiled(caplog):
 
 
 def test_the_loop_is_compiled_once(compiled, monkeypatch):
-    monkeypatch.setattr(loop, "_CHUNK_SECONDS", 0.0)  # many chunks
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.0)  # many chunks
     problem, other = toy(0), toy(1)
     optimizer = chain(gdsec_jax.gdsec(WORKERS, xi=1.0), problem)
     compiled()
@@ -326,7 +327,7 @@ def test_another_number_of_rounds_compiles_nothing(compiled):
 
 
 def test_the_loss_is_traced_a_few_times_whatever_the_chunks(monkeypatch):
-    monkeypatch.setattr(loop, "_CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.0)
     traces = []
 
     def loss(params, points):

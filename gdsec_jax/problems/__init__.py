@@ -1,5 +1,6 @@
 """Objectives split over workers, with their optimum and smoothness constants."""
 
+from gdsec_jax.problems._local_steps import local_steps as local_steps
 from gdsec_jax.problems._losses import lasso as lasso
 from gdsec_jax.problems._losses import logistic as logistic
 from gdsec_jax.problems._losses import (
@@ -16,6 +17,7 @@ __all__ = [
     "Problem",
     "from_loss",
     "lasso",
+    "local_steps",
     "logistic",
     "minibatch",
     "nonlinear_least_squares",

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from gdsec_jax import _checks, _trees
+from gdsec_jax import _checks, _trees, data
 
 PyTree = Any
 ErrorMeasure = Literal["objective", "gradient"]
@@ -26,6 +27,7 @@ ErrorMeasure = Literal["objective", "gradient"]
         "worker_smoothness",
         "coordinate_smoothness",
         "regularization",
+        "local_learning_rate",
     ],
     meta_fields=[
         "name",
@@ -34,6 +36,7 @@ ErrorMeasure = Literal["objective", "gradient"]
         "worker_objective",
         "measure",
         "draw",
+        "num_local_steps",
     ],
 )
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,6 +63,9 @@ class Problem:
       regularization: lambda.
       draw: (key, data of worker m) to the data of its gradient in one round; of
         `minibatch`. None for all of them.
+      num_local_steps: T, the gradients that a worker computes in one round; of
+        `local_steps`.
+      local_learning_rate: gamma of these steps, if there are several.
     """
 
     name: str
@@ -76,15 +82,52 @@ class Problem:
     coordinate_smoothness: PyTree = None
     regularization: Any = None
     draw: Callable[[jax.Array, PyTree], PyTree] | None = None
+    num_local_steps: int = 1
+    local_learning_rate: Any = None
 
     def gradients(self, params: PyTree, key: jax.Array | None = None) -> PyTree:
-        """Each worker's gradient of f_m, leaves [M, *param]; with a key, a draw."""
-        worker_data = self.worker_data
-        if self.draw is not None and key is not None:
+        """What the workers send of theta, leaves [M, *param].
+
+        Without a key the gradient of each f_m, whatever the problem does in a round;
+        it is that which `error` measures. With a key, what each worker computes in one
+        round: on a draw, after local steps.
+        """
+        if key is None:
+            gradients = jax.vmap(jax.grad(self.worker_loss), (None, 0))
+            return gradients(params, self.worker_data)
+        keys = None
+        if self.draw is not None:
             own_key = jax.vmap(jax.random.fold_in, (None, 0))
             keys = own_key(_trees.as_key(key), jnp.arange(self.num_workers))
-            worker_data = jax.vmap(self.draw)(keys, worker_data)
-        return jax.vmap(jax.grad(self.worker_loss), (None, 0))(params, worker_data)
+        in_a_round = jax.vmap(self._in_a_round, (None, 0, 0))
+        return in_a_round(params, keys, self.worker_data)
+
+    def _in_a_round(self, params, key, own_data):
+        """The sum of one worker's gradients along its local steps."""
+
+        def gradient(at, step):
+            drawn = own_data
+            if self.draw is not None:
+                several = self.num_local_steps > 1
+                drawn = self.draw(
+                    jax.random.fold_in(key, step) if several else key, own_data
+                )
+            return jax.grad(self.worker_loss)(at, drawn)
+
+        if self.num_local_steps == 1:
+            return gradient(params, 0)
+        # The sum alone is carried, and says where the worker is.
+        scale = -self.local_learning_rate * self.num_workers
+
+        def one_step(step, total):
+            wide = _trees.cast_like(params, total)
+            at = _trees.cast_like(_trees.add_scaled(wide, scale, total), params)
+            return _trees.add(total, gradient(at, step))
+
+        total = jax.lax.fori_loop(
+            0, self.num_local_steps, one_step, _trees.zero_memory(params)
+        )
+        return _trees.cast_like(total, params)
 
     def objective(self, params: PyTree) -> jax.Array:
         """f(params)."""
@@ -98,6 +141,21 @@ class Problem:
             return sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradient))  # pyright: ignore
         value = self.objective(params)
         return value if self.optimum is None else value - self.optimum
+
+    @property
+    def evaluations(self) -> np.ndarray:
+        """Gradients of single samples that each worker computes in a round, int64 [M].
+
+        Its samples or its batch, times T. Of worker_data without `data.Shards` only the
+        gradients of f_m are known, and counted: T. For problems that are not traced.
+        """
+        shards = _trees.of_type(self.worker_data, data.Shards)
+        samples = np.full(self.num_workers, 0 if shards else 1, np.int64)
+        batch_size = getattr(self.draw, "batch_size", None)
+        for each in shards:
+            own = (np.asarray(each.weight) > 0).sum(-1)
+            samples += own if batch_size is None else batch_size
+        return samples * self.num_local_steps
 
     @property
     def resolution(self) -> float:

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.sparse
 
 import gdsec_jax
-from gdsec_jax import problems
+from gdsec_jax import data, problems
 
 POINTS = np.array([[1.0, 2.0], [3.0, -2.0], [5.0, 3.0]])
 
@@ -163,3 +164,22 @@ def test_a_problem_cannot_be_changed():
     problem = problems.from_loss(pull, POINTS, start())
     with pytest.raises(AttributeError, match="cannot assign"):
         problem.num_workers = 4  # pyright: ignore
+
+
+def test_evaluations_are_samples_or_batches_or_gradients():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((12, 3)), rng.standard_normal(12)
+    parts = data.split(y, 3, sizes=(2, 3, 7))
+    dense = problems.ridge(x, y, 3, split=parts)
+    sparse = problems.ridge(scipy.sparse.eye_array(12, 4000), y, 3, split=parts)
+    for problem in (dense, sparse):
+        assert problem.evaluations.dtype == np.int64
+        assert problem.evaluations.tolist() == [2, 3, 7]
+        local = problems.local_steps(problem, 4, 0.1)
+        assert local.evaluations.tolist() == [8, 12, 28]
+    drawn = problems.minibatch(dense, 5)
+    assert drawn.evaluations.tolist() == [5, 5, 5]
+    assert problems.local_steps(drawn, 2, 0.1).evaluations.tolist() == [10, 10, 10]
+    own = problems.from_loss(pull, POINTS, start())
+    assert own.evaluations.tolist() == [1, 1, 1]
+    assert problems.local_steps(own, 3, 0.1).evaluations.tolist() == [3, 3, 3]

@@ -25,6 +25,7 @@ def make(bits, errors, outcome="completed", initial=10.0, **attributes) -> Histo
         entries=bits // 32,
         bits=bits,
         broadcast_bits=np.full(rounds, 320),
+        gradient_evaluations=np.full(rounds, 100),
         participants=np.ones((rounds, 1), bool),
         dropped=np.zeros(rounds, int),
         params=jnp.zeros(1),

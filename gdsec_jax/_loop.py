@@ -1,0 +1,257 @@
+"""One round of a run, and what the loops of `simulate` and `sweep` have in common."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gdsec_jax import _checks, _trees
+from gdsec_jax._broadcast import LastBroadcast, last_broadcast
+from gdsec_jax._last_round import LastRound, last_round
+from gdsec_jax._norms import norms_of
+from gdsec_jax.history import Outcome
+from gdsec_jax.problems import Problem
+
+OUTCOMES: tuple[Outcome, ...] = ("completed", "target", "diverged")
+RUNNING, TARGET, DIVERGED = 0, 1, 2
+CHUNK_SECONDS = 0.25  # between two looks at the progress bar
+FIRST_CHUNK = 16  # rounds; the later ones take as long as a look is apart
+MOST_ROUNDS = 2**14  # that are kept on the device between two looks
+MOST_RECORDS = 2**22  # the same, of workers and rounds
+_MINIBATCH, _PARTICIPATION = 0, 1  # streams of the key
+
+Participation = Callable[[jax.Array], jax.Array]
+
+
+class Run(NamedTuple):
+    """What the loop carries from round to round."""
+
+    params: Any
+    state: Any
+    rounds: jax.Array  # int32 [], done so far
+    outcome: jax.Array  # int32 []
+
+
+class Record(NamedTuple):
+    """What a round leaves behind; in the loop's buffers rounds are the first axis."""
+
+    error: jax.Array  # NaN where it was not evaluated
+    sent: LastRound
+    broadcast: LastBroadcast
+    norms: dict[str, jax.Array]  # empty, or by name
+
+
+class Limits(NamedTuple):
+    """Where a run ends. Traced, so that other values compile nothing anew."""
+
+    rounds: Any
+    target_error: Any
+    diverged_error: Any
+
+
+class Options(NamedTuple):
+    """How rounds are run and recorded. Static: other values compile anew."""
+
+    eval_every: int
+    participation: Participation | None
+    norms: bool
+
+
+def start(optimizer: optax.GradientTransformation, params: Any) -> Run:
+    """Before the first round."""
+    return Run(
+        params=params,
+        state=optimizer.init(params),
+        rounds=jnp.zeros((), jnp.int32),
+        outcome=jnp.full((), RUNNING, jnp.int32),
+    )
+
+
+def one_round(
+    problem: Problem,
+    optimizer: optax.GradientTransformation,
+    options: Options,
+    limits: Limits,
+    key: jax.Array,
+    number: jax.Array,
+    run: Run,
+) -> tuple[Run, Record]:
+    """Gradients, update, error; `number` counts rounds from 0."""
+
+    # One stream a purpose: what is drawn later for another changes no minibatch.
+    def stream(purpose):
+        return jax.random.fold_in(jax.random.fold_in(key, purpose), number)
+
+    gradients = problem.gradients(run.params, stream(_MINIBATCH))
+    own = {}
+    if options.participation is not None:
+        drawn = options.participation(stream(_PARTICIPATION))
+        own = {"active": _as_mask(drawn, problem.num_workers)}
+    update = optax.with_extra_args_support(optimizer).update
+    updates, state = update(gradients, run.state, run.params, **own)
+    params = optax.apply_updates(run.params, updates)
+    rounds = number + 1
+    if options.eval_every == 1:
+        evaluated, error = True, problem.error(params)
+    else:
+        evaluated = evaluates(rounds, options.eval_every, limits.rounds)
+        unknown = functools.partial(jnp.full_like, fill_value=jnp.nan)
+        shape = jax.eval_shape(problem.error, params)
+        error = jax.lax.cond(evaluated, problem.error, lambda _: unknown(shape), params)
+    reached = evaluated & (error <= limits.target_error)
+    bounded = jnp.isfinite(error) & (error <= limits.diverged_error)
+    diverged = evaluated & ~bounded
+    outcome = jnp.where(diverged, DIVERGED, jnp.where(reached, TARGET, RUNNING))
+    norms = {}
+    if options.norms:
+        norms = norms_of(gradients, state)
+    record = Record(error, last_round(state), last_broadcast(state), norms)
+    return Run(params, state, rounds, outcome.astype(jnp.int32)), record
+
+
+def _as_mask(drawn, num_workers: int) -> jax.Array:
+    drawn = jnp.asarray(drawn)
+    if drawn.shape != (num_workers,) or drawn.dtype != bool:
+        raise ValueError(
+            f"participation returns {drawn.dtype}{list(drawn.shape)}, expected "
+            f"bool[{num_workers}]."
+        )
+    return drawn
+
+
+def evaluates(rounds, eval_every: int, num_rounds):
+    """Whether the error is evaluated after so many rounds."""
+    return (rounds % eval_every == 0) | (rounds == num_rounds)
+
+
+def for_loop(problem: Problem) -> Problem:
+    """What the loop needs of a problem; the rest would be copied, or compiled anew."""
+    return dataclasses.replace(
+        problem,
+        name="",
+        init_params=None,
+        solution=None,
+        smoothness=None,
+        worker_smoothness=None,
+        coordinate_smoothness=None,
+        regularization=None,
+    )
+
+
+def initial_error(problem: Problem) -> float:
+    """The error before the first round.
+
+    Raises:
+      ValueError: it is not finite.
+    """
+    error = float(jax.jit(Problem.error)(for_loop(problem), problem.init_params))
+    if not math.isfinite(error):
+        raise ValueError(
+            f"{problem.error_name} is {error} at the initial params of "
+            f"{problem.name}, expected a finite number."
+        )
+    return error
+
+
+def limits(
+    problem: Problem,
+    num_rounds: int,
+    target_error: float | None,
+    divergence_factor: float,
+    error: float,
+) -> Limits:
+    """Checked limits of a run that starts at this error.
+
+    Raises:
+      ValueError: one of them is out of range.
+    """
+    num_rounds = _checks.integer("num_rounds", num_rounds, 1, 2**31 - 1)
+    divergence_factor = _checks.positive("divergence_factor", divergence_factor)
+    if target_error is not None and not target_error >= problem.resolution:
+        raise ValueError(
+            f"target_error is {target_error!r}, expected at least what rounding leaves "
+            f"of the {problem.error_name}, {problem.resolution:.2g}."
+        )
+    measurable = error > max(problem.resolution, 0.0)
+    return Limits(
+        rounds=num_rounds,
+        target_error=-math.inf if target_error is None else target_error,
+        diverged_error=divergence_factor * error if measurable else math.inf,
+    )
+
+
+def key_for(problem: Problem, key: Any, participation: Any) -> jax.Array:
+    """The key of a run.
+
+    Raises:
+      ValueError: there is none, and the run draws.
+    """
+    draws = problem.draw is not None or participation is not None
+    if draws and key is None:
+        raise ValueError("key is None, expected an int or a random key to draw with.")
+    return _trees.as_key(0 if key is None else key)
+
+
+def broadcast_bits(records: Record) -> np.ndarray:
+    """int64, what the server sends each round: all of theta, or what a piece says."""
+    bits = records.broadcast.bits
+    if bits is not None:
+        return bits
+    parts = records.sent.parts
+    dense = sum(part.uploads.layout.whole_bits for part in parts)
+    return np.full(records.error.shape, dense, np.int64)
+
+
+def further_formats(sent: LastRound) -> list[str]:
+    """The formats and conventions that were counted beside an algorithm's own."""
+    formats = [part.uploads.layout.format for part in sent.parts]
+    return [  # that every part can answer
+        name
+        for name in formats[0].also
+        if all(name in (form.name, *form.also) for form in formats)
+    ]
+
+
+def evaluations(problem: Problem, sent: LastRound) -> np.ndarray:
+    """int64, sample gradients that were computed, summed over the workers."""
+    computed = np.asarray(sent.computed)
+    return (computed * problem.evaluations).sum(-1, dtype=np.int64)
+
+
+def first(rounds: int):
+    """The records of a chunk that the next one will not overwrite."""
+    return lambda buffer: np.array(np.asarray(buffer)[:rounds])
+
+
+def buffers_like(record: Any, capacity: int) -> Any:
+    """Zeros for so many rounds' records. Not shaped by num_rounds: one loop for all."""
+    return jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), record)
+
+
+def next_length(length: int, seconds: float, capacity: int) -> int:
+    """How many rounds the next chunk should have, if this one took so long."""
+    return int(np.clip(length * CHUNK_SECONDS / seconds, 1, capacity))
+
+
+def columns(problem: Problem, records: Record) -> dict[str, np.ndarray]:
+    """What rounds left behind, by column, summed over the workers."""
+    sent = records.sent
+    return (
+        {
+            "objective_error": records.error.astype(np.float64),
+            "bits": sent.bits.sum(axis=-1),
+            "entries": sent.entries.sum(axis=-1, dtype=np.int64),
+            "broadcast_bits": broadcast_bits(records),
+            "gradient_evaluations": evaluations(problem, sent),
+            "participants": sent.participants.sum(axis=-1),
+            "dropped": sent.dropped.astype(np.int64),
+        }
+        | {f"bits_{x}": sent.bits_in(x).sum(axis=-1) for x in further_formats(sent)}
+        | {name: norm.astype(np.float64) for name, norm in records.norms.items()}
+    )

@@ -1,0 +1,38 @@
+"""Norms of what the workers compute and keep, for a look inside a run."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gdsec_jax import _trees
+from gdsec_jax.federation import FederationState
+from gdsec_jax.worker import ErrorFeedbackState, GradientDifferenceState
+
+
+def norms_of(gradients: Any, state: Any) -> dict[str, jax.Array]:
+    r"""Norms of one round, by name; of memories that the algorithm does not keep, none.
+
+    gradient_norm is :math:`|\sum_m \nabla f_m|`, h_norm and e_norm are
+    :math:`\sqrt{\sum_m |h_m|^2}` and :math:`\sqrt{\sum_m |e_m|^2}`, behind the round.
+    """
+    workers = [each.workers for each in _trees.of_type(state, FederationState)]
+    h = [each.memory for each in _trees.of_type(workers, GradientDifferenceState)]
+    e = [each.error for each in _trees.of_type(_inner(workers), ErrorFeedbackState)]
+    norms = {"gradient_norm": _norm(jax.tree.map(lambda g: g.sum(0), gradients))}
+    return norms | {
+        name: _norm(memory) for name, memory in (("h_norm", h), ("e_norm", e)) if memory
+    }
+
+
+def _inner(workers):
+    """With what stands inside a gradient difference, which is a leaf to a search."""
+    inside = [
+        each.compressor for each in _trees.of_type(workers, GradientDifferenceState)
+    ]
+    return [workers, inside]
+
+
+def _norm(tree) -> jax.Array:
+    squares = [jnp.square(x).sum() for x in jax.tree.leaves(tree)]
+    return jnp.sqrt(jnp.asarray(squares).sum())

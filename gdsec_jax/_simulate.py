@@ -1,0 +1,198 @@
+"""One run, round by round, in a loop that is compiled once."""
+
+import functools
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gdsec_jax import _checks, _environment, _files, _loop
+from gdsec_jax._check_optimizer import check
+from gdsec_jax.history import History
+from gdsec_jax.problems import Problem
+
+Log = Callable[[dict[str, Any]], None]
+
+
+def simulate(
+    problem: Problem,
+    optimizer: optax.GradientTransformation,
+    num_rounds: int,
+    *,
+    key: Any = None,
+    eval_every: int = 1,
+    target_error: float | None = None,
+    divergence_factor: float = 1e6,
+    participation: _loop.Participation | None = None,
+    norms: bool = False,
+    log: Log | None = None,
+    progress: bool | None = None,
+    attributes: dict[str, Any] | None = None,
+) -> History:
+    """Run a distributed optimisation, round by round, in one compiled loop.
+
+    In a round every worker computes the gradient of its f_m at the common parameters,
+    the optimizer turns them into an update, and what was sent is recorded, exactly.
+
+    The loop is compiled once for a problem's shapes and an optimizer; the same pair
+    runs again without compiling, whatever num_rounds and the limits are.
+
+    Args:
+      problem: of `gdsec_jax.problems`, M workers.
+      optimizer: an optax chain with an algorithm of this package in it, for M workers.
+      num_rounds: K.
+      key: an int or a random key, for a problem that draws (`problems.minibatch`) and
+        for participation. An algorithm that draws has a key of its own.
+      eval_every: the error is evaluated after every so many rounds, and after the last.
+        An evaluation costs up to half of what a round does.
+      target_error: stop after the first evaluation with at most this error; not below
+        the problem's `resolution`.
+      divergence_factor: stop after the first evaluation with an error that is not
+        finite or more than this many times the initial one, if that is above what
+        rounding leaves.
+      participation: from a round's random key to bool [M], the workers of the round;
+        the others send nothing, and their memories are frozen. A function that is
+        defined once is compiled once.
+      norms: whether to keep the norms of the gradient and of the memories, too.
+      log: called a few times a second with the rounds since the last call, by column;
+        `gdsec_jax.logs` has some.
+      progress: whether to show a bar; by default on a terminal.
+      attributes: kept in the history, and saved with it: config, seed and the like, of
+        what JSON can hold.
+
+    Returns:
+      A `History` of the rounds that were run: `.outcome` says why it ended there.
+
+    Raises:
+      ValueError: the optimizer cannot take the problem's gradients (see `check`), the
+        error is not finite at the start, or an argument is out of range.
+
+    Warns:
+      RuntimeWarning: the run diverged, or workers were dropped for gradients or
+        messages that were not finite.
+
+    Examples:
+      >>> import numpy as np, optax
+      >>> import gdsec_jax
+      >>> from gdsec_jax import problems
+      >>> x = np.random.default_rng(0).standard_normal((40, 3))
+      >>> problem = problems.ridge(x, x @ np.array([1.0, 2.0, 3.0]), num_workers=4)
+      >>> optimizer = optax.chain(
+      ...     gdsec_jax.gdsec(4, xi=1.0), optax.sgd(1 / problem.smoothness))
+      >>> history = gdsec_jax.simulate(problem, optimizer, 50)
+      >>> bool(history.objective_error[-1] < 1e-4 * history.initial_error)
+      True
+      >>> history.bits.shape
+      (50, 4)
+    """
+    options = _loop.Options(
+        _checks.integer("eval_every", eval_every, 1, 2**31 - 1),
+        participation,
+        norms,
+    )
+    own_attributes = _files.plain("attributes", dict(attributes or {}))
+    key = _loop.key_for(problem, key, participation)
+    check(optimizer, problem.init_params, problem.num_workers)
+    initial_error = _loop.initial_error(problem)
+    limits = _loop.limits(
+        problem, num_rounds, target_error, divergence_factor, initial_error
+    )
+    start = time.perf_counter()
+    run, records = _run_all(problem, optimizer, options, limits, key, log, progress)
+    seconds = time.perf_counter() - start
+    rounds = np.arange(1, records.error.size + 1)
+    evaluated = _loop.evaluates(rounds, eval_every, num_rounds)
+    sent = records.sent
+    columns = _loop.columns(problem, records)
+    history = History(
+        initial_error=initial_error,
+        eval_rounds=rounds[evaluated],
+        objective_error=columns["objective_error"][evaluated],
+        entries=sent.entries.astype(np.int64),
+        bits=sent.bits,
+        format_bits={
+            name: sent.bits_in(name).sum(axis=1) for name in _loop.further_formats(sent)
+        },
+        broadcast_bits=columns["broadcast_bits"],
+        gradient_evaluations=columns["gradient_evaluations"],
+        participants=sent.participants,
+        dropped=columns["dropped"],
+        params=run.params,
+        outcome=_loop.OUTCOMES[int(run.outcome)],
+        attributes={"problem": problem.name}
+        | own_attributes
+        | {
+            "error_name": problem.error_name,
+            "resolution": problem.resolution,
+            "wire": [part.uploads.layout.format._asdict() for part in sent.parts],
+            "seconds": seconds,
+            "versions": _environment.versions(),
+        },
+        norms={name: columns[name] for name in records.norms},
+    )
+    if history.outcome == "diverged" or history.dropped.any():
+        warnings.warn(history.summary(), RuntimeWarning, stacklevel=2)
+    return history
+
+
+def _run_all(problem, optimizer, options, limits, key, log, progress):
+    """Chunk after chunk until the run ends; the records of its rounds, on the host."""
+    loop_problem = _loop.for_loop(problem)
+    # A copy: the loop is given its buffers for good, and the problem keeps its own.
+    params = jax.tree.map(lambda p: jnp.array(p, copy=True), problem.init_params)
+    run = jax.jit(_loop.start, static_argnums=0)(optimizer, params)
+    one_round = functools.partial(
+        _loop.one_round, loop_problem, optimizer, options, limits, key, run.rounds
+    )
+    capacity = max(1, min(_loop.MOST_ROUNDS, _loop.MOST_RECORDS // problem.num_workers))
+    buffers = _loop.buffers_like(jax.eval_shape(one_round, run)[1], capacity)
+    chunks, length = [], min(_loop.FIRST_CHUNK, capacity)
+    with _environment.progress_bar(progress) as bar:
+        task = bar.add_task(problem.name, total=limits.rounds)
+        while True:
+            begin, before = time.perf_counter(), int(run.rounds)
+            run, buffers = _run_chunk(
+                loop_problem, optimizer, options, limits, key, run, buffers, length
+            )
+            rounds = int(run.rounds)
+            chunks.append(jax.tree.map(_loop.first(rounds - before), buffers))
+            if log is not None:
+                columns = _loop.columns(problem, chunks[-1])
+                log({"round": np.arange(before + 1, rounds + 1)} | columns)
+            bar.update(task, completed=rounds)
+            if rounds == limits.rounds or int(run.outcome) != _loop.RUNNING:
+                break
+            if len(chunks) > 1:  # the first chunk's time is mostly the compiler's
+                seconds = time.perf_counter() - begin
+                length = _loop.next_length(length, seconds, capacity)
+    return run, jax.tree.map(lambda *x: np.concatenate(x), *chunks)
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("optimizer", "options"),
+    donate_argnames=("run", "buffers"),
+)
+def _run_chunk(problem, optimizer, options, limits, key, run, buffers, length):
+    """At most `length` rounds, fewer if the run ends; their records come first."""
+
+    def goes_on(carry):
+        i, run, _ = carry
+        ended = (run.outcome != _loop.RUNNING) | (run.rounds >= limits.rounds)
+        return (i < length) & ~ended
+
+    def body(carry):
+        i, run, buffers = carry
+        run, record = _loop.one_round(
+            problem, optimizer, options, limits, key, run.rounds, run
+        )
+        buffers = jax.tree.map(lambda all, one: all.at[i].set(one), buffers, record)
+        return i + 1, run, buffers
+
+    _, run, buffers = jax.lax.while_loop(goes_on, body, (0, run, buffers))
+    return run, buffers

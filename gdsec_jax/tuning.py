@@ -1,0 +1,180 @@
+"""A config's methods over their grids, and the rule that picks one setting of each."""
+
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from gdsec_jax import _grid, problems
+from gdsec_jax import config as configs
+from gdsec_jax._sweep import run_settings
+
+
+def axes_of(config: configs.RunConfig, label: str) -> tuple[_grid.Axis, ...]:
+    """The axes of a method's grid: the common ones that it has no own for, then its."""
+    own = configs.axes_of(config.methods[label].grid)
+    taken = {name for key in own for name in ([key] if isinstance(key, str) else key)}
+    common = {
+        key: values
+        for key, values in configs.axes_of(config.grid).items()
+        if not taken & set([key] if isinstance(key, str) else key)
+    }
+    grid = common | own
+    return _grid.axes_of(grid) if grid else ()
+
+
+def sweep_method(
+    config: configs.RunConfig, label: str, problem: problems.Problem, **options: Any
+) -> xr.Dataset:
+    """Every setting of a method's grid, each with the step that theory gives for it.
+
+    Args:
+      config: with the method, and a grid for all methods perhaps.
+      label: of the method.
+      problem: that the config makes.
+      options: target_error, memory_limit, path, log and progress of `sweep`.
+
+    Returns:
+      As `sweep`, with a dimension for each axis of the grid.
+
+    Raises:
+      ValueError: as `sweep`, or a setting is none for the method; it names the method.
+    """
+    method = config.methods[label]
+    axes = axes_of(config, label)
+    try:
+        rows = [
+            configs.resolved(configs.varied(method, **setting), problem)
+            for setting in _grid.settings_of(axes)
+        ]
+        return _sweep_rows(config, rows, problem, axes, **options)
+    except ValueError as error:
+        raise ValueError(f"methods.{label}: {error}") from error
+
+
+def _sweep_rows(config, rows, problem, axes, **options) -> xr.Dataset:
+    first = rows[0]
+    traced = [n for n in configs.TRACED if getattr(first, n) is not None]
+    static = [
+        name
+        for name in type(first).model_fields
+        if name not in traced
+        and any(getattr(r, name) != getattr(first, name) for r in rows)
+    ]
+    settings = [{name: getattr(row, name) for name in traced + static} for row in rows]
+    own: dict[str, Any] = {"problem": problem}
+    if any(
+        row.local_steps for row in rows
+    ):  # the steps that workers take by themselves
+        own["problem"] = functools.partial(_with_local_steps, problem)
+        static += ["steps", "rate"]
+        for setting, row in zip(settings, rows, strict=True):
+            setting |= {"steps": row.local_steps or 1, "rate": row.learning_rate}
+    if first.participation is not None:
+        own["participation"] = functools.partial(
+            configs.takes_part, num_workers=problem.num_workers
+        )
+    if first.seed is None:
+        own["key"] = config.problem.seed
+
+    def make_optimizer(**fields):
+        return configs.make_optimizer(first.model_copy(update=fields), config, problem)
+
+    return run_settings(
+        make_optimizer=make_optimizer,
+        axes=axes,
+        settings=settings,
+        static=static,
+        num_rounds=config.num_rounds,
+        eval_every=config.eval_every,
+        **own,
+        **options,
+    )
+
+
+def _with_local_steps(problem, steps: int, rate: float):
+    return problems.local_steps(problem, steps, rate)
+
+
+class Choice(NamedTuple):
+    """One setting of a grid, and how it was chosen."""
+
+    setting: dict[str, Any]
+    why: str
+
+
+def choose(
+    swept: xr.Dataset,
+    axes: tuple[_grid.Axis, ...],
+    target_error: float,
+    most_rounds: float,
+) -> Choice:
+    """The setting that needs the fewest bits to the target in at most so many rounds.
+
+    The one rule for all methods. Where no setting reaches the target in so few rounds,
+    the fewest bits among those that reach it; where none does, the least last error.
+
+    Args:
+      swept: of `sweep` or `sweep_method`.
+      axes: of the grid.
+      target_error: to reach.
+      most_rounds: that a setting may take.
+    """
+    costs = cost_to(swept, target_error)
+    settings = list(_grid.settings_of(axes))
+    rounds = np.ravel(costs["rounds"].values)
+    bits = np.ravel(costs["bits"].values)
+    of = f"of {len(settings)} settings" if len(settings) > 1 else "the one setting"
+    if (rounds <= most_rounds).any():
+        best = np.argmin(np.where(rounds <= most_rounds, bits, np.inf))
+        limit = f" within {most_rounds:,.0f} rounds" if np.isfinite(most_rounds) else ""
+        return Choice(settings[best], f"{of}, the fewest bits to the target{limit}")
+    if np.isfinite(rounds).any():
+        best = np.argmin(np.where(np.isfinite(rounds), bits, np.inf))
+        why = f"{of}, the fewest bits to the target"
+        return Choice(settings[best], f"{why}; none within {most_rounds:,.0f} rounds")
+    errors = swept["objective_error"].ffill("eval_round").isel(eval_round=-1)
+    lost = (swept["outcome"] == "diverged") | ~np.isfinite(errors)
+    best = int(np.argmin(np.ravel(errors.where(~lost, np.inf).values)))
+    if bool(lost.all()):
+        return Choice(settings[best], f"{of}, all diverge")
+    return Choice(
+        settings[best], f"{of}, the least last error; none reaches the target"
+    )
+
+
+def cost_to(swept: xr.Dataset, error: float) -> xr.Dataset:
+    """What each setting had cost when its error was first at most this; inf if never.
+
+    Args:
+      swept: of `sweep`.
+      error: to reach.
+
+    Returns:
+      A dataset with the grid's dimensions: rounds, bits, broadcast_bits and
+      gradient_evaluations, float64.
+
+    Examples:
+      >>> import numpy as np, optax
+      >>> import gdsec_jax
+      >>> from gdsec_jax import problems, tuning
+      >>> problem = problems.ridge(np.eye(4), np.arange(4.0), 2)
+      >>> def optimizer(step):
+      ...     return optax.chain(gdsec_jax.gd(2), optax.sgd(step))
+      >>> swept = gdsec_jax.sweep(problem, optimizer, {"step": [0.1, 1.0, 2.0]}, 30)
+      >>> tuning.cost_to(swept, 0.5).rounds.values
+      array([12.,  1.,  1.])
+    """
+    reached = swept["objective_error"] <= error
+    first = reached.argmax("eval_round")
+    ever = reached.any("eval_round")
+
+    def at_first(values):
+        return values.isel(eval_round=first).where(ever, np.inf).drop_vars("eval_round")
+
+    names = ("bits", "broadcast_bits", "gradient_evaluations")
+    rounds = swept["eval_round"].astype(float)
+    return xr.Dataset(
+        {"rounds": at_first(rounds)} | {n: at_first(swept[f"total_{n}"]) for n in names}
+    )

@@ -1,0 +1,484 @@
+"""A page of results: what stands in it, and that a phone's browser can show it."""
+
+import base64
+import html.parser
+import itertools
+import re
+import xml.etree.ElementTree as ET
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from report import browser
+
+from gdsec_jax import report
+from gdsec_jax.algorithms import METHODS
+
+NASTY = "<script>alert(1)</script> & \"quotes\" 'single'"
+needs_browser = pytest.mark.skipif(
+    browser.find() is None, reason="no Chromium: apt-get install chromium"
+)
+
+
+def course(rate=0.01, rounds=50, outcome="completed", **attributes):
+    """No History, but what is drawn of one."""
+    after = np.arange(1, rounds + 1)
+    return SimpleNamespace(
+        initial_error=10.0,
+        eval_rounds=after,
+        objective_error=10 * np.exp(-rate * after),
+        total_bits=320 * after,
+        outcome=outcome,
+        attributes=attributes,
+    )
+
+
+def curves(number=3):
+    methods = {f"label of {name}": name for name in list(METHODS)[:number]}
+    courses = {label: course(0.01 * len(label)) for label in methods}
+    return report.convergence_panels(courses, methods, wire="rle", target=0.5)
+
+
+def heat(axes):
+    axes.pcolormesh(np.random.default_rng(0).random((60, 60)))
+    axes.set_xlabel("coordinate")
+
+
+def section(name="first", **changes) -> report.Section:
+    values = {
+        "name": name,
+        "title": f"The title of {name}",
+        "text": "What is shown.",
+        "panels": curves(),
+        "table": pd.DataFrame(
+            {"method": ["GD", "GD-SEC"], "Mbit": ["1.5", None], "vs GD": ["100 %", "-"]}
+        ),
+        "data": pd.DataFrame({"x": [1, 2], "y": [0.5, 1 / 3]}),
+        "claims": (
+            report.Claim("Fewer bits.", True, "12 %"),
+            report.Claim("Fewer rounds.", False, "17 % more"),
+            report.Claim("For a million workers.", None, "not run"),
+        ),
+        "chosen": pd.DataFrame({"parameter": ["xi"], "how": ["by the paper"]}),
+        "command": "gdsec run one.toml",
+        "config": {"seed": 3, "steps": np.array([0.5])},
+        "seconds": 61.25,
+    }
+    return report.Section(**values | changes)
+
+
+def written(tmp_path, *sections, **changes) -> str:
+    options = {
+        "title": "All results",
+        "environment": {"jax": "0.10.2"},
+        "command": "make report",
+    }
+    path = tmp_path / "index.html"
+    report.page(sections or [section()], path, **options | changes)
+    return path.read_text("utf-8")
+
+
+class Reader(html.parser.HTMLParser):
+    """Elements and text of a page; fails where elements are not nested."""
+
+    EMPTY = ("meta", "link", "img", "source", "br")
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def svg(uri: str) -> ET.Element:
+    kind, _, code = uri.partition(";base64,")
+    assert kind == "data:image/svg+xml"
+    return ET.fromstring(base64.b64decode(code))
+
+
+# Figures
+
+
+def test_panels_stand_side_by_side_or_one_below_the_other():
+    for number, rows, columns in ((1, 1, 1), (2, 1, 2), (3, 1, 3), (4, 2, 2)):
+        panels = (curves() + curves())[:number]
+        wide = report.compose(section(panels=panels))
+        narrow = report.compose(section(panels=panels), narrow=True)
+        assert wide.get_figwidth() == pytest.approx(4.6 * columns)
+        assert narrow.get_figwidth() == pytest.approx(4.1)
+        assert len(wide.axes) == len(narrow.axes) == number
+        assert wide.get_figheight() >= 3.7 * rows
+        assert narrow.get_figheight() >= 3.4 * number
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_all_text_can_be_read_on_a_phone(narrow):
+    figure = report.compose(section(panels=(*curves(12), heat)), narrow=narrow)
+    figure.draw_without_rendering()
+    sizes = [
+        text.get_fontsize()
+        for text in figure.findobj(lambda artist: hasattr(artist, "get_fontsize"))
+        if text.get_text()
+    ]
+    assert len(sizes) > 20
+    assert min(sizes) >= 9.5
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_nothing_sticks_out_of_the_figure(narrow):
+    """Nor does a legend of all methods or a long label."""
+
+    def long(axes):
+        axes.plot([1, 2], label="a label " * 20)
+        axes.set_xlabel("an axis " * 10)
+        axes.set_title("a title " * 10)
+
+    chosen = section(panels=(*curves(len(METHODS)), long), title="words " * 50)
+    figure = report.compose(chosen, narrow=narrow, titled=True)
+    figure.draw_without_rendering()
+    width, height = figure.get_size_inches()
+    box = figure.get_tightbbox()
+    assert box.x0 >= -0.05 and box.y0 >= -0.05
+    assert box.x1 <= width + 0.05 and box.y1 <= height + 0.05
+    for axes in figure.axes:  # the legend takes no room from the panels
+        assert axes.get_window_extent().height / figure.dpi > 2
+
+
+def test_one_legend_has_every_label_once():
+    def own(axes):
+        axes.plot([1, 2], label="label of gd")
+        axes.plot([2, 1], label="mine")
+        axes.legend()
+
+    figure = report.compose(section(panels=(*curves(2), own)))
+    (legend,) = figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["label of gd", "label of gdsec", "target", "mine"]
+    assert all(axes.get_legend() is None for axes in figure.axes)
+
+
+def test_a_figure_without_labels_has_no_legend():
+    assert report.compose(section(panels=(heat,))).legends == []
+
+
+def test_only_files_have_a_title():
+    assert report.compose(section()).get_suptitle() == ""
+    assert report.compose(section(), titled=True).get_suptitle() == (
+        "The title of first"
+    )
+
+
+def test_panels_are_those_of_the_figure_alone():
+    courses, methods = {"a": course(), "b": course(0.1)}, {"a": "gd", "b": "gdsec"}
+    panels = report.convergence_panels(courses, methods, wire="rle", target=0.1)
+    composed = report.compose(section(panels=panels))
+    alone = report.convergence(courses, methods, title="", wire="rle", target=0.1)
+    for ours, theirs in zip(composed.axes, alone.axes, strict=True):
+        assert ours.get_xlabel() == theirs.get_xlabel()
+        assert ours.get_ylim() == theirs.get_ylim()
+        for one, other in zip(ours.lines, theirs.lines, strict=True):
+            np.testing.assert_array_equal(one.get_xydata(), other.get_xydata())
+            assert one.get_color() == other.get_color()
+    assert composed.axes[0].get_ylim() == composed.axes[1].get_ylim()
+
+
+def test_a_method_looks_the_same_everywhere():
+    looks = {name: report.line_style(name) for name in METHODS}
+    assert len({(look["color"], look["linestyle"]) for look in looks.values()}) == len(
+        METHODS
+    )
+    again = report.line_style("gdsec", 1)
+    assert again["color"] == looks["gdsec"]["color"]
+    assert again["linestyle"] != looks["gdsec"]["linestyle"]
+    figure = report.compose(section(panels=curves(4)))
+    line = figure.axes[1].lines[3]
+    assert line.get_color() == looks[list(METHODS)[3]]["color"]
+
+
+def test_an_unknown_method_and_no_history_are_errors():
+    with pytest.raises(ValueError, match="method is 'adam', expected one of gd, gdsec"):
+        report.line_style("adam")
+    with pytest.raises(ValueError, match=r"histories is \{\}, expected at least one"):
+        report.convergence_panels({}, {}, wire="rle")
+
+
+def test_long_and_dense_drawings_stay_small(tmp_path):
+    def noise(axes):
+        axes.plot(np.random.default_rng(0).random(8000))
+
+    report.save(section(panels=(noise, heat)), tmp_path)
+    assert (tmp_path / "first.svg").stat().st_size < 200_000
+    assert b"<image" in (tmp_path / "first.svg").read_bytes()
+
+
+# Files
+
+
+def test_the_files_of_a_section(tmp_path):
+    paths = report.save(section(), tmp_path / "new")
+    assert [path.name for path in paths] == [
+        f"first.{suffix}" for suffix in ("png", "pdf", "svg", "csv")
+    ]
+    assert sorted(paths) == sorted((tmp_path / "new").iterdir())
+    png, pdf, drawing, csv = paths
+    assert png.read_bytes().startswith(b"\x89PNG\r\n")
+    assert pdf.read_bytes().startswith(b"%PDF")
+    assert ET.parse(drawing).getroot().tag.endswith("svg")
+    pd.testing.assert_frame_equal(pd.read_csv(csv), section().data, check_exact=True)
+    before = [path.read_bytes() for path in paths]
+    report.save(section(), tmp_path / "new")
+    assert [path.read_bytes() for path in paths] == before
+
+
+def test_a_panel_that_fails_leaves_what_stood_there(tmp_path):
+    def fails(axes):
+        raise RuntimeError("no panel")
+
+    written(tmp_path)
+    before = (tmp_path / "index.html").read_bytes()
+    with pytest.raises(RuntimeError, match="no panel"):
+        report.save(section(panels=(fails,)), tmp_path)
+    with pytest.raises(RuntimeError, match="no panel"):
+        written(tmp_path, section(panels=(fails,)))
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+    assert (tmp_path / "index.html").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a b", 'a"b', "ü"])
+def test_a_name_is_one_for_files(name, tmp_path):
+    match = "section.name is .*, expected letters, digits"
+    with pytest.raises(ValueError, match=match):
+        report.save(section(name), tmp_path)
+    with pytest.raises(ValueError, match=match):
+        written(tmp_path, section(name))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_sections_are_errors(tmp_path):
+    with pytest.raises(ValueError, match=r"section.panels of first is \(\), expected"):
+        written(tmp_path, section(panels=()))
+    with pytest.raises(ValueError, match=r"\['a', 'a'\], expected different ones"):
+        written(tmp_path, section("a"), section("a"))
+    with pytest.raises(ValueError, match="section.config of first is .* JSON can hold"):
+        written(tmp_path, section(config={"a": object()}))
+    with pytest.raises(ValueError, match=r"sections is \[\], expected at least one"):
+        report.page([], tmp_path / "a.html", title="", environment={}, command="")
+    assert list(tmp_path.iterdir()) == []
+
+
+# The page
+
+
+def test_a_page_holds_everything(tmp_path):
+    second = section(
+        "second", panels=(heat,), table=None, chosen=None, claims=(), seconds=7200
+    )
+    text = written(tmp_path, section(), second, notes=["Embedded data instead."])
+    assert text.startswith("<!DOCTYPE html>")
+    read = Reader(text)
+    assert read.all("html") == [{"lang": "en"}]
+    assert any(meta.get("name") == "viewport" for meta in read.all("meta"))
+    levels = [int(tag[1]) for tag, _ in read.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels.count(1) == 1 and levels[0] == 1
+    assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
+    ids = [attributes["id"] for _, attributes in read.elements if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    links = [link["href"] for link in read.all("a")]
+    assert [link for link in links if link.startswith("#")] == [
+        "#section-first",
+        "#section-second",
+        "#environment",
+    ]
+    assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
+    assert [link for link in links if not link.startswith("#")] == [
+        "first.pdf",
+        "first.csv",
+        "second.pdf",
+        "second.csv",
+    ]
+    for expected in (
+        "Please note Embedded data instead.",
+        "The title of first What is shown.",
+        "1 of 3 claims hold; ✗ 1 our data do not show",
+        "✓ Holds: Fewer bits. Measured: 12 %",
+        "✗ Does not hold, our data do not show this: Fewer rounds. Measured: 17 % more",
+        "? Our data cannot tell: For a million workers. Measured: not run",
+        "method Mbit vs GD GD 1.5 100 % GD-SEC - -",
+        "How the parameters were chosen parameter how xi by the paper",
+        "gdsec run one.toml",
+        '"seed": 3, "steps": [ 0.5 ]',
+        "It took 61.2 s.",
+        "It took 2 h 0 min.",
+        "All sections together took 2 h 1 min.",
+        "make report",
+        "jax 0.10.2",
+    ):
+        assert expected in read.text, expected
+    assert len(read.all("details")) == 2
+    assert read.text.count("How the parameters were chosen") == 1
+
+
+def test_every_figure_is_there_wide_and_narrow(tmp_path):
+    three = section("second", panels=(*curves(), heat))
+    read = Reader(written(tmp_path, section(), three))
+    wide, narrow = read.all("img"), read.all("source")
+    assert [image["alt"] for image in wide] == [
+        "The title of first: What is shown.",
+        "The title of second: What is shown.",
+    ]
+    assert narrow[0]["media"] == "(max-width: 720px)"
+    sizes = []
+    for image, source in zip(wide, narrow, strict=True):
+        for uri, attributes in ((image["src"], image), (source["srcset"], source)):
+            drawing = svg(uri)
+            assert drawing.tag.endswith("svg")
+            points = float(drawing.attrib["width"].removesuffix("pt"))
+            assert int(attributes["width"]) == pytest.approx(points * 96 / 72, abs=1)
+            sizes.append(int(attributes["width"]))
+    assert sizes == [883, 394, 1325, 394]
+
+
+def test_everything_is_escaped(tmp_path):
+    frame = pd.DataFrame({NASTY: [NASTY]})
+    plain = section()
+    nasty = section(
+        title=NASTY,
+        text=NASTY,
+        table=frame,
+        chosen=frame,
+        claims=(report.Claim(NASTY, True, NASTY),),
+        command=NASTY,
+        config={NASTY: NASTY},
+    )
+    everything = {
+        "title": NASTY,
+        "environment": {NASTY: NASTY},
+        "command": NASTY,
+        "notes": [NASTY],
+    }
+    text = written(tmp_path, nasty, plain._replace(name="second"), **everything)
+    assert "<script" not in text
+    read = Reader(text)
+    assert read.all("script") == []
+    # In the title twice, note, contents, heading, text, two tables' head and cell,
+    # claim, measured, two commands, environment's both; the config's quotes are JSON's.
+    assert read.text.count(NASTY) == 16
+    assert read.all("img")[0]["alt"] == f"{NASTY}: {NASTY}"
+
+
+def test_nothing_comes_from_elsewhere(tmp_path):
+    text = written(tmp_path, section(text="See https://example.org."))
+    for tag, attributes in Reader(text).elements:
+        for name in ("src", "srcset", "href", "data", "poster", "action"):
+            value = attributes.get(name, "data:")
+            own = value.startswith("data:") or ":" not in value
+            assert own and not value.startswith("//"), (tag, value)
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "url(" not in style and "@import" not in style
+    policy = [meta.get("content") for meta in Reader(text).all("meta")]
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in policy
+
+
+def test_columns_of_numbers_are_aligned_as_such(tmp_path):
+    frame = pd.DataFrame(
+        {
+            "method": ["2-bit", "a", "b"],
+            "rounds": ["1,409", "never", "> 12"],
+            "share": ["45.2 %", "-1e-09", "-"],
+            "how": ["1/L, of the largest eigenvalue", "b", "c"],
+            "number": [1.5, np.nan, 3],
+        }
+    )
+    text = written(tmp_path, section(table=frame, chosen=None))
+    columns = [c for c in Reader(text).all("th") if c.get("scope") == "col"]
+    assert [column["class"] for column in columns] == [
+        "short",
+        "number",
+        "number",
+        "long",
+        "number",
+    ]
+
+
+def test_a_table_may_have_a_head_twice_and_no_rows(tmp_path):
+    frame = pd.DataFrame([["a", "b"]], columns=["vs GD", "vs GD"])
+    text = written(tmp_path, section(table=frame, chosen=frame.iloc[:0]))
+    assert Reader(text).text.count("vs GD vs GD") == 2
+
+
+# The browser
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_browser_finds_nothing_wrong(width, tmp_path):
+    wide = pd.DataFrame(
+        [["a long cell"] * 30], columns=[f"column {i}" for i in range(30)]
+    )
+    long = section(
+        "second",
+        title="Word" * 60,
+        table=wide,
+        command="gdsec " + "x" * 300,
+        config={"key" * 90: 1},
+        panels=(*curves(len(METHODS)), heat),
+    )
+    written(tmp_path, section(), long)
+    verdict = browser.probe(tmp_path / "index.html", width)
+    assert verdict.errors == verdict.broken == verdict.asked == []
+    assert verdict.width == width
+    assert verdict.needed <= verdict.width
+    assert verdict.images == ([394, 394] if width == 390 else [883, 1325])
+
+
+@needs_browser
+def test_the_probe_hears_of_what_is_wrong(tmp_path):
+    page = tmp_path / "bad.html"
+    page.write_text(
+        "<!DOCTYPE html><html><head></head><body>"
+        '<img src="missing.png" alt="no such file">'
+        '<img src="data:image/png;base64,AAAA" alt="no image">'
+        '<div style="width: 2000px">wide</div>'
+        '<script>throw new Error("on purpose")</script>'
+        '<script>Promise.reject("not kept")</script>'
+        "</body></html>",
+        "utf-8",
+    )
+    verdict = browser.probe(page, 390)
+    assert verdict.broken == ["no such file", "no image"]
+    assert verdict.needed >= 2000 > verdict.width == 390
+    assert verdict.asked == ["/missing.png"]
+    heard = " ".join(verdict.errors)
+    for expected in ("on purpose", "not kept", "IMG did not load"):
+        assert expected in heard
+
+
+@needs_browser
+def test_the_page_lets_no_script_run(tmp_path):
+    text = written(tmp_path).replace("</body>", "<script>ran()</script></body>")
+    page = tmp_path / "index.html"
+    page.write_text(text, "utf-8")
+    assert any("script-src" in error for error in browser.probe(page, 390).errors)
