@@ -1,5 +1,6 @@
 """The settings of a sweep: axes of values, and their product."""
 
+import hashlib
 import inspect
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ import numpy as np
 
 Setting = dict[str, Any]
 SEED = "seed"  # traced though it is an integer: it makes a key
+_RESULTS = ("eval_round", "objective_error", "initial_error", "outcome", "rounds")
 
 
 class Axis(NamedTuple):
@@ -33,7 +35,7 @@ class Axis(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Settings that one compiled loop can run: equal in what is not traced."""
+    """Settings that one compiled loop can run: equal but for what is traced."""
 
     static: Setting
     traced: list[Setting]
@@ -44,7 +46,8 @@ def axes_of(grid: Mapping[str | tuple[str, ...], Any]) -> tuple[Axis, ...]:
     """The checked axes of a grid.
 
     Raises:
-      ValueError: it is empty, an axis has no values or is none, a name comes twice.
+      ValueError: it is empty, an axis has no values or is none, a name comes twice or
+        is that of a result.
     """
     if not isinstance(grid, Mapping) or not grid:
         raise ValueError(
@@ -52,9 +55,14 @@ def axes_of(grid: Mapping[str | tuple[str, ...], Any]) -> tuple[Axis, ...]:
         )
     axes = tuple(_axis(key, values) for key, values in grid.items())
     names = [name for axis in axes for name in axis.names]
+    names += [axis.dimension for axis in axes if len(axis.names) > 1]
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"grid names {name!r} twice, expected it once.")
+        if name in _RESULTS:
+            raise ValueError(
+                f"grid names {name!r}, expected no name of what a sweep returns."
+            )
     return axes
 
 
@@ -94,10 +102,28 @@ def groups_of(settings: Sequence[Setting], static: Collection[str]) -> list[Grou
     groups: dict[Any, Group] = {}
     for position, setting in enumerate(settings):
         fixed = {name: value for name, value in setting.items() if name in static}
-        group = groups.setdefault(_identity(fixed), Group(fixed, [], []))
-        group.traced.append({n: v for n, v in setting.items() if n not in static})
+        traced = {n: v for n, v in setting.items() if n not in static}
+        shapes = jax.tree.map(np.shape, traced)  # of one loop's arguments: they stack
+        group = groups.setdefault(identity((fixed, shapes)), Group(fixed, [], []))
+        group.traced.append(traced)
         group.positions.append(position)
     return list(groups.values())
+
+
+def identity(tree: Any) -> Any:
+    """What two trees have in common if they are the same; hashable.
+
+    Unlike == it tells 1 from 1.0 and True: k entries from a fraction of them.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple(map(_leaf_identity, leaves))
+
+
+def bytes_of(leaf: Any) -> bytes:
+    """Of an array, a number or a random key."""
+    if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return np.ascontiguousarray(leaf).tobytes()
 
 
 def stack(settings: Sequence[Setting], dtype) -> dict[str, Any]:
@@ -127,26 +153,31 @@ def those_it_takes(function: Callable, given: Mapping[str, Any]) -> dict[str, An
 
 
 def _axis(key, values) -> Axis:
-    names = (key,) if isinstance(key, str) else tuple(key)
+    names = key if isinstance(key, tuple) else (key,)
     where = f"grid[{key!r}]"
     if not all(isinstance(name, str) and name for name in names) or not names:
         raise ValueError(f"grid has the key {key!r}, expected a name or several.")
-    if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__"):
+    one = not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0
+    if one or isinstance(values, str | bytes | Mapping):
         raise ValueError(f"{where} is {values!r}, expected a sequence of values.")
-    rows = [_plain(value) for value in values]
+    rows: list[Any] = [_plain(value) for value in values]
     if not rows:
         raise ValueError(f"{where} is empty, expected at least one value.")
     if isinstance(key, str):
         return Axis(names, tuple((row,) for row in rows))
     for row in rows:
-        if not isinstance(row, list | tuple | np.ndarray) or len(row) != len(names):
+        several = isinstance(row, list | tuple) or np.ndim(row) > 0
+        if not several or len(row) != len(names):
             raise ValueError(f"{where} holds {row!r}, expected {len(names)} values.")
     return Axis(names, tuple(tuple(map(_plain, row)) for row in rows))
 
 
 def _plain(value):
-    """NumPy's numbers as Python's: static ones are compared and hashed."""
-    return value.item() if isinstance(value, np.generic) else value
+    """NumPy's and jax's numbers as Python's, which label the result."""
+    if not isinstance(value, np.generic | np.ndarray | jax.Array) or value.ndim:
+        return value
+    random_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    return value if random_key else value.item()
 
 
 def _floats(value) -> bool:
@@ -165,9 +196,8 @@ def _labels(column: Sequence[Any]) -> np.ndarray:
     return np.array(column) if numbers else np.arange(len(column))
 
 
-def _identity(static: Setting):
-    try:
-        hash(tuple(static.items()))
-        return tuple(static.items())
-    except TypeError:  # an array, a list: itself alone
-        return tuple((name, id(value)) for name, value in static.items())
+def _leaf_identity(leaf: Any):
+    if not isinstance(leaf, np.ndarray | jax.Array):
+        return type(leaf), leaf
+    digest = hashlib.sha256(bytes_of(leaf)).digest()
+    return type(leaf), str(leaf.dtype), leaf.shape, digest

@@ -239,9 +239,9 @@ def next_length(length: int, seconds: float, capacity: int) -> int:
     return int(np.clip(length * CHUNK_SECONDS / seconds, 1, capacity))
 
 
-def columns(problem: Problem, records: Record) -> dict[str, np.ndarray]:
+def columns(problem: Problem, records: Record) -> dict[str, Any]:
     """What rounds left behind, by column, summed over the workers."""
-    sent = records.sent
+    sent: Any = records.sent
     return (
         {
             "objective_error": records.error.astype(np.float64),

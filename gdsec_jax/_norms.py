@@ -18,21 +18,15 @@ def norms_of(gradients: Any, state: Any) -> dict[str, jax.Array]:
     """
     workers = [each.workers for each in _trees.of_type(state, FederationState)]
     h = [each.memory for each in _trees.of_type(workers, GradientDifferenceState)]
-    e = [each.error for each in _trees.of_type(_inner(workers), ErrorFeedbackState)]
-    norms = {"gradient_norm": _norm(jax.tree.map(lambda g: g.sum(0), gradients))}
+    e = [each.error for each in _trees.of_type(workers, ErrorFeedbackState)]
+    norms = {"gradient_norm": _norm(_trees.over_workers(gradients, "sum"))}
     return norms | {
         name: _norm(memory) for name, memory in (("h_norm", h), ("e_norm", e)) if memory
     }
 
 
-def _inner(workers):
-    """With what stands inside a gradient difference, which is a leaf to a search."""
-    inside = [
-        each.compressor for each in _trees.of_type(workers, GradientDifferenceState)
-    ]
-    return [workers, inside]
-
-
 def _norm(tree) -> jax.Array:
-    squares = [jnp.square(x).sum() for x in jax.tree.leaves(tree)]
-    return jnp.sqrt(jnp.asarray(squares).sum())
+    leaves = jax.tree.leaves(tree)
+    dtype = _trees.widest(jnp.float32, *(x.dtype for x in leaves))
+    squares = [jnp.square(x.astype(dtype)).sum() for x in leaves]
+    return jnp.sqrt(jnp.stack(squares).sum())

@@ -145,9 +145,7 @@ def run_settings(
     attributes: dict[str, Any] | None = None,
 ) -> xr.Dataset:
     """`sweep` over listed settings, in the order of the axes that label them."""
-    common = _Common(
-        num_rounds, eval_every, target_error, divergence_factor, memory_limit, key
-    )
+    common = _Common(num_rounds, eval_every, target_error, divergence_factor, key)
     for name in settings[0]:
         makers = [make_optimizer, participation, problem if callable(problem) else None]
         if name != _grid.SEED and not any(m and _grid.takes(m, name) for m in makers):
@@ -162,14 +160,17 @@ def run_settings(
         _plan(group, problem, make_optimizer, participation, common)
         for group in _grid.groups_of(settings, fixed)
     ]
-    names = json.dumps([list(axis.names) for axis in axes])
-    mark = _digest("\n".join([names, *(mark for plan in plans for mark in plan.marks)]))
+    # All settings are checked before the first loop is compiled.
+    plans = [_fit(plan, memory_limit) for plan in plans]
+    mark = _whole_mark(axes, plans)
     store = None if path is None else Path(path)
     if store is not None and (done := _read(store, mark)) is not None:
         return done
     begin = time.perf_counter()
     parts = _run_plans(plans, store, log, progress)
-    flat = xr.concat(parts, "setting", join="exact", combine_attrs="drop_conflicts")
+    flat: Any = xr.concat(
+        parts, "setting", join="exact", combine_attrs="drop_conflicts"
+    )
     order = np.argsort([p for plan in plans for p in plan.group.positions])
     result = _unflatten(flat.isel(setting=order), axes)
     first = plans[0].problem
@@ -229,7 +230,6 @@ class _Common(NamedTuple):
     eval_every: int
     target_error: float | None
     divergence_factor: float
-    memory_limit: int | None
     key: Any
 
 
@@ -238,11 +238,16 @@ class _Maker:
     """A function with its static arguments; equal for equal ones: compiled once."""
 
     function: Callable
-    static: tuple[tuple[str, Any], ...]
+    identity: Any  # of the arguments
+    static: _grid.Setting = dataclasses.field(compare=False)
 
     def __call__(self, *arguments, values: Mapping[str, Any]):
-        given = dict(self.static) | dict(values)
+        given = self.static | dict(values)
         return self.function(*arguments, **_grid.those_it_takes(self.function, given))
+
+
+def _maker(function: Callable, static: _grid.Setting) -> _Maker:
+    return _Maker(function, _grid.identity(static), static)
 
 
 class _Program(NamedTuple):
@@ -280,16 +285,17 @@ class _Inputs(NamedTuple):
 
 
 def _plan(group, problem, make_optimizer, participation, common: _Common) -> _Plan:
+    """The checked plan of a group, all settings in one batch."""
     static, key = group.static, common.key
     handed = dict(static)
-    if callable(problem):
+    if not isinstance(problem, Problem):
         own = _grid.those_it_takes(problem, static)
         named = inspect.signature(make_optimizer).parameters
         handed = {n: v for n, v in static.items() if n in named or n not in own}
         problem = problem(**own)
     if "problem" in inspect.signature(make_optimizer).parameters:
         handed |= {"problem": problem}
-    make = _Maker(make_optimizer, tuple(handed.items()))
+    make = _maker(make_optimizer, handed)
     for setting in group.traced:  # their values are checked here: traced, they are not
         optimizer = make(values=setting)
     check(optimizer, problem.init_params, problem.num_workers)
@@ -302,12 +308,12 @@ def _plan(group, problem, make_optimizer, participation, common: _Common) -> _Pl
         )
     key = None if seeded else _loop.key_for(problem, key, participation)
     error = _loop.initial_error(problem)
-    plan = _Plan(
+    return _Plan(
         group=group,
         problem=problem,
         program=_Program(
             make,
-            participation and _Maker(participation, tuple(group.static.items())),
+            participation and _maker(participation, group.static),
             _checks.integer("eval_every", common.eval_every, 1, 2**31 - 1),
             seeded,
         ),
@@ -325,25 +331,19 @@ def _plan(group, problem, make_optimizer, participation, common: _Common) -> _Pl
         needed=0,
         marks=[],
     )
-    plan, program = _fit(plan, common.memory_limit)
-    count = len(group.traced)
-    starts = range(0, count, plan.size)
-    return plan._replace(
-        sizes=[min(plan.size, count - start) for start in starts],
-        marks=[_mark(plan, start, program) for start in starts],
-    )
 
 
-def _fit(plan: _Plan, limit: int | None) -> tuple[_Plan, str]:
-    """The plan with batches that fit into memory, and the program that they run."""
+def _fit(plan: _Plan, limit: int | None) -> _Plan:
+    """The plan with batches that fit into memory."""
     limit = _free_memory() // 2 if limit is None else limit
     _checks.integer("memory_limit", limit, 1)
-    shared = sum(x.nbytes for x in jax.tree.leaves(_loop.for_loop(plan.problem)))
+    arrays = jax.tree.leaves(_loop.for_loop(plan.problem))
+    shared = sum(jnp.asarray(array).nbytes for array in arrays)
     while True:
         lowered = _lower(plan)
         needed = _memory(lowered.compile())
         if needed <= limit:
-            return plan._replace(needed=needed), lowered.as_text()
+            return _batched(plan._replace(needed=needed), lowered.as_text())
         if plan.size == 1:
             raise ValueError(
                 f"memory_limit is {limit:,} bytes, expected at least {needed:,}, what "
@@ -352,6 +352,15 @@ def _fit(plan: _Plan, limit: int | None) -> tuple[_Plan, str]:
         each = max(1, (needed - shared) // plan.size)
         fits = int((limit - shared) // each)
         plan = plan._replace(size=max(1, min(fits, plan.size - 1)))
+
+
+def _batched(plan: _Plan, program: str) -> _Plan:
+    count = len(plan.group.traced)
+    starts = range(0, count, plan.size)
+    return plan._replace(
+        sizes=[min(plan.size, count - start) for start in starts],
+        marks=[_mark(plan, start, program) for start in starts],
+    )
 
 
 def _free_memory() -> int:
@@ -379,8 +388,9 @@ def _inputs(plan: _Plan, settings: list[_grid.Setting]) -> _Inputs:
     params = plan.problem.init_params
     dtype = _trees.widest(*map(jnp.result_type, jax.tree.leaves(params)))
     values = _grid.stack(settings, dtype)
-    own = plan.key is None
-    key = jax.vmap(_trees.as_key)(values[_grid.SEED]) if own else plan.key
+    own, key = plan.program.own_keys, plan.key
+    if key is None:
+        key = jax.vmap(_trees.as_key)(values[_grid.SEED])
     run = _start(plan.program.make, params, values, len(settings))
     one = _one_round(
         _loop.for_loop(plan.problem), plan.program, plan.limits, run.rounds[0]
@@ -486,7 +496,7 @@ def _run_batch(plan: _Plan, number: int, advance, log) -> xr.Dataset:
         chunk = _loop.columns(plan.problem, jax.tree.map(_loop.first(i), buffers))
         chunks.append(_until(chunk, ended, done))
         if log is not None:
-            _log(log, chunks[-1], plan.group, first, count, ended, done)
+            _log(log, chunks[-1], plan, first, count, ended, done)
         done += i
         advance(count * done - shown)
         shown = count * done
@@ -554,7 +564,7 @@ def _unflatten(flat: xr.Dataset, axes: Sequence[_grid.Axis]) -> xr.Dataset:
     variables = {
         name: (
             (*dims, *variable.dims[1:]),
-            variable.values.reshape(*shape, *variable.shape[1:]),
+            variable.values.reshape((*shape, *variable.shape[1:])),
         )
         for name, variable in flat.data_vars.items()
     }
@@ -589,14 +599,16 @@ def _mark(plan: _Plan, start: int, program: str) -> str:
     inputs = _inputs(plan, settings)
     digest = hashlib.sha256(program.encode())
     digest.update(json.dumps(_environment.versions()).encode())
-    digest.update(repr(sorted(plan.group.static)).encode())
+    # The wire formats: what is counted is the same, what it costs is not.
+    digest.update(repr(jax.tree.structure(inputs.buffers)).encode())
     data = (_loop.for_loop(plan.problem), inputs._replace(buffers=None))
     for leaf in jax.tree.leaves(data):
-        if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
-            leaf = jax.random.key_data(leaf)
-        digest.update(np.ascontiguousarray(leaf).tobytes())
+        digest.update(_grid.bytes_of(leaf))
     return digest.hexdigest()
 
 
-def _digest(text: str) -> str:
+def _whole_mark(axes: Sequence[_grid.Axis], plans: Sequence[_Plan]) -> str:
+    """What a sweep computes, and how it is labelled."""
+    labels = [(n, x.tolist()) for a in axes for n, (_, x) in a.coordinates().items()]
+    text = json.dumps([[a.names for a in axes], labels, [p.marks for p in plans]])
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,10 +1,11 @@
 """The gdsec command."""
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import pydantic
@@ -14,7 +15,8 @@ import scipy.sparse
 import tyro
 
 from gdsec_jax import config as configs
-from gdsec_jax import data, experiment
+from gdsec_jax import data, experiment, logs
+from gdsec_jax import figures as figure_modules
 from gdsec_jax.algorithms import METHODS
 
 _DESCRIPTION = """\
@@ -28,15 +30,82 @@ data_app = tyro.extras.SubcommandApp()
 
 
 @app.command(name="run")
-def run(config: tyro.conf.Positional[Path], *, results: Path = Path("results")) -> None:
+def run(
+    config: tyro.conf.Positional[Path],
+    *,
+    results: Path = Path("results"),
+    log: Path | None = None,
+    norms: bool = False,
+) -> None:
     """Run the methods of a config; save their histories, a figure and a table.
 
     Args:
       config: A TOML file. Each of its fields is an option that overrides it:
         --num-rounds 100 --problem.data mnist --methods.GD-SEC.xi 10.
       results: Folder for what the run leaves.
+      log: Where to log each round: NAME.csv, NAME.jsonl, or a TensorBoard folder.
+      norms: Keep the norms of the gradient and of the memories too.
     """
-    _run(configs.load(config), config.stem, results)
+    _run(configs.load(config), config.stem, results, log, norms)
+
+
+@app.command(name="sweep")
+def sweep(
+    config: tyro.conf.Positional[Path],
+    *,
+    results: Path = Path("results"),
+    memory_limit: int | None = None,
+    log: Path | None = None,
+) -> None:
+    """Run every setting of the grids of a config, many side by side.
+
+    A sweep that was killed goes on where it was.
+
+    Args:
+      config: A TOML file with grids: of a method, [methods.NAME.grid]; of all, [grid].
+      results: Folder for a NetCDF file a method, with a dimension for each axis.
+      memory_limit: Bytes that may be used at once; by default half of what is free.
+      log: Where to log each round: NAME.csv, NAME.jsonl, or a TensorBoard folder.
+    """
+    console = rich.console.Console()
+    with _logged(log) as logs_to:
+        experiment.sweep(
+            configs.load(config),
+            config.stem,
+            results,
+            console,
+            memory_limit=memory_limit,
+            log=logs_to,
+        )
+
+
+@app.command(name="tune")
+def tune(
+    config: tyro.conf.Positional[Path],
+    *,
+    output: Path | None = None,
+    results: Path = Path("results"),
+    memory_limit: int | None = None,
+) -> None:
+    """Choose each method's parameters from its grid, by one rule for all methods.
+
+    Fewest bits to the target among the settings that take at most a share `slack` more
+    rounds than the baseline, gradient descent at the best step of its own grid.
+
+    Args:
+      config: A TOML file with grids: of a method, [methods.NAME.grid]; of all, [grid].
+      output: The file with the parameters that were chosen, and how; it may be the
+        config itself. By default NAME.toml in the folder of results.
+      results: Folder for what the sweeps leave.
+      memory_limit: Bytes that may be used at once; by default half of what is free.
+    """
+    console = rich.console.Console()
+    tuned = experiment.tune(
+        configs.load(config), config.stem, results, console, memory_limit=memory_limit
+    )
+    output = output or results / f"{config.stem}.toml"
+    configs.write_chosen(config, tuned, output)
+    experiment.say(console, f"wrote {output}")
 
 
 @app.command(name="figures")
@@ -44,21 +113,19 @@ def figures(
     names: tyro.conf.Positional[tuple[str, ...]] = (),
     *,
     results: Path = Path("results"),
+    data: Literal["embedded", "real"] = "embedded",
 ) -> None:
-    """Make the figures of the field on embedded data: all, or those named.
+    """Make the figures of the field, all or those named, and one page of them.
 
     Args:
       names: Of figures; none for all.
-      results: Folder for what the runs leave.
+      results: Folder for the page, index.html, and the figures: PNG, PDF, SVG, CSV.
+      data: Embedded data, or the real data sets of the field where they can be had.
     """
-    known = experiment.figure_configs()
-    for name in names:
-        if name not in known:
-            raise ValueError(
-                f"no figure is called {name!r}, expected {', '.join(known)}."
-            )
-    for name in names or known:
-        _run(configs.load(known[name]), name, results)
+    page = figure_modules.make(
+        names, results, console=rich.console.Console(), real=data == "real"
+    )
+    print(page)
 
 
 @app.command(name="methods")
@@ -123,8 +190,25 @@ def data_show(name: tyro.conf.Positional[str], *, split: str = "train") -> None:
 app.command(data_app, name="data", help="List, download and look at data sets.")
 
 
-def _run(config: configs.RunConfig, name: str, results: Path) -> None:
-    experiment.run(config, name, results, rich.console.Console())
+def _run(
+    config: configs.RunConfig, name: str, results: Path, log: Path | None, norms: bool
+) -> None:
+    with _logged(log) as logs_to:
+        console = rich.console.Console()
+        experiment.run(config, name, results, console, log=logs_to, norms=norms)
+
+
+def _logged(path: Path | None):
+    """The log at a path, or none."""
+    return contextlib.nullcontext() if path is None else logs.open_log(path)
+
+
+class _Around(NamedTuple):
+    """The options of a run that are no fields of its config."""
+
+    results: Path = Path("results")
+    log: Path | None = None
+    norms: bool = False
 
 
 def _run_with_overrides(path: Path, arguments: Sequence[str]) -> None:
@@ -133,18 +217,18 @@ def _run_with_overrides(path: Path, arguments: Sequence[str]) -> None:
     # the same sentences as for a file.
     config = _unchecked(configs.load(path))
     top = Annotated[type(config), tyro.conf.arg(name="")]
-    options = dataclasses.make_dataclass(
-        "Options", [("config", top), ("results", Path)]
-    )
+    around = [(name, kind) for name, kind in _Around.__annotations__.items()]
+    options = dataclasses.make_dataclass("Options", [("config", top), *around])
     given = tyro.cli(
         options,
         prog=f"gdsec run {path}",
         description=f"Run the config {path}, with these fields overridden.",
         args=arguments,
-        default=options(config, Path("results")),
+        default=options(config, *_Around()),
     )
     values = dataclasses.asdict(given.config)
-    _run(configs.validate(values, "options"), path.stem, given.results)
+    checked = configs.validate(values, "options")
+    _run(checked, path.stem, given.results, given.log, given.norms)
 
 
 def _unchecked(value):

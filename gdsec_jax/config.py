@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pydantic
+import tomlkit
 from pydantic import Field
 
-from gdsec_jax import data, problems, wire, worker
+from gdsec_jax import _files, data, problems, wire, worker
 from gdsec_jax._broadcast import broadcast
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.theory import theory
@@ -60,8 +61,8 @@ class _Model(pydantic.BaseModel):
 class Range(_Model):
     """Values of a grid at equal distances, or at equal ratios."""
 
-    start: float
-    stop: float
+    start: Annotated[float, Field(allow_inf_nan=False)]
+    stop: Annotated[float, Field(allow_inf_nan=False)]
     num: Count
     scale: Literal["log", "linear"] = "log"
 
@@ -72,27 +73,41 @@ class Range(_Model):
                 f"start is {self.start} and stop {self.stop}, expected numbers above 0 "
                 "for the scale log"
             )
+        if self.num == 1 and self.start != self.stop:
+            raise ValueError("num is 1, expected at least 2 for both ends")
         return self
 
     def values(self) -> list[float]:
-        """The numbers, both ends among them."""
+        """The numbers, both ends among them as they are given."""
         space = np.geomspace if self.scale == "log" else np.linspace
         # To 12 digits: 0.1 rather than 0.10000000000000002.
-        return [float(f"{x:.12g}") for x in space(self.start, self.stop, self.num)]
+        values = [float(f"{x:.12g}") for x in space(self.start, self.stop, self.num)]
+        values[0], values[-1] = self.start, self.stop
+        return values
 
 
 # Values by field; several fields that change together are joined by commas.
 Grid = dict[str, Range | tuple[Any, ...]]
 
 
+def _names(key: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in key.split(","))
+
+
 def axes_of(grid: Grid) -> dict[str | tuple[str, ...], list[Any]]:
     """A grid's values by name, as `sweep` takes them."""
     axes = {}
     for key, values in grid.items():
-        names = tuple(name.strip() for name in key.split(","))
+        names = _names(key)
         values = values.values() if isinstance(values, Range) else list(values)
         axes[names[0] if len(names) == 1 else names] = values
     return axes
+
+
+def joined(common: Grid, own: Grid) -> Grid:
+    """A method's own grid, and before it what the common one has of other fields."""
+    taken = {name for key in own for name in _names(key)}
+    return {k: v for k, v in common.items() if not taken & set(_names(k))} | own
 
 
 class ProblemConfig(_Model):
@@ -138,7 +153,8 @@ class ProblemConfig(_Model):
         generator = _GENERATORS.get(self.data)
         accepted = inspect.signature(generator).parameters if generator else {}
         for name in self.options:
-            if name not in accepted or name == "num_workers":
+            fields = ("num_workers", "problem", "regularization")  # not options
+            if name not in accepted or name in fields:
                 raise ValueError(f"the data {self.data} have no option {name}")
         return self
 
@@ -186,7 +202,9 @@ class MethodConfig(_Model):
     compressor: Literal["random_k", "qsgd", "natural", "terngrad", "whole"] | None = (
         Field(default=None, description="DIANA, MARINA: with k, levels and scope.")
     )
-    seed: Seed | None = Field(default=None, description="Of what the algorithm draws.")
+    seed: Seed | None = Field(
+        default=None, description="Of what the run draws: algorithm, minibatches, workers."
+    )
     step_factor: Positive = Field(
         default=1.0, description="Of the learning rate, that of theory in particular."
     )
@@ -214,6 +232,8 @@ class MethodConfig(_Model):
 
     @pydantic.model_validator(mode="after")
     def _fits_the_algorithm(self):
+        if self.grid:  # with its values, which may be needed, it was checked
+            return self
         accepted = inspect.signature(METHODS[self.name].factory).parameters
         given = self._given()
         for name in given:
@@ -224,8 +244,7 @@ class MethodConfig(_Model):
         for name, parameter in accepted.items():
             required = parameter.default is inspect.Parameter.empty
             from_theory = name in ("num_workers", "learning_rate")
-            swept = any(name in key.split(",") for key in self.grid)
-            if required and not from_theory and not swept and name not in given:
+            if required and not from_theory and name not in given:
                 raise ValueError(f"{self.name} needs the parameter {name}")
         self.parameters()  # builds the compressor, which checks its own
         return self
@@ -237,8 +256,10 @@ class MethodConfig(_Model):
             for name in type(self).model_fields
             if name not in _AROUND and (value := getattr(self, name)) is not None
         }
-        if "seed" in given:
-            given["key"] = given.pop("seed")
+        seed = given.pop("seed", None)  # what else the run draws has it as well
+        accepted = inspect.signature(METHODS[self.name].factory).parameters
+        if seed is not None and "key" in accepted:
+            given["key"] = seed
         if "compressor" in given:  # what is its own is not the algorithm's
             own = inspect.signature(getattr(worker, given["compressor"])).parameters
             given = {name: given[name] for name in given if name not in own}
@@ -271,17 +292,20 @@ class MethodConfig(_Model):
         return given | {"compressor": factory(**arguments)}
 
 
-def _check_grid(model: pydantic.BaseModel) -> None:
+def _check_grid(model: "ProblemConfig | MethodConfig") -> None:
     """Every name of a grid is a field, and every value one that it takes."""
+    given = [name for key in model.grid for name in _names(key)]
+    for name in given:
+        if name not in type(model).model_fields or name in ("grid", "chosen"):
+            raise ValueError(f"the grid has {name!r}, which is no field to vary")
+        if given.count(name) > 1:
+            raise ValueError(f"the grid has {name!r} twice, expected it once")
     axes = [
         ((names,) if isinstance(names, str) else names, values)
-        for names, values in axes_of(model.grid).items()  # pyright: ignore
+        for names, values in axes_of(model.grid).items()
     ]
     own = model.model_dump(exclude_unset=True, exclude={"grid"})
     for names, values in axes:
-        for name in names:
-            if name not in type(model).model_fields or name in ("grid", "chosen"):
-                raise ValueError(f"the grid has {name}, which is no field to vary")
         if not values:
             raise ValueError(f"the grid has no values of {', '.join(names)}")
         for row in values:
@@ -301,7 +325,12 @@ def _check_grid(model: pydantic.BaseModel) -> None:
     for first, *_ in changes:  # one axis may need a value of another
         own |= first
     for change in itertools.chain(*changes):
-        type(model).model_validate(own | change)
+        try:
+            type(model).model_validate(own | change)
+        except pydantic.ValidationError as error:
+            values = ", ".join(f"{n} = {v!r}" for n, v in change.items())
+            sentence = _sentence(error).removesuffix(".")
+            raise ValueError(f"with {values} of the grid, {sentence}") from error
 
 
 class RunConfig(_Model):
@@ -337,6 +366,9 @@ class RunConfig(_Model):
     grid: Grid = Field(
         default={}, description="For gdsec sweep and tune: as of each method."
     )
+    letter: str = Field(
+        default="", description="Of a figure: they stand on the page in this order."
+    )
     text: str = Field(default="", description="What a figure shows, in sentences.")
     real: dict[str, Any] = Field(
         default={}, description="Fields that gdsec figures --data real overrides."
@@ -364,6 +396,16 @@ class RunConfig(_Model):
                 raise ValueError(
                     f"the label {label!r} may hold letters, digits, blanks and _.+-"
                 )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _has_a_grid_for_all_methods(self):
+        for label, method in self.methods.items() if self.grid else ():
+            grid = joined(self.grid, method.grid)
+            try:
+                _check_grid(method.model_copy(update={"grid": grid}))
+            except ValueError as error:
+                raise ValueError(f"methods.{label}: {error}") from error
         return self
 
     def wire_name(self) -> str:
@@ -416,11 +458,33 @@ def validate(values: Mapping[str, Any], source: str) -> RunConfig:
         raise ValueError(f"{source}: {_sentence(error)}") from error
 
 
+def write_chosen(
+    source: str | os.PathLike, tuned: RunConfig, path: str | os.PathLike
+) -> None:
+    """The TOML file of a config with the fields that were chosen, comments and all.
+
+    Args:
+      source: the file that the config was loaded from.
+      tuned: the same config with other fields of its methods.
+      path: to write to, whole or not at all; it may be the source.
+    """
+    document = tomlkit.parse(Path(source).read_text("utf-8"))
+    before = load(source)
+    for label, method in tuned.methods.items():
+        table: Any = document["methods"][label]  # pyright: ignore
+        for name in MethodConfig.model_fields:
+            value = getattr(method, name)
+            if value != getattr(before.methods[label], name) or name == "chosen":
+                table[name] = value
+    with _files.whole(path) as temporary:
+        temporary.write_text(tomlkit.dumps(document), "utf-8")
+
+
 def _sentence(error: pydantic.ValidationError) -> str:
     """The first fault of a config in one sentence: the field, its value, what to do."""
     fault = error.errors()[0]
-    parts = [str(part) for part in fault["loc"] if part not in ("int", "float")]
-    where = ".".join(parts) or "methods"
+    parts = [str(part) for part in fault["loc"] if not _of_a_union(part)]
+    where = ".".join(parts)
     message = fault["msg"].removeprefix("Value error, ")
     message = message.removeprefix("Input should be ")
     if fault["type"] == "extra_forbidden":
@@ -429,16 +493,29 @@ def _sentence(error: pydantic.ValidationError) -> str:
         return f"{where} is missing."
     if fault["type"] == "value_error":
         between = " is" if message[0].isdigit() or message[0] == "-" else ":"
-        return f"{where}{between} {message}."
-    if fault["type"].startswith(("model", "dict")):
+        return f"{where}{between} {message}." if where else f"{message}."
+    if fault["type"].startswith("model") and _is_range(fault["loc"][-1]):
+        message = "a list of values, or a table of start, stop, num and scale"
+    elif fault["type"].startswith(("model", "dict")):
         message = "a table of fields"
     return f"{where} is {fault['input']!r}, expected {message}."
+
+
+def _of_a_union(part: str | int) -> bool:
+    """Whether a part of a location is no field, but one of the types it may have."""
+    return part in ("int", "float") or str(part).startswith("tuple[") or _is_range(part)
+
+
+def _is_range(part: str | int) -> bool:
+    return str(part).endswith("Range]")  # no label has a bracket
 
 
 def _fields(location: tuple[Any, ...]) -> str:
     """The fields beside an unknown one."""
     model: type[pydantic.BaseModel] = RunConfig
-    if location[:1] == ("problem",) and len(location) > 1:
+    if any(map(_is_range, location)):
+        model = Range
+    elif location[:1] == ("problem",) and len(location) > 1:
         model = ProblemConfig
     elif location[:1] == ("methods",) and len(location) > 2:
         model = MethodConfig
@@ -513,7 +590,7 @@ def varied(method: MethodConfig, **fields: Any) -> MethodConfig:
     Raises:
       ValueError: a value is out of range, or the algorithm has no such parameter.
     """
-    given = method.model_dump(exclude={"grid", "chosen"}, exclude_none=True)
+    given = method.model_dump(exclude={"grid", "chosen"}, exclude_defaults=True)
     try:
         return MethodConfig.model_validate(given | fields)
     except pydantic.ValidationError as error:

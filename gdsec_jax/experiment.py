@@ -68,7 +68,7 @@ def compare(
       config: what to run.
       folder: for the histories, NAME.nc each; made if it is not there.
       console: for a line a run.
-      options: of `simulate`: norms, and log, here a function from a label to one.
+      options: of `simulate`: norms, and log, also handed `setting`, {"method": label}.
 
     Raises:
       ValueError, OSError: the data cannot be had, or do not fit the config.
@@ -246,7 +246,8 @@ def tune(
       options: of `gdsec_jax.sweep`: memory_limit, log, progress.
 
     Returns:
-      The config with the parameters that were chosen, and in `chosen` how.
+      The config with the parameters that were chosen, and in `chosen` how; the grids
+      stay in it.
 
     Raises:
       ValueError, OSError: the data cannot be had, or a setting is none.
@@ -270,14 +271,15 @@ def tune(
             axes = tuning.axes_of(config, label)
             choice = tuning.choose(swept, axes, target, most_rounds)
             if label == baseline:
-                rounds = float(tuning.cost_to(swept, target)["rounds"].min())
-                most_rounds = (1 + config.slack) * rounds
-            method = configs.varied(config.methods[label], **choice.setting)
-            chosen[label] = method.model_copy(update={"chosen": choice.why})
+                most_rounds = (1 + config.slack) * choice.rounds
+            given = config.methods[label]
+            chosen[label] = configs.varied(given, **choice.setting).model_copy(
+                update={"chosen": choice.why, "grid": given.grid}
+            )
             values = ", ".join(f"{n} = {v!r}" for n, v in choice.setting.items())
             say(console, f"{label}: {values or 'nothing to choose'}: {choice.why}")
     methods = {label: chosen[label] for label in config.methods}
-    return config.model_copy(update={"methods": methods, "grid": {}})
+    return config.model_copy(update={"methods": methods})
 
 
 def costs(runs: Runs) -> pd.DataFrame:

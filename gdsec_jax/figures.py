@@ -1,0 +1,265 @@
+"""The figures of the field: a config and a small module each, and one page."""
+
+import importlib.metadata
+import importlib.resources
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import psutil
+import rich.console
+import xarray as xr
+
+from gdsec_jax import _environment, experiment, report
+from gdsec_jax import config as configs
+from gdsec_jax.experiment import Runs
+
+
+class Study(NamedTuple):
+    """What a figure's module is handed: its config, and where results go."""
+
+    name: str
+    config: configs.RunConfig
+    folder: Path  # for what runs and sweeps leave
+    console: rich.console.Console
+    progress: bool | None = None
+
+
+class Source(NamedTuple):
+    """Where a figure comes from."""
+
+    config: Path
+    module: Path  # has section(study) -> report.Section
+
+
+def sources() -> dict[str, Source]:
+    """The figures by name, in the order of their letters on the page.
+
+    Raises:
+      FileNotFoundError: the package, or its checkout, lacks the files.
+    """
+    configured = _folder("configs") / "figures"
+    modules = _folder("experiments")
+    found = {
+        path.stem: Source(path, modules / f"{path.stem}.py")
+        for path in sorted(configured.glob("*.toml"))
+    }
+    for source in found.values():
+        if not source.module.is_file():
+            raise FileNotFoundError(f"{source.module} is missing, expected a module.")
+    letters = {
+        name: configs.load(source.config).letter for name, source in found.items()
+    }
+    return {name: found[name] for name in sorted(found, key=lambda n: letters[n])}
+
+
+def make(
+    names: Sequence[str],
+    results: Path,
+    *,
+    console: rich.console.Console,
+    real: bool = False,
+    progress: bool | None = None,
+) -> Path:
+    """Make figures, each as PNG, PDF, SVG and CSV, and the page of them, index.html.
+
+    Args:
+      names: of the figures; none for all.
+      results: the folder for all of it.
+      console: for a line a step.
+      real: whether to take real data sets where they can be had.
+      progress: whether to show bars; by default on a terminal.
+
+    Returns:
+      The path of the page.
+
+    Raises:
+      ValueError: there is no such figure, or a config is wrong.
+      OSError: a file cannot be written.
+    """
+    known = sources()
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f"no figure is called {name!r}, expected {', '.join(known)}."
+            )
+    sections, notes = [], []
+    for name in [name for name in known if not names or name in names]:
+        config = configs.load(known[name].config)
+        if real:
+            config, note = _with_real_data(name, config)
+            notes += [note] if note else []
+        experiment.say(console, f"figure {name}: {config.title}")
+        study = Study(name, config, results / name, console, progress)
+        section = _module(known[name].module).section(study)
+        report.save(section, results)
+        sections.append(section)
+    data = " --data real" if real else ""
+    page = results / "index.html"
+    report.page(
+        sections,
+        page,
+        title="Communication-efficient distributed optimisation: the figures",
+        environment=_environment_of_a_page(),
+        command=" ".join(["gdsec figures", *names]) + data,
+        notes=notes,
+    )
+    experiment.say(console, f"wrote {page}")
+    return page
+
+
+def compare(study: Study) -> Runs:
+    """The runs of all methods of a study's config."""
+    return experiment.compare(
+        study.config, study.folder, study.console, progress=study.progress
+    )
+
+
+def section_of(
+    study: Study,
+    *,
+    panels: Sequence[report.Panel],
+    data: pd.DataFrame,
+    seconds: float,
+    table: pd.DataFrame | None = None,
+    claims: Sequence[report.Claim] = (),
+    chosen: pd.DataFrame | None = None,
+) -> report.Section:
+    """A section with what the config says of it."""
+    config = study.config
+    return report.Section(
+        name=study.name,
+        title=f"({config.letter}) {config.title}" if config.letter else config.title,
+        text=" ".join(config.text.split()),
+        panels=tuple(panels),
+        table=table,
+        data=data,
+        claims=tuple(claims),
+        chosen=chosen,
+        command=f"gdsec figures {study.name}",
+        config=config.model_dump(mode="json", exclude_unset=True, exclude={"real"}),
+        seconds=seconds,
+    )
+
+
+def section_of_runs(
+    study: Study,
+    claims: Callable[[Runs], Sequence[report.Claim]],
+) -> report.Section:
+    """The section of a figure that compares methods: error against rounds and bits."""
+    seconds = experiment.stopwatch()
+    runs = compare(study)
+    return section_of(
+        study,
+        panels=report.convergence_panels(
+            runs.histories,
+            runs.methods,
+            wire=study.config.wire_name(),
+            target=study.config.target,
+        ),
+        data=experiment.curves(runs.histories),
+        table=experiment.costs(runs),
+        claims=claims(runs),
+        chosen=experiment.how_chosen(study.config, runs.problem),
+        seconds=seconds(),
+    )
+
+
+def keeps_the_rate(runs: Runs, label: str, slack: float = 0.1) -> report.Claim:
+    """Whether a method needs about the baseline's rounds, and fewer bits."""
+    baseline = runs.config.baseline()
+    ours, theirs = (
+        runs.histories[name].cost_to(runs.target_error) for name in (label, baseline)
+    )
+    text = f"{label} keeps {baseline}'s rate with a fraction of the bits"
+    if ours is None or theirs is None:
+        missing = label if ours is None else baseline
+        return report.Claim(text, False, f"{missing} does not reach the target")
+    return report.Claim(
+        text,
+        ours.rounds <= (1 + slack) * theirs.rounds and ours.bits < theirs.bits / 2,
+        f"{ours.rounds:,} rounds against {theirs.rounds:,}, "
+        f"{ours.bits / theirs.bits:.2%} of the uploaded bits",
+    )
+
+
+def fails_without_correction(runs: Runs, label: str, ours: str) -> report.Claim:
+    """Whether the method without error correction is worse than ours."""
+    text = f"without error correction ({label}) it does not"
+    with_it, without = (
+        runs.histories[name].cost_to(runs.target_error) for name in (ours, label)
+    )
+    if without is None:
+        last = runs.histories[label]
+        measured = f"{label} ends at {last.objective_error[-1]:.1e}, {last.outcome}"
+        return report.Claim(text, with_it is not None, measured)
+    if with_it is None:
+        return report.Claim(text, False, f"{ours} does not reach the target")
+    return report.Claim(
+        text,
+        without.bits > 2 * with_it.bits or without.rounds > 1.1 * with_it.rounds,
+        f"it needs {without.bits / with_it.bits:.1f} times the bits and "
+        f"{without.rounds / with_it.rounds:.2f} times the rounds of {ours}",
+    )
+
+
+def tidy(swept: Mapping[str, xr.Dataset]) -> pd.DataFrame:
+    """Sweeps in long form: a row for each evaluation of each setting."""
+    names = ["objective_error", "total_bits", "total_gradient_evaluations"]
+    frames = [
+        one[names].to_dataframe().reset_index().assign(method=label)
+        for label, one in swept.items()
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _with_real_data(name: str, config: configs.RunConfig):
+    """The config with its real data set, or a sentence why it is as it was."""
+    if not config.real:
+        return config, f"{name}: has no real data set: its data are generated."
+    values = _merged(config.model_dump(exclude_unset=True), config.real)
+    merged = configs.validate(values, f"{name}.real")
+    try:
+        configs.load_data(merged.problem.data, merged.problem.subset)
+    except (OSError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        return config, f"{name}: {merged.problem.data} cannot be had ({first})"
+    return merged, None
+
+
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(values)
+    for name, change in changes.items():
+        inner = merged.get(name)
+        if isinstance(change, Mapping) and isinstance(inner, Mapping):
+            change = _merged(inner, change)
+        merged[name] = change
+    return merged
+
+
+def _folder(name: str) -> Path:
+    """A folder of the package, or of its checkout."""
+    package = Path(str(importlib.resources.files("gdsec_jax")))
+    for folder in (package / name, package.parent / name):
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"no {name} beside {package}, expected some: reinstall.")
+
+
+def _module(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"gdsec_figures_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _environment_of_a_page() -> dict[str, str]:
+    memory = psutil.virtual_memory().total / 2**30
+    return _environment.versions() | {
+        "cores": str(psutil.cpu_count()),
+        "memory": f"{memory:.0f} GiB",
+        "matplotlib": importlib.metadata.version("matplotlib"),
+    }

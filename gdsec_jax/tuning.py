@@ -13,15 +13,8 @@ from gdsec_jax._sweep import run_settings
 
 def axes_of(config: configs.RunConfig, label: str) -> tuple[_grid.Axis, ...]:
     """The axes of a method's grid: the common ones that it has no own for, then its."""
-    own = configs.axes_of(config.methods[label].grid)
-    taken = {name for key in own for name in ([key] if isinstance(key, str) else key)}
-    common = {
-        key: values
-        for key, values in configs.axes_of(config.grid).items()
-        if not taken & set([key] if isinstance(key, str) else key)
-    }
-    grid = common | own
-    return _grid.axes_of(grid) if grid else ()
+    grid = configs.joined(config.grid, config.methods[label].grid)
+    return _grid.axes_of(configs.axes_of(grid)) if grid else ()
 
 
 def sweep_method(
@@ -43,6 +36,8 @@ def sweep_method(
     """
     method = config.methods[label]
     axes = axes_of(config, label)
+    if options.get("log") is not None:
+        options["log"] = functools.partial(_log, options["log"], label)
     try:
         rows = [
             configs.resolved(configs.varied(method, **setting), problem)
@@ -64,9 +59,7 @@ def _sweep_rows(config, rows, problem, axes, **options) -> xr.Dataset:
     ]
     settings = [{name: getattr(row, name) for name in traced + static} for row in rows]
     own: dict[str, Any] = {"problem": problem}
-    if any(
-        row.local_steps for row in rows
-    ):  # the steps that workers take by themselves
+    if any(row.local_steps for row in rows):
         own["problem"] = functools.partial(_with_local_steps, problem)
         static += ["steps", "rate"]
         for setting, row in zip(settings, rows, strict=True):
@@ -93,6 +86,12 @@ def _sweep_rows(config, rows, problem, axes, **options) -> xr.Dataset:
     )
 
 
+def _log(log, label: str, columns, setting) -> None:
+    # The same two columns for all methods, so that one file can have them all.
+    words = " ".join(f"{name}={value}" for name, value in setting.items())
+    log(columns, setting={"method": label, "setting": words})
+
+
 def _with_local_steps(problem, steps: int, rate: float):
     return problems.local_steps(problem, steps, rate)
 
@@ -102,6 +101,7 @@ class Choice(NamedTuple):
 
     setting: dict[str, Any]
     why: str
+    rounds: float  # that it took to the target; inf if it never got there
 
 
 def choose(
@@ -126,22 +126,27 @@ def choose(
     rounds = np.ravel(costs["rounds"].values)
     bits = np.ravel(costs["bits"].values)
     of = f"of {len(settings)} settings" if len(settings) > 1 else "the one setting"
-    if (rounds <= most_rounds).any():
-        best = np.argmin(np.where(rounds <= most_rounds, bits, np.inf))
+
+    def chosen(best, why):
+        return Choice(settings[best], f"{of}, {why}", float(rounds[best]))
+
+    reached = np.isfinite(rounds)
+    within = reached & (rounds <= most_rounds)
+    if within.any():
         limit = f" within {most_rounds:,.0f} rounds" if np.isfinite(most_rounds) else ""
-        return Choice(settings[best], f"{of}, the fewest bits to the target{limit}")
-    if np.isfinite(rounds).any():
-        best = np.argmin(np.where(np.isfinite(rounds), bits, np.inf))
-        why = f"{of}, the fewest bits to the target"
-        return Choice(settings[best], f"{why}; none within {most_rounds:,.0f} rounds")
-    errors = swept["objective_error"].ffill("eval_round").isel(eval_round=-1)
-    lost = (swept["outcome"] == "diverged") | ~np.isfinite(errors)
-    best = int(np.argmin(np.ravel(errors.where(~lost, np.inf).values)))
-    if bool(lost.all()):
-        return Choice(settings[best], f"{of}, all diverge")
-    return Choice(
-        settings[best], f"{of}, the least last error; none reaches the target"
-    )
+        best = np.argmin(np.where(within, bits, np.inf))
+        return chosen(best, f"the fewest bits to the target{limit}")
+    if reached.any():
+        best = np.argmin(np.where(reached, bits, np.inf))
+        late = f"none within {most_rounds:,.0f} rounds"
+        return chosen(best, f"the fewest bits to the target; {late}")
+    last = (swept["eval_round"] <= swept["rounds"]).sum("eval_round") - 1
+    errors = swept["objective_error"].isel(eval_round=last)
+    lost = np.ravel(((swept["outcome"] == "diverged") | ~np.isfinite(errors)).values)
+    best = np.argmin(np.where(lost, np.inf, np.ravel(errors.values)))
+    if lost.all():
+        return chosen(best, "all diverge")
+    return chosen(best, "the least last error; none reaches the target")
 
 
 def cost_to(swept: xr.Dataset, error: float) -> xr.Dataset:

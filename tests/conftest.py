@@ -1,5 +1,7 @@
 """What all tests share."""
 
+import logging
+
 import jax
 import pytest
 
@@ -9,3 +11,17 @@ def x64():
     """float64 for one test; users never get it unasked."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def compiled(caplog):
+    """The names of the functions that XLA compiles, as it goes."""
+    with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
+
+        def names():
+            messages = [record.getMessage() for record in caplog.records]
+            caplog.clear()
+            start = "Finished XLA compilation of "
+            return [m.split()[4] for m in messages if m.startswith(start)]
+
+        yield names

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import importlib
-import logging
 import math
 
 import jax
@@ -288,23 +287,6 @@ def test_chunks_change_nothing(seconds, limit, monkeypatch):
     monkeypatch.setattr(loop, "CHUNK_SECONDS", seconds)
     monkeypatch.setattr(loop, "MOST_RECORDS", limit)
     assert_same_course(run_toy(eval_every=7), expected)
-
-
-@pytest.fixture
-def compiled(caplog):
-    """The names of the functions that jax compiles, as it goes."""
-    with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
-
-        def names():
-            found = [
-                record.getMessage().split()[1]
-                for record in caplog.records
-                if record.getMessage().startswith("Compiling ")
-            ]
-            caplog.clear()
-            return found
-
-        yield names
 
 
 def test_the_loop_is_compiled_once(compiled, monkeypatch):

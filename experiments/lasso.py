@@ -1,0 +1,14 @@
+"""Lasso: the paper's comparison on a penalty that is not smooth."""
+
+from gdsec_jax import figures, report
+
+
+def section(study: figures.Study) -> report.Section:
+    """Each method at the setting that one rule chose for it."""
+    return figures.section_of_runs(
+        study,
+        lambda runs: [
+            figures.keeps_the_rate(runs, "GD-SEC"),
+            figures.fails_without_correction(runs, "GD-SOEC", "GD-SEC"),
+        ],
+    )

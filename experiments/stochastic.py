@@ -1,0 +1,116 @@
+"""Stochastic gradients: SGD, SGD-SEC, QSGD-SEC and QSGD over ten seeds."""
+
+import numpy as np
+import pandas as pd
+
+from gdsec_jax import experiment, figures, report, tuning
+
+
+def section(study: figures.Study) -> report.Section:
+    """Medians over the seeds, with bands from the least to the largest."""
+    seconds = experiment.stopwatch()
+    config = study.config
+    swept = {}
+    with experiment.prepared(config) as problem:
+        for label in config.methods:
+            swept[label] = tuning.sweep_method(
+                config,
+                label,
+                problem,
+                path=study.folder / f"{label}.nc",
+                progress=study.progress,
+            )
+        chosen = experiment.how_chosen(config, problem)
+    methods = {label: method.name for label, method in config.methods.items()}
+    return figures.section_of(
+        study,
+        panels=[
+            _panel(swept, methods, "eval_round", "rounds"),
+            _panel(
+                swept,
+                methods,
+                "total_bits",
+                f"uploaded bits, all workers ({config.wire_name()})",
+            ),
+        ],
+        data=figures.tidy(swept),
+        table=_table(swept, config.target),
+        claims=_claims(swept, config.target),
+        chosen=chosen,
+        seconds=seconds(),
+    )
+
+
+def _panel(swept, methods, x, label):
+    def panel(axes):
+        for name, one in swept.items():
+            style = report.line_style(methods[name]) | {"label": name}
+            along = one[x] if x == "eval_round" else one[x].median("seed")
+            error = one["objective_error"]
+            axes.plot(along, error.median("seed"), **style)
+            axes.fill_between(
+                along,
+                error.min("seed"),
+                error.max("seed"),
+                color=style["color"],
+                alpha=0.15,
+                linewidth=0,
+            )
+        axes.set(yscale="log", xlabel=label, ylabel="objective error")
+        if x != "eval_round":
+            axes.set_xscale("log")
+
+    return panel
+
+
+def _costs(swept, target):
+    return {
+        label: tuning.cost_to(one, target * float(one["initial_error"].max()))
+        for label, one in swept.items()
+    }
+
+
+def _table(swept, target):
+    rows = []
+    for label, costs in _costs(swept, target).items():
+        reached = np.isfinite(costs["bits"].values)
+        bits, rounds = costs["bits"].values[reached], costs["rounds"].values[reached]
+        last = swept[label]["objective_error"].isel(eval_round=-1)
+        rows.append(
+            {
+                "method": label,
+                "seeds at the target": f"{reached.sum()} of {reached.size}",
+                "rounds, median": f"{np.median(rounds):,.0f}" if reached.any() else "-",
+                "Mbit, median": f"{np.median(bits) / 1e6:.3f}"
+                if reached.any()
+                else "-",
+                "Mbit, range": (
+                    f"{bits.min() / 1e6:.3f} to {bits.max() / 1e6:.3f}"
+                    if reached.any()
+                    else "-"
+                ),
+                "last error, median": f"{float(last.median()):.2e}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _claims(swept, target):
+    costs = _costs(swept, target)
+    bits = {x: np.median(c["bits"].values) for x, c in costs.items()}
+    rounds = {x: np.median(c["rounds"].values) for x, c in costs.items()}
+    yield report.Claim(
+        "SGD-SEC keeps SGD's rate with fewer bits",
+        bool(
+            np.isfinite(rounds["SGD-SEC"])
+            and rounds["SGD-SEC"] <= 1.1 * rounds["SGD"]
+            and bits["SGD-SEC"] < bits["SGD"]
+        ),
+        f"{rounds['SGD-SEC']:,.0f} rounds against {rounds['SGD']:,.0f}, "
+        f"{bits['SGD-SEC'] / bits['SGD']:.2%} of the bits (medians)",
+    )
+    yield report.Claim(
+        "quantising what is sent, QSGD-SEC needs fewer bits than QSGD and than SGD-SEC",
+        bool(bits["QSGD-SEC"] < min(bits["QSGD"], bits["SGD-SEC"])),
+        ", ".join(f"{x} {b / 1e6:.3f} Mbit" for x, b in bits.items()),
+    )

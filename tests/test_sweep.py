@@ -1,0 +1,873 @@
+"""Sweeps: each setting is its own run, and what is compiled, kept and refused."""
+
+import functools
+import importlib
+import json
+import os
+import subprocess
+import sys
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import xarray as xr
+from cases import METHODS, methods, of_each_kind
+
+import gdsec_jax
+from gdsec_jax import problems, simulate, sweep, wire
+
+module = importlib.import_module("gdsec_jax._sweep")
+WORKERS, ROUNDS = 4, 30
+LOOP = "jit(_sweep_chunk)"
+STEPS = [0.5, 1.0]  # times 1/L
+
+# A traced parameter of a method's own; of those that draw, the key as well.
+OWN = {
+    "gdsec": {"xi": [0.5, 8.0]},
+    "gdsoec": {"xi": [0.1, 1.0]},
+    "qsgdsec": {"xi": [0.5, 8.0]},
+    "cgd": {"xi": [0.5, 4.0]},
+    "lag": {"zeta": [0.05, 0.2]},
+    "laq": {"zeta": [0.05, 0.2]},
+    "ef21_sgdm": {"eta": [0.3, 0.9]},
+    "diana": {"beta": [0.1, 0.3]},
+    "marina": {"probability": [0.2, 0.7]},
+    "clag": {"zeta": [0.1, 0.9]},
+}
+TOTALS = ("bits", "entries", "participants")
+
+
+@functools.cache
+def samples(seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((40, 6)) * np.linspace(0.4, 2.0, 6)
+    return x, x @ np.arange(-2.0, 4.0) + rng.standard_normal(40)
+
+
+def toy(num_workers=WORKERS, seed=0) -> problems.Problem:
+    return problems.ridge(*samples(seed), num_workers)
+
+
+def gdsec_of(problem, num_workers=WORKERS, factor=1.0):
+    """A maker of optimizers for xi, and perhaps beta."""
+
+    def make(xi, beta=0.1):
+        step = optax.sgd(factor / problem.smoothness)
+        return optax.chain(gdsec_jax.gdsec(num_workers, xi, beta), step)
+
+    return make
+
+
+def run(problem, optimizer, num_rounds=ROUNDS, **options) -> gdsec_jax.History:
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
+        return simulate(problem, optimizer, num_rounds, **options)
+
+
+def assert_is_the_run(swept: xr.Dataset, history, rtol=1e-9, resolution=1e-14):
+    """One setting of a sweep is what `simulate` does with it."""
+    last = history.num_rounds
+    assert int(swept["rounds"]) == last
+    assert str(swept["outcome"].values) == history.outcome
+    assert float(swept["initial_error"]) == pytest.approx(history.initial_error, rtol)
+    rounds = swept["eval_round"].values
+    before = rounds <= last
+    np.testing.assert_array_equal(rounds[before], history.eval_rounds)
+    errors = swept["objective_error"].values
+    assert np.isnan(errors[~before]).all()
+    np.testing.assert_allclose(
+        errors[before], history.objective_error, rtol, resolution
+    )
+    columns = {
+        "bits": history.bits.sum(1),
+        "entries": history.entries.sum(1),
+        "broadcast_bits": history.broadcast_bits,
+        "gradient_evaluations": history.gradient_evaluations,
+        "participants": history.participants.sum(1),
+        "dropped": history.dropped,
+    } | {f"bits_{name}": bits for name, bits in history.format_bits.items()}
+    assert {name for name in swept if str(name).startswith("total_")} == {
+        f"total_{name}" for name in columns
+    }
+    for name, column in columns.items():
+        total = np.cumsum(column)[np.minimum(rounds, last) - 1]
+        np.testing.assert_array_equal(swept[f"total_{name}"], total, name)
+        assert swept[f"total_{name}"].dtype == np.int64
+
+
+def each(swept: xr.Dataset, *dimensions):
+    """The settings by their labels."""
+    flat = swept.stack(all=dimensions)
+    for i, label in enumerate(flat["all"].values):
+        yield dict(zip(dimensions, label, strict=True)), flat.isel(all=i)
+
+
+@pytest.fixture
+def chunks(monkeypatch):
+    """The rounds of each chunk that is run."""
+    original, rounds = module._sweep_chunk, []
+
+    def counting(*arguments):
+        out = original(*arguments)
+        rounds.append(int(out[0]))
+        return out
+
+    counting.lower = original.lower
+    monkeypatch.setattr(module, "_sweep_chunk", counting)
+    return rounds
+
+
+def attributes(swept: xr.Dataset) -> dict:
+    return json.loads(swept.attrs["attributes"])
+
+
+def assert_same(one: xr.Dataset, other: xr.Dataset):
+    xr.testing.assert_identical(one.drop_attrs(), other.drop_attrs())
+
+
+# Each setting is its own run
+
+
+def method_grid(method):
+    own = OWN.get(method.name, {})
+    return {"step": STEPS} | own | ({"seed": [0, 5]} if method.draws else {})
+
+
+def make_method(method, problem, step, seed=None, **own):
+    own |= {} if seed is None else {"key": seed}
+    if "learning_rate" in method.arguments:
+        own["learning_rate"] = step / problem.smoothness
+    algorithm = method._replace(arguments=method.arguments | own).make(
+        WORKERS, wire=wire.Format("coo", also=("rle",))
+    )
+    return optax.chain(algorithm, optax.sgd(step / problem.smoothness))
+
+
+def compare_method(method, rtol, resolution):
+    problem, grid = toy(), method_grid(method)
+
+    def make(**setting):
+        return make_method(method, problem, **setting)
+
+    # A step that most methods bear: what diverges is another test's.
+    grid |= {"step": [0.05, 0.2]}
+    swept = sweep(problem, make, grid, ROUNDS)
+    assert dict(swept["objective_error"].sizes) == {
+        **{name: 2 for name in grid},
+        "eval_round": ROUNDS,
+    }
+    settings = list(each(swept, *grid))
+    # All where there are few, else a part in which each value comes twice.
+    for setting, one in settings[:: 1 if len(settings) <= 4 else 3]:
+        assert_is_the_run(one, run(problem, make(**setting)), rtol, resolution)
+    errors = swept["objective_error"].isel(eval_round=-1).values
+    assert len(np.unique(errors)) == errors.size
+
+
+@methods(dear=True)
+def test_each_setting_is_its_run(method, x64):
+    compare_method(method, 1e-9, 1e-13)
+
+
+@methods(of_each_kind, dear=True)
+def test_each_setting_is_its_run_in_float32(method):
+    compare_method(method, 1e-3, 1e-5)
+
+
+def test_every_method_is_swept():
+    assert set(OWN) <= {method.name for method in METHODS}
+
+
+def test_schedules_of_traced_parameters(x64):
+    problem = toy()
+
+    def make(step, xi):
+        algorithm = gdsec_jax.gdsec(WORKERS, lambda k: xi * 0.9**k, 0.1)
+        return optax.chain(algorithm, optax.sgd(lambda k: step / (1 + 0.1 * k)))
+
+    steps = [0.4 / problem.smoothness, 1 / problem.smoothness]
+    swept = sweep(problem, make, {"step": steps, "xi": [1.0, 20.0]}, ROUNDS)
+    for setting, one in each(swept, "step", "xi"):
+        assert_is_the_run(one, run(problem, make(**setting)))
+
+
+def test_values_that_are_arrays_and_trees(x64, compiled):
+    def loss(params, point):
+        left = jnp.sum((params["a"] - point) ** 2)
+        return left + 0.5 * jnp.vdot(params["b"] - 1, params["b"] - 1)
+
+    points = np.random.default_rng(1).standard_normal((WORKERS, 3))
+    start = {"a": jnp.zeros(3), "b": jnp.zeros((2, 2))}
+    problem = problems.from_loss(loss, points, start)
+
+    def make(xi):
+        return optax.chain(gdsec_jax.gdsec(WORKERS, xi, 0.1), optax.sgd(0.05))
+
+    trees = [
+        {"a": np.array([0.1, 5.0, 9.0]), "b": 0.5},
+        {"a": np.array([4.0, 0.0, 1.0]), "b": 3.0},
+    ]
+    compiled()
+    swept = sweep(problem, make, {"xi": trees}, ROUNDS)
+    assert compiled().count(LOOP) == 1
+    np.testing.assert_array_equal(swept["xi"], [0, 1])  # no labels: positions
+    for i, tree in enumerate(trees):
+        assert_is_the_run(swept.isel(xi=i), run(problem, make(tree)))
+    assert not np.array_equal(*swept["total_bits"].values)
+
+    # Shapes that do not stack run after another.
+    mixed = [2.0, np.full(6, 2.0), np.arange(6.0)]
+    problem = toy()
+    swept = sweep(problem, gdsec_of(problem), {"xi": mixed}, ROUNDS)
+    assert attributes(swept)["batches"] == [[1], [2]]
+    for i, xi in enumerate(mixed):
+        assert_is_the_run(swept.isel(xi=i), run(problem, gdsec_of(problem)(xi)))
+
+
+def test_seeds_are_the_keys_of_minibatches(x64):
+    problem = problems.minibatch(toy(), 3)
+    make = gdsec_of(problem, factor=0.3)
+    swept = sweep(problem, make, {"xi": [0.5, 4.0], "seed": [3, 11]}, ROUNDS)
+    for setting, one in each(swept, "xi", "seed"):
+        history = run(problem, make(setting["xi"]), key=setting["seed"])
+        assert_is_the_run(one, history)
+    assert len(np.unique(swept["objective_error"].isel(eval_round=-1))) == 4
+
+
+@pytest.mark.parametrize("key", [7, "typed"])
+def test_a_key_is_common_to_all_settings(key, x64):
+    problem, key = problems.minibatch(toy(), 3), jax.random.key(7)
+    make = gdsec_of(problem, factor=0.3)
+    swept = sweep(problem, make, {"xi": [4.0, 0.5, 4.0]}, ROUNDS, key=key)
+    for i, xi in enumerate(swept["xi"].values[:2]):
+        assert_is_the_run(swept.isel(xi=i), run(problem, make(xi), key=key))
+    errors = swept["objective_error"].values
+    np.testing.assert_array_equal(errors[0], errors[2])
+
+
+def test_participation_is_handed_what_it_names(x64):
+    problem = toy()
+    make = gdsec_of(problem, factor=0.3)
+
+    def participation(key, share):
+        return jax.random.uniform(key, (WORKERS,)) < share
+
+    grid = {"share": [0.2, 0.8], "xi": [0.5, 4.0], "seed": [1, 2]}
+    swept = sweep(problem, make, grid, ROUNDS, participation=participation)
+    for share, xi, seed in [(0.2, 4.0, 1), (0.8, 0.5, 2), (0.8, 4.0, 1)]:
+        drawn = functools.partial(participation, share=share)
+        history = run(problem, make(xi), key=seed, participation=drawn)
+        one = swept.sel(share=share, xi=xi, seed=seed)
+        assert_is_the_run(one, history)
+        assert 0 < history.participants.mean() < 1
+
+
+def test_a_broadcast_and_dropped_workers_are_counted(x64):
+    points = np.array([[1.0], [2.0], [4.0]])
+    odd = np.array([False, True, False])
+
+    def loss(params, own):  # finite, but with no gradient at zero for the odd worker
+        away = jnp.where(own["odd"], params, 1.0)
+        return 0.5 * jnp.sum((params - own["at"]) ** 2) + jnp.sqrt(jnp.vdot(away, away))
+
+    problem = problems.from_loss(loss, {"at": points, "odd": odd}, np.zeros(1))
+
+    def make(step):
+        piece = gdsec_jax.broadcast(optax.identity(), wire="rle")
+        return optax.chain(gdsec_jax.gd(3), optax.sgd(step), piece)
+
+    swept = sweep(problem, make, {"step": [0.05, 0.1]}, 5)
+    for step in (0.05, 0.1):
+        assert_is_the_run(swept.sel(step=step), run(problem, make(step), 5))
+    np.testing.assert_array_equal(swept["total_dropped"], 1)
+
+
+# Settings that end
+
+
+@pytest.mark.parametrize("eval_every", [1, 7])
+def test_settings_end_for_themselves(eval_every, x64):
+    problem = toy()
+
+    def make(factor):
+        step = optax.sgd(factor / problem.smoothness)
+        return optax.chain(gdsec_jax.gdsec(WORKERS, 0.5, 0.1), step)
+
+    factors = [10.0, 0.01, 1.0, 0.5, 30.0]
+    options = {"eval_every": eval_every, "target_error": 0.02 * initial_error(problem)}
+    swept = sweep(problem, make, {"factor": factors}, 60, **options)
+    for i, factor in enumerate(factors):
+        history = run(problem, make(factor), 60, **options)
+        assert_is_the_run(swept.isel(factor=i), history)
+    assert swept["outcome"].values.tolist() == [
+        "diverged",
+        "completed",
+        "target",
+        "target",
+        "diverged",
+    ]
+    assert swept["rounds"].values[1] == 60
+    assert (swept["rounds"].values[[0, 2, 3, 4]] < 60).all()
+
+
+def initial_error(problem) -> float:
+    return float(problem.error(problem.init_params))
+
+
+def test_a_sweep_ends_with_its_last_setting(chunks):
+    problem = toy()
+    make = gdsec_of(problem)
+    target = 0.1 * initial_error(problem)
+    swept = sweep(problem, make, {"xi": [0.5, 4.0]}, 5_000, target_error=target)
+    assert set(swept["outcome"].values.ravel()) == {"target"}
+    assert sum(chunks) == swept["rounds"].values.max() < 1_000
+    assert swept["objective_error"].sizes["eval_round"] == 5_000
+    errors = swept["objective_error"].values
+    assert np.isfinite(errors[:, 0]).all()
+    assert np.isnan(errors[:, -1]).all()
+    for name in TOTALS:
+        total = swept[f"total_{name}"]
+        last = total.sel(eval_round=swept["rounds"])
+        np.testing.assert_array_equal(total.isel(eval_round=-1), last)
+
+
+# Groups, and what is compiled
+
+
+def named(name, xi, num_workers, problem):
+    algorithm = getattr(gdsec_jax, name)(num_workers, xi)
+    return optax.chain(algorithm, optax.sgd(0.5 / problem.smoothness))
+
+
+def test_static_parameters_make_groups(x64, compiled):
+    grid = {"xi": [0.5, 4.0], "name": ["gdsec", "cgd"], "num_workers": [2, 4]}
+    compiled()
+    swept = sweep(toy, named, grid, ROUNDS)
+    names = compiled()
+    assert names.count(LOOP) == 4
+    assert attributes(swept)["batches"] == [[2]] * 4
+    assert list(swept["objective_error"].dims) == [*grid, "eval_round"]
+    assert swept["name"].values.tolist() == ["gdsec", "cgd"]
+    for setting, one in each(swept, *grid):
+        problem = toy(setting["num_workers"])
+        history = run(problem, named(problem=problem, **setting))
+        assert_is_the_run(one, history)
+        assert one["total_participants"][-1] == setting["num_workers"] * ROUNDS
+    compiled()
+    # Another problem with equal content is no other problem.
+    assert_same(sweep(toy, named, grid, ROUNDS), swept)
+    assert LOOP not in compiled()
+
+
+def test_a_float_can_be_static():
+    problem = toy()
+
+    def make(k, step):
+        return optax.chain(gdsec_jax.top_j(WORKERS, k), optax.sgd(step))
+
+    grid = {"step": [0.02, 0.05], "k": [1.0, 0.5]}
+    swept = sweep(problem, make, grid, 8, static={"k"})
+    assert attributes(swept)["batches"] == [[2], [2]]
+    first = swept["total_entries"].isel(eval_round=0)
+    np.testing.assert_array_equal(first, [[24, 12], [24, 12]])
+
+
+def test_equal_numbers_of_other_types_are_other_settings():
+    problem = toy()
+
+    def make(k):
+        return optax.chain(gdsec_jax.top_j(WORKERS, k), optax.sgd(0.05))
+
+    swept = sweep(problem, make, {"k": [1, 1.0, 2]}, 4)  # one entry, all, two
+    assert swept["total_entries"].isel(eval_round=0).values.tolist() == [4, 24, 8]
+    only = sweep(problem, make, {"k": [1.0]}, 4, static=["k"])
+    assert only["total_entries"].isel(eval_round=0).values.tolist() == [24]
+
+
+@pytest.mark.parametrize("kind", [list, np.array, jnp.array])
+def test_static_values_need_not_be_hashable(kind, compiled):
+    problem = toy()
+
+    def make(weights):
+        algorithm = gdsec_jax.gd(WORKERS, weights=np.asarray(weights))
+        return optax.chain(algorithm, optax.sgd(0.02))
+
+    values = [kind([1, 1, 1, 1]), kind([1, 2, 1, 2]), kind([1, 1, 1, 1])]
+    swept = sweep(problem, make, {"weights": values}, 5)
+    assert attributes(swept)["batches"] == [[2], [1]]
+    errors = swept["objective_error"].values
+    np.testing.assert_array_equal(errors[0], errors[2])
+    assert (errors[0] != errors[1]).all()
+    compiled()
+    sweep(problem, make, {"weights": [kind([1, 2, 1, 2])] * 2}, 5)
+    assert compiled().count(LOOP) == 1  # of two at once
+    sweep(problem, make, {"weights": [kind([1, 2, 1, 2])] * 2}, 5)
+    assert LOOP not in compiled()
+
+
+def test_groups_may_count_further_formats():
+    problem = toy()
+
+    def make(form):
+        return optax.chain(gdsec_jax.gdsec(WORKERS, 4.0, 0.1, wire=form), optax.sgd(0))
+
+    forms = [wire.Format("coo"), wire.Format("coo", also=("values",))]
+    swept = sweep(problem, make, {"form": forms}, 3)
+    further = swept["total_bits_values"].values
+    assert np.isnan(further[0]).all()
+    np.testing.assert_array_equal(further[1], 32 * swept["total_entries"][1])
+
+
+def test_a_second_sweep_compiles_nothing(compiled):
+    problem = toy()
+    make = gdsec_of(problem)
+    compiled()
+    first = sweep(problem, make, {"xi": [0.5, 4.0, 9.0]}, ROUNDS)
+    assert compiled().count(LOOP) == 1  # not twice for what it needs of memory
+    second = sweep(problem, make, {"xi": [0.5, 4.0, 9.0]}, ROUNDS)
+    assert LOOP not in compiled()
+    assert_same(second, first)
+    third = sweep(problem, make, {"xi": [1.0, 2.0, 3.0]}, ROUNDS, target_error=0.01)
+    assert LOOP not in compiled()
+    assert not (third["total_bits"] == first["total_bits"].values).all()
+    other = toy(seed=1)
+    sweep(other, make, {"xi": [0.5, 4.0, 9.0]}, ROUNDS)
+    assert LOOP not in compiled()
+
+
+# Batches that fit into memory
+
+
+GRID = {"xi": [0.5, 2.0, 4.0, 6.0, 9.0], "seed": [0]}
+
+
+@pytest.fixture(scope="module")
+def whole():
+    problem = problems.minibatch(toy(), 3)
+    make = gdsec_of(problem, factor=0.3)
+    return problem, make, sweep(problem, make, GRID, ROUNDS)
+
+
+def test_batches_fit_into_memory(whole, chunks, compiled):
+    problem, make, expected = whole
+    [needed] = attributes(expected)["bytes"]
+    assert attributes(expected)["batches"] == [[5]]
+    limit = int(0.6 * needed)
+    compiled()
+    swept = sweep(problem, make, GRID, ROUNDS, memory_limit=limit)
+    [sizes] = attributes(swept)["batches"]
+    assert len(sizes) > 1
+    assert sum(sizes) == 5
+    assert sizes[-1] < sizes[0]  # padded: the loop of the others runs it
+    assert attributes(swept)["bytes"][0] <= limit
+    # One for the question whether all fit, one for what runs.
+    names = compiled()
+    assert 1 <= names.count(LOOP) <= 2
+    np.testing.assert_allclose(
+        swept["objective_error"], expected["objective_error"], 1e-4
+    )
+    for name in ("total_bits", "total_entries", "rounds", "outcome"):
+        np.testing.assert_array_equal(swept[name], expected[name])
+    sweep(problem, make, GRID, ROUNDS, memory_limit=limit)
+    assert LOOP not in compiled()
+
+
+def test_one_setting_must_fit(whole):
+    problem, make, _ = whole
+    with pytest.raises(
+        ValueError, match=r"memory_limit is 1,000 bytes, expected at least [\d,]+, what"
+    ):
+        sweep(problem, make, GRID, ROUNDS, memory_limit=1_000)
+    for limit in (0, -1, 2.5, True):
+        with pytest.raises(ValueError, match=f"memory_limit is {limit}, expected an"):
+            sweep(problem, make, GRID, ROUNDS, memory_limit=limit)
+
+
+# Results that are kept
+
+
+class Killed(Exception):
+    pass
+
+
+def dies_at(xi):
+    def log(rows, setting):
+        if setting["xi"] == xi:
+            raise Killed
+
+    return log
+
+
+def halves(whole) -> int:
+    """A limit for batches of three and two."""
+    return int(0.75 * attributes(whole[2])["bytes"][0])
+
+
+def test_a_killed_sweep_goes_on(whole, chunks, tmp_path):
+    problem, make, expected = whole
+    path = tmp_path / "deep" / "result.nc"
+    options = {"memory_limit": halves(whole), "path": path}
+    with pytest.raises(Killed):
+        sweep(problem, make, GRID, ROUNDS, log=dies_at(9.0), **options)
+    assert not path.exists()
+    assert len(list(path.parent.glob(".result.parts/*.nc"))) == 1
+    again = []
+
+    def log(rows, setting):
+        again.append(setting["xi"])
+
+    swept = sweep(problem, make, GRID, ROUNDS, log=log, **options)
+    [sizes] = attributes(swept)["batches"]
+    assert len(sizes) == 2
+    assert sorted(set(again)) == GRID["xi"][sizes[0] :]
+    np.testing.assert_allclose(
+        swept["objective_error"], expected["objective_error"], 1e-4
+    )
+    np.testing.assert_array_equal(swept["total_bits"], expected["total_bits"])
+    assert [p.name for p in path.parent.iterdir()] == ["result.nc"]
+
+    chunks.clear()
+    read = sweep(problem, make, GRID, ROUNDS, **options)
+    assert not chunks
+    xr.testing.assert_identical(read, swept)
+    assert read["outcome"].dtype.kind == swept["outcome"].dtype.kind == "U"
+
+
+def other_problem(whole):
+    return problems.minibatch(toy(seed=1), 3)
+
+
+def with_beta(beta):
+    def make(xi):
+        step = optax.sgd(0.3 / toy().smoothness)
+        return optax.chain(gdsec_jax.gdsec(WORKERS, xi, beta), step)
+
+    return make
+
+
+def with_weights(weights):
+    def make(xi):
+        algorithm = gdsec_jax.gdsec(WORKERS, xi, 0.1, weights=np.array(weights))
+        return optax.chain(algorithm, optax.sgd(0.01))
+
+    return make
+
+
+def with_wire(form):
+    def make(xi):
+        return optax.chain(gdsec_jax.gdsec(WORKERS, xi, 0.1, wire=form), optax.sgd(0))
+
+    return make
+
+
+def with_start(momentum):
+    def make(xi):
+        step = optax.sgd(0.01, momentum=momentum)
+        return optax.chain(gdsec_jax.gdsec(WORKERS, xi, 0.1), step)
+
+    return make
+
+
+def first_of(key):
+    return jnp.arange(WORKERS) < 3
+
+
+def last_of(key):
+    return jnp.arange(WORKERS) > 0
+
+
+SMALL = {"xi": [0.5, 4.0]}
+CHANGES = {
+    "beta": ({}, {"make_optimizer": with_beta(0.5)}),
+    "wire": (
+        {"make_optimizer": with_wire("coo")},
+        {"make_optimizer": with_wire("coo64")},
+    ),
+    "values": ({}, {"grid": {"xi": [0.5, 4.5]}}),
+    "label": ({}, {"grid": {"xi": [0.5, 4.0 + 1e-12]}}),
+    "num_rounds": ({}, {"num_rounds": 13}),
+    "data": ({}, {"problem": toy(seed=1)}),
+    "weights": (
+        {"make_optimizer": with_weights([1.0, 1, 1, 1])},
+        {"make_optimizer": with_weights([1.0, 1, 1, 2])},
+    ),
+    "momentum": (
+        {"make_optimizer": with_start(0.5)},
+        {"make_optimizer": with_start(0.6)},
+    ),
+    "eval_every": ({}, {"eval_every": 3}),
+    "target_error": ({}, {"target_error": 1.0}),
+    "divergence_factor": ({}, {"divergence_factor": 10.0}),
+    "key": (
+        {"problem": problems.minibatch(toy(), 2), "key": 0},
+        {"problem": problems.minibatch(toy(), 2), "key": 1},
+    ),
+    "batch size": (
+        {"problem": problems.minibatch(toy(), 2), "key": 0},
+        {"problem": problems.minibatch(toy(), 3), "key": 0},
+    ),
+    "participation": (
+        {"participation": first_of, "key": 0},
+        {"participation": last_of, "key": 0},
+    ),
+    "local steps": ({}, {"problem": problems.local_steps(toy(), 2, 0.01)}),
+    "axes": ({}, {"grid": {("xi", "beta"): [(0.5, 0.1), (4.0, 0.1)]}}),
+}
+FAST = ("beta", "wire", "values", "label", "num_rounds", "data")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in FAST else [pytest.mark.slow]) for n in CHANGES],
+)
+def test_another_computation_starts_afresh(name, chunks, tmp_path):
+    base = {
+        "problem": toy(),
+        "make_optimizer": with_beta(0.1),
+        "grid": SMALL,
+        "num_rounds": 12,
+        "path": tmp_path / "a.nc",
+    }
+    one, other = ({**base, **change} for change in CHANGES[name])
+    if name == "axes":
+        one["make_optimizer"] = other["make_optimizer"] = gdsec_of(toy(), factor=0.3)
+    first = sweep(**one)
+    xr.testing.assert_identical(sweep(**one), first)
+    assert len(chunks) == 1
+    second = sweep(**other)
+    assert len(chunks) == 2
+    assert second.attrs["fingerprint"] != first.attrs["fingerprint"]
+    fresh = sweep(**(other | {"path": None}))
+    assert_same(second, fresh)
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "noise", "text", "foreign"])
+def test_a_damaged_file_is_computed_again(damage, chunks, tmp_path):
+    problem, make, path = toy(), with_beta(0.1), tmp_path / "a.nc"
+    first = sweep(problem, make, SMALL, 12, path=path)
+    data = path.read_bytes()
+    if damage == "foreign":
+        xr.Dataset({"a": 1}).to_netcdf(path, engine="h5netcdf")
+    else:
+        noise = np.random.default_rng(0).bytes(len(data) // 2)
+        path.write_bytes(
+            {
+                "empty": b"",
+                "half": data[: len(data) // 2],
+                "noise": data[: len(data) // 4] + noise,
+                "text": b"no NetCDF",
+            }[damage]
+        )
+    again = sweep(problem, make, SMALL, 12, path=path)
+    assert len(chunks) == 2
+    assert_same(again, first)
+    assert_same(sweep(problem, make, SMALL, 12, path=path), first)
+    assert len(chunks) == 2
+
+
+@pytest.mark.slow
+def test_a_dead_process_is_succeeded_by_another(tmp_path):
+    lines = """
+    import os, sys
+    import numpy as np, optax
+    import gdsec_jax
+    from gdsec_jax import problems
+
+    x = np.random.default_rng(0).standard_normal((40, 3))
+    problem = problems.ridge(x, x.sum(1), 4)
+
+    def make(name, xi):
+        algorithm = getattr(gdsec_jax, name)(4, xi)
+        return optax.chain(algorithm, optax.sgd(0.5 / problem.smoothness))
+
+    def log(rows, setting):
+        print(setting["name"])
+        if setting["name"] == "cgd" and sys.argv[2] == "dies":
+            sys.stdout.flush()
+            os._exit(9)
+
+    grid = {"name": ["gdsec", "cgd"], "xi": [1.0, 2.0]}
+    gdsec_jax.sweep(problem, make, grid, 5, path=sys.argv[1], log=log)
+    """
+    script = tmp_path / "run.py"
+    script.write_text("\n".join(line[4:] for line in lines.splitlines()))
+    path = tmp_path / "a.nc"
+
+    def call(how):
+        command = [sys.executable, str(script), str(path), how]
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        )
+
+    first = call("dies")
+    assert first.returncode == 9, first.stderr
+    assert first.stdout.split() == ["gdsec", "gdsec", "cgd"]
+    assert not path.exists()
+    second = call("lives")
+    assert second.returncode == 0, second.stderr
+    assert second.stdout.split() == ["cgd", "cgd"]
+    assert call("lives").stdout == ""
+
+
+# Axes, labels, attributes, logs
+
+
+def test_names_that_change_together():
+    problem = toy()
+    grid = {("xi", "beta"): [(0.5, 0.1), (4.0, 0.2), (9.0, 0.1)], "seed": [0, 1]}
+    swept = sweep(problem, gdsec_of(problem), grid, 5)
+    assert dict(swept["objective_error"].sizes) == {
+        "xi_beta": 3,
+        "seed": 2,
+        "eval_round": 5,
+    }
+    np.testing.assert_array_equal(swept["xi"], [0.5, 4.0, 9.0])
+    np.testing.assert_array_equal(swept["beta"], [0.1, 0.2, 0.1])
+    assert swept["beta"].dims == ("xi_beta",)
+    product = sweep(problem, gdsec_of(problem), {"xi": [4.0], "beta": [0.2]}, 5)
+    np.testing.assert_array_equal(
+        swept["total_bits"][1, 0], product["total_bits"][0, 0]
+    )
+
+
+def test_labels_are_numbers_of_any_library():
+    problem = toy()
+    for values in (jnp.array([0.5, 4.0]), np.array([0.5, 4.0]), (0.5, np.float32(4.0))):
+        swept = sweep(problem, gdsec_of(problem), {"xi": values}, 5)
+        np.testing.assert_array_equal(swept["xi"], [0.5, 4.0])
+        assert attributes(swept)["batches"] == [[2]]
+
+
+def test_what_a_sweep_says_of_itself():
+    problem = toy()
+    own = {"config": {"a": np.float64(1)}, "problem": "mine", "seconds": "none"}
+    swept = sweep(problem, gdsec_of(problem), SMALL, 5, attributes=own)
+    said = attributes(swept)
+    assert said["config"] == {"a": 1.0}
+    assert said["problem"] == "ridge"
+    assert said["error_name"] == "objective error"
+    assert said["resolution"] == problem.resolution
+    assert said["num_rounds"] == 5
+    assert said["seconds"] > 0
+    assert said["versions"]["jax"] == jax.__version__
+
+
+def test_the_log_is_told_what_was_run(x64):
+    problem = toy()
+    told = {}
+
+    def log(rows, setting):
+        name = setting["name"], setting["factor"]
+        assert set(setting) == {"name", "factor"}
+        told.setdefault(name, []).append(rows)
+
+    def make(name, factor):
+        algorithm = getattr(gdsec_jax, name)(WORKERS)
+        return optax.chain(algorithm, optax.sgd(factor / problem.smoothness))
+
+    grid = {"name": ["gd", "sign_ef"], "factor": [0.1, 10.0, 0.9]}
+    target = 0.05 * initial_error(problem)
+    swept = sweep(problem, make, grid, 50, log=log, target_error=target)
+    assert set(told) == {(n, f) for n in grid["name"] for f in grid["factor"]}
+    assert "diverged" in swept["outcome"]
+    assert "target" in swept["outcome"]
+    for (name, factor), chunks in told.items():
+        one = swept.sel(name=name, factor=factor)
+        last = int(one["rounds"])
+        columns = {
+            key: np.concatenate([rows[key] for rows in chunks]) for key in chunks[0]
+        }
+        np.testing.assert_array_equal(columns.pop("round"), np.arange(1, last + 1))
+        errors = columns.pop("objective_error")
+        np.testing.assert_array_equal(errors, one["objective_error"][:last])
+        for key, column in columns.items():
+            assert one[f"total_{key}"][-1] == column.sum()
+
+
+def test_a_bar_is_shown_when_asked_for(capsys):
+    problem = toy()
+    sweep(problem, gdsec_of(problem), SMALL, 12)
+    assert capsys.readouterr().err == ""
+    sweep(problem, gdsec_of(problem), SMALL, 12, progress=True)
+    shown = capsys.readouterr()
+    assert "batch 1 of 1: 2 settings" in shown.err
+    assert "24/24" in shown.err
+    assert shown.out == ""
+
+
+# What is refused, before a loop is compiled
+
+
+def names_and(name, xi, beta=0.1):
+    return optax.chain(getattr(gdsec_jax, name)(WORKERS, xi), optax.sgd(0.1))
+
+
+REFUSED = {
+    "nobody takes it": (
+        {"grid": {"xy": [1.0]}},
+        "grid has the parameter 'xy', but nei",
+    ),
+    "no axis": ({"grid": {}}, "grid is {}, expected a dict"),
+    "no values": ({"grid": {"xi": []}}, "grid['xi'] is empty, expected at least one"),
+    "static": ({"static": ["beta"]}, "static names 'beta', expected parameters of the"),
+    "a later value": (
+        {"grid": {"xi": [1.0, -3.0]}},
+        "xi is -3, expected a number at l",
+    ),
+    "a later group": (
+        {
+            "make_optimizer": names_and,
+            "grid": {"name": ["gdsec", "cgd"], "xi": [1.0, -2.0]},
+        },
+        "xi is -2, expected a number at least 0",
+    ),
+    "a word": ({"grid": {"xi": ["a"]}}, "xi is 'a', expected real numbers"),
+    "seed and key": (
+        {"grid": {"xi": [1.0], "seed": [1]}, "key": 0},
+        "key is given beside the grid's seed, expected one of the two",
+    ),
+    "seed": ({"grid": {"xi": [1.0], "seed": [-1]}}, "seed is -1, expected an integer"),
+    "half a seed": (
+        {"grid": {"xi": [1.0], "seed": [1, 0.5]}},
+        "seed is 0.5, expected an integer from 0 to 2147483647",
+    ),
+    "no key": ({"problem": problems.minibatch(toy(), 2)}, "key is None, expected"),
+    "num_rounds": ({"num_rounds": 0}, "num_rounds is 0, expected an integer"),
+    "eval_every": ({"eval_every": 0}, "eval_every is 0, expected an integer"),
+    "target_error": ({"target_error": -1.0}, "target_error is -1.0, expected at least"),
+    "divergence_factor": ({"divergence_factor": 0.0}, "divergence_factor is 0.0, exp"),
+    "attributes": ({"attributes": {"a": object()}}, "expected what JSON can hold"),
+    "workers": (
+        {"make_optimizer": gdsec_of(toy(), 3)},
+        "cannot take gradients of 4 workers",
+    ),
+    "participation": (
+        {"participation": lambda key: jnp.ones(3, bool), "key": 0},
+        "participation returns bool[3], expected bool[4]",
+    ),
+    "an own name": (
+        {"make_optimizer": lambda rounds: None, "grid": {"rounds": [1.0]}},
+        "grid names 'rounds', expected no name of what a sweep returns",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused(name, compiled):
+    change, message = REFUSED[name]
+    base = {
+        "problem": toy(),
+        "make_optimizer": with_beta(0.1),
+        "grid": SMALL,
+        "num_rounds": 12,
+    }
+    compiled()
+    with pytest.raises(ValueError) as caught:
+        sweep(**(base | change))
+    assert message in str(caught.value)
+    assert LOOP not in compiled()

@@ -1,0 +1,567 @@
+"""Grids of a config: each setting is the run of it, and the rule picks the right one."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import rich.console
+import xarray as xr
+
+import gdsec_jax
+from gdsec_jax import _grid, experiment, tuning
+from gdsec_jax import config as configs
+from gdsec_jax._grid import Axis
+
+TOTALS = ("bits", "broadcast_bits", "gradient_evaluations")
+
+
+def make(method: dict[str, Any], **fields) -> configs.RunConfig:
+    """A small ridge problem, and one method on it."""
+    problem = {
+        "data": "heterogeneous",
+        "options": {"samples_per_worker": 8, "num_features": 6},
+        "num_workers": 4,
+        "split": "contiguous",
+        "seed": 3,
+    }
+    values = {
+        "num_rounds": 12,
+        "problem": problem | fields.pop("problem", {}),
+        "methods": {"X": method},
+    }
+    return configs.validate(values | fields, "test")
+
+
+def runs_of(config, label, problem):
+    """Each setting of a grid, simulated alone, in the grid's order."""
+    method = config.methods[label]
+    for setting in _grid.settings_of(tuning.axes_of(config, label)):
+        one = configs.varied(method, **setting)
+        yield experiment.simulate_method(config, label, one, problem)
+
+
+def flat(swept: xr.Dataset, name: str) -> np.ndarray:
+    """[S, J] or [S], the grid's dimensions as one."""
+    values = swept[name].values
+    tail = values.shape[-1:] if "eval_round" in swept[name].dims else ()
+    return values.reshape(-1, *tail)
+
+
+def assert_the_runs(config, label="X"):
+    with experiment.prepared(config) as problem:
+        swept = tuning.sweep_method(config, label, problem)
+        histories = list(runs_of(config, label, problem))
+    assert flat(swept, "objective_error").shape[0] == len(histories)
+    for number, history in enumerate(histories):
+        at = history.eval_rounds - 1
+        errors = flat(swept, "objective_error")[number][: at.size]
+        rounding = 4 * history.attributes["resolution"]
+        np.testing.assert_allclose(
+            errors, history.objective_error, rtol=1e-9, atol=rounding
+        )
+        per_round = {
+            "bits": history.bits.sum(1),
+            "entries": history.entries.sum(1),
+            "participants": history.participants.sum(1),
+            "dropped": history.dropped,
+            "broadcast_bits": history.broadcast_bits,
+            "gradient_evaluations": history.gradient_evaluations,
+        }
+        for name, counts in per_round.items():
+            totals = flat(swept, f"total_{name}")[number][: at.size]
+            np.testing.assert_array_equal(totals, np.cumsum(counts)[at], err_msg=name)
+        assert flat(swept, "rounds")[number] == history.num_rounds
+        assert flat(swept, "outcome")[number] == history.outcome
+        assert flat(swept, "initial_error")[number] == history.initial_error
+    return swept, histories
+
+
+# Each setting of a sweep is the run of it
+
+METHODS = {
+    "gdsec": {
+        "name": "gdsec",
+        "grid": {"xi": [0.5, 20.0], "beta": [0.05], "step_factor": [0.5, 1]},
+    },
+    "gdsec zipped": {"name": "gdsec", "grid": {"xi, beta": [[1, 1.0], [30.0, 0.1]]}},
+    "top_j static k": {"name": "top_j", "grid": {"k": [1, 3, 0.5]}},
+    "diana": {
+        "name": "diana",
+        "compressor": "random_k",
+        "grid": {"k": [2, 6], "step_factor": [1.0, 3.0]},
+    },
+    "diana compressors": {
+        "name": "diana",
+        "grid": {"compressor": ["natural", "terngrad"]},
+    },
+    "marina": {
+        "name": "marina",
+        "compressor": "random_k",
+        "k": 2,
+        "grid": {"step_factor": [1.0, 3.0], "seed": [0, 9]},
+    },
+    "marina probability": {
+        "name": "marina",
+        "compressor": "natural",
+        "grid": {"probability": [0.2, 1.0]},
+    },
+    "clag": {"name": "clag", "k": 2, "grid": {"zeta": [0.0, 2.0]}},
+    "lag": {"name": "lag", "grid": {"learning_rate": [0.01, 0.02], "zeta": [0.1, 0.9]}},
+    "lag step": {"name": "lag", "grid": {"step_factor": [0.5, 1.5]}},
+    "iag": {"name": "iag", "grid": {"step_factor": [1.0, 2.0], "seed": [1, 2]}},
+    "local steps": {
+        "name": "gdsec",
+        "xi": 0.5,
+        "local_steps": 3,
+        "grid": {"step_factor": [0.1, 0.2]},
+    },
+    "numbers of local steps": {
+        "name": "gd",
+        "step_factor": 0.1,
+        "grid": {"local_steps": [1, 4]},
+    },
+    "broadcast": {"name": "gd", "grid": {"broadcast_k": [2, 0.5]}},
+    "participation": {"name": "gdsec", "xi": 0.5, "grid": {"participation": [0.3, 1]}},
+    "participation with seeds": {
+        "name": "qgd",
+        "levels": 4,
+        "participation": 0.5,
+        "grid": {"seed": [0, 1]},
+    },
+    "xi of a coordinate": {
+        "name": "gdsec",
+        "coordinate_xi": True,
+        "grid": {"xi": [1.0, 1e3]},
+    },
+    "either xi": {
+        "name": "gdsec",
+        "xi": 20.0,
+        "grid": {"coordinate_xi": [False, True]},
+    },
+    "methods": {"name": "gd", "grid": {"name": ["gd", "natural"]}},
+    "no grid": {"name": "gdsec", "xi": 2.0},
+    "ended": {"name": "gd", "grid": {"learning_rate": [0.01, 1e30, 0.02]}},
+}
+FAST = ("gdsec zipped", "marina", "local steps", "participation", "either xi", "ended")
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(m, id=name, marks=[] if name in FAST else [pytest.mark.slow])
+        for name, m in METHODS.items()
+    ],
+)
+def test_each_setting_is_its_run(method):
+    assert_the_runs(make({"name": "gd"} | method, problem={"kind": "ridge"}))
+
+
+MINIBATCHES = {
+    "common draws": {"name": "gdsec", "grid": {"xi": [0.5, 20.0]}},
+    "draws by seed": {"name": "qgd", "levels": 4, "grid": {"seed": [0, 1]}},
+}
+
+
+@pytest.mark.parametrize("method", MINIBATCHES.values(), ids=MINIBATCHES)
+def test_minibatches(method):
+    config = make(method, problem={"kind": "logistic", "batch_size": 2}, eval_every=5)
+    swept, _ = assert_the_runs(config)
+    assert swept["eval_round"].values.tolist() == [5, 10, 12]
+
+
+def test_proximal_steps():
+    problem = {"kind": "lasso", "proximal": True, "regularization": 0.3, "split": "sorted"}
+    problem |= {"data": "digits", "options": {}}
+    method = {"name": "gdsec", "xi": 1.0, "grid": {"step_factor": [0.2, 1.0]}}
+    assert_the_runs(make(method, problem=problem))
+
+
+def test_theory_gives_each_setting_its_own_step():
+    method = {"name": "diana", "compressor": "random_k", "grid": {"k": [2, 6]}}
+    config = make(method, num_rounds=1)
+    seen = []
+    with experiment.prepared(config) as problem:
+        tuning.sweep_method(
+            config, "X", problem, log=lambda rows, setting: seen.append(setting)
+        )
+        for k, setting in zip((2, 6), seen, strict=True):
+            compressor = gdsec_jax.worker.random_k(k)
+            theory = gdsec_jax.theory("diana", problem, compressor=compressor)
+            assert setting["method"] == "X"
+            assert f"learning_rate={theory.learning_rate}" in setting["setting"]
+            assert f"beta={theory.parameters['beta']}" in setting["setting"]
+            assert f"k={k}" in setting["setting"].split()
+
+
+def test_the_grid_of_all_methods_gives_way_to_a_methods_own():
+    config = configs.validate(
+        {
+            "grid": {"step_factor": [1.0, 2.0], "learning_rate": [0.1]},
+            "methods": {
+                "all": {"name": "gd"},
+                "own": {"name": "gd", "grid": {"step_factor": [5.0]}},
+                "zipped": {
+                    "name": "gdsec",
+                    "grid": {"xi, step_factor": [[1.0, 0.5], [2.0, 0.25]]},
+                },
+            },
+        },
+        "test",
+    )
+    axes = {label: tuning.axes_of(config, label) for label in config.methods}
+    rate = Axis(("learning_rate",), ((0.1,),))
+    assert axes["all"] == (Axis(("step_factor",), ((1.0,), (2.0,))), rate)
+    assert axes["own"] == (rate, Axis(("step_factor",), ((5.0,),)))
+    pairs = Axis(("xi", "step_factor"), ((1.0, 0.5), (2.0, 0.25)))
+    assert axes["zipped"] == (rate, pairs)
+
+
+def test_a_pair_of_the_common_grid_gives_way_as_a_whole():
+    config = configs.validate(
+        {
+            "grid": {"xi,beta": [[1.0, 0.1]]},
+            "methods": {"X": {"name": "gdsec", "xi": 1, "grid": {"beta": [0.5, 0.6]}}},
+        },
+        "test",
+    )
+    assert tuning.axes_of(config, "X") == (Axis(("beta",), ((0.5,), (0.6,))),)
+
+
+def test_coordinates_are_the_values_of_the_grid():
+    scale = {"start": 1.0, "stop": 100.0, "num": 3}
+    grid = {"xi": scale, "beta, step_factor": [[0.1, 1], [0.5, 0.5]]}
+    config = make({"name": "gdsec", "grid": grid}, num_rounds=2)
+    with experiment.prepared(config) as problem:
+        swept = tuning.sweep_method(config, "X", problem)
+    assert dict(swept.sizes) == {"xi": 3, "beta_step_factor": 2, "eval_round": 2}
+    assert swept["xi"].values.tolist() == [1.0, 10.0, 100.0]
+    assert swept["step_factor"].dims == ("beta_step_factor",)
+    assert swept["step_factor"].values.tolist() == [1.0, 0.5]
+
+
+def test_a_setting_that_is_none_names_the_method():
+    # Each value is one, the pair is not: only the product shows it.
+    method = {"name": "gd", "grid": {"name": ["gd", "gdsec"], "xi": [1.0]}}
+    with pytest.raises(ValueError, match=r"^test: methods\.X: with .*gd has no"):
+        make(method)
+    config = make({"name": "ef21", "k": 2})
+    one = config.methods["X"].model_copy(update={"grid": {"k": (0,)}})
+    config = config.model_copy(update={"methods": {"X": one}})
+    with experiment.prepared(config) as problem:
+        with pytest.raises(ValueError, match=r"^methods\.X: k is 0, expected an int"):
+            tuning.sweep_method(config, "X", problem)
+        with pytest.raises(ValueError, match=r"^methods\.X: memory_limit is 1 bytes"):
+            tuning.sweep_method(make({"name": "gd"}), "X", problem, memory_limit=1)
+
+
+# The rule, on courses made by hand
+
+
+def courses(errors, bits, outcomes=None) -> tuple[xr.Dataset, tuple[Axis, ...]]:
+    """A sweep over xi, evaluated every 10 rounds; a course ends with its NaNs."""
+    errors, bits = np.asarray(errors, float), np.asarray(bits)
+    count, length = errors.shape
+    rounds = 10 * np.arange(1, length + 1)
+    outcomes = outcomes or ["completed"] * count
+    ended = [10 * (np.flatnonzero(~np.isnan(e)).max(initial=0) + 1) for e in errors]
+    dims = ("xi", "eval_round")
+    dataset = xr.Dataset(
+        {
+            "objective_error": (dims, errors),
+            "total_bits": (dims, bits),
+            "total_broadcast_bits": (dims, 2 * bits),
+            "total_gradient_evaluations": (dims, 3 * bits),
+            "outcome": ("xi", np.array(outcomes)),
+            "rounds": ("xi", np.array(ended)),
+        },
+        coords={"xi": np.arange(count), "eval_round": rounds},
+    )
+    return dataset, (Axis(("xi",), tuple((s,) for s in range(count))),)
+
+
+NAN, INF = np.nan, np.inf
+RULE = {
+    "fewest bits among those in time": (
+        [[5, 1, 0.5], [5, 5, 1], [1, 0.5, 0.2]],
+        [[10, 20, 30], [1, 2, 3], [25, 26, 27]],
+        20,
+        (0, "of 3 settings, the fewest bits to the target within 20 rounds", 20),
+    ),
+    "just in time": (
+        [[5, 1, 0.5], [1, 1, 1]],
+        [[10, 20, 30], [25, 50, 75]],
+        20.0,
+        (0, "of 2 settings, the fewest bits to the target within 20 rounds", 20),
+    ),
+    "without a limit": (
+        [[5, 1, 0.5], [5, 5, 1]],
+        [[10, 20, 30], [1, 2, 3]],
+        INF,
+        (1, "of 2 settings, the fewest bits to the target", 30),
+    ),
+    "none in time": (
+        [[5, 5, 1], [5, 1, 1], [5, 5, 5]],
+        [[1, 2, 9], [4, 8, 12], [0, 0, 0]],
+        12.5,
+        (1, "of 3 settings, the fewest bits to the target; none within 12 rounds", 20),
+    ),
+    "none reaches it": (
+        [[9, 2, 4], [9, 9, 3], [2, 9, 5]],
+        [[1, 2, 3]] * 3,
+        20,
+        (1, "of 3 settings, the least last error; none reaches the target", INF),
+    ),
+    "none reaches it, without a limit": (
+        [[9, 8, 4], [9, 9, 3]],
+        [[1, 2, 3]] * 2,
+        INF,
+        (1, "of 2 settings, the least last error; none reaches the target", INF),
+    ),
+    "ties take the first": (
+        [[5, 5, 5], [5, 1, 1], [1, 1, 1]],
+        [[1, 2, 3], [5, 7, 9], [7, 8, 9]],
+        30,
+        (1, "of 3 settings, the fewest bits to the target within 30 rounds", 20),
+    ),
+    "ties of errors take the first": (
+        [[5, 5, 5], [5, 5, 3], [5, 4, 3]],
+        [[1, 2, 3]] * 3,
+        30,
+        (1, "of 3 settings, the least last error; none reaches the target", INF),
+    ),
+    "one setting": (
+        [[5, 1, 0.5]],
+        [[10, 20, 30]],
+        INF,
+        (0, "the one setting, the fewest bits to the target", 20),
+    ),
+    "reached, then lost": (
+        [[1, 9, 9], [9, 9, 1]],
+        [[5, 6, 7], [6, 7, 8]],
+        INF,
+        (0, "of 2 settings, the fewest bits to the target", 10),
+    ),
+    "bits beyond a float32": (
+        [[1, 1, 1], [1, 1, 1]],
+        [[2**40 + 1] * 3, [2**40] * 3],
+        INF,
+        (1, "of 2 settings, the fewest bits to the target", 10),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("errors", "bits", "most", "expected"), RULE.values(), ids=RULE
+)
+def test_the_rule(errors, bits, most, expected):
+    choice = tuning.choose(*courses(errors, bits), 1.0, most)
+    assert choice == ({"xi": expected[0]}, *expected[1:])
+
+
+def test_what_diverged_is_not_chosen():
+    # The last error of the first is the least, and its run was given up.
+    errors = [[2, 2.5, NAN], [9, 9, 7], [9, 9, INF]]
+    outcomes = ["diverged", "completed", "completed"]
+    swept = courses(errors, [[1, 2, 3]] * 3, outcomes)
+    choice = tuning.choose(*swept, 1.0, 20)
+    assert choice.setting == {"xi": 1}
+    assert "none reaches the target" in choice.why
+
+
+def test_all_diverge():
+    errors = [[NAN, NAN, NAN], [9, 99, NAN], [9, INF, NAN]]
+    for most in (20, INF):
+        swept = courses(errors, [[1, 2, 3]] * 3, ["diverged"] * 3)
+        choice = tuning.choose(*swept, 1.0, most)
+        assert choice == ({"xi": 0}, "of 3 settings, all diverge", INF)
+
+
+def test_a_run_that_reached_the_target_before_it_diverged_counts():
+    swept = courses([[9, 9, 9], [1, 99, NAN]], [[1, 1, 1]] * 2, ["completed", "diverged"])
+    assert tuning.choose(*swept, 1.0, INF).setting == {"xi": 1}
+
+
+def test_the_rule_over_several_axes():
+    one, (axis,) = courses([[5, 1, 1], [5, 5, 5]], [[4, 5, 6]] * 2)
+    two, _ = courses([[5, 5, 5], [1, 1, 1]], [[2, 3, 4], [3, 4, 5]])
+    swept = xr.concat([one, two], "beta", join="exact").assign_coords(beta=[0.1, 0.2])
+    axes = (Axis(("beta",), ((0.1,), (0.2,))), axis)
+    choice = tuning.choose(swept, axes, 1.0, INF)
+    assert choice.setting == {"beta": 0.2, "xi": 1}
+    assert choice.why.startswith("of 4 settings")
+    other = swept.transpose("eval_round", "beta", "xi")
+    assert tuning.choose(other, axes, 1.0, INF) == choice
+
+
+# What a target costs
+
+
+def test_costs_on_courses_made_by_hand():
+    swept, _ = courses(
+        [[9, 1, 0.5], [1, 9, 9], [9, 9, 9], [9, NAN, NAN]], [[1, 2, 3]] * 4
+    )
+    costs = tuning.cost_to(swept, 1.0)
+    assert costs["rounds"].values.tolist() == [20, 10, INF, INF]
+    assert costs["bits"].values.tolist() == [2, 1, INF, INF]
+    assert costs["broadcast_bits"].values.tolist() == [4, 2, INF, INF]
+    assert costs["gradient_evaluations"].values.tolist() == [6, 3, INF, INF]
+    assert costs["bits"].dims == ("xi",)
+    assert "eval_round" not in costs.coords
+
+
+def test_costs_are_those_of_the_histories():
+    grid = {"xi": [0.5, 20.0], "step_factor": [0.02, 1.0]}
+    config = make(
+        {"name": "gdsec", "broadcast_k": 3, "grid": grid}, num_rounds=40, eval_every=3
+    )
+    swept, histories = assert_the_runs(config)
+    first = histories[0].initial_error
+    seen = 0
+    for error in first * np.array([2.0, 0.5, 0.1, 1e-2, 1e-3, 1e-9]):
+        costs = tuning.cost_to(swept, error)
+        for number, history in enumerate(histories):
+            cost = history.cost_to(error)
+            seen += cost is not None
+            for name in ("rounds", *TOTALS):
+                expected = INF if cost is None else getattr(cost, name)
+                assert np.ravel(costs[name].values)[number] == expected
+    assert 6 < seen < 24
+
+
+# Tuning, from end to end
+
+TOY = {
+    "num_rounds": 120,
+    "target": 1e-2,
+    "slack": 0.2,
+    "wire": "rle",
+    "grid": {"step_factor": [0.5, 1.0]},
+    "problem": {
+        "kind": "ridge",
+        "data": "heterogeneous",
+        "options": {"samples_per_worker": 8, "num_features": 6},
+        "num_workers": 4,
+        "split": "contiguous",
+        "regularization": 0.1,
+    },
+    "methods": {
+        "SEC": {
+            "name": "gdsec",
+            "grid": {"xi": [0.0, 2.0, 8.0, 500.0], "beta": [0.05, 0.5]},
+        },
+        "top-j": {"name": "top_j", "grid": {"k": [1, 2], "step_factor": [0.7, 1.4]}},
+        "GD": {"name": "gd"},
+        "given": {"name": "gdsoec", "xi": 0.1, "step_factor": 0.9},
+    },
+}
+
+
+def by_brute_force(config, problem):
+    """The rule in loops over single runs: by label, the setting and its cost."""
+    target = config.target * float(problem.error(problem.init_params))
+    most, found = INF, {}
+    labels = [config.baseline(), *(x for x in config.methods if x != config.baseline())]
+    for label in labels:
+        grids = dict(config.grid) | dict(config.methods[label].grid)
+        tried = []
+        for row in itertools.product(*grids.values()):
+            setting = dict(zip(grids, row, strict=True))
+            one = configs.varied(config.methods[label], **setting)
+            history = experiment.simulate_method(config, label, one, problem)
+            tried.append((setting, history.cost_to(target)))
+        reached = [pair for pair in tried if pair[1] is not None]
+        assert reached
+        in_time = [pair for pair in reached if pair[1].rounds <= most] or reached
+        found[label] = min(in_time, key=lambda pair: pair[1].bits)
+        if label == config.baseline():
+            most = (1 + config.slack) * found[label][1].rounds
+    return found
+
+
+@pytest.fixture
+def quiet():
+    return rich.console.Console(quiet=True)
+
+
+@pytest.mark.slow
+def test_tuning_finds_what_brute_force_finds(tmp_path, quiet):
+    config = configs.validate(TOY, "test")
+    tuned = experiment.tune(config, "toy", tmp_path, quiet)
+    with experiment.prepared(config) as problem:
+        expected = by_brute_force(config, problem)
+    assert list(tuned.methods) == list(config.methods)
+    for label, (setting, _) in expected.items():
+        method = tuned.methods[label]
+        assert {n: getattr(method, n) for n in setting} == setting, label
+        assert method == configs.varied(config.methods[label], **setting).model_copy(
+            update={"chosen": method.chosen, "grid": config.methods[label].grid}
+        )
+    assert tuned.methods["SEC"].xi not in (0.0, 500.0)  # worth a search
+    assert tuned.methods["GD"].chosen == "of 2 settings, the fewest bits to the target"
+    assert tuned.methods["SEC"].chosen.startswith("of 16 settings, the fewest bits")
+    # The config that was found is one, and its runs cost what was found.
+    assert configs.validate(tuned.model_dump(), "tuned") == tuned
+    assert configs.validate(tuned.model_dump(mode="json"), "tuned") == tuned
+    runs = experiment.compare(tuned, tmp_path / "runs", quiet)
+    for label, (_, cost) in expected.items():
+        assert runs.histories[label].cost_to(runs.target_error) == cost
+    # What was chosen is a setting of the sweep, and again the one.
+    again = experiment.tune(tuned, "toy", tmp_path, quiet)
+    assert again.methods == tuned.methods
+
+
+def small(**methods) -> configs.RunConfig:
+    toy: dict[str, Any] = {k: v for k, v in TOY.items() if k != "grid"}
+    return configs.validate(toy | {"methods": methods}, "test")
+
+
+def test_tuning_says_what_it_chose(tmp_path):
+    gd = {"name": "gd", "grid": {"step_factor": [0.5, 1.0]}}
+    config = small(SEC={"name": "gdsec", "xi": 2.0}, GD=gd)
+    console = rich.console.Console(record=True, width=200)
+    tuned = experiment.tune(config, "toy", tmp_path, console)
+    lines = console.export_text().splitlines()
+    assert lines[0].startswith("GD: step_factor = ")
+    assert lines[1].startswith("SEC: nothing to choose: the one setting, the fewest")
+    names = {path.name for path in (tmp_path / "toy").iterdir()}
+    assert names == {"SEC tune.nc", "GD tune.nc"}
+    assert tuned.methods["SEC"].chosen.startswith("the one setting, the fewest bits")
+    with experiment.prepared(tuned) as problem:
+        table = experiment.how_chosen(tuned, problem)
+        step = tuned.methods["GD"].step_factor / problem.smoothness
+    rows = table.set_index("method").to_dict("index")
+    assert rows["SEC"]["parameters"] == "xi = 2.0"
+    assert rows["GD"]["parameters"] == f"step_factor = {tuned.methods['GD'].step_factor}"
+    assert rows["GD"]["step"] == f"{step:.3g}"
+    assert rows["GD"]["chosen"] == tuned.methods["GD"].chosen
+
+
+def test_a_baseline_that_never_arrives_limits_nobody(tmp_path, quiet):
+    gd = {"name": "gd", "grid": {"step_factor": [1e-9, 1e-6]}}
+    sec = {"name": "gdsec", "grid": {"xi": [1e9, 0.5]}}
+    tuned = experiment.tune(small(GD=gd, SEC=sec), "toy", tmp_path, quiet).methods
+    assert tuned["GD"].step_factor == 1e-6
+    assert tuned["GD"].chosen == (
+        "of 2 settings, the least last error; none reaches the target"
+    )
+    assert tuned["SEC"].xi == 0.5
+    assert tuned["SEC"].chosen == "of 2 settings, the fewest bits to the target"
+
+
+def test_the_rounds_of_the_baseline_are_those_of_its_choice(tmp_path, quiet):
+    # Without gradient descent the first method is the baseline: fewer entries, fewer
+    # bits, more rounds. The others may take as many.
+    few = {"name": "top_j", "grid": {"k": [1, 6]}}
+    tuned = experiment.tune(
+        small(few=few, all={"name": "gdsec", "xi": 0.0}), "toy", tmp_path, quiet
+    )
+    assert tuned.methods["few"].k == 1
+    with experiment.prepared(tuned) as problem:
+        method = tuned.methods["few"]
+        history = experiment.simulate_method(tuned, "few", method, problem)
+    rounds = history.rounds_to(tuned.target * history.initial_error)
+    assert rounds is not None
+    most = (1 + tuned.slack) * rounds
+    assert tuned.methods["all"].chosen.endswith(f"within {most:,.0f} rounds")
