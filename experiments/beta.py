@@ -87,6 +87,7 @@ def _bits_against_beta(costs, reference, betas):
         )
         axes.set_xscale("symlog", linthresh=1e-3)
         axes.set(yscale="log", xlabel="beta", ylabel="% of GD's bits to the target")
+        figures.plain_numbers(axes.yaxis)
 
     return panel
 

@@ -71,6 +71,7 @@ def _frontier(costs, reference):
             )
         axes.set_xscale("symlog", linthresh=1)
         axes.set_yscale("log")
+        figures.plain_numbers(axes.yaxis)
         axes.set(
             xlabel="extra rounds to the target, %",
             ylabel="% of GD's bits to the target",
@@ -92,6 +93,7 @@ def _bits(costs, reference):
             xscale="log", yscale="log", xlabel="xi (dotted: the largest that works)"
         )
         axes.set_ylabel("% of GD's bits to the target")
+        figures.plain_numbers(axes.yaxis)
 
     return panel
 

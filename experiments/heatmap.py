@@ -66,7 +66,7 @@ def section(study: figures.Study) -> report.Section:
 
 
 def _sent(problem, method, num_rounds):
-    """bool [K, M, D], what left the workers: GD-SEC of its pieces, and a look inside."""
+    """bool [K, M, D], what left the workers: GD-SEC of its pieces, with a look in."""
     number = problem.num_workers
     censored = optax.chain(worker.censor(method.xi / number), seen())
     gdsec = gdsec_jax.federate(

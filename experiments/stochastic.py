@@ -9,7 +9,7 @@ from gdsec_jax import experiment, figures, report, tuning
 def section(study: figures.Study) -> report.Section:
     """Medians over the seeds, with bands from the least to the largest."""
     seconds = experiment.stopwatch()
-    config = study.config
+    config = _seeds_alone(study.config)
     swept = {}
     with experiment.prepared(config) as problem:
         for label in config.methods:
@@ -39,6 +39,13 @@ def section(study: figures.Study) -> report.Section:
         chosen=chosen,
         seconds=seconds(),
     )
+
+
+def _seeds_alone(config):
+    """The config without the grids that its parameters were chosen from."""
+    methods = {x: m.model_copy(update={"grid": {}}) for x, m in config.methods.items()}
+    grid = {"seed": config.grid["seed"]}
+    return config.model_copy(update={"grid": grid, "methods": methods})
 
 
 def _panel(swept, methods, x, label):

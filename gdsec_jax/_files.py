@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pooch
 
 
 @contextlib.contextmanager
@@ -47,6 +48,11 @@ def folder(path: str | os.PathLike) -> Path:
         raise OSError(
             f"{path} is no folder that can be written to: {error.strerror}."
         ) from error
+
+
+def cache_folder() -> Path:
+    """For what can be had again: GDSEC_CACHE_DIR, or the user's cache folder."""
+    return Path(os.environ.get("GDSEC_CACHE_DIR") or pooch.os_cache("gdsec_jax"))
 
 
 def plain(name: str, values: Any) -> Any:

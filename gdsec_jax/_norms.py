@@ -9,6 +9,8 @@ from gdsec_jax import _trees
 from gdsec_jax.federation import FederationState
 from gdsec_jax.worker import ErrorFeedbackState, GradientDifferenceState
 
+NAMES = ("gradient_norm", "h_norm", "e_norm")
+
 
 def norms_of(gradients: Any, state: Any) -> dict[str, jax.Array]:
     r"""Norms of one round, by name; of memories that the algorithm does not keep, none.

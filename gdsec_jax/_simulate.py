@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gdsec_jax import _checks, _environment, _files, _loop
+from gdsec_jax import _checks, _environment, _files, _loop, _norms
 from gdsec_jax._check_optimizer import check
 from gdsec_jax.history import History
 from gdsec_jax.problems import Problem
@@ -163,7 +163,11 @@ def _run_all(problem, optimizer, options, limits, key, log, progress):
             chunks.append(jax.tree.map(_loop.first(rounds - before), buffers))
             if log is not None:
                 columns = _loop.columns(problem, chunks[-1])
-                log({"round": np.arange(before + 1, rounds + 1)} | columns)
+                numbers = np.arange(before + 1, rounds + 1)
+                # The same columns whatever memories an algorithm keeps.
+                names = _norms.NAMES if options.norms else ()
+                unknown = {x: np.full(numbers.size, np.nan) for x in names}
+                log({"round": numbers} | unknown | columns)
             bar.update(task, completed=rounds)
             if rounds == limits.rounds or int(run.outcome) != _loop.RUNNING:
                 break

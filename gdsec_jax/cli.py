@@ -2,11 +2,13 @@
 
 import contextlib
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
+import jax
 import numpy as np
 import pydantic
 import rich.console
@@ -14,8 +16,8 @@ import rich.table
 import scipy.sparse
 import tyro
 
+from gdsec_jax import _files, data, experiment, logs
 from gdsec_jax import config as configs
-from gdsec_jax import data, experiment, logs
 from gdsec_jax import figures as figure_modules
 from gdsec_jax.algorithms import METHODS
 
@@ -24,6 +26,9 @@ Communication-efficient distributed optimisation: GD-SEC and its rivals.
 
 gdsec run CONFIG.toml --help lists the fields of a config, each an option.
 GDSEC_DATA_DIR names a folder of data sets, GDSEC_CACHE_DIR that of downloads."""
+
+# Fields that are tables of any names: no options of the command.
+_IN_FILES_ALONE = ("grid", "options", "real")
 
 app = tyro.extras.SubcommandApp()
 data_app = tyro.extras.SubcommandApp()
@@ -215,7 +220,8 @@ def _run_with_overrides(path: Path, arguments: Sequence[str]) -> None:
     """`gdsec run`, with the fields of the file as options."""
     # Tyro reads the words; whether the values are right the config itself decides, in
     # the same sentences as for a file.
-    config = _unchecked(configs.load(path))
+    loaded = configs.load(path)
+    config = _unchecked(loaded)
     top = Annotated[type(config), tyro.conf.arg(name="")]
     around = [(name, kind) for name, kind in _Around.__annotations__.items()]
     options = dataclasses.make_dataclass("Options", [("config", top), *around])
@@ -226,7 +232,8 @@ def _run_with_overrides(path: Path, arguments: Sequence[str]) -> None:
         args=arguments,
         default=options(config, *_Around()),
     )
-    values = dataclasses.asdict(given.config)
+    given_values = dataclasses.asdict(given.config)
+    values = configs.merged(loaded.model_dump(), given_values)
     checked = configs.validate(values, "options")
     _run(checked, path.stem, given.results, given.log, given.norms)
 
@@ -239,6 +246,8 @@ def _unchecked(value):
         return value
     fields, values = [], {}
     for name, info in type(value).model_fields.items():
+        if name in _IN_FILES_ALONE:
+            continue
         values[name] = _unchecked(getattr(value, name))
         plain = info.annotation
         if values[name] is not getattr(value, name):
@@ -280,3 +289,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"gdsec: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def command() -> int:
+    """`main` as a process of its own, which keeps compiled programs for later ones."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):  # else the user has said where
+        folder = _files.cache_folder() / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    return main()

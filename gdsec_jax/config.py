@@ -156,6 +156,10 @@ class ProblemConfig(_Model):
             fields = ("num_workers", "problem", "regularization")  # not options
             if name not in accepted or name in fields:
                 raise ValueError(f"the data {self.data} have no option {name}")
+        for name, parameter in accepted.items():
+            required = parameter.default is inspect.Parameter.empty
+            if required and name not in self.options:
+                raise ValueError(f"the data {self.data} need the option {name}")
         return self
 
     @pydantic.model_validator(mode="after")
@@ -203,7 +207,8 @@ class MethodConfig(_Model):
         Field(default=None, description="DIANA, MARINA: with k, levels and scope.")
     )
     seed: Seed | None = Field(
-        default=None, description="Of what the run draws: algorithm, minibatches, workers."
+        default=None,
+        description="Of what the run draws: algorithm, minibatches, workers.",
     )
     step_factor: Positive = Field(
         default=1.0, description="Of the learning rate, that of theory in particular."
@@ -322,13 +327,14 @@ def _check_grid(model: "ProblemConfig | MethodConfig") -> None:
         ]
         for names, rows in axes
     ]
-    for first, *_ in changes:  # one axis may need a value of another
-        own |= first
+    first = {}  # one axis may need a value of another
+    for change, *_ in changes:
+        first |= change
     for change in itertools.chain(*changes):
         try:
-            type(model).model_validate(own | change)
+            type(model).model_validate(own | first | change)
         except pydantic.ValidationError as error:
-            values = ", ".join(f"{n} = {v!r}" for n, v in change.items())
+            values = ", ".join(f"{n} = {v!r}" for n, v in (first | change).items())
             sentence = _sentence(error).removesuffix(".")
             raise ValueError(f"with {values} of the grid, {sentence}") from error
 
@@ -456,6 +462,17 @@ def validate(values: Mapping[str, Any], source: str) -> RunConfig:
         return RunConfig.model_validate(values)
     except pydantic.ValidationError as error:
         raise ValueError(f"{source}: {_sentence(error)}") from error
+
+
+def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a config with others in their stead, table by table."""
+    result = dict(values)
+    for name, change in changes.items():
+        inner = result.get(name)
+        if isinstance(change, Mapping) and isinstance(inner, Mapping):
+            change = merged(inner, change)
+        result[name] = change
+    return result
 
 
 def write_chosen(

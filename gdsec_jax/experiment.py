@@ -73,9 +73,9 @@ def compare(
     Raises:
       ValueError, OSError: the data cannot be had, or do not fit the config.
     """
-    folder = _files.folder(folder)  # tried before the work, not after it
     histories = {}
     with prepared(config) as problem:
+        folder = _files.folder(folder)  # tried before the work, not after it
         for label, method in config.methods.items():
             histories[label] = simulate_method(
                 config, label, method, problem, **options
@@ -207,9 +207,9 @@ def sweep(
     Raises:
       ValueError, OSError: the data cannot be had, or a setting is none.
     """
-    folder = _files.folder(results / name)
     swept = {}
     with prepared(config) as problem:
+        folder = _files.folder(results / name)
         for label in config.methods:
             path = folder / f"{label} sweep.nc"
             swept[label] = tuning.sweep_method(
@@ -252,11 +252,11 @@ def tune(
     Raises:
       ValueError, OSError: the data cannot be had, or a setting is none.
     """
-    folder = _files.folder(results / name)
     chosen, most_rounds = {}, np.inf
     baseline = config.baseline()
     labels = sorted(config.methods, key=lambda label: label != baseline)
     with prepared(config) as problem:
+        folder = _files.folder(results / name)
         first = float(problem.error(problem.init_params))
         target = max(config.target * first, problem.resolution)
         for label in labels:
@@ -264,7 +264,6 @@ def tune(
                 config,
                 label,
                 problem,
-                target_error=target,
                 path=folder / f"{label} tune.nc",
                 **options,
             )

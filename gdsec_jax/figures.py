@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib.axis
+import matplotlib.ticker
 import pandas as pd
 import psutil
 import rich.console
@@ -215,11 +217,21 @@ def tidy(swept: Mapping[str, xr.Dataset]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def plain_numbers(axis: matplotlib.axis.Axis) -> None:
+    """Ticks of a logarithmic axis as 20 rather than 2 x 10^1."""
+    plain = matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}")
+    axis.set_major_formatter(plain)
+    axis.set_minor_formatter(plain)
+    axis.set_minor_locator(matplotlib.ticker.LogLocator(subs=(2.0, 5.0)))
+
+
 def _with_real_data(name: str, config: configs.RunConfig):
     """The config with its real data set, or a sentence why it is as it was."""
     if not config.real:
         return config, f"{name}: has no real data set: its data are generated."
-    values = _merged(config.model_dump(exclude_unset=True), config.real)
+    values = configs.merged(config.model_dump(exclude_unset=True), config.real)
+    for method in values["methods"].values():  # on other data it was not chosen
+        method.pop("chosen", None)
     merged = configs.validate(values, f"{name}.real")
     try:
         configs.load_data(merged.problem.data, merged.problem.subset)
@@ -227,16 +239,6 @@ def _with_real_data(name: str, config: configs.RunConfig):
         first = str(error).splitlines()[0]
         return config, f"{name}: {merged.problem.data} cannot be had ({first})"
     return merged, None
-
-
-def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(values)
-    for name, change in changes.items():
-        inner = merged.get(name)
-        if isinstance(change, Mapping) and isinstance(inner, Mapping):
-            change = _merged(inner, change)
-        merged[name] = change
-    return merged
 
 
 def _folder(name: str) -> Path:

@@ -113,7 +113,9 @@ def choose(
     """The setting that needs the fewest bits to the target in at most so many rounds.
 
     The one rule for all methods. Where no setting reaches the target in so few rounds,
-    the fewest bits among those that reach it; where none does, the least last error.
+    the fewest bits among those that reach it; where none does, the least last error. A
+    setting that leaves the target again by the last round has not reached it.
+    Over an axis `seed` there is nothing to choose: the medians over it count.
 
     Args:
       swept: of `sweep` or `sweep_method`.
@@ -122,13 +124,23 @@ def choose(
       most_rounds: that a setting may take.
     """
     costs = cost_to(swept, target_error)
+    last = (swept["eval_round"] <= swept["rounds"]).sum("eval_round") - 1
+    errors = swept["objective_error"].isel(eval_round=last).drop_vars("eval_round")
+    errors = errors.where(
+        np.isfinite(errors) & (swept["outcome"] != "diverged"), np.inf
+    )
+    costs = costs.where(errors <= target_error, np.inf)
+    if _grid.SEED in costs.dims:
+        costs, errors = costs.median(_grid.SEED), errors.median(_grid.SEED)
+    axes = tuple(axis for axis in axes if axis.names != (_grid.SEED,))
     settings = list(_grid.settings_of(axes))
     rounds = np.ravel(costs["rounds"].values)
     bits = np.ravel(costs["bits"].values)
     of = f"of {len(settings)} settings" if len(settings) > 1 else "the one setting"
 
     def chosen(best, why):
-        return Choice(settings[best], f"{of}, {why}", float(rounds[best]))
+        why = f"{of}, {why}{_edges(axes, settings[best])}"
+        return Choice(settings[best], why, float(rounds[best]))
 
     reached = np.isfinite(rounds)
     within = reached & (rounds <= most_rounds)
@@ -140,13 +152,22 @@ def choose(
         best = np.argmin(np.where(reached, bits, np.inf))
         late = f"none within {most_rounds:,.0f} rounds"
         return chosen(best, f"the fewest bits to the target; {late}")
-    last = (swept["eval_round"] <= swept["rounds"]).sum("eval_round") - 1
-    errors = swept["objective_error"].isel(eval_round=last)
-    lost = np.ravel(((swept["outcome"] == "diverged") | ~np.isfinite(errors)).values)
-    best = np.argmin(np.where(lost, np.inf, np.ravel(errors.values)))
-    if lost.all():
+    errors = np.ravel(errors.values)
+    best = np.argmin(errors)
+    if np.isinf(errors[best]):
         return chosen(best, "all diverge")
     return chosen(best, "the least last error; none reaches the target")
+
+
+def _edges(axes: tuple[_grid.Axis, ...], setting: dict[str, Any]) -> str:
+    """Where a better setting may lie beyond the grid, in words."""
+    names = []
+    for axis in axes:
+        rows = [row for row in axis.rows if all(isinstance(x, float) for x in row)]
+        place = tuple(setting[name] for name in axis.names)
+        if len(rows) == len(axis.rows) > 2 and place in (min(rows), max(rows)):
+            names.append(" and ".join(axis.names))
+    return f"; {', '.join(names)} at the edge of the grid" if names else ""
 
 
 def cost_to(swept: xr.Dataset, error: float) -> xr.Dataset:

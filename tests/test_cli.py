@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
-from gdsec_jax import History, cli, data, experiment
+from gdsec_jax import History, cli, config, data, experiment, figures
 
 TINY = """
 num_rounds = 400
@@ -157,7 +158,7 @@ def test_fields_are_overridden_by_options(call):
 @pytest.mark.parametrize("label", ["GD-SEC", "GD-SEC 2.5 +_", "GD-SEC xi 10"])
 def test_options_of_any_label_that_help_lists(label, call, monkeypatch):
     ran = []
-    monkeypatch.setattr(experiment, "run", lambda config, *rest: ran.append(config))
+    monkeypatch.setattr(experiment, "run", lambda config, *_, **__: ran.append(config))
     Path("own.toml").write_text(f"[methods.'{label}']\nname = 'gdsec'\nxi = 10.0\n")
     assert f"--methods.{label}.xi" in call("run", "own.toml", "--help")[1]
     assert call("run", "own.toml", f"--methods.{label}.xi", "0.5")[0] == 0
@@ -208,15 +209,15 @@ def test_features_that_are_all_zero_are_refused_in_a_sentence(call):
         (("run", "broken.toml"), "broken.toml is not valid TOML: "),
         (
             ("run", "elsewhere.toml"),
-            "the problem of elsewhere: data is 'nosuch', expected a file",
+            "problem: data is 'nosuch', expected a file",
         ),
         (
             ("run", "--results", "r", "elsewhere.toml"),
-            "the problem of elsewhere: data is 'nosuch', expected a file",
+            "problem: data is 'nosuch', expected a file",
         ),
         (
             ("figures", "nosuch"),
-            "no figure is called 'nosuch', expected logistic, ridge",
+            "no figure is called 'nosuch', expected ridge, het",
         ),
         (("figures", "ridge", "nosuch"), "no figure is called 'nosuch', expected"),
         (
@@ -293,20 +294,96 @@ def test_without_arguments_it_is_help(arguments, call):
 # Figures
 
 
-def test_figures_run_the_shipped_configs_by_name(call, monkeypatch):
-    ran = []
-    monkeypatch.setattr(
-        experiment,
-        "run",
-        lambda config, name, results, console: ran.append(
-            (name, config.title, results)
-        ),
-    )
-    assert call("figures", "ridge", "--results", "r")[0] == 0
-    assert ran == [("ridge", "Ridge regression, digits, M = 5", Path("r"))]
-    ran.clear()
-    assert call("figures")[0] == 0
-    assert [name for name, _, _ in ran] == list(experiment.figure_configs())
+def test_figures_are_made_by_name_or_all(call, monkeypatch):
+    made = []
+
+    def make(names, results, *, console, real):
+        made.append((names, results, real))
+        return results / "index.html"
+
+    monkeypatch.setattr(figures, "make", make)
+    status, out, _ = call("figures", "ridge", "--results", "r")
+    assert (status, out) == (0, "r/index.html\n")
+    assert call("figures", "--data", "real")[0] == 0
+    assert made == [(("ridge",), Path("r"), False), ((), Path("results"), True)]
+
+
+def test_an_unknown_figure_is_refused(call):
+    status, _, err = call("figures", "pie")
+    assert status == 2
+    assert err.startswith("gdsec: no figure is called 'pie', expected ridge,")
+    assert left() == []
+
+
+# Sweeps and tuning
+
+
+GRIDS = """
+num_rounds = 200
+target = 0.05
+value_bits = 32
+
+[problem]
+num_workers = 3
+
+[grid]
+step_factor = [0.5, 1.0]
+
+[methods.GD]
+name = "gd"
+
+[methods.GD-SEC]  # a comment
+name = "gdsec"
+xi = 10.0
+grid.xi = [1.0, 30.0, 1e9]
+"""
+
+
+def test_a_sweep_leaves_a_file_a_method(call):
+    Path("grids.toml").write_text(GRIDS)
+    status, out, err = call("sweep", "grids.toml", "--log", "log.csv")
+    assert (status, err) == (0, "")
+    assert left() == ["grids", "grids/GD sweep.nc", "grids/GD-SEC sweep.nc"]
+    swept = xr.load_dataset("results/grids/GD-SEC sweep.nc", engine="h5netcdf")
+    assert swept.objective_error.dims == ("step_factor", "xi", "eval_round")
+    assert "2 step_factor x 3 xi" in out
+    lines = Path("log.csv").read_text().splitlines()
+    assert len(lines) == 1 + int(swept.rounds.sum()) + 2 * 200
+    again, _, _ = call("sweep", "grids.toml")
+    assert again == 0
+
+
+def test_tuning_writes_a_config_that_runs(call):
+    Path("grids.toml").write_text(GRIDS)
+    status, out, err = call("tune", "grids.toml", "--output", "tuned.toml")
+    assert (status, err) == (0, "")
+    assert "GD-SEC: step_factor = 1.0, xi = 30.0: of 6 settings, the fewest bits" in out
+    text = Path("tuned.toml").read_text()
+    assert "# a comment" in text
+    tuned = config.load("tuned.toml").methods["GD-SEC"]
+    assert (tuned.step_factor, tuned.xi) == (1.0, 30.0)
+    assert tuned.chosen.startswith("of 6 settings, the fewest bits to the target")
+    assert call("run", "tuned.toml")[0] == 0
+
+
+def test_a_limit_of_memory_that_is_too_small_is_refused(call):
+    Path("grids.toml").write_text(GRIDS)
+    status, _, err = call("sweep", "grids.toml", "--memory-limit", "1000")
+    assert status == 2
+    assert err.startswith("gdsec: methods.GD: memory_limit is 1,000 bytes, expected")
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.jsonl", "board"])
+def test_a_run_is_logged_with_norms(name, call):
+    arguments = ("--num-rounds", "5", "--log", name, "--norms")
+    assert call("run", "tiny.toml", *arguments)[0] == 0
+    if name == "board":
+        assert len(list(Path(name).rglob("events*"))) == 2
+        return
+    text = Path(name).read_text()
+    for column in ("gradient_norm", "h_norm", "e_norm"):
+        assert column in text
+    assert len(text.splitlines()) == 2 * 5 + (name == "log.csv")
 
 
 # Data
@@ -364,7 +441,7 @@ def test_data_fetch_without_a_network(call):
 
 
 def test_an_interrupt_is_no_traceback(call, monkeypatch):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(experiment, "run", interrupted)

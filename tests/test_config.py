@@ -6,12 +6,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pydantic
 import pytest
 
 import gdsec_jax
 from gdsec_jax import config as configs
-from gdsec_jax import experiment, problems
+from gdsec_jax import problems, wire
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -73,9 +74,11 @@ def test_shipped_configs_load(path):
         assert (CONFIGS / label).name == label  # it names a file
 
 
-def test_there_are_shipped_configs_and_the_figures_among_them():
-    names = {path.stem for path in CONFIGS.rglob("*.toml")}
-    assert {"ridge", "logistic"} <= set(experiment.figure_configs()) <= names
+def test_there_are_shipped_configs_and_those_of_figures_among_them():
+    assert {"ridge_mnist", "rivals_logistic"} <= {
+        p.stem for p in CONFIGS.glob("*.toml")
+    }
+    assert "ridge" in {path.stem for path in (CONFIGS / "figures").glob("*.toml")}
 
 
 def test_every_field_is_read(load):
@@ -111,6 +114,7 @@ def test_every_parameter_of_every_method_is_a_field():
         ("name = 'top_j'\nk = 3", {"k": 3}),
         ("name = 'top_j'\nk = 1.0\nscope = 'leaf'", {"k": 1.0, "scope": "leaf"}),
         ("name = 'qgd'\nlevels = 4\nseed = 7", {"levels": 4, "key": 7}),
+        ("name = 'gd'\nseed = 7", {}),  # of minibatches and of who takes part
     ],
 )
 def test_parameters_of_a_method(text, expected, load):
@@ -130,15 +134,15 @@ def test_a_compressor_takes_its_own_parameters(load):
 
 
 def test_a_step_factor_and_the_formats_reach_the_optimizer(load):
-    text = "all_formats = true\n[methods.L]\nname = 'lag'\n[methods.I]\nname = 'iag'"
+    text = "all_formats = true"
+    for label, name in (("L", "lag"), ("I", "iag")):
+        text += f"\n[methods.{label}]\nname = '{name}'\nstep_factor = 2.0"
     config = load(text)
     problem = configs.make_problem(config.problem)
     for label in ("L", "I"):
-        optimizer = configs.make_optimizer(config.methods[label], config, problem, 2.0)
+        optimizer = configs.make_optimizer(config.methods[label], config, problem)
         history = gdsec_jax.simulate(problem, optimizer, 2)
-        assert set(history.format_bits) == set(
-            gdsec_jax.wire.FORMATS + gdsec_jax.wire.CONVENTIONS
-        )
+        assert set(history.format_bits) == {*wire.FORMATS, *wire.CONVENTIONS}
         step = gdsec_jax.theory(config.methods[label].name, problem).learning_rate
         first = gdsec_jax.simulate(problem, optimizer, 1)
         grads = problem.gradients(problem.init_params)
@@ -276,7 +280,51 @@ BAD = {
         "[methods.X]\nname = 'laq'\nbits = 0",
         "methods.X.bits is 0, expected greater than or equal to 1",
     ),
-    "no step factor": ("step_factors = [0.0]", "step_factors.0 is 0.0, expected great"),
+    "no step factor": (
+        "[methods.GD]\nname = 'gd'\nstep_factor = 0.0",
+        "methods.GD.step_factor is 0.0, expected greater than 0",
+    ),
+    "nobody takes part": (
+        "[methods.GD]\nname = 'gd'\nparticipation = 0.0",
+        "methods.GD.participation is 0.0, expected greater than 0",
+    ),
+    "no local steps": (
+        "[methods.GD]\nname = 'gd'\nlocal_steps = 0",
+        "methods.GD.local_steps is 0, expected greater than or equal to 1",
+    ),
+    "a broadcast of nothing": (
+        "[methods.GD]\nname = 'gd'\nbroadcast_k = 0",
+        "methods.GD.broadcast_k is 0, expected an integer of at least 1 or a float",
+    ),
+    "coordinate_xi without xi": (
+        "[methods.GD]\nname = 'gd'\ncoordinate_xi = true",
+        "methods.GD: coordinate_xi needs the parameter xi.",
+    ),
+    "options of a file": (
+        "problem.options = {density = 0.1}",
+        "problem: the data digits have no option density.",
+    ),
+    "an option that no generator has": (
+        "problem = {data = 'sparse_binary', options = {num_rows = 3}}",
+        "problem: the data sparse_binary have no option num_rows.",
+    ),
+    "an option that is a field": (
+        "problem = {data = 'heterogeneous', options = {num_workers = 3}}",
+        "problem: the data heterogeneous have no option num_workers.",
+    ),
+    "a generator without what it needs": (
+        "problem = {data = 'sparse_binary', options = {num_samples = 3}}",
+        "problem: the data sparse_binary need the option num_features.",
+    ),
+    "lambda as an option": (
+        "problem = {data = 'heterogeneous', options = {regularization = 0.1}}",
+        "problem: the data heterogeneous have no option regularization.",
+    ),
+    "an option in words": (
+        "problem = {data = 'sparse_binary', options = {density = 'low'}}",
+        "problem.options.density is 'low', expected a valid integer",
+    ),
+    "negative slack": ("slack = -0.1", "slack is -0.1, expected greater than or equal"),
     "gdsec without xi": (GDSEC, "methods.SEC: gdsec needs the parameter xi."),
     "slash in a label": (
         "[methods.'a/b']\nname = 'gd'",
@@ -435,3 +483,371 @@ def test_the_proximal_step_stands_last(load):
     shrunk = np.sign(moved) * np.maximum(np.abs(moved) - 0.5 / problem.smoothness, 0)
     np.testing.assert_allclose(updates, shrunk, rtol=1e-4, atol=1e-6)
     assert (np.asarray(updates) == 0).sum() > 5
+
+
+# Generators
+
+
+def test_a_generator_takes_its_options(load):
+    text = """
+    [problem]
+    kind = "logistic"
+    data = "sparse_binary"
+    num_workers = 2
+    seed = 3
+    options = {num_samples = 12, num_features = 7, density = 0.3}
+    """
+    problem = configs.make_problem(load(text).problem)
+    expected = gdsec_jax.data.sparse_binary(12, 7, 0.3, seed=3)
+    parts = gdsec_jax.data.split(expected.targets, 2, seed=3)
+    own = problems.logistic(expected.features, expected.targets, 2, split=parts)
+    assert problem.init_params.shape == (7,)
+    assert problem.smoothness == own.smoothness
+
+
+def test_a_generator_is_told_the_problem(load, x64):
+    text = """
+    [problem]
+    kind = "ridge"
+    data = "heterogeneous"
+    num_workers = 3
+    split = "contiguous"
+    regularization = 0.5
+    options = {samples_per_worker = 9, num_features = 4, seed = 8}
+    """
+    problem = configs.make_problem(load(text).problem)
+    prescribed = (1.3 ** np.arange(3) + 1) ** 2
+    np.testing.assert_allclose(problem.worker_smoothness, prescribed, rtol=1e-6)
+    other = configs.make_problem(load(text.replace("seed = 8", "seed = 9")).problem)
+    assert problem.smoothness != other.smoothness
+
+
+# Grids
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("xi = [1, 0.5]", {"xi": [1, 0.5]}),
+        ("'xi,beta' = [[1, 0.1], [2, 0.2]]", {("xi", "beta"): [(1, 0.1), (2, 0.2)]}),
+        ("'beta , xi' = [[0.1, 1]]", {("beta", "xi"): [(0.1, 1)]}),
+        (
+            "xi = {start = 1, stop = 100, num = 3}\nstep_factor = [2.0]",
+            {"xi": [1.0, 10.0, 100.0], "step_factor": [2.0]},
+        ),
+        (
+            "xi = {start = 0, stop = 1, num = 5, scale = 'linear'}",
+            {"xi": [0.0, 0.25, 0.5, 0.75, 1.0]},
+        ),
+        ("xi = [3.0]\ncoordinate_xi = [false, true]", None),
+        ("xi = [3.0]\nlocal_steps = [1, 4]\nbroadcast_k = [3, 0.5]", None),
+    ],
+)
+def test_a_grid(text, expected, load):
+    grid = load(f"{GDSEC}[methods.SEC.grid]\n{text}").methods["SEC"].grid
+    axes = configs.axes_of(grid)
+    if expected is not None:
+        found = {
+            names: [tuple(r) if isinstance(r, list) else r for r in rows]
+            for names, rows in axes.items()
+        }
+        assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "num", "scale", "expected"),
+    [
+        (1.0, 1e4, 5, "log", [1.0, 10.0, 100.0, 1000.0, 10000.0]),
+        (1e-3, 0.1, 3, "log", [1e-3, 0.01, 0.1]),
+        (100.0, 1.0, 3, "log", [100.0, 10.0, 1.0]),
+        (0.1, 0.5, 5, "linear", [0.1, 0.2, 0.3, 0.4, 0.5]),
+        (-1.0, 1.0, 3, "linear", [-1.0, 0.0, 1.0]),
+        (0.1, 0.7, 2, "log", [0.1, 0.7]),
+        (1 / 3, 2 / 3, 2, "linear", [1 / 3, 2 / 3]),
+        (1.0, 2.0, 3, "log", [1.0, 1.41421356237, 2.0]),
+        (7.0, 7.0, 1, "log", [7.0]),
+    ],
+)
+def test_a_range(start, stop, num, scale, expected):
+    one = configs.Range(start=start, stop=stop, num=num, scale=scale)
+    assert one.values() == expected
+
+
+IN_GRID = {
+    "an unknown field": ("xj = [1.0]", ": the grid has 'xj', which is no field to"),
+    "the grid itself": ("grid = [1.0]", ": the grid has 'grid', which is no field"),
+    "how it was chosen": ("chosen = ['so']", ": the grid has 'chosen', which is no"),
+    "no name": ("'' = [1.0]", ": the grid has '', which is no field to vary."),
+    "half a pair": (
+        "'xi,' = [[1, 2]]",
+        ": the grid has '', which is no field to vary.",
+    ),
+    "a name twice": ("'xi,xi' = [[1, 2]]", ": the grid has 'xi' twice, expected it"),
+    "a name in two axes": (
+        "xi = [1]\n'xi,beta' = [[1, 0.5]]",
+        ": the grid has 'xi' twice, expected it once.",
+    ),
+    "a pair in two ways": (
+        "'xi,beta' = [[1, 0.5]]\n'xi, beta' = [[2, 0.5]]",
+        ": the grid has 'xi' twice, expected it once.",
+    ),
+    "no values": ("xi = []", ": the grid has no values of xi."),
+    "no pairs": ("'xi,beta' = []", ": the grid has no values of xi, beta."),
+    "a row too long": (
+        "'xi,beta' = [[1, 0.5, 2]]",
+        ": the grid has [1, 0.5, 2] for xi, beta, expected a list of 2 values.",
+    ),
+    "a row too short": (
+        "'xi,beta' = [[1, 0.5], [1]]",
+        ": the grid has [1] for xi, beta, expected a list of 2 values.",
+    ),
+    "no rows": (
+        "'xi,beta' = [1, 0.5]",
+        ": the grid has 1 for xi, beta, expected a list of 2 values.",
+    ),
+    "a range of pairs": (
+        "'xi,beta' = {start = 1, stop = 2, num = 2}",
+        ": the grid has 1.0 for xi, beta, expected a list of 2 values.",
+    ),
+    "out of range": (
+        "xi = [1.0, -1.0]",
+        ": with xi = -1.0 of the grid, xi is -1.0, expected greater than or equal to",
+    ),
+    "out of range in a pair": (
+        "'xi,beta' = [[1, 0.5], [2, 1.5]]",
+        ": with xi = 2, beta = 1.5 of the grid, beta is 1.5, expected less than or",
+    ),
+    "not finite": ("xi = [inf]", ": with xi = inf of the grid, xi is inf, expected a"),
+    "a word": (
+        "xi = ['big']",
+        ": with xi = 'big' of the grid, xi is 'big', expected a",
+    ),
+    "a range that leaves it": (
+        "xi = [1.0]\nbeta = {start = 0.5, stop = 2, num = 2}",
+        ": with xi = 1.0, beta = 2.0 of the grid, beta is 2.0, expected",
+    ),
+    "a parameter that it has not": (
+        "xi = [1.0]\nzeta = [0.1]",
+        ": with xi = 1.0, zeta = 0.1 of the grid, gdsec has no parameter zeta.",
+    ),
+    "without the parameter that it needs": (
+        "beta = [0.1]",
+        ": with beta = 0.1 of the grid, gdsec needs the parameter xi.",
+    ),
+    "one value": ("xi = 3", ".grid.xi is 3, expected a list of values, or a table of"),
+    "a word for values": ("xi = 'all'", ".grid.xi is 'all', expected a list of values"),
+    "log of 0": (
+        "xi = {start = 0, stop = 1, num = 3}",
+        ".grid.xi: start is 0.0 and stop 1.0, expected numbers above 0 for the scale",
+    ),
+    "an endless range": (
+        "xi = {start = 1, stop = inf, num = 3}",
+        ".grid.xi.stop is inf, expected a finite number.",
+    ),
+    "no number of values": ("xi = {start = 1, stop = 2}", ".grid.xi.num is missing."),
+    "none of them": (
+        "xi = {start = 1, stop = 2, num = 0}",
+        ".grid.xi.num is 0, expected greater than or equal to 1.",
+    ),
+    "one of two ends": (
+        "xi = {start = 1, stop = 2, num = 1}",
+        ".grid.xi: num is 1, expected at least 2 for both ends.",
+    ),
+    "an unknown scale": (
+        "xi = {start = 1, stop = 2, num = 2, scale = 'ln'}",
+        ".grid.xi.scale is 'ln', expected 'log' or 'linear'.",
+    ),
+    "an unknown field of a range": (
+        "xi = {start = 1, stop = 2, num = 2, step = 1}",
+        ".grid.xi.step is an unknown field, expected one of start, stop, num, scale.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), IN_GRID.values(), ids=IN_GRID)
+def test_what_is_refused_in_a_grid(text, message, load, tmp_path):
+    message = f"{tmp_path / 'run.toml'}: methods.SEC{message}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}") as caught:
+        load(f"{GDSEC}[methods.SEC.grid]\n{text}")
+    assert "\n" not in str(caught.value)
+
+
+OTHER_GRIDS = {
+    "of all methods, unknown": (
+        "[grid]\nfoo = [1]",
+        "methods.GD: the grid has 'foo', which is no field to vary.",
+    ),
+    "of all methods, not of one": (
+        "[grid]\nxi = [1.0]",
+        "methods.GD: with xi = 1.0 of the grid, gd has no parameter xi.",
+    ),
+    "of all methods, out of range": (
+        "[grid]\nstep_factor = [1.0, 0.0]",
+        "methods.GD: with step_factor = 0.0 of the grid, step_factor is 0.0, expected",
+    ),
+    "of all methods, no values": (
+        "[grid]\nstep_factor = 1.0",
+        "grid.step_factor is 1.0, expected a list of values, or a table of",
+    ),
+    "of the problem, unknown": (
+        "[problem.grid]\nworkers = [1]",
+        "problem: the grid has 'workers', which is no field to vary.",
+    ),
+    "of the problem, out of range": (
+        "[problem.grid]\nnum_workers = [5, 0]",
+        "problem: with num_workers = 0 of the grid, num_workers is 0, expected greater",
+    ),
+    "of the problem, a range of counts": (
+        "[problem.grid]\nnum_workers = {start = 1.5, stop = 3, num = 2}",
+        "problem: with num_workers = 1.5 of the grid, num_workers is 1.5, expected",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), OTHER_GRIDS.values(), ids=OTHER_GRIDS)
+def test_what_is_refused_in_other_grids(text, message, load, tmp_path):
+    message = f"{tmp_path / 'run.toml'}: {message}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        load(text)
+
+
+def test_a_methods_own_values_stand_for_the_common_ones(load):
+    own = "[methods.GD]\nname = 'gd'\n[methods.GD.grid]\nstep_factor = [3.0]\n"
+    config = load(f"[grid]\nstep_factor = [1.0]\nlearning_rate = [0.1]\n{own}")
+    joined = configs.joined(config.grid, config.methods["GD"].grid)
+    assert list(joined.items()) == [("learning_rate", (0.1,)), ("step_factor", (3.0,))]
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("name = 'gdsec'\ngrid.xi = [1.0]", "gdsec needs the parameter xi"),
+        ("name = 'top_j'\ngrid.k = [1, 2]", "top_j needs the parameter k"),
+        (
+            "name = 'gdsec'\ncoordinate_xi = true\ngrid.xi = [1.0]",
+            "coordinate_xi needs the parameter xi",
+        ),
+        (
+            "name = 'marina'\ncompressor = 'random_k'\ngrid.k = [1, 2]",
+            "random_k needs the parameter k",
+        ),
+        (
+            "name = 'diana'\ngrid.compressor = ['natural']",
+            "diana needs the parameter compressor",
+        ),
+        (
+            "name = 'diana'\nk = 2\ngrid.compressor = ['random_k']",
+            "diana has no parameter k",
+        ),
+    ],
+)
+def test_a_parameter_may_be_in_the_grid_alone(text, missing, load):
+    method = load(f"[methods.X]\n{text}").methods["X"]
+    with pytest.raises(ValueError, match=f"^{missing}.$"):
+        configs.varied(method)
+    ((name, (value, *_)),) = method.grid.items()
+    assert getattr(configs.varied(method, **{name: value}), name) == value
+
+
+# One setting of a method
+
+
+def test_a_setting_is_checked(load):
+    method = load(f"{GDSEC}xi = 1.0\nchosen = 'so'").methods["SEC"]
+    varied = configs.varied(method, xi=2, step_factor=0.5)
+    assert (varied.xi, varied.step_factor, varied.chosen) == (2.0, 0.5, "")
+    assert configs.varied(method, beta=0.5).xi == 1.0
+    for fields, message in (
+        ({"xi": -1.0}, "xi is -1.0, expected greater than or equal to 0."),
+        ({"zeta": 1.0}, "gdsec has no parameter zeta."),
+        ({"zip": 1.0}, "zip is an unknown field, expected one of title"),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+            configs.varied(method, **fields)
+
+
+def test_only_what_is_given_counts_as_given():
+    method = configs.MethodConfig(name="gdsec", xi=0.0)
+    varied = configs.varied(method, beta=0.5)
+    assert varied.model_dump(exclude_unset=True) == {
+        "name": "gdsec",
+        "xi": 0.0,
+        "beta": 0.5,
+    }
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return configs.make_problem(configs.ProblemConfig(dtype="float32"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({"name": "gd"}, ()),
+        ({"name": "lag", "step_factor": 2.0}, ()),
+        ({"name": "iag"}, ()),
+        ({"name": "ef21", "k": 5}, ()),
+        ({"name": "diana", "compressor": "natural"}, ("beta",)),
+        ({"name": "diana", "compressor": "natural", "beta": 0.25}, ()),
+        (
+            {"name": "marina", "compressor": "random_k", "k": 8, "step_factor": 3.0},
+            ("probability",),
+        ),
+        ({"name": "marina", "compressor": "natural", "probability": 0.5}, ()),
+    ],
+)
+def test_what_theory_says_becomes_numbers(fields, found, digits):
+    method = configs.MethodConfig(**fields)
+    resolved = configs.resolved(method, digits)
+    theory = gdsec_jax.theory(method.name, digits, **method.parameters())
+    expected = theory.learning_rate * method.step_factor
+    assert resolved.learning_rate == expected
+    assert resolved.step_factor == 1.0
+    for name in found:
+        assert getattr(resolved, name) == theory.parameters[name]
+    changed = {"learning_rate", "step_factor", *found}
+    assert method.model_dump(exclude=changed) == resolved.model_dump(exclude=changed)
+    assert configs.resolved(resolved, digits) == resolved
+
+
+def test_a_step_that_is_given_is_multiplied_too(digits):
+    method = configs.MethodConfig(name="gd", learning_rate=0.5, step_factor=3.0)
+    assert configs.resolved(method, digits).learning_rate == 1.5
+
+
+@pytest.mark.parametrize(
+    ("share", "count"), [(1e-9, 1), (0.2, 1), (0.5, 2), (0.7, 4), (0.9, 4), (1.0, 5)]
+)
+def test_a_share_of_the_workers_takes_part(share, count):
+    keys = jax.random.split(jax.random.key(0), 400)
+    drawn = jax.vmap(lambda key: configs.takes_part(key, share, 5))(keys)
+    assert drawn.shape == (400, 5)
+    assert (drawn.sum(1) == count).all()
+    # Each with probability count / 5; 5 standard deviations of 400 draws.
+    most = 5 * np.sqrt(count / 5 * (1 - count / 5) / 400)
+    assert (np.abs(drawn.mean(0) - count / 5) <= most + 1e-6).all()
+
+
+def test_the_broadcast_stands_behind_the_step(digits):
+    config = configs.RunConfig(wire="coo")
+    method = configs.MethodConfig(name="gd", broadcast_k=3)
+    optimizer = configs.make_optimizer(method, config, digits)
+    history = gdsec_jax.simulate(digits, optimizer, 1)
+    assert np.count_nonzero(history.params) == 3
+    step = np.asarray(digits.gradients(digits.init_params)).sum(0) / digits.smoothness
+    largest = np.argsort(-np.abs(step))[:3]
+    np.testing.assert_allclose(history.params[largest], -step[largest], rtol=1e-5)
+
+
+def test_a_threshold_for_each_coordinate(digits):
+    fields = {"name": "gdsec", "xi": 40.0, "beta": 0.5, "coordinate_xi": True}
+    method = configs.MethodConfig(**fields)
+    optimizer = configs.make_optimizer(method, configs.RunConfig(), digits)
+    xi = 40.0 / np.asarray(digits.coordinate_smoothness)
+    algorithm = gdsec_jax.gdsec(5, xi, 0.5)
+    expected = optax.chain(algorithm, optax.sgd(1 / digits.smoothness))
+    ours, theirs = (gdsec_jax.simulate(digits, o, 4) for o in (optimizer, expected))
+    np.testing.assert_array_equal(ours.entries, theirs.entries)
+    np.testing.assert_allclose(ours.params, theirs.params, rtol=1e-6)
+    assert 0 < ours.entries[1:].sum() < 3 * 5 * 64

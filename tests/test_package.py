@@ -37,7 +37,9 @@ MAY_IMPORT = {
     "_norms": {"federation", "worker"},
     "_grid": set(),
     "_loop": {"_last_round", "_norms", "_broadcast", "history", "problems"},
-    "_simulate": {"_check_optimizer", "_environment", "_loop", "history", "problems"},
+    "_simulate": {
+        *("_check_optimizer", "_environment", "_loop", "_norms", "history", "problems")
+    },
     "_sweep": {"_check_optimizer", "_environment", "_grid", "_loop", "problems"},
     "report": {"algorithms", "history"},
     "config": {

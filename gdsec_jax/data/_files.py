@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pooch
 
+from gdsec_jax._files import cache_folder
 from gdsec_jax.data import _compressed
 from gdsec_jax.data._dataset import Dataset
 from gdsec_jax.data._idx import read_idx
@@ -18,7 +19,7 @@ _TIMEOUT = 30  # seconds for a connection, and between two pieces of a download
 
 def located(file: File) -> tuple[str, Path | None]:
     """Return where ``file`` is now, GDSEC_DATA_DIR, cache or remote, and its path."""
-    folders = [("cache", _cache())]
+    folders = [("cache", cache_folder())]
     if own := os.environ.get("GDSEC_DATA_DIR"):
         if not Path(own).is_dir():
             raise FileNotFoundError(f"GDSEC_DATA_DIR is {own!r}, expected a folder")
@@ -55,10 +56,6 @@ def read_checked(path: Path, file: File) -> np.ndarray | Dataset:
     return content
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("GDSEC_CACHE_DIR") or pooch.os_cache("gdsec_jax"))
-
-
 def _verify_content(path: Path, file: File) -> None:
     if file.sha256 is None:
         return
@@ -88,7 +85,7 @@ def _download(data_set: str, file: File, progress: bool) -> Path:
         # Otherwise a server may have the file decompressed on the way.
         headers={"Accept-Encoding": "identity"},
     )
-    folder = (_cache() / file.name).parent
+    folder = (cache_folder() / file.name).parent
     folder.mkdir(parents=True, exist_ok=True)
     failures = []
     for url in file.urls:

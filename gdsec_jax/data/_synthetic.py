@@ -94,12 +94,17 @@ def heterogeneous(
 
 
 def sparse_binary(
-    num_samples: int, num_features: int, density: float, *, seed: int = 0
+    num_samples: int,
+    num_features: int,
+    density: float,
+    *,
+    skew: float = 0.0,
+    seed: int = 0,
 ) -> Dataset:
     r"""Sparse rows of unit length, like the term weights of short texts.
 
     A row has a binomial number of non-zeros, at least one, in columns drawn without
-    replacement; their values are log-normal before the row is normalised. Labels are
+    replacement, the i-th column i^-skew times as likely as the first; their values are log-normal before the row is normalised. Labels are
     the sign of :math:`x_n \cdot \theta^*`, at random where that is zero; a tenth of
     :math:`\theta^*` is Gaussian, the rest zero.
 
@@ -107,6 +112,8 @@ def sparse_binary(
       num_samples: N.
       num_features: D.
       density: expected share of non-zeros, above 0 and at most 1.
+      skew: at least 0: how unevenly columns are filled, 0 for evenly, about 1 for the
+        words of a language (Zipf's law).
       seed: of everything drawn.
 
     Returns:
@@ -127,12 +134,15 @@ def sparse_binary(
     density = _checks.positive("density", density)
     if density > 1:
         raise ValueError(f"density is {density!r}, expected at most 1")
+    _checks.number_in_range("skew", skew, 0.0, _checks.LARGEST)
     rng = np.random.default_rng(_checks.integer("seed", seed, 0))
 
+    share = np.arange(1.0, num_features + 1) ** -skew
+    share = share / share.sum() if skew else None
     counts = rng.binomial(num_features, density, num_samples).clip(min=1)
     starts = np.concatenate(([0], np.cumsum(counts)))
     columns = np.concatenate(
-        [rng.choice(num_features, count, replace=False) for count in counts]
+        [rng.choice(num_features, count, replace=False, p=share) for count in counts]
     )
     values = rng.lognormal(size=len(columns))
     lengths = np.sqrt(np.add.reduceat(values**2, starts[:-1]))

@@ -1,0 +1,203 @@
+"""The figures: every module at toy size, and the claims of the paper at full size."""
+
+import io
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import rich.console
+
+from gdsec_jax import config as configs
+from gdsec_jax import figures, report
+
+NAMES = (
+    *("ridge", "heterogeneous", "lasso", "nonconvex", "sparse", "error_correction"),
+    *("beta", "frontier", "workers", "participation", "stochastic", "heatmap"),
+)
+KEPT = {"ridge": ("GD", "GD-SEC", "GD-SOEC", "FedAvg", "top-j both ways")}
+
+
+def toy(name: str) -> configs.RunConfig:
+    """The figure's config with few rounds, and grids of two values an axis."""
+    full = configs.load(figures.sources()[name].config)
+    kept = KEPT.get(name, tuple(full.methods))
+    methods = {
+        label: method.model_copy(update={"grid": _few(method.grid)})
+        for label, method in full.methods.items()
+        if label in kept
+    }
+    options = {"num_samples": 60, "num_features": 400, "density": 0.02}
+    problem = full.problem.model_copy(
+        update={"grid": _few(full.problem.grid)}
+        | ({"options": options} if full.problem.data == "sparse_binary" else {})
+    )
+    return full.model_copy(
+        update={
+            "num_rounds": 60,
+            "methods": methods,
+            "problem": problem,
+            "grid": _few(full.grid),
+        }
+    )
+
+
+def _few(grid):
+    return {names: tuple(rows)[:2] for names, rows in _listed(grid).items()}
+
+
+def _listed(grid):
+    return {
+        key: values.values() if isinstance(values, configs.Range) else values
+        for key, values in grid.items()
+    }
+
+
+def section_of(name, config, folder, console=None):
+    console = console or rich.console.Console(file=io.StringIO())
+    study = figures.Study(name, config, folder, console, progress=False)
+    module = figures._module(figures.sources()[name].module)
+    return module.section(study)
+
+
+def test_there_are_twelve_in_the_order_of_their_letters():
+    assert tuple(figures.sources()) == NAMES
+    letters = [
+        configs.load(source.config).letter for source in figures.sources().values()
+    ]
+    assert letters == list("abcdefghijkl")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_is_drawn_at_toy_size(name, tmp_path):
+    section = section_of(name, toy(name), tmp_path / "runs")
+    assert section.name == name
+    assert section.text.endswith((".", ")"))
+    assert len(section.panels) >= 2
+    assert isinstance(section.data, pd.DataFrame)
+    assert len(section.data) > 0
+    assert section.claims
+    for claim in section.claims:
+        assert claim.text
+        assert claim.measured
+        assert claim.holds in (True, False, None)
+        assert not isinstance(claim.holds, np.bool_)
+    assert section.chosen is not None
+    assert section.seconds > 0
+    paths = report.save(section, tmp_path)
+    assert {path.suffix for path in paths} == {".png", ".pdf", ".svg", ".csv"}
+    assert all(path.stat().st_size > 1_000 for path in paths)
+
+
+def test_make_leaves_a_page_of_those_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        configs, "load", lambda path, load=configs.load: _short(load(path))
+    )
+    console = rich.console.Console(file=io.StringIO())
+    path = figures.make(["heatmap", "beta"], tmp_path, console=console)
+    assert path == tmp_path / "index.html"
+    text = path.read_text("utf-8")
+    assert text.index('id="beta"') < text.index('id="heatmap"')  # by their letters
+    assert "gdsec figures heatmap beta" in text
+    assert (tmp_path / "beta.csv").is_file()
+
+
+def _short(config):
+    methods = {
+        label: method.model_copy(update={"grid": _few(method.grid)})
+        for label, method in config.methods.items()
+    }
+    return config.model_copy(update={"num_rounds": 60, "methods": methods})
+
+
+def test_an_unknown_figure_is_a_sentence(tmp_path):
+    console = rich.console.Console(file=io.StringIO())
+    message = "no figure is called 'pie', expected ridge, heterogeneous,"
+    with pytest.raises(ValueError, match=message):
+        figures.make(["pie"], tmp_path, console=console)
+    assert not list(tmp_path.iterdir())
+
+
+def test_real_data_that_cannot_be_had_are_said_to_be_missing(monkeypatch):
+    def nowhere(name, split="train"):
+        raise OSError(f"{name} cannot be downloaded")
+
+    monkeypatch.setattr(configs, "load_data", nowhere)
+    config = configs.load(figures.sources()["ridge"].config)
+    same, note = figures._with_real_data("ridge", config)
+    assert same == config
+    assert note is not None
+    assert "mnist cannot be downloaded" in note
+    generated = configs.load(figures.sources()["heterogeneous"].config)
+    assert "generated" in (figures._with_real_data("b", generated)[1] or "")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_real_data_make_a_config(name, monkeypatch):
+    monkeypatch.setattr(configs, "load_data", lambda name, split="train": None)
+    config = configs.load(figures.sources()[name].config)
+    merged, note = figures._with_real_data(name, config)
+    assert (note is None) == bool(config.real)
+    if config.real:
+        assert merged.problem.data == config.real["problem"]["data"]
+        assert {method.chosen for method in merged.methods.values()} == {""}
+        assert set(merged.methods) == set(config.methods)
+
+
+def test_what_was_tuned_says_how():
+    for name, source in figures.sources().items():
+        config = configs.load(source.config)
+        if name in ("beta", "frontier", "workers", "heatmap"):
+            continue
+        for label, method in config.methods.items():
+            assert method.chosen, f"{name}: {label}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ridge", "lasso", "nonconvex", "error_correction"])
+def test_the_claims_of_the_paper_are_visible(name, tmp_path):
+    config = configs.load(figures.sources()[name].config)
+    if name == "ridge":
+        labels = ("GD", "GD-SEC", "GD-SOEC")
+        config = config.model_copy(
+            update={"methods": {label: config.methods[label] for label in labels}}
+        )
+    section = section_of(name, config, tmp_path)
+    claims = {claim.text: claim.holds for claim in section.claims}
+    assert claims["GD-SEC keeps GD's rate with a fraction of the bits"] is True
+    assert any(
+        holds for text, holds in claims.items() if "without error correction" in text
+    )
+
+
+def test_a_claim_needs_the_rate_and_the_bits(tmp_path):
+    config = configs.validate(
+        {
+            "problem": {"kind": "ridge", "data": "digits"},
+            "num_rounds": 300,
+            "target": 0.05,
+            "methods": {
+                "GD": {"name": "gd"},
+                "GD-SEC": {"name": "gdsec", "xi": 300.0},
+                "all": {"name": "gdsec", "xi": 0.0},
+                "slow": {"name": "gdsec", "xi": 300.0, "step_factor": 0.5},
+                "never": {"name": "gd", "step_factor": 1e-6},
+            },
+        },
+        "test",
+    )
+    study = figures.Study(
+        "x", config, tmp_path, rich.console.Console(file=io.StringIO()), False
+    )
+    runs = figures.compare(study)
+    holds = {
+        label: figures.keeps_the_rate(runs, label).holds
+        for label in ("GD-SEC", "all", "slow", "never")
+    }
+    assert holds == {"GD-SEC": True, "all": False, "slow": False, "never": False}
+    without = figures.fails_without_correction
+    assert without(runs, "never", "GD-SEC").holds is True
+    assert without(runs, "GD-SEC", "never").holds is False
+    assert without(runs, "slow", "GD-SEC").holds is True
+    assert without(runs, "GD-SEC", "slow").holds is False
+    assert math.isfinite(runs.target_error)
