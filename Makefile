@@ -1,6 +1,8 @@
 # make figures   set up an environment and run the main job: figures in results/
 # make test      set up an environment and run the tests
 # make lint      formatting, lint and types
+# make browser   installs Chromium, where Debian's packages and root can: the tests of
+#                the page of figures run in it, and are skipped without it
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +10,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest -n 2 -q
 
-.PHONY: figures test test-core test-slow lint clean
+.PHONY: figures test test-core test-slow lint browser clean
 
 figures: $(READY)
 	$(BIN)/gdsec figures
@@ -27,6 +29,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+browser:
+	command -v chromium || (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium) || echo "no Chromium: the page's tests are skipped"
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), 'Python 3.11 or newer is needed'"

@@ -42,7 +42,8 @@ def section(study: figures.Study) -> report.Section:
                     color=colour,
                     label=f"beta = {beta:g}{ended}",
                 )
-            axes.set(yscale="log", xlabel=label, ylabel="objective error")
+            axes.set(xlabel=label, ylabel="objective error")
+            figures.logarithmic(axes, "y")
             top = 100 * float(gd["initial_error"])
             axes.set_ylim(top=min(axes.get_ylim()[1], top))
 
@@ -74,7 +75,7 @@ def section(study: figures.Study) -> report.Section:
 def _logarithmic(panel):
     def with_a_logarithmic_axis(axes):
         panel(axes)
-        axes.set_xscale("log")
+        figures.logarithmic(axes, "x")
 
     return with_a_logarithmic_axis
 
@@ -86,7 +87,8 @@ def _bits_against_beta(costs, reference, betas):
             betas, share.where(np.isfinite(share)), "o-", label="bits to the target"
         )
         axes.set_xscale("symlog", linthresh=1e-3)
-        axes.set(yscale="log", xlabel="beta", ylabel="% of GD's bits to the target")
+        axes.set(xlabel="beta", ylabel="% of GD's bits to the target")
+        figures.logarithmic(axes, "y")
         figures.plain_numbers(axes.yaxis)
 
     return panel

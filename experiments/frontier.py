@@ -70,7 +70,7 @@ def _frontier(costs, reference):
                 label=f"beta = {beta:g}",
             )
         axes.set_xscale("symlog", linthresh=1)
-        axes.set_yscale("log")
+        figures.logarithmic(axes, "y")
         figures.plain_numbers(axes.yaxis)
         axes.set(
             xlabel="extra rounds to the target, %",
@@ -89,9 +89,7 @@ def _bits(costs, reference):
             if not bool(there.all()) and bool(there.any()):
                 edge = float(costs["xi"][there][-1])
                 axes.axvline(edge, color=colour, linestyle=":", linewidth=1)
-        axes.set(
-            xscale="log", yscale="log", xlabel="xi (dotted: the largest that works)"
-        )
+        axes.set(xlabel="xi (dotted: the largest that works)")
         axes.set_ylabel("% of GD's bits to the target")
         figures.plain_numbers(axes.yaxis)
 
@@ -114,7 +112,8 @@ def _edge(swept, costs):
         ):
             here = value == kind.T
             axes.plot(xi[here], beta[here], marker, color=shade, label=name, ls="none")
-        axes.set(xscale="log", yscale="log", xlabel="xi", ylabel="beta")
+        axes.set(xlabel="xi", ylabel="beta")
+        figures.logarithmic(axes, "xy")
 
     return panel
 

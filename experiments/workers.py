@@ -54,10 +54,12 @@ def _panel(table, what):
         for label, name in (("GD", "gd"), (LABEL, "gdsec")):
             style = report.line_style(name) | {"label": label, "marker": "o", "ms": 4}
             axes.plot(table["M"], table[f"{label} {what}"], **style)
-        axes.set(xscale="log", yscale="log", xlabel="workers")
+        axes.set_xlabel("workers")
+        figures.logarithmic(axes, "xy")
         axes.set_ylabel(f"{what} to the target")
-        low, high = axes.get_ylim()  # a per cent is no trend
-        axes.set_ylim(low / 2, 2 * high)
+        low, high = axes.get_ylim()
+        if axes.get_yscale() == "log":  # a per cent more is no trend
+            axes.set_ylim(low / 2, 2 * high)
 
     return panel
 
@@ -67,7 +69,8 @@ def _share(table):
         share = 100 * table[f"{LABEL} bits a worker"] / table["GD bits a worker"]
         style = report.line_style("gdsec") | {"label": LABEL, "marker": "o", "ms": 4}
         axes.plot(table["M"], share, **style)
-        axes.set(xscale="log", yscale="log", xlabel="workers")
+        axes.set_xlabel("workers")
+        figures.logarithmic(axes, "xy")
         axes.set_ylabel("% of GD's bits to the target")
         figures.plain_numbers(axes.yaxis)
 

@@ -465,11 +465,11 @@ def validate(values: Mapping[str, Any], source: str) -> RunConfig:
 
 
 def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a config with others in their stead, table by table."""
+    """The values of a config with others in their stead; an empty table empties one."""
     result = dict(values)
     for name, change in changes.items():
         inner = result.get(name)
-        if isinstance(change, Mapping) and isinstance(inner, Mapping):
+        if isinstance(inner, Mapping) and isinstance(change, Mapping) and change:
             change = merged(inner, change)
         result[name] = change
     return result
@@ -650,7 +650,8 @@ def make_optimizer(
     """
     if method.learning_rate is None or method.step_factor != 1.0:
         method = resolved(method, problem)
-    learning_rate, arguments = method.learning_rate, method.parameters()
+    learning_rate: Any = method.learning_rate
+    arguments = method.parameters()
     factory = METHODS[method.name].factory
     accepted = inspect.signature(factory).parameters
     if "learning_rate" in accepted:

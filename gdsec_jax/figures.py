@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib.axes
 import matplotlib.axis
 import matplotlib.ticker
+import numpy as np
 import pandas as pd
 import psutil
 import rich.console
@@ -215,6 +217,14 @@ def tidy(swept: Mapping[str, xr.Dataset]) -> pd.DataFrame:
         for label, one in swept.items()
     ]
     return pd.concat(frames, ignore_index=True)
+
+
+def logarithmic(axes: matplotlib.axes.Axes, which: str) -> None:
+    """Logarithmic "x", "y" or "xy", where there are data that have a place on it."""
+    limits = {"x": axes.dataLim.intervalx, "y": axes.dataLim.intervaly}
+    for name in which:
+        if np.isfinite(limits[name]).all() and limits[name][1] > 0:
+            axes.set(**{f"{name}scale": "log"})
 
 
 def plain_numbers(axis: matplotlib.axis.Axis) -> None:

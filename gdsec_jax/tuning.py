@@ -190,7 +190,7 @@ def cost_to(swept: xr.Dataset, error: float) -> xr.Dataset:
       ...     return optax.chain(gdsec_jax.gd(2), optax.sgd(step))
       >>> swept = gdsec_jax.sweep(problem, optimizer, {"step": [0.1, 1.0, 2.0]}, 30)
       >>> tuning.cost_to(swept, 0.5).rounds.values
-      array([12.,  1.,  1.])
+      array([6., 1., 1.])
     """
     reached = swept["objective_error"] <= error
     first = reached.argmax("eval_round")

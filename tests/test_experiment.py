@@ -1,12 +1,16 @@
-"""The claims of the README and of the main job, as the command runs them."""
+"""Runs, sweeps and tables of a config; the claims of the README and the main job."""
 
 import os
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import rich.console
+import xarray as xr
 
-from gdsec_jax import config, data, experiment
+import gdsec_jax
+from gdsec_jax import History, config, data, experiment
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -14,6 +18,221 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 def run(path, folder):
     loaded = config.load(path)
     return experiment.run(loaded, path.stem, folder, rich.console.Console(quiet=True))
+
+
+@pytest.fixture
+def quiet():
+    return rich.console.Console(quiet=True)
+
+
+def make(methods, **fields) -> config.RunConfig:
+    """Methods on a small ridge problem."""
+    problem = {
+        "kind": "ridge",
+        "data": "heterogeneous",
+        "options": {"samples_per_worker": 8, "num_features": 6},
+        "num_workers": 4,
+        "split": "contiguous",
+        "seed": 5,
+    }
+    values = {"num_rounds": 30, "wire": "rle", "methods": methods}
+    problem |= fields.pop("problem", {})
+    return config.validate(values | {"problem": problem} | fields, "test")
+
+
+THREE = {
+    "GD": {"name": "gd"},
+    "half": {"name": "gdsec", "xi": 0.5, "participation": 0.5},
+    "random": {"name": "qgd", "levels": 4, "seed": 2, "step_factor": 0.5},
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Three methods, their folder, and what was logged."""
+    folder, seen = tmp_path_factory.mktemp("runs") / "here", []
+    console = rich.console.Console(quiet=True)
+
+    def log(rows, setting):
+        seen.append((setting, rows))
+
+    loaded = make(THREE, target=1e-2, eval_every=4)
+    return (
+        experiment.compare(loaded, folder, console, log=log, norms=True),
+        folder,
+        seen,
+    )
+
+
+# Runs of a config
+
+
+def test_the_runs_of_a_config(runs):
+    found, folder, seen = runs
+    assert list(found.histories) == list(found.methods) == list(THREE)
+    assert found.methods["random"] == "qgd"
+    assert {path.name for path in folder.iterdir()} == {f"{x}.nc" for x in THREE}
+    for label, history in found.histories.items():
+        loaded = History.load(folder / f"{label}.nc")
+        np.testing.assert_array_equal(loaded.bits, history.bits)
+        assert loaded.attributes["label"] == label
+        assert loaded.attributes["config"] == found.config.model_dump(mode="json")
+        assert "gradient_norm" in loaded.norms
+        rows = [rows for setting, rows in seen if setting == {"method": label}]
+        bits = np.concatenate([each["bits"] for each in rows])
+        np.testing.assert_array_equal(bits, history.bits.sum(1))
+    assert [s for s, _ in seen] == sorted(
+        (s for s, _ in seen), key=lambda s: s["method"]
+    )
+
+
+def test_a_run_has_the_seed_of_the_method_or_else_of_the_problem(runs):
+    seeds = {x: h.attributes["seed"] for x, h in runs[0].histories.items()}
+    assert seeds == {"GD": 5, "half": 5, "random": 2}
+
+
+def test_a_run_has_its_step_and_what_takes_part(runs):
+    found = runs[0]
+    smoothness = found.problem.smoothness
+    given = found.histories["half"].attributes["method"]
+    assert given["learning_rate"] == pytest.approx(1 / smoothness)
+    assert found.histories["half"].participants.sum(1).tolist() == [2] * 30
+    theory = gdsec_jax.theory("qgd", found.problem, levels=4)
+    given = found.histories["random"].attributes["method"]
+    assert given["learning_rate"] == pytest.approx(0.5 * theory.learning_rate)
+    assert given["step_factor"] == 1.0
+
+
+def test_the_target_is_a_share_of_the_initial_error(runs):
+    found = runs[0]
+    assert found.target_error == 1e-2 * found.histories["GD"].initial_error
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ({"xi": [1.0]}, "methods.SEC: gdsec needs the parameter xi."),
+        ({"beta, xi": [[0.1, 1.0]]}, "methods.SEC: gdsec needs the parameter xi."),
+    ],
+)
+def test_a_run_needs_what_is_only_in_the_grid(grid, message, tmp_path, quiet):
+    loaded = make({"SEC": {"name": "gdsec", "grid": grid}})
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        experiment.compare(loaded, tmp_path, quiet)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_problem_that_cannot_be_made(tmp_path, quiet):
+    loaded = make(THREE, problem={"sizes": [1, 2]})
+    message = "^problem: sizes has 2 entries that sum to 3, expected 4 that"
+    for act in (experiment.sweep, experiment.tune):
+        with pytest.raises(ValueError, match=message):
+            act(loaded, "x", tmp_path, quiet)
+
+
+# Sweeps of a config
+
+
+def test_a_sweep_leaves_a_file_a_method(tmp_path):
+    console = rich.console.Console(record=True, width=200)
+    methods = {
+        "GD": {"name": "gd", "grid": {"step_factor": [0.5, 1.0, 1e12]}},
+        "one": {"name": "gd"},
+    }
+    seen = []
+
+    def log(rows, setting):
+        seen.append(setting["method"])
+
+    loaded = make(methods, num_rounds=8)
+    swept = experiment.sweep(loaded, "all", tmp_path, console, log=log)
+    assert list(swept) == ["GD", "one"]
+    assert set(seen) == {"GD", "one"}
+    assert dict(swept["GD"].sizes) == {"step_factor": 3, "eval_round": 8}
+    assert dict(swept["one"].sizes) == {"eval_round": 8}
+    for label, dataset in swept.items():
+        path = tmp_path / "all" / f"{label} sweep.nc"
+        xr.testing.assert_identical(xr.load_dataset(path), dataset)
+    lines = console.export_text().splitlines()
+    assert lines[0].startswith("GD: 3 step_factor: 2 completed, 1 diverged -> ")
+    assert lines[1].startswith("one: 1 setting: 1 completed -> ")
+
+
+# Tables
+
+
+def test_what_the_target_costs(runs):
+    found = runs[0]
+    table = experiment.costs(found).set_index("method")
+    assert list(table.index) == list(THREE)
+    reference = found.histories["GD"].bits_to(found.target_error)
+    assert reference is not None
+    for label, history in found.histories.items():
+        row, cost = table.loc[label], history.cost_to(found.target_error)
+        assert row["outcome"] == history.outcome
+        assert float(row["last error"]) == pytest.approx(
+            history.objective_error[-1], rel=5e-3
+        )
+        if cost is None:
+            assert row["rounds"] == "never"
+            assert set(row[["Mbit up", "Mbit down", "gradients", "vs GD"]]) == {"-"}
+            continue
+        assert row["rounds"] == str(cost.rounds)
+        assert row["Mbit up"] == f"{cost.bits / 1e6:.3f}"
+        assert row["Mbit down"] == f"{cost.broadcast_bits / 1e6:.3f}"
+        assert row["gradients"] == f"{cost.gradient_evaluations:,}"
+        assert row["vs GD"] == f"{100 * cost.bits / reference:.2f}%"
+    assert table.loc["GD", "vs GD"] == "100.00%"
+
+
+def test_costs_where_nobody_arrives(runs):
+    never = runs[0].config.model_copy(update={"target": 1e-14})
+    table = experiment.costs(runs[0]._replace(config=never))
+    assert set(table["rounds"]) == {"never"}
+    assert set(table["vs GD"]) == {"-"}
+
+
+def test_how_parameters_were_chosen(runs):
+    methods = THREE | {
+        "given": {"name": "gd", "learning_rate": 0.25, "chosen": "by hand"},
+        "DIANA": {"name": "diana", "compressor": "random_k", "k": 2},
+    }
+    problem = runs[0].problem
+    table = experiment.how_chosen(make(methods), problem).set_index("method")
+    rows = table.to_dict("index")
+    assert rows["GD"] == {
+        "parameters": "-",
+        "step": f"{1 / problem.smoothness:.3g}",
+        "step from": gdsec_jax.METHODS["gd"].paper,
+        "chosen": "our setting",
+    }
+    assert rows["random"]["parameters"] == "levels = 4, seed = 2, step_factor = 0.5"
+    assert rows["given"]["step"] == "0.25"
+    assert rows["given"]["step from"] == "given"
+    assert rows["given"]["chosen"] == "by hand"
+    compressor = gdsec_jax.worker.random_k(2)
+    theory = gdsec_jax.theory("diana", problem, compressor=compressor)
+    assert rows["DIANA"]["step"] == f"{theory.learning_rate:.3g}"
+    assert rows["DIANA"]["step from"] == theory.source
+
+
+def test_courses_in_long_form(runs):
+    found = runs[0]
+    table = experiment.curves(found.histories)
+    assert list(table["method"].unique()) == list(THREE)
+    assert table["round"].tolist() == [4, 8, 12, 16, 20, 24, 28, 30] * 3
+    for label, history in found.histories.items():
+        own = table[table["method"] == label]
+        np.testing.assert_array_equal(own["error"], history.objective_error)
+        for row in own.itertuples():
+            rounds = slice(row.round)
+            assert row.bits == history.bits[rounds].sum()
+            assert row.broadcast_bits == history.broadcast_bits[rounds].sum()
+            evaluations = history.gradient_evaluations[rounds].sum()
+            assert row.gradient_evaluations == evaluations
+
+
+# The claims
 
 
 @pytest.mark.slow

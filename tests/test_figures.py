@@ -97,7 +97,9 @@ def test_make_leaves_a_page_of_those_named(tmp_path, monkeypatch):
     path = figures.make(["heatmap", "beta"], tmp_path, console=console)
     assert path == tmp_path / "index.html"
     text = path.read_text("utf-8")
-    assert text.index('id="beta"') < text.index('id="heatmap"')  # by their letters
+    assert text.index('id="section-beta"') < text.index(
+        'id="section-heatmap"'
+    )  # by their letters
     assert "gdsec figures heatmap beta" in text
     assert (tmp_path / "beta.csv").is_file()
 

@@ -93,6 +93,39 @@ def test_cost_of_an_error(error, rounds, bits):
     history = make()
     assert history.rounds_to(error) == rounds
     assert history.bits_to(error) == bits
+    if rounds is None:
+        assert history.cost_to(error) is None
+    else:
+        evaluations = {2: 30, 4: 60}[rounds]
+        assert history.cost_to(error) == (rounds, bits, 96 * rounds, evaluations)
+
+
+def test_a_cost_is_exact_beyond_32_bits_and_has_names():
+    history = make(
+        bits=np.full((4, 2), 2**59 + 1), broadcast_bits=np.full(4, 2**40 + 1)
+    )
+    cost = history.cost_to(2.0)
+    assert cost is not None
+    assert cost._asdict() == {
+        "rounds": 2,
+        "bits": 2**61 + 4,
+        "broadcast_bits": 2**41 + 2,
+        "gradient_evaluations": 30,
+    }
+    assert all(type(count) is int for count in cost)
+
+
+def test_an_error_that_rounding_may_feign_has_no_cost():
+    history = make(attributes={"resolution": 1.0})
+    assert history.cost_to(2.0) is not None
+    assert history.cost_to(1.0) is not None
+    assert history.cost_to(0.9) is None  # though 0.5 was seen
+    assert history.rounds_to(0.9) is None
+
+
+def test_a_cost_needs_an_evaluation():
+    history = make(eval_rounds=np.array([], int), objective_error=np.array([]))
+    assert history.cost_to(100.0) is None
 
 
 def test_an_error_that_rises_again_was_reached():

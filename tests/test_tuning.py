@@ -176,6 +176,7 @@ def test_minibatches(method):
     assert swept["eval_round"].values.tolist() == [5, 10, 12]
 
 
+@pytest.mark.slow
 def test_proximal_steps():
     problem = {
         "kind": "lasso",
@@ -494,9 +495,11 @@ def test_costs_on_courses_made_by_hand():
 
 
 def test_costs_are_those_of_the_histories():
-    grid = {"xi": [0.5, 20.0], "step_factor": [0.02, 1.0]}
+    grid = {"step_factor": [0.02, 1.0]}
     config = make(
-        {"name": "gdsec", "broadcast_k": 3, "grid": grid}, num_rounds=40, eval_every=3
+        {"name": "gdsec", "xi": 0.5, "broadcast_k": 3, "grid": grid},
+        num_rounds=40,
+        eval_every=3,
     )
     with experiment.prepared(config) as problem:
         swept = tuning.sweep_method(config, "X", problem)
@@ -511,7 +514,7 @@ def test_costs_are_those_of_the_histories():
             for name in ("rounds", *TOTALS):
                 expected = INF if cost is None else getattr(cost, name)
                 assert np.ravel(costs[name].values)[number] == expected
-    assert 6 < seen < 24
+    assert 3 < seen < 12
 
 
 # Tuning, from end to end

@@ -20,6 +20,7 @@ def heterogeneous(
     num_features: int = 50,
     *,
     problem: Literal["logistic", "ridge"] = "logistic",
+    spread: float = 1.0,
     seed: int = 0,
     regularization: float | None = None,
 ) -> Dataset:
@@ -40,6 +41,8 @@ def heterogeneous(
       samples_per_worker: so that N is this times M.
       num_features: D.
       problem: ``logistic`` or ``ridge``.
+      spread: how many times as large the first feature is as the last, with equal
+        ratios between: 1 for features of one scale.
       seed: of the features, the ground truth and the noise.
       regularization: :math:`\lambda`; 1/N by default.
 
@@ -67,6 +70,7 @@ def heterogeneous(
     size = _checks.integer("samples_per_worker", samples_per_worker, 1)
     num_features = _checks.integer("num_features", num_features, 1)
     _checks.one_of("problem", problem, tuple(_CURVATURE))
+    spread = _checks.positive("spread", spread)
     rng = np.random.default_rng(_checks.integer("seed", seed, 0))
     num_samples = num_workers * size
     if regularization is None:
@@ -80,6 +84,7 @@ def heterogeneous(
         )
 
     blocks = rng.standard_normal((num_workers, size, num_features))
+    blocks *= np.geomspace(1.0, 1.0 / spread, num_features)
     largest = np.linalg.norm(blocks, 2, axis=(1, 2)) ** 2
     wanted = (smoothness - share) * num_samples / _CURVATURE[problem]
     blocks *= np.sqrt(wanted / largest)[:, None, None]
@@ -104,8 +109,9 @@ def sparse_binary(
     r"""Sparse rows of unit length, like the term weights of short texts.
 
     A row has a binomial number of non-zeros, at least one, in columns drawn without
-    replacement, the i-th column i^-skew times as likely as the first; their values are log-normal before the row is normalised. Labels are
-    the sign of :math:`x_n \cdot \theta^*`, at random where that is zero; a tenth of
+    replacement, the i-th column i^-skew times as likely as the first; their values are
+    log-normal before the row is normalised. Labels are the sign of
+    :math:`x_n \cdot \theta^*`, at random where that is zero; a tenth of
     :math:`\theta^*` is Gaussian, the rest zero.
 
     Args:
