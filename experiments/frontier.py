@@ -89,8 +89,9 @@ def _bits(costs, reference):
             if not bool(there.all()) and bool(there.any()):
                 edge = float(costs["xi"][there][-1])
                 axes.axvline(edge, color=colour, linestyle=":", linewidth=1)
-        axes.set(xlabel="xi (dotted: the largest that works)")
+        axes.set_xlabel("xi (dotted: the largest that works)")
         axes.set_ylabel("% of GD's bits to the target")
+        figures.logarithmic(axes, "xy")
         figures.plain_numbers(axes.yaxis)
 
     return panel

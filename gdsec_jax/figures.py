@@ -228,7 +228,9 @@ def logarithmic(axes: matplotlib.axes.Axes, which: str) -> None:
 
 
 def plain_numbers(axis: matplotlib.axis.Axis) -> None:
-    """Ticks of a logarithmic axis as 20 rather than 2 x 10^1."""
+    """Ticks of an axis, if it is logarithmic, as 20 rather than 2 x 10^1."""
+    if axis.get_scale() != "log":
+        return
     plain = matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}")
     axis.set_major_formatter(plain)
     axis.set_minor_formatter(plain)
