@@ -29,6 +29,7 @@ _BESIDE: dict[str, Any] = {
     "loc": "center left",
     "bbox_to_anchor": (1.0, 0.5),
 }
+_POINTS = 500  # of a curve that are drawn, at most twice as many
 _STYLES = ("-", "--", ":", "-.")
 
 
@@ -178,14 +179,27 @@ def _curves(
         again = seen.get(methods[label], 0)
         seen[methods[label]] = again + 1
         ended = " (diverged)" if history.outcome == "diverged" else ""
+        shown = _shown(history.eval_rounds.size)
+        start = np.append(0, shown + 1)
         curve = _Curve(
-            np.append(0, history.eval_rounds),
-            _positive(np.append(history.initial_error, history.objective_error)),
-            _positive(history.total_bits),
+            np.append(0, history.eval_rounds)[start],
+            _positive(np.append(history.initial_error, history.objective_error))[start],
+            _positive(history.total_bits)[shown],
             line_style(methods[label], again) | {"label": label + ended},
         )
         curves.append(curve)
     return curves
+
+
+def _shown(number: int) -> np.ndarray:
+    """Which of so many points are drawn: no more than a picture can show.
+
+    Some at equal distances for the axis of rounds, some at equal ratios for that of
+    bits.
+    """
+    even = np.linspace(0, number - 1, min(number, _POINTS))
+    ratios = np.geomspace(1, number, min(number, _POINTS)) - 1
+    return np.unique(np.append(even, ratios).round().astype(int))
 
 
 def _error_axis(
