@@ -1,5 +1,6 @@
 """The figures of the field: a config and a small module each, and one page."""
 
+import concurrent.futures
 import importlib.metadata
 import importlib.resources
 import importlib.util
@@ -90,16 +91,20 @@ def make(
                 f"no figure is called {name!r}, expected {', '.join(known)}."
             )
     sections, notes = [], []
-    for name in [name for name in known if not names or name in names]:
-        config = configs.load(known[name].config)
-        if real:
-            config, note = _with_real_data(name, config)
-            notes += [note] if note else []
-        experiment.say(console, f"figure {name}: {config.title}")
-        study = Study(name, config, results / name, console, progress)
-        section = _module(known[name].module).section(study)
-        report.save(section, results)
-        sections.append(section)
+    # Pictures are drawn while the next figure's runs are under way.
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        saved = []
+        for name in [name for name in known if not names or name in names]:
+            config = configs.load(known[name].config)
+            if real:
+                config, note = _with_real_data(name, config)
+                notes += [note] if note else []
+            experiment.say(console, f"figure {name}: {config.title}")
+            study = Study(name, config, results / name, console, progress)
+            sections.append(_module(known[name].module).section(study))
+            saved.append(pool.submit(report.save, sections[-1], results))
+        for each in saved:
+            each.result()
     data = " --data real" if real else ""
     page = results / "index.html"
     report.page(
@@ -109,6 +114,7 @@ def make(
         environment=_environment_of_a_page(),
         command=" ".join(["gdsec figures", *names]) + data,
         notes=notes,
+        saved=True,
     )
     experiment.say(console, f"wrote {page}")
     return page

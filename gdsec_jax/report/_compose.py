@@ -84,7 +84,8 @@ def save(section: Section, folder: str | os.PathLike) -> list[Path]:
       folder: that they go into; it is made if it is not there.
 
     Returns:
-      The paths: NAME.png and NAME.pdf with the title, NAME.svg without, NAME.csv.
+      The paths: NAME.png and NAME.pdf with the title, NAME.svg and NAME-narrow.svg
+      without, NAME.csv.
 
     Raises:
       ValueError: the name is none for a file, or there are no panels.
@@ -101,19 +102,29 @@ def save(section: Section, folder: str | os.PathLike) -> list[Path]:
       ...     command="make figures", config={}, seconds=0.1)
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     [path.name for path in report.save(section, folder)]
-      ['line.png', 'line.pdf', 'line.svg', 'line.csv']
+      ['line.png', 'line.pdf', 'line.svg', 'line-narrow.svg', 'line.csv']
     """
     _section.check_name(section.name)
     folder = _files.folder(folder)
     titled = compose(section, titled=True)
-    paths = [folder / f"{section.name}.{x}" for x in ("png", "pdf", "svg", "csv")]
-    png, pdf, svg, csv = paths
-    for path, figure in ((png, titled), (pdf, titled), (svg, compose(section))):
+    figures = {
+        folder / f"{section.name}.png": titled,
+        folder / f"{section.name}.pdf": titled,
+        folder / svg_name(section): compose(section),
+        folder / svg_name(section, narrow=True): compose(section, narrow=True),
+    }
+    for path, figure in figures.items():
         with _files.whole(path) as temporary:
             _drawing.write(figure, temporary)
+    csv = folder / f"{section.name}.csv"
     with _files.whole(csv) as temporary:
         section.data.to_csv(temporary, index=False, lineterminator="\n")
-    return paths
+    return [*figures, csv]
+
+
+def svg_name(section: Section, *, narrow: bool = False) -> str:
+    """The name of the section's picture among the files that `save` writes."""
+    return f"{section.name}{'-narrow' if narrow else ''}.svg"
 
 
 def shape(section: Section, narrow: bool) -> tuple[int, int]:

@@ -46,6 +46,7 @@ def page(
     environment: Mapping[str, str],
     command: str,
     notes: Sequence[str] = (),
+    saved: bool = False,
 ) -> None:
     """Write one HTML file of all sections, whole or not at all.
 
@@ -60,6 +61,8 @@ def page(
       environment: what the results depend on beside the configs: versions, hardware.
       command: that makes the page again.
       notes: sentences at the top, such as what had to be replaced.
+      saved: whether `save` has just written the sections into the page's folder: their
+        pictures are then taken from there rather than drawn again.
 
     Raises:
       ValueError: there are no sections, two have the same name, or one has a name that
@@ -102,13 +105,16 @@ def page(
         command=command,
         environment=environment,
         seconds=_duration(sum(section.seconds for section in sections)),
-        sections=[_shown(section) for section in sections],
+        sections=[
+            _shown(section, Path(path).parent if saved else None)
+            for section in sections
+        ],
     )
     with _files.whole(path) as temporary:
         temporary.write_text(text, "utf-8", newline="\n")
 
 
-def _shown(section: Section) -> dict[str, Any]:
+def _shown(section: Section, folder: Path | None) -> dict[str, Any]:
     """What the template needs of a section."""
     _section.check_name(section.name)
     config = _files.plain(f"section.config of {section.name}", dict(section.config))
@@ -117,8 +123,8 @@ def _shown(section: Section) -> dict[str, Any]:
         "name": section.name,
         "title": section.title,
         "text": section.text,
-        "wide": _picture(section, narrow=False),
-        "narrow": _picture(section, narrow=True),
+        "wide": _picture(section, folder, narrow=False),
+        "narrow": _picture(section, folder, narrow=True),
         "until": _PHONE if columns < 3 else _ABREAST,
         "claims": section.claims,
         "held": sum(claim.holds is True for claim in section.claims),
@@ -137,13 +143,19 @@ def _shown(section: Section) -> dict[str, Any]:
     }
 
 
-def _picture(section: Section, *, narrow: bool) -> _Picture:
-    figure = _compose.compose(section, narrow=narrow)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "figure.svg"
-        _drawing.write(figure, path)
-        code = base64.b64encode(path.read_bytes()).decode("ascii")
-    width, height = (round(96 * inches) for inches in figure.get_size_inches())
+def _picture(section: Section, folder: Path | None, *, narrow: bool) -> _Picture:
+    name = _compose.svg_name(section, narrow=narrow)
+    if folder is None:
+        with tempfile.TemporaryDirectory() as own:
+            figure = _compose.compose(section, narrow=narrow)
+            _drawing.write(figure, Path(own) / name)
+            svg = (Path(own) / name).read_bytes()
+    else:
+        svg = (folder / name).read_bytes()
+    found = re.search(rb'width="([\d.]+)pt" height="([\d.]+)pt"', svg)
+    assert found is not None, "matplotlib says how large an SVG is"
+    width, height = (round(float(points) * 96 / 72) for points in found.groups())
+    code = base64.b64encode(svg).decode("ascii")
     return _Picture(f"data:image/svg+xml;base64,{code}", width, height)
 
 

@@ -240,13 +240,14 @@ def test_long_and_dense_drawings_stay_small(tmp_path):
 def test_the_files_of_a_section(tmp_path):
     paths = report.save(section(), tmp_path / "new")
     assert [path.name for path in paths] == [
-        f"first.{suffix}" for suffix in ("png", "pdf", "svg", "csv")
+        f"first{rest}" for rest in (".png", ".pdf", ".svg", "-narrow.svg", ".csv")
     ]
     assert sorted(paths) == sorted((tmp_path / "new").iterdir())
-    png, pdf, drawing, csv = paths
+    png, pdf, drawing, narrow, csv = paths
     assert png.read_bytes().startswith(b"\x89PNG\r\n")
     assert pdf.read_bytes().startswith(b"%PDF")
-    assert ET.parse(drawing).getroot().tag.endswith("svg")
+    for picture in (drawing, narrow):
+        assert ET.parse(picture).getroot().tag.endswith("svg")
     pd.testing.assert_frame_equal(pd.read_csv(csv), section().data, check_exact=True)
     before = [path.read_bytes() for path in paths]
     report.save(section(), tmp_path / "new")
@@ -482,3 +483,16 @@ def test_the_page_lets_no_script_run(tmp_path):
     page = tmp_path / "index.html"
     page.write_text(text, "utf-8")
     assert any("script-src" in error for error in browser.probe(page, 390).errors)
+
+
+def test_saved_pictures_are_those_of_the_page(tmp_path):
+    options = {"title": "A page", "environment": {}, "command": "make figures"}
+    report.page([section()], tmp_path / "drawn.html", **options)
+    with pytest.raises(FileNotFoundError):
+        report.page([section()], tmp_path / "early.html", **options, saved=True)
+    report.save(section(), tmp_path)
+    report.page([section()], tmp_path / "saved.html", **options, saved=True)
+    assert (tmp_path / "saved.html").read_bytes() == (
+        tmp_path / "drawn.html"
+    ).read_bytes()
+    assert not (tmp_path / "early.html").exists()
