@@ -487,8 +487,9 @@ def write_chosen(
     """
     document = tomlkit.parse(Path(source).read_text("utf-8"))
     before = load(source)
-    for label, method in tuned.methods.items():
-        table: Any = document["methods"][label]  # pyright: ignore
+    tables: Any = document.get("methods", {})  # without, GD alone: nothing to choose
+    for label, method in tuned.methods.items() if tables else ():
+        table = tables[label]
         for name in MethodConfig.model_fields:
             value = getattr(method, name)
             if value != getattr(before.methods[label], name) or name == "chosen":

@@ -15,9 +15,10 @@ import pandas as pd
 import rich.console
 import xarray as xr
 
-from gdsec_jax import _files, problems, report, tuning, wire
+from gdsec_jax import _files, _sweep, problems, report, tuning, wire
 from gdsec_jax import config as configs
 from gdsec_jax._simulate import simulate
+from gdsec_jax._sweep import _grid
 from gdsec_jax.history import History
 from gdsec_jax.theory import theory
 
@@ -207,16 +208,30 @@ def sweep(
     Raises:
       ValueError, OSError: the data cannot be had, or a setting is none.
     """
-    swept = {}
-    with prepared(config) as problem:
-        folder = _files.folder(results / name)
-        for label in config.methods:
-            path = folder / f"{label} sweep.nc"
-            swept[label] = tuning.sweep_method(
-                config, label, problem, path=path, **options
-            )
-            say(console, f"{label}: {_says(swept[label])} -> {path}")
-    return swept
+    problems_axes = configs.axes_of(config.problem.grid)
+    axes = _grid.axes_of(problems_axes) if problems_axes else ()
+    folder = _files.folder(results / name)
+    swept: dict[str, list[xr.Dataset]] = {label: [] for label in config.methods}
+    for number, setting in enumerate(_grid.settings_of(axes)):
+        given = config.problem.model_dump(exclude={"grid"}) | setting
+        own = configs.ProblemConfig.model_validate(given)
+        with prepared(config.model_copy(update={"problem": own})) as problem:
+            for label in config.methods:
+                path = folder / f"{label} sweep{f' {number}' if axes else ''}.nc"
+                swept[label].append(
+                    tuning.sweep_method(config, label, problem, path=path, **options)
+                )
+    results_of = {}
+    for label, parts in swept.items():
+        results_of[label] = parts[0]
+        path = folder / f"{label} sweep.nc"
+        if axes:
+            whole = xr.concat(parts, "setting", combine_attrs="drop_conflicts")
+            results_of[label] = _sweep.unflatten(whole, axes)
+            with _files.whole(path) as temporary:
+                results_of[label].to_netcdf(temporary, engine="h5netcdf")
+        say(console, f"{label}: {_says(results_of[label])} -> {path}")
+    return results_of
 
 
 def _says(swept: xr.Dataset) -> str:

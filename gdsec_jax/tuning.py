@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from gdsec_jax import _grid, problems
 from gdsec_jax import config as configs
-from gdsec_jax._sweep import run_settings
+from gdsec_jax import problems
+from gdsec_jax._sweep import _grid, run_settings
 
 
 def axes_of(config: configs.RunConfig, label: str) -> tuple[_grid.Axis, ...]:

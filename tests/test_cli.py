@@ -353,6 +353,31 @@ def test_a_sweep_leaves_a_file_a_method(call):
     assert again == 0
 
 
+def test_a_sweep_over_the_problem_too(call):
+    grid = 'num_workers = 3\ngrid.num_workers = [2, 4]\ngrid.split = ["shuffled", "sorted"]'
+    Path("grids.toml").write_text(GRIDS.replace("num_workers = 3", grid))
+    status, out, _ = call("sweep", "grids.toml")
+    assert status == 0
+    swept = xr.load_dataset("results/grids/GD-SEC sweep.nc", engine="h5netcdf")
+    dims = ("num_workers", "split", "step_factor", "xi", "eval_round")
+    assert swept.objective_error.dims == dims
+    assert swept.split.values.tolist() == ["shuffled", "sorted"]
+    one = config.validate(
+        {
+            "num_rounds": 200,
+            "value_bits": 32,
+            "problem": {"num_workers": 4, "split": "sorted"},
+            "methods": {"x": {"name": "gdsec", "xi": 30.0, "step_factor": 0.5}},
+        },
+        "test",
+    )
+    with experiment.prepared(one) as problem:
+        history = experiment.simulate_method(one, "x", one.methods["x"], problem)
+    mine = swept.sel(num_workers=4, split="sorted", step_factor=0.5, xi=30.0)
+    np.testing.assert_allclose(mine.objective_error, history.objective_error, 1e-9)
+    np.testing.assert_array_equal(mine.total_bits, history.total_bits)
+
+
 def test_tuning_writes_a_config_that_runs(call):
     Path("grids.toml").write_text(GRIDS)
     status, out, err = call("tune", "grids.toml", "--output", "tuned.toml")

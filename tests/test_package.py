@@ -35,20 +35,19 @@ MAY_IMPORT = {
     "logs": set(),
     "_environment": set(),
     "_norms": {"federation", "worker"},
-    "_grid": set(),
     "_loop": {"_last_round", "_norms", "_broadcast", "history", "problems"},
     "_simulate": {
         *("_check_optimizer", "_environment", "_loop", "_norms", "history", "problems")
     },
-    "_sweep": {"_check_optimizer", "_environment", "_grid", "_loop", "problems"},
+    "_sweep": {"_check_optimizer", "_environment", "_loop", "problems"},
     "report": {"algorithms", "history"},
     "config": {
         *("_broadcast", "algorithms", "data", "problems", "theory", "wire", "worker")
     },
-    "tuning": {"_grid", "_sweep", "config", "problems"},
+    "tuning": {"_sweep", "config", "problems"},
     "experiment": {
-        *("_simulate", "config", "history", "problems", "report", "theory", "tuning"),
-        "wire",
+        *("_simulate", "_sweep", "config", "history", "problems", "report", "theory"),
+        *("tuning", "wire"),
     },
     "figures": {"_environment", "config", "data", "experiment", "report"},
     "cli": {"algorithms", "config", "data", "experiment", "figures", "logs"},

@@ -13,7 +13,7 @@ import oracle
 import pytest
 
 import gdsec_jax
-from gdsec_jax import data, problems, simulate, wire
+from gdsec_jax import broadcast, data, problems, simulate, wire, worker
 
 loop = importlib.import_module("gdsec_jax._loop")
 WORKERS, ROUNDS, BETA = 5, 300, 0.01
@@ -450,3 +450,72 @@ def test_the_error_must_be_finite_at_the_start():
     )
     with pytest.raises(ValueError, match=message):
         simulate(problem, optimizer, 10)
+
+
+# Participation, evaluations, both ways, and the log
+
+
+def first_two(key):
+    del key
+    return jnp.arange(WORKERS) < 2
+
+
+def some(key):
+    return jax.random.bernoulli(key, 0.5, (WORKERS,))
+
+
+def test_the_absent_send_and_compute_nothing():
+    problem = toy()
+    history = run_toy(participation=first_two, key=0)
+    expected = np.arange(WORKERS) < 2
+    assert (history.participants == expected).all()
+    assert not history.bits[:, 2:].any()
+    each = problem.evaluations[:2].sum()
+    assert (history.gradient_evaluations == each).all()
+    whole = run_toy()
+    assert (whole.gradient_evaluations == problem.evaluations.sum()).all()
+
+
+def test_participation_draws_from_the_key_of_the_run():
+    one, same, other = (run_toy(participation=some, key=key) for key in (1, 1, 2))
+    assert_same_course(one, same)
+    assert (one.participants != other.participants).any()
+    assert 0 < one.participants.mean() < 1
+    assert (one.participants[1:] != one.participants[:-1]).any()
+
+
+def test_participation_needs_a_key_and_a_mask():
+    with pytest.raises(ValueError, match="key is None, expected an int or a random"):
+        run_toy(participation=some)
+    message = r"participation returns bool\[2\], expected bool\[5\]"
+    with pytest.raises(ValueError, match=message):
+        run_toy(participation=lambda key: jnp.ones(2, bool), key=0)
+
+
+def test_a_compressed_broadcast_is_counted():
+    problem = toy()
+    piece = worker.error_feedback(worker.top_k(1))
+    optimizer = optax.chain(
+        gdsec_jax.gd(WORKERS), optax.sgd(0.5 / problem.smoothness), broadcast(piece)
+    )
+    history = simulate(problem, optimizer, TOY_ROUNDS)
+    size = problem.init_params.size
+    width = 8 * problem.init_params.dtype.itemsize
+    assert (history.broadcast_bits < width * size).all()
+    assert (history.broadcast_bits >= width).all()
+    plain = optax.chain(gdsec_jax.gd(WORKERS), optax.sgd(0.5 / problem.smoothness))
+    assert (simulate(problem, plain, TOY_ROUNDS).broadcast_bits == width * size).all()
+
+
+def test_the_log_is_told_each_round_once():
+    rows = []
+    history = run_toy(log=rows.append, eval_every=7)
+    columns = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
+    assert columns["round"].tolist() == list(range(1, TOY_ROUNDS + 1))
+    np.testing.assert_array_equal(columns["bits"], history.bits.sum(axis=1))
+    np.testing.assert_array_equal(
+        columns["gradient_evaluations"], history.gradient_evaluations
+    )
+    evaluated = columns["objective_error"][history.eval_rounds - 1]
+    np.testing.assert_array_equal(evaluated, history.objective_error)
+    assert np.isnan(columns["objective_error"]).sum() == TOY_ROUNDS - evaluated.size

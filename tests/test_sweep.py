@@ -19,7 +19,7 @@ from cases import METHODS, methods, of_each_kind
 import gdsec_jax
 from gdsec_jax import problems, simulate, sweep, wire
 
-module = importlib.import_module("gdsec_jax._sweep")
+module = importlib.import_module("gdsec_jax._sweep._batch")
 WORKERS, ROUNDS = 4, 30
 LOOP = "jit(_sweep_chunk)"
 
@@ -46,9 +46,13 @@ def samples(seed=0):
     return x, x @ np.arange(-2.0, 4.0) + rng.standard_normal(40)
 
 
-@functools.cache
 def toy(num_workers=WORKERS, seed=0) -> problems.Problem:
-    return problems.ridge(*samples(seed), num_workers)
+    return _toy(num_workers, seed, jax.dtypes.canonicalize_dtype(np.float64))
+
+
+@functools.cache
+def _toy(num_workers, seed, dtype):
+    return problems.ridge(*samples(seed), num_workers, dtype=dtype)
 
 
 @functools.cache  # equal makers are compiled once
@@ -358,7 +362,7 @@ def test_static_parameters_make_groups(x64, compiled):
         problem = toy(setting["num_workers"])
         history = run(problem, named(problem=problem, **setting))
         assert_is_the_run(swept.sel(setting), history)
-    toy.cache_clear()
+    _toy.cache_clear()
     compiled()
     # Another problem with equal content is no other problem.
     assert_same(sweep(toy, named, grid, ROUNDS), swept)

@@ -9,9 +9,10 @@ import rich.console
 import xarray as xr
 
 import gdsec_jax
-from gdsec_jax import _grid, experiment, tuning
 from gdsec_jax import config as configs
-from gdsec_jax._grid import Axis
+from gdsec_jax import experiment, tuning
+from gdsec_jax._sweep import _grid
+from gdsec_jax._sweep._grid import Axis
 
 TOTALS = ("bits", "broadcast_bits", "gradient_evaluations")
 

@@ -1,0 +1,241 @@
+"""The compiled loop of a sweep: settings of one group, side by side."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from gdsec_jax import _loop, _trees
+from gdsec_jax._sweep import _grid
+from gdsec_jax.problems import Problem
+
+
+@dataclasses.dataclass(frozen=True)
+class Maker:
+    """A function with its static arguments; equal for equal ones: compiled once."""
+
+    function: Callable
+    identity: Any  # of the arguments
+    static: _grid.Setting = dataclasses.field(compare=False)
+
+    def __call__(self, *arguments, values: Mapping[str, Any]):
+        given = self.static | dict(values)
+        return self.function(*arguments, **_grid.those_it_takes(self.function, given))
+
+
+def maker(function: Callable, static: _grid.Setting) -> Maker:
+    return Maker(function, _grid.identity(static), static)
+
+
+class Program(NamedTuple):
+    """What the loop is compiled for."""
+
+    make: Maker
+    participates: Maker | None
+    eval_every: int
+    own_keys: bool
+
+
+class Plan(NamedTuple):
+    """How the settings of a group are run."""
+
+    group: _grid.Group
+    problem: Problem
+    program: Program
+    limits: _loop.Limits
+    key: jax.Array | None  # None: each setting has its own, of its seed
+    initial_error: float
+    size: int  # settings at once
+    sizes: list[int]  # of the batches
+    needed: int  # bytes, for `size` settings
+    marks: list[str]  # of what each batch computes
+
+
+class _Inputs(NamedTuple):
+    """Of the compiled loop, in the order of its arguments; settings come first."""
+
+    limits: _loop.Limits
+    values: dict[str, Any]
+    key: jax.Array
+    run: _loop.Run
+    buffers: _loop.Record
+
+
+def inputs_of(plan: Plan, settings: list[_grid.Setting]) -> _Inputs:
+    """What the loop starts with, for the settings of one batch."""
+    params = plan.problem.init_params
+    dtype = _trees.widest(*map(jnp.result_type, jax.tree.leaves(params)))
+    values = _grid.stack(settings, dtype)
+    own, key = plan.program.own_keys, plan.key
+    if key is None:
+        key = jax.vmap(_trees.as_key)(values[_grid.SEED])
+    run = _start(plan.program.make, params, values, len(settings))
+    one = _one_round(
+        _loop.for_loop(plan.problem), plan.program, plan.limits, run.rounds[0]
+    )
+    axes = (0, 0 if own else None, 0)
+    _, record = jax.eval_shape(jax.vmap(one, axes), values, key, run)
+    records = len(settings) * plan.problem.num_workers
+    capacity = max(1, min(_loop.MOST_ROUNDS, _loop.MOST_RECORDS // records))
+    capacity = min(capacity, max(_loop.FIRST_CHUNK, int(plan.limits.rounds)))
+    buffers = _loop.buffers_like(record, capacity)
+    return _Inputs(plan.limits, values, key, run, buffers)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _start(make: Maker, params, values, size: int) -> _loop.Run:
+    def one(values):
+        return _loop.start(make(values=values), params)
+
+    return jax.vmap(one, axis_size=size)(values)
+
+
+def _one_round(problem: Problem, program: Program, limits, number):
+    """A setting's round, from its values, key and run."""
+
+    def one(values, key, run):
+        active = program.participates and functools.partial(
+            program.participates, values=values
+        )
+        options = _loop.Options(program.eval_every, active, norms=False)
+        optimizer = program.make(values=values)
+        return _loop.one_round(problem, optimizer, options, limits, key, number, run)
+
+    return one
+
+
+@functools.partial(
+    jax.jit, static_argnames=("program",), donate_argnames=("run", "buffers")
+)
+def _sweep_chunk(problem, program, limits, values, key, run, buffers, number, length):
+    """At most `length` rounds of all settings, from round `number` on."""
+
+    def goes_on(carry):
+        i, run, _ = carry
+        return (i < length) & (run.outcome == _loop.RUNNING).any()
+
+    def body(carry):
+        i, run, buffers = carry
+        one = _one_round(problem, program, limits, number + i)
+        axes = (0, 0 if program.own_keys else None, 0)
+        new, record = jax.vmap(one, axes)(values, key, run)
+        buffers = jax.tree.map(lambda all, one: all.at[i].set(one), buffers, record)
+        return i + 1, _hold(run, new), buffers
+
+    return jax.lax.while_loop(goes_on, body, (0, run, buffers))
+
+
+def _hold(run: _loop.Run, new: _loop.Run) -> _loop.Run:
+    """A setting that has ended stays there; what it computes on is not looked at."""
+    ended = run.outcome != _loop.RUNNING
+
+    def keep(old, new):
+        return jnp.where(ended.reshape(ended.shape + (1,) * (new.ndim - 1)), old, new)
+
+    return _loop.Run(
+        params=jax.tree.map(keep, run.params, new.params),
+        state=new.state,
+        rounds=keep(run.rounds, jnp.broadcast_to(new.rounds, run.rounds.shape)),
+        outcome=keep(run.outcome, new.outcome),
+    )
+
+
+def lower(plan: Plan):
+    shapes = jax.eval_shape(lambda: inputs_of(plan, plan.group.traced[: plan.size]))
+    return _sweep_chunk.lower(
+        _loop.for_loop(plan.problem),
+        plan.program,
+        *shapes,
+        *(jax.ShapeDtypeStruct((), jnp.int32),) * 2,
+    )
+
+
+def run_batch(plan: Plan, number: int, advance, log) -> xr.Dataset:
+    """The settings of one batch, flat, to their end."""
+    first = number * plan.size
+    settings = plan.group.traced[first : first + plan.size]
+    count = len(settings)
+    # A last batch of fewer runs in the same loop.
+    settings = settings + settings[-1:] * (plan.size - count)
+    limits, values, key, run, buffers = inputs_of(plan, settings)
+    problem, rounds = _loop.for_loop(plan.problem), int(limits.rounds)
+    capacity = buffers.error.shape[0]
+    chunks, done, length = [], 0, min(_loop.FIRST_CHUNK, capacity)
+    shown = 0
+    while True:
+        begin = time.perf_counter()
+        length = min(length, rounds - done)
+        i, run, buffers = _sweep_chunk(
+            problem, plan.program, limits, values, key, run, buffers,
+            np.int32(done), np.int32(length),
+        )  # fmt: skip
+        i = int(i)
+        ended = np.asarray(run.rounds)
+        chunk = _loop.columns(plan.problem, jax.tree.map(_loop.first(i), buffers))
+        chunks.append(_until(chunk, ended, done))
+        if log is not None:
+            _log(log, chunks[-1], plan, first, count, ended, done)
+        done += i
+        advance(count * done - shown)
+        shown = count * done
+        if done == rounds or not (np.asarray(run.outcome) == _loop.RUNNING).any():
+            break
+        if len(chunks) > 1:
+            length = _loop.next_length(length, time.perf_counter() - begin, capacity)
+    advance(count * rounds - shown)
+    columns = jax.tree.map(lambda *x: np.concatenate(x)[:, :count].T, *chunks)
+    return _dataset(plan, columns, run, count)
+
+
+def _until(chunk, ended, done: int):
+    """The columns [K, S] of a chunk, without what a setting computed behind its end."""
+    number = done + np.arange(1, chunk["bits"].shape[0] + 1)
+    running = number[:, None] <= ended
+    return {
+        name: np.where(running, x, np.nan if x.dtype.kind == "f" else 0)
+        for name, x in chunk.items()
+    }
+
+
+def _log(log, chunk, plan: Plan, first: int, count: int, ended, done: int) -> None:
+    for s in range(count):
+        rounds = min(int(ended[s]) - done, chunk["bits"].shape[0])
+        if rounds > 0:
+            columns = {name: x[:rounds, s] for name, x in chunk.items()}
+            number = np.arange(done + 1, done + rounds + 1)
+            setting = plan.group.static | plan.group.traced[first + s]
+            log({"round": number} | columns, setting=setting)
+
+
+def _dataset(plan: Plan, columns, run: _loop.Run, count: int) -> xr.Dataset:
+    """Columns [S, K] of a batch as labelled running totals at the evaluations."""
+    num_rounds = int(plan.limits.rounds)
+    rounds = np.arange(1, num_rounds + 1)
+    rounds = rounds[_loop.evaluates(rounds, plan.program.eval_every, num_rounds)]
+
+    def at_evaluations(name, x):
+        # Where all settings ended early the last rounds are missing.
+        x = x if name == "objective_error" else np.cumsum(x, axis=1)
+        place = np.minimum(rounds, x.shape[1]) - 1
+        x = x[:, place]
+        late = rounds > columns["bits"].shape[1]
+        return np.where(late, np.nan, x) if name == "objective_error" else x
+
+    names = {n: n if n == "objective_error" else f"total_{n}" for n in columns}
+    outcomes = [_loop.OUTCOMES[int(o)] for o in np.asarray(run.outcome)[:count]]
+    dims = ("setting", "eval_round")
+    return xr.Dataset(
+        {names[n]: (dims, at_evaluations(n, x)) for n, x in columns.items()}
+        | {
+            "outcome": ("setting", np.array(outcomes, dtype="U9")),
+            "rounds": ("setting", np.asarray(run.rounds)[:count].astype(np.int64)),
+            "initial_error": ("setting", np.full(count, plan.initial_error)),
+        },
+        coords={"eval_round": rounds},
+    )

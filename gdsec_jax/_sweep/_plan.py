@@ -1,0 +1,139 @@
+"""What a sweep will run: checked settings, in batches that fit into memory."""
+
+import hashlib
+import inspect
+import json
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import psutil
+
+from gdsec_jax import _checks, _environment, _loop
+from gdsec_jax._check_optimizer import check
+from gdsec_jax._sweep import _grid
+from gdsec_jax._sweep._batch import Plan, Program, inputs_of, lower, maker
+from gdsec_jax.problems import Problem
+
+
+class Common(NamedTuple):
+    """What all settings share."""
+
+    num_rounds: int
+    eval_every: int
+    target_error: float | None
+    divergence_factor: float
+    key: Any
+
+
+def plan_of(group, problem, make_optimizer, participation, common: Common) -> Plan:
+    """The checked plan of a group, all settings in one batch."""
+    static, key = group.static, common.key
+    handed = dict(static)
+    if not isinstance(problem, Problem):
+        own = _grid.those_it_takes(problem, static)
+        named = inspect.signature(make_optimizer).parameters
+        handed = {n: v for n, v in static.items() if n in named or n not in own}
+        problem = problem(**own)
+    if "problem" in inspect.signature(make_optimizer).parameters:
+        handed |= {"problem": problem}
+    make = maker(make_optimizer, handed)
+    for setting in group.traced:  # their values are checked here: traced, they are not
+        optimizer = make(values=setting)
+    check(optimizer, problem.init_params, problem.num_workers)
+    seeded = _grid.SEED in group.traced[0]
+    for setting in group.traced if seeded else ():
+        _checks.integer(_grid.SEED, setting[_grid.SEED], 0, 2**31 - 1)
+    if seeded and key is not None:
+        raise ValueError(
+            "key is given beside the grid's seed, expected one of the two."
+        )
+    key = None if seeded else _loop.key_for(problem, key, participation)
+    error = _loop.initial_error(problem)
+    return Plan(
+        group=group,
+        problem=problem,
+        program=Program(
+            make,
+            participation and maker(participation, group.static),
+            _checks.integer("eval_every", common.eval_every, 1, 2**31 - 1),
+            seeded,
+        ),
+        limits=_loop.limits(
+            problem,
+            common.num_rounds,
+            common.target_error,
+            common.divergence_factor,
+            error,
+        ),
+        key=key,
+        initial_error=error,
+        size=len(group.traced),
+        sizes=[],
+        needed=0,
+        marks=[],
+    )
+
+
+def fit(plan: Plan, limit: int | None) -> Plan:
+    """The plan with batches that fit into memory."""
+    limit = _free_memory() // 2 if limit is None else limit
+    _checks.integer("memory_limit", limit, 1)
+    arrays = jax.tree.leaves(_loop.for_loop(plan.problem))
+    shared = sum(jnp.asarray(array).nbytes for array in arrays)
+    while True:
+        lowered = lower(plan)
+        needed = _memory(lowered.compile())
+        if needed <= limit:
+            return _batched(plan._replace(needed=needed), lowered.as_text())
+        if plan.size == 1:
+            raise ValueError(
+                f"memory_limit is {limit:,} bytes, expected at least {needed:,}, what "
+                f"one setting of {plan.problem.name} needs."
+            )
+        each = max(1, (needed - shared) // plan.size)
+        fits = int((limit - shared) // each)
+        plan = plan._replace(size=max(1, min(fits, plan.size - 1)))
+
+
+def _batched(plan: Plan, program: str) -> Plan:
+    count = len(plan.group.traced)
+    starts = range(0, count, plan.size)
+    return plan._replace(
+        sizes=[min(plan.size, count - start) for start in starts],
+        marks=[_mark(plan, start, program) for start in starts],
+    )
+
+
+def _free_memory() -> int:
+    stats = jax.devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    return psutil.virtual_memory().available
+
+
+def _memory(compiled) -> int:
+    """Bytes that a compiled program holds at its peak, as its compiler says."""
+    analysis = compiled.memory_analysis()
+    if analysis is None:  # a backend that does not say
+        return 0
+    return (
+        analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        + analysis.temp_size_in_bytes
+        - analysis.alias_size_in_bytes
+    )
+
+
+def _mark(plan: Plan, start: int, program: str) -> str:
+    """What a batch computes: its program, and all that is handed to it."""
+    settings = plan.group.traced[start : start + plan.size]
+    inputs = inputs_of(plan, settings)
+    digest = hashlib.sha256(program.encode())
+    digest.update(json.dumps(_environment.versions()).encode())
+    # The wire formats: what is counted is the same, what it costs is not.
+    digest.update(repr(jax.tree.structure(inputs.buffers)).encode())
+    data = (_loop.for_loop(plan.problem), inputs._replace(buffers=None))
+    for leaf in jax.tree.leaves(data):
+        digest.update(_grid.bytes_of(leaf))
+    return digest.hexdigest()

@@ -1,0 +1,73 @@
+"""Norms of a run: those of its gradients and memories, from a loop of our own."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import gdsec_jax
+from gdsec_jax import problems, simulate
+
+ROUNDS = 12
+
+
+def toy():
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((24, 4))
+    return problems.ridge(x, x.sum(axis=1) + rng.standard_normal(24), 3)
+
+
+def expected(problem, optimizer, memories):
+    """Norms by round, from the states of a plain loop."""
+    params, state = problem.init_params, optimizer.init(problem.init_params)
+    rows = []
+    for _ in range(ROUNDS):
+        gradients = np.asarray(problem.gradients(params))
+        updates, state = optimizer.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+        row = {"gradient_norm": np.linalg.norm(gradients.sum(axis=0))}
+        row |= {name: np.linalg.norm(of(state[0])) for name, of in memories.items()}
+        rows.append(row)
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+H = {"h_norm": lambda state: state.workers.memory}
+E_INSIDE = {"e_norm": lambda state: state.workers.compressor.error}
+E = {"e_norm": lambda state: state.workers.error}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "memories"),
+    [
+        (gdsec_jax.gdsec(3, 1.0, 0.1), H | E_INSIDE),
+        (gdsec_jax.gdsoec(3, 0.5, 0.1), H),
+        (gdsec_jax.top_j(3, 1), E),
+        (gdsec_jax.gd(3), {}),
+    ],
+    ids=["gdsec", "gdsoec", "top_j", "gd"],
+)
+def test_they_are_those_of_the_states(algorithm, memories, x64):
+    problem = toy()
+    optimizer = optax.chain(algorithm, optax.sgd(0.5 / problem.smoothness))
+    history = simulate(problem, optimizer, ROUNDS, norms=True)
+    wanted = expected(problem, jax.tree.map(lambda x: x, optimizer), memories)
+    assert set(history.norms) == set(wanted)
+    for name, values in wanted.items():
+        np.testing.assert_allclose(history.norms[name], values, 1e-9, err_msg=name)
+
+
+def test_without_being_asked_there_are_none():
+    problem = toy()
+    optimizer = optax.chain(gdsec_jax.gdsec(3, 1.0), optax.sgd(0.1))
+    assert simulate(problem, optimizer, 3).norms == {}
+
+
+def test_the_log_has_the_same_columns_for_every_algorithm():
+    problem, columns = toy(), []
+    for algorithm in (gdsec_jax.gd(3), gdsec_jax.gdsec(3, 1.0)):
+        optimizer = optax.chain(algorithm, optax.sgd(0.1))
+        rows = []
+        simulate(problem, optimizer, 4, norms=True, log=rows.append)
+        columns.append(list(rows[0]))
+        assert np.concatenate([r["round"] for r in rows]).tolist() == [1, 2, 3, 4]
+    assert columns[0] == columns[1]
