@@ -146,7 +146,10 @@ def section_of(
         panels=tuple(panels),
         table=table,
         data=data,
-        claims=tuple(claims),
+        claims=tuple(
+            claim._replace(holds=None if claim.holds is None else bool(claim.holds))
+            for claim in claims
+        ),
         chosen=chosen,
         command=f"gdsec figures {study.name}",
         config=config.model_dump(mode="json", exclude_unset=True, exclude={"real"}),

@@ -181,6 +181,7 @@ def test_what_the_compressor_is_handed():
     assert last["active"].shape == () and bool(last["active"])
 
 
+@pytest.mark.slow
 def test_its_draws_are_its_own():
     """A key shared with the algorithm, for one worker and a step of 1."""
     piece = worker.random_k(8, scaled=False)
@@ -235,6 +236,7 @@ def test_without_a_broadcast_there_is_nothing_to_report():
     assert jax.tree.leaves(sent) == []
 
 
+@pytest.mark.slow
 def test_parts_of_the_parameters_add_up():
     def chain(k):
         return optax.chain(gdsec_jax.gd(2), optax.sgd(0.1), broadcast(worker.top_k(k)))

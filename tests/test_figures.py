@@ -15,6 +15,7 @@ NAMES = (
     *("ridge", "heterogeneous", "lasso", "nonconvex", "sparse", "error_correction"),
     *("beta", "frontier", "workers", "participation", "stochastic", "heatmap"),
 )
+QUICK = ("ridge", "beta", "workers", "heatmap")  # one of each kind
 KEPT = {"ridge": ("GD", "GD-SEC", "GD-SOEC", "FedAvg", "top-j both ways")}
 
 
@@ -68,7 +69,13 @@ def test_there_are_twelve_in_the_order_of_their_letters():
     assert letters == list("abcdefghijkl")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
+        for name in NAMES
+    ],
+)
 def test_each_is_drawn_at_toy_size(name, tmp_path):
     section = section_of(name, toy(name), tmp_path / "runs")
     assert section.name == name

@@ -186,6 +186,7 @@ def test_every_method_is_swept():
     assert set(OWN) <= {method.name for method in METHODS}
 
 
+@pytest.mark.slow
 def test_schedules_of_traced_parameters(x64):
     problem = toy()
 
@@ -200,6 +201,7 @@ def test_schedules_of_traced_parameters(x64):
         assert_is_the_run(swept.sel(setting), run(problem, make(**setting)))
 
 
+@pytest.mark.slow
 def test_values_that_are_arrays_and_trees(x64, compiled):
     def loss(params, point):
         left = jnp.sum((params["a"] - point) ** 2)
@@ -233,6 +235,7 @@ def test_values_that_are_arrays_and_trees(x64, compiled):
     np.testing.assert_array_equal(swept["total_bits"][0], swept["total_bits"][1])
 
 
+@pytest.mark.slow
 def test_seeds_are_the_keys_of_minibatches(x64):
     problem = problems.minibatch(toy(), 3)
     make = gdsec_of(problem, factor=0.3)
@@ -244,6 +247,7 @@ def test_seeds_are_the_keys_of_minibatches(x64):
     assert len(np.unique(swept["objective_error"].isel(eval_round=-1))) == 4
 
 
+@pytest.mark.slow
 def test_a_key_is_common_to_all_settings(x64):
     problem = problems.minibatch(toy(), 3)
     make = gdsec_of(problem, factor=0.3)
@@ -382,6 +386,7 @@ def test_a_float_can_be_static():
     np.testing.assert_array_equal(first, [[24, 12], [24, 12]])
 
 
+@pytest.mark.slow
 def test_equal_numbers_of_other_types_are_other_settings():
     problem = toy()
 

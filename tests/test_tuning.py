@@ -495,6 +495,7 @@ def test_costs_on_courses_made_by_hand():
     assert "eval_round" not in costs.coords
 
 
+@pytest.mark.slow
 def test_costs_are_those_of_the_histories():
     grid = {"step_factor": [0.02, 1.0]}
     config = make(

@@ -76,6 +76,7 @@ def test_one_step_is_the_gradient_bit_for_bit():
     )
 
 
+@pytest.mark.slow
 def test_each_local_step_draws_for_itself(x64):
     params, key, step = jnp.asarray([0.3, -0.2, 0.9, 0.0]), jax.random.key(2), 0.05
     problem = problems.minibatch(problems.local_steps(make(), 3, step), 2)
@@ -121,6 +122,7 @@ def test_the_error_is_without_local_steps():
     assert problem.measure == "gradient"
 
 
+@pytest.mark.slow
 def test_local_steps_drift_where_workers_differ(x64):
     def last_error(problem, num_steps, step):
         local = problems.local_steps(problem, num_steps, step)
