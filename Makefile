@@ -20,7 +20,7 @@ test: $(READY)
 
 # The numerical core alone, for further versions of Python.
 test-core: $(READY)
-	$(PYTEST) -m "not slow" tests/worker tests/wire/test_formats.py tests/test_federation.py tests/test_rivals.py
+	$(PYTEST) -m "not slow" tests/worker tests/wire/test_formats.py tests/test_federation.py
 
 test-slow: $(READY)
 	$(PYTEST) -m slow

@@ -105,10 +105,11 @@ def tune(
       memory_limit: Bytes that may be used at once; by default half of what is free.
     """
     console = rich.console.Console()
+    output = output or results / f"{config.stem}.toml"
+    _files.folder(output.parent)  # tried before the work, not after it
     tuned = experiment.tune(
         configs.load(config), config.stem, results, console, memory_limit=memory_limit
     )
-    output = output or results / f"{config.stem}.toml"
     configs.write_chosen(config, tuned, output)
     experiment.say(console, f"wrote {output}")
 

@@ -78,6 +78,8 @@ def compare(
     with prepared(config) as problem:
         folder = _files.folder(folder)  # tried before the work, not after it
         for label, method in config.methods.items():
+            _ready(label, method, problem)
+        for label, method in config.methods.items():
             histories[label] = simulate_method(
                 config, label, method, problem, **options
             )
@@ -100,8 +102,8 @@ def simulate_method(
     Raises:
       ValueError: it cannot be run; the message names the label.
     """
+    method = _ready(label, method, problem)
     try:
-        method = configs.resolved(configs.varied(method), problem)
         optimizer = configs.make_optimizer(method, config, problem)
     except ValueError as error:
         raise ValueError(f"methods.{label}: {error}") from error
@@ -135,6 +137,16 @@ def simulate_method(
             log=log and functools.partial(log, setting={"method": label}),
             **options,
         )
+
+
+def _ready(
+    label: str, method: configs.MethodConfig, problem: problems.Problem
+) -> configs.MethodConfig:
+    """A method with all its numbers, those of theory too."""
+    try:
+        return configs.resolved(configs.varied(method), problem)
+    except ValueError as error:
+        raise ValueError(f"methods.{label}: {error}") from error
 
 
 def run(

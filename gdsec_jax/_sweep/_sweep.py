@@ -162,6 +162,8 @@ def run_settings(
     plans = [fit(plan, memory_limit) for plan in plans]
     mark = _whole_mark(axes, plans)
     store = None if path is None else Path(path)
+    if store is not None:
+        _files.folder(store.parent)  # tried before the work, not after it
     if store is not None and (done := _read(store, mark)) is not None:
         return done
     begin = time.perf_counter()
