@@ -55,6 +55,14 @@ def _toy(num_workers, seed, dtype):
     return problems.ridge(*samples(seed), num_workers, dtype=dtype)
 
 
+@functools.cache
+def matrix_toy(dtype) -> problems.Problem:
+    """Parameters of a matrix, for methods that do nothing to a vector."""
+    x, y = samples()
+    classes = np.digitize(y, np.quantile(y, [1 / 3, 2 / 3]))
+    return problems.softmax(x, classes, WORKERS, dtype=dtype)
+
+
 @functools.cache  # equal makers are compiled once
 def gdsec_of(problem, num_workers=WORKERS, factor=1.0):
     """A maker of optimizers for xi, and perhaps beta."""
@@ -153,6 +161,8 @@ def make_method(method, problem, step, seed=None, **own):
 
 def compare_method(method, rtol, resolution):
     problem = toy()
+    if "rank" in method.arguments:
+        problem = matrix_toy(problem.init_params.dtype)
     # Steps that all methods bear: what diverges is another test's.
     grid = {"step": [0.05, 0.2]} | OWN.get(method.name, {})
     grid |= {"seed": [0, 5]} if method.draws else {}
