@@ -89,6 +89,7 @@ def _bits_against_beta(costs, reference, betas):
         axes.set_xscale("symlog", linthresh=1e-3)
         axes.set(xlabel="beta", ylabel="% of GD's bits to the target")
         figures.logarithmic(axes, "y")
+        figures.plain_numbers(axes.xaxis)
         figures.plain_numbers(axes.yaxis)
 
     return panel

@@ -71,6 +71,7 @@ def _frontier(costs, reference):
             )
         axes.set_xscale("symlog", linthresh=1)
         figures.logarithmic(axes, "y")
+        figures.plain_numbers(axes.xaxis)
         figures.plain_numbers(axes.yaxis)
         axes.set(
             xlabel="extra rounds to the target, %",

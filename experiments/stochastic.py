@@ -25,10 +25,11 @@ def section(study: figures.Study) -> report.Section:
     return figures.section_of(
         study,
         panels=[
-            _panel(swept, methods, "eval_round", "rounds"),
+            _panel(swept, methods, config.target, "eval_round", "rounds"),
             _panel(
                 swept,
                 methods,
+                config.target,
                 "total_bits",
                 f"uploaded bits, all workers ({config.wire_name()})",
             ),
@@ -48,7 +49,7 @@ def _seeds_alone(config):
     return config.model_copy(update={"grid": grid, "methods": methods})
 
 
-def _panel(swept, methods, x, label):
+def _panel(swept, methods, target, x, label):
     def panel(axes):
         for name, one in swept.items():
             style = report.line_style(methods[name]) | {"label": name}
@@ -63,6 +64,8 @@ def _panel(swept, methods, x, label):
                 alpha=0.15,
                 linewidth=0,
             )
+        level = target * float(next(iter(swept.values()))["initial_error"].max())
+        axes.axhline(level, color="0.6", linewidth=0.8, zorder=0, label="target")
         axes.set(xlabel=label, ylabel="objective error")
         figures.logarithmic(axes, "y")
         if x != "eval_round":

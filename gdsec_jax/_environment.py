@@ -3,8 +3,10 @@
 import importlib.metadata
 import platform
 import sys
+from pathlib import Path
 
 import jax
+import psutil
 import rich.console
 import rich.progress
 
@@ -12,13 +14,32 @@ _PACKAGES = ("gdsec-jax", "jax", "jaxlib", "optax", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """Versions and hardware."""
+    """Versions, and the devices of jax: what another result may be due to."""
     device = jax.devices()[0]
     return {name: importlib.metadata.version(name) for name in _PACKAGES} | {
         "python": platform.python_version(),
         "device": f"{jax.device_count()} x {device.platform} {device.device_kind}",
         "x64": str(jax.config.jax_enable_x64),  # pyright: ignore
     }
+
+
+def everything() -> dict[str, str]:
+    """Versions and hardware, for the record."""
+    return versions() | {
+        "processor": _processor(),
+        "cores": str(psutil.cpu_count()),
+        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+    }
+
+
+def _processor() -> str:
+    """Its name; Linux tells it in a file alone."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1] for line in lines if line.startswith("model name")]
+    return names[0].strip() if names else platform.processor() or platform.machine()
 
 
 def progress_bar(progress: bool | None) -> rich.progress.Progress:

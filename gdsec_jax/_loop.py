@@ -24,7 +24,9 @@ CHUNK_SECONDS = 0.25  # between two looks at the progress bar
 FIRST_CHUNK = 16  # rounds; the later ones take as long as a look is apart
 MOST_ROUNDS = 2**14  # that are kept on the device between two looks
 MOST_RECORDS = 2**22  # the same, of workers and rounds
-_MINIBATCH, _PARTICIPATION = 0, 1  # streams of the key
+# Streams of the key. Large: an algorithm with the same key splits it and folds the
+# numbers of rounds and workers in, whose streams would otherwise be these.
+_MINIBATCH, _PARTICIPATION = 2**31 - 3, 2**31 - 2
 
 Participation = Callable[[jax.Array], jax.Array]
 
@@ -83,15 +85,10 @@ def one_round(
     run: Run,
 ) -> tuple[Run, Record]:
     """Gradients, update, error; `number` counts rounds from 0."""
-
-    # One stream a purpose: what is drawn later for another changes no minibatch.
-    def stream(purpose):
-        return jax.random.fold_in(jax.random.fold_in(key, purpose), number)
-
-    gradients = problem.gradients(run.params, stream(_MINIBATCH))
+    gradients = problem.gradients(run.params, _stream(key, _MINIBATCH, number))
     own = {}
     if options.participation is not None:
-        drawn = options.participation(stream(_PARTICIPATION))
+        drawn = options.participation(_stream(key, _PARTICIPATION, number))
         own = {"active": _as_mask(drawn, problem.num_workers)}
     update = optax.with_extra_args_support(optimizer).update
     updates, state = update(gradients, run.state, run.params, **own)
@@ -113,6 +110,11 @@ def one_round(
         norms = norms_of(gradients, state)
     record = Record(error, last_round(state), last_broadcast(state), norms)
     return Run(params, state, rounds, outcome.astype(jnp.int32)), record
+
+
+def _stream(key: jax.Array, purpose: int, number) -> jax.Array:
+    """One stream a purpose: what is drawn later for another changes no minibatch."""
+    return jax.random.fold_in(jax.random.fold_in(key, purpose), number)
 
 
 def _as_mask(drawn, num_workers: int) -> jax.Array:

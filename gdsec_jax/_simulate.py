@@ -131,7 +131,7 @@ def simulate(
             "resolution": problem.resolution,
             "wire": [part.uploads.layout.format._asdict() for part in sent.parts],
             "seconds": seconds,
-            "versions": _environment.versions(),
+            "versions": _environment.everything(),
         },
         norms={name: columns[name] for name in records.norms},
     )

@@ -13,7 +13,6 @@ import matplotlib.axis
 import matplotlib.ticker
 import numpy as np
 import pandas as pd
-import psutil
 import rich.console
 import xarray as xr
 
@@ -238,12 +237,13 @@ def logarithmic(axes: matplotlib.axes.Axes, which: str) -> None:
 
 def plain_numbers(axis: matplotlib.axis.Axis) -> None:
     """Ticks of an axis, if it is logarithmic, as 20 rather than 2 x 10^1."""
-    if axis.get_scale() != "log":
+    if axis.get_scale() not in ("log", "symlog"):
         return
     plain = matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}")
     axis.set_major_formatter(plain)
-    axis.set_minor_formatter(plain)
-    axis.set_minor_locator(matplotlib.ticker.LogLocator(subs=(2.0, 5.0)))
+    if axis.get_scale() == "log":
+        axis.set_minor_formatter(plain)
+        axis.set_minor_locator(matplotlib.ticker.LogLocator(subs=(2.0, 5.0)))
 
 
 def _with_real_data(name: str, config: configs.RunConfig):
@@ -280,9 +280,5 @@ def _module(path: Path) -> Any:
 
 
 def _environment_of_a_page() -> dict[str, str]:
-    memory = psutil.virtual_memory().total / 2**30
-    return _environment.versions() | {
-        "cores": str(psutil.cpu_count()),
-        "memory": f"{memory:.0f} GiB",
-        "matplotlib": importlib.metadata.version("matplotlib"),
-    }
+    version = importlib.metadata.version("matplotlib")
+    return _environment.everything() | {"matplotlib": version}

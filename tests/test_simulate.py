@@ -484,6 +484,22 @@ def test_participation_draws_from_the_key_of_the_run():
     assert (one.participants[1:] != one.participants[:-1]).any()
 
 
+def test_a_run_draws_apart_from_an_algorithm_with_the_same_key():
+    key, rounds = jax.random.key(3), gdsec_jax.rounds(WORKERS, key=3)
+    state, params, drawn = rounds.init(jnp.zeros(1)), jnp.zeros(1), []
+
+    def note(*keys):
+        drawn.extend(bytes(np.asarray(jax.random.key_data(k))) for k in keys)
+
+    for number in range(8):
+        common, own, state = rounds.begin(state, params)
+        note(common["round_key"], *own["key"])
+        for purpose in (loop._MINIBATCH, loop._PARTICIPATION):
+            stream = loop._stream(key, purpose, number)
+            note(stream, *(jax.random.fold_in(stream, m) for m in range(WORKERS)))
+    assert len(set(drawn)) == len(drawn) == 8 * 3 * (1 + WORKERS)
+
+
 def test_participation_needs_a_key_and_a_mask():
     with pytest.raises(ValueError, match="key is None, expected an int or a random"):
         run_toy(participation=some)

@@ -305,6 +305,19 @@ def test_a_broadcast_and_dropped_workers_are_counted(x64):
     np.testing.assert_array_equal(swept["total_dropped"], 1)
 
 
+def test_norms_are_those_of_the_run(x64):
+    problem = toy()
+    make = gdsec_of(problem)
+    swept = sweep(problem, make, {"xi": [0.5, 4.0]}, ROUNDS, norms=True, eval_every=7)
+    history = run(problem, make(4.0), norms=True)
+    rounds = swept["eval_round"].values
+    assert rounds.tolist() == [7, 14, 21, 28, 30]
+    for name in ("gradient_norm", "h_norm", "e_norm"):
+        np.testing.assert_allclose(
+            swept[name].sel(xi=4.0), history.norms[name][rounds - 1], 1e-9
+        )
+
+
 # Settings that end
 
 
@@ -537,7 +550,7 @@ def test_a_killed_sweep_goes_on(whole, chunks, tmp_path):
         again.append(setting["xi"])
 
     swept = sweep(problem, make, GRID, MANY, log=log, **options)
-    assert attributes(swept)["batches"] == [[3, 2]]
+    assert attributes(swept)["batches"] == [[2]]
     assert sorted(set(again)) == [6.0, 9.0]
     np.testing.assert_allclose(
         swept["objective_error"], expected["objective_error"], 1e-4
@@ -550,6 +563,60 @@ def test_a_killed_sweep_goes_on(whole, chunks, tmp_path):
     assert not chunks
     xr.testing.assert_identical(read, swept)
     assert read["outcome"].dtype.kind == swept["outcome"].dtype.kind == "U"
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_it_goes_on_with_what_is_free_then(size, whole, tmp_path, monkeypatch):
+    problem, make, expected = whole
+    plans = importlib.import_module("gdsec_jax._sweep._plan")
+    needs = [
+        plans.fit(plan_of(whole)._replace(size=n), 2**40).needed for n in (3, size)
+    ]
+    free = iter([2 * needs[0], 2 * needs[1]])
+    monkeypatch.setattr(plans, "_free_memory", lambda: next(free))
+    path, again = tmp_path / "result.nc", []
+
+    def log(rows, setting):
+        again.append(setting["xi"])
+
+    with pytest.raises(Killed):
+        sweep(problem, make, GRID, MANY, log=dies_at(9.0), path=path)
+    swept = sweep(problem, make, GRID, MANY, log=log, path=path)
+    assert sorted(set(again)) == [6.0, 9.0]
+    assert attributes(swept)["batches"] == [[1, 1] if size == 1 else [2]]
+    np.testing.assert_array_equal(swept["xi"], GRID["xi"])
+    np.testing.assert_allclose(
+        swept["objective_error"], expected["objective_error"], 1e-4
+    )
+    np.testing.assert_array_equal(swept["total_bits"], expected["total_bits"])
+
+
+def plan_of(whole):
+    plans = importlib.import_module("gdsec_jax._sweep._plan")
+    grids = importlib.import_module("gdsec_jax._sweep._grid")
+    problem, make, _ = whole
+    settings = list(grids.settings_of(grids.axes_of(GRID)))
+    common = plans.Common(MANY, 1, None, 1e6, None, False)
+    (group,) = grids.groups_of(settings, ())
+    return plans.plan_of(group, problem, make, None, common)
+
+
+def test_equal_settings_are_each_run(tmp_path):
+    options = BASE | {"grid": {"xi": [4.0, 0.5, 4.0]}, "path": tmp_path / "a.nc"}
+    swept = sweep(**options)
+    assert attributes(swept)["batches"] == [[3]]
+    assert_same(sweep(**options), swept)
+
+
+def test_what_is_read_has_the_attributes_of_the_call(chunks, tmp_path):
+    options = BASE | {"path": tmp_path / "a.nc"}
+    sweep(**options, attributes={"note": "old", "more": 1})
+    read = sweep(**options, attributes={"note": "new"})
+    assert len(chunks) == 1
+    for said in (attributes(read), attributes(xr.load_dataset(options["path"]))):
+        assert said["note"] == "new"
+        assert "more" not in said
+        assert said["batches"] == [[2]]
 
 
 def with_weights(weights):
@@ -758,6 +825,7 @@ def test_what_a_sweep_says_of_itself():
     assert said["num_rounds"] == 12
     assert said["seconds"] > 0
     assert said["versions"]["jax"] == jax.__version__
+    assert set(said["versions"]) >= {"device", "processor", "cores", "memory"}
 
 
 def test_the_log_is_told_what_was_run(x64):

@@ -40,6 +40,7 @@ class Program(NamedTuple):
     participates: Maker | None
     eval_every: int
     own_keys: bool
+    norms: bool
 
 
 class Plan(NamedTuple):
@@ -52,9 +53,7 @@ class Plan(NamedTuple):
     key: jax.Array | None  # None: each setting has its own, of its seed
     initial_error: float
     size: int  # settings at once
-    sizes: list[int]  # of the batches
     needed: int  # bytes, for `size` settings
-    marks: list[str]  # of what each batch computes
 
 
 class _Inputs(NamedTuple):
@@ -103,7 +102,7 @@ def _one_round(problem: Problem, program: Program, limits, number):
         active = program.participates and functools.partial(
             program.participates, values=values
         )
-        options = _loop.Options(program.eval_every, active, norms=False)
+        options = _loop.Options(program.eval_every, active, program.norms)
         optimizer = program.make(values=values)
         return _loop.one_round(problem, optimizer, options, limits, key, number, run)
 
@@ -156,21 +155,19 @@ def lower(plan: Plan):
     )
 
 
-def run_batch(plan: Plan, number: int, advance, log) -> xr.Dataset:
-    """The settings of one batch, flat, to their end."""
-    first = number * plan.size
-    settings = plan.group.traced[first : first + plan.size]
+def run_batch(plan: Plan, settings: list[_grid.Setting], advance, log) -> xr.Dataset:
+    """At most `plan.size` settings, flat, to their end."""
     count = len(settings)
     # A last batch of fewer runs in the same loop.
-    settings = settings + settings[-1:] * (plan.size - count)
-    limits, values, key, run, buffers = inputs_of(plan, settings)
+    padded = settings + settings[-1:] * (plan.size - count)
+    limits, values, key, run, buffers = inputs_of(plan, padded)
     problem, rounds = _loop.for_loop(plan.problem), int(limits.rounds)
     capacity = buffers.error.shape[0]
-    chunks, done, length = [], 0, min(_loop.FIRST_CHUNK, capacity)
+    courses, done, length = [_Course([], {}, {}, {})], 0, _loop.FIRST_CHUNK
     shown = 0
     while True:
         begin = time.perf_counter()
-        length = min(length, rounds - done)
+        length = min(length, capacity, rounds - done)
         i, run, buffers = _sweep_chunk(
             problem, plan.program, limits, values, key, run, buffers,
             np.int32(done), np.int32(length),
@@ -178,19 +175,46 @@ def run_batch(plan: Plan, number: int, advance, log) -> xr.Dataset:
         i = int(i)
         ended = np.asarray(run.rounds)
         chunk = _loop.columns(plan.problem, jax.tree.map(_loop.first(i), buffers))
-        chunks.append(_until(chunk, ended, done))
+        chunk = _until(chunk, ended, done)
+        courses.append(_go_on(plan, courses[-1], chunk, done))
         if log is not None:
-            _log(log, chunks[-1], plan, first, count, ended, done)
+            _log(log, chunk, plan, settings, ended, done)
         done += i
         advance(count * done - shown)
         shown = count * done
         if done == rounds or not (np.asarray(run.outcome) == _loop.RUNNING).any():
             break
-        if len(chunks) > 1:
+        if len(courses) > 2:  # the first chunk's time is mostly the compiler's
             length = _loop.next_length(length, time.perf_counter() - begin, capacity)
     advance(count * rounds - shown)
-    columns = jax.tree.map(lambda *x: np.concatenate(x)[:, :count].T, *chunks)
-    return _dataset(plan, columns, run, count)
+    return _dataset(plan, courses[1:], run, count)
+
+
+class _Course(NamedTuple):
+    """What is kept of some rounds: columns [J, S] at their evaluations."""
+
+    rounds: Any  # [J], the evaluations
+    measured: dict[str, np.ndarray]  # error and norms
+    totals: dict[str, np.ndarray]  # running, of the counts
+    last: dict[str, Any]  # [S], the totals behind the rounds
+
+
+def _go_on(plan: Plan, course: _Course, chunk, done: int) -> _Course:
+    """The next rounds' course: not each round is kept, or long sweeps would not fit."""
+    number = done + np.arange(1, chunk["bits"].shape[0] + 1)
+    num_rounds = int(plan.limits.rounds)
+    kept = _loop.evaluates(number, plan.program.eval_every, num_rounds)
+    counts = {name: x for name, x in chunk.items() if x.dtype.kind != "f"}
+    totals = {
+        name: course.last.get(name, 0) + np.cumsum(x, axis=0)
+        for name, x in counts.items()
+    }
+    return _Course(
+        number[kept],
+        {name: x[kept] for name, x in chunk.items() if name not in counts},
+        {name: x[kept] for name, x in totals.items()},
+        {name: x[-1] for name, x in totals.items()},
+    )
 
 
 def _until(chunk, ended, done: int):
@@ -203,35 +227,38 @@ def _until(chunk, ended, done: int):
     }
 
 
-def _log(log, chunk, plan: Plan, first: int, count: int, ended, done: int) -> None:
-    for s in range(count):
+def _log(log, chunk, plan: Plan, settings: list[_grid.Setting], ended, done: int):
+    for s, setting in enumerate(settings):
         rounds = min(int(ended[s]) - done, chunk["bits"].shape[0])
         if rounds > 0:
             columns = {name: x[:rounds, s] for name, x in chunk.items()}
             number = np.arange(done + 1, done + rounds + 1)
-            setting = plan.group.static | plan.group.traced[first + s]
-            log({"round": number} | columns, setting=setting)
+            log({"round": number} | columns, setting=plan.group.static | setting)
 
 
-def _dataset(plan: Plan, columns, run: _loop.Run, count: int) -> xr.Dataset:
-    """Columns [S, K] of a batch as labelled running totals at the evaluations."""
+def _dataset(plan: Plan, courses: list[_Course], run: _loop.Run, count: int):
+    """The courses of a batch, one behind the other, as a labelled dataset."""
     num_rounds = int(plan.limits.rounds)
     rounds = np.arange(1, num_rounds + 1)
     rounds = rounds[_loop.evaluates(rounds, plan.program.eval_every, num_rounds)]
-
-    def at_evaluations(name, x):
-        # Where all settings ended early the last rounds are missing.
-        x = x if name == "objective_error" else np.cumsum(x, axis=1)
-        place = np.minimum(rounds, x.shape[1]) - 1
-        x = x[:, place]
-        late = rounds > columns["bits"].shape[1]
-        return np.where(late, np.nan, x) if name == "objective_error" else x
-
-    names = {n: n if n == "objective_error" else f"total_{n}" for n in columns}
-    outcomes = [_loop.OUTCOMES[int(o)] for o in np.asarray(run.outcome)[:count]]
+    missing = rounds.size - sum(course.rounds.size for course in courses)
     dims = ("setting", "eval_round")
+
+    # Where all settings ended early the last rounds are missing.
+    def measured(name):
+        columns = [course.measured[name] for course in courses]
+        unknown = np.full((missing, plan.size), np.nan)
+        return dims, np.concatenate([*columns, unknown])[:, :count].T
+
+    def total(name):
+        columns = [course.totals[name] for course in courses]
+        columns.append(np.tile(courses[-1].last[name], (missing, 1)))
+        return dims, np.concatenate(columns)[:, :count].T
+
+    outcomes = [_loop.OUTCOMES[int(o)] for o in np.asarray(run.outcome)[:count]]
     return xr.Dataset(
-        {names[n]: (dims, at_evaluations(n, x)) for n, x in columns.items()}
+        {name: measured(name) for name in courses[0].measured}
+        | {f"total_{name}": total(name) for name in courses[0].totals}
         | {
             "outcome": ("setting", np.array(outcomes, dtype="U9")),
             "rounds": ("setting", np.asarray(run.rounds)[:count].astype(np.int64)),

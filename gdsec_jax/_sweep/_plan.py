@@ -24,6 +24,7 @@ class Common(NamedTuple):
     target_error: float | None
     divergence_factor: float
     key: Any
+    norms: bool
 
 
 def plan_of(group, problem, make_optimizer, participation, common: Common) -> Plan:
@@ -58,6 +59,7 @@ def plan_of(group, problem, make_optimizer, participation, common: Common) -> Pl
             participation and maker(participation, group.static),
             _checks.integer("eval_every", common.eval_every, 1, 2**31 - 1),
             seeded,
+            common.norms,
         ),
         limits=_loop.limits(
             problem,
@@ -69,9 +71,7 @@ def plan_of(group, problem, make_optimizer, participation, common: Common) -> Pl
         key=key,
         initial_error=error,
         size=len(group.traced),
-        sizes=[],
         needed=0,
-        marks=[],
     )
 
 
@@ -82,10 +82,9 @@ def fit(plan: Plan, limit: int | None) -> Plan:
     arrays = jax.tree.leaves(_loop.for_loop(plan.problem))
     shared = sum(jnp.asarray(array).nbytes for array in arrays)
     while True:
-        lowered = lower(plan)
-        needed = _memory(lowered.compile())
+        needed = _memory(lower(plan).compile())
         if needed <= limit:
-            return _batched(plan._replace(needed=needed), lowered.as_text())
+            return plan._replace(needed=needed)
         if plan.size == 1:
             raise ValueError(
                 f"memory_limit is {limit:,} bytes, expected at least {needed:,}, what "
@@ -94,15 +93,6 @@ def fit(plan: Plan, limit: int | None) -> Plan:
         each = max(1, (needed - shared) // plan.size)
         fits = int((limit - shared) // each)
         plan = plan._replace(size=max(1, min(fits, plan.size - 1)))
-
-
-def _batched(plan: Plan, program: str) -> Plan:
-    count = len(plan.group.traced)
-    starts = range(0, count, plan.size)
-    return plan._replace(
-        sizes=[min(plan.size, count - start) for start in starts],
-        marks=[_mark(plan, start, program) for start in starts],
-    )
 
 
 def _free_memory() -> int:
@@ -125,15 +115,22 @@ def _memory(compiled) -> int:
     )
 
 
-def _mark(plan: Plan, start: int, program: str) -> str:
-    """What a batch computes: its program, and all that is handed to it."""
-    settings = plan.group.traced[start : start + plan.size]
-    inputs = inputs_of(plan, settings)
-    digest = hashlib.sha256(program.encode())
-    digest.update(json.dumps(_environment.versions()).encode())
-    # The wire formats: what is counted is the same, what it costs is not.
-    digest.update(repr(jax.tree.structure(inputs.buffers)).encode())
-    data = (_loop.for_loop(plan.problem), inputs._replace(buffers=None))
-    for leaf in jax.tree.leaves(data):
-        digest.update(_grid.bytes_of(leaf))
-    return digest.hexdigest()
+def marks_of(plan: Plan) -> list[str]:
+    """What each setting computes: its program, and all that is handed to it.
+
+    Of the setting alone: in which batch it is run depends on the memory that is free.
+    """
+    common = hashlib.sha256(lower(plan._replace(size=1)).as_text().encode())
+    common.update(json.dumps(_environment.versions()).encode())
+    for leaf in jax.tree.leaves(_loop.for_loop(plan.problem)):
+        common.update(_grid.bytes_of(leaf))
+
+    def mark(setting):
+        inputs, digest = inputs_of(plan, [setting]), common.copy()
+        # The wire formats: what is counted is the same, what it costs is not.
+        digest.update(repr(jax.tree.structure(inputs.buffers)).encode())
+        for leaf in jax.tree.leaves(inputs._replace(buffers=None)):
+            digest.update(_grid.bytes_of(leaf))
+        return digest.hexdigest()
+
+    return [mark(setting) for setting in plan.group.traced]

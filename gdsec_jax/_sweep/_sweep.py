@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,8 +18,14 @@ import xarray as xr
 from gdsec_jax import _environment, _files
 from gdsec_jax._sweep import _grid
 from gdsec_jax._sweep._batch import Plan, run_batch
-from gdsec_jax._sweep._plan import Common, fit, plan_of
+from gdsec_jax._sweep._plan import Common, fit, marks_of, plan_of
 from gdsec_jax.problems import Problem
+
+_MARK = "mark"  # of a setting, among the variables of a batch that is kept
+_OF_THE_SWEEP = (
+    *("problem", "error_name", "resolution", "num_rounds", "batches", "bytes"),
+    *("seconds", "versions"),
+)
 
 
 def sweep(
@@ -34,6 +40,7 @@ def sweep(
     target_error: float | None = None,
     divergence_factor: float = 1e6,
     participation: Callable[..., jax.Array] | None = None,
+    norms: bool = False,
     memory_limit: int | None = None,
     path: str | os.PathLike | None = None,
     log: Callable[..., None] | None = None,
@@ -63,11 +70,13 @@ def sweep(
       key: as in `simulate`; all settings draw the same minibatches.
       eval_every, target_error, divergence_factor: as in `simulate`.
       participation: as in `simulate`, and handed the grid's parameters that it names.
+      norms: whether to keep the norms of the gradient and of the memories, too.
       memory_limit: bytes that may be used at once, by default half of what is free. The
         settings are split into batches that fit, by what the compiler says they need.
       path: of a NetCDF file for the result. Each batch is kept beside it when it is
-        done: the same sweep, after it was killed, goes on there, and once it is done
-        reads the file. Another computation, data or settings start afresh.
+        done: the same sweep, after it was killed, goes on with the settings that are
+        not, and once it is done reads the file. Another computation, data or settings
+        start afresh.
       log: as in `simulate`; also handed `setting`, the setting's parameters.
       progress: whether to show a bar; by default on a terminal.
       attributes: kept in the result: config and the like, of what JSON can hold.
@@ -77,9 +86,11 @@ def sweep(
       (NaN behind a setting's end), the running totals over workers and rounds
       `total_bits`, `total_entries`, `total_broadcast_bits`,
       `total_gradient_evaluations`, `total_participants`, `total_dropped` and those of
-      further formats `total_bits_NAME`; and of each setting `outcome`, `rounds` and
+      further formats `total_bits_NAME`; with `norms` also `gradient_norm`, `h_norm` and
+      `e_norm`; and of each setting `outcome`, `rounds` and
       `initial_error`.
-      Its attribute `attributes` is JSON: yours, versions, hardware, seconds, batches.
+      Its attribute `attributes` is JSON: yours, versions, hardware, seconds, batches,
+      and the bytes that each group's batches need.
 
     Raises:
       ValueError: a setting is out of range, nothing takes a parameter, one setting
@@ -115,6 +126,7 @@ def sweep(
         target_error=target_error,
         divergence_factor=divergence_factor,
         participation=participation,
+        norms=norms,
         memory_limit=memory_limit,
         path=path,
         log=log,
@@ -136,6 +148,7 @@ def run_settings(
     target_error: float | None = None,
     divergence_factor: float = 1e6,
     participation: Callable[..., jax.Array] | None = None,
+    norms: bool = False,
     memory_limit: int | None = None,
     path: str | os.PathLike | None = None,
     log: Callable[..., None] | None = None,
@@ -143,7 +156,7 @@ def run_settings(
     attributes: dict[str, Any] | None = None,
 ) -> xr.Dataset:
     """`sweep` over listed settings, in the order of the axes that label them."""
-    common = Common(num_rounds, eval_every, target_error, divergence_factor, key)
+    common = Common(num_rounds, eval_every, target_error, divergence_factor, key, norms)
     for name in settings[0]:
         makers = [make_optimizer, participation, problem if callable(problem) else None]
         if name != _grid.SEED and not any(m and _grid.takes(m, name) for m in makers):
@@ -160,22 +173,16 @@ def run_settings(
     ]
     # All settings are checked before the first loop is compiled.
     plans = [fit(plan, memory_limit) for plan in plans]
-    mark = _whole_mark(axes, plans)
-    store = None if path is None else Path(path)
-    if store is not None:
-        _files.folder(store.parent)  # tried before the work, not after it
-    if store is not None and (done := _read(store, mark)) is not None:
-        return done
     begin = time.perf_counter()
-    parts = _run_plans(plans, store, log, progress)
-    flat: Any = xr.concat(
-        parts, "setting", join="exact", combine_attrs="drop_conflicts"
-    )
+    store = None if path is None else _Store.at(Path(path), axes, plans)
+    done = store and _read(store.path)
+    if store is not None and done is not None and _is(done, store.fingerprint):
+        return _renewed(done, own_attributes, store.path)
+    flat, batches = _run_plans(plans, store, log, progress)
     order = np.argsort([p for plan in plans for p in plan.group.positions])
     result = unflatten(flat.isel(setting=order), axes)
     first = plans[0].problem
     result.attrs = {
-        "fingerprint": mark,
         "attributes": json.dumps(
             own_attributes
             | {
@@ -183,44 +190,98 @@ def run_settings(
                 "error_name": first.error_name,
                 "resolution": max(plan.problem.resolution for plan in plans),
                 "num_rounds": num_rounds,
-                "batches": [plan.sizes for plan in plans],
+                "batches": batches,
                 "bytes": [plan.needed for plan in plans],
                 "seconds": time.perf_counter() - begin,
-                "versions": _environment.versions(),
+                "versions": _environment.everything(),
             }
         ),
     }
     if store is not None:
-        _write(result, store)
-        shutil.rmtree(_parts(store), ignore_errors=True)
+        result.attrs["fingerprint"] = store.fingerprint
+        _write(result, store.path)
+        shutil.rmtree(store.parts, ignore_errors=True)
     return result
 
 
-def _run_plans(plans: "list[Plan]", store: Path | None, log, progress):
-    """Batch after batch, from its file where it has one."""
-    batches = [(plan, number) for plan in plans for number in range(len(plan.sizes))]
-    total = sum(sum(plan.sizes) * int(plan.limits.rounds) for plan in plans)
-    parts = []
+class _Store(NamedTuple):
+    """Where a sweep is kept, and what is kept there."""
+
+    path: Path
+    parts: Path  # the folder of the batches that are done while others are not
+    marks: list[list[str]]  # of each plan's settings
+    fingerprint: str  # of what the sweep computes, and how it is labelled
+
+    @classmethod
+    def at(cls, path: Path, axes: Sequence[_grid.Axis], plans: Sequence[Plan]):
+        _files.folder(path.parent)  # tried before the work, not after it
+        marks = [marks_of(plan) for plan in plans]
+        labels = [
+            (n, x.tolist()) for a in axes for n, (_, x) in a.coordinates().items()
+        ]
+        text = json.dumps([[a.names for a in axes], labels, marks])
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return cls(path, path.with_name(f".{path.stem}.parts"), marks, digest)
+
+
+def _run_plans(plans: "list[Plan]", store: _Store | None, log, progress):
+    """All settings, flat, and the sizes of the batches that were run, by plan.
+
+    Those that an earlier sweep has left in the store are taken from there.
+    """
+    kept: dict[str, xr.Dataset] = {}
+    for path in sorted(store.parts.glob("*.nc")) if store is not None else ():
+        part = _read(path)
+        if part is not None and _MARK in part:
+            marks = part[_MARK].values
+            kept |= {str(m): part.isel(setting=[s]) for s, m in enumerate(marks)}
+    # By plan, the settings that are still to be run.
+    missing = [
+        [s for s in range(len(plan.group.traced)) if store is None
+         or store.marks[number][s] not in kept]
+        for number, plan in enumerate(plans)
+    ]  # fmt: skip
+    batches = [
+        [todo[first : first + plan.size] for first in range(0, len(todo), plan.size)]
+        for plan, todo in zip(plans, missing, strict=True)
+    ]
+    count = sum(map(len, batches))
+    parts, number = [], 0
     with _environment.progress_bar(progress) as bar:
+        total = sum(len(plan.group.traced) * int(plan.limits.rounds) for plan in plans)
         task = bar.add_task("", total=total)
-        for plan, number in batches:
-            text = (
-                f"batch {len(parts) + 1} of {len(batches)}: {plan.sizes[number]} "
-                f"settings, {plan.needed / 2**20:,.0f} MiB"
-            )
-            bar.update(task, description=text)
-            mark = plan.marks[number]
-            kept = None if store is None else _parts(store) / f"{mark}.nc"
-            part = None if kept is None else _read(kept, mark)
-            if part is None:
-                advance = functools.partial(bar.advance, task)
-                part = run_batch(plan, number, advance, log)
-                if kept is not None:
-                    _write(part.assign_attrs(fingerprint=mark), kept)
-            else:
-                bar.advance(task, plan.sizes[number] * int(plan.limits.rounds))
-            parts.append(part)
-    return parts
+        advance = functools.partial(bar.advance, task)
+        for at, plan in enumerate(plans):
+            settings, own = plan.group.traced, []
+            advance((len(settings) - len(missing[at])) * int(plan.limits.rounds))
+            for batch in batches[at]:
+                number += 1
+                text = (
+                    f"batch {number} of {count}: {len(batch)} settings, "
+                    f"{plan.needed / 2**20:,.0f} MiB"
+                )
+                bar.update(task, description=text)
+                part = run_batch(plan, [settings[s] for s in batch], advance, log)
+                if store is not None:
+                    marks = [store.marks[at][s] for s in batch]
+                    part = part.assign({_MARK: ("setting", marks)})
+                    _write(part, store.parts / f"{marks[0]}.nc")
+                own.append(part.drop_vars(_MARK, errors="ignore"))
+            parts.append(_assembled(own, missing[at], kept, store and store.marks[at]))
+    flat = _concatenated(parts)
+    return flat, [[len(batch) for batch in each] for each in batches]
+
+
+def _assembled(own, missing, kept, marks) -> xr.Dataset:
+    """The settings of a plan in its order: those just run, and those that were kept."""
+    new = set(missing)
+    old = [s for s in range(len(marks or ())) if s not in new]
+    old_parts = [kept[marks[s]].drop_vars(_MARK) for s in old]
+    return _concatenated([*own, *old_parts]).isel(setting=np.argsort([*missing, *old]))
+
+
+def _concatenated(parts: "list[xr.Dataset]") -> xr.Dataset:
+    return xr.concat(parts, "setting", join="exact", combine_attrs="drop")
 
 
 def unflatten(flat: xr.Dataset, axes: Sequence[_grid.Axis]) -> xr.Dataset:
@@ -244,27 +305,28 @@ def unflatten(flat: xr.Dataset, axes: Sequence[_grid.Axis]) -> xr.Dataset:
     return xr.Dataset(variables, coords=labels)
 
 
-def _parts(store: Path) -> Path:
-    """The folder of the batches that are done while others are not."""
-    return store.with_name(f".{store.stem}.parts")
+def _is(dataset: xr.Dataset, fingerprint: str) -> bool:
+    return dataset.attrs.get("fingerprint") == fingerprint
 
 
-def _read(path: Path, mark: str) -> xr.Dataset | None:
-    """The file's dataset, if it is the one with this mark."""
+def _renewed(done: xr.Dataset, own: Mapping[str, Any], path: Path) -> xr.Dataset:
+    """A result that is read rather than computed, with what the caller says of it."""
+    before = json.loads(done.attrs["attributes"])
+    after = dict(own) | {n: before[n] for n in before if n in _OF_THE_SWEEP}
+    if after != before:
+        done.attrs["attributes"] = json.dumps(after)
+        _write(done, path)
+    return done
+
+
+def _read(path: Path) -> xr.Dataset | None:
+    """The file's dataset, if it is one."""
     try:
-        loaded = xr.load_dataset(path, engine="h5netcdf")
+        return xr.load_dataset(path, engine="h5netcdf")
     except (OSError, ValueError):
         return None
-    return loaded if loaded.attrs.get("fingerprint") == mark else None
 
 
 def _write(dataset: xr.Dataset, path: Path) -> None:
     with _files.whole(path) as temporary:
         dataset.to_netcdf(temporary, engine="h5netcdf")
-
-
-def _whole_mark(axes: Sequence[_grid.Axis], plans: Sequence[Plan]) -> str:
-    """What a sweep computes, and how it is labelled."""
-    labels = [(n, x.tolist()) for a in axes for n, (_, x) in a.coordinates().items()]
-    text = json.dumps([[a.names for a in axes], labels, [p.marks for p in plans]])
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -171,8 +171,8 @@ def _legend(figure: matplotlib.figure.Figure) -> float:
             own.remove()
     if not handles:
         return 0.0
-    # Handle and gaps of a legend take about 35 points beside its text.
-    labels = [_wrapped(label, _NARROW[0] * _POINTS - 35) for label in handles]
+    # Handle and gaps of a legend take about 45 points beside its text.
+    labels = [_wrapped(label, _NARROW[0] * _POINTS - 45) for label in handles]
     legend = _fitting(figure, list(handles.values()), labels)
     return legend.get_window_extent().height / figure.dpi
 
@@ -188,7 +188,7 @@ def _fitting(figure, handles: list, labels: list[str]) -> matplotlib.legend.Lege
             ncols=columns,
             frameon=False,
             fontsize=9.5,
-            handlelength=1.8,
+            handlelength=2.6,  # room for a dash and a gap of the broadest line
             columnspacing=1.2,
         )
         if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
