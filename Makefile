@@ -8,7 +8,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PYTEST := $(BIN)/python -m pytest -n 2 -q
+# Programs compiled for tests are kept: most of a test's time goes into the compiler.
+PYTEST := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.xla_cache \
+	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
+	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 \
+	$(BIN)/python -m pytest -n 2 -q --durations 15
 
 .PHONY: figures test test-core test-slow lint browser clean
 
@@ -40,4 +44,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) results
+	rm -rf $(VENV) .xla_cache results

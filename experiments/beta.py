@@ -106,10 +106,15 @@ def _table(costs, reference, swept):
                 "beta": f"{beta:g}",
                 "rounds": f"{rounds.item():,.0f}" if reached else "never",
                 "vs GD's bits": f"{bits.item():.2%}" if reached else "-",
+                "Mgrad": _millions(cost["gradient_evaluations"], reached),
                 "outcome": outcome,
             }
         )
     return pd.DataFrame(rows)
+
+
+def _millions(value, reached):
+    return f"{value.item() / 1e6:.3f}" if reached else "-"
 
 
 def _claims(costs, reference, swept):
@@ -125,6 +130,6 @@ def _claims(costs, reference, swept):
     )
     yield report.Claim(
         "the larger beta, the sooner it diverges",
-        bool(lost.size) and bool((betas[betas >= lost.min()] == lost).all()),
+        bool(lost.size) and np.array_equal(betas[betas >= lost.min()], lost),
         f"diverged: beta = {', '.join(f'{b:g}' for b in lost) or 'none'}",
     )

@@ -138,6 +138,11 @@ def _table(costs, reference, swept):
                     if there.any()
                     else "-"
                 ),
+                "Mgrad": (
+                    f"{float(one['gradient_evaluations'][best]) / 1e6:.3f}"
+                    if there.any()
+                    else "-"
+                ),
                 "diverges from xi": f"{lost.min():.3g}" if lost.size else "not seen",
             }
         )

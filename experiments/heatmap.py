@@ -42,7 +42,8 @@ def section(study: figures.Study) -> report.Section:
         method = configs.resolved(config.methods[LABEL], problem)
         sent = np.asarray(_sent(problem, method, config.num_rounds))  # [K, M, D]
         chosen = experiment.how_chosen(config, problem)
-    bins = np.array_split(np.arange(config.num_rounds), BINS)
+    number = min(BINS, config.num_rounds)
+    bins = np.array_split(np.arange(config.num_rounds), number)
     share = np.stack([sent[rounds].mean(axis=0) for rounds in bins])  # [BINS, M, D]
     edges = np.array([rounds[0] for rounds in bins] + [config.num_rounds])
     return figures.section_of(

@@ -54,12 +54,12 @@ def _panel(swept, methods, target, x, label):
         for name, one in swept.items():
             style = report.line_style(methods[name]) | {"label": name}
             along = one[x] if x == "eval_round" else one[x].median("seed")
-            error = one["objective_error"]
-            axes.plot(along, error.median("seed"), **style)
+            error = one["objective_error"]  # a seed that diverged ends all lines there
+            axes.plot(along, error.median("seed", skipna=False), **style)
             axes.fill_between(
                 along,
-                error.min("seed"),
-                error.max("seed"),
+                error.min("seed", skipna=False),
+                error.max("seed", skipna=False),
                 color=style["color"],
                 alpha=0.15,
                 linewidth=0,
@@ -87,6 +87,8 @@ def _table(swept, target):
         reached = np.isfinite(costs["bits"].values)
         bits, rounds = costs["bits"].values[reached], costs["rounds"].values[reached]
         last = swept[label]["objective_error"].isel(eval_round=-1)
+        lost = int((swept[label]["outcome"] == "diverged").sum())
+        computed = costs["gradient_evaluations"].values[reached] / 1e6
         rows.append(
             {
                 "method": label,
@@ -100,7 +102,9 @@ def _table(swept, target):
                     if reached.any()
                     else "-"
                 ),
-                "last error, median": f"{float(last.median()):.2e}",
+                "Mgrad, median": f"{np.median(computed):.3f}" if reached.any() else "-",
+                "last error, median": f"{float(last.median(skipna=False)):.2e}",
+                "diverged": str(lost),
             }
         )
     return pd.DataFrame(rows)

@@ -14,7 +14,7 @@ def section(study: figures.Study) -> report.Section:
     seconds = experiment.stopwatch()
     config = study.config
     rows, curves = [], []
-    for number in configs.axes_of(config.problem.grid)["num_workers"]:
+    for number in configs.values_of(config.problem.grid)["num_workers"]:
         problem = config.problem.model_copy(update={"num_workers": number, "grid": {}})
         one = study._replace(
             config=config.model_copy(update={"problem": problem}),
@@ -45,6 +45,9 @@ def _row(number, costs):
         row |= {
             f"{label} rounds": np.nan if cost is None else cost.rounds,
             f"{label} bits a worker": np.nan if cost is None else cost.bits / number,
+            f"{label} Mgrad": np.nan
+            if cost is None
+            else cost.gradient_evaluations / 1e6,
         }
     return row
 
@@ -84,6 +87,7 @@ def _shown(table):
         shown[f"{label} kbit a worker"] = (table[f"{label} bits a worker"] / 1e3).map(
             lambda x: "never" if np.isnan(x) else f"{x:,.1f}"
         )
+        shown[f"{label} Mgrad"] = table[f"{label} Mgrad"].map("{:.3f}".format)
     share = table[f"{LABEL} bits a worker"] / table["GD bits a worker"]
     return pd.DataFrame(shown | {"vs GD": share.map("{:.2%}".format)})
 

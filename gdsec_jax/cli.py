@@ -61,6 +61,8 @@ def sweep(
     results: Path = Path("results"),
     memory_limit: int | None = None,
     log: Path | None = None,
+    append: bool = False,
+    norms: bool = False,
 ) -> None:
     """Run every setting of the grids of a config, many side by side.
 
@@ -71,9 +73,11 @@ def sweep(
       results: Folder for a NetCDF file a method, with a dimension for each axis.
       memory_limit: Bytes that may be used at once; by default half of what is free.
       log: Where to log each round: NAME.csv, NAME.jsonl, or a TensorBoard folder.
+      append: Go on with the log that is there, as for a sweep that was killed.
+      norms: Keep the norms of the gradient and of the memories too.
     """
     console = rich.console.Console()
-    with _logged(log) as logs_to:
+    with _logged(log, append) as logs_to:
         experiment.sweep(
             configs.load(config),
             config.stem,
@@ -81,6 +85,7 @@ def sweep(
             console,
             memory_limit=memory_limit,
             log=logs_to,
+            norms=norms,
         )
 
 
@@ -204,9 +209,11 @@ def _run(
         experiment.run(config, name, results, console, log=logs_to, norms=norms)
 
 
-def _logged(path: Path | None):
+def _logged(path: Path | None, append: bool = False):
     """The log at a path, or none."""
-    return contextlib.nullcontext() if path is None else logs.open_log(path)
+    if path is None:
+        return contextlib.nullcontext()
+    return logs.open_log(path, append=append)
 
 
 class _Around(NamedTuple):

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import functools
+import json
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -15,10 +16,9 @@ import pandas as pd
 import rich.console
 import xarray as xr
 
-from gdsec_jax import _files, _sweep, problems, report, tuning, wire
+from gdsec_jax import _environment, _files, _sweep, problems, report, tuning, wire
 from gdsec_jax import config as configs
 from gdsec_jax._simulate import simulate
-from gdsec_jax._sweep import _grid
 from gdsec_jax.history import History
 from gdsec_jax.theory import theory
 
@@ -220,37 +220,57 @@ def sweep(
     Raises:
       ValueError, OSError: the data cannot be had, or a setting is none.
     """
-    problems_axes = configs.axes_of(config.problem.grid)
-    axes = _grid.axes_of(problems_axes) if problems_axes else ()
+    own_grid = configs.values_of(config.problem.grid)
+    axes = _sweep.axes_of(own_grid) if own_grid else ()
     folder = _files.folder(results / name)
     swept: dict[str, list[xr.Dataset]] = {label: [] for label in config.methods}
-    for number, setting in enumerate(_grid.settings_of(axes)):
+    log = options.pop("log", None)
+    for number, setting in enumerate(_sweep.settings_of(axes)):
         given = config.problem.model_dump(exclude={"grid"}) | setting
         own = configs.ProblemConfig.model_validate(given)
         with prepared(config.model_copy(update={"problem": own})) as problem:
             for label in config.methods:
                 path = folder / f"{label} sweep{f' {number}' if axes else ''}.nc"
-                swept[label].append(
-                    tuning.sweep_method(config, label, problem, path=path, **options)
+                one = tuning.sweep_method(
+                    config,
+                    label,
+                    problem,
+                    path=path,
+                    log=log and functools.partial(_log_within, log, setting),
+                    **options,
                 )
+                swept[label].append(one)
     results_of = {}
     for label, parts in swept.items():
         results_of[label] = parts[0]
         path = folder / f"{label} sweep.nc"
         if axes:
-            whole = xr.concat(parts, "setting", combine_attrs="drop_conflicts")
+            whole = xr.concat(parts, "setting", combine_attrs="drop")
+            about = tuning.about_method(config, label) | {
+                "versions": _environment.everything()
+            }
             results_of[label] = _sweep.unflatten(whole, axes)
+            results_of[label].attrs["attributes"] = json.dumps(about)
             with _files.whole(path) as temporary:
                 results_of[label].to_netcdf(temporary, engine="h5netcdf")
         say(console, f"{label}: {_says(results_of[label])} -> {path}")
     return results_of
 
 
+def _log_within(log, problem, rows, setting) -> None:
+    """A row's setting with that of the problem before it."""
+    words = [tuning.words(problem), setting["setting"]]
+    log(rows, setting=setting | {"setting": " ".join(filter(None, words))})
+
+
 def _says(swept: xr.Dataset) -> str:
     outcomes, counts = np.unique(swept["outcome"].values, return_counts=True)
     settings = ", ".join(f"{n} {o}" for o, n in zip(outcomes, counts, strict=True))
     sizes = [f"{n} {d}" for d, n in swept.sizes.items() if d != "eval_round"]
-    return f"{' x '.join(sizes) or '1 setting'}: {settings}"
+    batches = json.loads(swept.attrs["attributes"]).get("batches", ())
+    number = sum(map(len, batches))
+    several = f", in {number} batches" if number > 1 else ""
+    return f"{' x '.join(sizes) or '1 setting'}: {settings}{several}"
 
 
 def tune(
@@ -279,6 +299,11 @@ def tune(
     Raises:
       ValueError, OSError: the data cannot be had, or a setting is none.
     """
+    if config.problem.grid:
+        raise ValueError(
+            f"problem.grid is {config.problem.grid!r}, expected none: gdsec tune "
+            "chooses parameters of methods alone."
+        )
     chosen, most_rounds = {}, np.inf
     baseline = config.baseline()
     labels = sorted(config.methods, key=lambda label: label != baseline)
@@ -310,26 +335,8 @@ def tune(
 
 def costs(runs: Runs) -> pd.DataFrame:
     """What each method needs to the target: rounds, both ways' bits, evaluations."""
-    reference = runs.histories[runs.config.baseline()].bits_to(runs.target_error)
-    rows = []
-    for label, history in runs.histories.items():
-        cost = history.cost_to(runs.target_error)
-        share = "-" if cost is None or not reference else f"{cost.bits / reference:.2%}"
-        rows.append(
-            {
-                "method": label,
-                "rounds": "never" if cost is None else f"{cost.rounds:,}",
-                "Mbit up": "-" if cost is None else f"{cost.bits / 1e6:.3f}",
-                f"vs {runs.config.baseline()}": share,
-                "Mbit down": "-"
-                if cost is None
-                else f"{cost.broadcast_bits / 1e6:.3f}",
-                "gradients": "-" if cost is None else f"{cost.gradient_evaluations:,}",
-                "last error": f"{history.objective_error[-1]:.2e}",
-                "outcome": history.outcome,
-            }
-        )
-    return pd.DataFrame(rows)
+    config = runs.config
+    return report.costs(runs.histories, config.target, baseline=config.baseline())
 
 
 def how_chosen(config: configs.RunConfig, problem: problems.Problem) -> pd.DataFrame:

@@ -29,6 +29,7 @@ class Study(NamedTuple):
     folder: Path  # for what runs and sweeps leave
     console: rich.console.Console
     progress: bool | None = None
+    command: str = "gdsec figures"  # that makes it, without its name
 
 
 class Source(NamedTuple):
@@ -90,6 +91,7 @@ def make(
                 f"no figure is called {name!r}, expected {', '.join(known)}."
             )
     sections, notes = [], []
+    command = "gdsec figures" + (" --data real" if real else "")
     # Pictures are drawn while the next figure's runs are under way.
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         saved = []
@@ -99,19 +101,18 @@ def make(
                 config, note = _with_real_data(name, config)
                 notes += [note] if note else []
             experiment.say(console, f"figure {name}: {config.title}")
-            study = Study(name, config, results / name, console, progress)
+            study = Study(name, config, results / name, console, progress, command)
             sections.append(_module(known[name].module).section(study))
             saved.append(pool.submit(report.save, sections[-1], results))
         for each in saved:
             each.result()
-    data = " --data real" if real else ""
     page = results / "index.html"
     report.page(
         sections,
         page,
         title="Communication-efficient distributed optimisation: the figures",
         environment=_environment_of_a_page(),
-        command=" ".join(["gdsec figures", *names]) + data,
+        command=" ".join([command, *names]),
         notes=notes,
         saved=True,
     )
@@ -141,7 +142,7 @@ def section_of(
     return report.Section(
         name=study.name,
         title=f"({config.letter}) {config.title}" if config.letter else config.title,
-        text=" ".join(config.text.split()),
+        text=" ".join([*config.text.split(), _of_the_data(config)]),
         panels=tuple(panels),
         table=table,
         data=data,
@@ -150,10 +151,20 @@ def section_of(
             for claim in claims
         ),
         chosen=chosen,
-        command=f"gdsec figures {study.name}",
+        command=f"{study.command} {study.name}",
         config=config.model_dump(mode="json", exclude_unset=True, exclude={"real"}),
         seconds=seconds,
     )
+
+
+def _of_the_data(config: configs.RunConfig) -> str:
+    """Which data a figure is of, in a sentence."""
+    problem = config.problem
+    kind = problem.kind.replace("_", " ")
+    if problem.grid:
+        return f"Problem: {kind} on {problem.data}."
+    number = f"{problem.num_workers} workers, {problem.split} split"
+    return f"Problem: {kind} on {problem.data}, {number}."
 
 
 def section_of_runs(
@@ -252,7 +263,7 @@ def _with_real_data(name: str, config: configs.RunConfig):
         return config, f"{name}: has no real data set: its data are generated."
     values = configs.merged(config.model_dump(exclude_unset=True), config.real)
     for method in values["methods"].values():  # on other data it was not chosen
-        method.pop("chosen", None)
+        method["chosen"] = "our setting, not chosen on these data"
     merged = configs.validate(values, f"{name}.real")
     try:
         configs.load_data(merged.problem.data, merged.problem.subset)

@@ -1,20 +1,21 @@
 """A config's methods over their grids, and the rule that picks one setting of each."""
 
 import functools
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 
+from gdsec_jax import _sweep, problems
 from gdsec_jax import config as configs
-from gdsec_jax import problems
-from gdsec_jax._sweep import _grid, run_settings
 
 
-def axes_of(config: configs.RunConfig, label: str) -> tuple[_grid.Axis, ...]:
+def axes_of(config: configs.RunConfig, label: str) -> tuple[_sweep.Axis, ...]:
     """The axes of a method's grid: the common ones that it has no own for, then its."""
     grid = configs.joined(config.grid, config.methods[label].grid)
-    return _grid.axes_of(configs.axes_of(grid)) if grid else ()
+    return _sweep.axes_of(configs.values_of(grid)) if grid else ()
 
 
 def sweep_method(
@@ -26,7 +27,7 @@ def sweep_method(
       config: with the method, and a grid for all methods perhaps.
       label: of the method.
       problem: that the config makes.
-      options: target_error, memory_limit, path, log and progress of `sweep`.
+      options: target_error, memory_limit, norms, path, log and progress of `sweep`.
 
     Returns:
       As `sweep`, with a dimension for each axis of the grid.
@@ -41,9 +42,10 @@ def sweep_method(
     try:
         rows = [
             configs.resolved(configs.varied(method, **setting), problem)
-            for setting in _grid.settings_of(axes)
+            for setting in _sweep.settings_of(axes)
         ]
-        return _sweep_rows(config, rows, problem, axes, **options)
+        about = {"attributes": about_method(config, label)}
+        return _sweep_rows(config, rows, problem, axes, **about, **options)
     except ValueError as error:
         raise ValueError(f"methods.{label}: {error}") from error
 
@@ -74,7 +76,7 @@ def _sweep_rows(config, rows, problem, axes, **options) -> xr.Dataset:
     def make_optimizer(**fields):
         return configs.make_optimizer(first.model_copy(update=fields), config, problem)
 
-    return run_settings(
+    return _sweep.run_settings(
         make_optimizer=make_optimizer,
         axes=axes,
         settings=settings,
@@ -86,10 +88,24 @@ def _sweep_rows(config, rows, problem, axes, **options) -> xr.Dataset:
     )
 
 
+def about_method(config: configs.RunConfig, label: str) -> dict[str, Any]:
+    """What a method's results are kept with: its label, its seed, the config."""
+    seed = config.methods[label].seed
+    return {
+        "label": label,
+        "seed": config.problem.seed if seed is None else seed,
+        "config": config.model_dump(mode="json"),
+    }
+
+
+def words(setting: Mapping[str, Any]) -> str:
+    """A setting in words, for a log."""
+    return " ".join(f"{name}={value}" for name, value in setting.items())
+
+
 def _log(log, label: str, columns, setting) -> None:
     # The same two columns for all methods, so that one file can have them all.
-    words = " ".join(f"{name}={value}" for name, value in setting.items())
-    log(columns, setting={"method": label, "setting": words})
+    log(columns, setting={"method": label, "setting": words(setting)})
 
 
 def _with_local_steps(problem, steps: int, rate: float):
@@ -106,7 +122,7 @@ class Choice(NamedTuple):
 
 def choose(
     swept: xr.Dataset,
-    axes: tuple[_grid.Axis, ...],
+    axes: tuple[_sweep.Axis, ...],
     target_error: float,
     most_rounds: float,
 ) -> Choice:
@@ -130,10 +146,10 @@ def choose(
         np.isfinite(errors) & (swept["outcome"] != "diverged"), np.inf
     )
     costs = costs.where(errors <= target_error, np.inf)
-    if _grid.SEED in costs.dims:
-        costs, errors = costs.median(_grid.SEED), errors.median(_grid.SEED)
-    axes = tuple(axis for axis in axes if axis.names != (_grid.SEED,))
-    settings = list(_grid.settings_of(axes))
+    if _sweep.SEED in costs.dims:
+        costs, errors = costs.median(_sweep.SEED), errors.median(_sweep.SEED)
+    axes = tuple(axis for axis in axes if axis.names != (_sweep.SEED,))
+    settings = list(_sweep.settings_of(axes))
     rounds = np.ravel(costs["rounds"].values)
     bits = np.ravel(costs["bits"].values)
     of = f"of {len(settings)} settings" if len(settings) > 1 else "the one setting"
@@ -159,19 +175,30 @@ def choose(
     return chosen(best, "the least last error; none reaches the target")
 
 
-def _edges(axes: tuple[_grid.Axis, ...], setting: dict[str, Any]) -> str:
+def _edges(axes: tuple[_sweep.Axis, ...], setting: dict[str, Any]) -> str:
     """Where a better setting may lie beyond the grid, in words."""
-    names = []
-    for axis in axes:
-        rows = [row for row in axis.rows if all(isinstance(x, float) for x in row)]
-        place = tuple(setting[name] for name in axis.names)
-        if len(rows) == len(axis.rows) > 2 and place in (min(rows), max(rows)):
-            names.append(" and ".join(axis.names))
+    names = [
+        " and ".join(axis.names)
+        for axis in axes
+        if _at_edge([setting[name] for name in axis.names], axis.rows)
+    ]
     return f"; {', '.join(names)} at the edge of the grid" if names else ""
+
+
+def _at_edge(place: list[Any], rows: Sequence[tuple[Any, ...]]) -> bool:
+    """Whether numbers are the least or the largest of their axis."""
+    numbers = all(type(x) in (int, float) for row in rows for x in row)
+    if len(rows) < 3 or not numbers:
+        return False
+    # Less than no threshold, or than one entry, there is not.
+    least = place == [0.0] or (place == [1] and isinstance(place[0], int))
+    return tuple(place) in (min(rows), max(rows)) and not least
 
 
 def cost_to(swept: xr.Dataset, error: float) -> xr.Dataset:
     """What each setting had cost when its error was first at most this; inf if never.
+
+    As of `History.cost_to`, never too if the error lies below what rounding leaves.
 
     Args:
       swept: of `sweep`.
@@ -192,7 +219,9 @@ def cost_to(swept: xr.Dataset, error: float) -> xr.Dataset:
       >>> tuning.cost_to(swept, 0.5).rounds.values
       array([6., 1., 1.])
     """
-    reached = swept["objective_error"] <= error
+    about = json.loads(swept.attrs.get("attributes", "{}"))
+    resolution = about.get("resolution", -np.inf)
+    reached = (swept["objective_error"] <= error) & (error >= resolution)
     first = reached.argmax("eval_round")
     ever = reached.any("eval_round")
 

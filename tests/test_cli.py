@@ -96,7 +96,7 @@ def test_a_run_leaves_its_files_and_prints_a_table():
     assert dense.bits.shape == (20, 3)
     assert dense.attributes["config"]["methods"]["GD"]["learning_rate"] == 0.1
     assert "GD: completed 20 rounds, objective error " in done.stdout
-    row = next(line for line in done.stdout.splitlines() if line.startswith("│ GD-SEC"))
+    row = next(line for line in done.stdout.splitlines() if line.startswith("GD-SEC "))
     assert row.split()[-2] == "completed"
 
 
@@ -133,7 +133,7 @@ def test_a_run_saves_what_it_was(call):
         assert text in out
     error = f"{sparse.objective_error[-1]:.2e}"
     bits = f"{(sparse.bits_to(0.3 * sparse.initial_error) or 0) / 1e6:.3f}"
-    row = next(line for line in out.splitlines() if line.startswith("│ GD-SEC xi 10"))
+    row = next(line for line in out.splitlines() if line.startswith("GD-SEC xi 10 "))
     assert error in row
     assert bits in row
 
@@ -171,7 +171,7 @@ def test_a_run_that_diverges_is_a_result(call):
     assert (status, err) == (0, "")
     assert "GD: diverged: stopped after" in out
     assert History.load("results/wild/GD.nc").outcome == "diverged"
-    row = next(line for line in out.splitlines() if line.startswith("│ GD"))
+    row = next(line for line in out.splitlines() if line.startswith("GD "))
     assert "never" in row
     assert "diverged" in row
 

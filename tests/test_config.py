@@ -545,7 +545,7 @@ def test_a_generator_is_told_the_problem(load, x64):
 )
 def test_a_grid(text, expected, load):
     grid = load(f"{GDSEC}[methods.SEC.grid]\n{text}").methods["SEC"].grid
-    axes = configs.axes_of(grid)
+    axes = configs.values_of(grid)
     if expected is not None:
         found = {
             names: [tuple(r) if isinstance(r, list) else r for r in rows]
@@ -760,7 +760,7 @@ def test_a_setting_is_checked(load):
     for fields, message in (
         ({"xi": -1.0}, "xi is -1.0, expected greater than or equal to 0."),
         ({"zeta": 1.0}, "gdsec has no parameter zeta."),
-        ({"zip": 1.0}, "zip is an unknown field, expected one of title"),
+        ({"zip": 1.0}, "zip is an unknown field, expected one of name, "),
     ):
         with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
             configs.varied(method, **fields)

@@ -46,7 +46,16 @@ MAY_IMPORT = {
     },
     "tuning": {"_sweep", "config", "problems"},
     "experiment": {
-        *("_simulate", "_sweep", "config", "history", "problems", "report", "theory"),
+        *(
+            "_environment",
+            "_simulate",
+            "_sweep",
+            "config",
+            "history",
+            "problems",
+            "report",
+            "theory",
+        ),
         *("tuning", "wire"),
     },
     "figures": {"_environment", "config", "data", "experiment", "report"},

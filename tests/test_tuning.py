@@ -456,6 +456,11 @@ def test_errors_are_medians_over_seeds_too():
         ((1.0, 3.0, 2.0), 2, ""),
         ((1.0, 3.0), 0, ""),
         (("a", "b", "c"), 2, ""),
+        ((1, 3, 6), 2, "; xi at the edge of the grid"),
+        ((1, 3, 6), 0, ""),
+        ((2, 3, 6), 0, "; xi at the edge of the grid"),
+        ((0.0, 0.5, 1.0), 0, ""),
+        ((True, False, True), 0, ""),
     ],
 )
 def test_a_choice_at_the_edge_of_the_grid_says_so(values, best, expected):

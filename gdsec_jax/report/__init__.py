@@ -11,9 +11,9 @@ from gdsec_jax.report._page import page as page
 from gdsec_jax.report._section import Claim as Claim
 from gdsec_jax.report._section import Panel as Panel
 from gdsec_jax.report._section import Section as Section
+from gdsec_jax.report._tables import costs as costs
 from gdsec_jax.report._tables import format_table as format_table
 from gdsec_jax.report._tables import target_table as target_table
-from gdsec_jax.report._tables import tuned_table as tuned_table
 
 __all__ = [
     "Claim",
@@ -23,11 +23,11 @@ __all__ = [
     "compose",
     "convergence",
     "convergence_panels",
+    "costs",
     "format_table",
     "line_style",
     "page",
     "save",
     "save_figure",
     "target_table",
-    "tuned_table",
 ]

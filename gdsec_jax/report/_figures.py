@@ -11,8 +11,9 @@ from gdsec_jax import _checks
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.report._section import Panel
 
-# Okabe and Ito's palette, which people with colour-blindness can tell apart. A method
-# has the same colour and dash everywhere, by its place in the table of methods.
+# Okabe and Ito's palette, which people with colour-blindness can tell apart, its yellow
+# darker for white paper. A method has the same colour and dash everywhere, by its place
+# in the table of methods.
 _PALETTE = (
     "#000000",
     "#0072B2",
@@ -31,6 +32,7 @@ _BESIDE: dict[str, Any] = {
 }
 _POINTS = 500  # of a curve that are drawn, at most twice as many
 _STYLES = ("-", "--", ":", "-.")
+_MARKERS = ("", "o", "s", "^", "v", "D")  # of the first, second … curve of a method
 
 
 class Course(Protocol):
@@ -74,7 +76,8 @@ def line_style(method: str, again: int = 0) -> dict[str, Any]:
 
     Args:
       method: a name of `METHODS`.
-      again: how many curves of the same method came before; each has another dash.
+      again: how many curves of the same method came before; each has another dash and
+        marker.
 
     Returns:
       Keywords of matplotlib's `plot`.
@@ -90,7 +93,9 @@ def line_style(method: str, again: int = 0) -> dict[str, Any]:
     """
     _checks.one_of("method", method, tuple(METHODS))
     place = list(METHODS).index(method)
-    return {
+    marker = _MARKERS[again % len(_MARKERS)]
+    marked = {"marker": marker, "markersize": 4, "markevery": (0.05, 0.11)}
+    return (marked if marker else {}) | {
         "color": _PALETTE[place % len(_PALETTE)],
         "linestyle": _STYLES[(place // len(_PALETTE) + again) % len(_STYLES)],
         # The baseline is broad, since the best methods lie right on top of it.

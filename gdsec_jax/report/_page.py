@@ -51,8 +51,8 @@ def page(
     """Write one HTML file of all sections, whole or not at all.
 
     The file needs nothing else: every figure is in it as SVG, both narrow and wide, and
-    there are no scripts. It links to NAME.pdf and NAME.csv in its own folder, which
-    `save` writes. A claim that does not hold says so.
+    there are no scripts. It links to NAME.pdf, NAME.png and NAME.csv in its own folder,
+    which `save` writes. A claim that does not hold says so.
 
     Args:
       sections: in their order on the page.

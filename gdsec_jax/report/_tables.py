@@ -1,17 +1,59 @@
-"""Tables for the terminal."""
+"""Tables of what runs cost."""
 
 from collections.abc import Collection, Mapping
 
+import pandas as pd
 import rich.table
 import rich.text
 
 from gdsec_jax.history import History
 
 
+def costs(
+    histories: Mapping[str, History], target: float, *, baseline: str
+) -> pd.DataFrame:
+    """What each run needs to a target error, as words: a row a method.
+
+    Rounds, megabits uploaded and sent down by the server, the uploads relative to a
+    baseline's, gradients of samples in millions, and how the run ended.
+
+    Args:
+      histories: by label.
+      target: relative to each history's initial error.
+      baseline: the label that the percentages refer to.
+
+    Examples:
+      >>> import numpy as np, optax
+      >>> from gdsec_jax import gd, problems, report, simulate
+      >>> problem = problems.ridge(np.eye(4), np.arange(4.0), 2)
+      >>> history = simulate(problem, optax.chain(gd(2), optax.sgd(2.0)), 9)
+      >>> report.costs({"GD": history}, 1e-2, baseline="GD")["vs GD"].item()
+      '100.00 %'
+    """
+    reference = histories[baseline]
+    whole = reference.bits_to(target * reference.initial_error)
+    rows = []
+    for label, history in histories.items():
+        cost = history.cost_to(target * history.initial_error)
+        rows.append(
+            {
+                "method": label,
+                "rounds": "never" if cost is None else f"{cost.rounds:,}",
+                "Mbit up": _millions(cost and cost.bits),
+                f"vs {baseline}": _percent(cost and cost.bits, whole),
+                "Mbit down": _millions(cost and cost.broadcast_bits),
+                "Mgrad": _millions(cost and cost.gradient_evaluations),
+                "last error": f"{history.objective_error[-1]:.2e}",
+                "outcome": history.outcome,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def target_table(
     histories: Mapping[str, History], target: float, *, title: str, baseline: str
 ) -> rich.table.Table:
-    """Rounds and uploaded bits to a target error, relative to a baseline.
+    """The `costs` of runs, for the terminal.
 
     Args:
       histories: by label.
@@ -28,80 +70,18 @@ def target_table(
       >>> table.row_count
       1
     """
-    columns = (
-        "method",
-        "rounds",
-        "vs GD",
-        "Mbit",
-        "vs GD",
-        "last error",
-        "outcome",
+    frame = costs(histories, target, baseline=baseline)
+    table = rich.table.Table(
+        title=rich.text.Text(title),
+        title_justify="left",
+        box=None,  # eight columns are to fit into a terminal's eighty
+        padding=(0, 1, 0, 0),
     )
-    table = rich.table.Table(title=rich.text.Text(title), title_justify="left")
-    for position, column in enumerate(columns):
-        name = column.replace("GD", baseline)
-        table.add_column(name, justify="right" if 0 < position < 6 else "left")
-    reference = histories[baseline]
-    for label, history in histories.items():
-        error = target * history.initial_error
-        rounds, bits = history.rounds_to(error), history.bits_to(error)
-        table.add_row(
-            label,
-            "never" if rounds is None else f"{rounds:,}",
-            _percent(rounds, reference.rounds_to(error)),
-            _megabits(bits),
-            _percent(bits, reference.bits_to(error)),
-            f"{history.objective_error[-1]:.2e}",
-            history.outcome,
-        )
-    return table
-
-
-def tuned_table(
-    histories: Mapping[str, History],
-    tuned: Mapping[str, tuple[float, History]],
-    target: float,
-    *,
-    title: str,
-    baseline: str,
-    heuristic: Collection[str] = (),
-) -> rich.table.Table:
-    """Rounds and uploaded bits to a target error, at the given step and at a tuned one.
-
-    Args:
-      histories: by label, at each method's own step.
-      tuned: by label, the factor of that step that was found best, and its history.
-      target: relative to each history's initial error.
-      title: of the table.
-      baseline: the label that all percentages refer to, at its own step.
-      heuristic: labels whose own step no theorem gives, to be marked.
-
-    Examples:
-      >>> import numpy as np, optax
-      >>> from gdsec_jax import gd, problems, report, simulate
-      >>> problem = problems.ridge(np.eye(4), np.arange(4.0), 2)
-      >>> run = lambda step: simulate(problem, optax.chain(gd(2), optax.sgd(step)), 9)
-      >>> own, best = {"GD": run(2.0)}, {"GD": (1.5, run(3.0))}
-      >>> table = report.tuned_table(own, best, 1e-2, title="", baseline="GD")
-      >>> table.row_count
-      1
-    """
-    table = rich.table.Table(title=rich.text.Text(title), title_justify="left")
-    table.add_column("method")
-    columns = ("rounds", "Mbit", "vs GD", "step x", "rounds", "Mbit", "vs GD")
-    for position, column in enumerate(columns):
-        step = "own" if position < 3 else "tuned"
-        name = column.replace("GD", baseline)
-        table.add_column(f"{step}\n{name}", justify="right")
-    if heuristic:
-        table.caption = "* its own step is a heuristic"
-    reference = histories[baseline]
-    whole = reference.bits_to(target * reference.initial_error)
-    for label, history in histories.items():
-        factor, best = tuned[label]
-        name = f"{label} *" if label in heuristic else label
-        cells = [name, *_to_target(history, target, whole), f"{factor:g}"]
-        table.add_row(*cells, *_to_target(best, target, whole))
+    for name in frame:
+        left = name in ("method", "outcome")
+        table.add_column(str(name), justify="left" if left else "right")
+    for row in frame.itertuples(index=False):
+        table.add_row(*row)
     return table
 
 
@@ -147,23 +127,12 @@ def format_table(
             for name in names
         )
         more = "" if reached else "> "
-        table.add_row(label, *(more + _megabits(value) for value in bits))
+        table.add_row(label, *(more + _millions(value) for value in bits))
     return table
 
 
-def _to_target(history: History, target: float, reference: int | None) -> list[str]:
-    error = target * history.initial_error
-    rounds, bits = history.rounds_to(error), history.bits_to(error)
-    missed = "diverged" if history.outcome == "diverged" else "never"
-    return [
-        missed if rounds is None else f"{rounds:,}",
-        "-" if bits is None else _megabits(bits),
-        _percent(bits, reference),
-    ]
-
-
-def _megabits(bits: int | None) -> str:
-    return "never" if bits is None else f"{bits / 1e6:.3f}"
+def _millions(value: int | None) -> str:
+    return "-" if value is None else f"{value / 1e6:.3f}"
 
 
 def _percent(value: int | None, reference: int | None) -> str:

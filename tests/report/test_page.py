@@ -213,6 +213,7 @@ def test_a_method_looks_the_same_everywhere():
     again = report.line_style("gdsec", 1)
     assert again["color"] == looks["gdsec"]["color"]
     assert again["linestyle"] != looks["gdsec"]["linestyle"]
+    assert again["marker"] == "o"
     figure = report.compose(section(panels=curves(4)))
     line = figure.axes[1].lines[3]
     assert line.get_color() == looks[list(METHODS)[3]]["color"]
@@ -316,8 +317,10 @@ def test_a_page_holds_everything(tmp_path):
     assert {link[1:] for link in links if link.startswith("#")} <= set(ids)
     assert [link for link in links if not link.startswith("#")] == [
         "first.pdf",
+        "first.png",
         "first.csv",
         "second.pdf",
+        "second.png",
         "second.csv",
     ]
     for expected in (

@@ -1,26 +1,26 @@
-"""The config of a run: one schema for TOML files and for the command line."""
+"""The fields of a config, and what they may be."""
 
 import inspect
 import itertools
-import os
 import re
-import tomllib
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 import pydantic
-import tomlkit
 from pydantic import Field
 
-from gdsec_jax import _files, data, problems, wire, worker
-from gdsec_jax._broadcast import broadcast
+from gdsec_jax import data, worker
 from gdsec_jax.algorithms import METHODS
-from gdsec_jax.theory import theory
+from gdsec_jax.config._grid import (
+    Count,
+    Grid,
+    Model,
+    Range,
+    joined,
+    names_of,
+    values_of,
+)
+from gdsec_jax.config._sentences import is_range, sentence
 
 
 def _number(k: int | float) -> int | float:
@@ -40,8 +40,7 @@ Unit = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
-_GENERATORS = {"heterogeneous": data.heterogeneous, "sparse_binary": data.sparse_binary}
+GENERATORS = {"heterogeneous": data.heterogeneous, "sparse_binary": data.sparse_binary}
 # What a sweep runs side by side; other fields compile a loop for each value.
 TRACED = (
     *("learning_rate", "xi", "beta", "zeta", "eta", "probability", "seed"),
@@ -54,70 +53,14 @@ _AROUND = (
 )
 
 
-class _Model(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
-
-
-class Range(_Model):
-    """Values of a grid at equal distances, or at equal ratios."""
-
-    start: Annotated[float, Field(allow_inf_nan=False)]
-    stop: Annotated[float, Field(allow_inf_nan=False)]
-    num: Count
-    scale: Literal["log", "linear"] = "log"
-
-    @pydantic.model_validator(mode="after")
-    def _has_a_logarithm(self):
-        if self.scale == "log" and not (self.start > 0 and self.stop > 0):
-            raise ValueError(
-                f"start is {self.start} and stop {self.stop}, expected numbers above 0 "
-                "for the scale log"
-            )
-        if self.num == 1 and self.start != self.stop:
-            raise ValueError("num is 1, expected at least 2 for both ends")
-        return self
-
-    def values(self) -> list[float]:
-        """The numbers, both ends among them as they are given."""
-        space = np.geomspace if self.scale == "log" else np.linspace
-        # To 12 digits: 0.1 rather than 0.10000000000000002.
-        values = [float(f"{x:.12g}") for x in space(self.start, self.stop, self.num)]
-        values[0], values[-1] = self.start, self.stop
-        return values
-
-
-# Values by field; several fields that change together are joined by commas.
-Grid = dict[str, Range | tuple[Any, ...]]
-
-
-def _names(key: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in key.split(","))
-
-
-def axes_of(grid: Grid) -> dict[str | tuple[str, ...], list[Any]]:
-    """A grid's values by name, as `sweep` takes them."""
-    axes = {}
-    for key, values in grid.items():
-        names = _names(key)
-        values = values.values() if isinstance(values, Range) else list(values)
-        axes[names[0] if len(names) == 1 else names] = values
-    return axes
-
-
-def joined(common: Grid, own: Grid) -> Grid:
-    """A method's own grid, and before it what the common one has of other fields."""
-    taken = {name for key in own for name in _names(key)}
-    return {k: v for k, v in common.items() if not taken & set(_names(k))} | own
-
-
-class ProblemConfig(_Model):
+class ProblemConfig(Model):
     """What is minimised, and how the samples are split over the workers."""
 
     kind: Kind = Field(default="ridge", description="The loss.")
     data: str = Field(
         default="digits",
         description="A named data set, a path to an npz, CSV or LIBSVM file, or a "
-        f"generator: {', '.join(_GENERATORS)}.",
+        f"generator: {', '.join(GENERATORS)}.",
     )
     options: dict[str, int | float] = Field(
         default={}, description="Arguments of a generator, by name."
@@ -150,7 +93,7 @@ class ProblemConfig(_Model):
 
     @pydantic.model_validator(mode="after")
     def _fits_the_generator(self):
-        generator = _GENERATORS.get(self.data)
+        generator = GENERATORS.get(self.data)
         accepted = inspect.signature(generator).parameters if generator else {}
         for name in self.options:
             fields = ("num_workers", "problem", "regularization")  # not options
@@ -168,7 +111,7 @@ class ProblemConfig(_Model):
         return self
 
 
-class MethodConfig(_Model):
+class MethodConfig(Model):
     """An algorithm and its parameters; the key of its table is its label."""
 
     name: Algorithm = Field(  # pyright: ignore
@@ -299,7 +242,7 @@ class MethodConfig(_Model):
 
 def _check_grid(model: "ProblemConfig | MethodConfig") -> None:
     """Every name of a grid is a field, and every value one that it takes."""
-    given = [name for key in model.grid for name in _names(key)]
+    given = [name for key in model.grid for name in names_of(key)]
     for name in given:
         if name not in type(model).model_fields or name in ("grid", "chosen"):
             raise ValueError(f"the grid has {name!r}, which is no field to vary")
@@ -307,7 +250,7 @@ def _check_grid(model: "ProblemConfig | MethodConfig") -> None:
             raise ValueError(f"the grid has {name!r} twice, expected it once")
     axes = [
         ((names,) if isinstance(names, str) else names, values)
-        for names, values in axes_of(model.grid).items()
+        for names, values in values_of(model.grid).items()
     ]
     own = model.model_dump(exclude_unset=True, exclude={"grid"})
     for names, values in axes:
@@ -335,11 +278,13 @@ def _check_grid(model: "ProblemConfig | MethodConfig") -> None:
             type(model).model_validate(own | first | change)
         except pydantic.ValidationError as error:
             values = ", ".join(f"{n} = {v!r}" for n, v in (first | change).items())
-            sentence = _sentence(error).removesuffix(".")
-            raise ValueError(f"with {values} of the grid, {sentence}") from error
+            fault = sentence(error, lambda _: type(model).model_fields).removesuffix(
+                "."
+            )
+            raise ValueError(f"with {values} of the grid, {fault}") from error
 
 
-class RunConfig(_Model):
+class RunConfig(Model):
     """One experiment: a problem, and the methods that are compared on it."""
 
     title: str = Field(default="", description="Of the figure.")
@@ -420,266 +365,24 @@ class RunConfig(_Model):
         return f"{self.wire}, {bits}-bit values"
 
     def baseline(self) -> str:
-        """The label that percentages refer to: dense GD, or else the first method."""
-        dense = [label for label, method in self.methods.items() if method.name == "gd"]
-        return next(iter(dense or self.methods))
+        """The label that percentages refer to: plain GD, or else the first method."""
+        around = ("local_steps", "broadcast_k", "participation")
+        plain = [
+            label
+            for label, method in self.methods.items()
+            if method.name == "gd"
+            and all(getattr(method, name) is None for name in around)
+        ]
+        return next(iter(plain or self.methods))
 
 
-def load(path: str | os.PathLike) -> RunConfig:
-    """Read and validate a TOML file.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is no TOML, or a field is unknown, missing or out of range; the
-        message names the file and the field.
-
-    Examples:
-      >>> import pathlib, tempfile
-      >>> from gdsec_jax import config
-      >>> with tempfile.TemporaryDirectory() as folder:
-      ...     path = pathlib.Path(folder) / "run.toml"
-      ...     _ = path.write_text("num_rounds = 10\\n")
-      ...     config.load(path).num_rounds
-      10
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file, expected a TOML config.")
-    try:
-        values = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid TOML: {error}.") from error
-    return validate(values, str(path))
-
-
-def validate(values: Mapping[str, Any], source: str) -> RunConfig:
-    """The config of these values; `source` is where they come from.
-
-    Raises:
-      ValueError: in one sentence that names the source, the field and its value.
-    """
-    try:
-        return RunConfig.model_validate(values)
-    except pydantic.ValidationError as error:
-        raise ValueError(f"{source}: {_sentence(error)}") from error
-
-
-def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a config with others in their stead; an empty table empties one."""
-    result = dict(values)
-    for name, change in changes.items():
-        inner = result.get(name)
-        if isinstance(inner, Mapping) and isinstance(change, Mapping) and change:
-            change = merged(inner, change)
-        result[name] = change
-    return result
-
-
-def write_chosen(
-    source: str | os.PathLike, tuned: RunConfig, path: str | os.PathLike
-) -> None:
-    """The TOML file of a config with the fields that were chosen, comments and all.
-
-    Args:
-      source: the file that the config was loaded from.
-      tuned: the same config with other fields of its methods.
-      path: to write to, whole or not at all; it may be the source.
-    """
-    document = tomlkit.parse(Path(source).read_text("utf-8"))
-    before = load(source)
-    tables: Any = document.get("methods", {})  # without, GD alone: nothing to choose
-    for label, method in tuned.methods.items() if tables else ():
-        table = tables[label]
-        for name in MethodConfig.model_fields:
-            value = getattr(method, name)
-            if value != getattr(before.methods[label], name) or name == "chosen":
-                table[name] = value
-    with _files.whole(path) as temporary:
-        temporary.write_text(tomlkit.dumps(document), "utf-8")
-
-
-def _sentence(error: pydantic.ValidationError) -> str:
-    """The first fault of a config in one sentence: the field, its value, what to do."""
-    fault = error.errors()[0]
-    parts = [str(part) for part in fault["loc"] if not _of_a_union(part)]
-    where = ".".join(parts)
-    message = fault["msg"].removeprefix("Value error, ")
-    message = message.removeprefix("Input should be ")
-    if fault["type"] == "extra_forbidden":
-        return f"{where} is an unknown field, expected one of {_fields(fault['loc'])}."
-    if fault["type"] == "missing":
-        return f"{where} is missing."
-    if fault["type"] == "value_error":
-        between = " is" if message[0].isdigit() or message[0] == "-" else ":"
-        return f"{where}{between} {message}." if where else f"{message}."
-    if fault["type"].startswith("model") and _is_range(fault["loc"][-1]):
-        message = "a list of values, or a table of start, stop, num and scale"
-    elif fault["type"].startswith(("model", "dict")):
-        message = "a table of fields"
-    return f"{where} is {fault['input']!r}, expected {message}."
-
-
-def _of_a_union(part: str | int) -> bool:
-    """Whether a part of a location is no field, but one of the types it may have."""
-    return part in ("int", "float") or str(part).startswith("tuple[") or _is_range(part)
-
-
-def _is_range(part: str | int) -> bool:
-    return str(part).endswith("Range]")  # no label has a bracket
-
-
-def _fields(location: tuple[Any, ...]) -> str:
-    """The fields beside an unknown one."""
+def fields_at(location: tuple[Any, ...]) -> Collection[str]:
+    """The fields of the table that a location in a `RunConfig` lies in."""
     model: type[pydantic.BaseModel] = RunConfig
-    if any(map(_is_range, location)):
+    if any(map(is_range, location)):
         model = Range
     elif location[:1] == ("problem",) and len(location) > 1:
         model = ProblemConfig
     elif location[:1] == ("methods",) and len(location) > 2:
         model = MethodConfig
-    return ", ".join(model.model_fields)
-
-
-def make_problem(config: ProblemConfig) -> problems.Problem:
-    """Load the data and put the problem together.
-
-    Raises:
-      ValueError, OSError: the data cannot be had, or do not fit the loss.
-    """
-    loaded = _samples(config)
-    parts = data.split(
-        loaded.targets,
-        config.num_workers,
-        config.split,
-        seed=config.seed,
-        sizes=config.sizes,
-        concentration=config.concentration,
-    )
-    own: Mapping[str, Any] = {}
-    if config.kind == "lasso":
-        own = {"proximal": config.proximal}
-    elif config.proximal:
-        raise ValueError(f"problem.proximal is for lasso, got kind {config.kind!r}.")
-    problem = getattr(problems, config.kind)(
-        loaded.features,
-        loaded.targets,
-        config.num_workers,
-        regularization=config.regularization,
-        split=parts,
-        dtype=config.dtype,
-        **own,
-    )
-    if config.batch_size is None:
-        return problem
-    return problems.minibatch(problem, config.batch_size)
-
-
-def _samples(config: ProblemConfig) -> data.Dataset:
-    generator = _GENERATORS.get(config.data)
-    if generator is None:
-        return load_data(config.data, config.subset)
-    own: dict[str, Any] = {"seed": config.seed} | config.options
-    if "num_workers" in inspect.signature(generator).parameters:
-        own["num_workers"] = config.num_workers
-        own |= {"problem": config.kind, "regularization": config.regularization}
-    return generator(**own)
-
-
-def load_data(name: str, subset: str = "train") -> data.Dataset:
-    """A named data set, or a user's file.
-
-    Raises:
-      ValueError, OSError: there is neither, or it cannot be read.
-    """
-    names = [entry.name for entry in data.available()]
-    if name in names:
-        return data.load(name, split=subset)
-    if Path(name).exists():
-        return data.read(name)
-    raise ValueError(
-        f"data is {name!r}, expected a file that exists, or one of "
-        f"{', '.join([*names, *_GENERATORS])}."
-    )
-
-
-def varied(method: MethodConfig, **fields: Any) -> MethodConfig:
-    """A method with other values of some fields, checked.
-
-    Raises:
-      ValueError: a value is out of range, or the algorithm has no such parameter.
-    """
-    given = method.model_dump(exclude={"grid", "chosen"}, exclude_defaults=True)
-    try:
-        return MethodConfig.model_validate(given | fields)
-    except pydantic.ValidationError as error:
-        raise ValueError(_sentence(error)) from error
-
-
-def resolved(method: MethodConfig, problem: problems.Problem) -> MethodConfig:
-    """A method with its learning rate, and what else theory says, as numbers.
-
-    Raises:
-      ValueError: the learning rate is neither given nor known.
-    """
-    found: dict[str, Any] = {}
-    learning_rate = method.learning_rate
-    if learning_rate is None:
-        recommended = theory(method.name, problem, **method.parameters())
-        fields = type(method).model_fields
-        found = {
-            name: value
-            for name, value in recommended.parameters.items()
-            if name in fields and getattr(method, name) is None
-        }
-        learning_rate = recommended.learning_rate
-    found["learning_rate"] = learning_rate * method.step_factor
-    return method.model_copy(update=found | {"step_factor": 1.0})
-
-
-def make_optimizer(
-    method: MethodConfig, config: RunConfig, problem: problems.Problem
-) -> optax.GradientTransformation:
-    """The optax chain of a method: algorithm, step, proximal step, broadcast.
-
-    Args:
-      method: of the config; `resolved`, its traced fields may be.
-      config: of the run.
-      problem: that the config makes.
-
-    Raises:
-      ValueError: the algorithm cannot be made, or its step is not known.
-    """
-    if method.learning_rate is None or method.step_factor != 1.0:
-        method = resolved(method, problem)
-    learning_rate: Any = method.learning_rate
-    arguments = method.parameters()
-    factory = METHODS[method.name].factory
-    accepted = inspect.signature(factory).parameters
-    if "learning_rate" in accepted:
-        arguments["learning_rate"] = learning_rate
-    if "probabilities" in accepted and problem.worker_smoothness is not None:
-        arguments |= theory(method.name, problem).parameters
-    if method.coordinate_xi:
-        arguments["xi"] = jax.tree.map(
-            lambda each: arguments["xi"] / each, problem.coordinate_smoothness
-        )
-    also = wire.FORMATS + wire.CONVENTIONS if config.all_formats else ()
-    algorithm = factory(
-        problem.num_workers,
-        **arguments,
-        wire=wire.Format(config.wire, config.value_bits, also),
-    )
-    steps = [algorithm, optax.sgd(learning_rate)]
-    if config.problem.proximal:
-        steps.append(problems.proximal_l1(learning_rate * problem.regularization))
-    if method.broadcast_k is not None:
-        compressor = worker.error_feedback(worker.top_k(method.broadcast_k))
-        form = wire.Format(config.wire, config.value_bits)
-        steps.append(broadcast(compressor, wire=form))
-    return optax.chain(*steps)
-
-
-def takes_part(key: jax.Array, participation, num_workers: int) -> jax.Array:
-    """bool [M], so large a share of the workers, at least one, drawn uniformly."""
-    number = jnp.maximum(jnp.round(participation * num_workers), 1)
-    return jax.random.permutation(key, num_workers) < number
+    return model.model_fields
