@@ -34,7 +34,7 @@ OWN = {
     "ef21_sgdm": {"eta": [0.3, 0.9]},
     "diana": {"beta": [0.1, 0.3]},
     "marina": {"probability": [0.2, 0.7]},
-    "clag": {"zeta": [0.1, 0.9]},
+    "clag": {"zeta": [0.9, 8.0]},
 }
 TOTALS = ("bits", "entries", "participants")
 

@@ -5,6 +5,7 @@ import html.parser
 import itertools
 import re
 import xml.etree.ElementTree as ET
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -456,6 +457,19 @@ def test_a_browser_finds_nothing_wrong(width, tmp_path):
     assert verdict.width == width
     assert verdict.needed <= verdict.width
     assert verdict.images == ([394, 394] if width == 390 else [883, 1325])
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_browser_finds_nothing_wrong_with_the_page_of_figures(width):
+    page = Path(__file__).parents[2] / "results" / "index.html"
+    if not page.is_file():
+        pytest.skip("results/index.html is missing: make figures")
+    verdict = browser.probe(page, width)
+    assert verdict.errors == verdict.broken == verdict.asked == []
+    assert verdict.needed <= verdict.width == width
+    assert min(verdict.images) > 300
 
 
 @needs_browser
