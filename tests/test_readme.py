@@ -1,9 +1,12 @@
 """What the README shows runs, in order, as a user would paste it."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from gdsec_jax import config, tuning
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -34,6 +37,18 @@ def test_the_loop_of_the_readme_learns(tmp_path, monkeypatch):
         for p in ({"w": 0.0 * names["params"]["w"], "b": 0.0}, names["params"])
     ]
     assert losses[1] < 0.05 * losses[0]
+
+
+def test_the_grid_of_the_readme_is_one():
+    (block,) = re.findall(r"```toml\n(.*?)```", README, flags=re.DOTALL)
+    values = tomllib.loads(block)
+    values["methods"]["GD-SEC"] |= {"name": "gdsec"}
+    axes = tuning.axes_of(config.validate(values, "README.md"), "GD-SEC")
+    assert [axis.names for axis in axes] == [
+        ("step_factor",),
+        ("xi",),
+        ("beta", "seed"),
+    ]
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\((?!https?:)([^)]+)\)", README))
