@@ -42,6 +42,8 @@ def section(study: figures.Study) -> report.Section:
                     color=colour,
                     label=f"beta = {beta:g}{ended}",
                 )
+            level = config.target * float(gd["initial_error"])
+            axes.axhline(level, color="0.6", linewidth=0.8, zorder=0, label="target")
             axes.set(xlabel=label, ylabel="objective error")
             figures.logarithmic(axes, "y")
             top = 100 * float(gd["initial_error"])
@@ -62,7 +64,7 @@ def section(study: figures.Study) -> report.Section:
                     f"uploaded bits, all workers ({config.wire_name()})",
                 )
             ),
-            _bits_against_beta(costs, reference, betas),
+            _bits_against_beta(costs, reference, betas, swept["outcome"]),
         ],
         data=figures.tidy({LABEL: swept, "GD": gd}),
         table=_table(costs, reference, swept),
@@ -80,12 +82,14 @@ def _logarithmic(panel):
     return with_a_logarithmic_axis
 
 
-def _bits_against_beta(costs, reference, betas):
+def _bits_against_beta(costs, reference, betas, outcome):
     def panel(axes):
         share = 100 * costs["bits"] / reference["bits"]
         axes.plot(
             betas, share.where(np.isfinite(share)), "o-", label="bits to the target"
         )
+        lost = betas[(outcome == "diverged").values]
+        axes.plot(lost, np.full(lost.size, 100), "kx", label="diverges", clip_on=False)
         axes.set_xscale("symlog", linthresh=1e-3)
         axes.set(xlabel="beta", ylabel="% of GD's bits to the target")
         figures.logarithmic(axes, "y")

@@ -49,13 +49,26 @@ def section(study: figures.Study) -> report.Section:
     return figures.section_of(
         study,
         panels=[
-            _map(edges, share.mean(axis=1).T, "rounds", "component, all workers"),
-            _map(edges, share.mean(axis=2).T, "rounds", "worker, all components"),
             _map(
-                np.arange(sent.shape[2] + 1),
+                edges,
+                share.mean(axis=1).T,
+                "rounds",
+                "component",
+                what="% of workers that send it",
+            ),
+            _map(
+                edges,
+                share.mean(axis=2).T,
+                "rounds",
+                "worker",
+                what="% of entries that are sent",
+            ),
+            _map(
+                np.arange(sent.shape[2] + 1) - 0.5,
                 sent.mean(axis=0),
                 "component",
-                "worker, all rounds",
+                "worker",
+                what="% of rounds that send it",
             ),
         ],
         data=_data(share, edges),
@@ -91,12 +104,13 @@ def _sent(problem, method, num_rounds):
     return jnp.reshape(sent, (num_rounds, number, -1))
 
 
-def _map(edges, values, along, up):
+def _map(edges, values, along, up, what):
     def panel(axes):
-        rows = np.arange(values.shape[0] + 1)
+        rows = np.arange(values.shape[0] + 1) - 0.5  # a number stands at its middle
         image = axes.pcolormesh(edges, rows, 100 * values, cmap="viridis", vmin=0)
         axes.set(xlabel=along, ylabel=up)
-        axes.figure.colorbar(image, ax=axes, label="% of rounds that send")
+        axes.figure.colorbar(image, ax=axes, label=what)
+        axes.yaxis.get_major_locator().set_params(integer=True)
 
     return panel
 

@@ -1,6 +1,7 @@
 """Communication-efficient distributed optimisation in JAX: GD-SEC and its rivals."""
 
 from gdsec_jax import data as data
+from gdsec_jax import logs as logs
 from gdsec_jax import problems as problems
 from gdsec_jax import wire as wire
 from gdsec_jax import worker as worker
@@ -67,6 +68,7 @@ __all__ = [
     "laq",
     "last_broadcast",
     "last_round",
+    "logs",
     "low_rank",
     "marina",
     "natural",

@@ -44,6 +44,16 @@ def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
     return result
 
 
+def log(value: Any) -> None:
+    """A log is a function, not the context manager that yields it."""
+    if value is None or (callable(value) and not hasattr(value, "__enter__")):
+        return
+    raise ValueError(
+        f"log is {value!r}, expected a function, such as "
+        "`with logs.csv(path) as log:` makes."
+    )
+
+
 def positive(name: str, value: Any) -> float:
     """Return `value` as a finite float above zero."""
     message = f"{name} is {value!r}, expected a finite number above 0."

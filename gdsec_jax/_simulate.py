@@ -95,6 +95,7 @@ def simulate(
         participation,
         norms,
     )
+    _checks.log(log)
     own_attributes = _files.plain("attributes", dict(attributes or {}))
     key = _loop.key_for(problem, key, participation)
     check(optimizer, problem.init_params, problem.num_workers)

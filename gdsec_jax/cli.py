@@ -76,6 +76,8 @@ def sweep(
       append: Go on with the log that is there, as for a sweep that was killed.
       norms: Keep the norms of the gradient and of the memories too.
     """
+    if append and log is None:
+        raise ValueError("--append is given without --log, expected the log to go on.")
     console = rich.console.Console()
     with _logged(log, append) as logs_to:
         experiment.sweep(

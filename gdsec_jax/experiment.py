@@ -16,7 +16,7 @@ import pandas as pd
 import rich.console
 import xarray as xr
 
-from gdsec_jax import _environment, _files, _sweep, problems, report, tuning, wire
+from gdsec_jax import _files, _sweep, problems, report, tuning, wire
 from gdsec_jax import config as configs
 from gdsec_jax._simulate import simulate
 from gdsec_jax.history import History
@@ -246,15 +246,23 @@ def sweep(
         path = folder / f"{label} sweep.nc"
         if axes:
             whole = xr.concat(parts, "setting", combine_attrs="drop")
-            about = tuning.about_method(config, label) | {
-                "versions": _environment.everything()
-            }
             results_of[label] = _sweep.unflatten(whole, axes)
-            results_of[label].attrs["attributes"] = json.dumps(about)
+            results_of[label].attrs["attributes"] = json.dumps(_joined(parts))
             with _files.whole(path) as temporary:
                 results_of[label].to_netcdf(temporary, engine="h5netcdf")
         say(console, f"{label}: {_says(results_of[label])} -> {path}")
     return results_of
+
+
+def _joined(parts: list[xr.Dataset]) -> dict[str, Any]:
+    """The attributes of sweeps of several problems."""
+    abouts = [json.loads(part.attrs["attributes"]) for part in parts]
+    return abouts[0] | {
+        "resolution": max(about["resolution"] for about in abouts),
+        "batches": [batch for about in abouts for batch in about["batches"]],
+        "bytes": [needed for about in abouts for needed in about["bytes"]],
+        "seconds": sum(about["seconds"] for about in abouts),
+    }
 
 
 def _log_within(log, problem, rows, setting) -> None:
@@ -346,6 +354,11 @@ def how_chosen(config: configs.RunConfig, problem: problems.Problem) -> pd.DataF
         fields = method.model_dump(
             exclude_unset=True, exclude={"name", "chosen", "grid"}
         )
+        if not method.chosen:  # then the grid is what the figure shows
+            fields |= {
+                name: f"{values[0]} to {values[-1]}"
+                for name, values in configs.values_of(method.grid).items()
+            }
         step = configs.resolved(method, problem).learning_rate or np.nan
         source = "given"
         if method.learning_rate is None:

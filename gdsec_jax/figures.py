@@ -111,7 +111,7 @@ def make(
         sections,
         page,
         title="Communication-efficient distributed optimisation: the figures",
-        environment=_environment_of_a_page(),
+        environment=_environment_of_a_page(sections),
         command=" ".join([command, *names]),
         notes=notes,
         saved=True,
@@ -290,6 +290,11 @@ def _module(path: Path) -> Any:
     return module
 
 
-def _environment_of_a_page() -> dict[str, str]:
-    version = importlib.metadata.version("matplotlib")
-    return _environment.everything() | {"matplotlib": version}
+def _environment_of_a_page(sections: Sequence[report.Section]) -> dict[str, str]:
+    dtypes = {s.config["problem"].get("dtype", "float64") for s in sections}
+    everything = _environment.everything()
+    del everything["x64"]  # the runs', which their configs set
+    return everything | {
+        "precision": ", ".join(sorted(dtypes)),
+        "matplotlib": importlib.metadata.version("matplotlib"),
+    }

@@ -37,27 +37,29 @@ def sweep_method(
     """
     method = config.methods[label]
     axes = axes_of(config, label)
-    if options.get("log") is not None:
-        options["log"] = functools.partial(_log, options["log"], label)
+    given = list(_sweep.settings_of(axes))
     try:
         rows = [
             configs.resolved(configs.varied(method, **setting), problem)
-            for setting in _sweep.settings_of(axes)
+            for setting in given
         ]
         about = {"attributes": about_method(config, label)}
-        return _sweep_rows(config, rows, problem, axes, **about, **options)
+        log = options.pop("log", None)
+        if log is not None:
+            log = functools.partial(_log, log, label)
+        return _sweep_rows(config, rows, given, problem, axes, log, **about, **options)
     except ValueError as error:
         raise ValueError(f"methods.{label}: {error}") from error
 
 
-def _sweep_rows(config, rows, problem, axes, **options) -> xr.Dataset:
+def _sweep_rows(config, rows, given, problem, axes, log, **options) -> xr.Dataset:
     first = rows[0]
     traced = [n for n in configs.TRACED if getattr(first, n) is not None]
     static = [
         name
         for name in type(first).model_fields
         if name not in traced
-        and any(getattr(r, name) != getattr(first, name) for r in rows)
+        and any(_differ(getattr(r, name), getattr(first, name)) for r in rows)
     ]
     settings = [{name: getattr(row, name) for name in traced + static} for row in rows]
     own: dict[str, Any] = {"problem": problem}
@@ -72,6 +74,15 @@ def _sweep_rows(config, rows, problem, axes, **options) -> xr.Dataset:
         )
     if first.seed is None:
         own["key"] = config.problem.seed
+
+    if log is not None:
+        of_the_grid = {
+            _sweep.identity(fields): own_words
+            for fields, own_words in zip(settings, given, strict=True)
+        }
+        own["log"] = lambda columns, setting: log(
+            columns, setting=of_the_grid[_sweep.identity(setting)]
+        )
 
     def make_optimizer(**fields):
         return configs.make_optimizer(first.model_copy(update=fields), config, problem)
@@ -110,6 +121,11 @@ def _log(log, label: str, columns, setting) -> None:
 
 def _with_local_steps(problem, steps: int, rate: float):
     return problems.local_steps(problem, steps, rate)
+
+
+def _differ(one, other) -> bool:
+    """Also where they are equal: one entry, 1, is not all of them, 1.0."""
+    return type(one) is not type(other) or one != other
 
 
 class Choice(NamedTuple):

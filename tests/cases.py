@@ -115,6 +115,14 @@ def methods(where=lambda method: True, *, dear=False):
     )
 
 
+def slow_but(fast, values):
+    """Values for a parametrised test, of which those not among `fast` are slow."""
+    return [
+        pytest.param(value, marks=[] if value in fast else [pytest.mark.slow])
+        for value in values
+    ]
+
+
 def real_problem(name, **options):
     """A problem on embedded data, with the samples' split: (problem, x, y, parts)."""
     kind = {"digits": problems.ridge, "breast_cancer": problems.logistic}[name]

@@ -14,6 +14,7 @@ from cases import (
     random_gradients,
     real_problem,
     run,
+    slow_but,
     tree_params,
 )
 from hypothesis import given, settings
@@ -106,7 +107,7 @@ def test_its_limit_case_is_gradient_descent(method):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("weighted", slow_but([True], [False, True]))
 @methods(dear=True)
 def test_sum_and_mean_give_the_same_iterates(method, weighted):
     weights = jnp.asarray([1.0, 2.0, 0.5, 3.0]) if weighted else None
@@ -188,7 +189,7 @@ def test_the_order_of_workers_does_not_matter(method):
     np.testing.assert_array_equal(ours[2].bits[:, order], permuted[2].bits)
 
 
-@methods()
+@methods(dear=True)
 def test_compiles_once(method):
     params = tree_params()
     chex.clear_trace_counter()
@@ -199,7 +200,9 @@ def test_compiles_once(method):
         _, state = update(random_gradients(params, 3, seed), state, params)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", slow_but(["bfloat16"], ["float32", "float64", "bfloat16"])
+)
 @methods(dear=True)
 def test_keeps_dtypes_and_memories_at_least_in_float32(method, dtype, x64):
     params = tree_params(dtype)
@@ -256,7 +259,7 @@ def test_bfloat16_messages_are_exact_and_their_rounding_is_remembered():
     assert update.dtype == jnp.bfloat16
 
 
-@methods()
+@methods(dear=True)
 def test_zeros_give_zeros_and_silence(method):
     params = tree_params()
     algorithm = method.make(3, wire="rle")

@@ -120,9 +120,19 @@ PIECES = {
 }
 
 
+QUICK = ("top_k with memory", "qsgd", "low_rank", "first_whole")
+
+
 @pytest.mark.parametrize(
     "name, form",
-    [(name, wire.Format("golomb", also=("rle",))) for name in PIECES]
+    [
+        pytest.param(
+            name,
+            wire.Format("golomb", also=("rle",)),
+            marks=[] if name in QUICK else [pytest.mark.slow],
+        )
+        for name in PIECES
+    ]
     + [("top_k", "rle"), ("qsgd", "coo"), ("low_rank", "dense")],
 )
 def test_it_is_a_federation_of_one(name, form):

@@ -97,7 +97,7 @@ def test_a_run_leaves_its_files_and_prints_a_table():
     assert dense.attributes["config"]["methods"]["GD"]["learning_rate"] == 0.1
     assert "GD: completed 20 rounds, objective error " in done.stdout
     row = next(line for line in done.stdout.splitlines() if line.startswith("GD-SEC "))
-    assert row.split()[-2] == "completed"
+    assert row.split()[-1] == "completed"
 
 
 def test_wrong_input_is_one_sentence_and_leaves_nothing():
@@ -351,6 +351,12 @@ def test_a_sweep_leaves_a_file_a_method(call):
     assert len(lines) == 1 + int(swept.rounds.sum()) + 2 * 200
     again, _, _ = call("sweep", "grids.toml")
     assert again == 0
+    status, _, err = call("sweep", "grids.toml", "--log", "log.csv")
+    assert (status, "log.csv is there already" in err) == (2, True)
+    assert call("sweep", "grids.toml", "--log", "log.csv", "--append")[0] == 0
+    assert Path("log.csv").read_text().splitlines() == lines  # nothing was run again
+    status, _, err = call("sweep", "grids.toml", "--append")
+    assert (status, "--append is given without --log" in err) == (2, True)
 
 
 @pytest.mark.slow

@@ -622,6 +622,18 @@ IN_GRID = {
         "xi = ['big']",
         ": with xi = 'big' of the grid, xi is 'big', expected a",
     ),
+    "a number as a word": (
+        "xi = ['1.0', 2.0]",
+        ": the grid has '1.0' for xi, expected a value such as 1.0.",
+    ),
+    "yes for a number": (
+        "xi = [2.0, true]",
+        ": the grid has True for xi, expected a value such as 1.0.",
+    ),
+    "too many": (
+        "xi = {start = 1, stop = 2, num = 10001}",
+        ".grid.xi.num is 10001, expected less than or equal to 10000",
+    ),
     "a range that leaves it": (
         "xi = [1.0]\nbeta = {start = 0.5, stop = 2, num = 2}",
         ": with xi = 1.0, beta = 2.0 of the grid, beta is 2.0, expected",

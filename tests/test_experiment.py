@@ -1,5 +1,6 @@
 """Runs, sweeps and tables of a config; the claims of the README and the main job."""
 
+import json
 import os
 import re
 from pathlib import Path
@@ -156,6 +157,45 @@ def test_a_sweep_leaves_a_file_a_method(tmp_path):
     lines = console.export_text().splitlines()
     assert lines[0].startswith("GD: 3 step_factor: 2 completed, 1 diverged -> ")
     assert lines[1].startswith("one: 1 setting: 1 completed -> ")
+
+
+def test_a_count_is_no_fraction(tmp_path, quiet):
+    loaded = make({"top": {"name": "top_j", "grid": {"k": [1, 1.0]}}}, num_rounds=2)
+    swept = experiment.sweep(loaded, "all", tmp_path, quiet)["top"]
+    assert swept["total_entries"].isel(eval_round=0).values.tolist() == [4, 24]
+
+
+def test_a_sweep_over_the_problem_says_what_it_was(tmp_path, quiet):
+    methods = {"SEC": {"name": "gdsec", "grid": {"xi": [0.5, 4.0]}}}
+    grid = {"grid": {"split": ["contiguous", "shuffled"]}}
+    loaded, seen = make(methods, problem=grid, num_rounds=4), []
+
+    def log(rows, setting):
+        seen.append(setting)
+
+    swept = experiment.sweep(loaded, "all", tmp_path, quiet, log=log)["SEC"]
+    assert dict(swept.sizes) == {"split": 2, "xi": 2, "eval_round": 4}
+    words = {one["setting"] for one in seen}
+    assert words == {
+        f"split={split} xi={xi}" for split in grid["grid"]["split"] for xi in (0.5, 4.0)
+    }
+    said = json.loads(swept.attrs["attributes"])
+    assert said["label"] == "SEC"
+    assert said["seed"] == 5
+    assert said["config"] == loaded.model_dump(mode="json")
+    assert said["batches"] == [[2], [2]]
+    assert said["versions"]["x64"] == "True"
+
+
+def test_tuning_chooses_no_problem(tmp_path, quiet):
+    loaded = make(THREE, problem={"grid": {"split": ["contiguous"]}})
+    with pytest.raises(ValueError, match=r"^problem.grid is .*, expected none"):
+        experiment.tune(loaded, "x", tmp_path, quiet)
+
+
+def test_local_steps_are_no_baseline():
+    methods = {"FedAvg": {"name": "gd", "local_steps": 2}} | THREE
+    assert make(methods).baseline() == "GD"
 
 
 # Tables

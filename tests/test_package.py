@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "_simulate": {
         *("_check_optimizer", "_environment", "_loop", "_norms", "history", "problems")
     },
-    "_sweep": {"_check_optimizer", "_environment", "_loop", "problems"},
+    "_sweep": {"_check_optimizer", "_environment", "_loop", "_norms", "problems"},
     "report": {"algorithms", "history"},
     "config": {
         *("_broadcast", "algorithms", "data", "problems", "theory", "wire", "worker")
@@ -47,7 +47,6 @@ MAY_IMPORT = {
     "tuning": {"_sweep", "config", "problems"},
     "experiment": {
         *(
-            "_environment",
             "_simulate",
             "_sweep",
             "config",

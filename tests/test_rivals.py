@@ -292,7 +292,12 @@ CASES = {
 }
 MATRICES = ("low_rank", "power_sgd")  # they want matrices; all others are given vectors
 RUNS = [
-    pytest.param(case, name, id=f"{label}-{name}")
+    pytest.param(
+        case,
+        name,
+        id=f"{label}-{name}",
+        marks=[pytest.mark.slow] if name == "digits" and case.only is None else [],
+    )
     for label, case in CASES.items()
     for name in ("digits", "breast_cancer")
     if case.only in (None, name)

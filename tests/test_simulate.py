@@ -523,6 +523,11 @@ def test_a_compressed_broadcast_is_counted():
     assert (simulate(problem, plain, TOY_ROUNDS).broadcast_bits == width * size).all()
 
 
+def test_a_log_must_be_open():
+    with pytest.raises(ValueError, match="expected a function, such as `with logs.c"):
+        run_toy(log=gdsec_jax.logs.csv("never.csv"))
+
+
 def test_the_log_is_told_each_round_once():
     rows = []
     history = run_toy(log=rows.append, eval_every=7)

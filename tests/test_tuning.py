@@ -144,7 +144,7 @@ METHODS = {
     "no grid": {"name": "gdsec", "xi": 2.0},
     "ended": {"name": "gd", "grid": {"learning_rate": [0.01, 1e30, 0.02]}},
 }
-FAST = ("gdsec zipped", "local steps", "participation", "ended")
+FAST = ("local steps",)
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
@@ -190,22 +190,16 @@ def test_proximal_steps():
     assert_the_runs(make(method, problem=problem))
 
 
-def test_a_log_is_told_the_method_and_the_step_of_theory():
-    method = {"name": "diana", "compressor": "random_k", "grid": {"k": [2]}}
+def test_a_log_is_told_the_method_and_the_setting_of_the_grid():
+    method = {"name": "diana", "compressor": "random_k", "grid": {"k": [2, 3]}}
     config = make(method, num_rounds=1)
     seen = []
     with experiment.prepared(config) as problem:
         tuning.sweep_method(
             config, "X", problem, log=lambda rows, setting: seen.append(setting)
         )
-        compressor = gdsec_jax.worker.random_k(2)
-        theory = gdsec_jax.theory("diana", problem, compressor=compressor)
-    (setting,) = seen
-    assert setting["method"] == "X"
-    assert setting["setting"].split() == [
-        f"learning_rate={theory.learning_rate}",
-        f"beta={theory.parameters['beta']}",
-    ]
+    assert [one["setting"] for one in seen] == ["k=2", "k=3"]
+    assert {one["method"] for one in seen} == {"X"}
 
 
 def test_the_grid_of_all_methods_gives_way_to_a_methods_own():
@@ -648,6 +642,7 @@ def test_a_baseline_that_never_arrives_limits_nobody(tmp_path, quiet):
     assert tuned["SEC"].chosen == "of 2 settings, the fewest bits to the target"
 
 
+@pytest.mark.slow
 def test_the_rounds_of_the_baseline_are_those_of_its_choice(tmp_path, quiet):
     # Without gradient descent the first method is the baseline: fewer entries, fewer
     # bits, more rounds. The others may take as many.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from gdsec_jax import _loop, _trees
+from gdsec_jax import _loop, _norms, _trees
 from gdsec_jax._sweep import _grid
 from gdsec_jax.problems import Problem
 
@@ -228,12 +228,16 @@ def _until(chunk, ended, done: int):
 
 
 def _log(log, chunk, plan: Plan, settings: list[_grid.Setting], ended, done: int):
+    # The same columns whatever memories an algorithm keeps.
+    names = _norms.NAMES if plan.program.norms else ()
     for s, setting in enumerate(settings):
         rounds = min(int(ended[s]) - done, chunk["bits"].shape[0])
         if rounds > 0:
             columns = {name: x[:rounds, s] for name, x in chunk.items()}
             number = np.arange(done + 1, done + rounds + 1)
-            log({"round": number} | columns, setting=plan.group.static | setting)
+            unknown = {name: np.full(rounds, np.nan) for name in names}
+            columns = {"round": number} | unknown | columns
+            log(columns, setting=plan.group.static | setting)
 
 
 def _dataset(plan: Plan, courses: list[_Course], run: _loop.Run, count: int):

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gdsec_jax import _norms
+
 Setting = dict[str, Any]
 SEED = "seed"  # traced though it is an integer: it makes a key
 _RESULTS = ("eval_round", "objective_error", "initial_error", "outcome", "rounds")
@@ -24,6 +26,11 @@ class Axis(NamedTuple):
     @property
     def dimension(self) -> str:
         return "_".join(self.names)
+
+    def has_labels(self) -> bool:
+        """Whether its values stand in the result, rather than their positions."""
+        columns = zip(*self.rows, strict=True)
+        return all(_are_labels(column) for column in columns)
 
     def coordinates(self) -> dict[str, tuple[str, np.ndarray]]:
         """A labelled array of each name's values; of what is no label, the position."""
@@ -59,7 +66,7 @@ def axes_of(grid: Mapping[str | tuple[str, ...], Any]) -> tuple[Axis, ...]:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"grid names {name!r} twice, expected it once.")
-        if name in _RESULTS:
+        if name in _RESULTS or name.startswith("total_") or name in _norms.NAMES:
             raise ValueError(
                 f"grid names {name!r}, expected no name of what a sweep returns."
             )
@@ -190,10 +197,12 @@ def _floats(value) -> bool:
 
 
 def _labels(column: Sequence[Any]) -> np.ndarray:
-    if all(isinstance(value, str) for value in column):
-        return np.array(column)
-    numbers = all(isinstance(value, int | float) for value in column)
-    return np.array(column) if numbers else np.arange(len(column))
+    return np.array(column) if _are_labels(column) else np.arange(len(column))
+
+
+def _are_labels(column: Sequence[Any]) -> bool:
+    words = all(isinstance(value, str) for value in column)
+    return words or all(isinstance(value, int | float) for value in column)
 
 
 def _leaf_identity(leaf: Any):

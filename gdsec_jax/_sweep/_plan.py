@@ -41,6 +41,10 @@ def plan_of(group, problem, make_optimizer, participation, common: Common) -> Pl
     make = maker(make_optimizer, handed)
     for setting in group.traced:  # their values are checked here: traced, they are not
         optimizer = make(values=setting)
+        if not hasattr(optimizer, "update"):
+            raise ValueError(
+                f"make_optimizer returns {optimizer!r}, expected an optax chain."
+            )
     check(optimizer, problem.init_params, problem.num_workers)
     seeded = _grid.SEED in group.traced[0]
     for setting in group.traced if seeded else ():
@@ -82,7 +86,7 @@ def fit(plan: Plan, limit: int | None) -> Plan:
     arrays = jax.tree.leaves(_loop.for_loop(plan.problem))
     shared = sum(jnp.asarray(array).nbytes for array in arrays)
     while True:
-        needed = _memory(lower(plan).compile())
+        needed = _memory(_lower(plan).compile())
         if needed <= limit:
             return plan._replace(needed=needed)
         if plan.size == 1:
@@ -93,6 +97,18 @@ def fit(plan: Plan, limit: int | None) -> Plan:
         each = max(1, (needed - shared) // plan.size)
         fits = int((limit - shared) // each)
         plan = plan._replace(size=max(1, min(fits, plan.size - 1)))
+
+
+def _lower(plan: Plan):
+    try:
+        return lower(plan)
+    except jax.errors.ConcretizationTypeError as error:
+        reason = str(error).strip().splitlines()[0]
+        traced = ", ".join(plan.group.traced[0])
+        raise ValueError(
+            f"make_optimizer needs the value of a traced parameter, one of {traced}: "
+            f"name it in static. {reason}"
+        ) from error
 
 
 def _free_memory() -> int:

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import xarray as xr
 
-from gdsec_jax import _environment, _files
+from gdsec_jax import _checks, _environment, _files
 from gdsec_jax._sweep import _grid
 from gdsec_jax._sweep._batch import Plan, run_batch
 from gdsec_jax._sweep._plan import Common, fit, marks_of, plan_of
@@ -23,7 +23,8 @@ from gdsec_jax.problems import Problem
 
 _MARK = "mark"  # of a setting, among the variables of a batch that is kept
 _OF_THE_SWEEP = (
-    *("problem", "error_name", "resolution", "num_rounds", "batches", "bytes"),
+    *("problem", "error_name", "resolution", "num_rounds", "eval_every"),
+    *("target_error", "divergence_factor", "key", "values", "batches", "bytes"),
     *("seconds", "versions"),
 )
 
@@ -89,8 +90,9 @@ def sweep(
       further formats `total_bits_NAME`; with `norms` also `gradient_norm`, `h_norm` and
       `e_norm`; and of each setting `outcome`, `rounds` and
       `initial_error`.
-      Its attribute `attributes` is JSON: yours, versions, hardware, seconds, batches,
-      and the bytes that each group's batches need.
+      Its attribute `attributes` is JSON: yours, the arguments, versions, hardware, the
+      bytes that each group's batches need, and of the call that ended the sweep the
+      seconds and the sizes of the batches that it ran.
 
     Raises:
       ValueError: a setting is out of range, nothing takes a parameter, one setting
@@ -164,6 +166,9 @@ def run_settings(
                 f"grid has the parameter {name!r}, but neither make_optimizer nor a "
                 "function that makes the problem or the participation takes it."
             )
+    _checks.log(log)
+    if path is not None and Path(path).is_dir():
+        raise ValueError(f"path is {str(path)!r}, a folder, expected that of a file.")
     own_attributes = _files.plain("attributes", dict(attributes or {}))
     fixed = set(static)
     fixed |= {n for n in settings[0] if callable(problem) and _grid.takes(problem, n)}
@@ -190,6 +195,15 @@ def run_settings(
                 "error_name": first.error_name,
                 "resolution": max(plan.problem.resolution for plan in plans),
                 "num_rounds": num_rounds,
+                "eval_every": eval_every,
+                "target_error": target_error,
+                "divergence_factor": divergence_factor,
+                "key": key if isinstance(key, int) else repr(key),
+                "values": {  # of axes that are labelled by positions
+                    axis.dimension: [repr(row) for row in axis.rows]
+                    for axis in axes
+                    if not axis.has_labels()
+                },
                 "batches": batches,
                 "bytes": [plan.needed for plan in plans],
                 "seconds": time.perf_counter() - begin,

@@ -20,7 +20,7 @@ class Range(Model):
 
     start: Annotated[float, Field(allow_inf_nan=False)]
     stop: Annotated[float, Field(allow_inf_nan=False)]
-    num: Count
+    num: Annotated[int, Field(ge=1, le=10_000, strict=True)]
     scale: Literal["log", "linear"] = "log"
 
     @pydantic.model_validator(mode="after")

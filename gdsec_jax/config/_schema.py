@@ -275,13 +275,21 @@ def _check_grid(model: "ProblemConfig | MethodConfig") -> None:
         first |= change
     for change in itertools.chain(*changes):
         try:
-            type(model).model_validate(own | first | change)
+            checked = type(model).model_validate(own | first | change)
         except pydantic.ValidationError as error:
             values = ", ".join(f"{n} = {v!r}" for n, v in (first | change).items())
             fault = sentence(error, lambda _: type(model).model_fields).removesuffix(
                 "."
             )
             raise ValueError(f"with {values} of the grid, {fault}") from error
+        for name, value in change.items():
+            as_field = getattr(checked, name)
+            # They label the result: a word must not stand for a number there.
+            if type(value) is not type(as_field) and isinstance(value, str | bool):
+                raise ValueError(
+                    f"the grid has {value!r} for {name}, expected a value such as "
+                    f"{as_field!r}"
+                )
 
 
 class RunConfig(Model):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle_rivals
 import pytest
+from cases import slow_but
 
 from gdsec_jax import wire, worker
 
@@ -260,8 +261,13 @@ def draws(piece, v):
     return np.concatenate([x.reshape(DRAWS, -1) for x in leaves], axis=1)
 
 
-@pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("name", ["qsgd", "qsgd-1", "qsgd-128", "terngrad", "natural"])
+@pytest.mark.parametrize("scope", slow_but(["message"], SCOPES))
+@pytest.mark.parametrize(
+    "name",
+    slow_but(
+        ["qsgd", "natural"], ["qsgd", "qsgd-1", "qsgd-128", "terngrad", "natural"]
+    ),
+)
 def test_is_unbiased_with_at_most_its_variance(name, scope):
     if name == "natural" and scope == "leaf":
         pytest.skip("natural has no scope")
@@ -343,7 +349,7 @@ def test_sign_of_zero_is_plus():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ["natural", *FEW, *SLOW])
+@pytest.mark.parametrize("name", slow_but(["qsgd"], ["natural", *FEW]) + SLOW)
 def test_a_batch_equals_single_calls(name):
     piece = worker.natural() if name == "natural" else QUANTISERS[name]("leaf")
     trees = [tree_of(DTYPES["mixed64"], seed) for seed in range(3)]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle_rivals
 import pytest
+from cases import slow_but
 
 from gdsec_jax import wire, worker
 
@@ -88,7 +89,7 @@ def test_of_equal_magnitudes_the_lower_index_is_sent():
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("scaled", [None, True, False])
+@pytest.mark.parametrize("scaled", slow_but([True], [None, True, False]))
 def test_zeros_one_entry_and_empty_leaves(scope, scaled):
     key = jax.random.key(0)
     for k in (1, 7, 0.5):
@@ -122,8 +123,8 @@ def shared_masks(key, vectors, k):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("scaled", [True, False])
-@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("scaled", slow_but([True], [True, False]))
+@pytest.mark.parametrize("scope", slow_but(["message"], SCOPES))
 @pytest.mark.parametrize("dtypes", trees())
 def test_random_k_equals_numpy(dtypes, scope, scaled):
     v, key = tree_of(dtypes), jax.random.key(3)
@@ -144,8 +145,8 @@ def test_random_k_equals_numpy(dtypes, scope, scaled):
             assert [x.dtype for x in ours.values()] == [x.dtype for x in v.values()]
 
 
-@pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("k", [3, 0.5])
+@pytest.mark.parametrize("scope", slow_but(["message"], SCOPES))
+@pytest.mark.parametrize("k", slow_but([3], [3, 0.5]))
 def test_random_k_is_unbiased_with_its_variance(k, scope):
     v = tree_of(("float32",) * 3, seed=1)
     piece = worker.random_k(k, scope=scope)
