@@ -89,7 +89,7 @@ def _bits_against_beta(costs, reference, betas, outcome):
             betas, share.where(np.isfinite(share)), "o-", label="bits to the target"
         )
         lost = betas[(outcome == "diverged").values]
-        axes.plot(lost, np.full(lost.size, 100), "kx", label="diverges", clip_on=False)
+        axes.plot(lost, np.full(lost.size, 100), "kx", label="diverges")
         axes.set_xscale("symlog", linthresh=1e-3)
         axes.set(xlabel="beta", ylabel="% of GD's bits to the target")
         figures.logarithmic(axes, "y")

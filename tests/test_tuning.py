@@ -8,7 +8,6 @@ import pytest
 import rich.console
 import xarray as xr
 
-import gdsec_jax
 from gdsec_jax import config as configs
 from gdsec_jax import experiment, tuning
 from gdsec_jax._sweep import _grid

@@ -55,6 +55,11 @@ class Plan(NamedTuple):
     size: int  # settings at once
     needed: int  # bytes, for `size` settings
 
+    @property
+    def count(self) -> int:
+        """Of its settings."""
+        return len(self.group.traced)
+
 
 class _Inputs(NamedTuple):
     """Of the compiled loop, in the order of its arguments; settings come first."""

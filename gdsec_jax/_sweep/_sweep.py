@@ -1,14 +1,12 @@
 """Many runs at once: a grid of settings, vmapped over the loop of one run."""
 
 import functools
-import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,15 +16,9 @@ import xarray as xr
 from gdsec_jax import _checks, _environment, _files
 from gdsec_jax._sweep import _grid
 from gdsec_jax._sweep._batch import Plan, run_batch
-from gdsec_jax._sweep._plan import Common, fit, marks_of, plan_of
+from gdsec_jax._sweep._plan import Common, fit, plan_of
+from gdsec_jax._sweep._store import Store
 from gdsec_jax.problems import Problem
-
-_MARK = "mark"  # of a setting, among the variables of a batch that is kept
-_OF_THE_SWEEP = (
-    *("problem", "error_name", "resolution", "num_rounds", "eval_every"),
-    *("target_error", "divergence_factor", "key", "values", "batches", "bytes"),
-    *("seconds", "versions"),
-)
 
 
 def sweep(
@@ -179,13 +171,12 @@ def run_settings(
     # All settings are checked before the first loop is compiled.
     plans = [fit(plan, memory_limit) for plan in plans]
     begin = time.perf_counter()
-    store = None if path is None else _Store.at(Path(path), axes, plans)
-    done = store and _read(store.path)
-    if store is not None and done is not None and _is(done, store.fingerprint):
-        return _renewed(done, own_attributes, store.path)
+    store = None if path is None else Store.at(Path(path), axes, plans)
+    done = None if store is None else store.finished(own_attributes)
+    if done is not None:
+        return done
     flat, batches = _run_plans(plans, store, log, progress)
-    order = np.argsort([p for plan in plans for p in plan.group.positions])
-    result = unflatten(flat.isel(setting=order), axes)
+    result = unflatten(flat, axes)
     first = plans[0].problem
     result.attrs = {
         "attributes": json.dumps(
@@ -211,91 +202,48 @@ def run_settings(
             }
         ),
     }
-    if store is not None:
-        result.attrs["fingerprint"] = store.fingerprint
-        _write(result, store.path)
-        shutil.rmtree(store.parts, ignore_errors=True)
-    return result
+    return result if store is None else store.finish(result)
 
 
-class _Store(NamedTuple):
-    """Where a sweep is kept, and what is kept there."""
-
-    path: Path
-    parts: Path  # the folder of the batches that are done while others are not
-    marks: list[list[str]]  # of each plan's settings
-    fingerprint: str  # of what the sweep computes, and how it is labelled
-
-    @classmethod
-    def at(cls, path: Path, axes: Sequence[_grid.Axis], plans: Sequence[Plan]):
-        _files.folder(path.parent)  # tried before the work, not after it
-        marks = [marks_of(plan) for plan in plans]
-        labels = [
-            (n, x.tolist()) for a in axes for n, (_, x) in a.coordinates().items()
-        ]
-        text = json.dumps([[a.names for a in axes], labels, marks])
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        return cls(path, path.with_name(f".{path.stem}.parts"), marks, digest)
-
-
-def _run_plans(plans: "list[Plan]", store: _Store | None, log, progress):
-    """All settings, flat, and the sizes of the batches that were run, by plan.
+def _run_plans(plans: Sequence[Plan], store: Store | None, log, progress):
+    """All settings, flat, in their order, and the sizes of the batches, by plan.
 
     Those that an earlier sweep has left in the store are taken from there.
     """
-    kept: dict[str, xr.Dataset] = {}
-    for path in sorted(store.parts.glob("*.nc")) if store is not None else ():
-        part = _read(path)
-        if part is not None and _MARK in part:
-            marks = part[_MARK].values
-            kept |= {str(m): part.isel(setting=[s]) for s, m in enumerate(marks)}
-    # By plan, the settings that are still to be run.
-    missing = [
-        [s for s in range(len(plan.group.traced)) if store is None
-         or store.marks[number][s] not in kept]
-        for number, plan in enumerate(plans)
-    ]  # fmt: skip
-    batches = [
-        [todo[first : first + plan.size] for first in range(0, len(todo), plan.size)]
-        for plan, todo in zip(plans, missing, strict=True)
-    ]
-    count = sum(map(len, batches))
-    parts, number = [], 0
+    kept = {} if store is None else store.kept()
+    parts, todo = [], []
+    for number, plan in enumerate(plans):
+        marks = store.marks[number] if store is not None else [""] * plan.count
+        missing = [s for s in range(plan.count) if marks[s] not in kept]
+        old = sorted(set(range(plan.count)) - set(missing))
+        parts += [_placed(kept[marks[s]], plan, [s]) for s in old]
+        for first in range(0, len(missing), plan.size):
+            todo.append((number, missing[first : first + plan.size]))
+    total = sum(plan.count * plan.limits.rounds for plan in plans)
+    done = total - sum(len(b) * plans[n].limits.rounds for n, b in todo)
     with _environment.progress_bar(progress) as bar:
-        total = sum(len(plan.group.traced) * int(plan.limits.rounds) for plan in plans)
-        task = bar.add_task("", total=total)
-        advance = functools.partial(bar.advance, task)
-        for at, plan in enumerate(plans):
-            settings, own = plan.group.traced, []
-            advance((len(settings) - len(missing[at])) * int(plan.limits.rounds))
-            for batch in batches[at]:
-                number += 1
-                text = (
-                    f"batch {number} of {count}: {len(batch)} settings, "
-                    f"{plan.needed / 2**20:,.0f} MiB"
-                )
-                bar.update(task, description=text)
-                part = run_batch(plan, [settings[s] for s in batch], advance, log)
-                if store is not None:
-                    marks = [store.marks[at][s] for s in batch]
-                    part = part.assign({_MARK: ("setting", marks)})
-                    _write(part, store.parts / f"{marks[0]}.nc")
-                own.append(part.drop_vars(_MARK, errors="ignore"))
-            parts.append(_assembled(own, missing[at], kept, store and store.marks[at]))
-    flat = _concatenated(parts)
-    return flat, [[len(batch) for batch in each] for each in batches]
+        task = bar.add_task("", total=total, completed=done)
+        for at, (number, batch) in enumerate(todo):
+            plan = plans[number]
+            text = (
+                f"batch {at + 1} of {len(todo)}: {len(batch)} settings, "
+                f"{plan.needed / 2**20:,.0f} MiB"
+            )
+            bar.update(task, description=text)
+            settings = [plan.group.traced[s] for s in batch]
+            part = run_batch(plan, settings, functools.partial(bar.advance, task), log)
+            if store is not None:
+                store.keep(part, [store.marks[number][s] for s in batch])
+            parts.append(_placed(part, plan, batch))
+    flat: Any = xr.concat(parts, "setting", join="exact", combine_attrs="drop")
+    order = np.argsort(flat["place"].values)
+    sizes = [[len(b) for n, b in todo if n == number] for number in range(len(plans))]
+    return flat.isel(setting=order).drop_vars("place"), sizes
 
 
-def _assembled(own, missing, kept, marks) -> xr.Dataset:
-    """The settings of a plan in its order: those just run, and those that were kept."""
-    new = set(missing)
-    old = [s for s in range(len(marks or ())) if s not in new]
-    old_parts = [kept[marks[s]].drop_vars(_MARK) for s in old]
-    return _concatenated([*own, *old_parts]).isel(setting=np.argsort([*missing, *old]))
-
-
-def _concatenated(parts: "list[xr.Dataset]") -> xr.Dataset:
-    return xr.concat(parts, "setting", join="exact", combine_attrs="drop")
+def _placed(part: xr.Dataset, plan: Plan, batch: list[int]) -> xr.Dataset:
+    """With the place of each setting among all of the sweep."""
+    return part.assign(place=("setting", [plan.group.positions[s] for s in batch]))
 
 
 def unflatten(flat: xr.Dataset, axes: Sequence[_grid.Axis]) -> xr.Dataset:
@@ -317,30 +265,3 @@ def unflatten(flat: xr.Dataset, axes: Sequence[_grid.Axis]) -> xr.Dataset:
     for axis in axes:
         labels |= axis.coordinates()
     return xr.Dataset(variables, coords=labels)
-
-
-def _is(dataset: xr.Dataset, fingerprint: str) -> bool:
-    return dataset.attrs.get("fingerprint") == fingerprint
-
-
-def _renewed(done: xr.Dataset, own: Mapping[str, Any], path: Path) -> xr.Dataset:
-    """A result that is read rather than computed, with what the caller says of it."""
-    before = json.loads(done.attrs["attributes"])
-    after = dict(own) | {n: before[n] for n in before if n in _OF_THE_SWEEP}
-    if after != before:
-        done.attrs["attributes"] = json.dumps(after)
-        _write(done, path)
-    return done
-
-
-def _read(path: Path) -> xr.Dataset | None:
-    """The file's dataset, if it is one."""
-    try:
-        return xr.load_dataset(path, engine="h5netcdf")
-    except (OSError, ValueError):
-        return None
-
-
-def _write(dataset: xr.Dataset, path: Path) -> None:
-    with _files.whole(path) as temporary:
-        dataset.to_netcdf(temporary, engine="h5netcdf")
