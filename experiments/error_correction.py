@@ -5,11 +5,4 @@ from gdsec_jax import figures, report
 
 def section(study: figures.Study) -> report.Section:
     """GD-SEC against GD-SOEC."""
-    return figures.section_of_runs(
-        study,
-        lambda runs: [
-            figures.keeps_the_rate(runs, "GD-SEC"),
-            figures.fails_without_correction(runs, "GD-SOEC same xi", "GD-SEC"),
-            figures.fails_without_correction(runs, "GD-SOEC best xi", "GD-SEC"),
-        ],
-    )
+    return figures.section_of_runs(study, figures.claims_of_the_paper)

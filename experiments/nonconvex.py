@@ -5,10 +5,4 @@ from gdsec_jax import figures, report
 
 def section(study: figures.Study) -> report.Section:
     """Each method at the setting that one rule chose for it."""
-    return figures.section_of_runs(
-        study,
-        lambda runs: [
-            figures.keeps_the_rate(runs, "GD-SEC"),
-            figures.fails_without_correction(runs, "GD-SOEC", "GD-SEC"),
-        ],
-    )
+    return figures.section_of_runs(study, figures.claims_of_the_paper)

@@ -7,11 +7,7 @@ def section(study: figures.Study) -> report.Section:
     """Every method at the setting that one rule chose for it."""
     return figures.section_of_runs(
         study,
-        lambda runs: [
-            figures.keeps_the_rate(runs, "GD-SEC"),
-            figures.fails_without_correction(runs, "GD-SOEC", "GD-SEC"),
-            _fewest(runs),
-        ],
+        lambda runs: [*figures.claims_of_the_paper(runs), _fewest(runs)],
     )
 
 

@@ -332,8 +332,10 @@ def tune(
             if label == baseline:
                 most_rounds = (1 + config.slack) * choice.rounds
             given = config.methods[label]
+            # Of one setting the config may say better why it is the one.
+            why = choice.why if choice.number > 1 else given.chosen or choice.why
             chosen[label] = configs.varied(given, **choice.setting).model_copy(
-                update={"chosen": choice.why, "grid": given.grid}
+                update={"chosen": why, "grid": given.grid}
             )
             values = ", ".join(f"{n} = {v!r}" for n, v in choice.setting.items())
             say(console, f"{label}: {values or 'nothing to choose'}: {choice.why}")
