@@ -1,5 +1,7 @@
 """Half of the workers a round."""
 
+import numpy as np
+
 from gdsec_jax import figures, report
 
 
@@ -22,17 +24,18 @@ def _against(runs, ours, theirs) -> report.Claim:
     if mine is None:
         last = runs.histories[ours].objective_error[-1]
         return report.Claim(text, False, f"{ours} ends at {last:.1e}")
-    other = "does not reach it" if its is None else f"needs {its.rounds:,}"
+    other = "does not touch it" if its is None else f"touches it after {its.rounds:,}"
     return report.Claim(
         text, True, f"{ours} needs {mine.rounds:,} rounds, {theirs} {other}"
     )
 
 
 def _stalls(runs, label) -> report.Claim:
-    last = runs.histories[label]
-    cost = last.cost_to(runs.target_error)
+    errors = runs.histories[label].objective_error
+    late = np.median(errors[-max(1, errors.size // 10) :])
     return report.Claim(
-        "plain GD stalls at the variance of the workers it misses",
-        cost is None,
-        f"{label} ends at {last.objective_error[-1]:.1e}",
+        "plain GD stalls above the target, at the variance of the workers it misses",
+        late > runs.target_error,
+        f"the median of the last tenth of {label}'s errors is {late:.1e}, the target "
+        f"{runs.target_error:.1e}",
     )

@@ -87,6 +87,7 @@ def test_it_reaches_the_solution():
     assert history.objective_error[-1] < 1e-5 * history.initial_error
 
 
+@pytest.mark.slow
 def test_the_identity_changes_nothing():
     problem = ridge()
     plain = optax.chain(gdsec_jax.gdsec(4, xi=5.0), optax.adam(0.1))

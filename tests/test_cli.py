@@ -96,7 +96,9 @@ def test_a_run_leaves_its_files_and_prints_a_table():
     assert dense.bits.shape == (20, 3)
     assert dense.attributes["config"]["methods"]["GD"]["learning_rate"] == 0.1
     assert "GD: completed 20 rounds, objective error " in done.stdout
-    row = next(line for line in done.stdout.splitlines() if line.startswith("GD-SEC "))
+    row = next(
+        line for line in done.stdout.splitlines() if line.startswith("GD-SEC xi 10 ")
+    )
     assert row.split()[-1] == "completed"
 
 

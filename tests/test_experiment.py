@@ -134,6 +134,7 @@ def test_a_problem_that_cannot_be_made(tmp_path, quiet):
 # Sweeps of a config
 
 
+@pytest.mark.slow
 def test_a_sweep_leaves_a_file_a_method(tmp_path):
     console = rich.console.Console(record=True, width=200)
     methods = {

@@ -431,6 +431,7 @@ def test_a_missing_library_is_a_sentence(module, monkeypatch, tmp_path):
         log(LATER)
 
 
+@pytest.mark.slow
 def test_the_library_is_imported_late():
     code = "import sys, gdsec_jax.logs; assert 'tensorboardX' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -291,12 +291,20 @@ CASES = {
     "clag": Case("clag", {"k": 16, "zeta": 3.0}, skips=True, sparse=True),
 }
 MATRICES = ("low_rank", "power_sgd")  # they want matrices; all others are given vectors
+# On which data set a case is run at once; where there is none, as a slow test.
+_FAST = dict.fromkeys(
+    (
+        *("qsgdsec", "cgd", "lag", "laq", "iag", "top_j", "sign_ef", "qgd"),
+        *("ef21", "clag"),
+    ),
+    "breast_cancer",
+) | {"low_rank": "digits"}
 RUNS = [
     pytest.param(
         case,
         name,
         id=f"{label}-{name}",
-        marks=[pytest.mark.slow] if name == "digits" and case.only is None else [],
+        marks=[] if name == (case.only or _FAST.get(label)) else [pytest.mark.slow],
     )
     for label, case in CASES.items()
     for name in ("digits", "breast_cancer")

@@ -565,7 +565,7 @@ def test_a_killed_sweep_goes_on(whole, chunks, tmp_path):
     assert read["outcome"].dtype.kind == swept["outcome"].dtype.kind == "U"
 
 
-@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("size", slow_but([1], [1, 2, 5]))
 def test_it_goes_on_with_what_is_free_then(size, whole, tmp_path, monkeypatch):
     problem, make, expected = whole
     plans = importlib.import_module("gdsec_jax._sweep._plan")

@@ -637,6 +637,7 @@ def test_tuning_says_what_it_chose(tmp_path):
     assert rows["GD"]["chosen"] == tuned.methods["GD"].chosen
 
 
+@pytest.mark.slow
 def test_a_baseline_that_never_arrives_limits_nobody(tmp_path, quiet):
     gd = {"name": "gd", "grid": {"step_factor": [1e-9, 1e-6]}}
     sec = {"name": "gdsec", "grid": {"xi": [1e9, 0.5]}}

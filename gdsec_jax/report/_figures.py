@@ -94,7 +94,7 @@ def line_style(method: str, again: int = 0) -> dict[str, Any]:
     _checks.one_of("method", method, tuple(METHODS))
     place = list(METHODS).index(method)
     marker = _MARKERS[again % len(_MARKERS)]
-    marked = {"marker": marker, "markersize": 4, "markevery": (0.05, 0.11)}
+    marked = {"marker": marker, "markersize": 4}
     return (marked if marker else {}) | {
         "color": _PALETTE[place % len(_PALETTE)],
         "linestyle": _STYLES[(place // len(_PALETTE) + again) % len(_STYLES)],
@@ -186,11 +186,14 @@ def _curves(
         ended = " (diverged)" if history.outcome == "diverged" else ""
         shown = _shown(history.eval_rounds.size)
         start = np.append(0, shown + 1)
+        line = line_style(methods[label], again) | {"label": label + ended}
+        if "marker" in line:  # ten of them, however long and noisy the curve is
+            line["markevery"] = (shown.size // 20, max(1, shown.size // 10))
         curve = _Curve(
             np.append(0, history.eval_rounds)[start],
             _positive(np.append(history.initial_error, history.objective_error))[start],
             _positive(history.total_bits)[shown],
-            line_style(methods[label], again) | {"label": label + ended},
+            line,
         )
         curves.append(curve)
     return curves

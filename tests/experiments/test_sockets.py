@@ -34,6 +34,7 @@ def _check(jobs, num_workers):
     assert seen == jobs
 
 
+@pytest.mark.slow
 def test_a_few_rounds_with_two_workers():
     _check([sockets.Job("gdsec", "rle", 6), sockets.Job("ef21", "golomb", 3)], 2)
 

@@ -31,6 +31,7 @@ def test_unbiased_with_uneven_sizes():
     assert (jnp.abs(mean - problem.gradients(params)) < 5 * spread).all()
 
 
+@pytest.mark.slow
 def test_a_worker_draws_all_of_its_samples_and_no_padding():
     drawn = problems.minibatch(make(), 5)
     seen = [set() for _ in SIZES]

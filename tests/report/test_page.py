@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from cases import slow_but
 from report import browser
 
 from gdsec_jax import report
@@ -438,7 +439,7 @@ def test_a_table_may_have_a_head_twice_and_no_rows(tmp_path):
 
 
 @needs_browser
-@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize("width", slow_but([390], [390, 1200]))
 def test_a_browser_finds_nothing_wrong(width, tmp_path):
     wide = pd.DataFrame(
         [["a long cell"] * 30], columns=[f"column {i}" for i in range(30)]

@@ -219,18 +219,27 @@ def test_variances_follow_the_shapes():
     assert worker.variance_of(worker.whole(), tree) == 0
 
 
+PIECES = {
+    "top_k": worker.top_k(3),
+    "top_k-leaf": worker.top_k(0.4, scope="leaf"),
+    "random_k": worker.random_k(3),
+    "random_k-leaf": worker.random_k(3, scope="leaf"),
+    "unscaled": worker.random_k(0.3, scaled=False),
+    "whole": worker.whole(),
+}
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     "piece",
     [
-        worker.top_k(3),
-        worker.top_k(0.4, scope="leaf"),
-        worker.random_k(3),
-        worker.random_k(3, scope="leaf"),
-        worker.random_k(0.3, scaled=False),
-        worker.whole(),
+        pytest.param(
+            piece,
+            id=name,
+            marks=[] if name in ("top_k", "random_k-leaf") else [pytest.mark.slow],
+        )
+        for name, piece in PIECES.items()
     ],
-    ids=["top_k", "top_k-leaf", "random_k", "random_k-leaf", "unscaled", "whole"],
 )
 def test_strict_dtypes_and_a_batch_equal_single_calls(piece):
     trees = [tree_of(("float64", "bfloat16", "float32"), seed) for seed in range(3)]
