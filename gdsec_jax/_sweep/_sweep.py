@@ -211,22 +211,22 @@ def _run_plans(plans: Sequence[Plan], store: Store | None, log, progress):
     Those that an earlier sweep has left in the store are taken from there.
     """
     kept = {} if store is None else store.kept()
-    parts, todo = [], []
+    parts, waiting = [], []
     for number, plan in enumerate(plans):
         marks = store.marks[number] if store is not None else [""] * plan.count
         missing = [s for s in range(plan.count) if marks[s] not in kept]
         old = sorted(set(range(plan.count)) - set(missing))
         parts += [_placed(kept[marks[s]], plan, [s]) for s in old]
         for first in range(0, len(missing), plan.size):
-            todo.append((number, missing[first : first + plan.size]))
+            waiting.append((number, missing[first : first + plan.size]))
     total = sum(plan.count * plan.limits.rounds for plan in plans)
-    done = total - sum(len(b) * plans[n].limits.rounds for n, b in todo)
+    done = total - sum(len(b) * plans[n].limits.rounds for n, b in waiting)
     with _environment.progress_bar(progress) as bar:
         task = bar.add_task("", total=total, completed=done)
-        for at, (number, batch) in enumerate(todo):
+        for at, (number, batch) in enumerate(waiting):
             plan = plans[number]
             text = (
-                f"batch {at + 1} of {len(todo)}: {len(batch)} settings, "
+                f"batch {at + 1} of {len(waiting)}: {len(batch)} settings, "
                 f"{plan.needed / 2**20:,.0f} MiB"
             )
             bar.update(task, description=text)
@@ -237,7 +237,9 @@ def _run_plans(plans: Sequence[Plan], store: Store | None, log, progress):
             parts.append(_placed(part, plan, batch))
     flat: Any = xr.concat(parts, "setting", join="exact", combine_attrs="drop")
     order = np.argsort(flat["place"].values)
-    sizes = [[len(b) for n, b in todo if n == number] for number in range(len(plans))]
+    sizes = [
+        [len(b) for n, b in waiting if n == number] for number in range(len(plans))
+    ]
     return flat.isel(setting=order).drop_vars("place"), sizes
 
 
