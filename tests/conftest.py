@@ -6,6 +6,15 @@ import jax
 import pytest
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forgotten_programs():
+    """A module's compiled programs go with it: every program maps memory a few times,
+    and a process that exceeds the system's number of mappings (65,530 by default on
+    Linux) dies within the compiler, without a word."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """float64 for one test; users never get it unasked."""
