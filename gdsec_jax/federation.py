@@ -1,7 +1,7 @@
 """Lift a worker's pipeline over all workers, aggregate, keep the server's memory."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,8 @@ import numpy as np
 import optax
 from optax.experimental import aggregating
 
-from gdsec_jax import _checks, _trees
+from gdsec_jax import _checks, _columns, _trees
+from gdsec_jax._columns import Columns, Results, Steps
 from gdsec_jax._last_round import RoundCounts
 from gdsec_jax._rounds import RoundsState
 from gdsec_jax._rounds import rounds as make_rounds
@@ -19,7 +20,9 @@ from gdsec_jax.wire import (
     count,
     flush,
     layout_of,
+    nonzeros_of,
     packing_of,
+    tally,
     whole_of,
 )
 from gdsec_jax.worker import WORKER_AXIS
@@ -141,38 +144,101 @@ def federate(
         like = state.rounds.previous_params
         _checks.same_shapes("gradients", updates, like, leading=(num_workers,))
         common, own, known = rounds.begin(state.rounds, params)
+        change = common.pop("params_change")
         shared = extra_args | common
-        gradients = _scale(updates, weights)
         chosen = _as_mask("active", active, num_workers)
         if participation is not None:
             drawn = participation(common["round_key"])
             chosen &= _as_mask("participation", drawn, num_workers)
-        present = chosen
-        if on_nonfinite == "drop":
-            present &= _all_finite(gradients, num_workers)
 
-        def run_worker(gradient, worker_state, own):
-            return worker.update(gradient, worker_state, params, **(shared | own))
+        def known_to_all(columns):
+            return shared | {"params_change": columns.change, "like": columns.like}
 
-        lifted = jax.vmap(run_worker, axis_name=WORKER_AXIS)
-        own |= {"active": present}
-        messages, workers = lifted(gradients, state.workers, own)
-        messages = flush(_trees.cast_like(messages, like))
-        if on_nonfinite == "drop":  # a narrow dtype may overflow
+        def work(columns, active):
+            def run_worker(gradient, worker_state, own):
+                extra = known_to_all(columns) | own
+                return worker.update(gradient, worker_state, columns.params, **extra)
+
+            gradients = _scale(columns.gradients, weights)
+            lifted = jax.vmap(run_worker, axis_name=WORKER_AXIS)
+            messages, workers = lifted(
+                gradients, columns.workers, own | {"active": active}
+            )
+            return flush(_trees.cast_like(messages, columns.like)), workers
+
+        def close(columns, messages, workers, present):
+            messages = _where(present, messages, optax.tree.zeros_like(messages))
+            extra = known_to_all(columns) | {
+                "active": present,
+                "messages": messages,
+                "workers": columns.workers,
+            }
+            aggregate = _trees.over_workers(messages, reduction)
+            aggregate, server_state = server.update(
+                aggregate, columns.server, columns.params, **extra
+            )
+            return Results(
+                aggregate=_trees.cast_like(aggregate, columns.like),
+                workers=_where(present, workers, columns.workers),
+                server=server_state,
+                messages=messages,
+            )
+
+        def finite(columns, messages, workers):
+            # The gradient, the message, and what a narrow dtype may overflow in.
             narrow = [x for x in jax.tree.leaves(workers) if x.dtype == jnp.float16]
-            present &= _all_finite((messages, narrow), num_workers)
-        messages = _where(present, messages, optax.tree.zeros_like(messages))
-        uploads = _count(messages, workers, state.sent.uploads.layout)
+            gradients = _scale(columns.gradients, weights)
+            return _all_finite((gradients, messages, narrow), num_workers)
 
-        aggregate = _trees.over_workers(messages, reduction)
-        shared |= {"active": present, "messages": messages, "workers": state.workers}
-        aggregate, server_state = server.update(
-            aggregate, state.server, params, **shared
+        columns = Columns(updates, params, change, like, state.workers, state.server)
+        layout = state.sent.uploads.layout
+
+        def at_once(columns, chosen):
+            active = present = chosen
+            if on_nonfinite == "drop":
+                gradients = _scale(columns.gradients, weights)
+                active = present = chosen & _all_finite(gradients, num_workers)
+            messages, workers = work(columns, active)
+            if on_nonfinite == "drop":
+                present = present & finite(columns, messages, workers)
+            results = close(columns, messages, workers, present)
+            uploads = _count(results.messages, results.workers, layout)
+            return present, uploads, results._replace(messages=())
+
+        def in_blocks(columns, chosen):
+            always = state.rounds.number >= 0
+            present, results, nonzeros = _columns.in_blocks(
+                columns, chosen, steps, plan, always, bool(layout.run_coded)
+            )
+            like = (
+                results.messages
+                if layout.run_coded
+                else _trees.cast_like(columns.gradients, columns.like)
+            )
+            uploads = _tally(nonzeros, like, results.workers, layout)
+            return present, uploads, results._replace(messages=())
+
+        steps = Steps(
+            init=lambda params: (
+                _repeat(worker.init(params), num_workers),
+                server.init(params),
+            ),
+            work=work,
+            finite=finite if on_nonfinite == "drop" else None,
+            close=close,
+            count=jax.vmap(nonzeros_of),
         )
-        return _trees.cast_like(aggregate, like), FederationState(
+        plan = None if _sends_other(state.workers) else _columns.plan(columns, steps)
+        if plan is None:
+            present, uploads, results = at_once(columns, chosen)
+        else:
+            present, uploads, results = jax.lax.platform_dependent(
+                columns, chosen, cpu=in_blocks, default=at_once
+            )
+        return results.aggregate, FederationState(
             rounds=known,
-            workers=_where(present, workers, state.workers),
-            server=server_state,
+            workers=results.workers,
+            server=results.server,
             sent=RoundCounts(uploads, present, chosen & ~present),
         )
 
@@ -249,15 +315,27 @@ def _nothing_sent(params, worker_state, wire, num_workers: int) -> RoundCounts:
 
 def _count(messages, workers, layout):
     """Count what travels of each worker's message, as its pieces have it."""
-    packing, whole = packing_of(workers), whole_of(workers)
-    if packing is not None and packing.payload is not None:
+    if _sends_other(workers):
+        packing: Any = packing_of(workers)
         num_workers = jax.tree.leaves(messages)[0].shape[0]
         silent = ~_some(messages, num_workers)
         messages = _where(
             ~silent, packing.payload, optax.tree.zeros_like(packing.payload)
         )
-    one = lambda message, whole: count(message, layout, whole)  # noqa: E731
-    return jax.vmap(one, (0, None if whole is False else 0))(messages, whole)
+    return _tally(jax.vmap(nonzeros_of)(messages), messages, workers, layout)
+
+
+def _tally(nonzeros, messages, workers, layout):
+    one = lambda n, message, whole: tally(n, message, layout, whole)  # noqa: E731
+    whole = whole_of(workers)
+    axes = (0, 0, None if whole is False else 0)
+    return jax.vmap(one, axes)(nonzeros, messages, whole)
+
+
+def _sends_other(workers) -> bool:
+    """Whether something else travels in the messages' stead."""
+    packing = packing_of(workers)
+    return packing is not None and packing.payload is not None
 
 
 def _some(messages, num_workers: int) -> jax.Array:

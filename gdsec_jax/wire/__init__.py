@@ -21,6 +21,8 @@ from gdsec_jax.wire._uploads import Layout as Layout
 from gdsec_jax.wire._uploads import Uploads as Uploads
 from gdsec_jax.wire._uploads import count as count
 from gdsec_jax.wire._uploads import layout_of as layout_of
+from gdsec_jax.wire._uploads import nonzeros_of as nonzeros_of
+from gdsec_jax.wire._uploads import tally as tally
 
 __all__ = [
     "CONVENTIONS",
@@ -41,7 +43,9 @@ __all__ = [
     "golomb_bits",
     "layout_of",
     "message_of",
+    "nonzeros_of",
     "packing_of",
     "rle_bits",
+    "tally",
     "whole_of",
 ]

@@ -25,6 +25,11 @@ class Layout(NamedTuple):
     dense_bits: int  # what all D values cost, scales included
     whole_bits: int  # what the message costs uncompressed, as floats
 
+    @property
+    def run_coded(self) -> tuple[str, ...]:
+        """The formats whose cost takes a pass over the message."""
+        return () if self.code.always_dense else self.format.run_coded
+
 
 @functools.partial(
     jax.tree_util.register_dataclass,
@@ -166,9 +171,26 @@ def count(message: Any, layout: Layout, whole=False) -> Uploads:
       >>> wire.count(message, wire.layout_of(message, "rle")).bits().item()
       71
     """
+    return tally(nonzeros_of(message), message, layout, whole)
+
+
+def nonzeros_of(message: Any) -> list[jax.Array]:
+    """How many entries of each leaf are not zero, int32: numbers that add up."""
+    leaves = jax.tree.leaves(message)
+    return [jnp.sum(leaf != 0, dtype=jnp.int32) for leaf in leaves]
+
+
+def tally(nonzeros: list[jax.Array], message: Any, layout: Layout, whole=False):
+    """`count`, where the non-zeros of each leaf are counted already.
+
+    Args:
+      nonzeros: of `nonzeros_of`.
+      message: as for `count`; unless `layout.run_coded` names a format shapes and
+        dtypes do.
+      layout, whole: as for `count`.
+    """
     form, code = layout.format, layout.code
     leaves = jax.tree.leaves(message)
-    nonzero = [(leaf != 0).ravel() for leaf in leaves]
     widths = [_width(leaf, form, code, nonzero=True) for leaf in leaves]
     if not set(widths) <= set(layout.widths):
         raise ValueError(
@@ -176,23 +198,25 @@ def count(message: Any, layout: Layout, whole=False) -> Uploads:
             f"layout of {list(layout.widths)} bits."
         )
 
-    def values_of(width, number):
-        leaves = [x for x, own in zip(nonzero, widths, strict=True) if own == width]
-        return jnp.asarray(sum(number(x) for x in leaves), jnp.int32)
+    def values_of(width, numbers):
+        own = [x for x, w in zip(numbers, widths, strict=True) if w == width]
+        return jnp.asarray(sum(own), jnp.int32)
 
-    sent = functools.reduce(jnp.logical_or, (x.any() for x in nonzero), False)
-    all_values = [values_of(width, jnp.size) for width in layout.widths]
+    sent = functools.reduce(jnp.logical_or, (n > 0 for n in nonzeros), False)
+    sizes = [_size(leaf) for leaf in leaves]
+    all_values = [values_of(width, sizes) for width in layout.widths]
     every = jnp.where(sent, jnp.asarray(all_values, jnp.int32), 0)
     if form.name == "dense" or code.always_dense:
         entries = every
     else:
-        count_nonzero = functools.partial(jnp.sum, dtype=jnp.int32)
-        some = jnp.asarray([values_of(v, count_nonzero) for v in layout.widths])
-        entries = jnp.where(whole, every, some.astype(jnp.int32))
+        some = jnp.asarray([values_of(v, nonzeros) for v in layout.widths], jnp.int32)
+        entries = jnp.where(whole, every, some)
     passes = {"rle": _formats.rle_bits, "golomb": _formats.golomb_bits}
-    vector = jnp.concatenate(nonzero) if nonzero else jnp.zeros(1, bool)
-    names = () if code.always_dense else form.run_coded
-    runs = [passes[name](vector) for name in names]
+    runs = []
+    if layout.run_coded:
+        nonzero = [(leaf != 0).ravel() for leaf in leaves] or [jnp.zeros(1, bool)]
+        vector = jnp.concatenate(nonzero)
+        runs = [passes[name](vector) for name in layout.run_coded]
     return Uploads(
         entries=entries,
         runs=jnp.asarray(runs, jnp.uint32),

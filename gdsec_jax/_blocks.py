@@ -1,0 +1,81 @@
+"""A loop over blocks of components that changes large arrays in place."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# Gradients of fewer bytes stay in the cache, where blocks gain nothing.
+LEAST_BYTES = 2**24
+# All that a block reads and writes: more would leave the cache, less would take no
+# longer than it takes to start its kernels.
+_BLOCK_BYTES = 2**24
+
+
+def number_of_blocks(arrays: Any) -> int:
+    """Into how many blocks to cut arrays whose components are their last axis."""
+    leaves = jax.tree.leaves(arrays)
+    total = sum(x.size * x.dtype.itemsize for x in leaves)
+    fewest = max(1, math.ceil(total / _BLOCK_BYTES))
+    lengths = {x.shape[-1] for x in leaves}
+    for number in range(fewest, 2 * fewest):
+        if all(length % number == 0 for length in lengths):
+            return number  # nothing is left over
+    return fewest
+
+
+def in_blocks(
+    function: Callable, number: int, moving: Any, fixed: Any, totals: Any, always
+) -> tuple[Any, Any]:
+    """Apply a component-wise function block by block, in place where XLA can.
+
+    XLA's CPU backend makes a kernel of each output and a fresh array of each result; on
+    arrays beyond the cache they all pass the memory anew. In blocks they pass it once.
+    Each block takes one part in `number` of every array; what is left over, fewer than
+    `number` components of an array, is a last block.
+
+    Args:
+      function: (block of moving, block of fixed) to (the new block of moving, what to
+        add to the totals).
+      number: of blocks.
+      moving: a tree of arrays that are replaced, whose last axis has the components;
+        arrays of several lengths are cut at the same places relatively.
+      fixed: the same, of arrays that are only read.
+      totals: a tree of numbers to start from.
+      always: bool [], true, but traced: the compiler must not know it. A branch keeps a
+        block's reads apart from its writes; else XLA copies whole arrays in each step.
+
+    Returns:
+      The new `moving`, and the totals.
+    """
+
+    def block_at(start, size, moving, totals):
+        def compute(moving, fixed):
+            cut = lambda x: jax.lax.dynamic_slice_in_dim(  # noqa: E731
+                x, start(x), size(x), x.ndim - 1
+            )
+            return function(*jax.tree.map(cut, (moving, fixed)))
+
+        def never(moving, fixed):
+            shapes = jax.eval_shape(compute, moving, fixed)
+            return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+        new, more = jax.lax.cond(always, compute, never, moving, fixed)
+        put = jax.lax.dynamic_update_slice_in_dim
+        moving = jax.tree.map(
+            lambda x, block: put(x, block, start(x), x.ndim - 1), moving, new
+        )
+        return moving, jax.tree.map(jnp.add, totals, more)
+
+    def one(i, carry):
+        size = lambda x: x.shape[-1] // number  # noqa: E731
+        return block_at(lambda x: i * size(x), size, *carry)
+
+    moving, totals = jax.lax.fori_loop(0, number, one, (moving, totals))
+    left = lambda x: x.shape[-1] % number  # noqa: E731
+    if any(map(left, jax.tree.leaves((moving, fixed)))):
+        end = lambda x: x.shape[-1] - left(x)  # noqa: E731
+        moving, totals = block_at(end, left, moving, totals)
+    return moving, totals

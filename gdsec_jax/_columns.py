@@ -1,0 +1,251 @@
+"""A round's arrays, and the round in blocks of their components where that is allowed.
+
+The pieces of a round are written for all components at once. If each component goes its
+own way, which is read from their jaxpr, the same pieces may run on one block of them
+after the other.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdsec_jax import _blocks, _componentwise
+
+
+class Columns(NamedTuple):
+    """The arrays of a round; most of them have an entry for each component of theta."""
+
+    gradients: Any  # leaves [M, *param]
+    params: Any  # leaves [*param], or None
+    change: Any  # theta^k - theta^{k-1}, or None
+    like: Any  # of the parameters' dtypes
+    workers: Any  # the pipelines' states
+    server: Any
+
+
+class Results(NamedTuple):
+    """What a round makes of them."""
+
+    aggregate: Any  # leaves [*param]
+    workers: Any
+    server: Any
+    messages: Any  # leaves [M, *param]
+
+
+class Steps(NamedTuple):
+    """A round as functions of its columns, of all components or of some.
+
+    `work` is handed the workers that may take part, bool [M], `close` those that do.
+    """
+
+    init: Callable[[Any], tuple[Any, Any]]  # params to the states of workers and server
+    work: Callable[[Columns, jax.Array], tuple[Any, Any]]  # to messages, states
+    finite: Callable[[Columns, Any, Any], jax.Array] | None  # and these, to bool [M]
+    close: Callable[[Columns, Any, Any, jax.Array], Results]
+    count: Callable[[Any], Any]  # messages to what adds up over components
+
+
+class Plan(NamedTuple):
+    """How to take a round in blocks."""
+
+    is_column: Columns  # of each leaf; the others are the same for all components
+    as_vectors: Columns  # shapes and dtypes, each parameter being a vector
+    number: int  # of blocks
+
+
+def plan(columns: Columns, steps: Steps) -> Plan | None:
+    """How to take a round in blocks, or None if that cannot be or does not pay."""
+    gradients = jax.tree.leaves(columns.gradients)
+    size = sum(x.size * x.dtype.itemsize for x in gradients)
+    if size < _blocks.LEAST_BYTES or not isinstance(gradients[0], jax.core.Tracer):
+        return None  # without jit nothing is changed in place
+    try:
+        return _plan(columns, steps)
+    except (TypeError, ValueError, NameError):
+        # A piece that asks for all of the parameters' shapes, or for a sum over the
+        # workers. What else is wrong is said when all components are computed at once.
+        return None
+
+
+def _plan(columns: Columns, steps: Steps) -> Plan | None:
+    sizes = [(lambda n, more=more: n + more) for more in (0, 1, 2)]
+    exact, short, longer = (_template(columns, steps, size) for size in sizes)
+    is_column = []
+    for own, *shapes in zip(
+        *map(jax.tree.leaves, (columns, exact, short, longer)), strict=True
+    ):
+        as_vector, a, b = (x.shape for x in shapes)
+        is_column.append(a != b)
+        if a[:-1] != b[:-1] or math.prod(as_vector) != own.size:
+            return None
+    number = _blocks.number_of_blocks(_columns_of(exact, is_column))
+    block = _template(columns, steps, lambda n: n // number + 2)
+    num_workers = jax.tree.leaves(columns.gradients)[0].shape[0]
+    present = jax.ShapeDtypeStruct((num_workers,), bool)
+
+    def whole_round(*leaves):
+        *leaves, present = leaves
+        own = jax.tree.unflatten(jax.tree.structure(exact), leaves)
+        return jax.tree.leaves(steps.close(own, *steps.work(own, present), present))
+
+    def arguments(template):
+        return [*jax.tree.leaves(template), present]
+
+    axes = [
+        len(x.shape) - 1 if column else None
+        for x, column in zip(jax.tree.leaves(short), is_column, strict=True)
+    ]
+    kinds = _componentwise.component_axes(
+        whole_round, [*axes, None], arguments(short), arguments(block)
+    )
+    if kinds is None:
+        return None
+    outputs = _results_like(exact, is_column)
+    for kind, (shape, column) in zip(kinds, outputs, strict=True):
+        last = len(shape) - 1
+        spread = kind.axis == last or (kind.axis is None and last in kind.constant)
+        if not (spread if column else kind.axis is None):
+            return None
+    marks = jax.tree.unflatten(jax.tree.structure(exact), is_column)
+    return Plan(marks, exact, number)
+
+
+def in_blocks(
+    columns: Columns, chosen, steps: Steps, plan: Plan, always, keep_messages: bool
+) -> tuple[jax.Array, Results, Any]:
+    """A round, block by block.
+
+    Args:
+      columns: of the round.
+      chosen: bool [M], the workers that may take part.
+      steps: of the round.
+      plan: of `plan`.
+      always: as of `_blocks.in_blocks`.
+      keep_messages: whether the results hold the messages, too.
+
+    Returns:
+      The workers that do take part; the results; what was counted.
+    """
+    flat = jax.tree.map(lambda x, like: x.reshape(like.shape), columns, plan.as_vectors)
+    own = jax.tree.map(_if, plan.is_column, flat)
+    others = jax.tree.map(_unless, plan.is_column, flat)
+    fixed = own._replace(change=None, workers=None, server=None)
+
+    def together(moving, fixed):
+        own = fixed._replace(change=moving.aggregate, workers=moving.workers)
+        if columns.change is None:
+            own = own._replace(change=None)
+        return _joined(own._replace(server=moving.server), others)
+
+    # What the workers send takes the place of the change, block by block.
+    place = own.like if columns.change is None else own.change
+    moving = Results(place, own.workers, own.server, ())
+    loop = functools.partial(_blocks.in_blocks, number=plan.number, always=always)
+    present = chosen
+    if steps.finite is not None:
+        finite = steps.finite
+
+        def probe(_, fixed):
+            own = together(*fixed)
+            return (), (~finite(own, *steps.work(own, chosen))).astype(jnp.int32)
+
+        nobody = jnp.zeros(chosen.shape, jnp.int32)
+        _, bad = loop(probe, moving=(), fixed=(moving, fixed), totals=nobody)
+        present = chosen & (bad == 0)
+
+    def close(moving, fixed):
+        own = together(moving, fixed)
+        results = steps.close(own, *steps.work(own, present), present)
+        kept = results.messages if keep_messages else ()
+        workers, server = (
+            jax.tree.map(_if, marks, state)
+            for marks, state in zip(plan.is_column[4:], results[1:3], strict=True)
+        )
+        return Results(results.aggregate, workers, server, kept), steps.count(
+            results.messages
+        )
+
+    if keep_messages:
+        moving = moving._replace(
+            messages=jax.tree.map(
+                lambda g, p: jnp.zeros(g.shape, p.dtype), own.gradients, own.like
+            )
+        )
+    one = jax.tree.map(lambda x: x[..., :1], (moving, fixed))
+    silence = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(close, *one)[1]
+    )
+    moved, counts = loop(close, moving=moving, fixed=fixed, totals=silence)
+    # What is no column depends on none: any of them will do.
+    rest = together(*one)
+    rest = steps.close(rest, *steps.work(rest, present), present)
+    workers, server = (
+        _joined(mine, jax.tree.map(_unless, marks, state))
+        for mine, marks, state in zip(
+            moved[1:3], plan.is_column[4:], rest[1:3], strict=True
+        )
+    )
+    results = Results(moved.aggregate, workers, server, moved.messages)
+    shapes = Results(
+        columns.like,
+        columns.workers,
+        columns.server,
+        columns.gradients if keep_messages else (),
+    )
+    return (
+        present,
+        jax.tree.map(lambda x, y: x.reshape(y.shape), results, shapes),
+        counts,
+    )
+
+
+def _if(condition: bool, x):
+    return x if condition else None
+
+
+def _unless(condition: bool, x):
+    return None if condition else x
+
+
+def _joined(a, b):
+    """The tree of two that have None where the other one has a leaf."""
+    nothing = lambda x: x is None  # noqa: E731
+    return jax.tree.map(lambda x, y: y if x is None else x, a, b, is_leaf=nothing)
+
+
+def _template(columns: Columns, steps: Steps, size: Callable[[int], int]) -> Columns:
+    """Shapes and dtypes of the columns of parameters that are vectors."""
+    shape = jax.ShapeDtypeStruct
+    vector = lambda x: shape((size(x.size),), x.dtype)  # noqa: E731
+    like = jax.tree.map(vector, columns.like)
+    workers, server = jax.eval_shape(steps.init, like)
+    return Columns(
+        gradients=jax.tree.map(
+            lambda g, p: shape((g.shape[0], *p.shape), g.dtype), columns.gradients, like
+        ),
+        params=jax.tree.map(vector, columns.params),
+        change=jax.tree.map(vector, columns.change),
+        like=like,
+        workers=workers,
+        server=server,
+    )
+
+
+def _results_like(columns: Columns, is_column: list[bool]):
+    """Shape of each leaf of the results, and whether it is a column."""
+    of = jax.tree.unflatten(jax.tree.structure(columns), is_column)
+    trees = (columns.like, columns.workers, columns.server, columns.gradients)
+    kinds = (of.like, of.workers, of.server, of.gradients)
+    return [
+        (x.shape, column)
+        for x, column in zip(*map(jax.tree.leaves, (trees, kinds)), strict=True)
+    ]
+
+
+def _columns_of(columns: Columns, is_column: list[bool]) -> list[Any]:
+    leaves = jax.tree.leaves(columns)
+    return [x for x, column in zip(leaves, is_column, strict=True) if column]
