@@ -4,11 +4,12 @@ import importlib.metadata
 import platform
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
-import psutil
-import rich.console
-import rich.progress
+
+if TYPE_CHECKING:
+    import rich.progress
 
 _PACKAGES = ("gdsec-jax", "jax", "jaxlib", "optax", "numpy")
 
@@ -25,6 +26,8 @@ def versions() -> dict[str, str]:
 
 def everything() -> dict[str, str]:
     """Versions and hardware, for the record."""
+    import psutil
+
     return versions() | {
         "processor": _processor(),
         "cores": str(psutil.cpu_count()),
@@ -42,8 +45,11 @@ def _processor() -> str:
     return names[0].strip() if names else platform.processor() or platform.machine()
 
 
-def progress_bar(progress: bool | None) -> rich.progress.Progress:
+def progress_bar(progress: bool | None) -> "rich.progress.Progress":
     """A bar on stderr; by default on a terminal."""
+    import rich.console
+    import rich.progress
+
     show = sys.stderr.isatty() if progress is None else progress
     return rich.progress.Progress(
         *rich.progress.Progress.get_default_columns(),

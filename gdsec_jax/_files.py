@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pooch
 
 
 @contextlib.contextmanager
@@ -52,6 +51,8 @@ def folder(path: str | os.PathLike) -> Path:
 
 def cache_folder() -> Path:
     """For what can be had again: GDSEC_CACHE_DIR, or the user's cache folder."""
+    import pooch
+
     return Path(os.environ.get("GDSEC_CACHE_DIR") or pooch.os_cache("gdsec_jax"))
 
 

@@ -6,20 +6,20 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import jax
 import numpy as np
-import pydantic
 import rich.console
 import rich.table
-import scipy.sparse
+import scipy
 import tyro
 
-from gdsec_jax import _files, data, experiment, logs
-from gdsec_jax import config as configs
-from gdsec_jax import figures as figure_modules
+from gdsec_jax import _files, data, logs
 from gdsec_jax.algorithms import METHODS
+
+if TYPE_CHECKING:
+    from gdsec_jax import config as configs
 
 _DESCRIPTION = """\
 Communication-efficient distributed optimisation: GD-SEC and its rivals.
@@ -51,6 +51,8 @@ def run(
       log: Where to log each round: NAME.csv, NAME.jsonl, or a TensorBoard folder.
       norms: Keep the norms of the gradient and of the memories too.
     """
+    from gdsec_jax import config as configs
+
     _run(configs.load(config), config.stem, results, log, norms)
 
 
@@ -76,6 +78,9 @@ def sweep(
       append: Go on with the log that is there, as for a sweep that was killed.
       norms: Keep the norms of the gradient and of the memories too.
     """
+    from gdsec_jax import config as configs
+    from gdsec_jax import experiment
+
     if append and log is None:
         raise ValueError("--append is given without --log, expected the log to go on.")
     console = rich.console.Console()
@@ -111,6 +116,9 @@ def tune(
       results: Folder for what the sweeps leave.
       memory_limit: Bytes that may be used at once; by default half of what is free.
     """
+    from gdsec_jax import config as configs
+    from gdsec_jax import experiment
+
     console = rich.console.Console()
     output = output or results / f"{config.stem}.toml"
     _files.folder(output.parent)  # tried before the work, not after it
@@ -135,9 +143,9 @@ def figures(
       results: Folder for the page, index.html, and the figures: PNG, PDF, SVG, CSV.
       data: Embedded data, or the real data sets of the field where they can be had.
     """
-    page = figure_modules.make(
-        names, results, console=rich.console.Console(), real=data == "real"
-    )
+    from gdsec_jax.figures import make
+
+    page = make(names, results, console=rich.console.Console(), real=data == "real")
     print(page)
 
 
@@ -181,6 +189,8 @@ def data_show(name: tyro.conf.Positional[str], *, split: str = "train") -> None:
       name: Of the data set, or the path of an npz, CSV or LIBSVM file.
       split: Part of a named data set.
     """
+    from gdsec_jax import config as configs
+
     loaded = configs.load_data(name, split)
     sparse = scipy.sparse.issparse(loaded.features)
     # Zeros that are not stored are values too.
@@ -204,8 +214,10 @@ app.command(data_app, name="data", help="List, download and look at data sets.")
 
 
 def _run(
-    config: configs.RunConfig, name: str, results: Path, log: Path | None, norms: bool
+    config: "configs.RunConfig", name: str, results: Path, log: Path | None, norms: bool
 ) -> None:
+    from gdsec_jax import experiment
+
     with _logged(log) as logs_to:
         console = rich.console.Console()
         experiment.run(config, name, results, console, log=logs_to, norms=norms)
@@ -228,6 +240,8 @@ class _Around(NamedTuple):
 
 def _run_with_overrides(path: Path, arguments: Sequence[str]) -> None:
     """`gdsec run`, with the fields of the file as options."""
+    from gdsec_jax import config as configs
+
     # Tyro reads the words; whether the values are right the config itself decides, in
     # the same sentences as for a file.
     loaded = configs.load(path)
@@ -250,6 +264,8 @@ def _run_with_overrides(path: Path, arguments: Sequence[str]) -> None:
 
 def _unchecked(value):
     """A config as a plain dataclass: the same fields, types and help, no validation."""
+    import pydantic
+
     if isinstance(value, dict):
         return {label: _unchecked(inner) for label, inner in value.items()}
     if not isinstance(value, pydantic.BaseModel):

@@ -5,14 +5,16 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
 
 from gdsec_jax import _files
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Outcome = Literal["completed", "target", "diverged"]
 _PARAMS = "params"
@@ -136,8 +138,10 @@ class History:
             )
         return text + "."
 
-    def to_xarray(self) -> xr.Dataset:
+    def to_xarray(self) -> "xr.Dataset":
         """The same as a labelled dataset, over round, worker and eval_round."""
+        import xarray as xr
+
         variables = {
             "objective_error": ("eval_round", self.objective_error),
             "entries": (("round", "worker"), self.entries),
@@ -205,6 +209,8 @@ class History:
           FileNotFoundError: there is no such file.
           ValueError: it is no file that `save` wrote, or has other parameters.
         """
+        import xarray as xr
+
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path} does not exist, expected a saved History.")
         try:
@@ -216,7 +222,7 @@ class History:
         return dataclasses.replace(history, params=_rebuild(history, params_like))
 
 
-def _from_xarray(dataset: xr.Dataset) -> History:
+def _from_xarray(dataset: "xr.Dataset") -> History:
     leaves = {
         variable.attrs["path"]: variable.values.astype(
             jnp.dtype(variable.attrs["dtype"])

@@ -193,11 +193,13 @@ def test_the_order_of_workers_does_not_matter(method):
 def test_compiles_once(method):
     params = tree_params()
     chex.clear_trace_counter()
-    algorithm = method.make(3)
-    update = jax.jit(chex.assert_max_traces(algorithm.update, n=1))
-    state = algorithm.init(params)
-    for seed in range(3):
-        _, state = update(random_gradients(params, 3, seed), state, params)
+    step = optax.sgd(optax.exponential_decay(0.1, 5, 0.9))
+    optimizer = optax.chain(method.make(3), step)
+    update = jax.jit(chex.assert_max_traces(optimizer.update, n=1))
+    state = optimizer.init(params)
+    for seed in range(12):
+        updates, state = update(random_gradients(params, 3, seed), state, params)
+        params = optax.apply_updates(params, updates)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,9 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -79,6 +82,36 @@ def test_data_flow_one_way(path):
         return
     allowed = set() if place in HELPERS else MAY_IMPORT[place]
     assert set(_imports(path)) <= allowed | HELPERS | {place}
+
+
+def _banned():
+    """What ruff lets no module import at its top that `import gdsec_jax` imports."""
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8")
+    lint = tomllib.loads(text)["tool"]["ruff"]["lint"]
+    return set(lint["flake8-tidy-imports"]["banned-module-level-imports"])
+
+
+@pytest.mark.parametrize(
+    "module, needed",
+    [
+        ("gdsec_jax", set()),
+        # Needed to say what is wrong with the command line.
+        ("gdsec_jax.cli", {"gdsec_jax.cli", "rich", "tyro"}),
+    ],
+)
+def test_importing_leaves_out_what_few_calls_need(module, needed):
+    code = f"""
+import sys, jax, optax
+before = set(sys.modules)
+import {module}
+print(*set(sys.modules) - before)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    loaded = set(ran.stdout.split())
+    assert module in loaded
+    assert loaded & _banned() <= needed
 
 
 def test_the_package_has_one_page_too():

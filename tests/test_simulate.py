@@ -300,12 +300,13 @@ def test_the_loop_is_compiled_once(compiled, monkeypatch):
     assert "jit(_run_chunk)" not in compiled()
 
 
-def test_another_number_of_rounds_compiles_nothing(compiled):
+def test_other_rounds_and_limits_compile_nothing(compiled):
     run_toy()
     compiled()
     run_toy(TOY_ROUNDS + 1)
     run_toy(TOY_ROUNDS - 1)
-    assert "jit(_run_chunk)" not in compiled()
+    run_toy(5 * TOY_ROUNDS, target_error=1e-3, divergence_factor=1e3)
+    assert compiled() == []
 
 
 def test_the_loss_is_traced_a_few_times_whatever_the_chunks(monkeypatch):

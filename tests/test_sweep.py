@@ -462,14 +462,23 @@ def test_a_second_sweep_compiles_nothing(compiled):
     first = sweep(problem, make, {"xi": [0.5, 4.0, 9.0]}, ROUNDS)
     assert compiled().count(LOOP) == 1  # not twice for what it needs of memory
     second = sweep(problem, make, {"xi": [0.5, 4.0, 9.0]}, ROUNDS)
-    assert LOOP not in compiled()
+    assert compiled() == []
     assert_same(second, first)
     third = sweep(problem, make, {"xi": [1.0, 2.0, 3.0]}, ROUNDS, target_error=0.01)
-    assert LOOP not in compiled()
+    assert compiled() == []
     assert not (third["total_bits"] == first["total_bits"].values).all()
     other = toy(seed=1)
-    sweep(other, make, {"xi": [0.5, 4.0, 9.0]}, ROUNDS)
-    assert LOOP not in compiled()
+    compiled()
+    sweep(other, make, {"xi": [0.5, 4.0, 9.0]}, ROUNDS, divergence_factor=1e3)
+    assert compiled() == []
+
+
+def test_a_grid_of_as_many_settings_compiles_nothing(compiled):
+    problem, make = toy(), gdsec_of(toy())
+    sweep(problem, make, {"xi": [0.5, 4.0, 9.0], "beta": [0.1, 0.2]}, ROUNDS)
+    compiled()
+    sweep(problem, make, {"xi": [1.0, 2.0], "beta": [0.1, 0.3, 0.9]}, ROUNDS)
+    assert compiled() == []
 
 
 # Batches that fit into memory

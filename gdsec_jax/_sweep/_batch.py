@@ -4,16 +4,18 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
 
 from gdsec_jax import _loop, _norms, _trees
 from gdsec_jax._sweep import _grid
 from gdsec_jax.problems import Problem
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +162,7 @@ def lower(plan: Plan):
     )
 
 
-def run_batch(plan: Plan, settings: list[_grid.Setting], advance, log) -> xr.Dataset:
+def run_batch(plan: Plan, settings: list[_grid.Setting], advance, log) -> "xr.Dataset":
     """At most `plan.size` settings, flat, to their end."""
     count = len(settings)
     # A last batch of fewer runs in the same loop.
@@ -247,6 +249,8 @@ def _log(log, chunk, plan: Plan, settings: list[_grid.Setting], ended, done: int
 
 def _dataset(plan: Plan, courses: list[_Course], run: _loop.Run, count: int):
     """The courses of a batch, one behind the other, as a labelled dataset."""
+    import xarray as xr
+
     num_rounds = int(plan.limits.rounds)
     rounds = np.arange(1, num_rounds + 1)
     rounds = rounds[_loop.evaluates(rounds, plan.program.eval_every, num_rounds)]

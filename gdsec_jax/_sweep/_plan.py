@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import psutil
 
 from gdsec_jax import _checks, _environment, _loop
 from gdsec_jax._check_optimizer import check
@@ -112,6 +111,8 @@ def _lower(plan: Plan):
 
 
 def _free_memory() -> int:
+    import psutil
+
     stats = jax.devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)

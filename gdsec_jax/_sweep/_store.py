@@ -5,14 +5,15 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import xarray as xr
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gdsec_jax import _files
 from gdsec_jax._sweep import _grid
 from gdsec_jax._sweep._batch import Plan
 from gdsec_jax._sweep._plan import marks_of
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _MARK = "mark"  # of a setting, among the variables of a batch that is kept
 # Attributes that are the sweep's own, rather than the caller's.
@@ -46,7 +47,7 @@ class Store(NamedTuple):
         digest = hashlib.sha256(text.encode()).hexdigest()
         return cls(path, path.with_name(f".{path.stem}.parts"), marks, digest)
 
-    def kept(self) -> dict[str, xr.Dataset]:
+    def kept(self) -> dict[str, "xr.Dataset"]:
         """The settings that are done, by their marks."""
         found = {}
         for path in sorted(self.parts.glob("*.nc")):
@@ -56,19 +57,19 @@ class Store(NamedTuple):
                 found |= {str(m): part.isel(setting=[s]) for s, m in enumerate(marks)}
         return found
 
-    def keep(self, part: xr.Dataset, marks: list[str]) -> None:
+    def keep(self, part: "xr.Dataset", marks: list[str]) -> None:
         """A batch, until the sweep is done."""
         part = part.assign({_MARK: ("setting", marks)})
         _write(part, self.parts / f"{marks[0]}.nc")
 
-    def finish(self, result: xr.Dataset) -> xr.Dataset:
+    def finish(self, result: "xr.Dataset") -> "xr.Dataset":
         """The result in its file, in place of the batches."""
         result.attrs["fingerprint"] = self.fingerprint
         _write(result, self.path)
         shutil.rmtree(self.parts, ignore_errors=True)
         return result
 
-    def finished(self, attributes: Mapping[str, Any]) -> xr.Dataset | None:
+    def finished(self, attributes: Mapping[str, Any]) -> "xr.Dataset | None":
         """The result, if it is there, with what the caller says of it now."""
         done = _read(self.path)
         if done is None or done.attrs.get("fingerprint") != self.fingerprint:
@@ -81,14 +82,16 @@ class Store(NamedTuple):
         return done
 
 
-def _read(path: Path) -> xr.Dataset | None:
+def _read(path: Path) -> "xr.Dataset | None":
     """The file's dataset, if it is one."""
+    import xarray as xr
+
     try:
         return xr.load_dataset(path, engine="h5netcdf")
     except (OSError, ValueError):
         return None
 
 
-def _write(dataset: xr.Dataset, path: Path) -> None:
+def _write(dataset: "xr.Dataset", path: Path) -> None:
     with _files.whole(path) as temporary:
         dataset.to_netcdf(temporary, engine="h5netcdf")

@@ -6,12 +6,11 @@ import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 import optax
-import xarray as xr
 
 from gdsec_jax import _checks, _environment, _files
 from gdsec_jax._sweep import _grid
@@ -19,6 +18,9 @@ from gdsec_jax._sweep._batch import Plan, run_batch
 from gdsec_jax._sweep._plan import Common, fit, plan_of
 from gdsec_jax._sweep._store import Store
 from gdsec_jax.problems import Problem
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 def sweep(
@@ -39,7 +41,7 @@ def sweep(
     log: Callable[..., None] | None = None,
     progress: bool | None = None,
     attributes: dict[str, Any] | None = None,
-) -> xr.Dataset:
+) -> "xr.Dataset":
     """Run every setting of a grid, as many side by side as fit into memory.
 
     Settings that differ in traced parameters alone run in one compiled loop, which
@@ -148,7 +150,7 @@ def run_settings(
     log: Callable[..., None] | None = None,
     progress: bool | None = None,
     attributes: dict[str, Any] | None = None,
-) -> xr.Dataset:
+) -> "xr.Dataset":
     """`sweep` over listed settings, in the order of the axes that label them."""
     common = Common(num_rounds, eval_every, target_error, divergence_factor, key, norms)
     for name in settings[0]:
@@ -210,6 +212,8 @@ def _run_plans(plans: Sequence[Plan], store: Store | None, log, progress):
 
     Those that an earlier sweep has left in the store are taken from there.
     """
+    import xarray as xr
+
     kept = {} if store is None else store.kept()
     parts, waiting = [], []
     for number, plan in enumerate(plans):
@@ -243,13 +247,15 @@ def _run_plans(plans: Sequence[Plan], store: Store | None, log, progress):
     return flat.isel(setting=order).drop_vars("place"), sizes
 
 
-def _placed(part: xr.Dataset, plan: Plan, batch: list[int]) -> xr.Dataset:
+def _placed(part: "xr.Dataset", plan: Plan, batch: list[int]) -> "xr.Dataset":
     """With the place of each setting among all of the sweep."""
     return part.assign(place=("setting", [plan.group.positions[s] for s in batch]))
 
 
-def unflatten(flat: xr.Dataset, axes: Sequence[_grid.Axis]) -> xr.Dataset:
+def unflatten(flat: "xr.Dataset", axes: Sequence[_grid.Axis]) -> "xr.Dataset":
     """A flat dataset whose dimension `setting` becomes those of the grid."""
+    import xarray as xr
+
     dims = [axis.dimension for axis in axes]
     shape = [len(axis.rows) for axis in axes]
     variables = {

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 
 class Dataset(NamedTuple):
@@ -19,13 +19,13 @@ class Dataset(NamedTuple):
     """
 
     name: str
-    features: np.ndarray | sparse.csr_array  # x: float64 [N, D]
+    features: "np.ndarray | scipy.sparse.csr_array"  # x: float64 [N, D]
     targets: np.ndarray  # y: float64 or int64 [N]
 
 
 def checked(name: str, features: Any, targets: Any) -> Dataset:
     """Return the data set of arrays just read, or say what is wrong with them."""
-    values = features.data if sparse.issparse(features) else np.asarray(features)
+    values = features.data if scipy.sparse.issparse(features) else np.asarray(features)
     targets = np.asarray(targets)
     for label, array in (("features", values), ("targets", targets)):
         if array.dtype.kind not in "biuf":
@@ -44,8 +44,8 @@ def checked(name: str, features: Any, targets: Any) -> Dataset:
             f"{name!r} holds features of shape {shape} and targets of shape "
             f"{targets.shape}, expected [N, D] and [N] with N and D at least 1"
         )
-    if sparse.issparse(features):
-        features = sparse.csr_array(features, dtype=np.float64)
+    if scipy.sparse.issparse(features):
+        features = scipy.sparse.csr_array(features, dtype=np.float64)
     else:
         features = np.asarray(features, dtype=np.float64)
     kind = np.float64 if targets.dtype.kind == "f" else np.int64

@@ -5,7 +5,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import pooch
 
 from gdsec_jax._files import cache_folder
 from gdsec_jax.data import _compressed
@@ -68,6 +67,8 @@ def _verify_content(path: Path, file: File) -> None:
 
 
 def _verify_download(path: Path, file: File) -> None:
+    import pooch
+
     if file.served_hash is not None:
         algorithm, expected = file.served_hash.split(":")
         found = pooch.file_hash(str(path), algorithm)
@@ -79,6 +80,8 @@ def _verify_download(path: Path, file: File) -> None:
 
 
 def _download(data_set: str, file: File, progress: bool) -> Path:
+    import pooch
+
     fetch = pooch.HTTPDownloader(
         progressbar=progress,
         timeout=_TIMEOUT,

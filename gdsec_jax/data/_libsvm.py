@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-from sklearn import datasets
 
 from gdsec_jax import _checks
 from gdsec_jax.data import _compressed
@@ -47,6 +46,8 @@ def read_libsvm(
     References:
       Chang and Lin, LIBSVM: a library for support vector machines, 2011.
     """
+    from sklearn import datasets
+
     path = Path(path)
     if num_features is not None:
         num_features = _checks.integer("num_features", num_features, 1)

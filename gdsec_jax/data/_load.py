@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
 import numpy as np
-from sklearn import datasets
 
 from gdsec_jax import _checks
 from gdsec_jax.data import _files
@@ -27,11 +26,15 @@ class Entry(NamedTuple):
 
 
 def _digits() -> Dataset:
+    from sklearn import datasets
+
     features, targets = datasets.load_digits(return_X_y=True)
     return checked("digits", features / 16, targets)
 
 
 def _breast_cancer() -> Dataset:
+    from sklearn import datasets
+
     features, targets = datasets.load_breast_cancer(return_X_y=True)
     features = (features - features.mean(axis=0)) / features.std(axis=0)
     return checked("breast_cancer", features, targets)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.sparse
+import scipy
 
 
 class SparseRows(NamedTuple):
@@ -67,7 +67,7 @@ def _pad(array: np.ndarray, parts, rows: int) -> np.ndarray:
     return out
 
 
-def _stack_sparse(features: scipy.sparse.csr_array, parts) -> SparseRows:
+def _stack_sparse(features: "scipy.sparse.csr_array", parts) -> SparseRows:
     blocks = [features[part].tocoo() for part in parts]
     most = max(block.nnz for block in blocks)
     values = np.zeros((len(parts), most), features.dtype)

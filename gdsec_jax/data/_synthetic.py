@@ -3,7 +3,7 @@
 from typing import Literal
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from gdsec_jax import _checks
 from gdsec_jax.data._dataset import Dataset
@@ -154,7 +154,7 @@ def sparse_binary(
     lengths = np.sqrt(np.add.reduceat(values**2, starts[:-1]))
     values /= np.repeat(lengths, counts)
     shape = (num_samples, num_features)
-    features = sparse.csr_array((values, columns, starts), shape)
+    features = scipy.sparse.csr_array((values, columns, starts), shape)
     features.sort_indices()
 
     truth = np.where(

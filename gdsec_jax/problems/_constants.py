@@ -5,11 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import scipy.linalg
-import scipy.sparse
-import scipy.sparse.linalg
-import sklearn.exceptions
-import sklearn.linear_model
+import scipy
 
 DENSE_LIMIT = 2000  # above it iterative linear algebra, below it factorisations
 
@@ -72,6 +68,9 @@ def solve_ridge(features: Matrix, targets: np.ndarray, regularization: float):
 
 def solve_lasso(features: Matrix, targets: np.ndarray, regularization: float):
     """The minimiser of |X theta - y|^2 / 2N + lambda |theta|_1, to rounding."""
+    import sklearn.exceptions
+    import sklearn.linear_model
+
     if regularization == 0:
         return solve_ridge(features, targets, 0.0)
     x = features

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
-from jax.experimental import sparse
+import scipy
 
 from gdsec_jax import _checks, data
 from gdsec_jax.problems import _constants
@@ -30,6 +29,8 @@ def predict(params, shards: data.Shards):
     """X_m theta: [n], or [n, C] for params [D, C]."""
     features = shards.features
     if isinstance(features, data.SparseRows):
+        from jax.experimental import sparse
+
         shape = (shards.targets.shape[0], params.shape[0])
         values, indices = jnp.asarray(features.values), jnp.asarray(features.indices)
         return sparse.BCOO((values, indices), shape=shape) @ params

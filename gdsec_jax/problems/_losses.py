@@ -3,8 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
-import scipy.special
+import scipy
 
 from gdsec_jax import _checks
 from gdsec_jax.problems import _constants, _linear

@@ -30,6 +30,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 
 from gdsec_jax import _checks
 
@@ -105,8 +106,6 @@ def index_length(name: str, length: int, entries, runs):
 
 def _log2_binomial(length: int, entries: np.ndarray) -> np.ndarray:
     """ceil(log2 C(D, n)), by float64's logarithm of the beta function."""
-    import scipy.special  # slow to import, and no other format needs it
-
     n = np.asarray(entries, np.float64)
     natural = -np.log1p(length) - scipy.special.betaln(n + 1, length - n + 1)
     # Rounding must not lift a power of two to the next bit.
