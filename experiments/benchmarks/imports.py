@@ -3,15 +3,10 @@
 Each in a fresh process, in turns; timed inside it, without the start of Python.
 """
 
-import subprocess
-import sys
-
 from gdsec_jax import benchmarks
 from gdsec_jax.benchmarks import Measure, Settings, Times
 
-TIMED = (
-    "import time; begin = time.perf_counter(); {}; print(time.perf_counter() - begin)"
-)
+TIMED = "import time; t = time.perf_counter(); {}; print(time.perf_counter() - t)"
 STATEMENTS = {"ours": "import gdsec_jax", "theirs": "import jax, optax"}
 
 
@@ -20,10 +15,9 @@ def bench(settings: Settings) -> list[Measure]:
     seconds = {name: [] for name in STATEMENTS}
     for turn in range(settings.repeats + 1):  # the first reads the files into memory
         for name, statement in STATEMENTS.items():
-            command = [sys.executable, "-c", TIMED.format(statement)]
-            said = subprocess.run(command, check=True, capture_output=True, text=True)
+            said = benchmarks.fresh("-c", TIMED.format(statement))
             if turn:
-                seconds[name].append(float(said.stdout))
+                seconds[name].append(float(said))
     ours, theirs = (Times(tuple(seconds[name])) for name in STATEMENTS)
     return [
         Measure(
