@@ -99,9 +99,10 @@ def abstract(num_workers: int, size: int) -> Any:
 def bytes_moved(num_workers: int, size: int) -> int:
     """What a step must read and write: every input and output once.
 
-    (5 M + 6) D numbers and a few: g, h_m and e_m in, h_m and e_m out; params, previous
-    params and h in, previous params, h and the aggregate out. The buffer that the
-    aggregate is written to is not read.
+    (5 M + 4) D numbers and a few: g, h_m and e_m in, h_m and e_m out; params and the
+    previous ones in, previous ones and the aggregate out. The server's h is the sum of
+    the h_m, which are read anyway; the buffer that the aggregate is written to is not
+    read. Counted from the arrays, so that other states are counted as they are.
     """
     optimizer = optimizer_for(num_workers)
     params = jax.ShapeDtypeStruct((size,), jnp.float32)

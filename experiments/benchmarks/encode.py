@@ -44,11 +44,10 @@ def bench(settings: Settings) -> list[Measure]:
             measures.append(_speed("copy in memory", times["copy"], entries))
         for what in ("encode", "decode"):
             name = f"{form} {what}, {density:.1%} non-zeros"
-            note = f"{8 * len(data) / entries:.3g} bits an entry."
-            measures.append(_speed(name, times[what], entries, note))
+            measures.append(_speed(name, times[what], entries))
     return measures
 
 
-def _speed(name: str, times: Times, entries: int, note: str = "") -> Measure:
+def _speed(name: str, times: Times, entries: int) -> Measure:
     speeds = benchmarks.summary(4 * entries / t / 1e6 for t in times.seconds)
-    return Measure(name, **speeds, unit="MB/s", larger_is_better=True, note=note)
+    return Measure(name, **speeds, unit="MB/s", larger_is_better=True)
