@@ -15,7 +15,13 @@ from gdsec_jax import _shipped, benchmarks, cli
 from gdsec_jax.benchmarks import Measure, Report, Result, Settings, Times
 
 HERE = {
-    **{"processor": "P", "cores": "2", "memory": "24 GiB", "device": "1 x cpu cpu"},
+    **{
+        "processor": "P",
+        "cores": "2",
+        "memory": "24 GiB",
+        "load": "0.1",
+        "device": "1 x cpu cpu",
+    },
     **{"jax": "0.10.2", "jaxlib": "0.10.2", "numpy": "2.4", "python": "3.11"},
 }
 FAST = ("encode", "compress")
@@ -157,7 +163,8 @@ def test_a_change_within_the_spreads_is_none():
 
 
 def test_other_machines_and_versions_are_named():
-    differing = benchmarks.differences(result(), result(jax="0.11.0", small=True))
+    other = result(jax="0.11.0", small=True, load="2.0")
+    differing = benchmarks.differences(result(), other)
     assert differing == [
         "jax differs: '0.10.2', then '0.11.0'.",
         "small differs: 'False', then 'True'.",

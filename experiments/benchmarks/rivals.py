@@ -20,6 +20,7 @@ from gdsec_jax.benchmarks import Measure, Settings, Skipped
 update = benchmarks.module("_update")
 problems = benchmarks.module("_problems")
 
+FORMS = ("dense", "csr")  # of a NumPy user's features: the faster one counts
 SIZE, SMALL_SIZE = (8, 12_500_000), (8, 1_250)  # M, D
 
 
@@ -207,10 +208,10 @@ def _steps(rival: Callable, gradients, first, second, backlog) -> Callable:
 
 def _rounds(settings: Settings) -> list[Measure]:
     measures = []
-    for name, make, forms in (
-        ("ridge, MNIST", problems.ridge, ("dense",)),
-        ("logistic, MNIST", problems.logistic, ("dense",)),
-        ("logistic, a9a, 20 workers", problems.a9a, ("dense", "csr")),
+    for name, make in (
+        ("ridge, MNIST", problems.ridge),
+        ("logistic, MNIST", problems.logistic),
+        ("logistic, a9a, 20 workers", problems.a9a),
     ):
         title = f"NumPy loop / ours, round of {name}"
         asked = {"must": 2.0, "goal": 8.0, "larger_is_better": True}
@@ -221,15 +222,16 @@ def _rounds(settings: Settings) -> list[Measure]:
             continue
         ours = problems.optimizers_for(problem)["GD-SEC"]
         runs = {"ours": problems.rounds_of(problem, ours)}
-        runs |= {form: numpy_rounds(problem, form) for form in forms}
+        runs |= {form: numpy_rounds(problem, form) for form in FORMS}
         times = problems.seconds_a_round(runs, settings)
-        best = min(forms, key=lambda form: times[form].median)
+        best = min(FORMS, key=lambda form: times[form].median)
+        both = ", ".join(f"{1e3 * times[f].median:.3g} ms {f}" for f in FORMS)
         measures.append(
             Measure(
                 title,
                 **benchmarks.ratio(times[best], times["ours"]),
-                note=f"{1e3 * times[best].median:.3g} ms ({best}) and "
-                f"{1e3 * times['ours'].median:.3g} ms, float64.",
+                note=f"the better of {both}, and {1e3 * times['ours'].median:.3g} ms, "
+                "float64.",
                 **asked,
             )
         )
@@ -263,7 +265,7 @@ def numpy_rounds(problem: Any, form: str = "dense") -> Callable:
     def run(number):
         theta = np.zeros(problem.init_params.shape)
         gradients = np.empty((problem.num_workers, theta.size))
-        step = numpy_masked(gradients, problems.XI, problems.BETA)
+        step = numpy_masked(gradients, problems.xi_of(problem), problems.BETA)
         for _ in range(number):
             for m in range(problem.num_workers):
                 gradients[m] = gradient(m, theta)

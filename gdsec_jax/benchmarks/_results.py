@@ -58,7 +58,7 @@ class Result(NamedTuple):
     """One run of the command."""
 
     date: str
-    environment: dict[str, str]  # machine, versions, commit
+    environment: dict[str, str]  # machine, its load before, versions, commit
     repeats: int
     small: bool
     reports: dict[str, Report]  # by bench, in the order they ran

@@ -74,12 +74,12 @@ def run(names: Sequence[str], settings: Settings) -> Result:
         raise ValueError(f"repeats is {settings.repeats}, expected at least 1.")
     chosen = [name for name in known if "all" in names or name in names]
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    reports = {}
+    here, reports = _environment_here(), {}
     for name in chosen:
         experiment.say(settings.console, f"bench {name}: {about(name)}")
         reports[name] = _report(name, settings)
         experiment.say(settings.console, f"  {reports[name].outcome}")
-    return Result(date, _environment_here(), settings.repeats, settings.small, reports)
+    return Result(date, here, settings.repeats, settings.small, reports)
 
 
 def _report(name: str, settings: Settings) -> Report:
@@ -97,7 +97,12 @@ def _report(name: str, settings: Settings) -> Report:
 def _environment_here() -> dict[str, str]:
     everything = _environment.everything()
     del everything["x64"]  # each bench says its own precision
-    return everything | {"commit": _commit()}
+    return everything | {"commit": _commit(), "load": _load()}
+
+
+def _load() -> str:
+    """How many processes want a core; our own threads wait for each other then."""
+    return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
 
 
 def _commit() -> str:

@@ -108,7 +108,8 @@ def machine(result: Result) -> str:
     here = result.environment
     small = ", small sizes: these are no measurements" if result.small else ""
     return (
-        f"{here['processor']}, {here['cores']} cores, {here['memory']}; "
+        f"{here['processor']}, {here['cores']} cores, {here['memory']}, "
+        f"load {here['load']} at the start; "
         f"{here['device']}; jax {here['jax']}, jaxlib {here['jaxlib']}, "
         f"NumPy {here['numpy']}, Python {here['python']}; {result.date}, "
         f"{result.repeats} repeats{small}"
@@ -141,7 +142,11 @@ def compare(old: Result, new: Result, console: rich.console.Console) -> None:
 def differences(old: Result, new: Result) -> list[str]:
     """In what two results differ beside their measures, a sentence each."""
     names = [*new.environment, *(set(old.environment) - set(new.environment))]
-    pairs = [(n, *(r.environment.get(n, "") for r in (old, new))) for n in names]
+    pairs = [
+        (name, *(result.environment.get(name, "") for result in (old, new)))
+        for name in names
+        if name != "load"  # of the moment
+    ]
     pairs.append(("small", str(old.small), str(new.small)))
     return [f"{name} differs: {a!r}, then {b!r}." for name, a, b in pairs if a != b]
 
