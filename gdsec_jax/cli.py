@@ -149,6 +149,65 @@ def figures(
     print(page)
 
 
+@app.command(name="bench")
+def bench(
+    names: tyro.conf.Positional[tuple[str, ...]] = (),
+    *,
+    json: Path | None = None,
+    repeats: int = 5,
+    small: bool = False,
+    results: Path = Path("results"),
+) -> None:
+    """Measure how fast it is, against rivals and the machine's memory.
+
+    Prints what was measured, what must be reached, and whether it was.
+
+    Args:
+      names: Of benches, or all; none to list them.
+      json: Where to write the result too, for gdsec bench-compare.
+      repeats: Of each timed call.
+      small: At sizes that show that the benches work, and measure nothing.
+      results: Folder with bench/history.jsonl, which each run adds a line to.
+    """
+    from gdsec_jax import benchmarks
+
+    console = rich.console.Console()
+    if not names:
+        table = rich.table.Table("name", "what it measures")
+        for name in benchmarks.available():
+            table.add_row(name, benchmarks.about(name))
+        console.print(table)
+        return
+    history = _files.folder(results / "bench") / "history.jsonl"
+    if json is not None:
+        _files.folder(json.parent)  # tried before the work, not after it
+    settings = benchmarks.Settings(repeats, small, console)
+    result = benchmarks.run(names, settings)
+    if json is not None:
+        benchmarks.save(result, json)
+    benchmarks.append(result, history)
+    benchmarks.show(result, console)
+    failed = [name for name, report in result.reports.items() if report.failed]
+    if failed:
+        raise ValueError(f"{', '.join(failed)} failed, as said above.")
+
+
+@app.command(name="bench-compare")
+def bench_compare(
+    old: tyro.conf.Positional[Path], new: tyro.conf.Positional[Path]
+) -> None:
+    """Compare two results of gdsec bench, measure by measure.
+
+    Args:
+      old: What --json wrote, or a history, of which the last line counts.
+      new: The same, of a later run.
+    """
+    from gdsec_jax import benchmarks
+
+    before, after = benchmarks.load(old), benchmarks.load(new)
+    benchmarks.compare(before, after, rich.console.Console())
+
+
 @app.command(name="methods")
 def methods() -> None:
     """List the methods: name, what each is in a line, and its paper."""

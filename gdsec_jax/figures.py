@@ -2,11 +2,9 @@
 
 import concurrent.futures
 import importlib.metadata
-import importlib.resources
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib.axes
 import matplotlib.axis
@@ -16,7 +14,7 @@ import pandas as pd
 import rich.console
 import xarray as xr
 
-from gdsec_jax import _environment, experiment, report
+from gdsec_jax import _environment, _shipped, experiment, report
 from gdsec_jax import config as configs
 from gdsec_jax.experiment import Runs
 
@@ -45,8 +43,8 @@ def sources() -> dict[str, Source]:
     Raises:
       FileNotFoundError: the package, or its checkout, lacks the files.
     """
-    configured = _folder("configs") / "figures"
-    modules = _folder("experiments")
+    configured = _shipped.folder("configs") / "figures"
+    modules = _shipped.folder("experiments")
     found = {
         path.stem: Source(path, modules / f"{path.stem}.py")
         for path in sorted(configured.glob("*.toml"))
@@ -102,7 +100,7 @@ def make(
                 notes += [note] if note else []
             experiment.say(console, f"figure {name}: {config.title}")
             study = Study(name, config, results / name, console, progress, command)
-            sections.append(_module(known[name].module).section(study))
+            sections.append(_shipped.module(known[name].module).section(study))
             saved.append(pool.submit(report.save, sections[-1], results))
         for each in saved:
             each.result()
@@ -295,23 +293,6 @@ def _with_real_data(name: str, config: configs.RunConfig):
         first = str(error).splitlines()[0]
         return config, f"{name}: {merged.problem.data} cannot be had ({first})"
     return merged, None
-
-
-def _folder(name: str) -> Path:
-    """A folder of the package, or of its checkout."""
-    package = Path(str(importlib.resources.files("gdsec_jax")))
-    for folder in (package / name, package.parent / name):
-        if folder.is_dir():
-            return folder
-    raise FileNotFoundError(f"no {name} beside {package}, expected some: reinstall.")
-
-
-def _module(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(f"gdsec_figures_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _environment_of_a_page(sections: Sequence[report.Section]) -> dict[str, str]:

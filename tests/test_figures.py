@@ -10,8 +10,8 @@ import pytest
 import rich.console
 import xarray as xr
 
+from gdsec_jax import _shipped, data, experiment, figures, report
 from gdsec_jax import config as configs
-from gdsec_jax import data, experiment, figures, report
 
 NAMES = (
     *("ridge", "heterogeneous", "lasso", "nonconvex", "sparse", "error_correction"),
@@ -64,7 +64,7 @@ def _listed(grid):
 def section_of(name, config, folder, console=None):
     console = console or rich.console.Console(file=io.StringIO())
     study = figures.Study(name, config, folder, console, progress=False)
-    module = figures._module(figures.sources()[name].module)
+    module = _shipped.module(figures.sources()[name].module)
     return module.section(study)
 
 
@@ -235,7 +235,7 @@ def test_a_claim_needs_the_rate_and_the_bits(tmp_path):
 
 def test_the_heat_map_is_of_what_the_run_sends(tmp_path, x64):
     config = toy("heatmap").model_copy(update={"num_rounds": 40})
-    module = figures._module(figures.sources()["heatmap"].module)
+    module = _shipped.module(figures.sources()["heatmap"].module)
     with experiment.prepared(config) as problem:
         method = configs.resolved(config.methods["GD-SEC"], problem)
         sent = np.asarray(module._sent(problem, method, 40))
@@ -244,7 +244,7 @@ def test_the_heat_map_is_of_what_the_run_sends(tmp_path, x64):
 
 
 def test_the_larger_beta_that_does_not_diverge_is_no_error():
-    module = figures._module(figures.sources()["beta"].module)
+    module = _shipped.module(figures.sources()["beta"].module)
     betas = [0.1, 0.3, 1.0]
     costs = xr.Dataset(
         {name: ("beta", [1.0, 2.0, 3.0]) for name in ("bits", "rounds")},

@@ -20,7 +20,7 @@ TOPICS = ("algorithms", "data", "problems", "report", "wire", "worker")
 
 # A user can take the algebra alone: what each part may import of the package, beside
 # the shared helpers, which import nothing of it but each other.
-HELPERS = {"_checks", "_trees", "_files"}
+HELPERS = {"_checks", "_trees", "_files", "_shipped"}
 MAY_IMPORT = {
     "worker": {"wire"},
     "wire": set(),
@@ -61,7 +61,11 @@ MAY_IMPORT = {
         *("tuning", "wire"),
     },
     "figures": {"_environment", "config", "data", "experiment", "report"},
-    "cli": {"algorithms", "config", "data", "experiment", "figures", "logs"},
+    "benchmarks": {"_environment", "experiment"},
+    "cli": {
+        *("algorithms", "benchmarks", "config", "data", "experiment", "figures"),
+        "logs",
+    },
 }
 
 

@@ -1,0 +1,70 @@
+"""Peak memory of a GD-SEC update beyond its inputs and outputs."""
+
+import json
+import resource
+import sys
+
+import jax
+import jax.numpy as jnp
+import psutil
+
+from gdsec_jax import benchmarks
+from gdsec_jax.benchmarks import Measure, Settings
+
+update = benchmarks.module("_update")
+
+SIZES = ((8, 12_500_000), (4, 50_000_000))  # M, D
+SMALL = ((8, 1_250),)
+
+
+def bench(settings: Settings) -> list[Measure]:
+    """What the compiler plans, and what a fresh process really takes."""
+    measures = []
+    for num_workers, size in SMALL if settings.small else SIZES:
+        name = f"{num_workers} x {size / 1e6:g} M"
+        plan = update.abstract(num_workers, size).memory_analysis()
+        held = (
+            plan.argument_size_in_bytes
+            + plan.output_size_in_bytes
+            - plan.alias_size_in_bytes
+        )
+        measures.append(
+            Measure(
+                f"{name}: temporary / inputs and outputs, as compiled",
+                plan.temp_size_in_bytes / held,
+                must=0.15,
+                goal=0.02,
+                note=f"{held / 1e9:.3g} GB of inputs and outputs, donated ones once.",
+            )
+        )
+        each = (held + plan.temp_size_in_bytes) / num_workers / size
+        measures.append(Measure(f"{name}: peak a worker and component", each, unit="B"))
+    # Of the last size's process: the kernel's own count of what it ever held.
+    said = benchmarks.fresh(__file__, str(num_workers), str(size))
+    measures.append(
+        Measure(
+            f"{name}: resident beyond inputs and outputs, measured",
+            json.loads(said) / held,
+            must=0.15,
+            goal=0.02,
+        )
+    )
+    return measures
+
+
+def resident_beyond(num_workers: int, size: int) -> int:
+    """Bytes that steps add to what their inputs and outputs hold, in this process."""
+    optimizer = update.optimizer_for(num_workers)
+    params = jnp.zeros(size, jnp.float32)
+    gradients = jnp.ones((num_workers, size), jnp.float32)
+    carry = jax.block_until_ready(update.start(optimizer, params))
+    compiled = update.step_of(optimizer).lower(carry, gradients, params).compile()
+    before = psutil.Process().memory_info().rss
+    for _ in range(3):
+        carry = jax.block_until_ready(compiled(carry, gradients, params))
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return max(0, peak - before)
+
+
+if __name__ == "__main__":
+    print(json.dumps(resident_beyond(*map(int, sys.argv[1:]))))

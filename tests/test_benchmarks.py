@@ -1,0 +1,380 @@
+"""The harness of benchmarks, and every bench at small size; no test asserts a speed."""
+
+import io
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import rich.console
+
+import gdsec_jax
+from gdsec_jax import _shipped, benchmarks, cli
+from gdsec_jax.benchmarks import Measure, Report, Result, Settings, Times
+
+HERE = {
+    **{
+        "processor": "P",
+        "cores": "2",
+        "memory": "24 GiB",
+        "load": "0.1",
+        "device": "1 x cpu cpu",
+    },
+    **{"jax": "0.10.2", "jaxlib": "0.10.2", "numpy": "2.4", "python": "3.11"},
+}
+FAST = ("encode", "compress")
+NAMES = (
+    *("compress", "encode", "imports", "memory", "rivals", "round", "scale", "sweep"),
+    "figures",
+)
+
+
+def console(width=100):
+    return rich.console.Console(file=io.StringIO(), width=width)
+
+
+def result(*measures, small=False, **environment) -> Result:
+    reports = {"one": Report(measures, 2.0)}
+    return Result("2026-01-01", HERE | environment, 5, small, reports)
+
+
+# Timing
+
+
+def test_calls_take_turns_after_they_warmed_up():
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in "ab"}
+    times = benchmarks.interleaved(calls, 3)
+    assert "".join(order) == "abababab"
+    assert {name: len(each.seconds) for name, each in times.items()} == {"a": 3, "b": 3}
+    assert min(times["a"].seconds) >= 0
+
+
+def test_median_spread_and_ratio_turn_by_turn():
+    assert benchmarks.summary([1, 2, 3, 4, 5]) == {"value": 3.0, "spread": 2 / 3}
+    assert benchmarks.summary([0.0, 0.0]) == {"value": 0.0, "spread": 0.0}
+    slow_turn = benchmarks.ratio(Times((2.0, 20.0, 2.0)), Times((1.0, 10.0, 1.0)))
+    assert slow_turn == {"value": 2.0, "spread": 0.0}
+    assert (Times((3.0, 1.0, 2.0)).median, Times((3.0, 1.0)).best) == (2.0, 1.0)
+
+
+def test_a_threaded_step_gives_its_buffers_away():
+    step = jax.jit(lambda x: x + 1, donate_argnums=0)
+    first = jnp.zeros(3)
+    call = benchmarks.threaded(step, first)
+    call()
+    assert first.is_deleted()
+    np.testing.assert_array_equal(call(), [2.0, 2.0, 2.0])
+
+
+def test_exponent_of_a_power():
+    sizes = [10, 100, 1000]
+    times = [Times((1e-6 * n**1.5, 2e-6 * n**1.5)) for n in sizes]
+    assert benchmarks.exponent(sizes, times)["value"] == pytest.approx(1.5)
+    assert benchmarks.exponent(sizes, times)["spread"] < 1e-9
+
+
+def test_the_triad_and_its_bandwidth():
+    np.testing.assert_allclose(benchmarks.triad(4)(), 1e-3)
+    assert benchmarks.speed(Times((2.0, 1.0)), 10**9) == 12.0
+    assert 0 < benchmarks.bandwidth(2, size=1000) < 1e4
+
+
+def test_time_over_that_of_its_bytes():
+    value, gigabytes = benchmarks.roofline(lambda: None, 1e6, Settings(3, small=True))
+    assert value["value"] > 0
+    assert gigabytes > 0
+
+
+# Verdicts, tables, comparison
+
+
+@pytest.mark.parametrize(
+    ("value", "larger", "expected"),
+    [
+        *((1.0, False, "goal"), (1.5, False, "must"), (3.0, False, "missed")),
+        *((3.0, True, "goal"), (1.6, True, "missed"), (2.0, True, "must")),
+        (math.nan, False, "skipped"),
+    ],
+)
+def test_verdicts(value, larger, expected):
+    must, goal = (2.0, 3.0) if larger else (2.0, 1.0)
+    measure = Measure("x", value, must=must, goal=goal, larger_is_better=larger)
+    assert benchmarks.verdict(measure) == expected
+
+
+def test_nothing_asked_is_no_verdict_and_a_must_alone_can_be_reached():
+    assert benchmarks.verdict(Measure("x", 1.0)) == ""
+    assert benchmarks.verdict(Measure("x", 1.0, must=2.0)) == "must"
+
+
+def test_the_table_fits_a_terminal_and_says_all():
+    measures = (
+        Measure("what was asked " * 4, 12345.6, "MB/s", 0.031, 1.15, 1.05, True, "why"),
+        Measure("beside it", 0.0123, note="a note"),
+        Measure("absent", math.nan, must=1.0, note="no torch"),
+    )
+    shown = console()
+    made = result(*measures)
+    made.reports["two"] = Report(skipped="no compiler")
+    made.reports["three"] = Report(failed="ValueError: broken")
+    benchmarks.show(made, shown)
+    text = shown.file.getvalue()
+    rows = [line for line in text.splitlines() if line.startswith(tuple("│┃┏┡└├"))]
+    assert max(map(len, rows)) <= 100
+    for said in (
+        *("12,346 MB/s", "3%", "≥ 1.15", "≥ 1.05", "goal", "0.0123", "skipped"),
+        *("beside it: a note", "absent: no torch", "two: skipped: no compiler"),
+        *("three: failed: ValueError: broken", "2 cores", "jax 0.10.2", "5 repeats"),
+    ):
+        assert said in text
+
+
+def test_small_sizes_are_called_no_measurements():
+    assert "no measurements" in benchmarks.machine(result(small=True))
+    assert "no measurements" not in benchmarks.machine(result())
+
+
+def test_two_results_are_compared_by_their_ratios():
+    old = result(
+        Measure("time", 2.0, spread=0.1), Measure("speed", 1.0, larger_is_better=True)
+    )
+    new = result(
+        Measure("time", 1.0, spread=0.1),
+        Measure("speed", 0.5, larger_is_better=True),
+        Measure("new one", 1.0),
+    )
+    shown = console()
+    benchmarks.compare(old, new, shown)
+    rows = [line.split("│") for line in shown.file.getvalue().splitlines()]
+    cells = {row[2].strip(): [c.strip() for c in row[3:7]] for row in rows if row[2:]}
+    assert cells["time"] == ["2", "1", "0.50", "better"]
+    assert cells["speed"] == ["1", "0.5", "0.50", "worse"]
+    assert cells["new one"] == ["-", "1", "", ""]
+
+
+def test_a_change_within_the_spreads_is_none():
+    old, new = Measure("x", 1.0, spread=0.1), Measure("x", 1.15, spread=0.1)
+    assert benchmarks.change(old, new) == ""
+    assert benchmarks.change(old, new._replace(value=1.3)) == "worse"
+    assert benchmarks.change(Measure("x", 0.0), new) == ""
+
+
+def test_other_machines_and_versions_are_named():
+    other = result(jax="0.11.0", small=True, load="2.0")
+    differing = benchmarks.differences(result(), other)
+    assert differing == [
+        "jax differs: '0.10.2', then '0.11.0'.",
+        "small differs: 'False', then 'True'.",
+    ]
+    assert benchmarks.differences(result(), result()) == []
+
+
+# Files
+
+
+def test_a_result_comes_back_from_its_file(tmp_path):
+    made = result(Measure("x", np.float64(1.5), "s", 0.1, 2.0, 1.0, True, "note"))
+    made.reports["two"] = Report(skipped="why", seconds=1.0)
+    benchmarks.save(made, tmp_path / "a.json")
+    assert benchmarks.load(tmp_path / "a.json") == made
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_history_grows_by_whole_lines(tmp_path):
+    path = tmp_path / "bench" / "history.jsonl"
+    benchmarks.append(result(Measure("x", 1.0)), path)
+    with path.open("a") as history:
+        history.write('{"cut sho')  # by a machine that lost its power
+    benchmarks.append(result(Measure("x", 2.0)), path)
+    lines = path.read_text().splitlines()
+    assert len(lines) == 3
+    assert json.loads(lines[0])["reports"]["one"]["measures"][0]["value"] == 1.0
+    assert benchmarks.load(path) == result(Measure("x", 2.0))
+
+
+@pytest.mark.parametrize("text", ["", "no json", "[]", "{}", '{"reports": {"a": 1}}'])
+def test_other_files_are_refused(tmp_path, text):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"a\.json"):
+        benchmarks.load(path)
+
+
+# Running
+
+
+@pytest.fixture
+def fakes(tmp_path, monkeypatch):
+    """Benches of a folder of its own, beside what is none."""
+    folder = tmp_path / "experiments" / "benchmarks"
+    folder.mkdir(parents=True)
+    head = "from gdsec_jax.benchmarks import Measure, Skipped\n\ndef bench(settings):\n"
+    bodies = {
+        "good": "return [Measure('time', float(settings.repeats), must=9.0)]",
+        "absent": "raise Skipped('no such device')",
+        "broken": "raise KeyError('oh')",
+        "figures": "return []",
+        "_shared": "return []",
+    }
+    for name, body in bodies.items():
+        (folder / f"{name}.py").write_text(f'"""About {name}."""\n{head}    {body}\n')
+    folders = _shipped.folder
+    monkeypatch.setattr(
+        _shipped,
+        "folder",
+        lambda name: folder.parent if name == "experiments" else folders(name),
+    )
+
+
+def test_benches_are_found_and_the_whole_job_is_last():
+    assert tuple(n for n in benchmarks.available() if n != "tpu") == NAMES
+
+
+@pytest.mark.usefixtures("fakes")
+def test_a_bench_that_is_skipped_or_fails_keeps_none_from_running():
+    shown = console()
+    made = benchmarks.run(["all"], Settings(3, console=shown))
+    assert list(made.reports) == ["absent", "broken", "good", "figures"]
+    assert made.reports["absent"].skipped == "no such device"
+    assert made.reports["broken"].failed == "KeyError: 'oh'"
+    assert made.reports["good"].measures == (Measure("time", 3.0, must=9.0),)
+    text = shown.file.getvalue()
+    assert "bench good: About good." in text
+    assert "Traceback" in text
+    assert {"processor", "cores", "jax", "commit"} <= set(made.environment)
+
+
+@pytest.mark.usefixtures("fakes")
+def test_unknown_benches_and_no_repeats_are_refused():
+    with pytest.raises(ValueError, match="no bench is called 'bad', expected all or"):
+        benchmarks.run(["good", "bad"], Settings())
+    with pytest.raises(ValueError, match="repeats is 0, expected at least 1"):
+        benchmarks.run(["good"], Settings(0))
+
+
+@pytest.mark.usefixtures("fakes")
+def test_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["bench", "good", "absent", "--json", "a/1.json"]) == 0
+    printed = capsys.readouterr().out
+    assert "absent: skipped: no such device" in printed
+    assert "≤ 9" in printed
+    assert benchmarks.load(tmp_path / "a" / "1.json").repeats == 5
+    assert cli.main(["bench", "good", "--repeats", "2", "--small"]) == 0
+    history = tmp_path / "results" / "bench" / "history.jsonl"
+    assert len(history.read_text().splitlines()) == 2
+    capsys.readouterr()
+    assert cli.main(["bench-compare", "a/1.json", str(history)]) == 0
+    printed = capsys.readouterr().out
+    assert "small differs: 'False', then 'True'." in printed
+    assert "0.40" in printed
+    assert cli.main(["bench"]) == 0
+    assert "About good." in capsys.readouterr().out
+    assert cli.main(["bench", "broken"]) == 2
+    assert "broken failed" in capsys.readouterr().err
+    assert cli.main(["bench-compare", "no.json", "a/1.json"]) == 2
+
+
+def test_a_fresh_process_says_what_went_wrong():
+    assert benchmarks.fresh("-c", "print(1)") == "1\n"
+    code = "import os; print('HOME' in os.environ, os.environ['NEW'])"
+    assert benchmarks.fresh("-c", code, HOME=None, NEW="x") == "False x\n"
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        benchmarks.fresh("-c", "1 / 0")
+
+
+# The benches
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
+        for name in NAMES
+    ],
+)
+def test_a_bench_runs_at_small_size(name):
+    made = benchmarks.run([name], Settings(2, small=True, console=console()))
+    report = made.reports[name]
+    assert not report.failed
+    assert report.measures
+    for measure in report.measures:
+        absent = "PyTorch is not installed" in measure.note
+        assert math.isfinite(measure.value) or absent, measure
+        assert measure.spread >= 0 or absent
+    names = [measure.name for measure in report.measures]
+    assert len(set(names)) == len(names)  # comparisons go by them
+
+
+def test_what_a_step_must_move_is_counted_from_its_arrays():
+    update = benchmarks.module("_update")
+    workers, size = 3, 1000
+    moved = update.bytes_moved(workers, size)
+    numbers = (5 * workers + 4) * size
+    assert 0 <= moved - 4 * numbers < 400  # the round's number, counts, norms
+
+
+def test_about_the_share_is_sent():
+    update = benchmarks.module("_update")
+    call = update.call_of(2, 50_000)
+    shares = [update.sent(call()) for _ in range(6)]
+    assert np.mean(shares) == pytest.approx(update.SHARE, rel=0.1)
+
+
+RIVALS = ("numpy_masked", "numpy_indexed", "torch_indexed")
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_a_rival_compresses_as_ours(name):
+    as_theirs = np.array
+    if name.startswith("torch"):
+        as_theirs = pytest.importorskip("torch").tensor
+    workers, size, xi, beta = 3, 200, 4.0, 0.1
+    rng = np.random.default_rng(0)
+    zeros = np.zeros((workers, size), np.float32)
+    rival = getattr(benchmarks.module("rivals"), name)(as_theirs(zeros), xi, beta)
+    ours = gdsec_jax.gdsec(workers, xi, beta)
+    params = np.zeros(size, np.float32)
+    state = ours.init(jnp.asarray(params))
+    sent = 0
+    for _ in range(8):
+        gradients = rng.standard_normal((workers, size), np.float32)
+        update, state = ours.update(jnp.asarray(gradients), state, jnp.asarray(params))
+        theirs, counts = rival(as_theirs(gradients), as_theirs(params))
+        np.testing.assert_allclose(np.asarray(theirs), update, rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(counts, gdsec_jax.last_round(state).entries)
+        sent += counts.sum()
+        params += np.float32(0.3) * rng.standard_normal(size, np.float32)
+    assert 0.2 < sent / (8 * workers * size) < 0.9
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("form", ["dense", "csr"])
+@pytest.mark.parametrize("make", ["ridge", "logistic"])
+def test_rivals_rounds_reach_our_params(make, form):
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((31, 7)) * (rng.random((31, 7)) < 0.5)
+    targets = rng.integers(2, size=31)
+    problem = getattr(gdsec_jax.problems, make)(features, targets, 4)
+    problems = benchmarks.module("_problems")
+    optimizer = problems.optimizers_for(problem)["GD-SEC"]
+    ours = problems.rounds_of(problem, optimizer)(20)
+    theirs = benchmarks.module("rivals").numpy_rounds(problem, form)(20)
+    assert 0 < ours.entries.sum() < 20 * 4 * 7
+    np.testing.assert_allclose(theirs, ours.params, rtol=1e-9, atol=1e-12)
+    assert np.abs(theirs).max() > 1e-3
+
+
+@pytest.mark.usefixtures("x64")
+def test_single_runs_of_rounds_take_what_they_take():
+    """The calls run the rounds that the times are divided by."""
+    problems = benchmarks.module("_problems")
+    done = []
+    run = lambda number: done.append(number)  # noqa: E731
+    times = problems.seconds_a_round({"run": run}, Settings(2, small=True))
+    many = max(done)
+    assert done[-4:] == [many, 1, many, 1]
+    assert all(taken > 0 for taken in times["run"].seconds)
