@@ -40,7 +40,7 @@ class Setup(NamedTuple):
 
 # Small in chips only: arrays that fit into VMEM would be kept there, out of the count.
 FULL = Setup("v5e:4x4", "v5litepod-16", num_workers=64, length=50_000_000)
-SMALL = Setup("v5e:2x2", "v5litepod-4", num_workers=8, length=20_000_000)
+SMALL = Setup("v5e:2x2", "v5litepod-4", num_workers=8, length=50_000_000)
 COLLECTIVES = ("all-reduce", "reduce-scatter", "all-gather")
 
 
@@ -287,8 +287,12 @@ def _calls(each: Instruction, computations) -> list[tuple[int, str]]:
             for attribute in ("branch_computations", "true_\\w+", "false_\\w+")
             for name in each.called(attribute)
         ]
-        dearest = max(branches, key=lambda b: _of_computation(b, computations).bytes)
-        return [(1, dearest)]
+
+        def moved(branch):
+            inner = _of_computation(branch, computations)
+            return inner.bytes + inner.collective_bytes.total()
+
+        return [(1, max(branches, key=moved))]
     if each.operation == "call":
         return [(1, each.called("to_apply")[0])]
     if each.operation == "async-start":
