@@ -21,8 +21,8 @@ class Columns(NamedTuple):
 
     gradients: Any  # leaves [M, *param]
     params: Any  # leaves [*param], or None
-    change: Any  # theta^k - theta^{k-1}, or None
-    like: Any  # of the parameters' dtypes
+    change: Any  # what counts as theta^k - theta^{k-1}, if not that; or None
+    previous: Any  # theta^{k-1}
     workers: Any  # the pipelines' states
     server: Any
 
@@ -44,7 +44,7 @@ class Steps(NamedTuple):
 
     init: Callable[[Any], tuple[Any, Any]]  # params to the states of workers and server
     work: Callable[[Columns, jax.Array], tuple[Any, Any]]  # to messages, states
-    finite: Callable[[Columns, Any, Any], jax.Array] | None  # and these, to bool [M]
+    finite: Callable[[Columns, Any, Any], jax.Array] | None  # those, to bool [M]
     close: Callable[[Columns, Any, Any, jax.Array], Results]
     count: Callable[[Any], Any]  # messages to what adds up over components
 
@@ -133,33 +133,42 @@ def in_blocks(
     flat = jax.tree.map(lambda x, like: x.reshape(like.shape), columns, plan.as_vectors)
     own = jax.tree.map(_if, plan.is_column, flat)
     others = jax.tree.map(_unless, plan.is_column, flat)
-    fixed = own._replace(change=None, workers=None, server=None)
+    fixed = own._replace(previous=None, workers=None, server=None)
+    # Block by block the aggregate takes the place of the previous parameters.
+    moving = Results(own.previous, own.workers, own.server, ())
 
     def together(moving, fixed):
-        own = fixed._replace(change=moving.aggregate, workers=moving.workers)
-        if columns.change is None:
-            own = own._replace(change=None)
-        return _joined(own._replace(server=moving.server), others)
+        own = fixed._replace(
+            previous=moving.aggregate, workers=moving.workers, server=moving.server
+        )
+        return _joined(own, others)
 
-    # What the workers send takes the place of the change, block by block.
-    place = own.like if columns.change is None else own.change
-    moving = Results(place, own.workers, own.server, ())
     loop = functools.partial(_blocks.in_blocks, number=plan.number, always=always)
     present = chosen
     if steps.finite is not None:
+        narrow = any(x.dtype == jnp.float16 for x in jax.tree.leaves(columns))
         finite = steps.finite
 
         def probe(_, fixed):
             own = together(*fixed)
-            return (), (~finite(own, *steps.work(own, chosen))).astype(jnp.int32)
+            made = steps.work(own, chosen) if narrow else ((), ())
+            return (), (~finite(own, *made)).astype(jnp.int32)
 
         nobody = jnp.zeros(chosen.shape, jnp.int32)
         _, bad = loop(probe, moving=(), fixed=(moving, fixed), totals=nobody)
         present = chosen & (bad == 0)
 
+    def whole(own):
+        messages, workers = steps.work(own, present)
+        if steps.finite is not None:
+            # A worker whose message overflows cannot be left out any more: its state
+            # has taken other blocks already. Such entries are, and their memories stay.
+            messages = jax.tree.map(_or_zero, messages)
+            workers = jax.tree.map(_or_old, workers, own.workers)
+        return steps.close(own, messages, workers, present)
+
     def close(moving, fixed):
-        own = together(moving, fixed)
-        results = steps.close(own, *steps.work(own, present), present)
+        results = whole(together(moving, fixed))
         kept = results.messages if keep_messages else ()
         workers, server = (
             jax.tree.map(_if, marks, state)
@@ -172,7 +181,7 @@ def in_blocks(
     if keep_messages:
         moving = moving._replace(
             messages=jax.tree.map(
-                lambda g, p: jnp.zeros(g.shape, p.dtype), own.gradients, own.like
+                lambda g, p: jnp.zeros(g.shape, p.dtype), own.gradients, own.previous
             )
         )
     one = jax.tree.map(lambda x: x[..., :1], (moving, fixed))
@@ -181,8 +190,7 @@ def in_blocks(
     )
     moved, counts = loop(close, moving=moving, fixed=fixed, totals=silence)
     # What is no column depends on none: any of them will do.
-    rest = together(*one)
-    rest = steps.close(rest, *steps.work(rest, present), present)
+    rest = whole(together(*one))
     workers, server = (
         _joined(mine, jax.tree.map(_unless, marks, state))
         for mine, marks, state in zip(
@@ -191,7 +199,7 @@ def in_blocks(
     )
     results = Results(moved.aggregate, workers, server, moved.messages)
     shapes = Results(
-        columns.like,
+        columns.previous,
         columns.workers,
         columns.server,
         columns.gradients if keep_messages else (),
@@ -201,6 +209,16 @@ def in_blocks(
         jax.tree.map(lambda x, y: x.reshape(y.shape), results, shapes),
         counts,
     )
+
+
+def _or_zero(x):
+    return jnp.where(jnp.isfinite(x), x, jnp.zeros_like(x))
+
+
+def _or_old(new, old):
+    if not jnp.issubdtype(new.dtype, jnp.floating):
+        return new
+    return jnp.where(jnp.isfinite(new), new, old)
 
 
 def _if(condition: bool, x):
@@ -221,15 +239,17 @@ def _template(columns: Columns, steps: Steps, size: Callable[[int], int]) -> Col
     """Shapes and dtypes of the columns of parameters that are vectors."""
     shape = jax.ShapeDtypeStruct
     vector = lambda x: shape((size(x.size),), x.dtype)  # noqa: E731
-    like = jax.tree.map(vector, columns.like)
-    workers, server = jax.eval_shape(steps.init, like)
+    previous = jax.tree.map(vector, columns.previous)
+    workers, server = jax.eval_shape(steps.init, previous)
     return Columns(
         gradients=jax.tree.map(
-            lambda g, p: shape((g.shape[0], *p.shape), g.dtype), columns.gradients, like
+            lambda g, p: shape((g.shape[0], *p.shape), g.dtype),
+            columns.gradients,
+            previous,
         ),
         params=jax.tree.map(vector, columns.params),
         change=jax.tree.map(vector, columns.change),
-        like=like,
+        previous=previous,
         workers=workers,
         server=server,
     )
@@ -238,8 +258,8 @@ def _template(columns: Columns, steps: Steps, size: Callable[[int], int]) -> Col
 def _results_like(columns: Columns, is_column: list[bool]):
     """Shape of each leaf of the results, and whether it is a column."""
     of = jax.tree.unflatten(jax.tree.structure(columns), is_column)
-    trees = (columns.like, columns.workers, columns.server, columns.gradients)
-    kinds = (of.like, of.workers, of.server, of.gradients)
+    trees = (columns.previous, columns.workers, columns.server, columns.gradients)
+    kinds = (of.previous, of.workers, of.server, of.gradients)
     return [
         (x.shape, column)
         for x, column in zip(*map(jax.tree.leaves, (trees, kinds)), strict=True)

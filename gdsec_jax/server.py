@@ -92,7 +92,9 @@ def worker_memories(
       Array([3.], dtype=float32)
     """
 
-    def update(updates, state, params=None, *, workers=None, **extra_args):
+    def update(
+        updates, state, params=None, *, workers=None, messages=None, **extra_args
+    ):
         del params, extra_args
         memories = [
             known.memory for known in _trees.of_type(workers, GradientDifferenceState)
@@ -107,7 +109,7 @@ def worker_memories(
                 "the workers' gradient_difference keeps a part of the parameters only, "
                 "expected all for worker_memories: use server_memory."
             )
-        known = _trees.over_workers(memories[0], reduction)
-        return _trees.add(known, updates), state
+        # One sum instead of two: messages are the summands of the updates.
+        return _trees.over_workers(_trees.add(memories[0], messages), reduction), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
