@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 # Gradients of fewer bytes stay in the cache, where blocks gain nothing.
 LEAST_BYTES = 2**24
-# All that a block reads and writes: more would leave the cache, less would take no
-# longer than it takes to start its kernels.
-_BLOCK_BYTES = 2**24
+# What a block reads: more would leave the cache, less would take no longer than it
+# takes to start its kernels.
+_BLOCK_BYTES = 2**22
 
 
 def number_of_blocks(arrays: Any) -> int:

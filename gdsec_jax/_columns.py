@@ -31,6 +31,7 @@ class Results(NamedTuple):
     """What a round makes of them."""
 
     aggregate: Any  # leaves [*param]
+    previous: Any  # theta^{k-1} of the next round
     workers: Any
     server: Any
     messages: Any  # leaves [M, *param]
@@ -134,12 +135,12 @@ def in_blocks(
     own = jax.tree.map(_if, plan.is_column, flat)
     others = jax.tree.map(_unless, plan.is_column, flat)
     fixed = own._replace(previous=None, workers=None, server=None)
-    # Block by block the aggregate takes the place of the previous parameters.
-    moving = Results(own.previous, own.workers, own.server, ())
+    aggregate = jax.tree.map(jnp.zeros_like, own.previous)
+    moving = Results(aggregate, own.previous, own.workers, own.server, ())
 
     def together(moving, fixed):
         own = fixed._replace(
-            previous=moving.aggregate, workers=moving.workers, server=moving.server
+            previous=moving.previous, workers=moving.workers, server=moving.server
         )
         return _joined(own, others)
 
@@ -172,11 +173,10 @@ def in_blocks(
         kept = results.messages if keep_messages else ()
         workers, server = (
             jax.tree.map(_if, marks, state)
-            for marks, state in zip(plan.is_column[4:], results[1:3], strict=True)
+            for marks, state in zip(plan.is_column[4:], results[2:4], strict=True)
         )
-        return Results(results.aggregate, workers, server, kept), steps.count(
-            results.messages
-        )
+        new = results._replace(workers=workers, server=server, messages=kept)
+        return new, steps.count(results.messages)
 
     if keep_messages:
         moving = moving._replace(
@@ -194,11 +194,12 @@ def in_blocks(
     workers, server = (
         _joined(mine, jax.tree.map(_unless, marks, state))
         for mine, marks, state in zip(
-            moved[1:3], plan.is_column[4:], rest[1:3], strict=True
+            moved[2:4], plan.is_column[4:], rest[2:4], strict=True
         )
     )
-    results = Results(moved.aggregate, workers, server, moved.messages)
+    results = moved._replace(workers=workers, server=server)
     shapes = Results(
+        columns.previous,
         columns.previous,
         columns.workers,
         columns.server,
@@ -258,8 +259,8 @@ def _template(columns: Columns, steps: Steps, size: Callable[[int], int]) -> Col
 def _results_like(columns: Columns, is_column: list[bool]):
     """Shape of each leaf of the results, and whether it is a column."""
     of = jax.tree.unflatten(jax.tree.structure(columns), is_column)
-    trees = (columns.previous, columns.workers, columns.server, columns.gradients)
-    kinds = (of.previous, of.workers, of.server, of.gradients)
+    trees = (columns.previous, columns.previous, *columns[4:], columns.gradients)
+    kinds = (of.previous, of.previous, *of[4:], of.gradients)
     return [
         (x.shape, column)
         for x, column in zip(*map(jax.tree.leaves, (trees, kinds)), strict=True)
