@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdsec_jax import _blocks, _componentwise
+from gdsec_jax import _blocks, _checks, _componentwise
 
 
 class Columns(NamedTuple):
@@ -62,7 +62,7 @@ def plan(columns: Columns, steps: Steps) -> Plan | None:
     """How to take a round in blocks, or None if that cannot be or does not pay."""
     gradients = jax.tree.leaves(columns.gradients)
     size = sum(x.size * x.dtype.itemsize for x in gradients)
-    if size < _blocks.LEAST_BYTES or not isinstance(gradients[0], jax.core.Tracer):
+    if size < _blocks.LEAST_BYTES or not _checks.is_traced(gradients[0]):
         return None  # without jit nothing is changed in place
     try:
         return _plan(columns, steps)

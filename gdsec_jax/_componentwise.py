@@ -7,6 +7,8 @@ import jax
 import numpy as np
 from jax.extend import core
 
+from gdsec_jax import _checks
+
 _ELEMENTWISE = frozenset(
     """abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp
     convert_element_type copy copy_p cos cosh div eq erf erf_inv erfc exp exp2 expm1
@@ -80,7 +82,7 @@ def _numbers(closed) -> list[Any]:
 
 
 def _same(a, b) -> bool:
-    if isinstance(a, jax.core.Tracer) or isinstance(b, jax.core.Tracer):
+    if _checks.is_traced(a) or _checks.is_traced(b):
         return a is b
     return np.shape(a) == np.shape(b) and np.array_equal(a, b, equal_nan=True)
 

@@ -175,7 +175,14 @@ def count(message: Any, layout: Layout, whole=False) -> Uploads:
 
 
 def nonzeros_of(message: Any) -> list[jax.Array]:
-    """How many entries of each leaf are not zero, int32: numbers that add up."""
+    """How many entries of each leaf are not zero, int32: numbers that add up.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from gdsec_jax import wire
+      >>> wire.nonzeros_of({"w": jnp.array([3.0, 0.0, 1.0]), "b": jnp.zeros(2)})
+      [Array(0, dtype=int32), Array(2, dtype=int32)]
+    """
     return [_nonzeros(leaf) for leaf in jax.tree.leaves(message)]
 
 
@@ -193,6 +200,13 @@ def tally(nonzeros: list[jax.Array], message: Any, layout: Layout, whole=False):
       message: as for `count`; unless `layout.run_coded` names a format shapes and
         dtypes do.
       layout, whole: as for `count`.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> from gdsec_jax import wire
+      >>> like = jax.ShapeDtypeStruct((4,), jnp.float32)
+      >>> wire.tally([jnp.int32(2)], like, wire.layout_of(like, "coo")).bits().item()
+      68
     """
     form, code = layout.format, layout.code
     leaves = jax.tree.leaves(message)
