@@ -11,6 +11,7 @@ import scipy
 
 from gdsec_jax import _checks, data
 from gdsec_jax.problems import _constants
+from gdsec_jax.problems._gram import Gram, gram_of, pays, quadratic
 from gdsec_jax.problems._problem import ErrorMeasure, Problem
 
 # Sparse features with fewer columns and a higher density are faster as dense ones.
@@ -23,6 +24,7 @@ class LinearData(NamedTuple):
 
     shards: data.Shards  # features [n, D], targets [n], weight [n]
     regularization: jax.Array  # lambda / M
+    gram: Gram | None = None  # of f_m, where it is quadratic and that is shorter
 
 
 def predict(params, shards: data.Shards):
@@ -41,6 +43,8 @@ def linear_loss(phi: Callable, penalty: Callable | None) -> Callable:
     """The f_m of a sample's loss phi(x . theta, y) and a penalty(theta)."""
 
     def worker_loss(params, worker: LinearData):
+        if worker.gram is not None:
+            return quadratic(params, worker.gram)
         shards = worker.shards
         loss = jnp.sum(shards.weight * phi(predict(params, shards), shards.targets))
         return (
@@ -161,6 +165,7 @@ def linear_problem(
     measure: ErrorMeasure = "objective",
     solution: np.ndarray | None = None,
     optimum: float | None = None,
+    quadratic: bool = False,
 ) -> Problem:
     """Put a problem together: its arrays on the device, and the constants of theory.
 
@@ -173,8 +178,12 @@ def linear_problem(
       coordinate_curvature: the same along one coordinate, if it differs.
       smooth_penalty: whether lambda is part of the constants, as it is for |theta|^2/2.
       init_shape: of the parameters, [D] or [D, C].
+      quadratic: whether the loss is that of ridge regression.
     """
     features, targets, parts, regularization, dtype = samples
+    gram = None
+    if quadratic and pays(features, parts):
+        gram = gram_of(features, targets, parts, regularization, solution, dtype)
     num_samples, num_workers = targets.size, len(parts)
     convexity = regularization if smooth_penalty else 0.0
 
@@ -197,6 +206,7 @@ def linear_problem(
         worker_data=LinearData(
             shards=jax.tree.map(lambda x: _to_device(x, dtype), shards),
             regularization=jnp.full(num_workers, regularization / num_workers, dtype),
+            gram=gram,
         ),
         init_params=jnp.zeros(init_shape, dtype),
         optimum=optimum,

@@ -60,7 +60,8 @@ def ridge(
        + \frac{\lambda}{2M} |\theta|^2
 
     :math:`L = \lambda_{\max}(X^T X)/N + \lambda`. The optimum is in closed form, by
-    conjugate gradients for D > 2,000.
+    conjugate gradients for D > 2,000. Where a worker has more than D samples, which are
+    dense, full gradients are computed from its [D, D] matrix :math:`X_m^T X_m`.
 
     Args:
       features: [N, D], an array, or a scipy.sparse matrix, which stays sparse on the
@@ -103,6 +104,7 @@ def ridge(
         solution=solution,
         optimum=residual @ residual / (2 * y.size)
         + data.regularization / 2 * solution @ solution,
+        quadratic=True,
     )
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gdsec_jax import _checks, data
+from gdsec_jax.problems._gram import Gram
 from gdsec_jax.problems._problem import Problem
 
 
@@ -61,9 +62,12 @@ class _Draw:
 
     def __call__(self, key: jax.Array, worker_data: Any) -> Any:
         def one(node):
+            if isinstance(node, Gram):
+                return None  # of all samples
             return _batch(key, node, self.batch_size) if _is_shards(node) else node
 
-        return jax.tree.map(one, worker_data, is_leaf=_is_shards)
+        kinds = (data.Shards, Gram)
+        return jax.tree.map(one, worker_data, is_leaf=lambda x: isinstance(x, kinds))
 
 
 def _batch(key: jax.Array, shards: data.Shards, batch_size: int) -> data.Shards:

@@ -206,7 +206,7 @@ def tally(nonzeros: list[jax.Array], message: Any, layout: Layout, whole=False):
       >>> from gdsec_jax import wire
       >>> like = jax.ShapeDtypeStruct((4,), jnp.float32)
       >>> wire.tally([jnp.int32(2)], like, wire.layout_of(like, "coo")).bits().item()
-      68
+      71
     """
     form, code = layout.format, layout.code
     leaves = jax.tree.leaves(message)
