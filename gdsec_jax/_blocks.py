@@ -9,16 +9,16 @@ import jax.numpy as jnp
 
 # Gradients of fewer bytes stay in the cache, where blocks gain nothing.
 LEAST_BYTES = 2**24
-# What a block reads: more would leave the cache, less would take no longer than it
-# takes to start its kernels.
-_BLOCK_BYTES = 2**22
+# What a block reads. More would leave the cache, or a TPU's vector memory; less would
+# take no longer than it takes to start its kernels, or to meet the other devices.
+BLOCK_BYTES = {"cpu": 2**22, "tpu": 2**26}
 
 
-def number_of_blocks(arrays: Any) -> int:
+def number_of_blocks(arrays: Any, platform: str) -> int:
     """Into how many blocks to cut arrays whose components are their last axis."""
     leaves = jax.tree.leaves(arrays)
     total = sum(x.size * x.dtype.itemsize for x in leaves)
-    fewest = max(1, math.ceil(total / _BLOCK_BYTES))
+    fewest = max(1, math.ceil(total / BLOCK_BYTES[platform]))
     lengths = {x.shape[-1] for x in leaves}
     for number in range(fewest, 2 * fewest):
         if all(length % number == 0 for length in lengths):
@@ -31,8 +31,8 @@ def in_blocks(
 ) -> tuple[Any, Any]:
     """Apply a component-wise function block by block, in place where XLA can.
 
-    XLA's CPU backend makes a kernel of each output and a fresh array of each result; on
-    arrays beyond the cache they all pass the memory anew. In blocks they pass it once.
+    XLA makes several kernels of a round, on CPU one for each output; on arrays beyond
+    the cache each of them passes the memory anew. In blocks they pass it once.
     Each block takes one part in `number` of every array; what is left over, fewer than
     `number` components of an array, is a last block.
 
@@ -56,7 +56,9 @@ def in_blocks(
             cut = lambda x: jax.lax.dynamic_slice_in_dim(  # noqa: E731
                 x, start(x), size(x), x.ndim - 1
             )
-            return function(*jax.tree.map(cut, (moving, fixed)))
+            blocks = jax.tree.map(cut, (moving, fixed))
+            # On a TPU a block is then read once, whatever is made of it.
+            return function(*jax.lax.optimization_barrier(blocks))
 
         def never(moving, fixed):
             shapes = jax.eval_shape(compute, moving, fixed)

@@ -55,7 +55,7 @@ class Plan(NamedTuple):
 
     is_column: Columns  # of each leaf; the others are the same for all components
     as_vectors: Columns  # shapes and dtypes, each parameter being a vector
-    number: int  # of blocks
+    numbers: dict[str, int]  # of blocks, by platform
 
 
 def plan(columns: Columns, steps: Steps) -> Plan | None:
@@ -83,8 +83,9 @@ def _plan(columns: Columns, steps: Steps) -> Plan | None:
         is_column.append(a != b)
         if a[:-1] != b[:-1] or math.prod(as_vector) != own.size:
             return None
-    number = _blocks.number_of_blocks(_columns_of(exact, is_column))
-    block = _template(columns, steps, lambda n: n // number + 2)
+    arrays = _columns_of(exact, is_column)
+    numbers = {x: _blocks.number_of_blocks(arrays, x) for x in _blocks.BLOCK_BYTES}
+    block = _template(columns, steps, lambda n: n // max(numbers.values()) + 2)
     num_workers = jax.tree.leaves(columns.gradients)[0].shape[0]
     present = jax.ShapeDtypeStruct((num_workers,), bool)
 
@@ -112,11 +113,17 @@ def _plan(columns: Columns, steps: Steps) -> Plan | None:
         if not (spread if column else kind.axis is None):
             return None
     marks = jax.tree.unflatten(jax.tree.structure(exact), is_column)
-    return Plan(marks, exact, number)
+    return Plan(marks, exact, numbers)
 
 
 def in_blocks(
-    columns: Columns, chosen, steps: Steps, plan: Plan, always, keep_messages: bool
+    columns: Columns,
+    chosen: jax.Array,
+    steps: Steps,
+    plan: Plan,
+    platform: str,
+    always: jax.Array,
+    keep_messages: bool,
 ) -> tuple[jax.Array, Results, Any]:
     """A round, block by block.
 
@@ -125,6 +132,7 @@ def in_blocks(
       chosen: bool [M], the workers that may take part.
       steps: of the round.
       plan: of `plan`.
+      platform: that this is for.
       always: as of `_blocks.in_blocks`.
       keep_messages: whether the results hold the messages, too.
 
@@ -144,7 +152,8 @@ def in_blocks(
         )
         return _joined(own, others)
 
-    loop = functools.partial(_blocks.in_blocks, number=plan.number, always=always)
+    number = plan.numbers[platform]
+    loop = functools.partial(_blocks.in_blocks, number=number, always=always)
     present = chosen
     if steps.finite is not None:
         narrow = any(x.dtype == jnp.float16 for x in jax.tree.leaves(columns))

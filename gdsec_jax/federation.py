@@ -217,12 +217,18 @@ def federate(
             uploads = _count(results.messages, results.workers, layout)
             return present, uploads, results._replace(messages=())
 
-        def in_blocks(plan, columns, chosen):
+        def in_blocks(columns, chosen, plan, platform):
             # That the norms of changes come first is said, too: XLA then need not keep
             # the previous parameters.
             always = (state.rounds.number >= 0) | (known.past_changes[0] >= 0)
             present, results, nonzeros = _columns.in_blocks(
-                columns, chosen, steps, plan, always, bool(layout.run_coded)
+                columns,
+                chosen,
+                steps,
+                plan,
+                platform,
+                always,
+                bool(layout.run_coded),
             )
             like = (
                 results.messages
@@ -249,8 +255,11 @@ def federate(
             present, uploads, results = jax.lax.platform_dependent(
                 columns,
                 chosen,
-                cpu=functools.partial(in_blocks, plan),
                 default=at_once,
+                **{
+                    platform: functools.partial(in_blocks, plan=plan, platform=platform)
+                    for platform in plan.numbers
+                },
             )
         return results.aggregate, FederationState(
             rounds=known._replace(previous_params=results.previous),
