@@ -84,7 +84,12 @@ def _plan(columns: Columns, steps: Steps) -> Plan | None:
         if a[:-1] != b[:-1] or math.prod(as_vector) != own.size:
             return None
     number = _blocks.number_of_blocks(_columns_of(exact, is_column))
-    block = _template(columns, steps, lambda n: n // number + 2)
+    # Of all sizes that it meets; of 0 and 1 array libraries make special cases.
+    parts = (lambda n: n // number, lambda n: n % number)
+    blocks = [
+        _template(columns, steps, lambda n, part=part: max(2, part(n)))
+        for part in parts
+    ]
     num_workers = jax.tree.leaves(columns.gradients)[0].shape[0]
     present = jax.ShapeDtypeStruct((num_workers,), bool)
 
@@ -94,14 +99,19 @@ def _plan(columns: Columns, steps: Steps) -> Plan | None:
         return jax.tree.leaves(steps.close(own, *steps.work(own, present), present))
 
     def arguments(template):
-        return [*jax.tree.leaves(template), present]
+        leaves = jax.tree.leaves(template)
+        return [*(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves), present]
 
     axes = [
         len(x.shape) - 1 if column else None
         for x, column in zip(jax.tree.leaves(short), is_column, strict=True)
     ]
     kinds = _componentwise.component_axes(
-        whole_round, [*axes, None], arguments(short), arguments(block)
+        whole_round,
+        [*axes, None],
+        arguments(short),
+        [arguments(block) for block in blocks],
+        arguments(columns),
     )
     if kinds is None:
         return None
