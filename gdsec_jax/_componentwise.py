@@ -167,12 +167,18 @@ def _same_params(a, b) -> bool:
         return a.keys() == b.keys() and all(_same_params(a[k], b[k]) for k in a)
     if isinstance(a, tuple | list) and isinstance(b, tuple | list):
         return len(a) == len(b) and all(map(_same_params, a, b))
-    if isinstance(a, core.ClosedJaxpr) and isinstance(b, core.ClosedJaxpr):
-        consts = len(a.consts) == len(b.consts) and all(map(_same, a.consts, b.consts))
-        return consts and str(a.jaxpr) == str(b.jaxpr)
-    if isinstance(a, core.Jaxpr) and isinstance(b, core.Jaxpr):
-        return str(a) == str(b)
+    if isinstance(a, core.Jaxpr | core.ClosedJaxpr):
+        return type(a) is type(b) and _same_inner(a, b)
     return a is b or (type(a) is type(b) and bool(a == b))
+
+
+def _same_inner(a: Any, b: Any) -> bool:
+    consts = getattr(a, "consts", []), getattr(b, "consts", [])
+    return (
+        str(a) == str(b)
+        and len(consts[0]) == len(consts[1])
+        and all(map(_same, *consts))
+    )
 
 
 def _called(eqn):
