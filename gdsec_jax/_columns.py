@@ -7,6 +7,7 @@ after the other.
 
 import functools
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -85,7 +86,14 @@ def _plan(columns: Columns, steps: Steps) -> Plan | None:
             return None
     arrays = _columns_of(exact, is_column)
     numbers = {x: _blocks.number_of_blocks(arrays, x) for x in _blocks.BLOCK_BYTES}
-    block = _template(columns, steps, lambda n: n // max(numbers.values()) + 2)
+    # Of all sizes that it meets; of 0 and 1 array libraries make special cases.
+    blocks = [
+        _template(
+            columns, steps, lambda n, part=part, number=number: max(2, part(n, number))
+        )
+        for number in sorted(set(numbers.values()))
+        for part in (operator.floordiv, operator.mod)
+    ]
     num_workers = jax.tree.leaves(columns.gradients)[0].shape[0]
     present = jax.ShapeDtypeStruct((num_workers,), bool)
 
@@ -95,14 +103,19 @@ def _plan(columns: Columns, steps: Steps) -> Plan | None:
         return jax.tree.leaves(steps.close(own, *steps.work(own, present), present))
 
     def arguments(template):
-        return [*jax.tree.leaves(template), present]
+        leaves = jax.tree.leaves(template)
+        return [*(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves), present]
 
     axes = [
         len(x.shape) - 1 if column else None
         for x, column in zip(jax.tree.leaves(short), is_column, strict=True)
     ]
     kinds = _componentwise.component_axes(
-        whole_round, [*axes, None], arguments(short), arguments(block)
+        whole_round,
+        [*axes, None],
+        arguments(short),
+        [arguments(block) for block in blocks],
+        arguments(columns),
     )
     if kinds is None:
         return None

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
@@ -20,6 +21,7 @@ _REDUCTIONS = frozenset(
     f"reduce_{name}" for name in ("sum", "max", "min", "prod", "and", "or", "xor")
 )
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "remat2")
+_LAYOUT = ("broadcast_in_dim", "reshape", "squeeze")  # where entries stand
 
 
 class Kind(NamedTuple):
@@ -41,50 +43,144 @@ def component_axes(
     function: Callable,
     axes: Sequence[int | None],
     arguments: Sequence[Any],
-    longer: Sequence[Any],
+    others: Sequence[Sequence[Any]],
+    originals: Sequence[Any] | None = None,
 ) -> list[Kind] | None:
     """The kinds of a function's outputs, or None if it may mix components.
 
     It errs on the safe side: None where it does not know. What a function draws or
     counts along the components, a constant with an entry for each of them, or any
-    primitive that is not known here, is such a case, and so is a number that depends on
-    how many components there are. A function with kinds gives, for a part of the
+    primitive that is not known here, is such a case, and so is whatever depends on how
+    many components there are. A function with kinds gives, for a part of the
     components, the same part of its outputs.
 
     Args:
       function: of arrays, to a list of arrays.
       axes: for each argument the axis of its components, or None.
       arguments: shapes and dtypes.
-      longer: the same, of more components.
+      others: the same, for each of the numbers of components it shall work on.
+      originals: the same, where the components have any number of axes.
     """
     closed = jax.make_jaxpr(function)(*arguments)
-    numbers = _numbers(closed), _numbers(jax.make_jaxpr(function)(*longer))
-    if len(numbers[0]) != len(numbers[1]) or not all(map(_same, *numbers)):
-        return None
     kinds = [
         _kind(aval.shape, axis)
         for axis, aval in zip(axes, closed.in_avals, strict=True)
     ]
     try:
-        return _of_jaxpr(closed, kinds)
+        _of_jaxpr([closed], kinds)  # most that is refused is so here
+        programs = [closed, *(jax.make_jaxpr(function)(*shapes) for shapes in others)]
+        alike = programs
+        if originals is not None:
+            alike = [*programs, jax.make_jaxpr(function)(*originals)]
+        if any(x.jaxpr.effects or not _same_work(closed, x) for x in alike):
+            return None
+        return _of_jaxpr(programs, kinds)
     except _MixesError:
         return None
 
 
-def _numbers(closed) -> list[Any]:
-    """All that stands in a jaxpr as a number."""
-    jaxpr, found = closed.jaxpr, list(closed.consts)
+class _Step(NamedTuple):
+    """An equation that computes."""
+
+    name: str
+    operands: list[Any]  # numbers of arguments and results, or a `_Number`
+    params: dict[str, Any]
+    dtypes: list[Any]
+
+
+class _Number(NamedTuple):
+    """What stands in a jaxpr as a number."""
+
+    value: Any
+
+
+def _same_work(a, b) -> bool:
+    """Whether two jaxprs compute the same, up to shapes."""
+    all_steps, all_results = [], []
+    for closed in (a, b):
+        steps: list[_Step] = []
+        results = _work(closed, [("argument", i) for i in range(_arity(closed))], steps)
+        all_steps.append(steps)
+        all_results.append(_Step("", results, {}, []))
+    first, second = ([*x, y] for x, y in zip(all_steps, all_results, strict=True))
+    return len(first) == len(second) and all(map(_same_step, first, second))
+
+
+def _arity(closed) -> int:
+    return len(closed.jaxpr.invars)
+
+
+def _work(closed, operands: list[Any], steps: list[_Step]) -> list[Any]:
+    """Append the steps of a jaxpr and of all that it calls; return its results."""
+    jaxpr = closed.jaxpr
+    known = dict(zip(jaxpr.constvars, map(_Number, closed.consts), strict=True))
+    known |= dict(zip(jaxpr.invars, operands, strict=True))
+
+    def of(atom):
+        return _Number(atom.val) if isinstance(atom, core.Literal) else known[atom]
+
     for eqn in jaxpr.eqns:
-        found += [atom.val for atom in eqn.invars if isinstance(atom, core.Literal)]
-        if eqn.primitive.name in _CALLS:
-            found += _numbers(_called(eqn))
-    return found
+        name, own = eqn.primitive.name, [of(atom) for atom in eqn.invars]
+        if name in _CALLS:
+            results = _work(_called(eqn), own, steps)
+        elif name in _LAYOUT:
+            results = own[:1]
+        else:
+            results = [(len(steps), i) for i in range(len(eqn.outvars))]
+            along_axes = name in _REDUCTIONS or name == "dot_general"
+            params = {} if along_axes else eqn.params
+            dtypes = [var.aval.dtype for var in eqn.outvars]
+            steps.append(_Step(name, own, params, dtypes))
+        known |= dict(zip(eqn.outvars, results, strict=True))
+    return [of(atom) for atom in jaxpr.outvars]
+
+
+def _same_step(a: _Step, b: _Step) -> bool:
+    return (
+        (a.name, a.dtypes) == (b.name, b.dtypes)
+        and len(a.operands) == len(b.operands)
+        and all(map(_same_operand, a.operands, b.operands))
+        and _same_params(a.params, b.params)
+    )
+
+
+def _same_operand(a, b) -> bool:
+    if isinstance(a, _Number) and isinstance(b, _Number):
+        return _same(a.value, b.value)
+    return type(a) is type(b) and a == b
 
 
 def _same(a, b) -> bool:
     if _checks.is_traced(a) or _checks.is_traced(b):
         return a is b
-    return np.shape(a) == np.shape(b) and np.array_equal(a, b, equal_nan=True)
+    if a is b:
+        return True
+    dtype = jnp.result_type(a)
+    if dtype != jnp.result_type(b) or np.shape(a) != np.shape(b):
+        return False
+    if jnp.issubdtype(dtype, jax.dtypes.extended):
+        return False  # random keys
+    return np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def _same_params(a, b) -> bool:
+    """Of two equations of one primitive; False, too, where it cannot be told."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same_params(a[k], b[k]) for k in a)
+    if isinstance(a, tuple | list) and isinstance(b, tuple | list):
+        return len(a) == len(b) and all(map(_same_params, a, b))
+    if isinstance(a, core.Jaxpr | core.ClosedJaxpr):
+        return type(a) is type(b) and _same_inner(a, b)
+    return a is b or (type(a) is type(b) and bool(a == b))
+
+
+def _same_inner(a: Any, b: Any) -> bool:
+    consts = getattr(a, "consts", []), getattr(b, "consts", [])
+    return (
+        str(a) == str(b)
+        and len(consts[0]) == len(consts[1])
+        and all(map(_same, *consts))
+    )
 
 
 def _called(eqn):
@@ -99,26 +195,68 @@ def _kind(shape: tuple[int, ...], axis: int | None = None, constant=()) -> Kind:
     return Kind(axis, frozenset((ones | set(constant)) - {axis}))
 
 
-def _of_jaxpr(closed, kinds: list[Kind]) -> list[Kind]:
-    jaxpr = closed.jaxpr
+def _of_jaxpr(programs: list, kinds: list[Kind]) -> list[Kind]:
+    """The kinds of the outputs of a function's programs for several shapes."""
+    jaxpr = programs[0].jaxpr
+    if len({len(program.jaxpr.eqns) for program in programs}) > 1:
+        raise _MixesError
     known = {var: _kind(var.aval.shape) for var in jaxpr.constvars}
     known |= dict(zip(jaxpr.invars, kinds, strict=True))
 
     def of(atom):
         return _kind(()) if isinstance(atom, core.Literal) else known[atom]
 
-    for eqn in jaxpr.eqns:
-        results = _of_equation(eqn, [of(atom) for atom in eqn.invars])
-        known |= dict(zip(eqn.outvars, results, strict=True))
+    for eqns in zip(*(program.jaxpr.eqns for program in programs), strict=True):
+        results = _of_equations(eqns, [of(atom) for atom in eqns[0].invars])
+        known |= dict(zip(eqns[0].outvars, results, strict=True))
     return [of(atom) for atom in jaxpr.outvars]
 
 
-def _of_equation(eqn, kinds: list[Kind]) -> list[Kind]:
+def _of_equations(eqns, kinds: list[Kind]) -> list[Kind]:
+    """The kinds of an equation's results, from the equation for several shapes."""
+    eqn, *others = eqns
     name = eqn.primitive.name
-    shapes = [tuple(atom.aval.shape) for atom in eqn.invars]
-    results = [tuple(var.aval.shape) for var in eqn.outvars]
+    if any(other.primitive.name != name for other in others):
+        raise _MixesError
+    shapes = [_shapes(x.invars) for x in eqns]
+    results = [_shapes(x.outvars) for x in eqns]
     if name in _CALLS:
-        return _of_jaxpr(_called(eqn), kinds)
+        return _of_jaxpr([_called(x) for x in eqns], kinds)
+    found = [
+        _of_equation(x, kinds, *both)
+        for x, *both in zip(eqns, shapes, results, strict=True)
+    ]
+    if any(own != found[0] for own in found):
+        raise _MixesError
+    if name in _ELEMENTWISE or name == "broadcast_in_dim":
+        return found[0]
+    # What else has a size, such as an axis that is summed over, must have one size.
+    own = [{**x.params, "new_sizes": None} for x in eqns]
+    sizes = [
+        _sizes_beside(kinds, shape) + _sizes_beside(found[0], result)
+        for shape, result in zip(shapes, results, strict=True)
+    ]
+    if any(size != sizes[0] for size in sizes):
+        raise _MixesError
+    if not all(_same_params(own[0], params) for params in own):
+        raise _MixesError
+    return found[0]
+
+
+def _shapes(atoms) -> list[tuple[int, ...]]:
+    return [tuple(atom.aval.shape) for atom in atoms]
+
+
+def _sizes_beside(kinds: list[Kind], shapes) -> list[tuple[int, ...]]:
+    """The shapes without the components' axes."""
+    return [
+        tuple(size for place, size in enumerate(shape) if place != kind.axis)
+        for kind, shape in zip(kinds, shapes, strict=True)
+    ]
+
+
+def _of_equation(eqn, kinds: list[Kind], shapes, results) -> list[Kind]:
+    name = eqn.primitive.name
     if name in _ELEMENTWISE:
         return [_elementwise(kinds, shapes, results[0])]
     if name == "broadcast_in_dim":
