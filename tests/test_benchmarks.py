@@ -26,7 +26,8 @@ HERE = {
 }
 FAST = ("encode", "compress")
 NAMES = (
-    *("compress", "encode", "imports", "memory", "rivals", "round", "scale", "sweep"),
+    *("compress", "encode", "imports", "memory", "rivals", "round", "scale"),
+    *("state_dtype", "sweep"),
     "figures",
 )
 
@@ -324,7 +325,7 @@ def test_about_the_share_is_sent():
     assert np.mean(shares) == pytest.approx(update.SHARE, rel=0.1)
 
 
-RIVALS = ("numpy_masked", "numpy_indexed", "torch_indexed")
+RIVALS = ("numpy_plain", "numpy_masked", "numpy_indexed", "torch_indexed")
 
 
 @pytest.mark.parametrize("name", RIVALS)

@@ -1,8 +1,8 @@
 """Peak memory of a GD-SEC update beyond its inputs and outputs."""
 
 import json
-import resource
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -39,17 +39,14 @@ def bench(settings: Settings) -> list[Measure]:
         )
         each = (held + plan.temp_size_in_bytes) / num_workers / size
         measures.append(Measure(f"{name}: peak a worker and component", each, unit="B"))
-    # Of the last size's process: the kernel's own count of what it ever held.
-    said = benchmarks.fresh(__file__, str(num_workers), str(size))
-    measures.append(
-        Measure(
-            f"{name}: resident beyond inputs and outputs, measured",
-            json.loads(said) / held,
-            must=0.15,
-            goal=0.02,
-        )
-    )
-    return measures
+    # Of the last size's process: the kernel's own count of what it held at most.
+    title = f"{name}: resident beyond inputs and outputs, measured"
+    asked = {"must": 0.15, "goal": 0.02}
+    if Path("/proc/self/clear_refs").exists():
+        said = benchmarks.fresh(__file__, str(num_workers), str(size))
+        return [*measures, Measure(title, json.loads(said) / held, **asked)]
+    reason = "only Linux tells the peak."
+    return [*measures, Measure(title, float("nan"), note=reason, **asked)]
 
 
 def resident_beyond(num_workers: int, size: int) -> int:
@@ -59,11 +56,19 @@ def resident_beyond(num_workers: int, size: int) -> int:
     gradients = jnp.ones((num_workers, size), jnp.float32)
     carry = jax.block_until_ready(update.start(optimizer, params))
     compiled = update.step_of(optimizer).lower(carry, gradients, params).compile()
+    # Linux forgets the peak so far: that of the start is not the steps'.
+    Path("/proc/self/clear_refs").write_text("5", "ascii")
     before = psutil.Process().memory_info().rss
     for _ in range(3):
         carry = jax.block_until_ready(compiled(carry, gradients, params))
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return max(0, peak - before)
+    return max(0, _peak() - before)
+
+
+def _peak() -> int:
+    """The most bytes that this process held."""
+    lines = Path("/proc/self/status").read_text("ascii").splitlines()
+    (line,) = (line for line in lines if line.startswith("VmHWM:"))
+    return 1024 * int(line.split()[1])
 
 
 if __name__ == "__main__":
