@@ -264,7 +264,8 @@ def test_a_key_is_common_to_all_settings(x64):
     swept = sweep(problem, make, {"xi": [4.0, 0.5, 4.0]}, ROUNDS, key=7)
     assert_is_the_run(swept.isel(xi=1), run(problem, make(0.5), key=7))
     errors = swept["objective_error"].values
-    np.testing.assert_array_equal(errors[0], errors[2])
+    # Products round by their column's place among the settings.
+    np.testing.assert_allclose(errors[0], errors[2], rtol=1e-12)
     typed = jax.random.key(7)
     assert_same(sweep(problem, make, {"xi": [4.0, 0.5, 4.0]}, ROUNDS, key=typed), swept)
 
