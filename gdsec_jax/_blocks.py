@@ -11,7 +11,7 @@ import jax.numpy as jnp
 LEAST_BYTES = 2**24
 # What a block reads. More would leave the cache, or a TPU's vector memory; less would
 # take no longer than it takes to start its kernels, or to meet the other devices.
-BLOCK_BYTES = {"cpu": 2**22, "tpu": 2**26}
+BLOCK_BYTES = {"cpu": 6 * 2**20, "tpu": 2**26}
 
 
 def number_of_blocks(arrays: Any, platform: str) -> int:
