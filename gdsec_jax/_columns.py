@@ -59,6 +59,61 @@ class Plan(NamedTuple):
     numbers: dict[str, int]  # of blocks, by platform
 
 
+def run(
+    columns: Columns,
+    chosen: jax.Array,
+    steps: Steps,
+    always: jax.Array,
+    *,
+    keep_messages: bool,
+    may_cut: bool,
+) -> tuple[jax.Array, Results, Any]:
+    """A round, in blocks where that is allowed and pays.
+
+    Args:
+      columns: of the round.
+      chosen: bool [M], the workers that may take part.
+      steps: of the round.
+      always: as of `_blocks.in_blocks`.
+      keep_messages: whether the results hold the messages, too.
+      may_cut: whether blocks are allowed.
+
+    Returns:
+      The workers that do take part; the results; what was counted.
+    """
+    whole = functools.partial(at_once, steps=steps, keep_messages=keep_messages)
+    how = plan(columns, steps) if may_cut else None
+    if how is None:
+        return whole(columns, chosen)
+
+    def cut(platform):
+        return lambda columns, chosen: in_blocks(
+            columns, chosen, steps, how, platform, always, keep_messages
+        )
+
+    by_platform = {platform: cut(platform) for platform in how.numbers}
+    return jax.lax.platform_dependent(columns, chosen, default=whole, **by_platform)
+
+
+def at_once(
+    columns: Columns, chosen: jax.Array, steps: Steps, keep_messages: bool
+) -> tuple[jax.Array, Results, Any]:
+    """A round of all components; arguments and results as of `run`."""
+    present = chosen
+    if steps.finite is not None:
+        present = present & steps.finite(columns, (), ())
+    messages, workers = steps.work(columns, present)
+    if steps.finite is not None:
+        present = present & steps.finite(columns, messages, workers)
+    results = steps.close(columns, messages, workers, present)
+    nonzeros = steps.count(results.messages)
+    return (
+        present,
+        results if keep_messages else results._replace(messages=()),
+        nonzeros,
+    )
+
+
 def plan(columns: Columns, steps: Steps) -> Plan | None:
     """How to take a round in blocks, or None if that cannot be or does not pay."""
     gradients = jax.tree.leaves(columns.gradients)
@@ -138,20 +193,7 @@ def in_blocks(
     always: jax.Array,
     keep_messages: bool,
 ) -> tuple[jax.Array, Results, Any]:
-    """A round, block by block.
-
-    Args:
-      columns: of the round.
-      chosen: bool [M], the workers that may take part.
-      steps: of the round.
-      plan: of `plan`.
-      platform: that this is for.
-      always: as of `_blocks.in_blocks`.
-      keep_messages: whether the results hold the messages, too.
-
-    Returns:
-      The workers that do take part; the results; what was counted.
-    """
+    """A round, block by block; arguments and results as of `run`."""
     flat = jax.tree.map(lambda x, like: x.reshape(like.shape), columns, plan.as_vectors)
     own = jax.tree.map(_if, plan.is_column, flat)
     others = jax.tree.map(_unless, plan.is_column, flat)

@@ -1,6 +1,5 @@
 """Lift a worker's pipeline over all workers, aggregate, keep the server's memory."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -209,63 +208,26 @@ def federate(
             server=state.server,
         )
         layout = state.sent.uploads.layout
-
-        def at_once(columns, chosen):
-            active = present = chosen
-            if on_nonfinite == "drop":
-                gradients = _scale(columns.gradients, weights)
-                active = present = chosen & _all_finite(gradients, num_workers)
-            messages, workers = work(columns, active)
-            if on_nonfinite == "drop":
-                present = present & finite(columns, messages, workers)
-            results = close(columns, messages, workers, present)
-            uploads = _count(results.messages, results.workers, layout)
-            return present, uploads, results._replace(messages=())
-
-        def in_blocks(columns, chosen, plan, platform):
-            # That the norms of changes come first is said, too: XLA then need not keep
-            # the previous parameters.
-            always = (state.rounds.number >= 0) | (known.past_changes[0] >= 0)
-            present, results, nonzeros = _columns.in_blocks(
-                columns,
-                chosen,
-                steps,
-                plan,
-                platform,
-                always,
-                bool(layout.run_coded),
-            )
-            like = (
-                results.messages
-                if layout.run_coded
-                else _trees.cast_like(columns.gradients, columns.previous)
-            )
-            uploads = _tally(nonzeros, like, results.workers, layout)
-            return present, uploads, results._replace(messages=())
-
         steps = Steps(
-            init=lambda params: (
-                _repeat(worker.init(params), num_workers),
-                server.init(params),
-            ),
+            init=lambda params: init(params)[1:3],  # of workers and server
             work=work,
             finite=finite if on_nonfinite == "drop" else None,
             close=close,
             count=jax.vmap(nonzeros_of),
         )
-        plan = None if _sends_other(state.workers) else _columns.plan(columns, steps)
-        if plan is None:
-            present, uploads, results = at_once(columns, chosen)
-        else:
-            present, uploads, results = jax.lax.platform_dependent(
-                columns,
-                chosen,
-                default=at_once,
-                **{
-                    platform: functools.partial(in_blocks, plan=plan, platform=platform)
-                    for platform in plan.numbers
-                },
-            )
+        # That a round follows the norms of changes is said, too: XLA then need not keep
+        # the previous parameters for them.
+        always = (state.rounds.number >= 0) | (known.past_changes[0] >= 0)
+        sends_other = _sends_other(state.workers)
+        present, results, nonzeros = _columns.run(
+            columns,
+            chosen,
+            steps,
+            always,
+            keep_messages=sends_other or bool(layout.run_coded),
+            may_cut=not sends_other,
+        )
+        uploads = _count(nonzeros, results, columns, layout)
         return results.aggregate, FederationState(
             rounds=known._replace(previous_params=results.previous),
             workers=results.workers,
@@ -348,19 +310,19 @@ def _nothing_sent(params, worker_state, wire, num_workers: int) -> RoundCounts:
     )
 
 
-def _count(messages, workers, layout):
+def _count(nonzeros, results, columns, layout):
     """Count what travels of each worker's message, as its pieces have it."""
+    messages, workers = results.messages, results.workers
+    num_workers = jax.tree.leaves(columns.gradients)[0].shape[0]
     if _sends_other(workers):
         packing: Any = packing_of(workers)
-        num_workers = jax.tree.leaves(messages)[0].shape[0]
         silent = ~_some(messages, num_workers)
         messages = _where(
             ~silent, packing.payload, optax.tree.zeros_like(packing.payload)
         )
-    return _tally(jax.vmap(nonzeros_of)(messages), messages, workers, layout)
-
-
-def _tally(nonzeros, messages, workers, layout):
+        nonzeros = jax.vmap(nonzeros_of)(messages)
+    elif not layout.run_coded:  # shapes and dtypes do
+        messages = _trees.cast_like(columns.gradients, columns.previous)
     one = lambda n, message, whole: tally(n, message, layout, whole)  # noqa: E731
     whole = whole_of(workers)
     axes = (0, 0, None if whole is False else 0)

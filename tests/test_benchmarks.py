@@ -325,7 +325,7 @@ def test_about_the_share_is_sent():
     assert np.mean(shares) == pytest.approx(update.SHARE, rel=0.1)
 
 
-RIVALS = ("numpy_plain", "numpy_masked", "numpy_indexed", "torch_indexed")
+RIVALS = ("numpy_plain", "numpy_indexed", "torch_indexed")
 
 
 @pytest.mark.parametrize("name", RIVALS)

@@ -1,0 +1,226 @@
+"""What a compiled program moves, read off its text: HLO as XLA prints it."""
+
+import math
+import re
+from collections import Counter
+from typing import NamedTuple
+
+COLLECTIVES = ("all-reduce", "reduce-scatter", "all-gather")
+
+_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](\{[^{}]*\})?")
+_INSTRUCTION = re.compile(
+    r"(ROOT )?%([\w.-]+) = (\((?:[^()]|\([^()]*\))*\)|\S+) ([\w-]+)\((.*)"
+)
+_WIDTHS = {"pred": 1, "bf16": 2}  # the others tell their bits: f32, s8, u16
+# They name memory, and move none.
+_FREE = {
+    *("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all"),
+    *("partition-id", "replica-id", "add-dependency", "opt-barrier"),
+}
+
+
+class Instruction(NamedTuple):
+    """One line of a computation."""
+
+    name: str
+    shape: str
+    operation: str
+    operands: tuple[str, ...]
+    inside: str  # the parentheses, where a constant has its value
+    attributes: str
+    is_root: bool
+
+    def called(self, attribute: str) -> list[str]:
+        """Names of the computations under an attribute."""
+        found = re.search(rf"\b{attribute}=(\{{[^}}]*\}}|%[\w.-]+)", self.attributes)
+        return re.findall(r"%([\w.-]+)", found.group(1)) if found else []
+
+
+class Traffic(NamedTuple):
+    """What one run of a program moves."""
+
+    bytes: int
+    collectives: Counter  # how often each kind runs
+    collective_bytes: Counter  # of their results
+
+
+def traffic(text: str) -> Traffic:
+    """What a program moves between a chip and its HBM, and between chips.
+
+    A loop counts as often as its condition's constant says, once where it has none; of
+    a condition's branches the dearest counts. A fusion reads of an operand what it
+    slices from it, and writes of a result what it updates in place.
+
+    Args:
+      text: the compiled program, as XLA prints it.
+
+    Returns:
+      A `Traffic`.
+    """
+    computations, entry = _parse(text)
+    return _of_computation(entry, computations)
+
+
+def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
+    computations, current, entry = {}, [], ""
+    for line in text.splitlines():
+        header = re.match(r"(ENTRY )?%([\w.-]+) .*->.*\{$", line)
+        if header:
+            current = computations[header.group(2)] = []
+            entry = header.group(2) if header.group(1) else entry
+        elif found := _INSTRUCTION.match(line.strip()):
+            root, name, shape, operation, rest = found.groups()
+            end = _closing(rest)
+            operands = tuple(re.findall(r"%([\w.-]+)", rest[:end]))
+            current.append(
+                Instruction(
+                    *(name, shape, operation, operands),
+                    *(rest[:end], rest[end + 1 :], bool(root)),
+                )
+            )
+    return computations, entry
+
+
+def _closing(rest: str) -> int:
+    """Where the parenthesis closes that opened before."""
+    depth = 1
+    for position, character in enumerate(rest):
+        depth += (character == "(") - (character == ")")
+        if depth == 0:
+            return position
+    return len(rest)
+
+
+def _arrays(shape: str) -> list[tuple[int, bool]]:
+    """Of each array in a shape its bytes, and whether it lies in HBM."""
+    found = []
+    for kind, lengths, layout in _ARRAY.findall(shape):
+        width = _WIDTHS.get(kind) or int(re.sub(r"\D", "", kind) or 0) // 8
+        entries = math.prod(int(n) for n in lengths.split(",") if n)
+        found.append((width * entries, re.search(r"S\([1-9]", layout) is None))
+    return found
+
+
+def _size(shape: str) -> int:
+    return sum(size for size, _ in _arrays(shape))
+
+
+def _in_hbm(shape: str) -> int:
+    return sum(size for size, in_hbm in _arrays(shape) if in_hbm)
+
+
+def _of_computation(name: str, computations) -> Traffic:
+    instructions = computations[name]
+    shapes = {each.name: each.shape for each in instructions}
+    total, runs, arrived = 0, Counter(), Counter()
+    for each in instructions:
+        for times, called in _calls(each, computations):
+            inner = _of_computation(called, computations)
+            total += times * inner.bytes
+            for counter, own in ((runs, inner[1]), (arrived, inner[2])):
+                counter.update({kind: times * n for kind, n in own.items()})
+        total += _of_instruction(each, shapes, computations)
+        kind = each.operation.removesuffix("-start")
+        if kind in COLLECTIVES:
+            runs[kind] += 1
+            arrived[kind] += _size(_result(each))
+    return Traffic(total, runs, arrived)
+
+
+def _calls(each: Instruction, computations) -> list[tuple[int, str]]:
+    """The computations that an instruction runs, and how often."""
+    if each.operation == "while":
+        (condition,) = each.called("condition")
+        times = [
+            int(other.inside)
+            for other in computations[condition]
+            if other.operation == "constant" and other.inside.isdigit()
+        ]
+        return [(max(times, default=1), each.called("body")[0])]
+    if each.operation == "conditional":
+        branches = [
+            name
+            for attribute in ("branch_computations", "true_\\w+", "false_\\w+")
+            for name in each.called(attribute)
+        ]
+
+        def moved(branch):
+            inner = _of_computation(branch, computations)
+            return inner.bytes + inner.collective_bytes.total()
+
+        return [(1, max(branches, key=moved))]
+    if each.operation == "call":
+        return [(1, each.called("to_apply")[0])]
+    if each.operation == "async-start":
+        return [(1, each.called("calls")[0])]
+    return []
+
+
+def _result(each: Instruction) -> str:
+    """The shape that an instruction makes; a start names its operands beside it."""
+    if not each.operation.endswith("-start"):
+        return each.shape
+    arrays = [found.group(0) for found in _ARRAY.finditer(each.shape)]
+    return arrays[0 if each.operation == "copy-start" else len(each.operands)]
+
+
+def _of_instruction(each: Instruction, shapes, computations) -> int:
+    """Bytes that an instruction moves itself, beside those it calls."""
+    operation, operands = each.operation, each.operands
+    if operation in _FREE or operation.endswith("-done"):
+        return 0
+    if operation in ("while", "conditional", "call", "async-start", "async-update"):
+        return 0
+    if operation == "custom-call" and "AllocateBuffer" in each.attributes:
+        return 0
+    if operation == "fusion":
+        return _of_fusion(each, shapes, computations[each.called("calls")[0]])
+    if operation in ("dynamic-slice", "slice"):
+        read = _size(each.shape) if _in_hbm(shapes[operands[0]]) else 0
+        return read + _in_hbm(each.shape)
+    if operation == "dynamic-update-slice":
+        written = _size(shapes[operands[1]]) if _in_hbm(each.shape) else 0
+        return written + _in_hbm(shapes[operands[1]])
+    read = sum(_in_hbm(shapes[name]) for name in operands)
+    # What a start returns beside its result are its operands, in place.
+    return read + _in_hbm(_result(each))
+
+
+def _of_fusion(each: Instruction, shapes, body: list[Instruction]) -> int:
+    by_name = {inner.name: inner for inner in body}
+    users: dict[str, list[Instruction]] = {}
+    for inner in body:
+        for operand in inner.operands:
+            users.setdefault(operand, []).append(inner)
+
+    def read(name: str, whole: int) -> int:
+        total = 0
+        for user in users.get(name, []):
+            if user.operation in ("dynamic-slice", "slice"):
+                total += _size(user.shape)
+            elif user.operation == "bitcast":
+                total += read(user.name, whole)
+            elif user.operation != "dynamic-update-slice" or user.operands[0] != name:
+                return whole
+        return min(total, whole)
+
+    def written(inner: Instruction, size: int) -> int:
+        while inner.operation == "bitcast":
+            inner = by_name[inner.operands[0]]
+        if inner.operation == "dynamic-update-slice":
+            return _size(by_name[inner.operands[1]].shape)
+        return size
+
+    parameters = {
+        int(inner.inside): inner for inner in body if inner.operation == "parameter"
+    }
+    total = 0
+    for position, operand in enumerate(each.operands):
+        if whole := _in_hbm(shapes[operand]):
+            total += read(parameters[position].name, whole)
+    root = next(inner for inner in body if inner.is_root)
+    is_tuple = root.operation == "tuple"
+    results = [by_name[name] for name in root.operands] if is_tuple else [root]
+    for result, (size, in_hbm) in zip(results, _arrays(each.shape), strict=True):
+        total += written(result, size) if in_hbm else 0
+    return total
