@@ -13,6 +13,7 @@ from gdsec_jax import _checks, data
 from gdsec_jax.problems import _constants
 from gdsec_jax.problems._gram import Gram, gram_of, pays, quadratic
 from gdsec_jax.problems._problem import ErrorMeasure, Problem
+from gdsec_jax.problems._sparse import SparseFeatures, sparse_features, weighted_loss
 
 # Sparse features with fewer columns and a higher density are faster as dense ones.
 DENSE_COLUMNS = 10_000
@@ -27,26 +28,23 @@ class LinearData(NamedTuple):
     gram: Gram | None = None  # of f_m, where it is quadratic and that is shorter
 
 
-def predict(params, shards: data.Shards):
-    """X_m theta: [n], or [n, C] for params [D, C]."""
-    features = shards.features
-    if isinstance(features, data.SparseRows):
-        from jax.experimental import sparse
-
-        shape = (shards.targets.shape[0], params.shape[0])
-        values, indices = jnp.asarray(features.values), jnp.asarray(features.indices)
-        return sparse.BCOO((values, indices), shape=shape) @ params
-    return jnp.matmul(features, params, precision=jax.lax.Precision.HIGHEST)
-
-
 def linear_loss(phi: Callable, penalty: Callable | None) -> Callable:
-    """The f_m of a sample's loss phi(x . theta, y) and a penalty(theta)."""
+    """The f_m of a sample's loss phi(x . theta, y) and a penalty(theta).
+
+    phi takes n samples: x . theta [n], or [n, C] for params [D, C], and y [n].
+    """
+    sparse_loss = weighted_loss(phi)
+
+    def dense_loss(params, shards):
+        highest = jax.lax.Precision.HIGHEST
+        z = jnp.matmul(shards.features, params, precision=highest)
+        return jnp.sum(shards.weight * phi(z, shards.targets))
 
     def worker_loss(params, worker: LinearData):
         if worker.gram is not None:
             return quadratic(params, worker.gram)
-        shards = worker.shards
-        loss = jnp.sum(shards.weight * phi(predict(params, shards), shards.targets))
+        sparse = isinstance(worker.shards.features, SparseFeatures)
+        loss = (sparse_loss if sparse else dense_loss)(params, worker.shards)
         return (
             loss if penalty is None else loss + worker.regularization * penalty(params)
         )
@@ -194,9 +192,12 @@ def linear_problem(
     columns = _constants.squared_columns(features) / num_samples
     columns = (coordinate_curvature or curvature) * columns + convexity
     columns = columns.reshape(-1, *(1,) * (len(init_shape) - 1))
-    if scipy.sparse.issparse(features) and not _stays_sparse(features):
-        features = features.toarray()
-    shards = data.stack(features, targets, parts)
+    if scipy.sparse.issparse(features) and _stays_sparse(features):
+        shards = data.stack(features[:, :0], targets, parts)
+        shards = shards._replace(features=sparse_features(features, parts))
+    else:
+        dense = features.toarray() if scipy.sparse.issparse(features) else features
+        shards = data.stack(dense, targets, parts)
     return Problem(
         name=name,
         num_workers=num_workers,

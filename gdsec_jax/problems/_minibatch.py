@@ -45,7 +45,7 @@ def minibatch(problem: Problem, batch_size: int) -> Problem:
     _checks.integer("batch_size", batch_size, 1)
     nodes = jax.tree.leaves(problem.worker_data, is_leaf=_is_shards)
     shards = [node for node in nodes if _is_shards(node)]
-    if not shards or any(isinstance(s.features, data.SparseRows) for s in shards):
+    if not shards or any(isinstance(s.features, tuple) for s in shards):
         raise ValueError(
             f"{problem.name} has no data.Shards with dense features in its "
             "worker_data, expected some to draw minibatches from."
