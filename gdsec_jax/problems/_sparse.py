@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy
 
+# Of segments, beside that of the longest row.
 WIDTHS = tuple(2**k for k in range(2, 10))
 # Adding a segment's sum to its row takes as long as reading so many non-zeros.
 SEGMENT_COST = 4
@@ -96,12 +97,12 @@ def times(matrix: Segments, x, num_rows: int):
 def weighted_loss(phi: Callable) -> Callable:
     """The sum of weight phi(x . theta, y), of phi [n], with its gradient by X^T."""
 
-    def predict(params, features, targets):
-        return times(features.by_sample, params, targets.shape[0])
+    def predict(params, shards):
+        return times(shards.features.by_sample, params, shards.targets.shape[0])
 
     @jax.custom_jvp
     def loss(params, shards):
-        z = predict(params, shards.features, shards.targets)
+        z = predict(params, shards)
         return jnp.sum(shards.weight * phi(z, shards.targets))
 
     def of_sample(z, y, weight):
@@ -113,7 +114,7 @@ def weighted_loss(phi: Callable) -> Callable:
     @loss.defjvp
     def _(primals, tangents):
         (params, shards), (change, _) = primals, tangents
-        z = predict(params, shards.features, shards.targets)
+        z = predict(params, shards)
         # In two parts: XLA would compute a slope anew for every entry that reads it.
         slopes = jax.lax.map(
             slope,
