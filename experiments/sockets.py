@@ -454,7 +454,7 @@ def _server_step(method: Method, learning_rate: float, like):
 
     @jax.jit
     def update(messages, params, state):
-        total = _trees.over_workers(messages, "sum")
+        total = _trees.over_workers(messages)
         total, kept = memory.update(total, state[0], params)
         change, sgd_state = sgd.update(_trees.cast_like(total, like), state[1], params)
         return optax.apply_updates(params, change), (kept, sgd_state)

@@ -9,6 +9,7 @@ from gdsec_jax._broadcast import LastBroadcast as LastBroadcast
 from gdsec_jax._broadcast import broadcast as broadcast
 from gdsec_jax._broadcast import last_broadcast as last_broadcast
 from gdsec_jax._check_optimizer import check as check
+from gdsec_jax._groups import Grouped as Grouped
 from gdsec_jax._last_round import LastRound as LastRound
 from gdsec_jax._last_round import last_round as last_round
 from gdsec_jax._rounds import rounds as rounds
@@ -39,13 +40,14 @@ from gdsec_jax.algorithms import terngrad as terngrad
 from gdsec_jax.algorithms import top_j as top_j
 from gdsec_jax.federation import federate as federate
 from gdsec_jax.history import History as History
+from gdsec_jax.server import gradient_estimate as gradient_estimate
 from gdsec_jax.server import server_memory as server_memory
-from gdsec_jax.server import worker_memories as worker_memories
 from gdsec_jax.theory import Theory as Theory
 from gdsec_jax.theory import theory as theory
 
 __all__ = [
     "METHODS",
+    "Grouped",
     "History",
     "LastBroadcast",
     "LastRound",
@@ -63,6 +65,7 @@ __all__ = [
     "gd",
     "gdsec",
     "gdsoec",
+    "gradient_estimate",
     "iag",
     "lag",
     "laq",
@@ -87,5 +90,4 @@ __all__ = [
     "top_j",
     "wire",
     "worker",
-    "worker_memories",
 ]

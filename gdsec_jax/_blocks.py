@@ -1,4 +1,4 @@
-"""A loop over blocks of components that changes large arrays in place."""
+"""A loop over parts of large arrays along an axis, which changes them in place."""
 
 import math
 from collections.abc import Callable
@@ -14,11 +14,15 @@ LEAST_BYTES = 2**24
 BLOCK_BYTES = {"cpu": 6 * 2**20, "tpu": 2**26}
 
 
+def num_bytes(arrays: Any) -> int:
+    """Of all arrays of a tree, or of their shapes."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(arrays))
+
+
 def number_of_blocks(arrays: Any, platform: str) -> int:
     """Into how many blocks to cut arrays whose components are their last axis."""
     leaves = jax.tree.leaves(arrays)
-    total = sum(x.size * x.dtype.itemsize for x in leaves)
-    fewest = max(1, math.ceil(total / BLOCK_BYTES[platform]))
+    fewest = max(1, math.ceil(num_bytes(leaves) / BLOCK_BYTES[platform]))
     lengths = {x.shape[-1] for x in leaves}
     for number in range(fewest, 2 * fewest):
         if all(length % number == 0 for length in lengths):
@@ -27,25 +31,32 @@ def number_of_blocks(arrays: Any, platform: str) -> int:
 
 
 def in_blocks(
-    function: Callable, number: int, moving: Any, fixed: Any, totals: Any, always
+    function: Callable,
+    number: int,
+    moving: Any,
+    fixed: Any,
+    totals: Any,
+    always,
+    axis: int = -1,
 ) -> tuple[Any, Any]:
-    """Apply a component-wise function block by block, in place where XLA can.
+    """Apply a function block by block along an axis, in place where XLA can.
 
     XLA makes several kernels of a round, on CPU one for each output; on arrays beyond
     the cache each of them passes the memory anew. In blocks they pass it once.
     Each block takes one part in `number` of every array; what is left over, fewer than
-    `number` components of an array, is a last block.
+    `number` of an array's components or workers, is a last block.
 
     Args:
       function: (block of moving, block of fixed) to (the new block of moving, what to
         add to the totals).
       number: of blocks.
-      moving: a tree of arrays that are replaced, whose last axis has the components;
-        arrays of several lengths are cut at the same places relatively.
+      moving: a tree of arrays that are replaced; those of several lengths are cut at
+        the same places relatively.
       fixed: the same, of arrays that are only read.
-      totals: a tree of numbers to start from.
+      totals: a tree of numbers or arrays to start from.
       always: bool [], true, but traced: the compiler must not know it. A branch keeps a
         block's reads apart from its writes; else XLA copies whole arrays in each step.
+      axis: that is cut: -1, of components, or 0, of workers.
 
     Returns:
       The new `moving`, and the totals.
@@ -54,7 +65,7 @@ def in_blocks(
     def block_at(start, size, moving, totals):
         def compute(moving, fixed):
             cut = lambda x: jax.lax.dynamic_slice_in_dim(  # noqa: E731
-                x, start(x), size(x), x.ndim - 1
+                x, start(x), size(x), axis % x.ndim
             )
             blocks = jax.tree.map(cut, (moving, fixed))
             # On a TPU a block is then read once, whatever is made of it.
@@ -67,17 +78,17 @@ def in_blocks(
         new, more = jax.lax.cond(always, compute, never, moving, fixed)
         put = jax.lax.dynamic_update_slice_in_dim
         moving = jax.tree.map(
-            lambda x, block: put(x, block, start(x), x.ndim - 1), moving, new
+            lambda x, block: put(x, block, start(x), axis % x.ndim), moving, new
         )
         return moving, jax.tree.map(jnp.add, totals, more)
 
     def one(i, carry):
-        size = lambda x: x.shape[-1] // number  # noqa: E731
+        size = lambda x: x.shape[axis] // number  # noqa: E731
         return block_at(lambda x: i * size(x), size, *carry)
 
     moving, totals = jax.lax.fori_loop(0, number, one, (moving, totals))
-    left = lambda x: x.shape[-1] % number  # noqa: E731
+    left = lambda x: x.shape[axis] % number  # noqa: E731
     if any(map(left, jax.tree.leaves((moving, fixed)))):
-        end = lambda x: x.shape[-1] - left(x)  # noqa: E731
+        end = lambda x: x.shape[axis] - left(x)  # noqa: E731
         moving, totals = block_at(end, left, moving, totals)
     return moving, totals

@@ -1,4 +1,4 @@
-"""A round's arrays, and the round in blocks of their components where that is allowed.
+"""A round in blocks of components, where that is allowed.
 
 The pieces of a round are written for all components at once. If each component goes its
 own way, which is read from their jaxpr, the same pieces may run on one block of them
@@ -14,41 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdsec_jax import _blocks, _checks, _componentwise
-
-
-class Columns(NamedTuple):
-    """The arrays of a round; most of them have an entry for each component of theta."""
-
-    gradients: Any  # leaves [M, *param]
-    params: Any  # leaves [*param], or None
-    change: Any  # what counts as theta^k - theta^{k-1}, if not that; or None
-    previous: Any  # theta^{k-1}
-    workers: Any  # the pipelines' states
-    server: Any
-
-
-class Results(NamedTuple):
-    """What a round makes of them."""
-
-    aggregate: Any  # leaves [*param]
-    previous: Any  # theta^{k-1} of the next round
-    workers: Any
-    server: Any
-    messages: Any  # leaves [M, *param]
-
-
-class Steps(NamedTuple):
-    """A round as functions of its columns, of all components or of some.
-
-    `work` is handed the workers that may take part, bool [M], `close` those that do.
-    """
-
-    init: Callable[[Any], tuple[Any, Any]]  # params to the states of workers and server
-    work: Callable[[Columns, jax.Array], tuple[Any, Any]]  # to messages, states
-    finite: Callable[[Columns, Any, Any], jax.Array] | None  # those, to bool [M]
-    close: Callable[[Columns, Any, Any, jax.Array], Results]
-    count: Callable[[Any], Any]  # messages to what adds up over components
+from gdsec_jax import _blocks, _componentwise
+from gdsec_jax._steps import Columns, Results, Steps
 
 
 class Plan(NamedTuple):
@@ -59,67 +26,18 @@ class Plan(NamedTuple):
     numbers: dict[str, int]  # of blocks, by platform
 
 
-def run(
-    columns: Columns,
-    chosen: jax.Array,
-    steps: Steps,
-    always: jax.Array,
-    *,
-    keep_messages: bool,
-    may_cut: bool,
-) -> tuple[jax.Array, Results, Any]:
-    """A round, in blocks where that is allowed and pays.
+class _Block(NamedTuple):
+    """`Results`, and the messages they are made of."""
 
-    Args:
-      columns: of the round.
-      chosen: bool [M], the workers that may take part.
-      steps: of the round.
-      always: as of `_blocks.in_blocks`.
-      keep_messages: whether the results hold the messages, too.
-      may_cut: whether blocks are allowed.
-
-    Returns:
-      The workers that do take part; the results; what was counted.
-    """
-    whole = functools.partial(at_once, steps=steps, keep_messages=keep_messages)
-    how = plan(columns, steps) if may_cut else None
-    if how is None:
-        return whole(columns, chosen)
-
-    def cut(platform):
-        return lambda columns, chosen: in_blocks(
-            columns, chosen, steps, how, platform, always, keep_messages
-        )
-
-    by_platform = {platform: cut(platform) for platform in how.numbers}
-    return jax.lax.platform_dependent(columns, chosen, default=whole, **by_platform)
-
-
-def at_once(
-    columns: Columns, chosen: jax.Array, steps: Steps, keep_messages: bool
-) -> tuple[jax.Array, Results, Any]:
-    """A round of all components; arguments and results as of `run`."""
-    present = chosen
-    if steps.finite is not None:
-        present = present & steps.finite(columns, (), ())
-    messages, workers = steps.work(columns, present)
-    if steps.finite is not None:
-        present = present & steps.finite(columns, messages, workers)
-    results = steps.close(columns, messages, workers, present)
-    nonzeros = steps.count(results.messages)
-    return (
-        present,
-        results if keep_messages else results._replace(messages=()),
-        nonzeros,
-    )
+    aggregate: Any
+    previous: Any
+    workers: Any
+    server: Any
+    messages: Any  # leaves [M, *param], or none
 
 
 def plan(columns: Columns, steps: Steps) -> Plan | None:
-    """How to take a round in blocks, or None if that cannot be or does not pay."""
-    gradients = jax.tree.leaves(columns.gradients)
-    size = sum(x.size * x.dtype.itemsize for x in gradients)
-    if size < _blocks.LEAST_BYTES or not _checks.is_traced(gradients[0]):
-        return None  # without jit nothing is changed in place
+    """How to take a round in blocks, or None if that cannot be."""
     try:
         return _plan(columns, steps)
     except (TypeError, ValueError, NameError):
@@ -155,7 +73,8 @@ def _plan(columns: Columns, steps: Steps) -> Plan | None:
     def whole_round(*leaves):
         *leaves, present = leaves
         own = jax.tree.unflatten(jax.tree.structure(exact), leaves)
-        return jax.tree.leaves(steps.close(own, *steps.work(own, present), present))
+        messages, workers = steps.work(own, present)
+        return jax.tree.leaves(_close(own, messages, workers, present, steps))
 
     def arguments(template):
         leaves = jax.tree.leaves(template)
@@ -193,13 +112,26 @@ def in_blocks(
     always: jax.Array,
     keep_messages: bool,
 ) -> tuple[jax.Array, Results, Any]:
-    """A round, block by block; arguments and results as of `run`."""
+    """A round, block by block.
+
+    Args:
+      columns: of the round.
+      chosen: bool [M], the workers that may take part.
+      steps: of the round.
+      plan: of `plan`.
+      platform: for which it is compiled.
+      always: as of `_blocks.in_blocks`.
+      keep_messages: whether they are to be counted whole.
+
+    Returns:
+      The workers that do take part; the results; what was counted.
+    """
     flat = jax.tree.map(lambda x, like: x.reshape(like.shape), columns, plan.as_vectors)
     own = jax.tree.map(_if, plan.is_column, flat)
     others = jax.tree.map(_unless, plan.is_column, flat)
     fixed = own._replace(previous=None, workers=None, server=None)
     aggregate = jax.tree.map(jnp.zeros_like, own.previous)
-    moving = Results(aggregate, own.previous, own.workers, own.server, ())
+    moving = _Block(aggregate, own.previous, own.workers, own.server, ())
 
     def together(moving, fixed):
         own = fixed._replace(
@@ -230,14 +162,14 @@ def in_blocks(
             # has taken other blocks already. Such entries are, and their memories stay.
             messages = jax.tree.map(_or_zero, messages)
             workers = jax.tree.map(_or_old, workers, own.workers)
-        return steps.close(own, messages, workers, present)
+        return _close(own, messages, workers, present, steps)
 
     def close(moving, fixed):
         results = whole(together(moving, fixed))
         kept = results.messages if keep_messages else ()
         workers, server = (
             jax.tree.map(_if, marks, state)
-            for marks, state in zip(plan.is_column[4:], results[2:4], strict=True)
+            for marks, state in zip(plan.is_column[4:6], results[2:4], strict=True)
         )
         new = results._replace(workers=workers, server=server, messages=kept)
         return new, steps.count(results.messages)
@@ -252,28 +184,36 @@ def in_blocks(
     silence = jax.tree.map(
         lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(close, *one)[1]
     )
-    moved, counts = loop(close, moving=moving, fixed=fixed, totals=silence)
+    moved, nonzeros = loop(close, moving=moving, fixed=fixed, totals=silence)
     # What is no column depends on none: any of them will do.
     rest = whole(together(*one))
     workers, server = (
         _joined(mine, jax.tree.map(_unless, marks, state))
         for mine, marks, state in zip(
-            moved[2:4], plan.is_column[4:], rest[2:4], strict=True
+            moved[2:4], plan.is_column[4:6], rest[2:4], strict=True
         )
     )
-    results = moved._replace(workers=workers, server=server)
-    shapes = Results(
+    whole_shapes = _Block(
         columns.previous,
         columns.previous,
         columns.workers,
         columns.server,
         columns.gradients if keep_messages else (),
     )
-    return (
-        present,
-        jax.tree.map(lambda x, y: x.reshape(y.shape), results, shapes),
-        counts,
+    done = jax.tree.map(
+        lambda x, y: x.reshape(y.shape),
+        moved._replace(workers=workers, server=server),
+        whole_shapes,
     )
+    uploads = steps.tally(nonzeros, done.messages, done.workers, columns)
+    return present, Results(*done[:4]), uploads
+
+
+def _close(columns: Columns, messages, workers, present, steps: Steps) -> _Block:
+    messages, total, workers = steps.gather(columns, messages, workers, present)
+    aggregate, server = steps.serve(columns, total, present)
+    previous = columns.previous if columns.params is None else columns.params
+    return _Block(aggregate, previous, workers, server, messages)
 
 
 def _or_zero(x):
@@ -317,14 +257,15 @@ def _template(columns: Columns, steps: Steps, size: Callable[[int], int]) -> Col
         previous=previous,
         workers=workers,
         server=server,
+        own=columns.own,
     )
 
 
 def _results_like(columns: Columns, is_column: list[bool]):
     """Shape of each leaf of the results, and whether it is a column."""
     of = jax.tree.unflatten(jax.tree.structure(columns), is_column)
-    trees = (columns.previous, columns.previous, *columns[4:], columns.gradients)
-    kinds = (of.previous, of.previous, *of[4:], of.gradients)
+    trees = (columns.previous, columns.previous, *columns[4:6], columns.gradients)
+    kinds = (of.previous, of.previous, *of[4:6], of.gradients)
     return [
         (x.shape, column)
         for x, column in zip(*map(jax.tree.leaves, (trees, kinds)), strict=True)

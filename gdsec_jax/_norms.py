@@ -21,7 +21,7 @@ def norms_of(gradients: Any, state: Any) -> dict[str, jax.Array]:
     workers = [each.workers for each in _trees.of_type(state, FederationState)]
     h = [each.memory for each in _trees.of_type(workers, GradientDifferenceState)]
     e = [each.error for each in _trees.of_type(workers, ErrorFeedbackState)]
-    norms = {"gradient_norm": _norm(_trees.over_workers(gradients, "sum"))}
+    norms = {"gradient_norm": _norm(_trees.over_workers(gradients))}
     return norms | {
         name: _norm(memory) for name, memory in (("h_norm", h), ("e_norm", e)) if memory
     }

@@ -1,5 +1,6 @@
 """Lift a worker's pipeline over all workers, aggregate, keep the server's memory."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -9,11 +10,12 @@ import numpy as np
 import optax
 from optax.experimental import aggregating
 
-from gdsec_jax import _checks, _columns, _trees
-from gdsec_jax._columns import Columns, Results, Steps
+from gdsec_jax import _checks, _round, _trees
+from gdsec_jax._groups import Grouped
 from gdsec_jax._last_round import RoundCounts
 from gdsec_jax._rounds import RoundsState
 from gdsec_jax._rounds import rounds as make_rounds
+from gdsec_jax._steps import Columns, Steps
 from gdsec_jax.wire import (
     Format,
     as_format,
@@ -27,6 +29,7 @@ from gdsec_jax.wire import (
 )
 from gdsec_jax.worker import WORKER_AXIS
 
+_WEIGHT = "weight"  # among what is each worker's own; no argument of its pipeline
 Reduction = Literal["sum", "mean"]
 OnNonfinite = Literal["drop", "propagate"]
 OnStandstill = Literal["send", "hold"]
@@ -46,6 +49,7 @@ def federate(
     num_workers: int,
     *,
     server: optax.GradientTransformation | None = None,
+    summand: Callable[[Any, Any], Any] | None = None,
     reduction: Reduction = "sum",
     weights=None,
     wire: str | Format = "coo",
@@ -70,12 +74,13 @@ def federate(
     `round_key` (common to all workers). What else the caller passes to update goes to
     every worker. Sums over all workers are `jax.lax.psum(x, worker.WORKER_AXIS)`. The
     server is handed the same, but for `key` and `worker_index`, with `active`
-    (bool [M]), `messages` ([M, *param]) and `workers` (the pipelines' states before the
-    round).
+    (bool [M]).
 
-    Under jit on CPUs and TPUs, a pipeline in which every component goes its own way, as
-    that of GD-SEC, takes gradients of 16 MiB or more in blocks of components, in place
-    if the state is donated; what it computes is the same.
+    Under jit on CPUs and TPUs, gradients of 16 MiB or more are taken in blocks of
+    components if in the pipeline every component goes its own way, as in GD-SEC's, and
+    those of many workers on CPUs in groups of workers; in place if the state is
+    donated. What is computed is the same. `Grouped` gradients, which are computed a
+    group at a time, are taken so, too.
 
     A piece whose message is not written as plain floats, non-zeros alone, says so by a
     `wire.Packing` or a `wire.Whole` in its state.
@@ -83,7 +88,10 @@ def federate(
     Args:
       worker: a transformation for one worker, from its gradient to its message.
       num_workers: M, a Python int.
-      server: a transformation of the aggregated message, `server_memory` say.
+      server: a transformation of what is summed over the workers, `server_memory` say.
+      summand: (message, the pipeline's state before the round) of one worker to what is
+        summed over the workers, `gradient_estimate` say; by default the message. Of
+        workers that are absent the message is 0.
       reduction: "sum" or "mean".
       weights: [M], the weight of each f_m: f = sum of w_m f_m, or in the mean
         convention (sum of w_m f_m) / (sum of w_m). They scale the gradients before the
@@ -102,7 +110,8 @@ def federate(
 
     Returns:
       An `optax.experimental.aggregating.Aggregator`: update takes gradients with leaves
-      [M, *param], and returns leaves [*param] in the parameter's dtype. An extra
+      [M, *param], or `Grouped` ones, and returns leaves [*param] in the parameter's
+      dtype. An extra
       argument `active`, bool [M], names the workers of the round; of the others nothing
       is sent, and their state is frozen.
 
@@ -147,7 +156,8 @@ def federate(
 
     def update(updates, state, params=None, *, active=None, **extra_args):
         like = state.rounds.previous_params
-        _checks.same_shapes("gradients", updates, like, leading=(num_workers,))
+        if not isinstance(updates, Grouped):
+            _checks.same_shapes("gradients", updates, like, leading=(num_workers,))
         common, own, known = rounds.begin(state.rounds, params)
         change = common.pop("params_change")
         shared = extra_args | common
@@ -162,43 +172,50 @@ def federate(
                 change = jax.tree.map(jnp.subtract, columns.params, columns.previous)
             return shared | {"params_change": change, "like": columns.previous}
 
-        def work(columns, active):
+        def work(columns, active, alone=False):
             def run_worker(gradient, worker_state, own):
                 extra = known_to_all(columns) | own
                 return worker.update(gradient, worker_state, columns.params, **extra)
 
-            gradients = _scale(columns.gradients, weights)
-            lifted = jax.vmap(run_worker, axis_name=WORKER_AXIS)
+            own = {name: x for name, x in columns.own.items() if name != _WEIGHT}
+            lifted = jax.vmap(run_worker, axis_name=None if alone else WORKER_AXIS)
             messages, workers = lifted(
-                gradients, columns.workers, own | {"active": active}
+                _weighted(columns), columns.workers, own | {"active": active}
             )
             return flush(_trees.cast_like(messages, columns.previous)), workers
-
-        def close(columns, messages, workers, present):
-            messages = _where(present, messages, optax.tree.zeros_like(messages))
-            extra = known_to_all(columns) | {
-                "active": present,
-                "messages": messages,
-                "workers": columns.workers,
-            }
-            aggregate = _trees.over_workers(messages, reduction)
-            aggregate, server_state = server.update(
-                aggregate, columns.server, columns.params, **extra
-            )
-            return Results(
-                aggregate=_trees.cast_like(aggregate, columns.previous),
-                previous=columns.previous if params is None else columns.params,
-                workers=_where(present, workers, columns.workers),
-                server=server_state,
-                messages=messages,
-            )
 
         def finite(columns, messages, workers):
             # Gradients, messages, and what overflows easily.
             narrow = [x for x in jax.tree.leaves(workers) if x.dtype == jnp.float16]
-            gradients = _scale(columns.gradients, weights)
-            return _all_finite((gradients, messages, narrow), num_workers)
+            return _all_finite((_weighted(columns), messages, narrow))
 
+        def gather(columns, messages, workers, present):
+            messages = _where(present, messages, optax.tree.zeros_like(messages))
+            summands = messages
+            if summand is not None:
+                summands = jax.vmap(summand)(messages, columns.workers)
+            total = _trees.over_workers(summands)
+            return messages, total, _where(present, workers, columns.workers)
+
+        def serve(columns, total, present):
+            if reduction == "mean":
+                total = jax.tree.map(lambda x: x / num_workers, total)
+            extra = known_to_all(columns) | {"active": present}
+            aggregate, server_state = server.update(
+                total, columns.server, columns.params, **extra
+            )
+            return _trees.cast_like(aggregate, columns.previous), server_state
+
+        layout = state.sent.uploads.layout
+        steps = Steps(
+            init=lambda params: init(params)[1:3],  # of workers and server
+            work=work,
+            finite=finite if on_nonfinite == "drop" else None,
+            gather=gather,
+            serve=serve,
+            count=jax.vmap(nonzeros_of),
+            tally=functools.partial(_tally, layout),
+        )
         columns = Columns(
             gradients=updates,
             params=params,
@@ -206,28 +223,20 @@ def federate(
             previous=like,
             workers=state.workers,
             server=state.server,
-        )
-        layout = state.sent.uploads.layout
-        steps = Steps(
-            init=lambda params: init(params)[1:3],  # of workers and server
-            work=work,
-            finite=finite if on_nonfinite == "drop" else None,
-            close=close,
-            count=jax.vmap(nonzeros_of),
+            own=own if weights is None else own | {_WEIGHT: weights},
         )
         # That a round follows the norms of changes is said, too: XLA then need not keep
         # the previous parameters for them.
         always = (state.rounds.number >= 0) | (known.past_changes[0] >= 0)
         sends_other = _sends_other(state.workers)
-        present, results, nonzeros = _columns.run(
+        present, results, uploads = _round.run(
             columns,
             chosen,
             steps,
             always,
-            keep_messages=sends_other or bool(layout.run_coded),
+            keep_messages=bool(layout.run_coded),
             may_cut=not sends_other,
         )
-        uploads = _count(nonzeros, results, columns, layout)
         return results.aggregate, FederationState(
             rounds=known._replace(previous_params=results.previous),
             workers=results.workers,
@@ -256,10 +265,14 @@ def _weights(weights, num_workers: int, reduction: Reduction):
     return weights / weights.mean() if reduction == "mean" else weights
 
 
-def _scale(gradients, weights):
+def _weighted(columns: Columns):
+    """The gradients of w_m f_m."""
+    weights = columns.own.get(_WEIGHT)
     if weights is None:
-        return gradients
-    return jax.tree.map(lambda g: _along(weights.astype(g.dtype), g) * g, gradients)
+        return columns.gradients
+    return jax.tree.map(
+        lambda g: _along(weights.astype(g.dtype), g) * g, columns.gradients
+    )
 
 
 def _along(per_worker, leaf):
@@ -288,15 +301,15 @@ def _as_mask(name: str, mask, num_workers: int) -> jax.Array:
     return mask
 
 
-def _all_finite(tree, num_workers: int) -> jax.Array:
+def _all_finite(tree) -> jax.Array:
     """bool [M], of leaves [M, ...]."""
-    finite = jnp.ones(num_workers, bool)
+    finite = True
     for leaf in jax.tree.leaves(tree):
         # 0 x is 0, or NaN where x is not finite. XLA's CPU backend computes a product
         # with a vector several times faster than "all".
-        rows = leaf.reshape(num_workers, -1)
+        rows = leaf.reshape(leaf.shape[0], -1)
         finite &= rows @ jnp.zeros(rows.shape[1], rows.dtype) == 0
-    return finite
+    return jnp.asarray(finite)
 
 
 def _nothing_sent(params, worker_state, wire, num_workers: int) -> RoundCounts:
@@ -310,13 +323,11 @@ def _nothing_sent(params, worker_state, wire, num_workers: int) -> RoundCounts:
     )
 
 
-def _count(nonzeros, results, columns, layout):
+def _tally(layout, nonzeros, messages, workers, columns: Columns):
     """Count what travels of each worker's message, as its pieces have it."""
-    messages, workers = results.messages, results.workers
-    num_workers = jax.tree.leaves(columns.gradients)[0].shape[0]
     if _sends_other(workers):
         packing: Any = packing_of(workers)
-        silent = ~_some(messages, num_workers)
+        silent = ~_some(messages)
         messages = _where(
             ~silent, packing.payload, optax.tree.zeros_like(packing.payload)
         )
@@ -335,8 +346,9 @@ def _sends_other(workers) -> bool:
     return packing is not None and packing.payload is not None
 
 
-def _some(messages, num_workers: int) -> jax.Array:
-    some = jnp.zeros(num_workers, bool)
+def _some(messages) -> jax.Array:
+    """bool [M], of leaves [M, ...]."""
+    some = False
     for leaf in jax.tree.leaves(messages):
         some |= (leaf != 0).any(axis=tuple(range(1, leaf.ndim)))
-    return some
+    return jnp.asarray(some)

@@ -1,6 +1,6 @@
-"""Pieces for the server: transformations of the workers' aggregated message."""
+"""Pieces for the server: what it adds up of the workers, and what it makes of that."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import optax
@@ -23,7 +23,8 @@ def server_memory(
     .. math:: \text{update} = h + u, \quad h \leftarrow h + \beta u
 
     All that a real server needs, but rounding makes its h drift from the workers' sum,
-    without bound if their memories are narrower than float32; see `worker_memories`.
+    without bound if their memories are narrower than float32; `gradient_estimate` has
+    no such drift.
 
     Args:
       beta: the workers' :math:`\beta`, as of `worker.gradient_difference`.
@@ -59,25 +60,25 @@ def server_memory(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def worker_memories(
-    reduction: Literal["sum", "mean"] = "sum",
-) -> optax.GradientTransformationExtraArgs:
-    r"""The server's side of `worker.gradient_difference`, from the workers' memories.
+def gradient_estimate(message, state):
+    r"""What a server that keeps every worker's memory knows of a worker's gradient.
 
-    .. math:: \text{update} = \sum_m h_m + u
+    .. math:: h_m + u_m
 
-    In exact arithmetic the same as `server_memory`; in floating point without its
-    drift, for a simulation sees every worker's memory. It keeps no state.
+    A summand for `federate`: then the update is :math:`\sum_m h_m + u`, in exact
+    arithmetic the same as `server_memory`; in floating point without its drift, for a
+    simulation sees every worker's memory.
 
     Args:
-      reduction: as of the federation.
+      message: u_m of one worker.
+      state: of its pipeline before the round, with a `worker.gradient_difference`.
 
     Returns:
-      A transformation of the workers' aggregated message u, for `federate`.
+      A tree like the message, in the wider dtype of both.
 
     Raises:
-      ValueError: the workers' pipeline holds no gradient_difference, or several, or one
-        for a part of the parameters.
+      ValueError: the pipeline holds no gradient_difference, or several, or one for a
+        part of the parameters.
 
     Examples:
       >>> import jax.numpy as jnp, optax
@@ -85,31 +86,23 @@ def worker_memories(
       >>> from gdsec_jax import worker
       >>> algorithm = gdsec_jax.federate(
       ...     worker.gradient_difference(optax.identity(), beta=0.5), 2,
-      ...     server=gdsec_jax.worker_memories())
+      ...     summand=gdsec_jax.gradient_estimate)
       >>> params, grads = jnp.zeros(1), jnp.array([[1.0], [2.0]])
       >>> _, state = algorithm.update(grads, algorithm.init(params), params)
       >>> algorithm.update(grads, state, params)[0]
       Array([3.], dtype=float32)
     """
-
-    def update(
-        updates, state, params=None, *, workers=None, messages=None, **extra_args
-    ):
-        del params, extra_args
-        memories = [
-            known.memory for known in _trees.of_type(workers, GradientDifferenceState)
-        ]
-        if len(memories) != 1:
-            raise ValueError(
-                f"the workers' pipeline holds {len(memories)} gradient_difference, "
-                "expected 1 for worker_memories."
-            )
-        if jax.tree.structure(memories[0]) != jax.tree.structure(updates):
-            raise ValueError(
-                "the workers' gradient_difference keeps a part of the parameters only, "
-                "expected all for worker_memories: use server_memory."
-            )
-        # One sum instead of two: messages are the summands of the updates.
-        return _trees.over_workers(_trees.add(memories[0], messages), reduction), state
-
-    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+    memories = [
+        known.memory for known in _trees.of_type(state, GradientDifferenceState)
+    ]
+    if len(memories) != 1:
+        raise ValueError(
+            f"the workers' pipeline holds {len(memories)} gradient_difference, "
+            "expected 1 for gradient_estimate."
+        )
+    if jax.tree.structure(memories[0]) != jax.tree.structure(message):
+        raise ValueError(
+            "the workers' gradient_difference keeps a part of the parameters only, "
+            "expected all for gradient_estimate: use server_memory."
+        )
+    return _trees.add(memories[0], message)

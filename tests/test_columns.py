@@ -28,9 +28,9 @@ class Blocks:
         patch.setattr(_blocks, "BLOCK_BYTES", {"cpu": 128, "tpu": 128})
         original = _columns.in_blocks
 
-        def spy(*args):
-            self.taken += args[4] == "cpu"  # the platform: others are traced, too
-            return original(*args)
+        def spy(*args, **keywords):
+            self.taken += keywords["platform"] == "cpu"  # others are traced, too
+            return original(*args, **keywords)
 
         patch.setattr(_columns, "in_blocks", spy)
 

@@ -177,12 +177,12 @@ def _half(tree):
     return jax.tree.map(lambda v: v / 2, tree)
 
 
-def test_worker_memories_need_all_of_the_parameters():
+def test_gradient_estimates_need_all_of_the_parameters():
     memory = gdsec_jax.worker.gradient_difference(optax.identity())
     algorithm = gdsec_jax.federate(
         optax.masked(memory, {"a": True, "b": False}),
         2,
-        server=gdsec_jax.worker_memories(),
+        summand=gdsec_jax.gradient_estimate,
     )
     params = {"a": jnp.zeros(2), "b": jnp.zeros(3)}
     grads = {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 3))}
@@ -196,9 +196,9 @@ def test_what_is_no_key(key):
         gdsec_jax.federate(optax.identity(), 2, key=key)
 
 
-def test_worker_memories_need_one_gradient_difference():
+def test_gradient_estimates_need_one_gradient_difference():
     algorithm = gdsec_jax.federate(
-        optax.identity(), 2, server=gdsec_jax.worker_memories()
+        optax.identity(), 2, summand=gdsec_jax.gradient_estimate
     )
     with pytest.raises(ValueError, match="holds 0 gradient_difference, expected 1"):
         algorithm.update(jnp.ones((2, 1)), algorithm.init(jnp.zeros(1)))

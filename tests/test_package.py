@@ -170,7 +170,7 @@ def test_gdsec_is_small():
         gdsec_jax.worker.gradient_difference,
         _memories._message,
     )
-    for server in (gdsec_jax.server_memory, gdsec_jax.worker_memories):
+    for server in (gdsec_jax.server_memory, gdsec_jax.gradient_estimate):
         lines = 0
         for piece in (*worker_side, server):
             body = ast.parse(inspect.getsource(piece)).body[0]

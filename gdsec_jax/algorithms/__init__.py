@@ -23,8 +23,8 @@ To all whose server has one too:
 
 server
     Where the server's h comes from: "workers", the sum of the h_m, which a simulation
-    sees (`worker_memories`), or "running", a sum of its own (`server_memory`). The same
-    but for rounding, which lets a running sum drift.
+    sees (`gradient_estimate`), or "running", a sum of its own (`server_memory`). The
+    same but for rounding, which lets a running sum drift.
 """
 
 from gdsec_jax.algorithms._censored import gdsec as gdsec

@@ -10,7 +10,7 @@ from optax.experimental import aggregating
 
 from gdsec_jax import _checks
 from gdsec_jax.federation import OnNonfinite, OnStandstill, Reduction, federate
-from gdsec_jax.server import server_memory, worker_memories
+from gdsec_jax.server import gradient_estimate, server_memory
 from gdsec_jax.wire import Format
 from gdsec_jax.worker import gradient_difference
 
@@ -104,12 +104,15 @@ def difference_memory(
     """
     _checks.one_of("server", server, ("workers", "running"))
     worker = gradient_difference(compressor, beta, state_dtype=state_dtype)
-    running = server_memory(beta, state_dtype=state_dtype)
+    if server == "running":
+        keeps = {"server": server_memory(beta, state_dtype=state_dtype)}
+    else:
+        keeps = {"summand": gradient_estimate}
     return federate(
         optax.chain(before, worker) if before else worker,
         num_workers,
-        server=running if server == "running" else worker_memories(reduction),
         reduction=reduction,
+        **keeps,
         **options,
     )
 

@@ -108,7 +108,7 @@ def gradient_change(
       >>> piece = worker.gradient_change(worker.random_k(1))
       >>> algorithm = gdsec_jax.federate(
       ...     worker.gradient_difference(piece), 1, key=0,
-      ...     server=gdsec_jax.worker_memories())
+      ...     summand=gdsec_jax.gradient_estimate)
       >>> params, grads = jnp.zeros(2), jnp.array([[1.0, 2.0]])
       >>> algorithm.update(grads, algorithm.init(params), params)[0]
       Array([1., 2.], dtype=float32)

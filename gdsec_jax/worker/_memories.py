@@ -91,7 +91,7 @@ def gradient_difference(
     .. math:: v = g - h, \quad u = C(v), \quad h \leftarrow h + \beta u
 
     The server adds its own h, the workers' sum, before it steps: `server_memory`, or
-    `worker_memories`. C is handed g too, as the extra argument `gradient`.
+    `gradient_estimate`. C is handed g too, as the extra argument `gradient`.
 
     Args:
       compressor: :math:`C`, a transformation for one worker.

@@ -64,7 +64,7 @@ def run_change(piece, rounds, num_workers=4, key=0):
     algorithm = gdsec_jax.federate(
         worker.gradient_difference(piece),
         num_workers,
-        server=gdsec_jax.worker_memories(),
+        summand=gdsec_jax.gradient_estimate,
         key=key,
         wire="bitmap",
     )

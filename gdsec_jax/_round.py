@@ -1,0 +1,84 @@
+"""A round of all workers, by the way that is asked for, or that is the fastest."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+
+from gdsec_jax import _blocks, _checks, _columns, _groups
+from gdsec_jax._groups import Grouped
+from gdsec_jax._steps import Columns, Results, Steps, at_once
+
+
+def run(
+    columns: Columns,
+    chosen: jax.Array,
+    steps: Steps,
+    always: jax.Array,
+    *,
+    keep_messages: bool,
+    may_cut: bool,
+) -> tuple[jax.Array, Results, Any]:
+    """A round: at once, or in blocks of components or groups of workers.
+
+    Args:
+      columns: of the round.
+      chosen: bool [M], the workers that may take part.
+      steps: of the round.
+      always: as of `_blocks.in_blocks`.
+      keep_messages: whether messages must be there whole to be counted.
+      may_cut: whether messages may be cut into blocks.
+
+    Returns:
+      The workers that do take part; the results; what was counted.
+
+    Raises:
+      ValueError: gradients are Grouped, and the pipeline sums over all workers.
+    """
+    groups = functools.partial(_groups.in_groups, steps=steps, always=always)
+    gradients = columns.gradients
+    if isinstance(gradients, Grouped):
+        try:
+            number = math.ceil(chosen.size / gradients.size)
+            return groups(columns, chosen, number=number)
+        except NameError as error:
+            if not _sums_over_workers(error):
+                raise
+            raise ValueError(
+                "gradients are Grouped, expected those of all workers at once: the "
+                "pipeline sums over all workers."
+            ) from error
+    whole = functools.partial(at_once, steps=steps)
+    large = _blocks.num_bytes(gradients) >= _blocks.LEAST_BYTES
+    if not large or not _checks.is_traced(jax.tree.leaves(gradients)[0]):
+        return whole(columns, chosen)  # without jit nothing is changed in place
+    ways = {}
+    plan = _columns.plan(columns, steps) if may_cut else None
+    if plan is not None:
+        for platform in plan.numbers:
+            ways[platform] = functools.partial(
+                _columns.in_blocks,
+                steps=steps,
+                plan=plan,
+                platform=platform,
+                always=always,
+                keep_messages=keep_messages,
+            )
+    number = _groups.number_of_groups(columns)
+    if number is not None:
+        in_groups = functools.partial(groups, number=number)
+        try:
+            jax.eval_shape(in_groups, columns, chosen)
+            ways["cpu"] = in_groups
+        except NameError as error:
+            if not _sums_over_workers(error):
+                raise
+    if not ways:
+        return whole(columns, chosen)
+    return jax.lax.platform_dependent(columns, chosen, default=whole, **ways)
+
+
+def _sums_over_workers(error: NameError) -> bool:
+    """Whether a pipeline failed since it knows of no other workers."""
+    return "axis name" in str(error)
