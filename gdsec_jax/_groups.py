@@ -27,7 +27,7 @@ class Grouped:
 
     Attributes:
       gradients: from the numbers of some workers, int32 [G], to leaves [G, *param].
-      size: workers in a group, at most. Others than the last have the same number.
+      size: workers in a group, at most. All but the last have the same number.
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax
@@ -48,6 +48,14 @@ class Grouped:
 
     def __post_init__(self):
         _checks.integer("size", self.size, 1, 2**31 - 1)
+
+
+def number_of_size(size: int, num_workers: int) -> int:
+    """A number of groups, none of which has more workers than `size`."""
+    number = max(1, num_workers // size)
+    while num_workers // number > size:
+        number += 1
+    return number
 
 
 def number_of_groups(columns: Columns) -> int | None:

@@ -1,7 +1,6 @@
 """A round of all workers, by the way that is asked for, or that is the fastest."""
 
 import functools
-import math
 from typing import Any
 
 import jax
@@ -40,7 +39,7 @@ def run(
     gradients = columns.gradients
     if isinstance(gradients, Grouped):
         try:
-            number = math.ceil(chosen.size / gradients.size)
+            number = _groups.number_of_size(gradients.size, chosen.size)
             return groups(columns, chosen, number=number)
         except NameError as error:
             if not _sums_over_workers(error):

@@ -29,8 +29,13 @@ MAY_IMPORT = {
     "_rounds": set(),
     "_componentwise": set(),
     "_blocks": set(),
-    "_columns": {"_blocks", "_componentwise"},
-    "federation": {"wire", "worker", "_columns", "_last_round", "_rounds"},
+    "_steps": set(),
+    "_columns": {"_blocks", "_componentwise", "_steps"},
+    "_groups": {"_blocks", "_steps"},
+    "_round": {"_blocks", "_columns", "_groups", "_steps"},
+    "federation": {
+        *("wire", "worker", "_groups", "_last_round", "_round", "_rounds", "_steps")
+    },
     "server": {"worker"},
     "_broadcast": {"wire", "worker", "_rounds"},
     "algorithms": {"wire", "worker", "server", "federation"},
