@@ -14,6 +14,12 @@ LEAST_BYTES = 2**24
 BLOCK_BYTES = {"cpu": 6 * 2**20, "tpu": 2**26}
 
 
+def num_devices() -> int:
+    """Of the mesh that `jax.set_mesh` has set, over which workers are spread; or 1."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.size
+
+
 def num_bytes(arrays: Any) -> int:
     """Of all arrays of a tree, or of their shapes."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(arrays))
@@ -56,7 +62,7 @@ def in_blocks(
       totals: a tree of numbers or arrays to start from.
       always: bool [], true, but traced: the compiler must not know it. A branch keeps a
         block's reads apart from its writes; else XLA copies whole arrays in each step.
-      axis: that is cut: -1, of components, or 0, of workers.
+      axis: that is cut, of components or of workers.
 
     Returns:
       The new `moving`, and the totals.

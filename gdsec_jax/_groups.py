@@ -26,24 +26,31 @@ class Grouped:
     and none.
 
     Attributes:
-      gradients: from the numbers of some workers, int32 [G], to leaves [G, *param].
-      size: workers in a group, at most. All but the last have the same number.
+      gradients: from the numbers of some workers, int32 [G], and their data, leaves
+        [G, ...], to their gradients, leaves [G, *param].
+      data: of all workers, leaves [M, ...], or None.
+      size: workers in a group, at most, of each device. All but the last group have
+        the same number.
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax
       >>> import gdsec_jax
+      >>> def loss(params, target):
+      ...     return 0.5 * jnp.sum((params - target) ** 2)
+      >>> def gradients(index, targets):
+      ...     return jax.vmap(jax.grad(loss), (None, 0))(params, targets)
       >>> targets = jnp.array([1.0, 2.0, 6.0])  # of three workers
-      >>> def gradients(index):
-      ...     return jax.vmap(lambda m: params - targets[m])(index)
       >>> optimizer = optax.chain(gdsec_jax.gdsec(3, xi=0.1), optax.sgd(1 / 3))
       >>> params = jnp.zeros(1)
       >>> updates, state = optimizer.update(
-      ...     gdsec_jax.Grouped(gradients, size=2), optimizer.init(params), params)
+      ...     gdsec_jax.Grouped(gradients, targets, size=2),
+      ...     optimizer.init(params), params)
       >>> params + updates
       Array([3.], dtype=float32)
     """
 
-    gradients: Callable[[jax.Array], Any]
+    gradients: Callable[[jax.Array, Any], Any]
+    data: Any
     size: int
 
     def __post_init__(self):
@@ -63,7 +70,8 @@ def number_of_groups(columns: Columns) -> int | None:
     rows = _blocks.num_bytes((columns.gradients, columns.workers))
     number = math.ceil(rows / _blocks.BLOCK_BYTES["cpu"])
     num_workers = jax.tree.leaves(columns.own)[0].shape[0]
-    return number if num_workers >= LEAST_WORKERS * number else None
+    few = num_workers < LEAST_WORKERS * number
+    return None if few or _blocks.num_devices() > 1 else number
 
 
 def in_groups(
@@ -90,20 +98,37 @@ def in_groups(
     """
     given, compute = columns.gradients, None
     if isinstance(given, Grouped):
-        given, compute = None, given.gradients
+        given, compute = given.data, given.gradients
+        for leaf in jax.tree.leaves(given):
+            if jnp.shape(leaf)[:1] != chosen.shape:
+                raise ValueError(
+                    f"Grouped data has a leaf of shape {jnp.shape(leaf)}, expected "
+                    f"{chosen.size} workers as its first axis."
+                )
 
     def group(workers, fixed) -> Gathered:
         own, chosen, gradients = fixed
         if compute is not None:
-            gradients = compute(own["worker_index"])
+            gradients = compute(own["worker_index"], gradients)
             like = columns.previous
             _checks.same_shapes("gradients", gradients, like, leading=chosen.shape)
         rows = columns._replace(gradients=gradients, workers=workers, own=own)
         return gather(rows, chosen, steps, alone=True)
 
+    # Each device takes some of its own workers.
+    devices = _blocks.num_devices()
+
+    def apart(tree):
+        shape = lambda x: (devices, x.shape[0] // devices, *x.shape[1:])  # noqa: E731
+        return jax.tree.map(lambda x: x.reshape(shape(x)), tree)
+
+    def together(tree):
+        shape = lambda x: (x.shape[0] * x.shape[1], *x.shape[2:])  # noqa: E731
+        return jax.tree.map(lambda x: x.reshape(shape(x)), tree)
+
     def block(moving, fixed):
-        gathered = group(moving.workers, fixed)
-        return gathered._replace(total=()), gathered.total
+        gathered = group(together(moving).workers, together(fixed))
+        return apart(gathered._replace(total=())), gathered.total
 
     fixed = (columns.own, chosen, given)
     one = jax.tree.map(lambda x: x[:1], (columns.workers, fixed))
@@ -117,7 +142,13 @@ def in_groups(
         uploads=jax.tree.map(none, shapes.uploads),
     )
     moved, total = _blocks.in_blocks(
-        block, number, moving, fixed, jax.tree.map(zeros, shapes.total), always, axis=0
+        block,
+        number,
+        apart(moving),
+        apart(fixed),
+        jax.tree.map(zeros, shapes.total),
+        always,
+        axis=1,
     )
-    gathered = moved._replace(total=total)
+    gathered = together(moved)._replace(total=total)
     return gathered.present, close(columns, gathered, steps), gathered.uploads

@@ -13,6 +13,7 @@ import optax
 
 from gdsec_jax import _checks, _trees
 from gdsec_jax._broadcast import LastBroadcast, last_broadcast
+from gdsec_jax._groups import Grouped
 from gdsec_jax._last_round import LastRound, last_round
 from gdsec_jax._norms import norms_of
 from gdsec_jax.history import Outcome
@@ -63,6 +64,8 @@ class Options(NamedTuple):
     eval_every: int
     participation: Participation | None
     norms: bool
+    worker_batch: int | None = None
+    mesh: jax.sharding.Mesh | None = None
 
 
 def start(optimizer: optax.GradientTransformation, params: Any) -> Run:
@@ -85,7 +88,13 @@ def one_round(
     run: Run,
 ) -> tuple[Run, Record]:
     """Gradients, update, error; `number` counts rounds from 0."""
-    gradients = problem.gradients(run.params, _stream(key, _MINIBATCH, number))
+    minibatch_key = _stream(key, _MINIBATCH, number)
+    gradients: Any
+    if options.worker_batch is None:
+        gradients = problem.gradients(run.params, minibatch_key)
+    else:
+        of_some = functools.partial(problem.gradients_of, run.params, minibatch_key)
+        gradients = Grouped(of_some, problem.worker_data, options.worker_batch)
     own = {}
     if options.participation is not None:
         drawn = options.participation(_stream(key, _PARTICIPATION, number))
@@ -94,13 +103,14 @@ def one_round(
     updates, state = update(gradients, run.state, run.params, **own)
     params = optax.apply_updates(run.params, updates)
     rounds = number + 1
+    error_of = functools.partial(problem.error, worker_batch=options.worker_batch)
     if options.eval_every == 1:
-        evaluated, error = True, problem.error(params)
+        evaluated, error = True, error_of(params)
     else:
         evaluated = evaluates(rounds, options.eval_every, limits.rounds)
         unknown = functools.partial(jnp.full_like, fill_value=jnp.nan)
-        shape = jax.eval_shape(problem.error, params)
-        error = jax.lax.cond(evaluated, problem.error, lambda _: unknown(shape), params)
+        shape = jax.eval_shape(error_of, params)
+        error = jax.lax.cond(evaluated, error_of, lambda _: unknown(shape), params)
     reached = evaluated & (error <= limits.target_error)
     bounded = jnp.isfinite(error) & (error <= limits.diverged_error)
     diverged = evaluated & ~bounded
@@ -146,13 +156,16 @@ def for_loop(problem: Problem) -> Problem:
     )
 
 
-def initial_error(problem: Problem) -> float:
+def initial_error(problem: Problem, worker_batch: int | None = None) -> float:
     """The error before the first round.
 
     Raises:
       ValueError: it is not finite.
     """
-    error = float(jax.jit(Problem.error)(for_loop(problem), problem.init_params))
+    error_of = jax.jit(Problem.error, static_argnames="worker_batch")
+    error = float(
+        error_of(for_loop(problem), problem.init_params, worker_batch=worker_batch)
+    )
     if not math.isfinite(error):
         raise ValueError(
             f"{problem.error_name} is {error} at the initial params of "

@@ -39,7 +39,8 @@ def run(
     gradients = columns.gradients
     if isinstance(gradients, Grouped):
         try:
-            number = _groups.number_of_size(gradients.size, chosen.size)
+            each = chosen.size // _blocks.num_devices()
+            number = _groups.number_of_size(gradients.size, each)
             return groups(columns, chosen, number=number)
         except NameError as error:
             if not _sums_over_workers(error):

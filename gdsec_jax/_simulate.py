@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gdsec_jax import _checks, _environment, _files, _loop, _norms
+from gdsec_jax import _checks, _environment, _files, _loop, _mesh, _norms
 from gdsec_jax._check_optimizer import check
 from gdsec_jax.history import History
 from gdsec_jax.problems import Problem
@@ -30,6 +30,8 @@ def simulate(
     divergence_factor: float = 1e6,
     participation: _loop.Participation | None = None,
     norms: bool = False,
+    worker_batch: int | None = None,
+    mesh: jax.sharding.Mesh | None = None,
     log: Log | None = None,
     progress: bool | None = None,
     attributes: dict[str, Any] | None = None,
@@ -59,6 +61,12 @@ def simulate(
         the others send nothing, and their memories are frozen. A function that is
         defined once is compiled once.
       norms: whether to keep the norms of the gradient and of the memories, too.
+      worker_batch: workers whose gradients are computed, and sent, at a time; by
+        default all. Less memory: the gradients of one group are kept instead of all M.
+        Not for pipelines that sum over all workers, nor with norms.
+      mesh: whose devices, all of its axes together, have the same number of workers
+        each: their data and memories. The compiler adds the sums over devices. Results
+        differ by rounding. `worker_batch` then is that of each device.
       log: called a few times a second with the rounds since the last call, by column;
         `gdsec_jax.logs` has some.
       progress: whether to show a bar; by default on a terminal.
@@ -94,17 +102,21 @@ def simulate(
         _checks.integer("eval_every", eval_every, 1, 2**31 - 1),
         participation,
         norms,
+        _worker_batch(worker_batch, norms),
+        _mesh.mesh_of(mesh, problem.num_workers, "workers"),
     )
     _checks.log(log)
     own_attributes = _files.plain("attributes", dict(attributes or {}))
     key = _loop.key_for(problem, key, participation)
     check(optimizer, problem.init_params, problem.num_workers)
-    initial_error = _loop.initial_error(problem)
+    problem = _mesh.place_problem(problem, options.mesh)
+    initial_error = _loop.initial_error(problem, options.worker_batch)
     limits = _loop.limits(
         problem, num_rounds, target_error, divergence_factor, initial_error
     )
     start = time.perf_counter()
-    run, records = _run_all(problem, optimizer, options, limits, key, log, progress)
+    with _mesh.in_effect(options.mesh):
+        run, records = _run_all(problem, optimizer, options, limits, key, log, progress)
     seconds = time.perf_counter() - start
     rounds = np.arange(1, records.error.size + 1)
     evaluated = _loop.evaluates(rounds, eval_every, num_rounds)
@@ -141,12 +153,23 @@ def simulate(
     return history
 
 
+def _worker_batch(worker_batch: int | None, norms: bool) -> int | None:
+    if worker_batch is None:
+        return None
+    if norms:
+        raise ValueError(
+            "norms is True, expected False with worker_batch: the gradients of all "
+            "workers are never there at once."
+        )
+    return _checks.integer("worker_batch", worker_batch, 1, 2**31 - 1)
+
+
 def _run_all(problem, optimizer, options, limits, key, log, progress):
     """Chunk after chunk until the run ends; the records of its rounds, on the host."""
     loop_problem = _loop.for_loop(problem)
     # A copy: the loop is given its buffers for good, and the problem keeps its own.
     params = jax.tree.map(lambda p: jnp.array(p, copy=True), problem.init_params)
-    run = jax.jit(_loop.start, static_argnums=0)(optimizer, params)
+    run = _start(optimizer, params, options.mesh)
     one_round = functools.partial(
         _loop.one_round, loop_problem, optimizer, options, limits, key, run.rounds
     )
@@ -161,7 +184,8 @@ def _run_all(problem, optimizer, options, limits, key, log, progress):
                 loop_problem, optimizer, options, limits, key, run, buffers, length
             )
             rounds = int(run.rounds)
-            chunks.append(jax.tree.map(_loop.first(rounds - before), buffers))
+            records = _mesh.on_host(buffers, options.mesh)
+            chunks.append(jax.tree.map(_loop.first(rounds - before), records))
             if log is not None:
                 columns = _loop.columns(problem, chunks[-1])
                 numbers = np.arange(before + 1, rounds + 1)
@@ -176,6 +200,11 @@ def _run_all(problem, optimizer, options, limits, key, log, progress):
                 seconds = time.perf_counter() - begin
                 length = _loop.next_length(length, seconds, capacity)
     return run, jax.tree.map(lambda *x: np.concatenate(x), *chunks)
+
+
+@functools.partial(jax.jit, static_argnames=("optimizer", "mesh"))
+def _start(optimizer, params, mesh):
+    return _mesh.constrain(_loop.start(optimizer, params), mesh)
 
 
 @functools.partial(
@@ -197,7 +226,12 @@ def _run_chunk(problem, optimizer, options, limits, key, run, buffers, length):
             problem, optimizer, options, limits, key, run.rounds, run
         )
         buffers = jax.tree.map(lambda all, one: all.at[i].set(one), buffers, record)
-        return i + 1, run, buffers
+        return i + 1, *spread(run, buffers)
 
+    def spread(run, buffers):
+        mesh = options.mesh
+        return _mesh.constrain(run, mesh), _mesh.constrain(buffers, mesh, axis=1)
+
+    run, buffers = spread(run, buffers)
     _, run, buffers = jax.lax.while_loop(goes_on, body, (0, run, buffers))
     return run, buffers

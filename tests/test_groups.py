@@ -26,10 +26,7 @@ def rounds_of(algorithm, params, gradients, size=None, *, jit=True, actives=None
 
     def one(grads, state, params, active):
         if size is not None:
-            own = grads
-            grads = gdsec_jax.Grouped(
-                lambda index: jax.tree.map(lambda g: g[index], own), size
-            )
+            grads = gdsec_jax.Grouped(lambda index, own: own, grads, size)
         more = {} if active is None else {"active": active}
         updates, state = algorithm.update(grads, state, params, **more)
         moved = jax.tree.map(
@@ -138,7 +135,7 @@ def test_inside_a_chain_and_in_injected_hyperparams():
     params = tree_params()
     gradients = random_gradients(params, NUM_WORKERS, 4)
     grouped = gdsec_jax.Grouped(
-        lambda index: jax.tree.map(lambda g: g[index], gradients), 2
+        lambda index, _: jax.tree.map(lambda g: g[index], gradients), None, 2
     )
     optimizer = optax.chain(
         optax.inject_hyperparams(gdsec_jax.gdsec, static_args=("num_workers",))(
@@ -157,23 +154,25 @@ def test_inside_a_chain_and_in_injected_hyperparams():
 def test_what_is_wrong_is_said():
     params = jnp.zeros(3)
     with pytest.raises(ValueError, match="size is 0, expected"):
-        gdsec_jax.Grouped(lambda index: jnp.zeros((index.size, 3)), 0)
+        gdsec_jax.Grouped(lambda index, _: jnp.zeros((index.size, 3)), None, 0)
     algorithm = gdsec_jax.gd(NUM_WORKERS)
-    short = gdsec_jax.Grouped(lambda index: jnp.zeros((index.size, 2)), 2)
+    short = gdsec_jax.Grouped(lambda index, _: jnp.zeros((index.size, 2)), None, 2)
     with pytest.raises(ValueError, match=r"gradients .*, 2\), expected .*, 3\)"):
         algorithm.update(short, algorithm.init(params), params)
     algorithm = gdsec_jax.power_sgd(NUM_WORKERS, rank=1, key=0)
     params = jnp.zeros((3, 2))
-    right = gdsec_jax.Grouped(lambda index: jnp.zeros((index.size, 3, 2)), 2)
+    right = gdsec_jax.Grouped(lambda index, _: jnp.zeros((index.size, 3, 2)), None, 2)
     with pytest.raises(ValueError, match="Grouped.* sums over all workers"):
         algorithm.update(right, algorithm.init(params), params)
 
-    def wrong(index):
+    def wrong(index, _):
         raise NameError("name 'dta' is not defined")
 
     algorithm = gdsec_jax.gd(NUM_WORKERS)
     with pytest.raises(NameError, match="dta"):
-        algorithm.update(gdsec_jax.Grouped(wrong, 2), algorithm.init(params), params)
+        algorithm.update(
+            gdsec_jax.Grouped(wrong, None, 2), algorithm.init(params), params
+        )
 
 
 @given(st.integers(1, 300), st.integers(1, 320))
@@ -237,7 +236,7 @@ def test_large_memories_change_in_place():
 
     def step(state, params):
         grouped = gdsec_jax.Grouped(
-            lambda index: jnp.sin(params * (1.0 + index[:, None])), 1
+            lambda index, _: jnp.sin(params * (1.0 + index[:, None])), None, 1
         )
         return algorithm.update(grouped, state, params)
 

@@ -46,9 +46,13 @@ MAY_IMPORT = {
     "logs": set(),
     "_environment": set(),
     "_norms": {"federation", "worker"},
-    "_loop": {"_last_round", "_norms", "_broadcast", "history", "problems"},
+    "_loop": {
+        *("_last_round", "_norms", "_broadcast", "_groups", "history", "problems")
+    },
+    "_mesh": {"_last_round", "federation", "problems"},
     "_simulate": {
-        *("_check_optimizer", "_environment", "_loop", "_norms", "history", "problems")
+        *("_check_optimizer", "_environment", "_loop", "_mesh", "_norms", "history"),
+        "problems",
     },
     "_sweep": {"_check_optimizer", "_environment", "_loop", "_norms", "problems"},
     "report": {"algorithms", "history"},

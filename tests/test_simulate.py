@@ -541,3 +541,39 @@ def test_the_log_is_told_each_round_once():
     evaluated = columns["objective_error"][history.eval_rounds - 1]
     np.testing.assert_array_equal(evaluated, history.objective_error)
     assert np.isnan(columns["objective_error"]).sum() == TOY_ROUNDS - evaluated.size
+
+
+# Workers in groups.
+
+
+@pytest.mark.parametrize("worker_batch", [2, 5, 7])
+@pytest.mark.parametrize("kind", ["ridge", "minibatch", "gradient"])
+def test_workers_in_groups_run_the_same_course(kind, worker_batch, x64):
+    rng = np.random.default_rng(3)
+    x, y = rng.standard_normal((35, 3)), rng.uniform(size=35)
+    if kind == "gradient":
+        problem = problems.nonlinear_least_squares(x, y, WORKERS)
+    else:
+        problem = problems.ridge(x, y, WORKERS)
+    smoothness = problem.smoothness
+    if kind == "minibatch":
+        problem = problems.minibatch(problem, 3)
+    optimizer = optax.chain(
+        gdsec_jax.gdsec(WORKERS, 5.0, BETA, wire="rle"), optax.sgd(0.5 / smoothness)
+    )
+    course = functools.partial(simulate, problem, optimizer, 40, key=0)
+    at_once, grouped = course(), course(worker_batch=worker_batch)
+    np.testing.assert_array_equal(grouped.bits, at_once.bits)
+    np.testing.assert_array_equal(grouped.participants, at_once.participants)
+    np.testing.assert_allclose(
+        grouped.objective_error, at_once.objective_error, rtol=1e-9, atol=1e-15
+    )
+    np.testing.assert_allclose(grouped.params, at_once.params, rtol=1e-10)
+
+
+def test_what_groups_cannot_do():
+    optimizer = chain(gdsec_jax.gd(WORKERS), toy())
+    with pytest.raises(ValueError, match="worker_batch is 0, expected"):
+        simulate(toy(), optimizer, 2, worker_batch=0)
+    with pytest.raises(ValueError, match="norms is True, expected False with worker_b"):
+        simulate(toy(), optimizer, 2, worker_batch=2, norms=True)

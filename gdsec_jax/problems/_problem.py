@@ -92,15 +92,26 @@ class Problem:
         it is that which `error` measures. With a key, what each worker computes in one
         round: on a draw, after local steps.
         """
+        index = jnp.arange(self.num_workers)
+        return self.gradients_of(params, key, index, self.worker_data)
+
+    def gradients_of(self, params: PyTree, key, index, worker_data: PyTree) -> PyTree:
+        """`gradients` of some workers, leaves [G, *param].
+
+        Args:
+          params, key: as of `gradients`.
+          index: int [G], their numbers.
+          worker_data: theirs, leaves [G, ...].
+        """
         if key is None:
             gradients = jax.vmap(jax.grad(self.worker_loss), (None, 0))
-            return gradients(params, self.worker_data)
+            return gradients(params, worker_data)
         keys = None
         if self.draw is not None:
             own_key = jax.vmap(jax.random.fold_in, (None, 0))
-            keys = own_key(_trees.as_key(key), jnp.arange(self.num_workers))
+            keys = own_key(_trees.as_key(key), index)
         in_a_round = jax.vmap(self._in_a_round, (None, 0, 0))
-        return in_a_round(params, keys, self.worker_data)
+        return in_a_round(params, keys, worker_data)
 
     def _in_a_round(self, params, key, own_data):
         """The sum of one worker's gradients along its local steps."""
@@ -129,18 +140,42 @@ class Problem:
         )
         return _trees.cast_like(total, params)
 
-    def objective(self, params: PyTree) -> jax.Array:
-        """f(params)."""
-        values = jax.vmap(self.worker_objective, (None, 0))(params, self.worker_data)
-        return values.sum()
+    def objective(self, params: PyTree, worker_batch: int | None = None) -> jax.Array:
+        """f(params); computed for `worker_batch` workers at a time, if it is given."""
+        return self._over_workers(self.worker_objective, params, worker_batch)
 
-    def error(self, params: PyTree) -> jax.Array:
+    def error(self, params: PyTree, worker_batch: int | None = None) -> jax.Array:
         """How far params are from done, by `measure`; 0 at a solution."""
         if self.measure == "gradient":
-            gradient = jax.tree.map(lambda g: g.sum(0), self.gradients(params))
+            gradient = self._over_workers(
+                jax.grad(self.worker_loss), params, worker_batch
+            )
             return sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradient))  # pyright: ignore
-        value = self.objective(params)
+        value = self.objective(params, worker_batch)
         return value if self.optimum is None else value - self.optimum
+
+    def _over_workers(self, function, params, worker_batch: int | None):
+        """The sum of a function of (params, data of worker m) over the workers."""
+
+        def of_some(start, size):
+            cut = jax.lax.dynamic_slice_in_dim
+            some = jax.tree.map(lambda x: cut(x, start, size), self.worker_data)
+            values = jax.vmap(function, (None, 0))(params, some)
+            return jax.tree.map(lambda x: x.sum(0), values)
+
+        if worker_batch is None or worker_batch >= self.num_workers:
+            return of_some(0, self.num_workers)
+        groups, rest = divmod(self.num_workers, worker_batch)
+        if rest:
+            total = of_some(self.num_workers - rest, rest)
+        else:
+            shapes = jax.eval_shape(lambda: of_some(0, 1))
+            total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+        def add(i, total):
+            return _trees.add(total, of_some(i * worker_batch, worker_batch))
+
+        return jax.lax.fori_loop(0, groups, add, total)
 
     @property
     def evaluations(self) -> np.ndarray:

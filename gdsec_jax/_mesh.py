@@ -1,0 +1,106 @@
+"""Arrays of a run spread over the devices of a mesh: workers, or settings of a sweep.
+
+What is written for all workers stays as it is: it is the compiler that cuts it into the
+devices' parts and adds the collectives, from where the arrays lie.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from gdsec_jax._last_round import RoundCounts
+from gdsec_jax.federation import FederationState
+from gdsec_jax.problems import Problem
+
+
+def mesh_of(mesh: Mesh | None, number: int, what: str) -> Mesh | None:
+    """The mesh, its axes left to the compiler.
+
+    Args:
+      mesh: whose devices share `number` of something, all of its axes together.
+      number: of workers, or of settings.
+      what: they are.
+
+    Raises:
+      ValueError: it is no mesh, or its devices cannot have the same number each.
+    """
+    if mesh is None:
+        return None
+    if not isinstance(mesh, Mesh):
+        raise ValueError(f"mesh is {mesh!r}, expected a jax.sharding.Mesh.")
+    if number % mesh.size:
+        raise ValueError(
+            f"mesh has {mesh.size} devices, expected a divisor of {number} {what}."
+        )
+    return Mesh(mesh.devices, mesh.axis_names)
+
+
+def in_effect(mesh: Mesh | None):
+    """A context in which pieces can see that they run on several devices."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
+def over(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """An array's axis is spread over all devices."""
+    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, mesh.axis_names))
+
+
+def everywhere(mesh: Mesh) -> NamedSharding:
+    """All of an array is on each device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def by_worker(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
+    """Shardings of a state, or of records: what each worker has lies where it does.
+
+    Args:
+      tree: of arrays, or of their shapes.
+      mesh: over which workers are spread.
+      axis: of the workers, where there is one.
+    """
+
+    def whole(x, sharding):
+        return jax.tree.map(lambda _: sharding, x)
+
+    def one(node):
+        if isinstance(node, FederationState):
+            own = {name: by_worker(x, mesh, axis) for name, x in node._asdict().items()}
+            return FederationState(
+                **own | {"workers": whole(node.workers, over(mesh, axis))}
+            )
+        if isinstance(node, RoundCounts):
+            return whole(node, over(mesh, axis))
+        return everywhere(mesh)
+
+    kinds = (FederationState, RoundCounts)
+    return jax.tree.map(one, tree, is_leaf=lambda node: isinstance(node, kinds))
+
+
+def constrain(tree: Any, mesh: Mesh | None, axis: int = 0) -> Any:
+    """The tree, laid out `by_worker` inside a compiled function; as it is without."""
+    if mesh is None:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, by_worker(tree, mesh, axis))
+
+
+def place_problem(problem: Problem, mesh: Mesh | None) -> Problem:
+    """A problem whose workers' data lie on their devices, and the rest on all."""
+    if mesh is None:
+        return problem
+    shared = jax.tree.map(lambda _: everywhere(mesh), problem)
+    own = jax.tree.map(lambda _: over(mesh), problem.worker_data)
+    return jax.device_put(problem, dataclasses.replace(shared, worker_data=own))
+
+
+def on_host(tree: Any, mesh: Mesh | None) -> Any:
+    """The tree where every process can read it."""
+    return tree if mesh is None else _copy(tree, mesh)
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _copy(tree, mesh: Mesh):
+    return jax.lax.with_sharding_constraint(tree, everywhere(mesh))
