@@ -12,18 +12,18 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from gdsec_jax import _checks
 from gdsec_jax._last_round import RoundCounts
 from gdsec_jax.federation import FederationState
 from gdsec_jax.problems import Problem
 
 
-def mesh_of(mesh: Mesh | None, number: int, what: str) -> Mesh | None:
+def mesh_of(mesh: Mesh | None, num_workers: int = 0) -> Mesh | None:
     """The mesh, its axes left to the compiler.
 
     Args:
-      mesh: whose devices share `number` of something, all of its axes together.
-      number: of workers, or of settings.
-      what: they are.
+      mesh: whose devices, all of its axes together, share the workers.
+      num_workers: M; 0 where it is not workers that they share.
 
     Raises:
       ValueError: it is no mesh, or its devices cannot have the same number each.
@@ -32,9 +32,10 @@ def mesh_of(mesh: Mesh | None, number: int, what: str) -> Mesh | None:
         return None
     if not isinstance(mesh, Mesh):
         raise ValueError(f"mesh is {mesh!r}, expected a jax.sharding.Mesh.")
-    if number % mesh.size:
+    if num_workers % mesh.size:
         raise ValueError(
-            f"mesh has {mesh.size} devices, expected a divisor of {number} {what}."
+            f"mesh has {mesh.size} devices, expected a divisor of num_workers, "
+            f"{num_workers}."
         )
     return Mesh(mesh.devices, mesh.axis_names)
 
@@ -78,6 +79,19 @@ def by_worker(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
 
     kinds = (FederationState, RoundCounts)
     return jax.tree.map(one, tree, is_leaf=lambda node: isinstance(node, kinds))
+
+
+def spread(tree: Any, mesh: Mesh | None, axis: int = 0) -> Any:
+    """The tree, an axis of every array over all devices, compiled or not."""
+    if mesh is None:
+        return tree
+    return jax.tree.map(lambda x: _put(x, over(mesh, axis)), tree)
+
+
+def _put(x, sharding):
+    if _checks.is_traced(x):
+        return jax.lax.with_sharding_constraint(x, sharding)
+    return jax.device_put(x, sharding)
 
 
 def constrain(tree: Any, mesh: Mesh | None, axis: int = 0) -> Any:

@@ -103,7 +103,7 @@ def simulate(
         participation,
         norms,
         _worker_batch(worker_batch, norms),
-        _mesh.mesh_of(mesh, problem.num_workers, "workers"),
+        _mesh.mesh_of(mesh, problem.num_workers),
     )
     _checks.log(log)
     own_attributes = _files.plain("attributes", dict(attributes or {}))

@@ -54,7 +54,9 @@ MAY_IMPORT = {
         *("_check_optimizer", "_environment", "_loop", "_mesh", "_norms", "history"),
         "problems",
     },
-    "_sweep": {"_check_optimizer", "_environment", "_loop", "_norms", "problems"},
+    "_sweep": {
+        *("_check_optimizer", "_environment", "_loop", "_mesh", "_norms", "problems")
+    },
     "report": {"algorithms", "history"},
     "config": {
         *("_broadcast", "algorithms", "data", "problems", "theory", "wire", "worker")

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdsec_jax import _loop, _norms, _trees
+from gdsec_jax import _loop, _mesh, _norms, _trees
 from gdsec_jax._sweep import _grid
 from gdsec_jax.problems import Problem
 
@@ -54,13 +54,19 @@ class Plan(NamedTuple):
     limits: _loop.Limits
     key: jax.Array | None  # None: each setting has its own, of its seed
     initial_error: float
-    size: int  # settings at once
+    size: int  # settings at once, of each device
     needed: int  # bytes, for `size` settings
+    mesh: jax.sharding.Mesh | None
 
     @property
     def count(self) -> int:
         """Of its settings."""
         return len(self.group.traced)
+
+    @property
+    def at_once(self) -> int:
+        """The settings of a batch."""
+        return self.size * (self.mesh.size if self.mesh else 1)
 
 
 class _Inputs(NamedTuple):
@@ -117,9 +123,11 @@ def _one_round(problem: Problem, program: Program, limits, number):
 
 
 @functools.partial(
-    jax.jit, static_argnames=("program",), donate_argnames=("run", "buffers")
+    jax.jit, static_argnames=("program", "mesh"), donate_argnames=("run", "buffers")
 )
-def _sweep_chunk(problem, program, limits, values, key, run, buffers, number, length):
+def _sweep_chunk(
+    problem, program, limits, values, key, run, buffers, number, length, mesh=None
+):
     """At most `length` rounds of all settings, from round `number` on."""
 
     def goes_on(carry):
@@ -132,7 +140,8 @@ def _sweep_chunk(problem, program, limits, values, key, run, buffers, number, le
         axes = (0, 0 if program.own_keys else None, 0)
         new, record = jax.vmap(one, axes)(values, key, run)
         buffers = jax.tree.map(lambda all, one: all.at[i].set(one), buffers, record)
-        return i + 1, _hold(run, new), buffers
+        run = _mesh.spread(_hold(run, new), mesh)
+        return i + 1, run, _mesh.spread(buffers, mesh, axis=1)
 
     return jax.lax.while_loop(goes_on, body, (0, run, buffers))
 
@@ -163,11 +172,11 @@ def lower(plan: Plan):
 
 
 def run_batch(plan: Plan, settings: list[_grid.Setting], advance, log) -> "xr.Dataset":
-    """At most `plan.size` settings, flat, to their end."""
+    """At most `plan.at_once` settings, flat, to their end."""
     count = len(settings)
     # A last batch of fewer runs in the same loop.
-    padded = settings + settings[-1:] * (plan.size - count)
-    limits, values, key, run, buffers = inputs_of(plan, padded)
+    padded = settings + settings[-1:] * (plan.at_once - count)
+    limits, values, key, run, buffers = _spread(inputs_of(plan, padded), plan)
     problem, rounds = _loop.for_loop(plan.problem), int(limits.rounds)
     capacity = buffers.error.shape[0]
     courses, done, length = [_Course([], {}, {}, {})], 0, _loop.FIRST_CHUNK
@@ -177,11 +186,14 @@ def run_batch(plan: Plan, settings: list[_grid.Setting], advance, log) -> "xr.Da
         length = min(length, capacity, rounds - done)
         i, run, buffers = _sweep_chunk(
             problem, plan.program, limits, values, key, run, buffers,
-            np.int32(done), np.int32(length),
+            np.int32(done), np.int32(length), mesh=plan.mesh,
         )  # fmt: skip
         i = int(i)
-        ended = np.asarray(run.rounds)
-        chunk = _loop.columns(plan.problem, jax.tree.map(_loop.first(i), buffers))
+        records, ended, outcome = _mesh.on_host(
+            (buffers, run.rounds, run.outcome), plan.mesh
+        )
+        ended = np.asarray(ended)
+        chunk = _loop.columns(plan.problem, jax.tree.map(_loop.first(i), records))
         chunk = _until(chunk, ended, done)
         courses.append(_go_on(plan, courses[-1], chunk, done))
         if log is not None:
@@ -189,12 +201,24 @@ def run_batch(plan: Plan, settings: list[_grid.Setting], advance, log) -> "xr.Da
         done += i
         advance(count * done - shown)
         shown = count * done
-        if done == rounds or not (np.asarray(run.outcome) == _loop.RUNNING).any():
+        if done == rounds or not (np.asarray(outcome) == _loop.RUNNING).any():
             break
         if len(courses) > 2:  # the first chunk's time is mostly the compiler's
             length = _loop.next_length(length, time.perf_counter() - begin, capacity)
     advance(count * rounds - shown)
-    return _dataset(plan, courses[1:], run, count)
+    rounds_run, outcome = _mesh.on_host((run.rounds, run.outcome), plan.mesh)
+    return _dataset(plan, courses[1:], rounds_run, outcome, count)
+
+
+def _spread(inputs: _Inputs, plan: Plan) -> _Inputs:
+    """The inputs, settings over the devices of the plan's mesh."""
+    own = plan.program.own_keys
+    return inputs._replace(
+        values=_mesh.spread(inputs.values, plan.mesh),
+        key=_mesh.spread(inputs.key, plan.mesh) if own else inputs.key,
+        run=_mesh.spread(inputs.run, plan.mesh),
+        buffers=_mesh.spread(inputs.buffers, plan.mesh, axis=1),
+    )
 
 
 class _Course(NamedTuple):
@@ -247,7 +271,7 @@ def _log(log, chunk, plan: Plan, settings: list[_grid.Setting], ended, done: int
             log(columns, setting=plan.group.static | setting)
 
 
-def _dataset(plan: Plan, courses: list[_Course], run: _loop.Run, count: int):
+def _dataset(plan: Plan, courses: list[_Course], rounds_run, outcome, count: int):
     """The courses of a batch, one behind the other, as a labelled dataset."""
     import xarray as xr
 
@@ -260,7 +284,7 @@ def _dataset(plan: Plan, courses: list[_Course], run: _loop.Run, count: int):
     # Where all settings ended early the last rounds are missing.
     def measured(name):
         columns = [course.measured[name] for course in courses]
-        unknown = np.full((missing, plan.size), np.nan)
+        unknown = np.full((missing, plan.at_once), np.nan)
         return dims, np.concatenate([*columns, unknown])[:, :count].T
 
     def total(name):
@@ -268,13 +292,13 @@ def _dataset(plan: Plan, courses: list[_Course], run: _loop.Run, count: int):
         columns.append(np.tile(courses[-1].last[name], (missing, 1)))
         return dims, np.concatenate(columns)[:, :count].T
 
-    outcomes = [_loop.OUTCOMES[int(o)] for o in np.asarray(run.outcome)[:count]]
+    outcomes = [_loop.OUTCOMES[int(o)] for o in np.asarray(outcome)[:count]]
     return xr.Dataset(
         {name: measured(name) for name in courses[0].measured}
         | {f"total_{name}": total(name) for name in courses[0].totals}
         | {
             "outcome": ("setting", np.array(outcomes, dtype="U9")),
-            "rounds": ("setting", np.asarray(run.rounds)[:count].astype(np.int64)),
+            "rounds": ("setting", np.asarray(rounds_run)[:count].astype(np.int64)),
             "initial_error": ("setting", np.full(count, plan.initial_error)),
         },
         coords={"eval_round": rounds},

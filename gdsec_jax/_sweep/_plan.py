@@ -24,6 +24,7 @@ class Common(NamedTuple):
     divergence_factor: float
     key: Any
     norms: bool
+    mesh: jax.sharding.Mesh | None = None
 
 
 def plan_of(group, problem, make_optimizer, participation, common: Common) -> Plan:
@@ -73,8 +74,9 @@ def plan_of(group, problem, make_optimizer, participation, common: Common) -> Pl
         ),
         key=key,
         initial_error=error,
-        size=len(group.traced),
+        size=-(-len(group.traced) // (common.mesh.size if common.mesh else 1)),
         needed=0,
+        mesh=common.mesh,
     )
 
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import optax
 
-from gdsec_jax import _checks, _environment, _files
+from gdsec_jax import _checks, _environment, _files, _mesh
 from gdsec_jax._sweep import _grid
 from gdsec_jax._sweep._batch import Plan, run_batch
 from gdsec_jax._sweep._plan import Common, fit, plan_of
@@ -36,6 +36,7 @@ def sweep(
     divergence_factor: float = 1e6,
     participation: Callable[..., jax.Array] | None = None,
     norms: bool = False,
+    mesh: jax.sharding.Mesh | None = None,
     memory_limit: int | None = None,
     path: str | os.PathLike | None = None,
     log: Callable[..., None] | None = None,
@@ -66,6 +67,7 @@ def sweep(
       eval_every, target_error, divergence_factor: as in `simulate`.
       participation: as in `simulate`, and handed the grid's parameters that it names.
       norms: whether to keep the norms of the gradient and of the memories, too.
+      mesh: whose devices, all of its axes together, share the settings.
       memory_limit: bytes that may be used at once, by default half of what is free. The
         settings are split into batches that fit, by what the compiler says they need.
       path: of a NetCDF file for the result. Each batch is kept beside it when it is
@@ -123,6 +125,7 @@ def sweep(
         divergence_factor=divergence_factor,
         participation=participation,
         norms=norms,
+        mesh=mesh,
         memory_limit=memory_limit,
         path=path,
         log=log,
@@ -145,6 +148,7 @@ def run_settings(
     divergence_factor: float = 1e6,
     participation: Callable[..., jax.Array] | None = None,
     norms: bool = False,
+    mesh: jax.sharding.Mesh | None = None,
     memory_limit: int | None = None,
     path: str | os.PathLike | None = None,
     log: Callable[..., None] | None = None,
@@ -152,7 +156,15 @@ def run_settings(
     attributes: dict[str, Any] | None = None,
 ) -> "xr.Dataset":
     """`sweep` over listed settings, in the order of the axes that label them."""
-    common = Common(num_rounds, eval_every, target_error, divergence_factor, key, norms)
+    common = Common(
+        num_rounds,
+        eval_every,
+        target_error,
+        divergence_factor,
+        key,
+        norms,
+        _mesh.mesh_of(mesh),
+    )
     for name in settings[0]:
         makers = [make_optimizer, participation, problem if callable(problem) else None]
         if name != _grid.SEED and not any(m and _grid.takes(m, name) for m in makers):
@@ -221,8 +233,8 @@ def _run_plans(plans: Sequence[Plan], store: Store | None, log, progress):
         missing = [s for s in range(plan.count) if marks[s] not in kept]
         old = sorted(set(range(plan.count)) - set(missing))
         parts += [_placed(kept[marks[s]], plan, [s]) for s in old]
-        for first in range(0, len(missing), plan.size):
-            waiting.append((number, missing[first : first + plan.size]))
+        for first in range(0, len(missing), plan.at_once):
+            waiting.append((number, missing[first : first + plan.at_once]))
     total = sum(plan.count * plan.limits.rounds for plan in plans)
     done = total - sum(len(b) * plans[n].limits.rounds for n, b in waiting)
     with _environment.progress_bar(progress) as bar:
