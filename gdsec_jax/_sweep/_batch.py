@@ -35,6 +35,10 @@ def maker(function: Callable, static: _grid.Setting) -> Maker:
     return Maker(function, _grid.identity(static), static)
 
 
+def num_devices(mesh: jax.sharding.Mesh | None) -> int:
+    return 1 if mesh is None else mesh.size
+
+
 class Program(NamedTuple):
     """What the loop is compiled for."""
 
@@ -43,6 +47,7 @@ class Program(NamedTuple):
     eval_every: int
     own_keys: bool
     norms: bool
+    mesh: jax.sharding.Mesh | None = None
 
 
 class Plan(NamedTuple):
@@ -56,7 +61,6 @@ class Plan(NamedTuple):
     initial_error: float
     size: int  # settings at once, of each device
     needed: int  # bytes, for `size` settings
-    mesh: jax.sharding.Mesh | None
 
     @property
     def count(self) -> int:
@@ -66,7 +70,7 @@ class Plan(NamedTuple):
     @property
     def at_once(self) -> int:
         """The settings of a batch."""
-        return self.size * (self.mesh.size if self.mesh else 1)
+        return self.size * num_devices(self.program.mesh)
 
 
 class _Inputs(NamedTuple):
@@ -123,11 +127,9 @@ def _one_round(problem: Problem, program: Program, limits, number):
 
 
 @functools.partial(
-    jax.jit, static_argnames=("program", "mesh"), donate_argnames=("run", "buffers")
+    jax.jit, static_argnames=("program",), donate_argnames=("run", "buffers")
 )
-def _sweep_chunk(
-    problem, program, limits, values, key, run, buffers, number, length, mesh=None
-):
+def _sweep_chunk(problem, program, limits, values, key, run, buffers, number, length):
     """At most `length` rounds of all settings, from round `number` on."""
 
     def goes_on(carry):
@@ -140,8 +142,8 @@ def _sweep_chunk(
         axes = (0, 0 if program.own_keys else None, 0)
         new, record = jax.vmap(one, axes)(values, key, run)
         buffers = jax.tree.map(lambda all, one: all.at[i].set(one), buffers, record)
-        run = _mesh.spread(_hold(run, new), mesh)
-        return i + 1, run, _mesh.spread(buffers, mesh, axis=1)
+        run = _mesh.spread(_hold(run, new), program.mesh)
+        return i + 1, run, _mesh.spread(buffers, program.mesh, axis=1)
 
     return jax.lax.while_loop(goes_on, body, (0, run, buffers))
 
@@ -162,10 +164,11 @@ def _hold(run: _loop.Run, new: _loop.Run) -> _loop.Run:
 
 
 def lower(plan: Plan):
+    """The loop of one device's settings, of their shapes alone."""
     shapes = jax.eval_shape(lambda: inputs_of(plan, plan.group.traced[: plan.size]))
     return _sweep_chunk.lower(
         _loop.for_loop(plan.problem),
-        plan.program,
+        plan.program._replace(mesh=None),
         *shapes,
         *(jax.ShapeDtypeStruct((), jnp.int32),) * 2,
     )
@@ -186,11 +189,11 @@ def run_batch(plan: Plan, settings: list[_grid.Setting], advance, log) -> "xr.Da
         length = min(length, capacity, rounds - done)
         i, run, buffers = _sweep_chunk(
             problem, plan.program, limits, values, key, run, buffers,
-            np.int32(done), np.int32(length), mesh=plan.mesh,
+            np.int32(done), np.int32(length),
         )  # fmt: skip
         i = int(i)
         records, ended, outcome = _mesh.on_host(
-            (buffers, run.rounds, run.outcome), plan.mesh
+            (buffers, run.rounds, run.outcome), plan.program.mesh
         )
         ended = np.asarray(ended)
         chunk = _loop.columns(plan.problem, jax.tree.map(_loop.first(i), records))
@@ -206,7 +209,7 @@ def run_batch(plan: Plan, settings: list[_grid.Setting], advance, log) -> "xr.Da
         if len(courses) > 2:  # the first chunk's time is mostly the compiler's
             length = _loop.next_length(length, time.perf_counter() - begin, capacity)
     advance(count * rounds - shown)
-    rounds_run, outcome = _mesh.on_host((run.rounds, run.outcome), plan.mesh)
+    rounds_run, outcome = _mesh.on_host((run.rounds, run.outcome), plan.program.mesh)
     return _dataset(plan, courses[1:], rounds_run, outcome, count)
 
 
@@ -214,10 +217,10 @@ def _spread(inputs: _Inputs, plan: Plan) -> _Inputs:
     """The inputs, settings over the devices of the plan's mesh."""
     own = plan.program.own_keys
     return inputs._replace(
-        values=_mesh.spread(inputs.values, plan.mesh),
-        key=_mesh.spread(inputs.key, plan.mesh) if own else inputs.key,
-        run=_mesh.spread(inputs.run, plan.mesh),
-        buffers=_mesh.spread(inputs.buffers, plan.mesh, axis=1),
+        values=_mesh.spread(inputs.values, plan.program.mesh),
+        key=_mesh.spread(inputs.key, plan.program.mesh) if own else inputs.key,
+        run=_mesh.spread(inputs.run, plan.program.mesh),
+        buffers=_mesh.spread(inputs.buffers, plan.program.mesh, axis=1),
     )
 
 

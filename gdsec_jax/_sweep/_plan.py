@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,14 @@ import jax.numpy as jnp
 from gdsec_jax import _checks, _environment, _loop
 from gdsec_jax._check_optimizer import check
 from gdsec_jax._sweep import _grid
-from gdsec_jax._sweep._batch import Plan, Program, inputs_of, lower, maker
+from gdsec_jax._sweep._batch import (
+    Plan,
+    Program,
+    inputs_of,
+    lower,
+    maker,
+    num_devices,
+)
 from gdsec_jax.problems import Problem
 
 
@@ -64,6 +72,7 @@ def plan_of(group, problem, make_optimizer, participation, common: Common) -> Pl
             _checks.integer("eval_every", common.eval_every, 1, 2**31 - 1),
             seeded,
             common.norms,
+            common.mesh,
         ),
         limits=_loop.limits(
             problem,
@@ -74,9 +83,8 @@ def plan_of(group, problem, make_optimizer, participation, common: Common) -> Pl
         ),
         key=key,
         initial_error=error,
-        size=-(-len(group.traced) // (common.mesh.size if common.mesh else 1)),
+        size=math.ceil(len(group.traced) / num_devices(common.mesh)),
         needed=0,
-        mesh=common.mesh,
     )
 
 
