@@ -142,14 +142,14 @@ def in_blocks(
     number = plan.numbers[platform]
     loop = functools.partial(_blocks.in_blocks, number=number, always=always)
     present = chosen
-    if steps.finite is not None:
+    if steps.sound is not None:
         narrow = any(x.dtype == jnp.float16 for x in jax.tree.leaves(columns))
-        finite = steps.finite
+        sound = steps.sound
 
         def probe(_, fixed):
             own = together(*fixed)
             made = steps.work(own, chosen) if narrow else ((), ())
-            return (), (~finite(own, *made)).astype(jnp.int32)
+            return (), (~sound(own, *made)).astype(jnp.int32)
 
         nobody = jnp.zeros(chosen.shape, jnp.int32)
         _, bad = loop(probe, moving=(), fixed=(moving, fixed), totals=nobody)
@@ -157,7 +157,7 @@ def in_blocks(
 
     def whole(own):
         messages, workers = steps.work(own, present)
-        if steps.finite is not None:
+        if steps.sound is not None:
             # A worker whose message overflows cannot be left out any more: its state
             # has taken other blocks already. Such entries are, and their memories stay.
             messages = jax.tree.map(_or_zero, messages)

@@ -96,6 +96,7 @@ def in_groups(
     Raises:
       NameError: the pipeline sums over all workers.
     """
+    devices = _blocks.num_devices()
     given, compute = columns.gradients, None
     if isinstance(given, Grouped):
         given, compute = given.data, given.gradients
@@ -116,8 +117,6 @@ def in_groups(
         return gather(rows, chosen, steps, alone=True)
 
     # Each device takes some of its own workers.
-    devices = _blocks.num_devices()
-
     def apart(tree):
         shape = lambda x: (devices, x.shape[0] // devices, *x.shape[1:])  # noqa: E731
         return jax.tree.map(lambda x: x.reshape(shape(x)), tree)
@@ -131,8 +130,8 @@ def in_groups(
         return apart(gathered._replace(total=())), gathered.total
 
     fixed = (columns.own, chosen, given)
-    one = jax.tree.map(lambda x: x[:1], (columns.workers, fixed))
-    shapes = jax.eval_shape(group, *one)
+    few = jax.tree.map(lambda x: x[:devices], (columns.workers, fixed))
+    shapes = jax.eval_shape(group, *few)
     zeros = lambda x: jnp.zeros(x.shape, x.dtype)  # noqa: E731
     none = lambda x: jnp.zeros((chosen.size, *x.shape[1:]), x.dtype)  # noqa: E731
     moving = Gathered(

@@ -1,13 +1,16 @@
 """A round of all workers, by the way that is asked for, or that is the fastest."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.sharding import PartitionSpec
 
 from gdsec_jax import _blocks, _checks, _columns, _groups
 from gdsec_jax._groups import Grouped
 from gdsec_jax._steps import Columns, Results, Steps, at_once
+from gdsec_jax.worker import WORKER_AXIS
 
 
 def run(
@@ -77,6 +80,28 @@ def run(
     if not ways:
         return whole(columns, chosen)
     return jax.lax.platform_dependent(columns, chosen, default=whole, **ways)
+
+
+def for_workers(function: Callable, each: tuple, alone: bool) -> Any:
+    """A function of one worker's arguments, for all, or some that are `alone`.
+
+    With a mesh in effect every device does its own workers', and nothing moves, where
+    the function does not sum over all of them.
+    """
+    together = functools.partial(jax.vmap, function, axis_name=WORKER_AXIS)
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return (jax.vmap(function) if alone else together())(*each)
+    spread = PartitionSpec(mesh.axis_names)
+    by_device = jax.shard_map(
+        jax.vmap(function), in_specs=spread, out_specs=spread, check_vma=False
+    )
+    try:
+        return by_device(*each)
+    except NameError as error:
+        if alone or not _sums_over_workers(error):
+            raise
+        return together()(*each)
 
 
 def _sums_over_workers(error: NameError) -> bool:

@@ -36,7 +36,7 @@ class Steps(NamedTuple):
 
     init: Callable[[Any], tuple[Any, Any]]  # params to the states of workers and server
     work: Callable[..., tuple[Any, Any]]  # columns, active: to messages, states
-    finite: Callable[[Columns, Any, Any], jax.Array] | None  # those, to bool [M]
+    sound: Callable[[Columns, Any, Any], jax.Array] | None  # those, to bool [M]
     # Those and who takes part, to messages, what the server adds up of all, states.
     gather: Callable[[Columns, Any, Any, jax.Array], tuple[Any, Any, Any]]
     # That sum and who takes part, to the update and the server's state.
@@ -67,11 +67,11 @@ def gather(
         raises NameError.
     """
     present = chosen
-    if steps.finite is not None:
-        present = present & steps.finite(columns, (), ())
+    if steps.sound is not None:
+        present = present & steps.sound(columns, (), ())
     messages, workers = steps.work(columns, present, alone=alone)
-    if steps.finite is not None:
-        present = present & steps.finite(columns, messages, workers)
+    if steps.sound is not None:
+        present = present & steps.sound(columns, messages, workers)
     messages, total, workers = steps.gather(columns, messages, workers, present)
     uploads = steps.tally(steps.count(messages), messages, workers, columns)
     return Gathered(total, workers, present, uploads)

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from optax.experimental import aggregating
 
-from gdsec_jax import _checks, _round, _trees
+from gdsec_jax import _checks, _collective, _round, _trees
 from gdsec_jax._groups import Grouped
 from gdsec_jax._last_round import RoundCounts
 from gdsec_jax._rounds import RoundsState
@@ -27,7 +27,6 @@ from gdsec_jax.wire import (
     tally,
     whole_of,
 )
-from gdsec_jax.worker import WORKER_AXIS
 
 _WEIGHT = "weight"  # among what is each worker's own; no argument of its pipeline
 Reduction = Literal["sum", "mean"]
@@ -51,6 +50,7 @@ def federate(
     server: optax.GradientTransformation | None = None,
     summand: Callable[[Any, Any], Any] | None = None,
     reduction: Reduction = "sum",
+    capacity: int | None = None,
     weights=None,
     wire: str | Format = "coo",
     key=None,
@@ -93,6 +93,12 @@ def federate(
         summed over the workers, `gradient_estimate` say; by default the message. Of
         workers that are absent the message is 0.
       reduction: "sum" or "mean".
+      capacity: what is summed over devices is gathered from all of them as buffers of
+        so many entries a worker, indices and values, instead of all D. A message with
+        more non-zeros leaves its worker out for the round, as one that is not finite,
+        so that nothing is lost: let `worker.top_k(capacity)` be the last compressor
+        inside its memories. For several devices with `jax.set_mesh`; `simulate(mesh=)`
+        does that. Not with `summand`.
       weights: [M], the weight of each f_m: f = sum of w_m f_m, or in the mean
         convention (sum of w_m f_m) / (sum of w_m). They scale the gradients before the
         pipeline sees them, so that all that holds of f_m holds of w_m f_m.
@@ -138,6 +144,13 @@ def federate(
     _checks.one_of("on_nonfinite", on_nonfinite, ("drop", "propagate"))
     if participation is not None and key is None:
         raise ValueError("key is None, expected an int or a random key to draw with.")
+    if capacity is not None:
+        _checks.integer("capacity", capacity, 1, 2**31 - 1)
+        if summand is not None:
+            raise ValueError(
+                "summand is given beside capacity, expected None: messages alone are "
+                "sparse. Use server_memory."
+            )
     wire = as_format(wire)
     weights = _weights(weights, num_workers, reduction)
     worker = optax.with_extra_args_support(worker)
@@ -178,23 +191,29 @@ def federate(
                 return worker.update(gradient, worker_state, columns.params, **extra)
 
             own = {name: x for name, x in columns.own.items() if name != _WEIGHT}
-            lifted = jax.vmap(run_worker, axis_name=None if alone else WORKER_AXIS)
-            messages, workers = lifted(
-                _weighted(columns), columns.workers, own | {"active": active}
-            )
+            each = (_weighted(columns), columns.workers, own | {"active": active})
+            messages, workers = _round.for_workers(run_worker, each, alone)
             return flush(_trees.cast_like(messages, columns.previous)), workers
 
-        def finite(columns, messages, workers):
-            # Gradients, messages, and what overflows easily.
-            narrow = [x for x in jax.tree.leaves(workers) if x.dtype == jnp.float16]
-            return _all_finite((_weighted(columns), messages, narrow))
+        def sound(columns, messages, workers):
+            good = jnp.ones((), bool)
+            if on_nonfinite == "drop":
+                # Gradients, messages, and what overflows easily.
+                narrow = [x for x in jax.tree.leaves(workers) if x.dtype == jnp.float16]
+                good &= _all_finite((_weighted(columns), messages, narrow))
+            if capacity is not None and jax.tree.leaves(messages):
+                good &= _collective.nonzeros(messages) <= capacity
+            return good
 
         def gather(columns, messages, workers, present):
             messages = _where(present, messages, optax.tree.zeros_like(messages))
             summands = messages
             if summand is not None:
                 summands = jax.vmap(summand)(messages, columns.workers)
-            total = _trees.over_workers(summands)
+            if capacity is None:
+                total = _trees.over_workers(summands)
+            else:
+                total = _collective.sparse_sum(summands, capacity)
             return messages, total, _where(present, workers, columns.workers)
 
         def serve(columns, total, present):
@@ -210,7 +229,7 @@ def federate(
         steps = Steps(
             init=lambda params: init(params)[1:3],  # of workers and server
             work=work,
-            finite=finite if on_nonfinite == "drop" else None,
+            sound=sound if on_nonfinite == "drop" or capacity is not None else None,
             gather=gather,
             serve=serve,
             count=jax.vmap(nonzeros_of),
@@ -235,7 +254,7 @@ def federate(
             steps,
             always,
             keep_messages=bool(layout.run_coded),
-            may_cut=not sends_other,
+            may_cut=not sends_other and capacity is None,
         )
         return results.aggregate, FederationState(
             rounds=known._replace(previous_params=results.previous),

@@ -30,11 +30,13 @@ MAY_IMPORT = {
     "_componentwise": set(),
     "_blocks": set(),
     "_steps": set(),
+    "_collective": set(),
     "_columns": {"_blocks", "_componentwise", "_steps"},
     "_groups": {"_blocks", "_steps"},
-    "_round": {"_blocks", "_columns", "_groups", "_steps"},
+    "_round": {"_blocks", "_columns", "_groups", "_steps", "worker"},
     "federation": {
-        *("wire", "worker", "_groups", "_last_round", "_round", "_rounds", "_steps")
+        *("wire", "worker", "_collective", "_groups", "_last_round", "_round"),
+        *("_rounds", "_steps"),
     },
     "server": {"worker"},
     "_broadcast": {"wire", "worker", "_rounds"},

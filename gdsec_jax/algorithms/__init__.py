@@ -25,6 +25,13 @@ server
     Where the server's h comes from: "workers", the sum of the h_m, which a simulation
     sees (`gradient_estimate`), or "running", a sum of its own (`server_memory`). The
     same but for rounding, which lets a running sum drift.
+
+To those that censor single entries:
+
+capacity
+    At most so many entries of a message are sent, the largest; the others stay in the
+    error memory, or in what h_m lacks. The sum over devices then moves buffers of that
+    length instead of all entries (see `federate`), and the server's h is "running".
 """
 
 from gdsec_jax.algorithms._censored import gdsec as gdsec
@@ -41,6 +48,7 @@ from gdsec_jax.algorithms._memoryless import terngrad as terngrad
 from gdsec_jax.algorithms._options import FeedbackOptions as FeedbackOptions
 from gdsec_jax.algorithms._options import MemoryOptions as MemoryOptions
 from gdsec_jax.algorithms._options import Options as Options
+from gdsec_jax.algorithms._options import SparseOptions as SparseOptions
 from gdsec_jax.algorithms._options import algorithm as algorithm
 from gdsec_jax.algorithms._registry import METHODS as METHODS
 from gdsec_jax.algorithms._registry import Method as Method
@@ -61,6 +69,7 @@ __all__ = [
     "MemoryOptions",
     "Method",
     "Options",
+    "SparseOptions",
     "algorithm",
     "cgd",
     "clag",

@@ -7,20 +7,21 @@ from optax.experimental import aggregating
 
 from gdsec_jax import _checks
 from gdsec_jax.algorithms._options import (
-    MemoryOptions,
+    SparseOptions,
     algorithm,
     difference_memory,
     share,
+    short,
 )
 from gdsec_jax.worker import Scope, censor, error_feedback, qsgd
 
 
-@algorithm(MemoryOptions)
+@algorithm(SparseOptions)
 def gdsec(
     num_workers: int,
     xi,
     beta=0.01,
-    **options: Unpack[MemoryOptions],
+    **options: Unpack[SparseOptions],
 ) -> aggregating.Aggregator:
     r"""GD-SEC: send what changed enough of the gradient, remember the rest.
 
@@ -80,12 +81,12 @@ def gdsec(
     return difference_memory(compressor, num_workers, beta, **options)
 
 
-@algorithm(MemoryOptions)
+@algorithm(SparseOptions)
 def gdsoec(
     num_workers: int,
     xi,
     beta=0.01,
-    **options: Unpack[MemoryOptions],
+    **options: Unpack[SparseOptions],
 ) -> aggregating.Aggregator:
     r"""GD-SOEC: GD-SEC without error correction, the ablation of its paper.
 
@@ -116,7 +117,7 @@ def gdsoec(
     return difference_memory(compressor, num_workers, beta, **options)
 
 
-@algorithm(MemoryOptions)
+@algorithm(SparseOptions)
 def qsgdsec(
     num_workers: int,
     xi,
@@ -125,7 +126,7 @@ def qsgdsec(
     *,
     scope: Scope = "message",
     key=0,
-    **options: Unpack[MemoryOptions],
+    **options: Unpack[SparseOptions],
 ) -> aggregating.Aggregator:
     r"""QSGD-SEC: GD-SEC whose surviving entries are quantised.
 
@@ -170,7 +171,8 @@ def qsgdsec(
     return difference_memory(compressor, num_workers, beta, key=key, **options)
 
 
-def _censor(xi, num_workers: int, options: MemoryOptions):
+def _censor(xi, num_workers: int, options: SparseOptions):
     """A worker's part of the censoring: xi/M each if f is the sum of the f_m."""
     _checks.in_range("xi", xi, 0.0, _checks.LARGEST)
-    return censor(share(xi, num_workers, options.get("reduction", "sum")))
+    own = censor(share(xi, num_workers, options.get("reduction", "sum")))
+    return short(own, options)

@@ -12,7 +12,7 @@ from gdsec_jax import _checks
 from gdsec_jax.federation import OnNonfinite, OnStandstill, Reduction, federate
 from gdsec_jax.server import gradient_estimate, server_memory
 from gdsec_jax.wire import Format
-from gdsec_jax.worker import gradient_difference
+from gdsec_jax.worker import gradient_difference, top_k
 
 _Factory = TypeVar("_Factory", bound=Callable[..., aggregating.Aggregator])
 Server = Literal["workers", "running"]
@@ -40,6 +40,12 @@ class MemoryOptions(FeedbackOptions, total=False):
     server: Server
 
 
+class SparseOptions(MemoryOptions, total=False):
+    """Of an algorithm whose messages can be kept short."""
+
+    capacity: int | None
+
+
 def algorithm(
     options: type,
 ) -> Callable[[_Factory], _Factory]:
@@ -48,7 +54,7 @@ def algorithm(
     optax.inject_hyperparams and the configs read signatures, which `**options` hides.
 
     Args:
-      options: `Options`, `FeedbackOptions` or `MemoryOptions`; their defaults are those
+      options: `Options` or one of those made of it; their defaults are those
         of `federate` and of the memories.
 
     Returns:
@@ -104,10 +110,12 @@ def difference_memory(
     """
     _checks.one_of("server", server, ("workers", "running"))
     worker = gradient_difference(compressor, beta, state_dtype=state_dtype)
-    if server == "running":
-        keeps = {"server": server_memory(beta, state_dtype=state_dtype)}
-    else:
-        keeps = {"summand": gradient_estimate}
+    if options.get("capacity") is not None:
+        server = "running"
+    keeps = {
+        "workers": {"summand": gradient_estimate},
+        "running": {"server": server_memory(beta, state_dtype=state_dtype)},
+    }[server]
     return federate(
         optax.chain(before, worker) if before else worker,
         num_workers,
@@ -115,6 +123,12 @@ def difference_memory(
         **keeps,
         **options,
     )
+
+
+def short(compressor, options: SparseOptions):
+    """The compressor, whose messages have no more entries than the capacity."""
+    capacity = options.get("capacity")
+    return compressor if capacity is None else optax.chain(compressor, top_k(capacity))
 
 
 def share(x, num_workers: int, reduction: Reduction = "sum", power: int = 1):

@@ -1,0 +1,173 @@
+"""Sums over devices that move what was sent alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from cases import random_gradients, slow_but, tree_params
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_mesh import on_four_devices
+
+import gdsec_jax
+from gdsec_jax import _collective, worker
+
+NUM_WORKERS, ROUNDS = 4, 12
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_equals_the_dense_sum(num_workers, capacity, seed):
+    rng = np.random.default_rng(seed)
+    shapes = {"a": (3, 4), "b": (), "c": (0,), "d": (9,)}
+    length = 22
+    dense = np.zeros((num_workers, length), np.float32)
+    for row in dense:
+        sent = rng.choice(length, min(capacity, length), replace=False)
+        row[sent] = rng.integers(-9, 9, sent.size)
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])[:-1]
+    pieces = np.split(dense, ends, axis=1)
+    messages = {
+        name: jnp.asarray(piece.reshape(num_workers, *shape))
+        for (name, shape), piece in zip(shapes.items(), pieces, strict=True)
+    }
+    total = _collective.sparse_sum(messages, capacity)
+    for name, message in messages.items():
+        np.testing.assert_array_equal(total[name], np.asarray(message).sum(0))
+    np.testing.assert_array_equal(
+        _collective.nonzeros(messages), np.count_nonzero(dense, axis=1)
+    )
+
+
+def test_half_precision_is_summed_in_float32():
+    messages = jnp.array([[2048.0], [1.0], [1.0]], jnp.float16)
+    total = _collective.sparse_sum(messages, 1)
+    assert total.dtype == jnp.float32
+    assert total.tolist() == [2050.0]
+
+
+def course(algorithm, params, gradients):
+    """Directions, entries and the states of all rounds."""
+    state, out = algorithm.init(params), []
+    update = jax.jit(algorithm.update)
+    for k in range(ROUNDS):
+        grads = jax.tree.map(lambda g, k=k: g[k], gradients)
+        direction, state = update(grads, state, params)
+        out.append((direction, gdsec_jax.last_round(state).entries, state))
+        params = jax.tree.map(lambda p, d: p - 0.1 * d, params, direction)
+    return out
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", slow_but(("gdsec",), ("gdsec", "gdsoec")))
+def test_a_capacity_that_suffices_changes_nothing(name):
+    params = tree_params(jnp.float64)
+    gradients = random_gradients(params, NUM_WORKERS, 0, ROUNDS)
+    make = getattr(gdsec_jax, name)
+    dense = make(NUM_WORKERS, 3.0, 0.1, server="running")
+    sparse = make(NUM_WORKERS, 3.0, 0.1, capacity=9)
+    for a, b in zip(
+        *(course(x, params, gradients) for x in (dense, sparse)), strict=True
+    ):
+        np.testing.assert_array_equal(a[1], b[1])
+        for x, y in zip(jax.tree.leaves(a[0]), jax.tree.leaves(b[0]), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.usefixtures("x64")
+def test_what_exceeds_the_capacity_is_kept():
+    # The conservation law: all directions and the last errors are all gradients.
+    params = tree_params(jnp.float64)
+    gradients = random_gradients(params, NUM_WORKERS, 1, ROUNDS)
+    algorithm = gdsec_jax.gdsec(NUM_WORKERS, 0.5, 0.1, capacity=2)
+    rounds = course(algorithm, params, gradients)
+    entries = np.stack([entries for _, entries, _ in rounds])
+    assert entries.max() == 2
+    difference = rounds[-1][2].workers
+    directions = jax.tree.map(lambda *x: sum(x), *(each[0] for each in rounds))
+    errors = jax.tree.map(lambda e: e.sum(0), difference.compressor.error)
+    handed = jax.tree.map(lambda g: g.sum((0, 1)), gradients)
+    for kept, sent, all_of_it in zip(
+        *map(jax.tree.leaves, (errors, directions, handed)), strict=True
+    ):
+        np.testing.assert_allclose(kept + sent, all_of_it, rtol=1e-12, atol=1e-12)
+    # Both sides' memories agree.
+    for own, server in zip(
+        *map(jax.tree.leaves, (difference.memory, rounds[-1][2].server.memory)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(own.sum(0), server, rtol=1e-12, atol=1e-14)
+
+
+def test_a_message_that_is_too_long_leaves_its_worker_out():
+    algorithm = gdsec_jax.federate(
+        worker.error_feedback(optax.identity()), 3, capacity=2
+    )
+    params = jnp.zeros(4)
+    grads = jnp.array([[1.0, 2.0, 0, 0], [1.0, 1.0, 1.0, 0], [0, 0, 0, 5.0]])
+    direction, state = algorithm.update(grads, algorithm.init(params), params)
+    sent = gdsec_jax.last_round(state)
+    assert direction.tolist() == [1.0, 2.0, 0.0, 5.0]
+    assert sent.participants.tolist() == [True, False, True]
+    assert int(sent.dropped) == 1
+
+
+def test_what_is_wrong_is_said():
+    with pytest.raises(ValueError, match="capacity is 0, expected"):
+        gdsec_jax.federate(optax.identity(), 2, capacity=0)
+    with pytest.raises(ValueError, match="summand is given beside capacity"):
+        gdsec_jax.federate(
+            optax.identity(), 2, capacity=1, summand=gdsec_jax.gradient_estimate
+        )
+
+
+def test_four_devices_move_a_tenth_of_the_bytes():
+    on_four_devices(
+        """
+        from gdsec_jax import _mesh, benchmarks
+        hlo = benchmarks.module("_hlo")
+        M, D = 4, 20_000
+        mesh = _mesh.mesh_of(mesh, M)
+        params = jax.ShapeDtypeStruct(
+            (D,), jnp.float32, sharding=_mesh.everywhere(mesh)
+        )
+        grads = jax.ShapeDtypeStruct((M, D), jnp.float32, sharding=_mesh.over(mesh))
+
+        def moved(**options):
+            algorithm = gdsec_jax.gdsec(M, 1.0, 0.1, **options)
+            state = jax.eval_shape(algorithm.init, params)
+            state = jax.tree.map(
+                lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+                state, _mesh.by_worker(state, mesh),
+            )
+            with jax.set_mesh(mesh):
+                compiled = jax.jit(algorithm.update).lower(grads, state, params)
+                text = compiled.compile().as_text()
+            return hlo.traffic(text).collective_bytes
+
+        dense, sparse = moved(server="running"), moved(capacity=D // 100)
+        assert dense["all-reduce"] >= 4 * D and not dense["all-gather"]
+        assert sum(sparse.values()) < 0.1 * dense["all-reduce"], (sparse, dense)
+        """
+    )
+
+
+def test_four_devices_run_the_same_course():
+    on_four_devices(
+        """
+        def run(where, **options):
+            algorithm = gdsec_jax.gdsec(M, 5.0, 0.01, **options)
+            return gdsec_jax.simulate(
+                problem, optax.chain(algorithm, step), 100, mesh=where
+            )
+        for capacity in (6, 2):
+            alone, spread = (run(where, capacity=capacity) for where in (None, mesh))
+            np.testing.assert_allclose(spread.params, alone.params, rtol=1e-12)
+            np.testing.assert_array_equal(spread.bits, alone.bits)
+            assert spread.entries.max() == capacity
+        dense = run(mesh, server="running")
+        whole = run(mesh, capacity=6)
+        np.testing.assert_allclose(whole.params, dense.params, rtol=1e-12)
+        """
+    )
