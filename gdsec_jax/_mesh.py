@@ -10,6 +10,7 @@ import functools
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gdsec_jax import _checks
@@ -108,6 +109,15 @@ def place_problem(problem: Problem, mesh: Mesh | None) -> Problem:
     shared = jax.tree.map(lambda _: everywhere(mesh), problem)
     own = jax.tree.map(lambda _: over(mesh), problem.worker_data)
     return jax.device_put(problem, dataclasses.replace(shared, worker_data=own))
+
+
+def agreed(number: int, mesh: Mesh | None) -> int:
+    """The first process's number, for all: what they decide by the clock differs."""
+    if mesh is None or jax.process_count() == 1:
+        return number
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
 def on_host(tree: Any, mesh: Mesh | None) -> Any:

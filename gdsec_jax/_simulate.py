@@ -199,6 +199,7 @@ def _run_all(problem, optimizer, options, limits, key, log, progress):
             if len(chunks) > 1:  # the first chunk's time is mostly the compiler's
                 seconds = time.perf_counter() - begin
                 length = _loop.next_length(length, seconds, capacity)
+                length = _mesh.agreed(length, options.mesh)
     return run, jax.tree.map(lambda *x: np.concatenate(x), *chunks)
 
 

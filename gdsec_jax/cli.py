@@ -41,6 +41,10 @@ def run(
     results: Path = Path("results"),
     log: Path | None = None,
     norms: bool = False,
+    distributed: bool = False,
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
 ) -> None:
     """Run the methods of a config; save their histories, a figure and a table.
 
@@ -50,10 +54,19 @@ def run(
       results: Folder for what the run leaves.
       log: Where to log each round: NAME.csv, NAME.jsonl, or a TensorBoard folder.
       norms: Keep the norms of the gradient and of the memories too.
+      distributed: Workers over all devices of all processes that are started so, by
+        SLURM, Open MPI or on a TPU pod, or with the three options below. The first one
+        writes.
+      coordinator: HOST:PORT of the first process.
+      num_processes: How many there are.
+      process_id: Of this one, 0 for the first.
     """
     from gdsec_jax import config as configs
 
-    _run(configs.load(config), config.stem, results, log, norms)
+    around = _Around(
+        *(results, log, norms, distributed, coordinator, num_processes, process_id)
+    )
+    _run(configs.load(config), config.stem, around)
 
 
 @app.command(name="sweep")
@@ -272,14 +285,39 @@ def data_show(name: tyro.conf.Positional[str], *, split: str = "train") -> None:
 app.command(data_app, name="data", help="List, download and look at data sets.")
 
 
-def _run(
-    config: "configs.RunConfig", name: str, results: Path, log: Path | None, norms: bool
-) -> None:
-    from gdsec_jax import experiment
+class _Around(NamedTuple):
+    """The options of a run that are no fields of its config."""
 
-    with _logged(log) as logs_to:
-        console = rich.console.Console()
-        experiment.run(config, name, results, console, log=logs_to, norms=norms)
+    results: Path = Path("results")
+    log: Path | None = None
+    norms: bool = False
+    distributed: bool = False
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+
+
+def _run(config: "configs.RunConfig", name: str, around: _Around) -> None:
+    from gdsec_jax import _distributed, experiment
+
+    meeting = (around.coordinator, around.num_processes, around.process_id)
+    mesh = None
+    if around.distributed:
+        mesh = _distributed.start(*meeting)
+    elif any(x is not None for x in meeting):
+        raise ValueError(
+            "coordinator, num_processes or process_id is given, expected --distributed "
+            "with them."
+        )
+    own = (around.results, rich.console.Console())
+    first = mesh is None or jax.process_index() == 0
+    with (
+        _distributed.one_writes(*own) if mesh else contextlib.nullcontext(own) as where,
+        _logged(around.log if first else None) as log,
+    ):
+        results, console = where
+        options = {"log": log, "norms": around.norms, "mesh": mesh}
+        experiment.run(config, name, results, console, **options)
 
 
 def _logged(path: Path | None, append: bool = False):
@@ -287,14 +325,6 @@ def _logged(path: Path | None, append: bool = False):
     if path is None:
         return contextlib.nullcontext()
     return logs.open_log(path, append=append)
-
-
-class _Around(NamedTuple):
-    """The options of a run that are no fields of its config."""
-
-    results: Path = Path("results")
-    log: Path | None = None
-    norms: bool = False
 
 
 def _run_with_overrides(path: Path, arguments: Sequence[str]) -> None:
@@ -318,7 +348,8 @@ def _run_with_overrides(path: Path, arguments: Sequence[str]) -> None:
     given_values = dataclasses.asdict(given.config)
     values = configs.merged(loaded.model_dump(), given_values)
     checked = configs.validate(values, "options")
-    _run(checked, path.stem, given.results, given.log, given.norms)
+    own = {name: getattr(given, name) for name in _Around._fields}
+    _run(checked, path.stem, _Around(**own))
 
 
 def _unchecked(value):

@@ -78,9 +78,10 @@ MAY_IMPORT = {
     },
     "figures": {"_environment", "config", "data", "experiment", "report"},
     "benchmarks": {"_environment", "experiment"},
+    "_distributed": set(),
     "cli": {
         *("algorithms", "benchmarks", "config", "data", "experiment", "figures"),
-        "logs",
+        *("_distributed", "logs"),
     },
 }
 

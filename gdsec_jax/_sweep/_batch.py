@@ -208,6 +208,7 @@ def run_batch(plan: Plan, settings: list[_grid.Setting], advance, log) -> "xr.Da
             break
         if len(courses) > 2:  # the first chunk's time is mostly the compiler's
             length = _loop.next_length(length, time.perf_counter() - begin, capacity)
+            length = _mesh.agreed(length, plan.program.mesh)
     advance(count * rounds - shown)
     rounds_run, outcome = _mesh.on_host((run.rounds, run.outcome), plan.program.mesh)
     return _dataset(plan, courses[1:], rounds_run, outcome, count)

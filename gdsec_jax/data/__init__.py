@@ -9,6 +9,7 @@ from gdsec_jax.data._load import fetch as fetch
 from gdsec_jax.data._load import load as load
 from gdsec_jax.data._read import read as read
 from gdsec_jax.data._splits import split as split
+from gdsec_jax.data._spread import spread as spread
 from gdsec_jax.data._stack import Shards as Shards
 from gdsec_jax.data._stack import SparseRows as SparseRows
 from gdsec_jax.data._stack import stack as stack
@@ -29,5 +30,6 @@ __all__ = [
     "read_libsvm",
     "sparse_binary",
     "split",
+    "spread",
     "stack",
 ]

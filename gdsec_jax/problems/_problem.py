@@ -188,7 +188,7 @@ class Problem:
         samples = np.full(self.num_workers, 0 if shards else 1, np.int64)
         batch_size = getattr(self.draw, "batch_size", None)
         for each in shards:
-            own = (np.asarray(each.weight) > 0).sum(-1)
+            own = (_values(each.weight) > 0).sum(-1)
             samples += own if batch_size is None else batch_size
         return samples * self.num_local_steps
 
@@ -209,6 +209,15 @@ class Problem:
         if self.measure == "gradient":
             return "squared gradient norm"
         return "objective" if self.optimum is None else "objective error"
+
+
+def _values(array) -> np.ndarray:
+    """Of an array, also where other processes hold parts of it."""
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.process_allgather(array, tiled=True)  # pyright: ignore
+    return np.asarray(array)
 
 
 def from_loss(

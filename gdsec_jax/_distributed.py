@@ -1,0 +1,64 @@
+"""Several processes, on one machine or many, that run one program together."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import rich.console
+
+
+def start(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> jax.sharding.Mesh:
+    """Meet the other processes; before anything else is asked of jax.
+
+    Args:
+      coordinator: HOST:PORT of the first process. Without it, and the others, SLURM,
+        Open MPI, a TPU pod or the like says who meets where.
+      num_processes: how many there are.
+      process_id: of this one, 0 for the first.
+
+    Returns:
+      The mesh of all devices of all processes.
+
+    Raises:
+      ValueError: some of the three are given, but not all; nobody says who meets where,
+        or they do not meet.
+    """
+    given = {
+        "coordinator": coordinator,
+        "num_processes": num_processes,
+        "process_id": process_id,
+    }
+    missing = [name for name, value in given.items() if value is None]
+    if 0 < len(missing) < len(given):
+        raise ValueError(
+            f"{', '.join(missing)} is missing, expected coordinator, num_processes "
+            "and process_id, or none of them."
+        )
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"the processes do not meet: {str(error).strip().splitlines()[0]} "
+            "Expected SLURM, Open MPI or a TPU pod, or an explicit coordinator, "
+            "num_processes and process_id."
+        ) from error
+    return jax.sharding.Mesh(jax.devices(), ("workers",))
+
+
+@contextlib.contextmanager
+def one_writes(
+    results: Path, console: rich.console.Console
+) -> Iterator[tuple[Path, rich.console.Console]]:
+    """The folder and console of the first process; others write what nobody keeps."""
+    if jax.process_index() == 0:
+        yield results, console
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder), rich.console.Console(quiet=True)
