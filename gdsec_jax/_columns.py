@@ -17,12 +17,17 @@ import jax.numpy as jnp
 from gdsec_jax import _blocks, _componentwise
 from gdsec_jax._steps import Columns, Results, Steps
 
+# With more of them it takes the compiler minutes.
+MOST_LEAVES = 16
+_NONE, _UNKNOWN = -1, -2
+
 
 class Plan(NamedTuple):
     """How to take a round in blocks."""
 
     is_column: Columns  # of each leaf; the others are the same for all components
     as_vectors: Columns  # shapes and dtypes, each parameter being a vector
+    owners: Any  # of each leaf of the workers' states: that of the message it is like
     numbers: dict[str, int]  # of blocks, by platform
 
 
@@ -37,10 +42,12 @@ class _Block(NamedTuple):
 
 
 def plan(columns: Columns, steps: Steps) -> Plan | None:
-    """How to take a round in blocks, or None if that cannot be."""
+    """How to take a round in blocks, or None if that cannot be or does not pay."""
+    if len(jax.tree.leaves(columns.previous)) > MOST_LEAVES:
+        return None
     try:
         return _plan(columns, steps)
-    except (TypeError, ValueError, NameError):
+    except Exception:
         # A piece that asks for all of the parameters' shapes, or for a sum over the
         # workers. What else is wrong is said when all components are computed at once.
         return None
@@ -55,20 +62,24 @@ def _plan(columns: Columns, steps: Steps) -> Plan | None:
     ):
         as_vector, a, b = (x.shape for x in shapes)
         is_column.append(a != b)
-        if a[:-1] != b[:-1] or math.prod(as_vector) != own.size:
+        lead = as_vector[:-1] if a != b else own.shape
+        if a[:-1] != b[:-1] or own.shape[: len(lead)] != lead:
             return None
+        if math.prod(as_vector) != own.size:
+            return None
+    marks = jax.tree.unflatten(jax.tree.structure(exact), is_column)
+    owners = _owners(exact, marks)
+    if owners is None:
+        return None
     arrays = _columns_of(exact, is_column)
     numbers = {x: _blocks.number_of_blocks(arrays, x) for x in _blocks.BLOCK_BYTES}
-    # Of all sizes that it meets; of 0 and 1 array libraries make special cases.
-    blocks = [
-        _template(
-            columns, steps, lambda n, part=part, number=number: max(2, part(n, number))
-        )
+    parts = [
+        (lambda n, part=part, number=number: part(n, number))
         for number in sorted(set(numbers.values()))
         for part in (operator.floordiv, operator.mod)
     ]
+    leaves = jax.tree.leaves(columns)
     num_workers = jax.tree.leaves(columns.gradients)[0].shape[0]
-    present = jax.ShapeDtypeStruct((num_workers,), bool)
 
     def whole_round(*leaves):
         *leaves, present = leaves
@@ -76,31 +87,83 @@ def _plan(columns: Columns, steps: Steps) -> Plan | None:
         messages, workers = steps.work(own, present)
         return jax.tree.leaves(_close(own, messages, workers, present, steps))
 
-    def arguments(template):
-        leaves = jax.tree.leaves(template)
-        return [*(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves), present]
+    def trace(columns):
+        own = jax.tree.leaves(columns)
+        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in own]
+        present = jax.ShapeDtypeStruct((num_workers,), bool)
+        return jax.make_jaxpr(whole_round)(*shapes, present)
 
-    axes = [
+    def of_size(size):
+        return trace(_template(columns, steps, size))
+
+    # Along the components of vectors.
+    first = trace(short)
+    last = [
         len(x.shape) - 1 if column else None
         for x, column in zip(jax.tree.leaves(short), is_column, strict=True)
     ]
-    kinds = _componentwise.component_axes(
-        whole_round,
-        [*axes, None],
-        arguments(short),
-        [arguments(block) for block in blocks],
-        arguments(columns),
-    )
-    if kinds is None:
+    results = _results_like(exact, is_column)
+    outputs = [len(shape) - 1 if column else None for shape, column in results]
+    analyse = _componentwise.component_axes
+    if not _each_its_own(analyse([first], [*last, None]), outputs):
+        return None  # most that is refused is so here
+    # Of 0 and 1 array libraries make special cases: these are compared alone.
+    programs = [first, *(of_size(lambda n, x=x: max(2, x(n))) for x in parts)]
+    original, single = trace(columns), of_size(lambda n: 1)
+    alike = [original, single, *(of_size(lambda n, x=x: max(1, x(n))) for x in parts)]
+    if not _each_its_own(analyse(programs, [*last, None], alike), outputs):
         return None
-    outputs = _results_like(exact, is_column)
-    for kind, (shape, column) in zip(kinds, outputs, strict=True):
-        last = len(shape) - 1
-        spread = kind.axis == last or (kind.axis is None and last in kind.constant)
-        if not (spread if column else kind.axis is None):
+    # Along each axis of parameters that have several.
+    argument_leads = [x.ndim - 1 for x in jax.tree.leaves(exact)]
+    result_leads = [len(shape) - 1 for shape, _ in results]
+    arguments = [(x.shape, c) for x, c in zip(leaves, is_column, strict=True)]
+    for axis in range(max(x.ndim for x in jax.tree.leaves(columns.previous))):
+        axes, outputs = (
+            [
+                lead + axis if column and lead + axis < len(shape) else None
+                for lead, (shape, column) in zip(leads, shapes, strict=True)
+            ]
+            for leads, shapes in (
+                (argument_leads, arguments),
+                (result_leads, _results_like(columns, is_column)),
+            )
+        )
+        if not _each_its_own(analyse([original], [*axes, None]), outputs):
             return None
-    marks = jax.tree.unflatten(jax.tree.structure(exact), is_column)
-    return Plan(marks, exact, numbers)
+    return Plan(marks, exact, owners, numbers)
+
+
+def _each_its_own(kinds, axes: list[int | None]) -> bool:
+    """Whether each result has its components along its axis, or has none."""
+    if kinds is None:
+        return False
+    return all(
+        kind.axis == axis or (kind.axis is None and axis in kind.constant)
+        for kind, axis in zip(kinds, axes, strict=True)
+    )
+
+
+def _owners(exact: Columns, is_column: Columns):
+    """For each leaf of the workers' states, the message's leaf whose components it has.
+
+    By its path, which ends in that of the parameter; _NONE where it does not matter.
+    None instead of the tree where it is not known.
+    """
+    flatten = jax.tree_util.tree_flatten_with_path
+    params = [(path, x.shape[-1]) for path, x in flatten(exact.previous)[0]]
+
+    def owner(path, x, column):
+        if not (column and jnp.issubdtype(x.dtype, jnp.floating)):
+            return _NONE
+        own = [
+            (len(end), number)
+            for number, (end, size) in enumerate(params)
+            if path[len(path) - len(end) :] == end and x.shape[-1] == size
+        ]
+        return max(own)[1] if own else _UNKNOWN
+
+    found = jax.tree_util.tree_map_with_path(owner, exact.workers, is_column.workers)
+    return None if _UNKNOWN in jax.tree.leaves(found) else found
 
 
 def in_blocks(
@@ -160,8 +223,10 @@ def in_blocks(
         if steps.sound is not None:
             # A worker whose message overflows cannot be left out any more: its state
             # has taken other blocks already. Such entries are, and their memories stay.
+            good = list(map(jnp.isfinite, jax.tree.leaves(messages)))
             messages = jax.tree.map(_or_zero, messages)
-            workers = jax.tree.map(_or_old, workers, own.workers)
+            keep = functools.partial(_or_old, good)
+            workers = jax.tree.map(keep, plan.owners, workers, own.workers)
         return _close(own, messages, workers, present, steps)
 
     def close(moving, fixed):
@@ -220,10 +285,13 @@ def _or_zero(x):
     return jnp.where(jnp.isfinite(x), x, jnp.zeros_like(x))
 
 
-def _or_old(new, old):
-    if not jnp.issubdtype(new.dtype, jnp.floating):
+def _or_old(good: list[jax.Array], owner: int, new, old):
+    if owner == _NONE:
         return new
-    return jnp.where(jnp.isfinite(new), new, old)
+    mask = good[owner]
+    between = (1,) * (new.ndim - mask.ndim)
+    mask = mask.reshape(mask.shape[0], *between, *mask.shape[1:])
+    return jnp.where(mask, new, old)
 
 
 def _if(condition: bool, x):

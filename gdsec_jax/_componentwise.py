@@ -1,6 +1,6 @@
 """Whether a function works on every component by itself, read from its jaxpr."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -40,11 +40,9 @@ class _MixesError(Exception):
 
 
 def component_axes(
-    function: Callable,
+    programs: Sequence[core.ClosedJaxpr],
     axes: Sequence[int | None],
-    arguments: Sequence[Any],
-    others: Sequence[Sequence[Any]],
-    originals: Sequence[Any] | None = None,
+    alike: Sequence[core.ClosedJaxpr] = (),
 ) -> list[Kind] | None:
     """The kinds of a function's outputs, or None if it may mix components.
 
@@ -55,26 +53,20 @@ def component_axes(
     components, the same part of its outputs.
 
     Args:
-      function: of arrays, to a list of arrays.
+      programs: the function's jaxprs, for each of the numbers of components that it
+        shall work on.
       axes: for each argument the axis of its components, or None.
-      arguments: shapes and dtypes.
-      others: the same, for each of the numbers of components it shall work on.
-      originals: the same, where the components have any number of axes.
+      alike: its jaxprs for arrays of other ranks and sizes, which must compute the
+        same, up to shapes.
     """
-    closed = jax.make_jaxpr(function)(*arguments)
+    first = programs[0]
+    if any(x.jaxpr.effects or not _same_work(first, x) for x in (*programs, *alike)):
+        return None
     kinds = [
-        _kind(aval.shape, axis)
-        for axis, aval in zip(axes, closed.in_avals, strict=True)
+        _kind(aval.shape, axis) for axis, aval in zip(axes, first.in_avals, strict=True)
     ]
     try:
-        _of_jaxpr([closed], kinds)  # most that is refused is so here
-        programs = [closed, *(jax.make_jaxpr(function)(*shapes) for shapes in others)]
-        alike = programs
-        if originals is not None:
-            alike = [*programs, jax.make_jaxpr(function)(*originals)]
-        if any(x.jaxpr.effects or not _same_work(closed, x) for x in alike):
-            return None
-        return _of_jaxpr(programs, kinds)
+        return _of_jaxpr(list(programs), kinds)
     except _MixesError:
         return None
 

@@ -273,6 +273,48 @@ def test_float32_messages_that_overflow(blocks):
     np.testing.assert_array_equal(blocked.workers.error["bias"][1], error)
 
 
+def test_a_state_may_be_infinite(blocks):
+    # What was sent is never sent again: infinite thresholds, on purpose.
+    def init(params):
+        return jax.tree.map(jnp.ones_like, params)
+
+    def update(updates, state, params=None, **extra):
+        sent = jax.tree.map(lambda u, t: jnp.abs(u) > t, updates, state)
+        message = jax.tree.map(lambda s, u: jnp.where(s, u, 0), sent, updates)
+        return message, jax.tree.map(lambda s, t: jnp.where(s, jnp.inf, t), sent, state)
+
+    piece = optax.GradientTransformationExtraArgs(init, update)
+    algorithm = gdsec_jax.federate(piece, NUM_WORKERS)
+    params = many()
+    parts, direct = both(blocks, algorithm, params, gradients(params))
+    assert blocks.taken == 1
+    assert_same(parts, direct, 1e-5)
+    assert parts[0][1][1].entries.sum() < parts[0][0][1].entries.sum()
+
+
+def test_many_leaves_are_not_cut(blocks):
+    params = {f"{i}": jnp.ones(8) for i in range(_columns.MOST_LEAVES + 1)}
+    assert not traced(blocks, gdsec_jax.gd(NUM_WORKERS), params)
+    del params["0"]
+    assert traced(blocks, gdsec_jax.gd(NUM_WORKERS), params)
+
+
+def test_a_piece_that_wants_matrices_is_not_cut(blocks):
+    # On the vectors that blocks are made of it raises errors of all kinds.
+    params = {"a": jnp.ones((7, 5)), "b": jnp.ones((6, 4))}
+
+    def raises(x):
+        if x.ndim != 3 and x.ndim != 2:
+            raise NotImplementedError
+        return x / (1 + jnp.abs(x).sum(-1, keepdims=True))
+
+    for function in (raises, lambda x: x - x.mean(axis=1, keepdims=True)):
+        algorithm = gdsec_jax.federate(_by(function), NUM_WORKERS)
+        parts, direct = both(blocks, algorithm, params, gradients(params, rounds=2))
+        assert not blocks.taken
+        assert_same(parts, direct, 1e-5)
+
+
 def _twice(tree, _):
     return jax.tree.map(lambda x: x * 2, tree)
 
@@ -301,6 +343,19 @@ def _by(function):
 
 def _mean_of_workers(x):
     return x - jax.lax.psum(x, worker.WORKER_AXIS) / NUM_WORKERS
+
+
+def _normed(row):
+    return row / (1 + jnp.abs(row).sum())
+
+
+def _spread(x):
+    return jnp.broadcast_to(x[..., None], (*x.shape, 3))
+
+
+def _asserted(x):
+    assert x.shape in ((7, 5), (16,), ())
+    return x
 
 
 def _reads(name):
@@ -351,6 +406,21 @@ PIPELINES = {
     ),
     "size": (_by(lambda x: x / x.size), False),
     "counted": (_by(lambda x: x / jnp.ones_like(x).sum()), False),
+    "row norm": (
+        _by(lambda x: x / (1 + (x**2).sum(range(1, x.ndim), keepdims=True))),
+        False,
+    ),
+    "largest of a row": (
+        _by(lambda x: jnp.where(x == x.max(range(1, x.ndim), keepdims=True), x, 0)),
+        False,
+    ),
+    "all but the last": (_by(lambda x: x - x.sum(range(x.ndim - 1))), False),
+    "rows": (_by(lambda x: jax.vmap(_normed)(x) if x.ndim else x), False),
+    "spread and summed": (_by(lambda x: _spread(x).sum(min(x.ndim, 1))), False),
+    "one entry": (_by(lambda x: x if x.size == 1 else x * 2), False),
+    "first column": (_by(lambda x: x.at[:, 0].set(0) if x.ndim > 1 else x), False),
+    "by shape": (_by(lambda x: x * {(7, 5): 2, (16,): 3, (): 4}[x.shape]), False),
+    "asserts": (_by(lambda x: _asserted(x)), False),
     "large leaves": (_by(lambda x: x * 2.0 if x.size > 20 else x + 2.0), False),
     "capped size": (_by(lambda x: x * min(x.size, 12)), False),
     "power": (_by(lambda x: x ** min(x.size, 3)), False),

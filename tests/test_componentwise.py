@@ -28,8 +28,15 @@ def kinds(function, make=rows, axes=(1,), originals=None):
         out = function(*arrays)
         return out if isinstance(out, list) else [out]
 
-    short, *others = ([make(n) for _ in axes] for n in (N, BLOCK, REST))
-    return _componentwise.component_axes(listed, axes, short, others, originals)
+    return component_axes(listed, axes, [make(n) for n in (N, BLOCK, REST)], originals)
+
+
+def component_axes(function, axes, shapes, originals=None):
+    """The kinds of a function whose arguments all have the same shape."""
+    trace = jax.make_jaxpr(function)
+    programs = [trace(*(shape for _ in axes)) for shape in shapes]
+    alike = [] if originals is None else [trace(*originals)]
+    return _componentwise.component_axes(programs, axes, alike)
 
 
 def _where(x):
@@ -234,18 +241,15 @@ def test_is_not_component_wise(function):
 def test_components_of_leaves_that_meet_at_different_axes():
     assert kinds(lambda x, y: x[:, None] * y[None, :], vector, (0, 0)) is None
     assert kinds(lambda x, y: x @ y, vector, (0, 0)) is None
-    square = _componentwise.component_axes(
-        lambda x, y: [x + y.T], (1, 1), [rows(M), rows(M)], [[rows(M), rows(M)]]
-    )
+    square = component_axes(lambda x, y: [x + y.T], (1, 1), [rows(M), rows(M)])
     assert square is None
 
 
 def test_a_reshape_that_mixes_only_for_some_lengths():
     # With as many components as workers it does nothing.
     mixes = lambda x: [x.reshape(x.shape[1], x.shape[0])]  # noqa: E731
-    alone = _componentwise.component_axes(mixes, (1,), [rows(M)], [])
-    assert alone is not None
-    assert _componentwise.component_axes(mixes, (1,), [rows(M)], [[rows(2)]]) is None
+    assert component_axes(mixes, (1,), [rows(M)]) is not None
+    assert component_axes(mixes, (1,), [rows(M), rows(2)]) is None
     assert kinds(lambda x: x.reshape(-1, M)) is None
 
 
