@@ -9,6 +9,7 @@ from gdsec_jax._broadcast import LastBroadcast as LastBroadcast
 from gdsec_jax._broadcast import broadcast as broadcast
 from gdsec_jax._broadcast import last_broadcast as last_broadcast
 from gdsec_jax._check_optimizer import check as check
+from gdsec_jax._devices import DEVICE_AXIS as DEVICE_AXIS
 from gdsec_jax._groups import Grouped as Grouped
 from gdsec_jax._last_round import LastRound as LastRound
 from gdsec_jax._last_round import last_round as last_round
@@ -46,6 +47,7 @@ from gdsec_jax.theory import Theory as Theory
 from gdsec_jax.theory import theory as theory
 
 __all__ = [
+    "DEVICE_AXIS",
     "METHODS",
     "Grouped",
     "History",

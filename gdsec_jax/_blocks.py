@@ -14,12 +14,6 @@ LEAST_BYTES = 2**24
 BLOCK_BYTES = {"cpu": 6 * 2**20, "tpu": 2**26}
 
 
-def num_devices() -> int:
-    """Of the mesh that `jax.set_mesh` has set, over which workers are spread; or 1."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty else mesh.size
-
-
 def num_bytes(arrays: Any) -> int:
     """Of all arrays of a tree, or of their shapes."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(arrays))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from gdsec_jax import _trees
+from gdsec_jax._devices import BY_DEVICE, DEVICE_AXIS, num_devices
 
 
 def nonzeros(messages: Any) -> jax.Array:
@@ -37,7 +38,7 @@ def sparse_sum(messages: Any, capacity: int) -> Any:
     flat = [leaf.reshape(leaf.shape[0], -1).astype(dtype) for leaf in leaves]
     ends = [sum(x.shape[1] for x in flat[:i]) for i in range(1, len(flat))]
     length = sum(x.shape[1] for x in flat)
-    mesh = jax.sharding.get_abstract_mesh()
+    spread = num_devices() > 1
 
     def pack(message):
         (index,) = jnp.nonzero(message, size=min(capacity, length), fill_value=length)
@@ -45,17 +46,18 @@ def sparse_sum(messages: Any, capacity: int) -> Any:
 
     def total(message):
         index, values = jax.vmap(pack)(message)
-        if not mesh.empty:
+        if spread:
             gather = jax.lax.all_gather
-            index, values = (gather(x, mesh.axis_names) for x in (index, values))
+            index, values = (gather(x, DEVICE_AXIS) for x in (index, values))
         zeros = jnp.zeros(length, dtype)
         return zeros.at[index.ravel()].add(values.ravel(), mode="drop")
 
-    if not mesh.empty:
+    if spread:
         total = jax.shard_map(
             total,
-            in_specs=PartitionSpec(mesh.axis_names),
+            in_specs=BY_DEVICE,
             out_specs=PartitionSpec(),
+            axis_names={DEVICE_AXIS},
             check_vma=False,  # that what is gathered is the same everywhere
         )
     pieces = jnp.split(total(jnp.concatenate(flat, axis=1)), ends)

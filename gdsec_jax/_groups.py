@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from gdsec_jax import _blocks, _checks
+from gdsec_jax._devices import num_devices
 from gdsec_jax._steps import Columns, Gathered, Results, Steps, close, gather
 
 # A group of fewer workers gains less by staying in the cache than it costs to add its
@@ -71,7 +72,7 @@ def number_of_groups(columns: Columns) -> int | None:
     number = math.ceil(rows / _blocks.BLOCK_BYTES["cpu"])
     num_workers = jax.tree.leaves(columns.own)[0].shape[0]
     few = num_workers < LEAST_WORKERS * number
-    return None if few or _blocks.num_devices() > 1 else number
+    return None if few or num_devices() > 1 else number
 
 
 def in_groups(
@@ -96,7 +97,7 @@ def in_groups(
     Raises:
       NameError: the pipeline sums over all workers.
     """
-    devices = _blocks.num_devices()
+    devices = num_devices()
     given, compute = columns.gradients, None
     if isinstance(given, Grouped):
         given, compute = given.data, given.gradients

@@ -14,13 +14,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gdsec_jax import _checks
+from gdsec_jax._devices import DEVICE_AXIS
 from gdsec_jax._last_round import RoundCounts
 from gdsec_jax.federation import FederationState
 from gdsec_jax.problems import Problem
 
 
 def mesh_of(mesh: Mesh | None, num_workers: int = 0) -> Mesh | None:
-    """The mesh, its axes left to the compiler.
+    """The mesh's devices along one axis, which is left to the compiler.
 
     Args:
       mesh: whose devices, all of its axes together, share the workers.
@@ -38,7 +39,7 @@ def mesh_of(mesh: Mesh | None, num_workers: int = 0) -> Mesh | None:
             f"mesh has {mesh.size} devices, expected a divisor of num_workers, "
             f"{num_workers}."
         )
-    return Mesh(mesh.devices, mesh.axis_names)
+    return Mesh(mesh.devices.reshape(-1), (DEVICE_AXIS,))
 
 
 def in_effect(mesh: Mesh | None):
@@ -48,7 +49,7 @@ def in_effect(mesh: Mesh | None):
 
 def over(mesh: Mesh, axis: int = 0) -> NamedSharding:
     """An array's axis is spread over all devices."""
-    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, mesh.axis_names))
+    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, DEVICE_AXIS))
 
 
 def everywhere(mesh: Mesh) -> NamedSharding:

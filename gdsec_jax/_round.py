@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import PartitionSpec
 
 from gdsec_jax import _blocks, _checks, _columns, _groups
+from gdsec_jax._devices import BY_DEVICE, DEVICE_AXIS, num_devices
 from gdsec_jax._groups import Grouped
 from gdsec_jax._steps import Columns, Results, Steps, at_once
 from gdsec_jax.worker import WORKER_AXIS
@@ -42,7 +42,7 @@ def run(
     gradients = columns.gradients
     if isinstance(gradients, Grouped):
         try:
-            each = chosen.size // _blocks.num_devices()
+            each = chosen.size // num_devices()
             number = _groups.number_of_size(gradients.size, each)
             return groups(columns, chosen, number=number)
         except NameError as error:
@@ -89,12 +89,14 @@ def for_workers(function: Callable, each: tuple, alone: bool) -> Any:
     the function does not sum over all of them.
     """
     together = functools.partial(jax.vmap, function, axis_name=WORKER_AXIS)
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    if num_devices() == 1:
         return (jax.vmap(function) if alone else together())(*each)
-    spread = PartitionSpec(mesh.axis_names)
     by_device = jax.shard_map(
-        jax.vmap(function), in_specs=spread, out_specs=spread, check_vma=False
+        jax.vmap(function),
+        in_specs=BY_DEVICE,
+        out_specs=BY_DEVICE,
+        axis_names={DEVICE_AXIS},
+        check_vma=False,
     )
     try:
         return by_device(*each)

@@ -79,8 +79,13 @@ def federate(
     Under jit on CPUs and TPUs, gradients of 16 MiB or more are taken in blocks of
     components if in the pipeline every component goes its own way, as in GD-SEC's, and
     those of many workers on CPUs in groups of workers; in place if the state is
-    donated. What is computed is the same. `Grouped` gradients, which are computed a
-    group at a time, are taken so, too.
+    donated. What is computed is the same, but for rounding, and for messages that are
+    not finite though their gradients are: see `on_nonfinite`. `Grouped` gradients,
+    which are computed a group at a time, are taken so, too.
+
+    With an axis `DEVICE_AXIS` of the mesh that `jax.set_mesh` has set, each of its
+    devices compresses the messages of its own workers, and what the server adds up is
+    summed over devices; `simulate(mesh=)` sets it.
 
     A piece whose message is not written as plain floats, non-zeros alone, says so by a
     `wire.Packing` or a `wire.Whole` in its state.
@@ -97,8 +102,7 @@ def federate(
         so many entries a worker, indices and values, instead of all D. A message with
         more non-zeros leaves its worker out for the round, as one that is not finite,
         so that nothing is lost: let `worker.top_k(capacity)` be the last compressor
-        inside its memories. For several devices with `jax.set_mesh`; `simulate(mesh=)`
-        does that. Not with `summand`.
+        inside its memories. Not with `summand`.
       weights: [M], the weight of each f_m: f = sum of w_m f_m, or in the mean
         convention (sum of w_m f_m) / (sum of w_m). They scale the gradients before the
         pipeline sees them, so that all that holds of f_m holds of w_m f_m.

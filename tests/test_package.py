@@ -30,10 +30,11 @@ MAY_IMPORT = {
     "_componentwise": set(),
     "_blocks": set(),
     "_steps": set(),
-    "_collective": set(),
+    "_devices": set(),
+    "_collective": {"_devices"},
     "_columns": {"_blocks", "_componentwise", "_steps"},
-    "_groups": {"_blocks", "_steps"},
-    "_round": {"_blocks", "_columns", "_groups", "_steps", "worker"},
+    "_groups": {"_blocks", "_devices", "_steps"},
+    "_round": {"_blocks", "_columns", "_devices", "_groups", "_steps", "worker"},
     "federation": {
         *("wire", "worker", "_collective", "_groups", "_last_round", "_round"),
         *("_rounds", "_steps"),
@@ -51,7 +52,7 @@ MAY_IMPORT = {
     "_loop": {
         *("_last_round", "_norms", "_broadcast", "_groups", "history", "problems")
     },
-    "_mesh": {"_last_round", "federation", "problems"},
+    "_mesh": {"_devices", "_last_round", "federation", "problems"},
     "_simulate": {
         *("_check_optimizer", "_environment", "_loop", "_mesh", "_norms", "history"),
         "problems",
