@@ -50,9 +50,11 @@ MAY_IMPORT = {
         *("_last_round", "_norms", "_broadcast", "_groups", "history", "problems")
     },
     "_mesh": {"_last_round", "federation", "problems"},
+    "_fingerprint": {"_loop", "problems"},
+    "_checkpoint": {"_loop"},
     "_simulate": {
-        *("_check_optimizer", "_environment", "_loop", "_mesh", "_norms", "history"),
-        "problems",
+        *("_check_optimizer", "_checkpoint", "_environment", "_fingerprint", "_loop"),
+        *("_mesh", "_norms", "history", "problems"),
     },
     "_sweep": {"_check_optimizer", "_environment", "_loop", "_norms", "problems"},
     "report": {"algorithms", "history"},

@@ -1,0 +1,253 @@
+"""A run in a folder, from which it goes on after it was killed.
+
+    FOLDER/0000000200/    what the run did up to round 200, from the folder before
+      records.npz         what each of these rounds left behind
+      state/              the run after them, written by orbax
+      manifest.json       of which run, from which round on, and a checksum of each file
+
+A folder is written beside its place and then renamed: it is there whole or not at all.
+Of older ones only the records stay.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdsec_jax import _files, _loop
+
+STATES = 2  # that are kept: the newest, and another should it be damaged
+_MANIFEST, _RECORDS, _STATE = "manifest.json", "records.npz", "state"
+
+
+class Saved(NamedTuple):
+    """A run as far as it went."""
+
+    run: _loop.Run
+    records: _loop.Record  # of all its rounds, on the host
+    seconds: float  # that they took
+
+
+class Store(NamedTuple):
+    """Where a run is kept, and how often it is saved."""
+
+    folder: Path
+    every: int  # rounds
+    fingerprint: dict[str, str]  # of what is run
+
+    @classmethod
+    def at(cls, folder: Any, every: int, fingerprint: dict[str, str]) -> "Store":
+        """The store in a folder, made if it is not there.
+
+        Raises:
+          ValueError: it holds another run, or something else.
+          OSError: it cannot be made or written to.
+        """
+        store = cls(_files.folder(folder).absolute(), every, fingerprint)
+        others = [path for path in store.folder.iterdir() if not _is_step(path)]
+        if others:
+            raise ValueError(
+                f"checkpoint is {os.fspath(folder)!r}, expected a folder of its own: "
+                f"{others[0].name} is in it."
+            )
+        for path in store._steps():
+            differs = _differences(_manifest(path), fingerprint)
+            if differs:
+                raise ValueError(
+                    f"checkpoint is {os.fspath(folder)!r}, expected a new folder or "
+                    f"that of this run: the one there differs in {', '.join(differs)}."
+                )
+        return store
+
+    def until_save(self, rounds: int) -> int:
+        """How many rounds there are from one to the next that is saved."""
+        return self.every - rounds % self.every
+
+    def newest(self, start: Saved, eval_every: int, num_rounds: int) -> Saved:
+        """The run as it was saved last; as it starts where nothing sound is saved.
+
+        What was saved later, and is damaged, is removed.
+
+        Args:
+          start: the run before its first round, on the devices that it shall be on.
+          eval_every: as of `simulate`.
+          num_rounds: to which it shall go.
+
+        Raises:
+          ValueError: it went further.
+
+        Warns:
+          RuntimeWarning: a checkpoint is damaged; the one before is used.
+        """
+        steps, sound, damaged = self._steps(), [], []
+        for path in reversed(steps[-STATES:]):
+            before = [step for step in steps if step <= path]
+            why = _damage(before)
+            if why is None:
+                sound = before
+                break
+            damaged.append((path, why))
+        rounds = int(sound[-1].name) if sound else 0
+        for path, why in damaged:
+            warnings.warn(
+                f"the checkpoint {path} is damaged, {why}: the run goes on from round "
+                f"{rounds}.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        for path in steps[len(sound) :]:
+            shutil.rmtree(path)
+        if not sound:
+            return start
+        if rounds > num_rounds:
+            raise ValueError(
+                f"num_rounds is {num_rounds}, expected at least {rounds}, the rounds "
+                f"that the checkpoint {self.folder} has."
+            )
+        parts = [_load_records(path / _RECORDS, start.records) for path in sound]
+        about: Any = _manifest(sound[-1])
+        saved = Saved(
+            load(sound[-1] / _STATE, start.run), _loop.joined(parts), about["seconds"]
+        )
+        return _as_if_on_the_way(saved, eval_every, num_rounds)
+
+    def save(self, saved: Saved) -> None:
+        """Keep a run; of its records those since it was kept before."""
+        path = self.folder / f"{int(saved.run.rounds):010}"
+        temporary = path.with_name(f".{path.name}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        leaves = jax.tree.leaves(saved.records)
+        np.savez(temporary / _RECORDS, *leaves)
+        save(temporary / _STATE, saved.run)
+        sums = {name: _sum(temporary / name) for name in _files_in(temporary)}
+        begin = int(path.name) - leaves[0].shape[0]
+        about = {"run": self.fingerprint, "begin": begin, "seconds": saved.seconds}
+        _write_manifest(temporary, about | {"files": sums})
+        temporary.rename(path)
+        for old in self._steps()[:-STATES]:
+            shutil.rmtree(old / _STATE, ignore_errors=True)
+
+    def _steps(self) -> list[Path]:
+        """The folders, oldest first."""
+        return sorted(path for path in self.folder.iterdir() if path.name.isdecimal())
+
+
+def save(path: Path, tree: Any) -> None:
+    """Write the arrays of a tree, by orbax."""
+    import orbax.checkpoint as ocp
+
+    # Without empty ones, which orbax refuses.
+    arrays = {str(i): x for i, x in enumerate(jax.tree.leaves(tree)) if x.size}
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(path, arrays)
+
+
+def load(path: Path, like: Any) -> Any:
+    """The tree that `save` wrote, onto other devices if need be.
+
+    Args:
+      path: of the folder.
+      like: the tree's arrays, or jax.ShapeDtypeStructs with the shardings that they are
+        to have, whatever those were that they had.
+    """
+    import orbax.checkpoint as ocp
+
+    leaves, structure = jax.tree.flatten(like)
+    target = {
+        str(i): jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+        for i, x in enumerate(leaves)
+        if x.size
+    }
+    where = ocp.checkpoint_utils.construct_restore_args(target)
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        arrays = checkpointer.restore(path, item=target, restore_args=where)
+    return structure.unflatten(
+        arrays[str(i)] if x.size else jnp.zeros(x.shape, x.dtype, device=x.sharding)
+        for i, x in enumerate(leaves)
+    )
+
+
+def _as_if_on_the_way(saved: Saved, eval_every: int, num_rounds: int) -> Saved:
+    """A run that goes to num_rounds; where it ended before says nothing any more."""
+    run, records, seconds = saved
+    numbers = np.arange(1, records.error.size + 1)
+    evaluated = _loop.evaluates(numbers, eval_every, num_rounds)
+    error = np.where(evaluated, records.error, np.full_like(records.error, np.nan))
+    if not evaluated[-1]:  # the end's evaluation, and what came of it
+        running = np.full((), _loop.RUNNING, run.outcome.dtype)
+        run = run._replace(outcome=jax.device_put(running, run.outcome.sharding))
+    return Saved(run, records._replace(error=error), seconds)
+
+
+def _load_records(path: Path, like: _loop.Record) -> _loop.Record:
+    leaves, structure = jax.tree.flatten(like)
+    with np.load(path) as file:  # which gives bfloat16, say, as mere bytes
+        arrays = [file[f"arr_{i}"].view(x.dtype) for i, x in enumerate(leaves)]
+    return structure.unflatten(arrays)
+
+
+def _damage(steps: list[Path]) -> str | None:
+    """What is wrong with a run that was saved in these steps; None if nothing is."""
+    end = 0
+    for path in steps:
+        manifest = _manifest(path)
+        if manifest is None:
+            return f"{path.name}/{_MANIFEST} is not what was written"
+        if manifest["begin"] != end:
+            return f"the rounds from {end + 1} to {manifest['begin']} are missing"
+        end = int(path.name)
+        last = path == steps[-1]
+        for name, digest in manifest["files"].items():
+            needed = last or name == _RECORDS
+            if needed and not ((path / name).is_file() and _sum(path / name) == digest):
+                return f"{path.name}/{name} is not what was written"
+    return None
+
+
+def _differences(manifest: dict[str, Any] | None, fingerprint) -> list[str]:
+    """In what a run differs from that of a manifest; of a damaged one nobody knows."""
+    theirs = fingerprint if manifest is None else manifest["run"]
+    names = sorted(fingerprint.keys() | theirs.keys())
+    return [name for name in names if theirs.get(name) != fingerprint.get(name)]
+
+
+def _manifest(step: Path) -> dict[str, Any] | None:
+    """What was written, if that is still there."""
+    try:
+        manifest = json.loads((step / _MANIFEST).read_text("utf-8"))
+        digest = manifest.pop("sum")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return None
+    return manifest if digest == _sum_of_json(manifest) else None
+
+
+def _write_manifest(step: Path, about: dict[str, Any]) -> None:
+    text = json.dumps(about | {"sum": _sum_of_json(about)})
+    (step / _MANIFEST).write_text(text, "utf-8")
+
+
+def _sum_of_json(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files_in(folder: Path) -> list[str]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [path.relative_to(folder).as_posix() for path in paths]
+
+
+def _is_step(path: Path) -> bool:
+    """A step, or what is left of one that was being written."""
+    return path.name.removeprefix(".").isdecimal()
