@@ -170,9 +170,28 @@ def load(path: Path, like: Any) -> Any:
     with ocp.PyTreeCheckpointer() as checkpointer:
         arrays = checkpointer.restore(path, item=target, restore_args=where)
     return structure.unflatten(
-        arrays[str(i)] if x.size else jnp.zeros(x.shape, x.dtype, device=x.sharding)
+        _as_bound(x, arrays[str(i)]) if x.size else _empty(x)
         for i, x in enumerate(leaves)
     )
+
+
+def _as_bound(like: Any, array: jax.Array) -> jax.Array:
+    """The array, free to follow others to their devices if `like` is.
+
+    What is bound to a device compiles anew what was compiled for arrays that are not.
+    """
+    if getattr(like, "committed", True):
+        return array
+    if not jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        return jnp.array(np.asarray(array))
+    data = jnp.array(np.asarray(jax.random.key_data(array)))
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
+
+
+def _empty(like: Any) -> jax.Array:
+    array = jnp.zeros(like.shape, like.dtype)
+    bound = getattr(like, "committed", True)
+    return jax.device_put(array, like.sharding) if bound else array
 
 
 def _as_if_on_the_way(saved: Saved, eval_every: int, num_rounds: int) -> Saved:
@@ -182,8 +201,7 @@ def _as_if_on_the_way(saved: Saved, eval_every: int, num_rounds: int) -> Saved:
     evaluated = _loop.evaluates(numbers, eval_every, num_rounds)
     error = np.where(evaluated, records.error, np.full_like(records.error, np.nan))
     if not evaluated[-1]:  # the end's evaluation, and what came of it
-        running = np.full((), _loop.RUNNING, run.outcome.dtype)
-        run = run._replace(outcome=jax.device_put(running, run.outcome.sharding))
+        run = run._replace(outcome=run.outcome.at[...].set(_loop.RUNNING))
     return Saved(run, records._replace(error=error), seconds)
 
 

@@ -140,7 +140,7 @@ def simulate(
         )
     rounds = np.arange(1, records.error.size + 1)
     evaluated = _loop.evaluates(rounds, eval_every, num_rounds)
-    sent = records.sent
+    sent: Any = records.sent
     columns = _loop.columns(problem, records)
     history = History(
         initial_error=initial_error,
