@@ -102,7 +102,7 @@ class Store(NamedTuple):
                 RuntimeWarning,
                 stacklevel=4,
             )
-        for path in steps[len(sound) :]:
+        for path in reversed(steps[len(sound) :]):
             shutil.rmtree(path)
         if not sound:
             return start
@@ -218,14 +218,16 @@ def _damage(steps: list[Path]) -> str | None:
     for path in steps:
         manifest = _manifest(path)
         if manifest is None:
-            return f"{path.name}/{_MANIFEST} is not what was written"
+            return f"{path.name}/{_MANIFEST} is missing or not what was written"
         if manifest["begin"] != end:
             return f"the rounds from {end + 1} to {manifest['begin']} are missing"
         end = int(path.name)
-        last = path == steps[-1]
         for name, digest in manifest["files"].items():
-            needed = last or name == _RECORDS
-            if needed and not ((path / name).is_file() and _sum(path / name) == digest):
+            if path != steps[-1] and name != _RECORDS:
+                continue
+            if not (path / name).is_file():
+                return f"{path.name}/{name} is missing"
+            if _sum(path / name) != digest:
                 return f"{path.name}/{name} is not what was written"
     return None
 
