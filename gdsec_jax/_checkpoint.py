@@ -1,12 +1,12 @@
 """A run in a folder, from which it goes on after it was killed.
 
-    FOLDER/0000000200/    what the run did up to round 200, from the folder before
-      records.npz         what each of these rounds left behind
-      state/              the run after them, written by orbax
-      manifest.json       of which run, from which round on, and a checksum of each file
+    FOLDER/round-0000000200/    what it did up to round 200, from the folder before
+      records.npz               what each of these rounds left behind
+      state/                    the run after them
+      manifest.json             which run, from which round on, a checksum of each file
 
 A folder is written beside its place and then renamed: it is there whole or not at all.
-Of older ones only the records stay.
+Should the system itself break down, the checksums tell. Of older ones the records stay.
 """
 
 import hashlib
@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from gdsec_jax import _files, _loop
+from gdsec_jax import _checks, _files, _loop, _orbax
 
 STATES = 2  # that are kept: the newest, and another should it be damaged
 _MANIFEST, _RECORDS, _STATE = "manifest.json", "records.npz", "state"
+_STEP = "round-"
 
 
 class Saved(NamedTuple):
@@ -51,7 +51,9 @@ class Store(NamedTuple):
           OSError: it cannot be made or written to.
         """
         store = cls(_files.folder(folder).absolute(), every, fingerprint)
-        others = [path for path in store.folder.iterdir() if not _is_step(path)]
+        names = f"{_STEP}*", f".{_STEP}*"  # whole, and what was broken off
+        ours = {path for name in names for path in store.folder.glob(name)}
+        others = sorted(set(store.folder.iterdir()) - ours)
         if others:
             raise ValueError(
                 f"checkpoint is {os.fspath(folder)!r}, expected a folder of its own: "
@@ -94,7 +96,7 @@ class Store(NamedTuple):
                 sound = before
                 break
             damaged.append((path, why))
-        rounds = int(sound[-1].name) if sound else 0
+        rounds = _round_of(sound[-1]) if sound else 0
         for path, why in damaged:
             warnings.warn(
                 f"the checkpoint {path} is damaged, {why}: the run goes on from round "
@@ -112,23 +114,22 @@ class Store(NamedTuple):
                 f"that the checkpoint {self.folder} has."
             )
         parts = [_load_records(path / _RECORDS, start.records) for path in sound]
+        run = _orbax.load(sound[-1] / _STATE, start.run)
         about: Any = _manifest(sound[-1])
-        saved = Saved(
-            load(sound[-1] / _STATE, start.run), _loop.joined(parts), about["seconds"]
-        )
+        saved = Saved(run, _loop.joined(parts), about["seconds"])
         return _as_if_on_the_way(saved, eval_every, num_rounds)
 
     def save(self, saved: Saved) -> None:
         """Keep a run; of its records those since it was kept before."""
-        path = self.folder / f"{int(saved.run.rounds):010}"
+        rounds, leaves = int(saved.run.rounds), jax.tree.leaves(saved.records)
+        path = self.folder / f"{_STEP}{rounds:010}"
         temporary = path.with_name(f".{path.name}")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        leaves = jax.tree.leaves(saved.records)
         np.savez(temporary / _RECORDS, *leaves)
-        save(temporary / _STATE, saved.run)
+        _orbax.save(temporary / _STATE, saved.run)
         sums = {name: _sum(temporary / name) for name in _files_in(temporary)}
-        begin = int(path.name) - leaves[0].shape[0]
+        begin = rounds - leaves[0].shape[0]
         about = {"run": self.fingerprint, "begin": begin, "seconds": saved.seconds}
         _write_manifest(temporary, about | {"files": sums})
         temporary.rename(path)
@@ -137,61 +138,28 @@ class Store(NamedTuple):
 
     def _steps(self) -> list[Path]:
         """The folders, oldest first."""
-        return sorted(path for path in self.folder.iterdir() if path.name.isdecimal())
+        return sorted(self.folder.glob(f"{_STEP}*"))
 
 
-def save(path: Path, tree: Any) -> None:
-    """Write the arrays of a tree, by orbax."""
-    import orbax.checkpoint as ocp
+def every_of(checkpoint: Any, every: Any) -> int | None:
+    """After how many rounds a run is saved; None if it is not.
 
-    # Without empty ones, which orbax refuses.
-    arrays = {str(i): x for i, x in enumerate(jax.tree.leaves(tree)) if x.size}
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        checkpointer.save(path, arrays)
-
-
-def load(path: Path, like: Any) -> Any:
-    """The tree that `save` wrote, onto other devices if need be.
-
-    Args:
-      path: of the folder.
-      like: the tree's arrays, or jax.ShapeDtypeStructs with the shardings that they are
-        to have, whatever those were that they had.
+    Raises:
+      ValueError: there is a folder without a number, or the other way round.
     """
-    import orbax.checkpoint as ocp
-
-    leaves, structure = jax.tree.flatten(like)
-    target = {
-        str(i): jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-        for i, x in enumerate(leaves)
-        if x.size
-    }
-    where = ocp.checkpoint_utils.construct_restore_args(target)
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        arrays = checkpointer.restore(path, item=target, restore_args=where)
-    return structure.unflatten(
-        _as_bound(x, arrays[str(i)]) if x.size else _empty(x)
-        for i, x in enumerate(leaves)
-    )
-
-
-def _as_bound(like: Any, array: jax.Array) -> jax.Array:
-    """The array, free to follow others to their devices if `like` is.
-
-    What is bound to a device compiles anew what was compiled for arrays that are not.
-    """
-    if getattr(like, "committed", True):
-        return array
-    if not jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-        return jnp.array(np.asarray(array))
-    data = jnp.array(np.asarray(jax.random.key_data(array)))
-    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
-
-
-def _empty(like: Any) -> jax.Array:
-    array = jnp.zeros(like.shape, like.dtype)
-    bound = getattr(like, "committed", True)
-    return jax.device_put(array, like.sharding) if bound else array
+    if checkpoint is None and every is None:
+        return None
+    if not isinstance(checkpoint, str | os.PathLike) or every is None:
+        raise ValueError(
+            f"checkpoint is {checkpoint!r} and checkpoint_every {every!r}, expected "
+            "the path of a folder and a number of rounds, or None of both."
+        )
+    if jax.process_count() > 1:
+        raise ValueError(
+            f"checkpoint is {os.fspath(checkpoint)!r}, expected None: a run of "
+            f"{jax.process_count()} processes is not saved."
+        )
+    return _checks.integer("checkpoint_every", every, 1, 2**31 - 1)
 
 
 def _as_if_on_the_way(saved: Saved, eval_every: int, num_rounds: int) -> Saved:
@@ -221,7 +189,7 @@ def _damage(steps: list[Path]) -> str | None:
             return f"{path.name}/{_MANIFEST} is missing or not what was written"
         if manifest["begin"] != end:
             return f"the rounds from {end + 1} to {manifest['begin']} are missing"
-        end = int(path.name)
+        end = _round_of(path)
         for name, digest in manifest["files"].items():
             if path != steps[-1] and name != _RECORDS:
                 continue
@@ -268,6 +236,5 @@ def _files_in(folder: Path) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in paths]
 
 
-def _is_step(path: Path) -> bool:
-    """A step, or what is left of one that was being written."""
-    return path.name.removeprefix(".").isdecimal()
+def _round_of(step: Path) -> int:
+    return int(step.name.removeprefix(_STEP))

@@ -1,6 +1,7 @@
 """What a run computes, in a few words: equal for runs of the same course."""
 
 import hashlib
+from typing import Any
 
 import jax
 import optax
@@ -15,12 +16,14 @@ def fingerprint(
     options: _loop.Options,
     limits: _loop.Limits,
     key: jax.Array,
+    **ends: Any,
 ) -> dict[str, str]:
     """By name, all that a run's course depends on; not its length, nor its devices.
 
     Args:
       problem, optimizer, options, key: as of the loop.
       limits: of which only the types matter.
+      ends: the arguments that they were made of, but for the number of rounds.
     """
     alone = options._replace(worker_batch=None, mesh=None)
     own = _loop.for_loop(problem)
@@ -43,8 +46,8 @@ def fingerprint(
     return {
         "problem": problem.name,
         "data": arrays.hexdigest(),
-        "method": hashlib.sha256(text.encode()).hexdigest(),
+        "method or options": hashlib.sha256(text.encode()).hexdigest(),
         "key": f"{key.dtype} {_trees.bytes_of(key).hex()}",
         "eval_every": str(options.eval_every),
         "jax": jax.__version__,
-    }
+    } | {name: str(value) for name, value in ends.items()}

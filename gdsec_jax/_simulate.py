@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gdsec_jax import _checks, _environment, _files, _loop, _mesh, _norms
+from gdsec_jax import _checkpoint, _checks, _environment, _files, _loop, _mesh, _norms
 from gdsec_jax._check_optimizer import check
-from gdsec_jax._checkpoint import Saved, Store
+from gdsec_jax._checkpoint import Saved
 from gdsec_jax._fingerprint import fingerprint
 from gdsec_jax.history import History
 from gdsec_jax.problems import Problem
@@ -74,8 +74,9 @@ def simulate(
         differ by rounding. `worker_batch` then is that of each device.
       checkpoint: a folder of this run alone, made if it is not there. Called again, the
         run goes on from what was saved last: to the same result, bit for bit, on the
-        same devices; on others, or with another `worker_batch`, it differs by rounding.
-        A run that was finished is read, and goes on to a larger num_rounds.
+        same devices, if they repeat themselves as CPUs do; on others, or with another
+        `worker_batch`, it differs by rounding. A run that was finished is read, or goes
+        on to a larger num_rounds.
       checkpoint_every: rounds; the run is saved after each multiple, and at its end.
       log: called a few times a second with the rounds since the last call, by column;
         `gdsec_jax.logs` has some. Told, too, of the rounds that a checkpoint holds.
@@ -118,7 +119,7 @@ def simulate(
         _mesh.mesh_of(mesh, problem.num_workers, "workers"),
     )
     _checks.log(log)
-    every = _checkpoint_every(checkpoint, checkpoint_every)
+    every = _checkpoint.every_of(checkpoint, checkpoint_every)
     own_attributes = _files.plain("attributes", dict(attributes or {}))
     key = _loop.key_for(problem, key, participation)
     check(optimizer, problem.init_params, problem.num_workers)
@@ -129,10 +130,9 @@ def simulate(
     )
     store = None
     if every is not None:
-        about = fingerprint(problem, optimizer, options, limits, key)
-        about |= {"target_error": str(target_error)}
-        about |= {"divergence_factor": str(divergence_factor)}
-        store = Store.at(checkpoint, every, about)
+        ends = {"target_error": target_error, "divergence_factor": divergence_factor}
+        about = fingerprint(problem, optimizer, options, limits, key, **ends)
+        store = _checkpoint.Store.at(checkpoint, every, about)
     problem = placed
     with _mesh.in_effect(options.mesh):
         run, records, seconds = _run_all(
@@ -184,17 +184,6 @@ def _worker_batch(worker_batch: int | None, norms: bool) -> int | None:
     return _checks.integer("worker_batch", worker_batch, 1, 2**31 - 1)
 
 
-def _checkpoint_every(checkpoint: Any, every: int | None) -> int | None:
-    if checkpoint is None and every is None:
-        return None
-    if not isinstance(checkpoint, str | os.PathLike) or every is None:
-        raise ValueError(
-            f"checkpoint is {checkpoint!r} and checkpoint_every {every!r}, expected "
-            "the path of a folder and a number of rounds, or None of both."
-        )
-    return _checks.integer("checkpoint_every", every, 1, 2**31 - 1)
-
-
 def _run_all(problem, optimizer, options, limits, key, store, log, progress) -> Saved:
     """Chunk after chunk until the run ends; the records of its rounds, on the host."""
     start = time.perf_counter()
@@ -208,7 +197,8 @@ def _run_all(problem, optimizer, options, limits, key, store, log, progress) -> 
     record = jax.eval_shape(one_round, run)[1]
     capacity = max(1, min(_loop.MOST_ROUNDS, _loop.MOST_RECORDS // problem.num_workers))
     buffers = _loop.buffers_like(record, capacity)
-    before = Saved(run, jax.tree.map(_loop.first(0), buffers), 0.0)
+    none = jax.tree.map(lambda x: np.zeros((0, *x.shape), x.dtype), record)
+    before = Saved(run, none, 0.0)
     if store is not None:
         before = store.newest(before, options.eval_every, limits.rounds)
     run, rounds = before.run, int(before.run.rounds)

@@ -15,7 +15,7 @@ import rich.table
 import scipy
 import tyro
 
-from gdsec_jax import _files, data, logs
+from gdsec_jax import _checks, _files, data, logs
 from gdsec_jax.algorithms import METHODS
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def run(
     results: Path = Path("results"),
     log: Path | None = None,
     norms: bool = False,
+    checkpoint_every: int | None = None,
 ) -> None:
     """Run the methods of a config; save their histories, a figure and a table.
 
@@ -50,10 +51,14 @@ def run(
       results: Folder for what the run leaves.
       log: Where to log each round: NAME.csv, NAME.jsonl, or a TensorBoard folder.
       norms: Keep the norms of the gradient and of the memories too.
+      checkpoint_every: Rounds after each of which a run is saved, in the folder
+        checkpoints among the results. The same command goes on from there if it was
+        killed, and writes its log anew. Removed when all is done.
     """
     from gdsec_jax import config as configs
 
-    _run(configs.load(config), config.stem, results, log, norms)
+    around = _Around(results, log, norms, checkpoint_every)
+    _run(configs.load(config), config.stem, around)
 
 
 @app.command(name="sweep")
@@ -272,14 +277,35 @@ def data_show(name: tyro.conf.Positional[str], *, split: str = "train") -> None:
 app.command(data_app, name="data", help="List, download and look at data sets.")
 
 
-def _run(
-    config: "configs.RunConfig", name: str, results: Path, log: Path | None, norms: bool
-) -> None:
+class _Around(NamedTuple):
+    """The options of a run that are no fields of its config."""
+
+    results: Path = Path("results")
+    log: Path | None = None
+    norms: bool = False
+    checkpoint_every: int | None = None
+
+
+def _run(config: "configs.RunConfig", name: str, around: _Around) -> None:
     from gdsec_jax import experiment
 
-    with _logged(log) as logs_to:
-        console = rich.console.Console()
-        experiment.run(config, name, results, console, log=logs_to, norms=norms)
+    every, log = around.checkpoint_every, around.log
+    if every is not None:
+        _checks.integer("checkpoint_every", every, 1, 2**31 - 1)
+    # The log of a run that goes on is told of all its rounds again.
+    again = every is not None and experiment.was_killed(around.results / name)
+    if again and log is not None and log.is_file():
+        log.unlink()
+    with _logged(log, append=again) as logs_to:
+        experiment.run(
+            config,
+            name,
+            around.results,
+            rich.console.Console(),
+            log=logs_to,
+            norms=around.norms,
+            checkpoint_every=every,
+        )
 
 
 def _logged(path: Path | None, append: bool = False):
@@ -287,14 +313,6 @@ def _logged(path: Path | None, append: bool = False):
     if path is None:
         return contextlib.nullcontext()
     return logs.open_log(path, append=append)
-
-
-class _Around(NamedTuple):
-    """The options of a run that are no fields of its config."""
-
-    results: Path = Path("results")
-    log: Path | None = None
-    norms: bool = False
 
 
 def _run_with_overrides(path: Path, arguments: Sequence[str]) -> None:
@@ -318,7 +336,7 @@ def _run_with_overrides(path: Path, arguments: Sequence[str]) -> None:
     given_values = dataclasses.asdict(given.config)
     values = configs.merged(loaded.model_dump(), given_values)
     checked = configs.validate(values, "options")
-    _run(checked, path.stem, given.results, given.log, given.norms)
+    _run(checked, path.stem, _Around(*(getattr(given, name) for name, _ in around)))
 
 
 def _unchecked(value):

@@ -51,7 +51,8 @@ MAY_IMPORT = {
     },
     "_mesh": {"_last_round", "federation", "problems"},
     "_fingerprint": {"_loop", "problems"},
-    "_checkpoint": {"_loop"},
+    "_orbax": set(),
+    "_checkpoint": {"_loop", "_orbax"},
     "_simulate": {
         *("_check_optimizer", "_checkpoint", "_environment", "_fingerprint", "_loop"),
         *("_mesh", "_norms", "history", "problems"),
