@@ -262,6 +262,12 @@ def test_both_a_folder_and_a_number_are_needed(arguments):
         run(**arguments)
 
 
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match="expected None: a run of 2 processes is not"):
+        _checkpoint.every_of(tmp_path, 5)
+
+
 @pytest.mark.parametrize("every", [0, -1, 2.5, True])
 def test_a_number_of_rounds_is_a_positive_int(every, tmp_path):
     message = f"checkpoint_every is {every}, expected an integer from 1"

@@ -85,6 +85,17 @@ def test_a_run_goes_on_on_other_devices(tmp_path):
     finish(
         python(
             """
+            gdsec_jax.simulate(
+                problem, optimizer, 120, key=2,
+                checkpoint=sys.argv[1], checkpoint_every=50,
+            )
+            """,
+            tmp_path / "out",
+        )
+    )
+    finish(
+        python(
+            """
             import jax
             from pathlib import Path
             from jax.sharding import NamedSharding, PartitionSpec
@@ -111,7 +122,6 @@ def test_a_run_goes_on_on_other_devices(tmp_path):
                 )
 
             alone, spread = course(250), course(250, mesh=mesh)
-            course(120, "out")
             out = course(250, "out", mesh=mesh)
             alike(out, alone)
             np.testing.assert_array_equal(out.bits[:120], alone.bits[:120])

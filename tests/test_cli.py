@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cases
 import numpy as np
 import pytest
 import xarray as xr
@@ -421,9 +420,8 @@ def test_a_run_is_logged_with_norms(name, call):
     assert len(text.splitlines()) == 2 * 5 + (name == "log.csv")
 
 
-@pytest.mark.parametrize(
-    "name", cases.slow_but(["log.csv"], ["log.csv", "log.jsonl", "board"])
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["log.csv", "log.jsonl", "board"])
 def test_a_run_that_was_killed_goes_on(name, call, monkeypatch):
     saves = []
 
@@ -472,6 +470,11 @@ def test_checkpoints_of_another_config_are_refused(call, monkeypatch):
     status, _, err = call(*run[:-1], "--checkpoint-every=0")
     assert status == 2
     assert err.startswith("gdsec: checkpoint_every is 0, expected an integer from 1 ")
+    damaged = Path("results/tiny/checkpoints/GD/round-0000000040/records.npz")
+    damaged.write_bytes(b"")
+    with pytest.warns(RuntimeWarning, match=r"GD/.*40 is damaged, .* from round 20"):
+        assert call(*run)[0] == 0
+    assert left() == LEFT
 
 
 # Data
