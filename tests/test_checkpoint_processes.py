@@ -1,5 +1,6 @@
 """Runs in processes of their own: killed, and with other devices."""
 
+import math
 import os
 import random
 import signal
@@ -45,9 +46,11 @@ def finish(process):
     return err
 
 
+ROUNDS = 6000
 RUN = """
     history = gdsec_jax.simulate(
-        problem, optimizer, 3000, key=2, checkpoint=sys.argv[1], checkpoint_every=50
+        problem, optimizer, int(sys.argv[3]), key=2,
+        checkpoint=sys.argv[1], checkpoint_every=50,
     )
     history.save(sys.argv[2])
 """
@@ -55,29 +58,33 @@ RUN = """
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_ten_times_is_the_undisturbed_one(tmp_path):
-    finish(python(RUN, tmp_path / "undisturbed", tmp_path / "undisturbed.nc"))
+    finish(python(RUN, tmp_path / "undisturbed", tmp_path / "undisturbed.nc", ROUNDS))
     folder, left, rng = tmp_path / "killed", tmp_path / "killed.nc", random.Random(0)
     folder.mkdir()
-    at_work = 0
+    went_on = 0
     for kill in range(10):
-        before = list(folder.iterdir())
-        process = python(RUN, folder, left)
-        # Half of them once a checkpoint was added, the others whenever it is.
-        while kill % 2 and list(folder.iterdir()) == before and process.poll() is None:
+        before = steps(folder)
+        process = python(RUN, folder, left, ROUNDS)
+        # Half of them at any moment until it has saved something, the others after it.
+        until = time.monotonic() + (math.inf if kill % 2 else rng.uniform(0.0, 3.0))
+        while steps(folder) == before and time.monotonic() < until:
+            assert process.poll() is None, process.communicate()[1]
             time.sleep(0.001)
-        time.sleep(rng.uniform(0.0, 0.2 if kill % 2 else 3.0))
+        if kill % 2:
+            time.sleep(rng.uniform(0.0, 0.2))
         assert process.poll() is None, "it was finished before it was killed"
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        at_work += bool(steps(folder)) and steps(folder)[-1] < 3000
-    assert at_work >= 5
+        went_on += steps(folder) != before
+    assert went_on >= 5
+    assert steps(folder)[-1] < ROUNDS
     assert not left.exists()
-    assert "damaged" not in finish(python(RUN, folder, left))
-    one, other = (gdsec_jax.History.load(tmp_path / f"{n}.nc") for n in NAMES)
+    assert "damaged" not in finish(python(RUN, folder, left, ROUNDS))
+    one, other = (
+        gdsec_jax.History.load(tmp_path / f"{name}.nc")
+        for name in ("undisturbed", "killed")
+    )
     assert_same_course(one, other)
-
-
-NAMES = ("undisturbed", "killed")
 
 
 @pytest.mark.slow
