@@ -244,6 +244,11 @@ def first(rounds: int):
     return lambda buffer: np.array(np.asarray(buffer)[:rounds])
 
 
+def joined(chunks: list[Any]) -> Any:
+    """The records of consecutive chunks as those of one."""
+    return jax.tree.map(lambda *x: np.concatenate(x), *chunks)
+
+
 def buffers_like(record: Any, capacity: int) -> Any:
     """Zeros for so many rounds' records. Not shaped by num_rounds: one loop for all."""
     return jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), record)

@@ -1,6 +1,7 @@
 """One run, round by round, in a loop that is compiled once."""
 
 import functools
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -11,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gdsec_jax import _checks, _environment, _files, _loop, _mesh, _norms
+from gdsec_jax import _checkpoint, _checks, _environment, _files, _loop, _mesh, _norms
 from gdsec_jax._check_optimizer import check
+from gdsec_jax._checkpoint import Saved
+from gdsec_jax._fingerprint import fingerprint
 from gdsec_jax.history import History
 from gdsec_jax.problems import Problem
 
@@ -32,6 +35,8 @@ def simulate(
     norms: bool = False,
     worker_batch: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    checkpoint_every: int | None = None,
     log: Log | None = None,
     progress: bool | None = None,
     attributes: dict[str, Any] | None = None,
@@ -67,8 +72,14 @@ def simulate(
       mesh: whose devices, all of its axes together, have the same number of workers
         each: their data and memories. The compiler adds the sums over devices. Results
         differ by rounding. `worker_batch` then is that of each device.
+      checkpoint: a folder of this run alone, made if it is not there. Called again, the
+        run goes on from what was saved last: to the same result, bit for bit, on the
+        same devices, if they repeat themselves as CPUs do; on others, or with another
+        `worker_batch`, it differs by rounding. A run that was finished is read, or goes
+        on to a larger num_rounds.
+      checkpoint_every: rounds; the run is saved after each multiple, and at its end.
       log: called a few times a second with the rounds since the last call, by column;
-        `gdsec_jax.logs` has some.
+        `gdsec_jax.logs` has some. Told, too, of the rounds that a checkpoint holds.
       progress: whether to show a bar; by default on a terminal.
       attributes: kept in the history, and saved with it: config, seed and the like, of
         what JSON can hold.
@@ -78,11 +89,13 @@ def simulate(
 
     Raises:
       ValueError: the optimizer cannot take the problem's gradients (see `check`), the
-        error is not finite at the start, or an argument is out of range.
+        error is not finite at the start, an argument is out of range, or the folder of
+        checkpoints is another run's.
 
     Warns:
       RuntimeWarning: the run diverged, or workers were dropped for gradients or
-        messages that were not finite.
+        messages that were not finite; a checkpoint is damaged, and the one before it is
+        used.
 
     Examples:
       >>> import numpy as np, optax
@@ -106,21 +119,28 @@ def simulate(
         _mesh.mesh_of(mesh, problem.num_workers),
     )
     _checks.log(log)
+    every = _checkpoint.every_of(checkpoint, checkpoint_every)
     own_attributes = _files.plain("attributes", dict(attributes or {}))
     key = _loop.key_for(problem, key, participation)
     check(optimizer, problem.init_params, problem.num_workers)
-    problem = _mesh.place_problem(problem, options.mesh)
-    initial_error = _loop.initial_error(problem, options.worker_batch)
+    placed = _mesh.place_problem(problem, options.mesh)
+    initial_error = _loop.initial_error(placed, options.worker_batch)
     limits = _loop.limits(
         problem, num_rounds, target_error, divergence_factor, initial_error
     )
-    start = time.perf_counter()
+    store = None
+    if every is not None:
+        ends = {"target_error": target_error, "divergence_factor": divergence_factor}
+        about = fingerprint(problem, optimizer, options, limits, key, **ends)
+        store = _checkpoint.Store.at(checkpoint, every, about)
+    problem = placed
     with _mesh.in_effect(options.mesh):
-        run, records = _run_all(problem, optimizer, options, limits, key, log, progress)
-    seconds = time.perf_counter() - start
+        run, records, seconds = _run_all(
+            problem, optimizer, options, limits, key, store, log, progress
+        )
     rounds = np.arange(1, records.error.size + 1)
     evaluated = _loop.evaluates(rounds, eval_every, num_rounds)
-    sent = records.sent
+    sent: Any = records.sent
     columns = _loop.columns(problem, records)
     history = History(
         initial_error=initial_error,
@@ -164,8 +184,9 @@ def _worker_batch(worker_batch: int | None, norms: bool) -> int | None:
     return _checks.integer("worker_batch", worker_batch, 1, 2**31 - 1)
 
 
-def _run_all(problem, optimizer, options, limits, key, log, progress):
+def _run_all(problem, optimizer, options, limits, key, store, log, progress) -> Saved:
     """Chunk after chunk until the run ends; the records of its rounds, on the host."""
+    start = time.perf_counter()
     loop_problem = _loop.for_loop(problem)
     # A copy: the loop is given its buffers for good, and the problem keeps its own.
     params = jax.tree.map(lambda p: jnp.array(p, copy=True), problem.init_params)
@@ -173,34 +194,55 @@ def _run_all(problem, optimizer, options, limits, key, log, progress):
     one_round = functools.partial(
         _loop.one_round, loop_problem, optimizer, options, limits, key, run.rounds
     )
+    record = jax.eval_shape(one_round, run)[1]
     capacity = max(1, min(_loop.MOST_ROUNDS, _loop.MOST_RECORDS // problem.num_workers))
-    buffers = _loop.buffers_like(jax.eval_shape(one_round, run)[1], capacity)
-    chunks, length = [], min(_loop.FIRST_CHUNK, capacity)
+    buffers = _loop.buffers_like(record, capacity)
+    none = jax.tree.map(lambda x: np.zeros((0, *x.shape), x.dtype), record)
+    before = Saved(run, none, 0.0)
+    if store is not None:
+        before = store.newest(before, options.eval_every, limits.rounds)
+    run, rounds = before.run, int(before.run.rounds)
+    chunks, kept, length = [before.records], 1, min(_loop.FIRST_CHUNK, capacity)
+    tell = functools.partial(_tell, log, problem, options)
     with _environment.progress_bar(progress) as bar:
-        task = bar.add_task(problem.name, total=limits.rounds)
-        while True:
-            begin, before = time.perf_counter(), int(run.rounds)
+        task = bar.add_task(problem.name, total=limits.rounds, completed=rounds)
+        if rounds:
+            tell(before.records, rounds)
+        while rounds < limits.rounds and int(run.outcome) == _loop.RUNNING:
+            begin, done = time.perf_counter(), rounds
+            if store is not None:
+                length = min(length, store.until_save(done))
             run, buffers = _run_chunk(
                 loop_problem, optimizer, options, limits, key, run, buffers, length
             )
             rounds = int(run.rounds)
             records = _mesh.on_host(buffers, options.mesh)
-            chunks.append(jax.tree.map(_loop.first(rounds - before), records))
-            if log is not None:
-                columns = _loop.columns(problem, chunks[-1])
-                numbers = np.arange(before + 1, rounds + 1)
-                # The same columns whatever memories an algorithm keeps.
-                names = _norms.NAMES if options.norms else ()
-                unknown = {x: np.full(numbers.size, np.nan) for x in names}
-                log({"round": numbers} | unknown | columns)
+            chunks.append(jax.tree.map(_loop.first(rounds - done), records))
+            tell(chunks[-1], rounds)
             bar.update(task, completed=rounds)
-            if rounds == limits.rounds or int(run.outcome) != _loop.RUNNING:
-                break
-            if len(chunks) > 1:  # the first chunk's time is mostly the compiler's
-                seconds = time.perf_counter() - begin
-                length = _loop.next_length(length, seconds, capacity)
+            now = time.perf_counter()
+            ended = rounds == limits.rounds or int(run.outcome) != _loop.RUNNING
+            if store is not None and (ended or rounds % store.every == 0):
+                seconds = before.seconds + now - start
+                store.save(Saved(run, _loop.joined(chunks[kept:]), seconds))
+                kept = len(chunks)
+            if len(chunks) > 2:  # the first chunk's time is mostly the compiler's
+                length = _loop.next_length(length, now - begin, capacity)
                 length = _mesh.agreed(length, options.mesh)
-    return run, jax.tree.map(lambda *x: np.concatenate(x), *chunks)
+    seconds = before.seconds + time.perf_counter() - start
+    return Saved(run, _loop.joined(chunks), seconds)
+
+
+def _tell(log, problem, options, records, rounds: int) -> None:
+    """Tell the log of the last of so many rounds."""
+    if log is None:
+        return
+    columns = _loop.columns(problem, records)
+    numbers = np.arange(rounds - records.error.size, rounds) + 1
+    # The same columns whatever memories an algorithm keeps.
+    names = _norms.NAMES if options.norms else ()
+    unknown = {name: np.full(numbers.size, np.nan) for name in names}
+    log({"round": numbers} | unknown | columns)
 
 
 @functools.partial(jax.jit, static_argnames=("optimizer", "mesh"))

@@ -128,6 +128,13 @@ def as_key(key) -> jax.Array:
     return typed
 
 
+def bytes_of(leaf: Any) -> bytes:
+    """Of an array, a number or a random key."""
+    if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return np.ascontiguousarray(leaf).tobytes()
+
+
 def _same_dtype(x, y):
     dtype = widest(x.dtype, y.dtype)
     return x.astype(dtype), y.astype(dtype)

@@ -15,7 +15,7 @@ import rich.table
 import scipy
 import tyro
 
-from gdsec_jax import _files, data, logs
+from gdsec_jax import _checks, _files, data, logs
 from gdsec_jax.algorithms import METHODS
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def run(
     coordinator: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
+    checkpoint_every: int | None = None,
 ) -> None:
     """Run the methods of a config; save their histories, a figure and a table.
 
@@ -54,6 +55,9 @@ def run(
       results: Folder for what the run leaves.
       log: Where to log each round: NAME.csv, NAME.jsonl, or a TensorBoard folder.
       norms: Keep the norms of the gradient and of the memories too.
+      checkpoint_every: Rounds after each of which a run is saved, in the folder
+        checkpoints among the results. The same command goes on from there if it was
+        killed, and writes its log anew. Removed when all is done.
       distributed: Workers over all devices of all processes that are started so, by
         SLURM, Open MPI or on a TPU pod, or with the three options below. The first one
         writes.
@@ -64,7 +68,8 @@ def run(
     from gdsec_jax import config as configs
 
     around = _Around(
-        *(results, log, norms, distributed, coordinator, num_processes, process_id)
+        *(results, log, norms, checkpoint_every),
+        *(distributed, coordinator, num_processes, process_id),
     )
     _run(configs.load(config), config.stem, around)
 
@@ -291,6 +296,7 @@ class _Around(NamedTuple):
     results: Path = Path("results")
     log: Path | None = None
     norms: bool = False
+    checkpoint_every: int | None = None
     distributed: bool = False
     coordinator: str | None = None
     num_processes: int | None = None
@@ -300,6 +306,9 @@ class _Around(NamedTuple):
 def _run(config: "configs.RunConfig", name: str, around: _Around) -> None:
     from gdsec_jax import _distributed, experiment
 
+    every, log = around.checkpoint_every, around.log
+    if every is not None:
+        _checks.integer("checkpoint_every", every, 1, 2**31 - 1)
     meeting = (around.coordinator, around.num_processes, around.process_id)
     mesh = None
     if around.distributed:
@@ -310,14 +319,24 @@ def _run(config: "configs.RunConfig", name: str, around: _Around) -> None:
             "with them."
         )
     own = (around.results, rich.console.Console())
-    first = mesh is None or jax.process_index() == 0
+    if mesh is not None and jax.process_index() > 0:
+        log = None
+    # The log of a run that goes on is told of all its rounds again.
+    again = every is not None and experiment.was_killed(around.results / name)
+    if again and log is not None and log.is_file():
+        log.unlink()
     with (
         _distributed.one_writes(*own) if mesh else contextlib.nullcontext(own) as where,
-        _logged(around.log if first else None) as log,
+        _logged(log, append=again) as logs_to,
     ):
         results, console = where
-        options = {"log": log, "norms": around.norms, "mesh": mesh}
-        experiment.run(config, name, results, console, **options)
+        experiment.run(
+            *(config, name, results, console),
+            log=logs_to,
+            norms=around.norms,
+            checkpoint_every=every,
+            mesh=mesh,
+        )
 
 
 def _logged(path: Path | None, append: bool = False):

@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import functools
 import json
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,8 @@ from gdsec_jax import config as configs
 from gdsec_jax._simulate import simulate
 from gdsec_jax.history import History
 from gdsec_jax.theory import theory
+
+CHECKPOINTS = "checkpoints"  # a folder among the histories, with one a method
 
 
 class Runs(NamedTuple):
@@ -61,6 +64,8 @@ def compare(
     config: configs.RunConfig,
     folder: Path,
     console: rich.console.Console,
+    *,
+    checkpoint_every: int | None = None,
     **options: Any,
 ) -> Runs:
     """Run all methods of a config; each history is saved when its run ends.
@@ -69,6 +74,8 @@ def compare(
       config: what to run.
       folder: for the histories, NAME.nc each; made if it is not there.
       console: for a line a run.
+      checkpoint_every: rounds, after each of which a run is saved, in the folder
+        `CHECKPOINTS` beside the histories; called again, they go on from there.
       options: of `simulate`: norms, and log, also handed `setting`, {"method": label}.
 
     Raises:
@@ -80,12 +87,20 @@ def compare(
         for label, method in config.methods.items():
             _ready(label, method, problem)
         for label, method in config.methods.items():
+            if checkpoint_every is not None:
+                options["checkpoint"] = folder / CHECKPOINTS / label
+                options["checkpoint_every"] = checkpoint_every
             histories[label] = simulate_method(
                 config, label, method, problem, **options
             )
             histories[label].save(folder / f"{label}.nc")
             say(console, f"{label}: {histories[label].summary()}")
     return Runs(config, problem, histories)
+
+
+def was_killed(folder: Path) -> bool:
+    """Whether there are checkpoints to go on from."""
+    return (folder / CHECKPOINTS).is_dir()
 
 
 def simulate_method(
@@ -126,7 +141,8 @@ def simulate_method(
         "started": datetime.datetime.now(datetime.UTC).isoformat(),
     }
     with warnings.catch_warnings():  # the summary says it better
-        warnings.simplefilter("ignore", RuntimeWarning)
+        said = "(completed|reached|diverged)"
+        warnings.filterwarnings("ignore", said, RuntimeWarning)
         return simulate(
             problem,
             optimizer,
@@ -157,6 +173,8 @@ def run(
     **options: Any,
 ) -> Runs:
     """`gdsec run`: histories in results/name, a figure (PNG and SVG), and the table.
+
+    Checkpoints are removed when all of it is there.
 
     Args:
       config: what to run.
@@ -198,6 +216,7 @@ def run(
                     runs.histories, config.target, title=title, names=names
                 )
             )
+    shutil.rmtree(results / name / CHECKPOINTS, ignore_errors=True)
     return runs
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from gdsec_jax import History, cli, config, data, experiment, figures
+from gdsec_jax import History, _checkpoint, cli, config, data, experiment, figures
 
 TINY = """
 num_rounds = 400
@@ -418,6 +418,63 @@ def test_a_run_is_logged_with_norms(name, call):
     for column in ("gradient_norm", "h_norm", "e_norm"):
         assert column in text
     assert len(text.splitlines()) == 2 * 5 + (name == "log.csv")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["log.csv", "log.jsonl", "board"])
+def test_a_run_that_was_killed_goes_on(name, call, monkeypatch):
+    saves = []
+
+    def save(self, saved):
+        saves.append(self.folder.name)
+        if len(saves) == 6:  # in the second method's run
+            raise KeyboardInterrupt
+        kept(self, saved)
+
+    run = ("run", "tiny.toml", "--checkpoint-every", "30", "--num-rounds", "100")
+    run += ("--log", name)
+    assert call(*run, "--results", "undisturbed")[0] == 0
+    Path(name).rename(f"undisturbed {name}")
+    kept = _checkpoint.Store.save
+    monkeypatch.setattr(_checkpoint.Store, "save", save)
+    assert call(*run)[0] == 130
+    assert Path(name).exists()
+    folder = Path("results/tiny/checkpoints")
+    kept_to = [max(p.name for p in (folder / x).glob("r*")) for x in saves[::5]]
+    assert kept_to == ["round-0000000100", "round-0000000030"]
+    assert call(*run)[0] == 0
+    assert saves[6:] == 3 * ["GD-SEC xi 10"]
+    assert left() == LEFT
+    for path in LEFT[3:]:
+        one, other = (
+            History.load(Path(folder) / path) for folder in ("results", "undisturbed")
+        )
+        xr.testing.assert_equal(one.to_xarray(), other.to_xarray())
+    if name == "board":
+        return
+    assert Path(name).read_text() == Path(f"undisturbed {name}").read_text()
+
+
+def test_checkpoints_of_another_config_are_refused(call, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    run = ("run", "tiny.toml", "--num-rounds", "40", "--checkpoint-every=20")
+    with monkeypatch.context() as patched:
+        patched.setattr(experiment.report, "convergence", interrupted)
+        assert call(*run)[0] == 130
+    status, _, err = call(*run, "--problem.num-workers", "2")
+    assert status == 2
+    assert err.startswith("gdsec: checkpoint is 'results/tiny/checkpoints/GD', exp")
+    assert err.endswith("the one there differs in data, method or options.\n")
+    status, _, err = call(*run[:-1], "--checkpoint-every=0")
+    assert status == 2
+    assert err.startswith("gdsec: checkpoint_every is 0, expected an integer from 1 ")
+    damaged = Path("results/tiny/checkpoints/GD/round-0000000040/records.npz")
+    damaged.write_bytes(b"")
+    with pytest.warns(RuntimeWarning, match=r"GD/.*40 is damaged, .* from round 20"):
+        assert call(*run)[0] == 0
+    assert left() == LEFT
 
 
 # Data

@@ -53,9 +53,12 @@ MAY_IMPORT = {
         *("_last_round", "_norms", "_broadcast", "_groups", "history", "problems")
     },
     "_mesh": {"_devices", "_last_round", "federation", "problems"},
+    "_fingerprint": {"_loop", "problems"},
+    "_orbax": set(),
+    "_checkpoint": {"_loop", "_orbax"},
     "_simulate": {
-        *("_check_optimizer", "_environment", "_loop", "_mesh", "_norms", "history"),
-        "problems",
+        *("_check_optimizer", "_checkpoint", "_environment", "_fingerprint", "_loop"),
+        *("_mesh", "_norms", "history", "problems"),
     },
     "_sweep": {
         *("_check_optimizer", "_environment", "_loop", "_mesh", "_norms", "problems")

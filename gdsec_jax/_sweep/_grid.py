@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdsec_jax import _norms
+from gdsec_jax import _norms, _trees
 
 Setting = dict[str, Any]
 SEED = "seed"  # traced though it is an integer: it makes a key
@@ -126,13 +126,6 @@ def identity(tree: Any) -> Any:
     return structure, tuple(map(_leaf_identity, leaves))
 
 
-def bytes_of(leaf: Any) -> bytes:
-    """Of an array, a number or a random key."""
-    if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    return np.ascontiguousarray(leaf).tobytes()
-
-
 def stack(settings: Sequence[Setting], dtype) -> dict[str, Any]:
     """The values of each traced parameter, [S, ...], in the parameters' dtype."""
 
@@ -208,5 +201,5 @@ def _are_labels(column: Sequence[Any]) -> bool:
 def _leaf_identity(leaf: Any):
     if not isinstance(leaf, np.ndarray | jax.Array):
         return type(leaf), leaf
-    digest = hashlib.sha256(bytes_of(leaf)).digest()
+    digest = hashlib.sha256(_trees.bytes_of(leaf)).digest()
     return type(leaf), str(leaf.dtype), leaf.shape, digest

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdsec_jax import _checks, _environment, _loop
+from gdsec_jax import _checks, _environment, _loop, _trees
 from gdsec_jax._check_optimizer import check
 from gdsec_jax._sweep import _grid
 from gdsec_jax._sweep._batch import (
@@ -150,14 +150,14 @@ def marks_of(plan: Plan) -> list[str]:
     common = hashlib.sha256(lower(plan._replace(size=1)).as_text().encode())
     common.update(json.dumps(_environment.versions()).encode())
     for leaf in jax.tree.leaves(_loop.for_loop(plan.problem)):
-        common.update(_grid.bytes_of(leaf))
+        common.update(_trees.bytes_of(leaf))
 
     def mark(setting):
         inputs, digest = inputs_of(plan, [setting]), common.copy()
         # The wire formats: what is counted is the same, what it costs is not.
         digest.update(repr(jax.tree.structure(inputs.buffers)).encode())
         for leaf in jax.tree.leaves(inputs._replace(buffers=None)):
-            digest.update(_grid.bytes_of(leaf))
+            digest.update(_trees.bytes_of(leaf))
         return digest.hexdigest()
 
     return [mark(setting) for setting in plan.group.traced]

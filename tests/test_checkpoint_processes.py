@@ -1,0 +1,166 @@
+"""Runs in processes of their own: killed, and with other devices."""
+
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+from test_checkpoint import steps
+from test_simulate import assert_same_course
+
+import gdsec_jax
+
+SCRIPT = """
+    import sys
+    import numpy as np, optax, gdsec_jax
+    from gdsec_jax import problems
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((80, 300))
+    problem = problems.minibatch(problems.ridge(x, x.sum(1), 4), 5)
+    optimizer = optax.chain(
+        gdsec_jax.marina(4, gdsec_jax.worker.random_k(30), 0.2, key=1), optax.sgd(1e-3)
+    )
+"""
+
+
+def python(body, *arguments, **environment):
+    """A process that runs the script above and then `body`."""
+    code = textwrap.dedent(SCRIPT) + textwrap.dedent(body)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return err
+
+
+ROUNDS = 6000
+RUN = """
+    history = gdsec_jax.simulate(
+        problem, optimizer, int(sys.argv[3]), key=2,
+        checkpoint=sys.argv[1], checkpoint_every=50,
+    )
+    history.save(sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_ten_times_is_the_undisturbed_one(tmp_path):
+    finish(python(RUN, tmp_path / "undisturbed", tmp_path / "undisturbed.nc", ROUNDS))
+    folder, left, rng = tmp_path / "killed", tmp_path / "killed.nc", random.Random(0)
+    folder.mkdir()
+    went_on = 0
+    for kill in range(10):
+        before = steps(folder)
+        process = python(RUN, folder, left, ROUNDS)
+        # Half of them at any moment until it has saved something, the others after it.
+        until = time.monotonic() + (math.inf if kill % 2 else rng.uniform(0.0, 3.0))
+        while steps(folder) == before and time.monotonic() < until:
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.001)
+        if kill % 2:
+            time.sleep(rng.uniform(0.0, 0.2))
+        assert process.poll() is None, "it was finished before it was killed"
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        went_on += steps(folder) != before
+    assert went_on >= 5
+    assert steps(folder)[-1] < ROUNDS
+    assert not left.exists()
+    assert "damaged" not in finish(python(RUN, folder, left, ROUNDS))
+    one, other = (
+        gdsec_jax.History.load(tmp_path / f"{name}.nc")
+        for name in ("undisturbed", "killed")
+    )
+    assert_same_course(one, other)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_on_other_devices(tmp_path):
+    finish(
+        python(
+            """
+            gdsec_jax.simulate(
+                problem, optimizer, 120, key=2,
+                checkpoint=sys.argv[1], checkpoint_every=50,
+            )
+            """,
+            tmp_path / "out",
+        )
+    )
+    finish(
+        python(
+            """
+            import jax
+            from pathlib import Path
+            from jax.sharding import NamedSharding, PartitionSpec
+            from gdsec_jax import _orbax
+
+            folder = Path(sys.argv[1])
+            mesh = jax.make_mesh((4,), ("workers",))
+            assert mesh.size == 4
+
+            def course(num_rounds, name=None, **options):
+                if name is not None:
+                    options |= {"checkpoint": folder / name, "checkpoint_every": 50}
+                return gdsec_jax.simulate(
+                    problem, optimizer, num_rounds, key=2, **options
+                )
+
+            def alike(one, other):
+                np.testing.assert_array_equal(one.bits, other.bits)
+                np.testing.assert_allclose(
+                    one.objective_error, other.objective_error, rtol=1e-4
+                )
+                np.testing.assert_allclose(
+                    one.params, other.params, rtol=1e-4, atol=1e-6
+                )
+
+            alone, spread = course(250), course(250, mesh=mesh)
+            out = course(250, "out", mesh=mesh)
+            alike(out, alone)
+            np.testing.assert_array_equal(out.bits[:120], alone.bits[:120])
+            course(120, "in", mesh=mesh)
+            alike(course(250, "in"), alone)
+            course(120, "same", mesh=mesh)
+            same = course(250, "same", mesh=mesh)
+            np.testing.assert_array_equal(same.params, spread.params)
+            course(120, "groups", worker_batch=2)
+            alike(course(250, "groups"), alone)
+
+            over = NamedSharding(mesh, PartitionSpec("workers"))
+            tree = {"a": np.arange(8.0, dtype="float32"), "k": jax.random.key(3)}
+            tree |= {"none": np.zeros((4, 0), "float32")}
+            tree = jax.tree.map(jax.numpy.asarray, tree)
+            _orbax.save(folder / "tree", tree)
+            shardings = {"a": over, "k": NamedSharding(mesh, PartitionSpec())}
+            shardings |= {"none": over}
+            like = jax.tree.map(
+                lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+                tree,
+                shardings,
+            )
+            loaded = _orbax.load(folder / "tree", like)
+            for name, array in loaded.items():
+                assert array.sharding.is_equivalent_to(shardings[name], array.ndim)
+                assert array.dtype == tree[name].dtype
+            np.testing.assert_array_equal(loaded["a"], tree["a"])
+            assert (loaded["k"] == tree["k"]).all()
+            assert len({s.device for s in loaded["a"].addressable_shards}) == 4
+            """,
+            tmp_path,
+            XLA_FLAGS="--xla_force_host_platform_device_count=4",
+        )
+    )

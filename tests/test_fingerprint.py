@@ -1,0 +1,34 @@
+"""What tells runs apart."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import gdsec_jax
+from gdsec_jax import _loop, problems
+from gdsec_jax._fingerprint import fingerprint
+
+
+def test_a_method_differs_in_any_number_of_its_own():
+    def about(xi, key):
+        pieces = gdsec_jax.gdsec(4, xi=xi), gdsec_jax.qgd(4, key=key)
+        own = dict(zip("wb", pieces, strict=True))
+        parts = optax.partition(own, {"w": "w", "b": "b"})
+        chain = optax.chain(parts, optax.sgd(0.1))
+        options = _loop.Options(1, None, False)
+        limits = _loop.Limits(10, -np.inf, np.inf)
+        words = fingerprint(on, chain, options, limits, jax.random.key(0), target=None)
+        assert words["target"] == "None"
+        return words["method or options"]
+
+    start = {"w": jnp.zeros(2000), "b": jnp.zeros(())}
+    on = problems.from_loss(
+        lambda p, d: jnp.sum((p["w"] - d) ** 2) + p["b"] ** 2, np.ones((4, 2000)), start
+    )
+    xi = np.linspace(1.0, 2.0, 2000, dtype=np.float32)
+    other = xi.copy()
+    other[1234] = np.nextafter(xi[1234], np.float32(2.0))
+    xi, other = ({"w": jnp.asarray(x), "b": 0.0} for x in (xi, other))
+    assert about(xi, 1) == about(xi, 1)
+    assert len({about(xi, 1), about(other, 1), about(xi, 2)}) == 3
