@@ -120,6 +120,29 @@ def dtype(name: str, value: Any, expected: str = "a floating-point dtype") -> No
     )
 
 
+def mask(name: str, value: Any, num_workers: int) -> jax.Array:
+    """Return `value` as an array, bool [M]."""
+    expected = f"expected bool[{num_workers}]."
+    try:
+        result = jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is {value!r}, {expected}") from error
+    if result.shape != (num_workers,) or result.dtype != bool:
+        raise ValueError(f"{name} is {result.dtype}{list(result.shape)}, {expected}")
+    return result
+
+
+def derivatives_by_params_alone(tangents: PyTree) -> None:
+    """No tangent of a worker's data is other than a symbolic zero of custom_jvp."""
+    symbolic_zero = jax.custom_derivatives.SymbolicZero
+    if not all(isinstance(x, symbolic_zero) for x in jax.tree.leaves(tangents)):
+        raise ValueError(
+            "the loss is differentiated by a worker's data, expected by params alone: "
+            "with sparse features, or Gram matrices of ridge regression, it has no "
+            "other derivative; problems.from_loss takes a loss that has."
+        )
+
+
 def floating(params: PyTree) -> None:
     """There are parameters, each a real floating-point array."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):

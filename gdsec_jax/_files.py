@@ -49,6 +49,19 @@ def folder(path: str | os.PathLike) -> Path:
         ) from error
 
 
+def target(path: str | os.PathLike) -> Path:
+    """The path of a file that can be written; its folder is made if it is not there.
+
+    Raises:
+      OSError: it cannot; the message names it.
+    """
+    path = Path(path)
+    if path.exists() and not (path.is_file() and os.access(path, os.W_OK)):
+        raise OSError(f"{path} is no file that can be written.")
+    folder(path.parent)
+    return path
+
+
 def cache_folder() -> Path:
     """For what can be had again: GDSEC_CACHE_DIR, or the user's cache folder."""
     import pooch

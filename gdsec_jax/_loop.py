@@ -98,7 +98,9 @@ def one_round(
     own = {}
     if options.participation is not None:
         drawn = options.participation(_stream(key, _PARTICIPATION, number))
-        own = {"active": _as_mask(drawn, problem.num_workers)}
+        own = {
+            "active": _checks.mask("participation's mask", drawn, problem.num_workers)
+        }
     update = optax.with_extra_args_support(optimizer).update
     updates, state = update(gradients, run.state, run.params, **own)
     params = optax.apply_updates(run.params, updates)
@@ -125,16 +127,6 @@ def one_round(
 def _stream(key: jax.Array, purpose: int, number) -> jax.Array:
     """One stream a purpose: what is drawn later for another changes no minibatch."""
     return jax.random.fold_in(jax.random.fold_in(key, purpose), number)
-
-
-def _as_mask(drawn, num_workers: int) -> jax.Array:
-    drawn = jnp.asarray(drawn)
-    if drawn.shape != (num_workers,) or drawn.dtype != bool:
-        raise ValueError(
-            f"participation returns {drawn.dtype}{list(drawn.shape)}, expected "
-            f"bool[{num_workers}]."
-        )
-    return drawn
 
 
 def evaluates(rounds, eval_every: int, num_rounds):

@@ -139,7 +139,7 @@ def tune(
 
     console = rich.console.Console()
     output = output or results / f"{config.stem}.toml"
-    _files.folder(output.parent)  # tried before the work, not after it
+    _files.target(output)  # tried before the work, not after it
     tuned = experiment.tune(
         configs.load(config), config.stem, results, console, memory_limit=memory_limit
     )
@@ -196,15 +196,19 @@ def bench(
             table.add_row(name, benchmarks.about(name))
         console.print(table)
         return
-    history = _files.folder(results / "bench") / "history.jsonl"
-    if json is not None:
-        _files.folder(json.parent)  # tried before the work, not after it
     settings = benchmarks.Settings(repeats, small, console)
-    result = benchmarks.run(names, settings)
+    # All that can be wrong is found before the work, not after it.
+    benchmarks.chosen(names, settings)
     if json is not None:
-        benchmarks.save(result, json)
+        _files.target(json)
+    history = _files.target(results / "bench" / "history.jsonl")
+    result = benchmarks.run(names, settings)
     benchmarks.append(result, history)
-    benchmarks.show(result, console)
+    try:
+        benchmarks.show(result, console)
+    finally:  # whoever reads the table may have gone
+        if json is not None:
+            benchmarks.save(result, json)
     failed = [name for name, report in result.reports.items() if report.failed]
     if failed:
         raise ValueError(f"{', '.join(failed)} failed, as said above.")
@@ -217,7 +221,7 @@ def bench_compare(
     """Compare two results of gdsec bench, measure by measure.
 
     Args:
-      old: What --json wrote, or a history, of which the last line counts.
+      old: What --json wrote, or a history, of which the last whole line counts.
       new: The same, of a later run.
     """
     from gdsec_jax import benchmarks
@@ -431,5 +435,6 @@ def command() -> int:
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):  # else the user has said where
         folder = _files.cache_folder() / "xla"
         jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     return main()

@@ -178,10 +178,12 @@ def federate(
         common, own, known = rounds.begin(state.rounds, params)
         change = common.pop("params_change")
         shared = extra_args | common
-        chosen = _as_mask("active", active, num_workers)
+        if active is None:
+            active = jnp.ones(num_workers, bool)
+        chosen = _checks.mask("active", active, num_workers)
         if participation is not None:
             drawn = participation(common["round_key"])
-            chosen &= _as_mask("participation", drawn, num_workers)
+            chosen &= _checks.mask("participation's mask", drawn, num_workers)
 
         def known_to_all(columns):
             change = columns.change
@@ -311,17 +313,6 @@ def _repeat(state, num_workers: int):
     return jax.tree.map(
         lambda x: jnp.tile(x, (num_workers,) + (1,) * jnp.ndim(x)), state
     )
-
-
-def _as_mask(name: str, mask, num_workers: int) -> jax.Array:
-    if mask is None:
-        return jnp.ones(num_workers, bool)
-    mask = jnp.asarray(mask)
-    if mask.shape != (num_workers,) or mask.dtype != bool:
-        raise ValueError(
-            f"{name} is {mask.dtype}{list(mask.shape)}, expected bool[{num_workers}]."
-        )
-    return mask
 
 
 def _all_finite(tree) -> jax.Array:

@@ -26,8 +26,8 @@ HERE = {
 }
 FAST = ("encode", "compress")
 NAMES = (
-    *("compress", "encode", "imports", "memory", "rivals", "round", "scale"),
-    *("state_dtype", "sweep"),
+    *("compress", "encode", "imports", "leaves", "memory", "rivals", "round"),
+    *("scale", "state_dtype", "sweep"),
     "figures",
 )
 
@@ -79,14 +79,16 @@ def test_exponent_of_a_power():
 
 def test_the_triad_and_its_bandwidth():
     np.testing.assert_allclose(benchmarks.triad(4)(), 1e-3)
-    assert benchmarks.speed(Times((2.0, 1.0)), 10**9) == 12.0
+    reached = benchmarks.speed(Times((2.0, 1.0)), 10**9)
+    assert reached == {"value": 12.0, "spread": 3 / 9}  # of 6 and 12 GB/s
     assert 0 < benchmarks.bandwidth(2, size=1000) < 1e4
 
 
 def test_time_over_that_of_its_bytes():
-    value, gigabytes = benchmarks.roofline(lambda: None, 1e6, Settings(3, small=True))
+    value, triad = benchmarks.roofline(lambda: None, 1e6, Settings(3, small=True))
     assert value["value"] > 0
-    assert gigabytes > 0
+    assert triad["value"] > 0
+    assert triad["spread"] > 0
 
 
 # Verdicts, tables, comparison
@@ -138,6 +140,30 @@ def test_small_sizes_are_called_no_measurements():
     assert "no measurements" not in benchmarks.machine(result())
 
 
+def test_small_sizes_are_not_judged():
+    measures = (
+        Measure("too slow", 9.0, must=1.0, goal=0.5),
+        Measure("fast", 0.1, must=1.0, goal=0.5),
+        Measure("absent", math.nan, must=1.0, note="no torch"),
+    )
+    shown = console()
+    benchmarks.show(result(*measures, small=True), shown)
+    text = shown.file.getvalue()
+    assert "too slow" in text
+    assert "absent: no torch" in text
+    for word in ("goal", "must", "missed", "verdict"):
+        assert word not in text
+    for pair in ((True, True), (True, False), (False, True)):
+        old, new = (
+            result(Measure("x", value), small=small)
+            for value, small in zip((1.0, 9.0), pair, strict=True)
+        )
+        shown = console()
+        benchmarks.compare(old, new, shown)
+        assert "9.00" in shown.file.getvalue()
+        assert "worse" not in shown.file.getvalue()
+
+
 def test_two_results_are_compared_by_their_ratios():
     old = result(
         Measure("time", 2.0, spread=0.1), Measure("speed", 1.0, larger_is_better=True)
@@ -161,6 +187,24 @@ def test_a_change_within_the_spreads_is_none():
     assert benchmarks.change(old, new) == ""
     assert benchmarks.change(old, new._replace(value=1.3)) == "worse"
     assert benchmarks.change(Measure("x", 0.0), new) == ""
+
+
+def test_a_change_of_what_has_no_spread_must_exceed_five_per_cent():
+    old = Measure("x", 1.0)
+    assert benchmarks.change(old, Measure("x", 1.049)) == ""
+    assert benchmarks.change(old, Measure("x", 0.951)) == ""
+    assert benchmarks.change(old, Measure("x", 1.051)) == "worse"
+    assert benchmarks.change(old, Measure("x", 1.02, spread=0.01)) == "worse"
+
+
+def test_results_with_nothing_in_common_are_not_compared():
+    old = result(Measure("x", 1.0))
+    new = old._replace(reports={"two": Report((Measure("x", 1.0),))})
+    nothing = old._replace(reports={})
+    message = "no measure in common, .* the old one is of one, the new one of {}."
+    for other, named in ((new, "two"), (nothing, "none")):
+        with pytest.raises(ValueError, match=message.format(named)):
+            benchmarks.compare(old, other, console())
 
 
 def test_other_machines_and_versions_are_named():
@@ -194,6 +238,55 @@ def test_a_history_grows_by_whole_lines(tmp_path):
     assert len(lines) == 3
     assert json.loads(lines[0])["reports"]["one"]["measures"][0]["value"] == 1.0
     assert benchmarks.load(path) == result(Measure("x", 2.0))
+
+
+def test_a_history_that_ends_cut_gives_its_last_whole_line(tmp_path):
+    path = tmp_path / "history"  # what a file holds tells, not its name
+    for value in (1.0, 2.0):
+        benchmarks.append(result(Measure("x", value)), path)
+    text = path.read_text()
+    path.write_text(text + text.splitlines()[0][:-5])
+    assert benchmarks.load(path) == result(Measure("x", 2.0))
+    path.write_text(text[:50])
+    with pytest.raises(ValueError, match="neither the file nor a line of it is JSON"):
+        benchmarks.load(path)
+
+
+def test_the_name_of_a_file_does_not_say_what_it_holds(tmp_path):
+    made = result(Measure("x", math.inf, spread=0.5))
+    benchmarks.save(made, tmp_path / "a.jsonl")
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) > 1
+    assert benchmarks.load(tmp_path / "a.jsonl") == made
+    benchmarks.append(made, tmp_path / "b.json")
+    assert benchmarks.load(tmp_path / "b.json") == made
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"environment": [1]}, r"environment is \[1\], expected an object."),
+        ({"environment": {"cores": 2}}, "environment.cores is 2, expected a .* string"),
+        ({"repeats": "5"}, "repeats is '5', expected a valid integer."),
+        ({"reports": {"one": {"measures": 3}}}, "reports.one.measures is 3, expected"),
+        ({"odd": 1}, "odd is an unknown field."),
+    ],
+)
+def test_the_field_that_is_wrong_is_named(tmp_path, change, message):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(benchmarks.as_json(result()) | change))
+    with pytest.raises(ValueError, match=rf"a\.json: {message}"):
+        benchmarks.load(path)
+
+
+@pytest.mark.parametrize("value", ["fast", None, True, [1.0]])
+def test_a_measure_that_is_no_number_is_named(value):
+    values = benchmarks.as_json(result(Measure("x", 1.0)))
+    values["reports"]["one"]["measures"][0]["value"] = value
+    with pytest.raises(ValueError, match=r"reports\.one\.measures\.0\.value is .*numb"):
+        benchmarks.from_json(values)
+    del values["reports"]["one"]["measures"][0]["value"]
+    with pytest.raises(ValueError, match=r"measures\.0\.value is missing"):
+        benchmarks.from_json(values)
 
 
 @pytest.mark.parametrize("text", ["", "no json", "[]", "{}", '{"reports": {"a": 1}}'])
@@ -279,6 +372,45 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert cli.main(["bench-compare", "no.json", "a/1.json"]) == 2
 
 
+@pytest.mark.usefixtures("fakes")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bad"], "no bench is called 'bad'"),
+        (["good", "--repeats", "0"], "repeats is 0"),
+        (["good", "--json", "."], ". is no file that can be written"),
+        (["good", "--json", "f/a.json"], "f is no folder that can be written to"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_made(
+    tmp_path, monkeypatch, capsys, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "f").write_text("")
+    monkeypatch.setattr(benchmarks, "run", lambda *_: pytest.fail("it measures"))
+    assert cli.main(["bench", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.usefixtures("fakes")
+@pytest.mark.parametrize("broken", ["save", "show"])
+def test_what_was_measured_outlives_what_fails_after_it(
+    tmp_path, monkeypatch, capsys, broken
+):
+    def fails(*_):
+        raise OSError("no space left")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(benchmarks, broken, fails)
+    assert cli.main(["bench", "good", "--json", "a.json"]) == 2
+    said = capsys.readouterr()
+    assert "no space left" in said.err
+    assert ("≤ 9" in said.out) == (broken == "save")
+    assert (tmp_path / "a.json").exists() == (broken == "show")
+    assert benchmarks.load(tmp_path / "results" / "bench" / "history.jsonl").reports
+
+
 def test_a_fresh_process_says_what_went_wrong():
     assert benchmarks.fresh("-c", "print(1)") == "1\n"
     code = "import os; print('HOME' in os.environ, os.environ['NEW'])"
@@ -306,8 +438,19 @@ def test_a_bench_runs_at_small_size(name):
         absent = "PyTorch is not installed" in measure.note
         assert math.isfinite(measure.value) or absent, measure
         assert measure.spread >= 0 or absent
+        if measure.unit in ("GB/s", "MB/s"):
+            assert measure.larger_is_better, measure
+            assert measure.spread > 0, measure
     names = [measure.name for measure in report.measures]
     assert len(set(names)) == len(names)  # comparisons go by them
+
+
+def test_a_network_is_as_large_in_any_number_of_leaves():
+    leaves = benchmarks.module("leaves")
+    for number in leaves.LEAVES:
+        network = leaves.network(number, leaves.SIZE)
+        assert len(network) == number
+        assert sum(x.size for x in network) == pytest.approx(leaves.SIZE, rel=0.01)
 
 
 def test_what_a_step_must_move_is_counted_from_its_arrays():
@@ -379,3 +522,12 @@ def test_single_runs_of_rounds_take_what_they_take():
     many = max(done)
     assert done[-4:] == [many, 1, many, 1]
     assert all(taken > 0 for taken in times["run"].seconds)
+
+
+def test_a_disturbed_machine_is_said_and_gives_no_absurd_time():
+    of_a_round = benchmarks.module("_problems")._of_a_round
+    many, one = Times((1.2, 2.2)), Times((0.5, 0.2))
+    assert of_a_round("GD", many, 11, one).seconds == pytest.approx((0.1, 0.2))
+    with pytest.raises(ValueError, match=r"11 rounds of GD took 0\.2 s, expected more"):
+        of_a_round("GD", Times((0.2, 2.2)), 11, one)
+    assert of_a_round("GD", Times((0.22, 0.11)), 11, None).seconds == (0.02, 0.01)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import xarray as xr
@@ -529,6 +530,33 @@ def test_data_fetch_without_a_network(call):
     assert "set the environment variable GDSEC_DATA_DIR to that folder" in err
     assert err.count("\n") == 1
     assert left("cache") == []
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (
+            {},
+            ["jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"],
+        ),
+        ({"MIN_COMPILE_TIME_SECS": "2"}, ["jax_compilation_cache_dir"]),
+        ({"DIR": "there"}, []),
+    ],
+)
+def test_what_the_user_said_of_the_cache_is_kept(monkeypatch, given, kept):
+    names = {
+        "DIR": "JAX_COMPILATION_CACHE_DIR",
+        "MIN_COMPILE_TIME_SECS": "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS",
+    }
+    for short, name in names.items():
+        monkeypatch.delenv(name, raising=False)
+        if short in given:
+            monkeypatch.setenv(name, given[short])
+    updated = []
+    monkeypatch.setattr(jax.config, "update", lambda name, _: updated.append(name))
+    monkeypatch.setattr(cli, "main", lambda: 0)
+    assert cli.command() == 0
+    assert updated == kept
 
 
 def test_an_interrupt_is_no_traceback(call, monkeypatch):

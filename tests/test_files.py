@@ -20,6 +20,18 @@ def test_a_file_appears_when_the_block_ends(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_target_is_a_file_that_can_be_written(tmp_path):
+    path = tmp_path / "new" / "a.json"
+    assert _files.target(path) == path
+    assert list(path.parent.iterdir()) == []
+    path.write_text("old")
+    assert _files.target(path).read_text() == "old"
+    with pytest.raises(OSError, match="new is no file that can be written"):
+        _files.target(path.parent)
+    with pytest.raises(OSError, match=r"a\.json is no folder that can be written to"):
+        _files.target(path / "b.json")
+
+
 def test_what_stood_there_is_replaced(tmp_path):
     path = tmp_path / "result.txt"
     path.write_text("old")

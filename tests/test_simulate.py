@@ -504,9 +504,11 @@ def test_a_run_draws_apart_from_an_algorithm_with_the_same_key():
 def test_participation_needs_a_key_and_a_mask():
     with pytest.raises(ValueError, match="key is None, expected an int or a random"):
         run_toy(participation=some)
-    message = r"participation returns bool\[2\], expected bool\[5\]"
+    message = r"participation's mask is bool\[2\], expected bool\[5\]"
     with pytest.raises(ValueError, match=message):
         run_toy(participation=lambda key: jnp.ones(2, bool), key=0)
+    with pytest.raises(ValueError, match=r"mask is None, expected bool\[5\]"):
+        run_toy(participation=lambda key: None, key=0)
 
 
 def test_a_compressed_broadcast_is_counted():

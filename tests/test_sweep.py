@@ -957,7 +957,7 @@ REFUSED = {
     ),
     "participation": (
         {"participation": lambda key: jnp.ones(3, bool), "key": 0},
-        "participation returns bool[3], expected bool[4]",
+        "participation's mask is bool[3], expected bool[4]",
     ),
     "a total": (
         {"make_optimizer": lambda total_bits: None, "grid": {"total_bits": [1.0]}},

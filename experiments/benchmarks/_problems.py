@@ -113,8 +113,12 @@ def seconds_a_round(
 ) -> dict[str, Times]:
     """Times of a round of each run, in turns.
 
-    The time of many rounds less that of one, in the same turn: so it leaves out what a
-    call costs beside its rounds. Many are as many as take about a second.
+    The time of many rounds less the shortest of one: so it leaves out what a call costs
+    beside its rounds. Many are as many as take about a second. At small size they may
+    take less than calls differ by, and nothing is left out.
+
+    Raises:
+      ValueError: many rounds took no longer than one.
     """
     calls, numbers = {}, {}
     for name, run in runs.items():
@@ -123,21 +127,33 @@ def seconds_a_round(
         calls[f"{name} one"] = functools.partial(run, 1)
     times = benchmarks.interleaved(calls, settings.repeats)
     return {
-        name: _differences(times[f"{name} many"], times[f"{name} one"], number)
+        name: _of_a_round(
+            name,
+            times[f"{name} many"],
+            number,
+            None if settings.small else times[f"{name} one"],
+        )
         for name, number in numbers.items()
     }
 
 
 def _many(run: Callable[[int], Any], seconds: float, trial: int = 20) -> int:
-    """How many rounds take so long."""
-    run(1)  # compiles
+    """How many rounds take so long; at least `trial`, at most a hundred times that."""
     calls = {"one": lambda: run(1), "many": lambda: run(trial)}
     times = benchmarks.interleaved(calls, 1)
-    taken = _differences(times["many"], times["one"], trial)
-    return round(min(max(seconds / taken.best, trial), 100 * trial))
+    # A disturbed call may seem to leave the rounds no time at all.
+    least = seconds / (100 * trial)
+    taken = max((times["many"].best - times["one"].best) / (trial - 1), least)
+    return max(round(seconds / taken), trial)
 
 
-def _differences(many: Times, one: Times, number: int) -> Times:
-    """Of a round; above 0, even if the machine was disturbed during one alone."""
-    pairs = zip(many.seconds, one.seconds, strict=True)
-    return Times(tuple(max(a - b, 1e-9) / (number - 1) for a, b in pairs))
+def _of_a_round(name: str, many: Times, number: int, one: Times | None) -> Times:
+    if one is None:
+        return Times(tuple(taken / number for taken in many.seconds))
+    rest = [taken - one.best for taken in many.seconds]
+    if min(rest) <= 0:
+        raise ValueError(
+            f"{number} rounds of {name} took {min(many.seconds):.3g} s, expected more "
+            f"than the {one.best:.3g} s of one: the machine was disturbed."
+        )
+    return Times(tuple(taken / (number - 1) for taken in rest))

@@ -33,7 +33,7 @@ def bench(settings: Settings) -> list[Measure]:
                     f"gdsec figures, {state} cache of compiled programs",
                     time.perf_counter() - begin,
                     unit="s",
-                    must=None if settings.small else limit,
+                    must=limit,
                 )
             )
     return measures

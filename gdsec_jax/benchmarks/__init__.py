@@ -21,6 +21,7 @@ from gdsec_jax.benchmarks._results import load as load
 from gdsec_jax.benchmarks._results import save as save
 from gdsec_jax.benchmarks._run import about as about
 from gdsec_jax.benchmarks._run import available as available
+from gdsec_jax.benchmarks._run import chosen as chosen
 from gdsec_jax.benchmarks._run import fresh as fresh
 from gdsec_jax.benchmarks._run import module as module
 from gdsec_jax.benchmarks._run import run as run
@@ -56,6 +57,7 @@ __all__ = [
     "available",
     "bandwidth",
     "change",
+    "chosen",
     "compare",
     "differences",
     "exponent",

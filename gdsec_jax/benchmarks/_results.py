@@ -1,8 +1,10 @@
 """What benches leave, and the files it is kept in."""
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,20 +79,32 @@ def from_json(values: Mapping[str, Any]) -> Result:
     """What `as_json` was of.
 
     Raises:
-      ValueError: it is no result.
+      ValueError: it is no result; the sentence names the field that is wrong.
     """
-    try:
-        reports = {
-            name: Report(**report)._replace(
-                measures=tuple(Measure(**m) for m in report["measures"])
-            )
-            for name, report in values["reports"].items()
-        }
-        return Result(**{**values, "reports": reports})
-    except (AttributeError, KeyError, TypeError) as error:
+    import pydantic
+
+    if not isinstance(values, Mapping):
         raise ValueError(
-            f"no result of gdsec bench, expected what --json wrote: {error!r}."
-        ) from error
+            f"the result is {reprlib.repr(values)}, expected what gdsec bench --json "
+            "wrote."
+        )
+    try:
+        # By way of text: strict as to types, yet a list may become a tuple there.
+        return pydantic.TypeAdapter(Result).validate_json(
+            json.dumps(values), strict=True
+        )
+    except pydantic.ValidationError as error:
+        raise ValueError(_sentence(error.errors()[0])) from error
+
+
+def _sentence(fault: Mapping[str, Any]) -> str:
+    where = ".".join(map(str, fault["loc"]))
+    if fault["type"] == "missing":
+        return f"{where} is missing."
+    if fault["type"] == "extra_forbidden":
+        return f"{where} is an unknown field."
+    expected = fault["msg"].removeprefix("Input should be ")
+    return f"{where} is {reprlib.repr(fault['input'])}, expected {expected}."
 
 
 def save(result: Result, path: Path) -> None:
@@ -100,19 +114,28 @@ def save(result: Result, path: Path) -> None:
 
 
 def load(path: Path) -> Result:
-    """Read what `save` wrote, or of a history the last line.
+    """Read what `save` wrote, or of a history the last line that is whole.
 
     Raises:
       ValueError: the file holds no result.
       OSError: it cannot be read.
     """
-    text = Path(path).read_text("utf-8")
-    if Path(path).suffix == ".jsonl":
-        text = (text.splitlines() or [""])[-1]
     try:
-        return from_json(json.loads(text))
+        text = Path(path).read_text("utf-8")
+        return from_json(_first_json([text, *text.splitlines()[::-1]]))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _first_json(texts: Iterable[str]) -> Any:
+    """The first of them that is JSON."""
+    for text in texts:
+        with contextlib.suppress(json.JSONDecodeError):
+            return json.loads(text)
+    raise ValueError(
+        "neither the file nor a line of it is JSON, expected what gdsec bench --json "
+        "wrote, or a history."
+    )
 
 
 def append(result: Result, path: Path) -> None:

@@ -54,8 +54,8 @@ def fresh(*arguments: str, **environment: str | None) -> str:
     return said.stdout
 
 
-def run(names: Sequence[str], settings: Settings) -> Result:
-    """Run benches one after the other; one that fails keeps none from running.
+def chosen(names: Sequence[str], settings: Settings) -> list[str]:
+    """The benches that `run` would run, in their order.
 
     Args:
       names: of benches; "all" for all.
@@ -72,10 +72,18 @@ def run(names: Sequence[str], settings: Settings) -> Result:
             )
     if settings.repeats < 1:
         raise ValueError(f"repeats is {settings.repeats}, expected at least 1.")
-    chosen = [name for name in known if "all" in names or name in names]
+    return [name for name in known if "all" in names or name in names]
+
+
+def run(names: Sequence[str], settings: Settings) -> Result:
+    """Run benches one after the other; one that fails keeps none from running.
+
+    Args, Raises: as of `chosen`.
+    """
+    benches = chosen(names, settings)
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     here, reports = _environment_here(), {}
-    for name in chosen:
+    for name in benches:
         experiment.say(settings.console, f"bench {name}: {about(name)}")
         reports[name] = _report(name, settings)
         experiment.say(settings.console, f"  {reports[name].outcome}")

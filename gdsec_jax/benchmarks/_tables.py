@@ -9,6 +9,8 @@ import rich.table
 from gdsec_jax import experiment
 from gdsec_jax.benchmarks._results import Measure, Result
 
+FLOOR = 0.05  # of a change, where no spread is known
+
 
 def verdict(measure: Measure) -> str:
     """What a measure reached: goal, must, or missed; empty if nothing is asked.
@@ -36,7 +38,15 @@ _STYLES = {"goal": "green", "must": "yellow", "missed": "red", "skipped": "dim"}
 
 
 def tables(result: Result) -> list[rich.table.Table]:
-    """What must be reached, and what was measured beside it."""
+    """What must be reached, and what was measured beside it.
+
+    At small sizes nothing is measured, so nothing is asked and nothing judged.
+    """
+    if result.small:
+        everything = _table("At small sizes", asks=False)
+        for name, report in result.reports.items():
+            _add_rows(everything, name, report.measures, asks=False)
+        return [everything] if everything.row_count else []
     asked, others = _table("What must be reached"), _table("Also measured")
     for name, report in result.reports.items():
         for table, chosen in (
@@ -47,26 +57,30 @@ def tables(result: Result) -> list[rich.table.Table]:
     return [table for table in (asked, others) if table.row_count]
 
 
-def _table(title: str) -> rich.table.Table:
+def _table(title: str, asks: bool = True) -> rich.table.Table:
     table = rich.table.Table(title=title, title_justify="left")
     table.add_column("bench")
     table.add_column("what was measured", overflow="fold")
-    for column in ("value", "spread", "must", "goal"):
+    for column in ("value", "spread", *(("must", "goal") if asks else ())):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("verdict")
+    if asks:
+        table.add_column("verdict")
     return table
 
 
-def _add_rows(table, name: str, measures: Sequence[Measure]) -> None:
+def _add_rows(table, name: str, measures: Sequence[Measure], asks: bool = True) -> None:
     for measure in measures:
         said = verdict(measure)
+        judged = (
+            *(_limit(measure, limit) for limit in (measure.must, measure.goal)),
+            f"[{_STYLES[said]}]{said}[/]" if said else "",
+        )
         table.add_row(
             name if measure is measures[0] else "",
             measure.name,
             _with_unit(measure.value, measure.unit),
             f"{measure.spread:.0%}" if measure.spread else "",
-            *(_limit(measure, limit) for limit in (measure.must, measure.goal)),
-            f"[{_STYLES[said]}]{said}[/]" if said else "",
+            *(judged if asks else ()),
             end_section=measure is measures[-1],
         )
 
@@ -119,22 +133,33 @@ def machine(result: Result) -> str:
 def compare(old: Result, new: Result, console: rich.console.Console) -> None:
     """Print the ratios of a new result's measures to an old one's.
 
-    A change beyond both spreads is called better or worse. Differences of the machine,
-    the versions and the sizes are named first: ratios across them say little.
+    A change beyond both spreads is called better or worse, unless at small sizes.
+    Differences of the machine, the versions and the sizes are named first: ratios
+    across them say little.
+
+    Raises:
+      ValueError: they have no measure in common.
     """
+    measures = [_by_name(result) for result in (old, new)]
+    if not measures[0].keys() & measures[1].keys():
+        both = (", ".join(each.reports) or "none" for each in (old, new))
+        raise ValueError(
+            "the results have no measure in common, expected some of the same benches: "
+            "the old one is of {}, the new one of {}.".format(*both)
+        )
     for line in differences(old, new):
         experiment.say(console, line)
     table = rich.table.Table("bench", "what was measured")
     for column in ("old", "new", "new / old"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("change")
-    measures = [_by_name(result) for result in (old, new)]
     names = list(measures[1]) + [n for n in measures[0] if n not in measures[1]]
     for bench, name in names:
         before, after = (each.get((bench, name)) for each in measures)
         cells = [_with_unit(m.value, m.unit) if m else "-" for m in (before, after)]
         if before is not None and after is not None:
-            cells += [f"{_quotient(before, after):.2f}", change(before, after)]
+            said = "" if old.small or new.small else change(before, after)
+            cells += [f"{_quotient(before, after):.2f}", said]
         table.add_row(bench, name, *cells)
     console.print(table)
 
@@ -152,9 +177,12 @@ def differences(old: Result, new: Result) -> list[str]:
 
 
 def change(old: Measure, new: Measure) -> str:
-    """Better or worse, if a measure moved by more than both spreads; else empty."""
+    """Better or worse, if a measure moved by more than both spreads; else empty.
+
+    Where neither has a spread, by more than 5 %: one number says nothing of its noise.
+    """
     quotient = _quotient(old, new)
-    if not abs(quotient - 1) > old.spread + new.spread:
+    if not abs(quotient - 1) > (old.spread + new.spread or FLOOR):
         return ""
     return "better" if (quotient > 1) == new.larger_is_better else "worse"
 

@@ -106,9 +106,13 @@ def triad(size: int = TRIAD_SIZE) -> Callable[[], Any]:
     return threaded(lambda a: compiled(a, b, s), jnp.zeros(size, jnp.float32))
 
 
-def speed(times: Times, size: int = TRIAD_SIZE) -> float:
-    """GB/s (1e9 bytes) of a `triad` of that size: of the fastest repeat."""
-    return 12 * size / times.best / 1e9
+def speed(times: Times, size: int = TRIAD_SIZE) -> dict[str, float]:
+    """GB/s (1e9 bytes) of a `triad` of that size, by the names that `Measure` has.
+
+    The value is that of the fastest repeat, the spread that of all of them.
+    """
+    all_of_them = summary(12 * size / taken / 1e9 for taken in times.seconds)
+    return all_of_them | {"value": 12 * size / times.best / 1e9}
 
 
 def bandwidth(repeats: int = 10, size: int = TRIAD_SIZE) -> float:
@@ -123,12 +127,13 @@ def bandwidth(repeats: int = 10, size: int = TRIAD_SIZE) -> float:
       repeats: after one that warms up.
       size: numbers in each of the two arrays, beyond what the caches hold.
     """
-    return speed(interleaved({"triad": triad(size)}, repeats)["triad"], size)
+    times = interleaved({"triad": triad(size)}, repeats)["triad"]
+    return speed(times, size)["value"]
 
 
 def roofline(
     call: Callable[[], Any], num_bytes: float, settings: Settings
-) -> tuple[dict[str, float], float]:
+) -> tuple[dict[str, float], dict[str, float]]:
     """A call's time over that of its bytes at the triad's speed, and this speed.
 
     Args:
@@ -137,12 +142,12 @@ def roofline(
       settings: of the bench.
 
     Returns:
-      The median and spread of the ratio, for `Measure`; and GB/s.
+      The median and spread of the ratio, for `Measure`; and the triad's `speed`.
     """
     size = triad_size(settings)
     times = interleaved({"triad": triad(size), "call": call}, settings.repeats)
     reached = speed(times["triad"], size)
-    least = num_bytes / (reached * 1e9)
+    least = num_bytes / (reached["value"] * 1e9)
     return summary(taken / least for taken in times["call"].seconds), reached
 
 

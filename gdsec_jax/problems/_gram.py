@@ -1,11 +1,14 @@
 """Least squares without its samples: a quadratic form for each worker."""
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from gdsec_jax import _checks
 
 
 class Gram(NamedTuple):
@@ -59,17 +62,23 @@ def gram_of(features, targets, parts, regularization: float, center, dtype) -> G
 
 
 @jax.custom_jvp
-def quadratic(params, gram: Gram):
-    """The value at params."""
+def quadratic(params, gram: Gram, samples):
+    """The value at params.
+
+    It does not read the samples that the Gram matrix is of: they are here because a
+    derivative by them would be 0, and is refused.
+    """
+    del samples
     d = params - gram.center
     return gram.value + jnp.vdot(gram.slope + _times(gram.hessian, d) / 2, d)
 
 
-@quadratic.defjvp
+@functools.partial(quadratic.defjvp, symbolic_zeros=True)
 def _quadratic_jvp(primals, tangents):
-    (params, gram), (change, _) = primals, tangents
+    (params, gram, _), (change, *of_data) = primals, tangents
+    _checks.derivatives_by_params_alone(of_data)
     gradient = _times(gram.hessian, params) - gram.linear
-    return quadratic(params, gram), jnp.vdot(gradient, change)
+    return quadratic(*primals), jnp.vdot(gradient, change)
 
 
 def _times(hessian, x):

@@ -42,7 +42,7 @@ def linear_loss(phi: Callable, penalty: Callable | None) -> Callable:
 
     def worker_loss(params, worker: LinearData):
         if worker.gram is not None:
-            return quadratic(params, worker.gram)
+            return quadratic(params, worker.gram, worker.shards)
         sparse = isinstance(worker.shards.features, SparseFeatures)
         loss = (sparse_loss if sparse else dense_loss)(params, worker.shards)
         return (

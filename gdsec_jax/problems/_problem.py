@@ -49,7 +49,9 @@ class Problem:
     Attributes:
       name: what it is called in figures and files.
       num_workers: M.
-      worker_loss: (params, data of worker m) to f_m; its gradient is the worker's.
+      worker_loss: (params, data of worker m) to f_m; its gradient is the worker's. By
+        the data there is no derivative, but an error, where features are sparse or
+        ridge regression uses Gram matrices.
       worker_objective: the same with what the gradient leaves to a proximal step.
       measure: what `error` is: "objective", f - f*, or "gradient", the squared norm of
         the gradient of f, for problems that are not convex.

@@ -1,5 +1,6 @@
 """Sparse features: products with them and with their transpose, both by reading."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -7,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy
+
+from gdsec_jax import _checks
 
 # Of segments, beside that of the longest row.
 WIDTHS = tuple(2**k for k in range(2, 10))
@@ -111,9 +114,10 @@ def weighted_loss(phi: Callable) -> Callable:
     def slope(sample):
         return jax.grad(of_sample)(*sample)
 
-    @loss.defjvp
+    @functools.partial(loss.defjvp, symbolic_zeros=True)
     def _(primals, tangents):
-        (params, shards), (change, _) = primals, tangents
+        (params, shards), (change, of_data) = primals, tangents
+        _checks.derivatives_by_params_alone(of_data)
         z = predict(params, shards)
         # In two parts: XLA would compute a slope anew for every entry that reads it.
         slopes = jax.lax.map(

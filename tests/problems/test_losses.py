@@ -350,6 +350,38 @@ def test_error_is_the_distance_to_the_optimum(name, x64):
     assert problem.error_name == "objective error"
 
 
+@pytest.mark.parametrize("form", ["gram", "sparse"])
+def test_a_derivative_by_the_data_is_an_error_and_not_zero(form, x64):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((12, 3)), rng.standard_normal(12)
+    if form == "sparse":
+        x = scipy.sparse.eye_array(12, 400)
+    problem: Any = problems.ridge(x, y, 2)
+    own = jax.tree.map(lambda leaf: leaf[0], problem.worker_data)
+    assert (own.gram is None) == (form == "sparse")
+    params = jnp.ones(x.shape[1])
+
+    def of_targets(targets):
+        shards = own.shards._replace(targets=targets)
+        return problem.worker_loss(params, own._replace(shards=shards))
+
+    message = "differentiated by a worker's data, expected by params alone"
+    for by_the_data in (jax.grad(of_targets), jax.jit(jax.jacfwd(of_targets))):
+        with pytest.raises(ValueError, match=message):
+            by_the_data(own.shards.targets)
+
+    # By the params all is as without, in loops that the data are handed to as well.
+    @jax.jit
+    def of_loop(at):
+        add = lambda _, total: total + problem.objective(at * total)  # noqa: E731
+        return jax.lax.fori_loop(0, 2, add, 1.0)
+
+    direction = jnp.asarray(rng.standard_normal(params.size)) / 10
+    ahead, behind = (of_loop(params + h * direction) for h in (1e-5, -1e-5))
+    slope = jax.grad(of_loop)(params) @ direction
+    assert float(slope) == pytest.approx(float(ahead - behind) / 2e-5, rel=1e-6)
+
+
 # Descent
 
 
