@@ -26,7 +26,16 @@ HERE = {
 }
 FAST = ("encode", "compress")
 NAMES = (
-    *("compress", "encode", "imports", "leaves", "memory", "rivals", "round"),
+    *(
+        "compress",
+        "encode",
+        "imports",
+        "leaves",
+        "memory",
+        "network",
+        "rivals",
+        "round",
+    ),
     *("scale", "state_dtype", "sweep"),
     "figures",
 )

@@ -154,6 +154,7 @@ def test_four_devices_move_a_tenth_of_the_bytes():
     )
 
 
+@pytest.mark.slow
 def test_four_devices_run_the_same_course():
     on_four_devices(
         """

@@ -144,6 +144,7 @@ def test_four_workers_in_two_processes_move_a_tenth_and_a_sweep_is_shared():
     )
 
 
+@pytest.mark.slow
 def test_the_command_runs_a_config_and_the_first_process_writes(tmp_path):
     config = tmp_path / "small.toml"
     config.write_text(

@@ -123,6 +123,7 @@ def test_each_device_holds_its_own_workers():
     )
 
 
+@pytest.mark.slow
 def test_a_sweep_on_four_devices_is_that_on_one(tmp_path):
     on_four_devices(
         f"""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,21 +75,29 @@ def gradients_of(params, seed):
     return jax.tree.map(one, params)
 
 
-def recording(worker, num_workers, *, server=None, **options):
-    """`federate`, with the messages of the round in the state of its server."""
+class Recorded(NamedTuple):
+    """A pipeline's state, and the message that it made last."""
+
+    pipeline: Any
+    message: Any
+
+
+def recording(worker, num_workers, **options):
+    """`federate`, with the messages of the round in the states of its workers."""
+    worker = optax.with_extra_args_support(worker)
 
     def init(params):
-        return jax.tree.map(
-            lambda p: jnp.zeros((num_workers, *p.shape), p.dtype), params
+        return Recorded(worker.init(params), jax.tree.map(jnp.zeros_like, params))
+
+    def update(updates, state, params=None, **extra_args):
+        message, pipeline = worker.update(updates, state.pipeline, params, **extra_args)
+        sent = jax.tree.map(
+            lambda x, like: x.astype(like.dtype), message, state.message
         )
+        return message, Recorded(pipeline, wire.flush(sent))
 
-    def update(updates, state, params=None, *, messages, **extra_args):
-        del state, params, extra_args
-        return updates, messages
-
-    recorder = optax.GradientTransformationExtraArgs(init, update)
-    server = optax.chain(recorder, server or optax.identity())
-    return federate(worker, num_workers, server=server, **options)
+    piece = optax.GradientTransformationExtraArgs(init, update)
+    return federate(piece, num_workers, **options)
 
 
 @pytest.fixture
@@ -109,7 +118,7 @@ def _rounds_of(name, arguments, dtype, form):
             updates, state = optimizer.update(grads, state, params)
             sent = gdsec_jax.last_round(state)
             params = optax.apply_updates(params, updates)
-            return (params, state), (state[0].server[0], state[0].workers, sent)
+            return (params, state), (*state[0].workers[::-1], sent)
 
         start = params, optimizer.init(params)
         return jax.lax.scan(one, start, gradients)[1]
