@@ -36,7 +36,7 @@ NAMES = (
         "rivals",
         "round",
     ),
-    *("scale", "state_dtype", "sweep"),
+    *("round", "scale", "state_dtype", "sweep"),
     "figures",
 )
 

@@ -100,6 +100,11 @@ def recording(worker, num_workers, **options):
     return federate(piece, num_workers, **options)
 
 
+def _or_silent(present, message):
+    # The absent keep their state, the last message that they sent in it.
+    return jax.tree.map(lambda x: jnp.where(present, x, jnp.zeros_like(x)), message)
+
+
 @pytest.fixture
 def recorded(monkeypatch):
     for module in (_error_feedback, _memoryless, _options, _whole_vectors):
@@ -118,7 +123,9 @@ def _rounds_of(name, arguments, dtype, form):
             updates, state = optimizer.update(grads, state, params)
             sent = gdsec_jax.last_round(state)
             params = optax.apply_updates(params, updates)
-            return (params, state), (*state[0].workers[::-1], sent)
+            pipelines, messages = state[0].workers
+            messages = jax.vmap(_or_silent)(sent.participants, messages)
+            return (params, state), (messages, pipelines, sent)
 
         start = params, optimizer.init(params)
         return jax.lax.scan(one, start, gradients)[1]
