@@ -229,4 +229,4 @@ def _samples(name: str, given: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _weighted(features, targets) -> Shards:
     number = len(targets)
-    return Shards(features, targets, np.full(number, 1 / number, np.float32))
+    return Shards(features, targets, np.full(number, 1 / number))

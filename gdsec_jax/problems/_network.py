@@ -108,11 +108,17 @@ def network_of(model: "nnx.Module") -> tuple[Network, PyTree]:
     """
     from flax import nnx
 
+    model = nnx.clone(model)
+    if normalised := normalises(model):
+        # Flax makes statistics float32, and cannot update those of wider numbers.
+        dtypes = [x.dtype for x in jax.tree.leaves(nnx.state(model, nnx.Param))]
+        wide = _trees.widest(jnp.float32, *dtypes)
+        statistics = nnx.state(model, nnx.BatchStat)
+        nnx.update(model, jax.tree.map(lambda x: x.astype(wide), statistics))
     training, deterministic, inference = (nnx.clone(model) for _ in range(3))
     training.train()
     for each in (deterministic, inference):
         each.eval()
-    normalised = normalises(model)
     if normalised:
         # With the momentum 0 what it keeps is the statistics of the last batch.
         deterministic.set_attributes(
@@ -120,10 +126,16 @@ def network_of(model: "nnx.Module") -> tuple[Network, PyTree]:
         )
     _, params, keys, rest = split(model)
     shapes = tuple(jnp.shape(key) for key in jax.tree.leaves(keys))
-    graphs = (split(each)[0] for each in (training, deterministic, inference))
     structure = jax.tree.structure(keys)
-    constants = Constants.of(rest)
-    return Network(*graphs, normalised, (structure, shapes), constants), params
+    network = Network(
+        training=split(training)[0],
+        deterministic=split(deterministic)[0],
+        inference=split(inference)[0],
+        normalises=normalised,
+        keys=(structure, shapes),
+        rest=Constants.of(rest),
+    )
+    return network, params
 
 
 def normalises(model: "nnx.Module") -> bool:

@@ -77,7 +77,7 @@ class Measure:
         names = [name for name, _ in self.functions[1:]]
         return Measured(error, dict(zip(names, metrics, strict=True)))
 
-    def _sums(self, at, shards: Shards) -> tuple[jax.Array, ...]:
+    def _sums(self, at: tuple[PyTree, PyTree], shards: Shards) -> tuple[jax.Array, ...]:
         size = shards.targets.shape[0]
         batch = min(self.batch_size, size)
 
