@@ -1,7 +1,7 @@
 """Problems of flax models: minibatches, dropout, batch statistics, held-out data."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from flax import nnx
 
 PyTree = Any
+_BY_LABEL = ("sorted", "dirichlet")
 
 
 def flax_problem(
@@ -36,7 +37,7 @@ def flax_problem(
     *,
     held_out: Any = None,
     metrics: Mapping[str, PerSample] | None = None,
-    split="shuffled",
+    split: str | Sequence[np.ndarray] = "shuffled",
     seed: int = 0,
     statistics_size: int = 1024,
     eval_batch: int = 256,
@@ -133,7 +134,7 @@ def flax_problem(
     _checks.integer("eval_batch", eval_batch, 1)
     features, targets = _samples("data", data)
     labels = targets if targets.ndim == 1 else np.zeros(len(targets))
-    if targets.ndim > 1 and split in ("sorted", "dirichlet"):
+    if targets.ndim > 1 and isinstance(split, str) and split in _BY_LABEL:
         raise ValueError(
             f"split is {split!r}, expected 'shuffled' or 'contiguous' for targets of "
             f"shape {targets.shape}."
