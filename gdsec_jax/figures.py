@@ -160,7 +160,7 @@ def section_of(
 def _of_the_data(config: configs.RunConfig) -> str:
     """Which data a figure is of, in a sentence."""
     problem = config.problem
-    kind = problem.kind.replace("_", " ")
+    kind = (problem.model or problem.kind).replace("_", " ")
     if problem.grid:
         return f"Problem: {kind} on {problem.data}."
     number = f"{problem.num_workers} workers, {problem.split} split"
