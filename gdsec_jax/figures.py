@@ -283,6 +283,8 @@ def plain_numbers(axis: matplotlib.axis.Axis) -> None:
 
 def _with_real_data(name: str, config: configs.RunConfig):
     """The config with its real data set, or a sentence why it is as it was."""
+    if config.by_name:
+        return config, None  # whose data are real
     if not config.real:
         return config, f"{name}: has no real data set: its data are generated."
     values = configs.merged(config.model_dump(exclude_unset=True), config.real)
