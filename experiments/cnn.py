@@ -68,6 +68,7 @@ def _panel(runs: experiment.Runs, split: str):
             title=f"{split} split",
             xlabel=f"uploaded bits, all workers ({runs.config.wire_name()})",
             ylabel="accuracy on held-out images, %",
+            ylim=(60, 100),  # where methods differ
         )
         figures.logarithmic(axes, "x")
 
