@@ -137,7 +137,7 @@ def combinations():
         yield pytest.param(*each, marks=marks, id="-".join(each))
 
 
-@pytest.mark.parametrize("name, algorithm, step", combinations())
+@pytest.mark.parametrize("name, algorithm, step", [*combinations()])
 def test_everything_composes(name, algorithm, step):
     problem = problem_of(name)
     made = ALGORITHMS[algorithm](problem.init_params)
