@@ -27,10 +27,10 @@ class CNN(nnx.Module):
         return self.head(nnx.relu(self.dense(x)))
 
 
-def main(num_steps: int = 300, xi: float = 30.0) -> tuple[float, float]:
+def main(num_steps: int = 300, xi: float = 100.0) -> tuple[float, float]:
     """Train, and return the accuracy and the share of the bits."""
     digits = data.load("digits")
-    images = (digits.features / 16).astype("float32").reshape(-1, 8, 8, 1)
+    images = digits.features.astype("float32").reshape(-1, 8, 8, 1)
     x = images[:1500].reshape(WORKERS, -1, 8, 8, 1)
     y = digits.targets[:1500].reshape(WORKERS, -1)
     model = CNN(nnx.Rngs(0))

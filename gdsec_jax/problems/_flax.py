@@ -105,7 +105,7 @@ def flax_problem(
       >>> import gdsec_jax
       >>> from gdsec_jax import data, problems
       >>> digits = data.load("digits")
-      >>> x, y = digits.features / 16, digits.targets
+      >>> x, y = digits.features, digits.targets
       >>> model = nnx.Linear(64, 10, rngs=nnx.Rngs(0))
       >>> loss = optax.softmax_cross_entropy_with_integer_labels
       >>> problem = problems.flax_problem(

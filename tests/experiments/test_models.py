@@ -25,7 +25,7 @@ def problem_of(name, dtype=None):
         x, y, classes = windows.features[:60], windows.targets[:60], 96
     else:
         digits = data.load("digits")
-        x, y, classes = digits.features[:60] / 16, digits.targets[:60], 10
+        x, y, classes = digits.features[:60], digits.targets[:60], 10
         x = x.astype(np.float32)
     model = models.make(name, x.shape[1], classes, dtype=dtype)
     return problems.flax_problem(
