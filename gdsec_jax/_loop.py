@@ -16,7 +16,7 @@ from gdsec_jax._broadcast import LastBroadcast, last_broadcast
 from gdsec_jax._groups import Grouped
 from gdsec_jax._last_round import LastRound, last_round
 from gdsec_jax._norms import norms_of
-from gdsec_jax.history import Outcome
+from gdsec_jax.history import METRIC, Outcome
 from gdsec_jax.problems import Problem
 
 OUTCOMES: tuple[Outcome, ...] = ("completed", "target", "diverged")
@@ -48,6 +48,7 @@ class Record(NamedTuple):
     sent: LastRound
     broadcast: LastBroadcast
     norms: dict[str, jax.Array]  # empty, or by name
+    metrics: dict[str, jax.Array]  # the problem's, NaN where it was not evaluated
 
 
 class Limits(NamedTuple):
@@ -105,14 +106,17 @@ def one_round(
     updates, state = update(gradients, run.state, run.params, **own)
     params = optax.apply_updates(run.params, updates)
     rounds = number + 1
-    error_of = functools.partial(problem.error, worker_batch=options.worker_batch)
+    measured_at = functools.partial(problem.measured, worker_batch=options.worker_batch)
     if options.eval_every == 1:
-        evaluated, error = True, error_of(params)
+        evaluated, measured = True, measured_at(params)
     else:
         evaluated = evaluates(rounds, options.eval_every, limits.rounds)
         unknown = functools.partial(jnp.full_like, fill_value=jnp.nan)
-        shape = jax.eval_shape(error_of, params)
-        error = jax.lax.cond(evaluated, error_of, lambda _: unknown(shape), params)
+        shapes = jax.eval_shape(measured_at, params)
+        measured = jax.lax.cond(
+            evaluated, measured_at, lambda _: jax.tree.map(unknown, shapes), params
+        )
+    error = measured.error
     reached = evaluated & (error <= limits.target_error)
     bounded = jnp.isfinite(error) & (error <= limits.diverged_error)
     diverged = evaluated & ~bounded
@@ -120,7 +124,9 @@ def one_round(
     norms = {}
     if options.norms:
         norms = norms_of(gradients, state)
-    record = Record(error, last_round(state), last_broadcast(state), norms)
+    record = Record(
+        error, last_round(state), last_broadcast(state), norms, measured.metrics
+    )
     return Run(params, state, rounds, outcome.astype(jnp.int32)), record
 
 
@@ -266,4 +272,5 @@ def columns(problem: Problem, records: Record) -> dict[str, Any]:
         }
         | {f"bits_{x}": sent.bits_in(x).sum(axis=-1) for x in further_formats(sent)}
         | {name: norm.astype(np.float64) for name, norm in records.norms.items()}
+        | {f"{METRIC}{x}": y.astype(np.float64) for x, y in records.metrics.items()}
     )

@@ -167,6 +167,10 @@ def simulate(
             "versions": _environment.everything(),
         },
         norms={name: columns[name] for name in records.norms},
+        metrics={
+            name: columns[f"{_loop.METRIC}{name}"][evaluated]
+            for name in records.metrics
+        },
     )
     if history.outcome == "diverged" or history.dropped.any():
         warnings.warn(history.summary(), RuntimeWarning, stacklevel=2)

@@ -157,7 +157,7 @@ def figures(
     """Make the figures of the field, all or those named, and one page of them.
 
     Args:
-      names: Of figures; none for all.
+      names: Of figures; none for all but those of networks, which take minutes.
       results: Folder for the page, index.html, and the figures: PNG, PDF, SVG, CSV.
       data: Embedded data, or the real data sets of the field where they can be had.
     """

@@ -69,7 +69,7 @@ def make(
     """Make figures, each as PNG, PDF, SVG and CSV, and the page of them, index.html.
 
     Args:
-      names: of the figures; none for all.
+      names: of the figures; none for all but those that are made by name alone.
       results: the folder for all of it.
       console: for a line a step.
       real: whether to take real data sets where they can be had.
@@ -93,8 +93,10 @@ def make(
     # Pictures are drawn while the next figure's runs are under way.
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         saved = []
-        for name in [name for name in known if not names or name in names]:
+        for name in known:
             config = configs.load(known[name].config)
+            if name not in names if names else config.by_name:
+                continue
             if real:
                 config, note = _with_real_data(name, config)
                 notes += [note] if note else []
@@ -158,7 +160,7 @@ def section_of(
 def _of_the_data(config: configs.RunConfig) -> str:
     """Which data a figure is of, in a sentence."""
     problem = config.problem
-    kind = problem.kind.replace("_", " ")
+    kind = (problem.model or problem.kind).replace("_", " ")
     if problem.grid:
         return f"Problem: {kind} on {problem.data}."
     number = f"{problem.num_workers} workers, {problem.split} split"
@@ -281,6 +283,8 @@ def plain_numbers(axis: matplotlib.axis.Axis) -> None:
 
 def _with_real_data(name: str, config: configs.RunConfig):
     """The config with its real data set, or a sentence why it is as it was."""
+    if config.by_name:
+        return config, None  # whose data are real
     if not config.real:
         return config, f"{name}: has no real data set: its data are generated."
     values = configs.merged(config.model_dump(exclude_unset=True), config.real)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Outcome = Literal["completed", "target", "diverged"]
 _PARAMS = "params"
 _BITS, _NORM = "bits_", "_norm"
+METRIC = "metric_"  # in front of a metric's name, among columns of other kinds
 
 
 class Cost(NamedTuple):
@@ -55,6 +56,7 @@ class History:
       norms: by name, float64 [K], if they were asked for: gradient_norm, |grad f| at
         theta^k, and of the memories that the algorithm keeps, the root of the sum over
         the workers of |h_m|^2, h_norm, and of |e_m|^2, e_norm, after the round.
+      metrics: by name, float64 [J], what the problem measures beside its error.
     """
 
     initial_error: float
@@ -71,6 +73,7 @@ class History:
     attributes: Mapping[str, Any]
     format_bits: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     norms: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    metrics: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def num_rounds(self) -> int:
@@ -155,6 +158,9 @@ class History:
             f"{_BITS}{name}": ("round", bits) for name, bits in self.format_bits.items()
         }
         variables |= {name: ("round", norm) for name, norm in self.norms.items()}
+        variables |= {
+            f"{METRIC}{name}": ("eval_round", x) for name, x in self.metrics.items()
+        }
         leaves = jax.tree_util.tree_leaves_with_path(self.params)
         for number, (path, leaf) in enumerate(leaves):
             name = f"{_PARAMS}{number}"
@@ -251,7 +257,12 @@ def _from_xarray(dataset: "xr.Dataset") -> History:
         norms={
             str(name): variable.values
             for name, variable in dataset.data_vars.items()
-            if str(name).endswith(_NORM)
+            if str(name).endswith(_NORM) and not str(name).startswith(METRIC)
+        },
+        metrics={
+            str(name).removeprefix(METRIC): variable.values
+            for name, variable in dataset.data_vars.items()
+            if str(name).startswith(METRIC)
         },
     )
 

@@ -26,16 +26,7 @@ HERE = {
 }
 FAST = ("encode", "compress")
 NAMES = (
-    *(
-        "compress",
-        "encode",
-        "imports",
-        "leaves",
-        "memory",
-        "network",
-        "rivals",
-        "round",
-    ),
+    *("compress", "encode", "imports", "leaves", "memory", "network", "rivals"),
     *("round", "scale", "state_dtype", "sweep"),
     "figures",
 )

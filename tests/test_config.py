@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pydantic
@@ -402,6 +403,99 @@ def test_every_kind_of_problem(kind, tmp_path):
     problem = configs.make_problem(config)
     assert problem.name == kind
     assert problem.init_params.shape == (3,)
+
+
+NETWORK = """
+[problem]
+kind = "network"
+model = "mlp"
+num_workers = 3
+batch_size = 4
+held_out = 0.25
+dtype = "float32"
+"""
+
+
+def test_a_network(load):
+    config = load(NETWORK)
+    problem = configs.make_problem(config.problem)
+    assert (problem.name, problem.num_workers) == ("mlp", 3)
+    assert problem.error_name == "held-out loss"
+    kept = int((np.asarray(problem.worker_data.weight) > 0).sum())
+    held = problem.held_out.shards.targets.size
+    assert kept + held == len(gdsec_jax.data.load("digits").targets)
+    assert held == round(0.25 * (kept + held))
+    assert problem.worker_data.features.max() == 1.0
+    measured = jax.eval_shape(problem.measured, problem.init_params)
+    assert set(measured.metrics) == {"accuracy"}
+    step = {"learning_rate": 0.1}
+    method = configs.MethodConfig.model_validate({"name": "gd"} | step)
+    params = {"w": jnp.ones(2)}
+    gradients = {"w": jnp.ones((3, 2))}
+    moved = {}
+    for name in ("sgd", "momentum", "adam"):
+        own = config.model_copy(update={"optimizer": name})
+        optimizer = configs.make_optimizer(method, own, problem)
+        state = optimizer.init(params)
+        for _ in range(2):
+            updates, state = optimizer.update(gradients, state, params)
+        moved[name] = float(updates["w"][0])
+    assert moved["sgd"] == pytest.approx(-0.3)
+    assert moved["momentum"] == pytest.approx(-0.57)
+    assert moved["adam"] == pytest.approx(-0.1, rel=1e-4)
+
+
+def test_a_network_of_characters(load):
+    text = """
+    [problem]
+    kind = "network"
+    model = "transformer"
+    data = "characters"
+    options.length = 8
+    split = "contiguous"
+    dtype = "float32"
+    """
+    problem = configs.make_problem(load(text).problem)
+    assert problem.worker_data.features.shape[::2] == (5, 8)
+    assert problem.worker_data.features.dtype == np.int32
+    assert problem.error_name == "objective"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("model = 'transformer'", "problem.model is 'transformer' for 'digits', exp"),
+        ("data = 'characters'", "problem.model is 'mlp' for 'python_documentation'"),
+        ("proximal = true", "problem.proximal is for lasso, got kind 'network'."),
+        (
+            "data = 'sparse_binary'\noptions = "
+            "{ num_samples = 9, num_features = 9, density = 0.5 }",
+            "problem.data 'sparse_binary' is sparse, expected dense features",
+        ),
+    ],
+)
+def test_networks_that_cannot_be_made(more, message, load):
+    text = NETWORK
+    for line in more.splitlines():
+        name = line.split(" = ")[0]
+        kept = [x for x in text.splitlines() if not x.startswith(f"{name} =")]
+        text = "\n".join([*kept, line])
+    with pytest.raises(ValueError, match=re.escape(message)):
+        configs.make_problem(load(text).problem)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("problem.kind = 'network'", "a model goes with the kind network, and with"),
+        ("problem.model = 'mlp'", "a model goes with the kind network, and with it"),
+        ("problem.held_out = 0.5", "held_out is for the kind network alone"),
+        (NETWORK + "regularization = 0.1", "a network has no regularization"),
+    ],
+)
+def test_what_goes_with_a_network(text, message, load):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load(text)
 
 
 def test_the_split_of_a_config(load):

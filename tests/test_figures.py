@@ -17,6 +17,7 @@ NAMES = (
     *("ridge", "heterogeneous", "lasso", "nonconvex", "sparse", "error_correction"),
     *("beta", "frontier", "workers", "participation", "stochastic", "heatmap"),
 )
+NETWORKS = ("cnn", "transformer")  # made by name alone
 QUICK = ("beta", "heatmap")  # the others run whole, to the page
 KEPT = {
     "ridge": (
@@ -29,6 +30,11 @@ KEPT = {
 def toy(name: str) -> configs.RunConfig:
     """The figure's config with few rounds, and grids of two values an axis."""
     full = configs.load(figures.sources()[name].config)
+    if name in NETWORKS:
+        problem = {} if name == "transformer" else {"data": "digits", "subset": "train"}
+        problem = full.problem.model_copy(update=problem)
+        few = {"num_rounds": 4, "eval_every": 2, "problem": problem}
+        return full.model_copy(update=few)
     kept = KEPT.get(name, tuple(full.methods))
     methods = {
         label: method.model_copy(update={"grid": _few(method.grid)})
@@ -68,19 +74,19 @@ def section_of(name, config, folder, console=None):
     return module.section(study)
 
 
-def test_there_are_twelve_in_the_order_of_their_letters():
-    assert tuple(figures.sources()) == NAMES
+def test_they_are_in_the_order_of_their_letters():
+    assert tuple(figures.sources()) == NAMES + NETWORKS
     letters = [
         configs.load(source.config).letter for source in figures.sources().values()
     ]
-    assert letters == list("abcdefghijkl")
+    assert letters == list("abcdefghijklmn")
 
 
 @pytest.mark.parametrize(
     "name",
     [
         pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
-        for name in NAMES
+        for name in NAMES + NETWORKS
     ],
 )
 def test_each_is_drawn_at_toy_size(name, tmp_path):
@@ -161,7 +167,46 @@ def test_real_data_make_a_config(name, monkeypatch):
         assert set(merged.methods) == set(config.methods)
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_networks_are_made_by_name_alone(tmp_path, monkeypatch):
+    made = []
+    for name in ("section_of", "compare"):
+        monkeypatch.delattr(figures, name)  # nothing is run
+
+    def module(path):
+        made.append(path.stem)
+        raise InterruptedError
+
+    monkeypatch.setattr(_shipped, "module", module)
+    console = rich.console.Console(file=io.StringIO())
+    for names in ([], ["transformer"]):
+        with pytest.raises(InterruptedError):
+            figures.make(names, tmp_path, console=console)
+    assert made == ["ridge", "transformer"]
+    config = configs.load(figures.sources()["cnn"].config)
+    assert figures._with_real_data("cnn", config) == (config, None)
+    by_name = [
+        name
+        for name, source in figures.sources().items()
+        if configs.load(source.config).by_name
+    ]
+    assert tuple(by_name) == NETWORKS
+
+
+def test_without_mnist_the_network_takes_other_digits(tmp_path, monkeypatch):
+    def nowhere(name, split="train"):
+        raise OSError(f"{name} cannot be downloaded")
+
+    monkeypatch.setattr(configs, "load_data", nowhere)
+    config = configs.load(figures.sources()["cnn"].config)
+    console = rich.console.Console(file=io.StringIO())
+    study = figures.Study("cnn", config, tmp_path, console)
+    module = _shipped.module(figures.sources()["cnn"].module)
+    own = module._on_data_at_hand(study).config
+    assert (own.problem.data, own.problem.subset) == ("digits", "train")
+    assert own.text.endswith("mnist cannot be had: 8 x 8 digits are.")
+
+
+@pytest.mark.parametrize("name", NAMES + NETWORKS)
 def test_no_two_curves_of_a_figure_look_the_same(name):
     looks, seen = [], collections.Counter()
     for method in configs.load(figures.sources()[name].config).methods.values():

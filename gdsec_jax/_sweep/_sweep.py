@@ -84,8 +84,8 @@ def sweep(
       `total_bits`, `total_entries`, `total_broadcast_bits`,
       `total_gradient_evaluations`, `total_participants`, `total_dropped` and those of
       further formats `total_bits_NAME`; with `norms` also `gradient_norm`, `h_norm` and
-      `e_norm`; and of each setting `outcome`, `rounds` and
-      `initial_error`.
+      `e_norm`; the problem's metrics as `metric_NAME`; and of each setting `outcome`,
+      `rounds` and `initial_error`.
       Its attribute `attributes` is JSON: yours, the arguments, versions, hardware, the
       bytes that each group's batches need, and of the call that ended the sweep the
       seconds and the sizes of the batches that it ran.

@@ -1,5 +1,6 @@
 """The problem and the optimizers that a config describes."""
 
+import functools
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +14,16 @@ import pydantic
 from gdsec_jax import data, problems, wire, worker
 from gdsec_jax._broadcast import broadcast
 from gdsec_jax.algorithms import METHODS
+from gdsec_jax.config._network import make_network
 from gdsec_jax.config._schema import GENERATORS, MethodConfig, ProblemConfig, RunConfig
 from gdsec_jax.config._sentences import sentence
 from gdsec_jax.theory import theory
+
+_STEPS = {
+    "sgd": optax.sgd,
+    "momentum": functools.partial(optax.sgd, momentum=0.9),
+    "adam": optax.adam,
+}
 
 
 def make_problem(config: ProblemConfig) -> problems.Problem:
@@ -25,6 +33,10 @@ def make_problem(config: ProblemConfig) -> problems.Problem:
       ValueError, OSError: the data cannot be had, or do not fit the loss.
     """
     loaded = _samples(config)
+    if config.kind == "network":
+        if config.proximal:
+            raise ValueError("problem.proximal is for lasso, got kind 'network'.")
+        return make_network(config, loaded)
     parts = data.split(
         loaded.targets,
         config.num_workers,
@@ -56,8 +68,10 @@ def _samples(config: ProblemConfig) -> data.Dataset:
     generator = GENERATORS.get(config.data)
     if generator is None:
         return load_data(config.data, config.subset)
-    own: dict[str, Any] = {"seed": config.seed} | config.options
-    if "num_workers" in inspect.signature(generator).parameters:
+    accepted = inspect.signature(generator).parameters
+    own: dict[str, Any] = {"seed": config.seed} if "seed" in accepted else {}
+    own |= config.options
+    if "num_workers" in accepted:
         own["num_workers"] = config.num_workers
         own |= {"problem": config.kind, "regularization": config.regularization}
     return generator(**own)
@@ -149,7 +163,7 @@ def make_optimizer(
         **arguments,
         wire=wire.Format(config.wire, config.value_bits, also),
     )
-    steps = [algorithm, optax.sgd(learning_rate)]
+    steps = [algorithm, _STEPS[config.optimizer](learning_rate)]
     if config.problem.proximal:
         steps.append(problems.proximal_l1(learning_rate * problem.regularization))
     if method.broadcast_k is not None:

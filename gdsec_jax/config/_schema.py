@@ -34,13 +34,19 @@ Number = Annotated[
     pydantic.AfterValidator(_number),
 ]
 Algorithm = Literal[tuple(METHODS)]  # pyright: ignore
-Kind = Literal["ridge", "logistic", "softmax", "lasso", "nonlinear_least_squares"]
+Kind = Literal[
+    "ridge", "logistic", "softmax", "lasso", "nonlinear_least_squares", "network"
+]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Unit = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-GENERATORS = {"heterogeneous": data.heterogeneous, "sparse_binary": data.sparse_binary}
+GENERATORS = {
+    "heterogeneous": data.heterogeneous,
+    "sparse_binary": data.sparse_binary,
+    "characters": data.characters,
+}
 # What a sweep runs side by side; other fields compile a loop for each value.
 TRACED = (
     *("learning_rate", "xi", "beta", "zeta", "eta", "probability", "seed"),
@@ -57,6 +63,13 @@ class ProblemConfig(Model):
     """What is minimised, and how the samples are split over the workers."""
 
     kind: Kind = Field(default="ridge", description="The loss.")
+    model: Literal["multinomial", "mlp", "lenet", "resnet", "transformer"] | None = (
+        Field(default=None, description="Of a network.")
+    )
+    held_out: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None,
+        description="Share of a network's samples that its error is that of.",
+    )
     data: str = Field(
         default="digits",
         description="A named data set, a path to an npz, CSV or LIBSVM file, or a "
@@ -92,11 +105,23 @@ class ProblemConfig(Model):
     )
 
     @pydantic.model_validator(mode="after")
+    def _fits_the_kind(self):
+        network = self.kind == "network"
+        if network != (self.model is not None):
+            raise ValueError("a model goes with the kind network, and with it alone")
+        if network and self.regularization is not None:
+            raise ValueError("a network has no regularization")
+        if self.held_out is not None and not network:
+            raise ValueError("held_out is for the kind network alone")
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _fits_the_generator(self):
         generator = GENERATORS.get(self.data)
         accepted = inspect.signature(generator).parameters if generator else {}
         for name in self.options:
-            fields = ("num_workers", "problem", "regularization")  # not options
+            # Not options.
+            fields = ("num_workers", "problem", "regularization", "text")
             if name not in accepted or name in fields:
                 raise ValueError(f"the data {self.data} have no option {name}")
         for name, parameter in accepted.items():
@@ -298,6 +323,9 @@ class RunConfig(Model):
     title: str = Field(default="", description="Of the figure.")
     problem: ProblemConfig = ProblemConfig()
     num_rounds: Count = Field(default=1000, description="K.")
+    optimizer: Literal["sgd", "momentum", "adam"] = Field(
+        default="sgd", description="What takes the step, momentum 0.9."
+    )
     eval_every: Count = Field(default=1, description="Rounds between two evaluations.")
     target: Positive = Field(
         default=1e-4,
@@ -329,6 +357,9 @@ class RunConfig(Model):
         default="", description="Of a figure: they stand on the page in this order."
     )
     text: str = Field(default="", description="What a figure shows, in sentences.")
+    by_name: bool = Field(
+        default=False, description="Of a figure that is made only if it is named."
+    )
     real: dict[str, Any] = Field(
         default={}, description="Fields that gdsec figures --data real overrides."
     )

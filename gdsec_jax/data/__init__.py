@@ -15,13 +15,17 @@ from gdsec_jax.data._stack import SparseRows as SparseRows
 from gdsec_jax.data._stack import stack as stack
 from gdsec_jax.data._synthetic import heterogeneous as heterogeneous
 from gdsec_jax.data._synthetic import sparse_binary as sparse_binary
+from gdsec_jax.data._text import NUM_CHARACTERS as NUM_CHARACTERS
+from gdsec_jax.data._text import characters as characters
 
 __all__ = [
+    "NUM_CHARACTERS",
     "Dataset",
     "Entry",
     "Shards",
     "SparseRows",
     "available",
+    "characters",
     "fetch",
     "heterogeneous",
     "load",

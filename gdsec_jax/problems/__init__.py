@@ -1,5 +1,7 @@
 """Objectives split over workers, with their optimum and smoothness constants."""
 
+from gdsec_jax.problems._flax import flax_model as flax_model
+from gdsec_jax.problems._flax import flax_problem as flax_problem
 from gdsec_jax.problems._local_steps import local_steps as local_steps
 from gdsec_jax.problems._losses import lasso as lasso
 from gdsec_jax.problems._losses import logistic as logistic
@@ -15,6 +17,8 @@ from gdsec_jax.problems._proximal import proximal_l1 as proximal_l1
 
 __all__ = [
     "Problem",
+    "flax_model",
+    "flax_problem",
     "from_loss",
     "lasso",
     "local_steps",

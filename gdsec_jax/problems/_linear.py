@@ -108,10 +108,7 @@ def samples(
     if regularization is None:
         regularization = 1.0 / targets.shape[0]
     _checks.number_in_range("regularization", regularization, 0.0, _checks.LARGEST)
-    if isinstance(split, str):
-        parts = data.split(targets, num_workers, split, seed=seed)
-    else:
-        parts = _checked_parts(split, num_workers, targets.shape[0])
+    parts = parts_of(split, targets, num_workers, seed)
     return Samples(features, targets, parts, float(regularization), dtype)
 
 
@@ -123,6 +120,17 @@ def _float_dtype(dtype) -> np.dtype:
     except TypeError:
         pass
     raise ValueError(f"dtype is {dtype!r}, expected a floating-point dtype.")
+
+
+def parts_of(split, targets: np.ndarray, num_workers: int, seed: int):
+    """The samples of each worker, by a word that data.split knows or as they are given.
+
+    Raises:
+      ValueError: they are neither.
+    """
+    if isinstance(split, str):
+        return data.split(targets, num_workers, split, seed=seed)
+    return _checked_parts(split, num_workers, targets.shape[0])
 
 
 def _checked_parts(split, num_workers: int, num_samples: int) -> list[np.ndarray]:

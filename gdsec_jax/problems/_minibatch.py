@@ -64,13 +64,14 @@ class _Draw:
         def one(node):
             if isinstance(node, Gram):
                 return None  # of all samples
-            return _batch(key, node, self.batch_size) if _is_shards(node) else node
+            return batch_of(key, node, self.batch_size) if _is_shards(node) else node
 
         kinds = (data.Shards, Gram)
         return jax.tree.map(one, worker_data, is_leaf=lambda x: isinstance(x, kinds))
 
 
-def _batch(key: jax.Array, shards: data.Shards, batch_size: int) -> data.Shards:
+def batch_of(key: jax.Array, shards: data.Shards, batch_size: int) -> data.Shards:
+    """Samples of one worker, drawn with replacement; the weight of all of its own."""
     number = (shards.weight > 0).sum()  # the rest is padding, and stands behind
     index = jax.random.randint(key, (batch_size,), 0, jnp.maximum(number, 1))
     weight = jnp.full(batch_size, shards.weight.sum() / batch_size)

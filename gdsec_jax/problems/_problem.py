@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,14 @@ import numpy as np
 from gdsec_jax import _checks, _trees, data
 
 PyTree = Any
-ErrorMeasure = Literal["objective", "gradient"]
+ErrorMeasure = Literal["objective", "gradient", "held-out"]
+
+
+class Measured(NamedTuple):
+    """What is looked at when a run is evaluated; scalars."""
+
+    error: jax.Array
+    metrics: dict[str, jax.Array]  # beside the error, by name
 
 
 @functools.partial(
@@ -28,6 +35,7 @@ ErrorMeasure = Literal["objective", "gradient"]
         "coordinate_smoothness",
         "regularization",
         "local_learning_rate",
+        "held_out",
     ],
     meta_fields=[
         "name",
@@ -37,6 +45,7 @@ ErrorMeasure = Literal["objective", "gradient"]
         "measure",
         "draw",
         "num_local_steps",
+        "measure_with",
     ],
 )
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,7 +63,8 @@ class Problem:
         ridge regression uses Gram matrices.
       worker_objective: the same with what the gradient leaves to a proximal step.
       measure: what `error` is: "objective", f - f*, or "gradient", the squared norm of
-        the gradient of f, for problems that are not convex.
+        the gradient of f, for problems that are not convex, or "held-out", the loss on
+        data that no worker has.
       worker_data: whatever f_m needs; every leaf [M, ...].
       init_params: theta^1.
       optimum: f*; where it is None, `error` is f itself.
@@ -68,6 +78,9 @@ class Problem:
       num_local_steps: T, the gradients that a worker computes in one round; of
         `local_steps`.
       local_learning_rate: gamma of these steps, if there are several.
+      measure_with: (problem, params, worker_batch) to `Measured`, in place of what
+        `measure` alone says; of `flax_problem`.
+      held_out: data that it needs beside the workers'.
     """
 
     name: str
@@ -86,6 +99,8 @@ class Problem:
     draw: Callable[[jax.Array, PyTree], PyTree] | None = None
     num_local_steps: int = 1
     local_learning_rate: Any = None
+    measure_with: Callable[["Problem", PyTree, int | None], Measured] | None = None
+    held_out: PyTree = None
 
     def gradients(self, params: PyTree, key: jax.Array | None = None) -> PyTree:
         """What the workers send of theta, leaves [M, *param].
@@ -144,19 +159,26 @@ class Problem:
 
     def objective(self, params: PyTree, worker_batch: int | None = None) -> jax.Array:
         """f(params); computed for `worker_batch` workers at a time, if it is given."""
-        return self._over_workers(self.worker_objective, params, worker_batch)
+        return self.over_workers(self.worker_objective, params, worker_batch)
 
     def error(self, params: PyTree, worker_batch: int | None = None) -> jax.Array:
         """How far params are from done, by `measure`; 0 at a solution."""
+        return self.measured(params, worker_batch).error
+
+    def measured(self, params: PyTree, worker_batch: int | None = None) -> Measured:
+        """The error, and the problem's metrics if it has any."""
+        if self.measure_with is not None:
+            return self.measure_with(self, params, worker_batch)
         if self.measure == "gradient":
-            gradient = self._over_workers(
+            gradient = self.over_workers(
                 jax.grad(self.worker_loss), params, worker_batch
             )
-            return sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradient))  # pyright: ignore
+            square: Any = sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradient))
+            return Measured(square, {})
         value = self.objective(params, worker_batch)
-        return value if self.optimum is None else value - self.optimum
+        return Measured(value if self.optimum is None else value - self.optimum, {})
 
-    def _over_workers(self, function, params, worker_batch: int | None):
+    def over_workers(self, function, params, worker_batch: int | None):
         """The sum of a function of (params, data of worker m) over the workers."""
 
         def of_some(start, size):
@@ -210,6 +232,8 @@ class Problem:
         """What `error` is, for the axis of a figure."""
         if self.measure == "gradient":
             return "squared gradient norm"
+        if self.measure == "held-out":
+            return "held-out loss"
         return "objective" if self.optimum is None else "objective error"
 
 

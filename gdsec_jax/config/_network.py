@@ -1,0 +1,77 @@
+"""The problem of a config that trains a network."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gdsec_jax import _shipped, data, problems
+from gdsec_jax.config._schema import ProblemConfig
+
+
+def make_network(config: ProblemConfig, samples: data.Dataset) -> problems.Problem:
+    """A model of experiments/_models.py, with the accuracy as its metric.
+
+    Features are divided by their largest magnitude, but for characters, which are
+    codes. A share `held_out` of the samples, drawn by the seed, belongs to no worker.
+
+    Raises:
+      ImportError: flax is not installed.
+      ValueError: the data do not fit the model.
+    """
+    try:
+        models = _shipped.module(_shipped.folder("experiments") / "_models.py")
+    except ImportError as error:
+        raise ImportError(
+            "flax is missing, expected for a problem of kind network: "
+            "pip install 'gdsec-jax[flax]'."
+        ) from error
+    features, targets = samples.features, samples.targets
+    if not isinstance(features, np.ndarray):
+        raise ValueError(
+            f"problem.data {samples.name!r} is sparse, expected dense features for a "
+            "network."
+        )
+    text = features.dtype.kind == "i"
+    if text != (config.model == "transformer"):
+        raise ValueError(
+            f"problem.model is {config.model!r} for {samples.name!r}, expected the "
+            "transformer for characters, and another for features."
+        )
+    num_classes = data.NUM_CHARACTERS
+    if not text:
+        features = (features / np.abs(features).max()).astype(config.dtype)
+        labels, targets = np.unique(targets, return_inverse=True)
+        num_classes = len(labels)
+    order = np.random.default_rng(config.seed).permutation(len(targets))
+    first = round((config.held_out or 0.0) * len(targets))
+    kept, held = order[first:], order[:first]
+    return problems.flax_problem(
+        models.make(
+            config.model,
+            features.shape[1],
+            num_classes,
+            config.seed,
+            jnp.dtype(config.dtype),
+        ),
+        optax.softmax_cross_entropy_with_integer_labels,
+        (features[kept], targets[kept]),
+        config.num_workers,
+        config.batch_size,
+        held_out=(features[held], targets[held]) if first else None,
+        metrics={"accuracy": accuracy},
+        split=data.split(
+            np.zeros(len(kept)) if text else targets[kept],
+            config.num_workers,
+            config.split,
+            seed=config.seed,
+            sizes=config.sizes,
+            concentration=config.concentration,
+        ),
+        seed=config.seed,
+        name=config.model or "network",
+    )
+
+
+def accuracy(logits, labels):
+    """Whether the most likely class, or character, is the right one."""
+    return logits.argmax(-1) == labels

@@ -1,0 +1,233 @@
+"""Problems of flax models: minibatches, dropout, batch statistics, held-out data."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdsec_jax import _checks
+from gdsec_jax.data import Shards, stack
+from gdsec_jax.problems._linear import parts_of
+from gdsec_jax.problems._network import network_of
+from gdsec_jax.problems._network_loss import (
+    Draw,
+    HeldOut,
+    Measure,
+    PerSample,
+    WorkerLoss,
+)
+from gdsec_jax.problems._problem import Problem, from_loss
+
+if TYPE_CHECKING:
+    from flax import nnx
+
+PyTree = Any
+_BY_LABEL = ("sorted", "dirichlet")
+
+
+def flax_problem(
+    model: "nnx.Module",
+    loss: PerSample,
+    data: Any,
+    num_workers: int,
+    batch_size: int | None = None,
+    *,
+    held_out: Any = None,
+    metrics: Mapping[str, PerSample] | None = None,
+    split: str | Sequence[np.ndarray] = "shuffled",
+    seed: int = 0,
+    statistics_size: int = 1024,
+    eval_batch: int = 256,
+    name: str = "flax",
+) -> Problem:
+    r"""Train a flax.nnx model, the samples shared out among the workers.
+
+    With the model's outputs :math:`h_\theta(x)` and the loss :math:`\ell`,
+
+    .. math:: f(\theta) = \frac1N \sum_{n=1}^N \ell(h_\theta(x_n), y_n)
+       = \sum_m f_m(\theta).
+
+    The parameters :math:`\theta` are the model's `nnx.Param`, as nested dicts of
+    arrays: a threshold `xi`, or labels of `optax.partition`, can follow its layers. The
+    model itself is left as it is; `flax_model` makes one of what a run has found. Its
+    other variables are constants. Equal models share a compiled loop.
+
+    In a round worker m draws `batch_size` of its samples, with replacement. Dropout is
+    drawn from the key of the round, anew for each worker and layer; so runs are
+    repeated by their key. Outputs are widened to float32 before the loss, of models
+    that compute in bfloat16; parameters and gradients keep their own dtype.
+
+    Batch normalisation uses the batch of the worker in a round, whose statistics go
+    nowhere: no running average is kept, for it would be a state beside the parameters
+    that workers do not share. What is evaluated is normalised by the statistics of a
+    fixed sample of the training data at the current parameters, computed anew each
+    time, layer after layer, in one pass. So f as it is evaluated and the mean of what
+    the workers differentiate differ for such a model, as they do for dropout.
+
+    Args:
+      model: called with features [n, ...], returns outputs, an array or a tree.
+      loss: (outputs, targets) of n samples to [n, ...], their losses, of which those of
+        one sample are averaged; `optax.softmax_cross_entropy_with_integer_labels`, say.
+      data: a `data.Dataset`, or a pair: features [N, ...] and targets [N, ...].
+      num_workers: M.
+      batch_size: samples a worker and round; all of its samples by default.
+      held_out: further data of that kind, which no worker has. The error then is the
+        loss on them, else that on the training data.
+      metrics: by name, like the loss; averaged over the data of the error, and kept in
+        `History.metrics`.
+      split: which samples a worker has: a word that `data.split` knows, or its result.
+        Words that need labels are for targets [N].
+      seed: of the shuffled split, and of the sample for the batch statistics.
+      statistics_size: the size of that sample, at most N; a pass over it is at once in
+        memory.
+      eval_batch: samples that are evaluated at a time, of each worker where the error
+        is that on the training data.
+      name: for figures and files.
+
+    Returns:
+      A `Problem`. `simulate` needs a key for it, if it draws batches or dropout. Where
+      gradients of all workers at once are too large, or slow, as those of convolutions
+      on CPUs can be, its `worker_batch` computes some at a time.
+
+    Raises:
+      ValueError: model is no `nnx.Module`, or keeps batch statistics elsewhere than in
+        `nnx.BatchNorm`; loss or a metric returns no value for each sample; features and
+        targets differ in their number; an argument is out of range; workers have
+        samples in different numbers, no batch_size is given, and the model normalises
+        by the batch.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from flax import nnx
+      >>> import gdsec_jax
+      >>> from gdsec_jax import data, problems
+      >>> digits = data.load("digits")
+      >>> x, y = digits.features, digits.targets
+      >>> model = nnx.Linear(64, 10, rngs=nnx.Rngs(0))
+      >>> loss = optax.softmax_cross_entropy_with_integer_labels
+      >>> problem = problems.flax_problem(
+      ...     model, loss, (x[:1500], y[:1500]), num_workers=5, batch_size=32,
+      ...     held_out=(x[1500:], y[1500:]),
+      ...     metrics={"accuracy": lambda logits, y: logits.argmax(-1) == y})
+      >>> optimizer = optax.chain(gdsec_jax.gdsec(5, xi=0.1), optax.adam(0.01))
+      >>> history = gdsec_jax.simulate(problem, optimizer, 100, key=0, eval_every=50)
+      >>> bool(history.metrics["accuracy"][-1] > 0.8)
+      True
+      >>> trained = problems.flax_model(problem, history.params)
+      >>> trained(jnp.asarray(x[:2])).shape
+      (2, 10)
+
+    References:
+      Wu and Johnson, Rethinking "Batch" in BatchNorm, 2021,
+      https://arxiv.org/abs/2105.07576 (precise statistics)
+    """
+    from flax import nnx
+
+    if not isinstance(model, nnx.Module):
+        raise ValueError(f"model is {model!r}, expected a flax.nnx.Module.")
+    if batch_size is not None:
+        batch_size = _checks.integer("batch_size", batch_size, 1)
+    _checks.integer("statistics_size", statistics_size, 1)
+    _checks.integer("eval_batch", eval_batch, 1)
+    features, targets = _samples("data", data)
+    labels = targets if targets.ndim == 1 else np.zeros(len(targets))
+    if targets.ndim > 1 and isinstance(split, str) and split in _BY_LABEL:
+        raise ValueError(
+            f"split is {split!r}, expected 'shuffled' or 'contiguous' for targets of "
+            f"shape {targets.shape}."
+        )
+    parts = parts_of(split, labels, num_workers, seed)
+    network, params = network_of(model)
+    if not jax.tree.leaves(params):
+        raise ValueError(f"model {type(model).__name__} has no nnx.Param.")
+    drawing = None
+    if batch_size is not None or network.draws:
+        drawing = Draw(batch_size, network.draws)
+    sample = None
+    if network.normalises:
+        if batch_size is None and len({len(part) for part in parts}) > 1:
+            raise ValueError(
+                "batch_size is None, expected an int: the model normalises by the "
+                "batch, and the workers have samples in different numbers."
+            )
+        rng = np.random.default_rng(seed)
+        size = min(statistics_size, len(targets))
+        sample = jnp.asarray(features[rng.choice(len(targets), size, replace=False)])
+    measure = Measure(network, (("loss", loss), *(metrics or {}).items()), eval_batch)
+    problem = from_loss(
+        WorkerLoss(network, loss), stack(features, targets, parts), params, name=name
+    )
+    held = None
+    if held_out is not None:
+        held = jax.tree.map(jnp.asarray, _weighted(*_samples("held_out", held_out)))
+    problem = dataclasses.replace(
+        problem,
+        draw=drawing,
+        measure="objective" if held is None else "held-out",
+        measure_with=measure,
+        held_out=HeldOut(held, sample),
+    )
+    jax.eval_shape(Problem.measured, problem, params)  # metrics are checked there
+    return problem
+
+
+def flax_model(problem: Problem, params: PyTree) -> "nnx.Module":
+    """The model of a `flax_problem` with these parameters, ready for inference.
+
+    It calls dropout no more, and normalises by the statistics of the problem's sample
+    of the training data, at these parameters.
+
+    Args:
+      problem: of `flax_problem`.
+      params: of its model, such as `History.params`.
+
+    Returns:
+      An `nnx.Module`.
+
+    Raises:
+      ValueError: the problem is none of `flax_problem`, or the parameters are others'.
+
+    Examples:
+      >>> import jax, numpy as np, optax
+      >>> from flax import nnx
+      >>> from gdsec_jax import problems
+      >>> x = np.eye(4, dtype=np.float32)
+      >>> problem = problems.flax_problem(
+      ...     nnx.Linear(4, 1, rngs=nnx.Rngs(0)), optax.squared_error, (x, x[:, :1]), 2)
+      >>> zeros = jax.tree.map(np.zeros_like, problem.init_params)
+      >>> problems.flax_model(problem, zeros)(x[:2]).tolist()
+      [[0.0], [0.0]]
+    """
+    measure = problem.measure_with
+    if not isinstance(measure, Measure):
+        raise ValueError(f"problem {problem.name} is none of problems.flax_problem.")
+    _checks.same_shapes("params", params, problem.init_params)
+    network = measure.network
+    return network.model(params, network.rest_at(params, problem.held_out.sample))
+
+
+def _samples(name: str, given: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Features and targets, in equal numbers."""
+    try:
+        features, targets = map(np.asarray, given[-2:])  # a Dataset has a name in front
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} is a {type(given).__name__}, expected a data.Dataset, or a pair "
+            "of arrays: features and targets."
+        ) from error
+    if features.shape[:1] != targets.shape[:1] or not features.shape[:1]:
+        raise ValueError(
+            f"{name} has features of shape {features.shape} and targets of shape "
+            f"{targets.shape}, expected as many of one as of the other."
+        )
+    if targets.size == 0:
+        raise ValueError(f"{name} holds no samples, expected at least one.")
+    return features, targets
+
+
+def _weighted(features, targets) -> Shards:
+    number = len(targets)
+    return Shards(features, targets, np.full(number, 1 / number))

@@ -1,0 +1,177 @@
+"""A flax model as functions of its parameters; those of equal models are equal."""
+
+import dataclasses
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdsec_jax import _trees
+
+if TYPE_CHECKING:
+    from flax import nnx
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Constants:
+    """A tree of arrays that are part of a program: equal where their bytes are."""
+
+    structure: Any
+    leaves: tuple[tuple[bytes, np.dtype, tuple[int, ...]], ...]
+
+    @classmethod
+    def of(cls, tree: PyTree) -> "Constants":
+        """The constants with the values of these arrays."""
+        leaves, structure = jax.tree.flatten(tree)
+        arrays = [np.asarray(leaf) for leaf in leaves]
+        return cls(structure, tuple((x.tobytes(), x.dtype, x.shape) for x in arrays))
+
+    def tree(self) -> PyTree:
+        """The arrays."""
+        leaves = [np.frombuffer(b, dtype).reshape(s) for b, dtype, s in self.leaves]
+        return jax.tree.unflatten(self.structure, map(jnp.asarray, leaves))
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A model without its parameters, in the three ways in which it is called.
+
+    Attributes:
+      training: what stands around the variables: with dropout, normalised by the batch.
+      deterministic: without dropout, normalised by the batch; its statistics stay.
+      inference: without dropout, normalised by statistics that were kept.
+      normalises: whether it does so by the batch at all.
+      keys: the structure of its random keys, and their shapes.
+      rest: its other variables.
+    """
+
+    training: Hashable
+    deterministic: Hashable
+    inference: Hashable
+    normalises: bool
+    keys: tuple[Any, tuple[tuple[int, ...], ...]]
+    rest: Constants
+
+    @property
+    def draws(self) -> bool:
+        """Whether it has random keys, of dropout say."""
+        return bool(self.keys[1])
+
+    def outputs(self, params: PyTree, features, key=None) -> Any:
+        """Of a batch: with a key as in training, else deterministic."""
+        graph = self.deterministic if key is None else self.training
+        return _wide(self._model(graph, params, key)(features))
+
+    def rest_at(self, params: PyTree, sample) -> PyTree:
+        """The variables for inference: statistics of a sample, if there is one."""
+
+        if sample is None:
+            return self.rest.tree()
+        model = self._model(self.deterministic, params)
+        model(sample)
+        return split(model)[3]
+
+    def inferred(self, params: PyTree, rest: PyTree, features) -> Any:
+        """The outputs of samples, each on its own."""
+        return _wide(self.model(params, rest)(features))
+
+    def model(self, params: PyTree, rest: PyTree) -> "nnx.Module":
+        """As it is called in inference."""
+        return self._model(self.inference, params, rest=rest)
+
+    def _model(self, graph, params, key=None, rest=None):
+        from flax import nnx
+
+        rest = self.rest.tree() if rest is None else rest
+        return nnx.merge(graph, params, self._fresh_keys(key), rest)
+
+    def _fresh_keys(self, key) -> PyTree:
+        """A key of its own for each of the model's streams."""
+        structure, shapes = self.keys
+        key = jax.random.key(0) if key is None else key
+        own = [jax.random.fold_in(key, i) for i in range(len(shapes))]
+        return jax.tree.unflatten(
+            structure,
+            [jax.random.split(k, s) for k, s in zip(own, shapes, strict=True)],
+        )
+
+
+def network_of(model: "nnx.Module") -> tuple[Network, PyTree]:
+    """A model's functions, and its parameters; the model stays as it is.
+
+    Raises:
+      ValueError: it has batch statistics that are not those of nnx.BatchNorm.
+    """
+    from flax import nnx
+
+    model = nnx.clone(model)
+    if normalised := normalises(model):
+        # Flax makes statistics float32, and cannot update those of wider numbers.
+        dtypes = [x.dtype for x in jax.tree.leaves(nnx.state(model, nnx.Param))]
+        wide = _trees.widest(jnp.float32, *dtypes)
+        statistics = nnx.state(model, nnx.BatchStat)
+        nnx.update(model, jax.tree.map(lambda x: x.astype(wide), statistics))
+    training, deterministic, inference = (nnx.clone(model) for _ in range(3))
+    training.train()
+    for each in (deterministic, inference):
+        each.eval()
+    if normalised:
+        # With the momentum 0 what it keeps is the statistics of the last batch.
+        deterministic.set_attributes(
+            nnx.BatchNorm, use_running_average=False, momentum=0.0
+        )
+    _, params, keys, rest = split(model)
+    shapes = tuple(jnp.shape(key) for key in jax.tree.leaves(keys))
+    structure = jax.tree.structure(keys)
+    network = Network(
+        training=split(training)[0],
+        deterministic=split(deterministic)[0],
+        inference=split(inference)[0],
+        normalises=normalised,
+        keys=(structure, shapes),
+        rest=Constants.of(rest),
+    )
+    return network, params
+
+
+def normalises(model: "nnx.Module") -> bool:
+    """Whether the model has layers that normalise by the batch.
+
+    Raises:
+      ValueError: it has other batch statistics than those of nnx.BatchNorm.
+    """
+    from flax import nnx
+
+    kept = {path[:-1] for path, _ in nnx.to_flat_state(nnx.state(model, nnx.BatchStat))}
+    known = {p for p, m in nnx.iter_modules(model) if isinstance(m, nnx.BatchNorm)}
+    if kept - known:
+        place = ".".join(map(str, min(kept - known, key=str)))
+        raise ValueError(
+            f"model has batch statistics in {place or 'itself'}, expected them in "
+            "layers of nnx.BatchNorm alone."
+        )
+    return bool(kept)
+
+
+def split(model: "nnx.Module") -> tuple[Any, PyTree, PyTree, PyTree]:
+    """What stands around the variables, parameters, random keys, and the rest."""
+    from flax import nnx
+
+    graph, *states = nnx.split(model, nnx.Param, nnx.RngKey, ...)
+    return graph, *map(nnx.to_pure_dict, states)
+
+
+def _wide(outputs):
+    """In float32 at least: losses of numbers with few digits are of little use."""
+    return jax.tree.map(
+        lambda x: (
+            x.astype(_trees.widest(x.dtype, jnp.float32))
+            if jnp.issubdtype(x.dtype, jnp.floating)
+            else x
+        ),
+        outputs,
+    )
