@@ -1,10 +1,13 @@
 """A dry run of an optimizer, which says in a sentence what optax cannot."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from gdsec_jax import _checks
+from gdsec_jax._groups import Grouped
 from gdsec_jax._last_round import last_round
 
 _REMEDY = (
@@ -15,7 +18,10 @@ _REMEDY = (
 
 
 def check(
-    optimizer: optax.GradientTransformation, params: optax.Params, num_workers: int
+    optimizer: optax.GradientTransformation,
+    params: optax.Params,
+    num_workers: int,
+    worker_batch: int | None = None,
 ) -> None:
     """Raise a clear error if this optimizer cannot train with an axis of workers.
 
@@ -25,6 +31,7 @@ def check(
       optimizer: a chain with an algorithm of this package in it.
       params: the parameters, or their shapes and dtypes.
       num_workers: M, the leading axis of the gradients.
+      worker_batch: workers whose gradients come at a time, `Grouped`; all by default.
 
     Raises:
       ValueError: init or update fails on gradients [M, *param]; updates come out in
@@ -45,12 +52,14 @@ def check(
     )
     try:
         state = jax.eval_shape(optimizer.init, shapes)
-        updates, new_state = jax.eval_shape(optimizer.update, grads, state, shapes)
+        update = functools.partial(_update, optimizer, worker_batch)
+        updates, new_state = jax.eval_shape(update, grads, state, shapes)
     except Exception as error:  # whatever a foreign stage makes of an axis of workers
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"this optimizer cannot take gradients of {num_workers} workers: {reason} "
-            f"{_REMEDY}"
+            f"this optimizer cannot take gradients of {num_workers} workers"
+            f"{'' if worker_batch is None else f', {worker_batch} at a time'}: "
+            f"{reason} {_REMEDY}"
         ) from error
     last_round(state)
     try:
@@ -66,6 +75,12 @@ def check(
             "can carry it: a piece in it took the workers for an axis of a parameter. "
             f"{_REMEDY}"
         )
+
+
+def _update(optimizer, worker_batch: int | None, grads, state, params):
+    if worker_batch is not None:
+        grads = Grouped(lambda index, own: own, grads, worker_batch)
+    return optimizer.update(grads, state, params)
 
 
 def _signature(tree):

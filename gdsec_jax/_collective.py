@@ -34,6 +34,8 @@ def sparse_sum(messages: Any, capacity: int) -> Any:
       Leaves [*param], in float32 at least.
     """
     leaves, structure = jax.tree.flatten(messages)
+    if not leaves:
+        return messages
     dtype = _trees.widest(jnp.float32, *(leaf.dtype for leaf in leaves))
     flat = [leaf.reshape(leaf.shape[0], -1).astype(dtype) for leaf in leaves]
     ends = [sum(x.shape[1] for x in flat[:i]) for i in range(1, len(flat))]

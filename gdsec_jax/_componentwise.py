@@ -119,12 +119,25 @@ def _work(closed, operands: list[Any], steps: list[_Step]) -> list[Any]:
             results = own[:1]
         else:
             results = [(len(steps), i) for i in range(len(eqn.outvars))]
-            along_axes = name in _REDUCTIONS or name == "dot_general"
-            params = {} if along_axes else eqn.params
             dtypes = [var.aval.dtype for var in eqn.outvars]
-            steps.append(_Step(name, own, params, dtypes))
+            steps.append(_Step(name, own, _beside_places(eqn), dtypes))
         known |= dict(zip(eqn.outvars, results, strict=True))
     return [of(atom) for atom in jaxpr.outvars]
+
+
+def _beside_places(eqn) -> dict[str, Any]:
+    """What an equation does, but for the places of the axes that it does it to."""
+    name, params, shapes = eqn.primitive.name, dict(eqn.params), _shapes(eqn.invars)
+    if name in _ELEMENTWISE:
+        return params
+    if name in _REDUCTIONS:
+        gone = [shapes[0][axis] for axis in params.pop("axes")]
+    elif name == "dot_general":
+        contracted, _ = params.pop("dimension_numbers")
+        gone = [shapes[0][axis] for axis in contracted[0]]
+    else:
+        return params | {"shapes": shapes}
+    return params | {"sizes": sorted(size for size in gone if size != 1)}
 
 
 def _same_step(a: _Step, b: _Step) -> bool:

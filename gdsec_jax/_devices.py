@@ -1,13 +1,52 @@
-"""The mesh in effect, if workers are spread over its devices."""
+"""The devices that workers are spread over."""
 
 import jax
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, Mesh, PartitionSpec
 
 DEVICE_AXIS = "worker_devices"  # of a mesh over which workers are spread
 BY_DEVICE = PartitionSpec(DEVICE_AXIS)  # of an array whose first axis is of workers
 
 
 def num_devices() -> int:
-    """Over which workers are spread: of the axis `DEVICE_AXIS` of the mesh that
-    `jax.set_mesh` has set, or 1."""
-    return jax.sharding.get_abstract_mesh().shape.get(DEVICE_AXIS, 1)
+    """Of the axis `DEVICE_AXIS` of the mesh that `jax.set_mesh` has set, or 1.
+
+    Raises:
+      ValueError: that axis is not left to the compiler.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    if kinds.get(DEVICE_AXIS) == AxisType.Explicit:
+        raise ValueError(
+            f"the mesh's axis {DEVICE_AXIS} is Explicit, expected Auto: "
+            "jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,))."
+        )
+    return mesh.shape.get(DEVICE_AXIS, 1)
+
+
+def mesh_of(mesh: Mesh, num_workers: int = 0) -> Mesh:
+    """The mesh's devices along one axis, which is left to the compiler.
+
+    Args:
+      mesh: whose devices, all of its axes together, share the workers.
+      num_workers: M; 0 where it is not workers that they share.
+
+    Raises:
+      ValueError: it is no mesh, or its devices cannot have the same number each.
+    """
+    if not isinstance(mesh, Mesh):
+        raise ValueError(f"mesh is {mesh!r}, expected a jax.sharding.Mesh.")
+    check_share(num_workers, mesh.size)
+    return Mesh(mesh.devices.reshape(-1), (DEVICE_AXIS,))
+
+
+def check_share(num_workers: int, devices: int) -> None:
+    """Each of the devices can have the same number of workers.
+
+    Raises:
+      ValueError: it cannot.
+    """
+    if num_workers % devices:
+        raise ValueError(
+            f"mesh has {devices} devices, expected a divisor of num_workers, "
+            f"{num_workers}."
+        )

@@ -45,7 +45,7 @@ def start(
         jax.distributed.initialize(coordinator, num_processes, process_id)
     except (ValueError, RuntimeError) as error:
         raise ValueError(
-            f"the processes do not meet: {str(error).strip().splitlines()[0]} "
+            f"the processes do not meet: {(str(error).strip() or 'unknown reason.').splitlines()[0]} "
             "Expected SLURM, Open MPI or a TPU pod, or an explicit coordinator, "
             "num_processes and process_id."
         ) from error

@@ -72,7 +72,7 @@ def number_of_groups(columns: Columns) -> int | None:
     number = math.ceil(rows / _blocks.BLOCK_BYTES["cpu"])
     num_workers = jax.tree.leaves(columns.own)[0].shape[0]
     few = num_workers < LEAST_WORKERS * number
-    return None if few or num_devices() > 1 else number
+    return None if few else number
 
 
 def in_groups(

@@ -20,28 +20,6 @@ from gdsec_jax.federation import FederationState
 from gdsec_jax.problems import Problem
 
 
-def mesh_of(mesh: Mesh | None, num_workers: int = 0) -> Mesh | None:
-    """The mesh's devices along one axis, which is left to the compiler.
-
-    Args:
-      mesh: whose devices, all of its axes together, share the workers.
-      num_workers: M; 0 where it is not workers that they share.
-
-    Raises:
-      ValueError: it is no mesh, or its devices cannot have the same number each.
-    """
-    if mesh is None:
-        return None
-    if not isinstance(mesh, Mesh):
-        raise ValueError(f"mesh is {mesh!r}, expected a jax.sharding.Mesh.")
-    if num_workers % mesh.size:
-        raise ValueError(
-            f"mesh has {mesh.size} devices, expected a divisor of num_workers, "
-            f"{num_workers}."
-        )
-    return Mesh(mesh.devices.reshape(-1), (DEVICE_AXIS,))
-
-
 def in_effect(mesh: Mesh | None):
     """A context in which pieces can see that they run on several devices."""
     return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)

@@ -56,6 +56,8 @@ def run(
     large = _blocks.num_bytes(gradients) >= _blocks.LEAST_BYTES
     if not large or not _checks.is_traced(jax.tree.leaves(gradients)[0]):
         return whole(columns, chosen)  # without jit nothing is changed in place
+    if num_devices() > 1:
+        return whole(columns, chosen)  # nothing is cut that others hold parts of
     ways = {}
     plan = _columns.plan(columns, steps) if may_cut else None
     if plan is not None:
@@ -108,4 +110,4 @@ def for_workers(function: Callable, each: tuple, alone: bool) -> Any:
 
 def _sums_over_workers(error: NameError) -> bool:
     """Whether a pipeline failed since it knows of no other workers."""
-    return "axis name" in str(error)
+    return f"axis name: {WORKER_AXIS}" in str(error)

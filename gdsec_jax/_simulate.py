@@ -15,6 +15,7 @@ import optax
 from gdsec_jax import _checkpoint, _checks, _environment, _files, _loop, _mesh, _norms
 from gdsec_jax._check_optimizer import check
 from gdsec_jax._checkpoint import Saved
+from gdsec_jax._devices import mesh_of
 from gdsec_jax._fingerprint import fingerprint
 from gdsec_jax.history import History
 from gdsec_jax.problems import Problem
@@ -68,7 +69,8 @@ def simulate(
       norms: whether to keep the norms of the gradient and of the memories, too.
       worker_batch: workers whose gradients are computed, and sent, at a time; by
         default all. Less memory: the gradients of one group are kept instead of all M.
-        Not for pipelines that sum over all workers, nor with norms.
+        Not for pipelines that sum over all workers, behind optax.partition, nor with
+        norms.
       mesh: whose devices, all of its axes together, have the same number of workers
         each: their data and memories. The compiler adds the sums over devices. Results
         differ by rounding. `worker_batch` then is that of each device.
@@ -116,13 +118,13 @@ def simulate(
         participation,
         norms,
         _worker_batch(worker_batch, norms),
-        _mesh.mesh_of(mesh, problem.num_workers),
+        None if mesh is None else mesh_of(mesh, problem.num_workers),
     )
     _checks.log(log)
     every = _checkpoint.every_of(checkpoint, checkpoint_every)
     own_attributes = _files.plain("attributes", dict(attributes or {}))
     key = _loop.key_for(problem, key, participation)
-    check(optimizer, problem.init_params, problem.num_workers)
+    check(optimizer, problem.init_params, problem.num_workers, worker_batch)
     placed = _mesh.place_problem(problem, options.mesh)
     initial_error = _loop.initial_error(placed, options.worker_batch)
     limits = _loop.limits(

@@ -11,6 +11,7 @@ import optax
 from optax.experimental import aggregating
 
 from gdsec_jax import _checks, _collective, _round, _trees
+from gdsec_jax._devices import check_share, num_devices
 from gdsec_jax._groups import Grouped
 from gdsec_jax._last_round import RoundCounts
 from gdsec_jax._rounds import RoundsState
@@ -175,6 +176,7 @@ def federate(
         like = state.rounds.previous_params
         if not isinstance(updates, Grouped):
             _checks.same_shapes("gradients", updates, like, leading=(num_workers,))
+        check_share(num_workers, num_devices())
         common, own, known = rounds.begin(state.rounds, params)
         change = common.pop("params_change")
         shared = extra_args | common

@@ -115,8 +115,9 @@ def test_a_message_that_is_too_long_leaves_its_worker_out():
 
 
 def test_what_is_wrong_is_said():
-    with pytest.raises(ValueError, match="capacity is 0, expected"):
-        gdsec_jax.federate(optax.identity(), 2, capacity=0)
+    for make in (gdsec_jax.federate, gdsec_jax.gdsec):
+        with pytest.raises(ValueError, match="capacity is 0, expected"):
+            make(optax.identity() if make is gdsec_jax.federate else 2, 2, capacity=0)
     with pytest.raises(ValueError, match="summand is given beside capacity"):
         gdsec_jax.federate(
             optax.identity(), 2, capacity=1, summand=gdsec_jax.gradient_estimate
@@ -129,7 +130,7 @@ def test_four_devices_move_a_tenth_of_the_bytes():
         from gdsec_jax import _mesh, benchmarks
         hlo = benchmarks.module("_hlo")
         M, D = 4, 20_000
-        mesh = _mesh.mesh_of(mesh, M)
+        mesh = mesh_of(mesh, M)
         params = jax.ShapeDtypeStruct(
             (D,), jnp.float32, sharding=_mesh.everywhere(mesh)
         )

@@ -349,6 +349,10 @@ def _normed(row):
     return row / (1 + jnp.abs(row).sum())
 
 
+def _by_length(row):
+    return row / jnp.ones(row.shape).sum()
+
+
 def _spread(x):
     return jnp.broadcast_to(x[..., None], (*x.shape, 3))
 
@@ -417,6 +421,27 @@ PIPELINES = {
     "all but the last": (_by(lambda x: x - x.sum(range(x.ndim - 1))), False),
     "rows": (_by(lambda x: jax.vmap(_normed)(x) if x.ndim else x), False),
     "spread and summed": (_by(lambda x: _spread(x).sum(min(x.ndim, 1))), False),
+    "a constant's length": (_by(lambda x: x / jnp.ones(x.shape[1:]).sum()), False),
+    "a product's length": (
+        _by(lambda x: x * jnp.vdot(jnp.ones(x.shape[:-1]), jnp.ones(x.shape[:-1]))),
+        False,
+    ),
+    "a row's length": (
+        _by(
+            lambda x: (
+                jax.vmap(lambda r: r / jnp.ones(r.shape).sum())(x) if x.ndim else x
+            )
+        ),
+        False,
+    ),
+    "as many as axes": (
+        _by(lambda x: jnp.broadcast_to(x, (x.ndim + 1, *x.shape)).sum(0)),
+        False,
+    ),
+    "a norm of ones": (
+        _by(lambda x: x / jax.nn.logsumexp(jnp.zeros(x.shape[:1]))),
+        False,
+    ),
     "one entry": (_by(lambda x: x if x.size == 1 else x * 2), False),
     "first column": (_by(lambda x: x.at[:, 0].set(0) if x.ndim > 1 else x), False),
     "by shape": (_by(lambda x: x * {(7, 5): 2, (16,): 3, (): 4}[x.shape]), False),

@@ -260,6 +260,7 @@ def test_a_reshape_that_mixes_only_for_some_lengths():
         (lambda x: jnp.where(x > 0, x, 0) * ROW.reshape(M, *[1] * (x.ndim - 1)), True),
         (lambda x: jnp.tensordot(ROW, x, 1), True),
         (lambda x: x * 2 if x.ndim > 2 else x, False),
+        (lambda x: x / jnp.ones(x.shape[1:]).sum(), False),
         (lambda x: x * (2 if x.ndim > 2 else 3), False),
         (lambda x: x * 2 if x.ndim > 1 else x, False),
         (lambda x: x * x.shape[-1], False),

@@ -14,7 +14,8 @@ import optax
 import pytest
 
 import gdsec_jax
-from gdsec_jax import _mesh, problems
+from gdsec_jax import problems
+from gdsec_jax._devices import mesh_of
 
 START = """
 import os
@@ -28,6 +29,7 @@ import optax
 import gdsec_jax
 from cases import METHODS
 from gdsec_jax import problems, worker
+from gdsec_jax._devices import mesh_of
 jax.config.update("jax_enable_x64", True)
 
 M = 8
@@ -104,7 +106,7 @@ def test_each_device_holds_its_own_workers():
         """
         import gdsec_jax._mesh as placing
         from gdsec_jax.federation import FederationState
-        mesh = placing.mesh_of(mesh, M)
+        mesh = mesh_of(mesh, M)
         placed = placing.place_problem(problem, mesh)
         for leaf in jax.tree.leaves(placed.worker_data):
             assert leaf.addressable_shards[0].data.shape[0] == M // 4
@@ -152,7 +154,7 @@ def test_what_is_no_mesh_for_the_workers():
         gdsec_jax.simulate(problem, optimizer, 2, mesh=4)  # pyright: ignore
     mesh = jax.sharding.AbstractMesh((4,), ("devices",))
     with pytest.raises(ValueError, match="mesh is .*, expected a jax.sharding.Mesh"):
-        _mesh.mesh_of(mesh, 3)  # pyright: ignore
+        mesh_of(mesh, 3)  # pyright: ignore
     on_four_devices(
         """
         small = problems.ridge(x, y, 6)
@@ -163,5 +165,57 @@ def test_what_is_no_mesh_for_the_workers():
             assert "mesh has 4 devices, expected a divisor of num_" in str(error)
         else:
             raise AssertionError
+        """
+    )
+
+
+def test_data_that_are_spread_and_loops_of_ones_own():
+    on_four_devices(
+        """
+        from gdsec_jax import data
+
+        def load(m):
+            return {"x": x[10 * m : 10 * m + 10], "y": y[10 * m : 10 * m + 10]}
+
+        def loss(params, own):
+            return ((own["x"] @ params - own["y"]) ** 2).sum() / 160
+
+        optimizer = optax.chain(gdsec_jax.gdsec(M, 1.0, 0.01), optax.sgd(0.1))
+        alone, together = (
+            gdsec_jax.simulate(
+                problems.from_loss(loss, data.spread(load, M, own), np.zeros(6)),
+                optimizer, 20, mesh=where,
+            )
+            for own, where in ((jax.make_mesh((1,), ("a",)), None), (mesh, mesh))
+        )
+        np.testing.assert_allclose(together.params, alone.params, rtol=1e-12)
+
+        grads = jnp.asarray(rng.standard_normal((M, 6)))
+        params = jnp.zeros(6)
+        update = jax.jit(optimizer.update)
+        expected, _ = update(grads, optimizer.init(params), params)
+        auto = (jax.sharding.AxisType.Auto,)
+        own = jax.make_mesh((4,), (gdsec_jax.DEVICE_AXIS,), axis_types=auto)
+        with jax.set_mesh(own):
+            direction, _ = update(grads, optimizer.init(params), params)
+        np.testing.assert_allclose(direction, expected, rtol=1e-12)
+
+        def refused(sentence, mesh, M):
+            algorithm = gdsec_jax.gd(M)
+            with jax.set_mesh(mesh):
+                try:
+                    algorithm.update(jnp.ones((M, 6)), algorithm.init(params), params)
+                except ValueError as error:
+                    assert sentence in str(error), error
+                else:
+                    raise AssertionError
+
+        refused("mesh has 4 devices, expected a divisor", own, 6)
+        explicit = jax.make_mesh((4,), (gdsec_jax.DEVICE_AXIS,))
+        refused("worker_devices is Explicit, expected Auto", explicit, 8)
+        # Another mesh is none of ours.
+        with jax.set_mesh(jax.make_mesh((4,), ("model",), axis_types=auto)):
+            algorithm = gdsec_jax.gd(3)
+            algorithm.update(jnp.ones((3, 6)), algorithm.init(params), params)
         """
     )

@@ -20,7 +20,7 @@ TOPICS = ("algorithms", "data", "problems", "report", "wire", "worker")
 
 # A user can take the algebra alone: what each part may import of the package, beside
 # the shared helpers, which import nothing of it but each other.
-HELPERS = {"_checks", "_trees", "_files", "_shipped"}
+HELPERS = {"_checks", "_devices", "_trees", "_files", "_shipped"}
 MAY_IMPORT = {
     "worker": {"wire"},
     "wire": set(),
@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "_broadcast": {"wire", "worker", "_rounds"},
     "algorithms": {"wire", "worker", "server", "federation"},
     "theory": {"algorithms", "problems", "worker"},
-    "_check_optimizer": {"_last_round"},
+    "_check_optimizer": {"_groups", "_last_round"},
     "problems": {"data"},
     "history": set(),
     "logs": set(),

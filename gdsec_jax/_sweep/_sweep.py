@@ -12,7 +12,8 @@ import jax
 import numpy as np
 import optax
 
-from gdsec_jax import _checks, _environment, _files, _mesh
+from gdsec_jax import _checks, _environment, _files
+from gdsec_jax._devices import mesh_of
 from gdsec_jax._sweep import _grid
 from gdsec_jax._sweep._batch import Plan, run_batch
 from gdsec_jax._sweep._plan import Common, fit, plan_of
@@ -163,7 +164,7 @@ def run_settings(
         divergence_factor,
         key,
         norms,
-        _mesh.mesh_of(mesh),
+        None if mesh is None else mesh_of(mesh),
     )
     for name in settings[0]:
         makers = [make_optimizer, participation, problem if callable(problem) else None]

@@ -128,7 +128,10 @@ def difference_memory(
 def short(compressor, options: SparseOptions):
     """The compressor, whose messages have no more entries than the capacity."""
     capacity = options.get("capacity")
-    return compressor if capacity is None else optax.chain(compressor, top_k(capacity))
+    if capacity is None:
+        return compressor
+    _checks.integer("capacity", capacity, 1, 2**31 - 1)
+    return optax.chain(compressor, top_k(capacity))
 
 
 def share(x, num_workers: int, reduction: Reduction = "sum", power: int = 1):

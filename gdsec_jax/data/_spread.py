@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from gdsec_jax._devices import BY_DEVICE, mesh_of
+
 
 def spread(
     load: Callable[[int], Any], num_workers: int, mesh: jax.sharding.Mesh
@@ -22,8 +24,8 @@ def spread(
       The tree with leaves [M, ...], `worker_data` for `problems.from_loss`.
 
     Raises:
-      ValueError: M is no such multiple, or a worker's data has another shape or dtype
-        than the first one's of this process.
+      ValueError: mesh is no mesh; M is no such multiple; a worker's data has another
+        shape or dtype than the first one's of this process.
 
     Examples:
       >>> import jax, numpy as np
@@ -34,13 +36,7 @@ def spread(
       >>> data.spread(load, 2, mesh)["y"].tolist()
       [0.0, 1.0]
     """
-    if num_workers % mesh.size:
-        raise ValueError(
-            f"mesh has {mesh.size} devices, expected a divisor of num_workers, "
-            f"{num_workers}."
-        )
-    spec = jax.sharding.PartitionSpec(mesh.axis_names)
-    sharding = jax.sharding.NamedSharding(mesh, spec)
+    sharding = jax.sharding.NamedSharding(mesh_of(mesh, num_workers), BY_DEVICE)
     places = sharding.addressable_devices_indices_map((num_workers,))
     parts, like = [], None
     for device, (index,) in places.items():  # pyright: ignore
