@@ -45,7 +45,7 @@ def start(
         jax.distributed.initialize(coordinator, num_processes, process_id)
     except (ValueError, RuntimeError) as error:
         raise ValueError(
-            f"the processes do not meet: {(str(error).strip() or 'unknown reason.').splitlines()[0]} "
+            f"the processes do not meet: {_first_line(error)} "
             "Expected SLURM, Open MPI or a TPU pod, or an explicit coordinator, "
             "num_processes and process_id."
         ) from error
@@ -62,3 +62,8 @@ def one_writes(
         return
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder), rich.console.Console(quiet=True)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else f"{type(error).__name__}."

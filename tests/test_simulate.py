@@ -575,9 +575,17 @@ def test_workers_in_groups_run_the_same_course(kind, worker_batch, x64):
 
 
 def test_what_groups_cannot_do():
-    parts = optax.partition({"a": gdsec_jax.gd(WORKERS)}, "a")
+    problem = problems.from_loss(
+        lambda params, x: ((params["a"] - x) ** 2 + params["b"] ** 2).sum(),
+        jnp.ones((WORKERS, 3)),
+        {"a": jnp.zeros(3), "b": jnp.zeros(3)},
+    )
+    algorithms = {name: gdsec_jax.gd(WORKERS) for name in "ab"}
+    parts = optax.partition(algorithms, {"a": "a", "b": "b"})
+    optimizer = optax.chain(parts, optax.sgd(0.1))
+    simulate(problem, optimizer, 2)
     with pytest.raises(ValueError, match=f"{WORKERS} workers, 2 at a time"):
-        simulate(toy(), optax.chain(parts, optax.sgd(0.1)), 2, worker_batch=2)
+        simulate(problem, optimizer, 2, worker_batch=2)
     optimizer = chain(gdsec_jax.gd(WORKERS), toy())
     with pytest.raises(ValueError, match="worker_batch is 0, expected"):
         simulate(toy(), optimizer, 2, worker_batch=0)
