@@ -7,9 +7,10 @@
 
 A folder is written beside its place and then renamed: whenever a run is killed, it is
 there whole or not at all. Nothing is forced onto the disk: a power loss may damage what
-was written shortly before it, even both states that are kept. The checksums tell, and the
-run then starts anew. What is damaged is renamed, to damaged-round-0000000200 say. Of older
-folders the records stay.
+was written shortly before it, even both states that are kept. The checksums tell; the
+run then starts anew, or is refused if no manifest is left to say whose the folder is.
+Damaged ones are renamed, to damaged-round-0000000200 say. Of older ones the records
+stay.
 """
 
 import os

@@ -1,7 +1,7 @@
 """What a step of a saved run must hold: its manifest, with a checksum of each file.
 
-Only a file that is not there, or not what was written, is damage. One that cannot be read
-now, for the disk or the network, is an error: it may be sound.
+Only a file that is not there, or not what was written, is damage. One that cannot be
+read now, for the disk or the network, is an error: it may be sound.
 """
 
 import hashlib

@@ -5,6 +5,7 @@ import errno
 import functools
 import pathlib
 import shutil
+from typing import Any
 
 import cases
 import jax
@@ -296,10 +297,12 @@ def store(folder, **about):
 def saved(rounds, since):
     """A run, with the records of its rounds since some."""
     numbers = np.arange(since, rounds)
+    sent: Any = {"bits": numbers[:, None]}
+    broadcast: Any = numbers > 3
     state = {"memory": jnp.full((3, 4), rounds, jnp.bfloat16), "none": jnp.zeros((0,))}
     return _checkpoint.Saved(
         _loop.Run(jnp.arange(5.0), state, jnp.int32(rounds), jnp.int32(0)),
-        _loop.Record(1.0 * numbers, {"bits": numbers[:, None]}, numbers > 3, {}, {}),
+        _loop.Record(1.0 * numbers, sent, broadcast, {}, {}),
         float(rounds),
     )
 
