@@ -84,9 +84,10 @@ MAY_IMPORT = {
     "figures": {"_environment", "config", "data", "experiment", "report"},
     "benchmarks": {"_environment", "experiment"},
     "_distributed": set(),
+    "_own_log": {"logs"},
     "cli": {
         *("algorithms", "benchmarks", "config", "data", "experiment", "figures"),
-        *("_distributed", "logs"),
+        *("_distributed", "_own_log", "logs"),
     },
 }
 
