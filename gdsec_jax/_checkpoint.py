@@ -5,13 +5,16 @@
       state/                    the run after them
       manifest.json             which run, from which round on, a checksum of each file
 
-A folder is written beside its place and then renamed: it is there whole or not at all.
-Should the system itself break down, the checksums tell. Of older ones the records stay.
+A folder is written beside its place and then renamed: whenever a run is killed, it is
+there whole or not at all. Nothing is forced onto the disk: a power loss may damage what
+was written shortly before it, even both states that are kept. The checksums tell; the
+run then starts anew, or is refused if no manifest is left to say whose the folder is.
+Damaged ones are renamed, to damaged-round-0000000200 say. Of older ones the records
+stay.
 """
 
-import hashlib
-import json
 import os
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -20,11 +23,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from gdsec_jax import _checks, _files, _loop, _orbax
+from gdsec_jax import _checks, _files, _loop, _manifest, _orbax
+from gdsec_jax._manifest import RECORDS, STATE
 
 STATES = 2  # that are kept: the newest, and another should it be damaged
-_MANIFEST, _RECORDS, _STATE = "manifest.json", "records.npz", "state"
-_STEP = "round-"
+_STEP = re.compile(r"round-\d{10}")
+_BROKEN_OFF = re.compile(r"\.round-\d{10}")
+_DAMAGED = re.compile(r"damaged-round-\d{10}(-\d+)?")
 
 
 class Saved(NamedTuple):
@@ -44,28 +49,32 @@ class Store(NamedTuple):
 
     @classmethod
     def at(cls, folder: Any, every: int, fingerprint: dict[str, str]) -> "Store":
-        """The store in a folder, made if it is not there.
+        """The store in a folder, made if it is not there; without what was broken off.
 
         Raises:
           ValueError: it holds another run, or something else.
-          OSError: it cannot be made or written to.
+          OSError: it cannot be made, read or written to.
         """
         store = cls(_files.folder(folder).absolute(), every, fingerprint)
-        names = f"{_STEP}*", f".{_STEP}*"  # whole, and what was broken off
-        ours = {path for name in names for path in store.folder.glob(name)}
-        others = sorted(set(store.folder.iterdir()) - ours)
-        if others:
+        expected = f"checkpoint is {os.fspath(folder)!r}, expected a"
+        for path in sorted(store.folder.iterdir()):
+            if not _is_ours(path):
+                raise ValueError(f"{expected} folder of its own: {path.name} is in it.")
+        manifests = [_manifest.read(path) for path in store._steps()]
+        if manifests and not any(manifests):
             raise ValueError(
-                f"checkpoint is {os.fspath(folder)!r}, expected a folder of its own: "
-                f"{others[0].name} is in it."
+                f"{expected} new folder or that of this run: no manifest of the one "
+                "there can be read."
             )
-        for path in store._steps():
-            differs = _differences(_manifest(path), fingerprint)
+        for manifest in filter(None, manifests):
+            differs = _manifest.differences(manifest, fingerprint)
             if differs:
                 raise ValueError(
-                    f"checkpoint is {os.fspath(folder)!r}, expected a new folder or "
-                    f"that of this run: the one there differs in {', '.join(differs)}."
+                    f"{expected} new folder or that of this run: the one there differs "
+                    f"in {', '.join(differs)}."
                 )
+        for path in store._named(_BROKEN_OFF):
+            shutil.rmtree(path)
         return store
 
     def until_save(self, rounds: int) -> int:
@@ -75,7 +84,7 @@ class Store(NamedTuple):
     def newest(self, start: Saved, eval_every: int, num_rounds: int) -> Saved:
         """The run as it was saved last; as it starts where nothing sound is saved.
 
-        What was saved later, and is damaged, is removed.
+        What was saved later, and is damaged, is set aside.
 
         Args:
           start: the run before its first round, on the devices that it shall be on.
@@ -91,12 +100,12 @@ class Store(NamedTuple):
         steps, sound, damaged = self._steps(), [], []
         for path in reversed(steps[-STATES:]):
             before = [step for step in steps if step <= path]
-            why = _damage(before)
+            why = _manifest.damage(before)
             if why is None:
                 sound = before
                 break
             damaged.append((path, why))
-        rounds = _round_of(sound[-1]) if sound else 0
+        rounds = _manifest.round_of(sound[-1]) if sound else 0
         for path, why in damaged:
             warnings.warn(
                 f"the checkpoint {path} is damaged, {why}: the run goes on from round "
@@ -105,7 +114,7 @@ class Store(NamedTuple):
                 stacklevel=4,
             )
         for path in reversed(steps[len(sound) :]):
-            shutil.rmtree(path)
+            path.rename(_free(path.with_name(f"damaged-{path.name}")))
         if not sound:
             return start
         if rounds > num_rounds:
@@ -113,32 +122,49 @@ class Store(NamedTuple):
                 f"num_rounds is {num_rounds}, expected at least {rounds}, the rounds "
                 f"that the checkpoint {self.folder} has."
             )
-        parts = [_load_records(path / _RECORDS, start.records) for path in sound]
-        run = _orbax.load(sound[-1] / _STATE, start.run)
-        about: Any = _manifest(sound[-1])
+        parts = [_load_records(path / RECORDS, start.records) for path in sound]
+        run = _orbax.load(sound[-1] / STATE, start.run)
+        about: Any = _manifest.read(sound[-1])
         saved = Saved(run, _loop.joined(parts), about["seconds"])
         return _as_if_on_the_way(saved, eval_every, num_rounds)
 
     def save(self, saved: Saved) -> None:
-        """Keep a run; of its records those since it was kept before."""
-        rounds, leaves = int(saved.run.rounds), jax.tree.leaves(saved.records)
-        path = self.folder / f"{_STEP}{rounds:010}"
+        """Keep a run; of its records those since it was kept before.
+
+        Raises:
+          OSError: it cannot be written, or another run is saved in the folder.
+        """
+        path = self.folder / f"round-{int(saved.run.rounds):010}"
         temporary = path.with_name(f".{path.name}")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        np.savez(temporary / _RECORDS, *leaves)
-        _orbax.save(temporary / _STATE, saved.run)
-        sums = {name: _sum(temporary / name) for name in _files_in(temporary)}
-        begin = rounds - leaves[0].shape[0]
-        about = {"run": self.fingerprint, "begin": begin, "seconds": saved.seconds}
-        _write_manifest(temporary, about | {"files": sums})
-        temporary.rename(path)
+        try:
+            temporary.mkdir()
+            self._write(temporary, saved)
+            temporary.rename(path)
+        except OSError as error:
+            taken = isinstance(error, FileExistsError) or path.exists()
+            if taken or not temporary.exists():
+                raise OSError(
+                    f"{path} cannot be saved, expected one run at a time in this "
+                    "folder: another one writes to it, or removed it."
+                ) from error
+            raise
         for old in self._steps()[:-STATES]:
-            shutil.rmtree(old / _STATE, ignore_errors=True)
+            shutil.rmtree(old / STATE, ignore_errors=True)
+
+    def _write(self, step: Path, saved: Saved) -> None:
+        leaves = jax.tree.leaves(saved.records)
+        np.savez(step / RECORDS, *leaves)
+        _orbax.save(step / STATE, saved.run)
+        begin = int(saved.run.rounds) - leaves[0].shape[0]
+        about = {"run": self.fingerprint, "begin": begin, "seconds": saved.seconds}
+        _manifest.write(step, about)
 
     def _steps(self) -> list[Path]:
         """The folders, oldest first."""
-        return sorted(self.folder.glob(f"{_STEP}*"))
+        return self._named(_STEP)
+
+    def _named(self, pattern: re.Pattern) -> list[Path]:
+        return sorted(p for p in self.folder.iterdir() if pattern.fullmatch(p.name))
 
 
 def every_of(checkpoint: Any, every: Any) -> int | None:
@@ -180,61 +206,17 @@ def _load_records(path: Path, like: _loop.Record) -> _loop.Record:
     return structure.unflatten(arrays)
 
 
-def _damage(steps: list[Path]) -> str | None:
-    """What is wrong with a run that was saved in these steps; None if nothing is."""
-    end = 0
-    for path in steps:
-        manifest = _manifest(path)
-        if manifest is None:
-            return f"{path.name}/{_MANIFEST} is missing or not what was written"
-        if manifest["begin"] != end:
-            return f"the rounds from {end + 1} to {manifest['begin']} are missing"
-        end = _round_of(path)
-        for name, digest in manifest["files"].items():
-            if path != steps[-1] and name != _RECORDS:
-                continue
-            if not (path / name).is_file():
-                return f"{path.name}/{name} is missing"
-            if _sum(path / name) != digest:
-                return f"{path.name}/{name} is not what was written"
-    return None
+def _is_ours(path: Path) -> bool:
+    """Whether a store may be beside it: what one left, or a hidden file."""
+    name = path.name
+    if _STEP.fullmatch(name) or _BROKEN_OFF.fullmatch(name):
+        return _manifest.has_only_ours(path)
+    return name.startswith(".") or _DAMAGED.fullmatch(name) is not None
 
 
-def _differences(manifest: dict[str, Any] | None, fingerprint) -> list[str]:
-    """In what a run differs from that of a manifest; of a damaged one nobody knows."""
-    theirs = fingerprint if manifest is None else manifest["run"]
-    names = sorted(fingerprint.keys() | theirs.keys())
-    return [name for name in names if theirs.get(name) != fingerprint.get(name)]
-
-
-def _manifest(step: Path) -> dict[str, Any] | None:
-    """What was written, if that is still there."""
-    try:
-        manifest = json.loads((step / _MANIFEST).read_text("utf-8"))
-        digest = manifest.pop("sum")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        return None
-    return manifest if digest == _sum_of_json(manifest) else None
-
-
-def _write_manifest(step: Path, about: dict[str, Any]) -> None:
-    text = json.dumps(about | {"sum": _sum_of_json(about)})
-    (step / _MANIFEST).write_text(text, "utf-8")
-
-
-def _sum_of_json(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _sum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _files_in(folder: Path) -> list[str]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [path.relative_to(folder).as_posix() for path in paths]
-
-
-def _round_of(step: Path) -> int:
-    return int(step.name.removeprefix(_STEP))
+def _free(path: Path) -> Path:
+    """The path, with a number if it is taken."""
+    free, number = path, 2
+    while free.exists():
+        free, number = path.with_name(f"{path.name}-{number}"), number + 1
+    return free

@@ -1,9 +1,9 @@
 """What a run computes, in a few words: equal for runs of the same course."""
 
 import hashlib
-from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from gdsec_jax import _loop, _trees
@@ -16,14 +16,15 @@ def fingerprint(
     options: _loop.Options,
     limits: _loop.Limits,
     key: jax.Array,
-    **ends: Any,
+    divergence_factor: float,
 ) -> dict[str, str]:
     """By name, all that a run's course depends on; not its length, nor its devices.
 
     Args:
       problem, optimizer, options, key: as of the loop.
-      limits: of which only the types matter.
-      ends: the arguments that they were made of, but for the number of rounds.
+      limits: of which the number of rounds does not matter, nor what follows from the
+        initial error, which other devices round otherwise.
+      divergence_factor: as of `simulate`.
     """
     alone = options._replace(worker_batch=None, mesh=None)
     own = _loop.for_loop(problem)
@@ -43,11 +44,15 @@ def fingerprint(
     text = jax.jit(first_round).lower(*taken).as_text()
     # The wire formats: what is counted is the same, what it costs is not.
     text += repr(jax.tree.structure(record))
+    with np.errstate(over="ignore"):  # as the loop compares it
+        target = np.asarray(limits.target_error).astype(record.error.dtype)
     return {
         "problem": problem.name,
         "data": arrays.hexdigest(),
         "method or options": hashlib.sha256(text.encode()).hexdigest(),
         "key": f"{key.dtype} {_trees.bytes_of(key).hex()}",
         "eval_every": str(options.eval_every),
+        "target_error": str(target),
+        "divergence_factor": str(divergence_factor),
         "jax": jax.__version__,
-    } | {name: str(value) for name, value in ends.items()}
+    }

@@ -194,7 +194,7 @@ def limits(
     measurable = error > max(problem.resolution, 0.0)
     return Limits(
         rounds=num_rounds,
-        target_error=-math.inf if target_error is None else target_error,
+        target_error=-math.inf if target_error is None else float(target_error),
         diverged_error=divergence_factor * error if measurable else math.inf,
     )
 

@@ -132,8 +132,8 @@ def simulate(
     )
     store = None
     if every is not None:
-        ends = {"target_error": target_error, "divergence_factor": divergence_factor}
-        about = fingerprint(problem, optimizer, options, limits, key, **ends)
+        factor = float(divergence_factor)
+        about = fingerprint(problem, optimizer, options, limits, key, factor)
         store = _checkpoint.Store.at(checkpoint, every, about)
     problem = placed
     with _mesh.in_effect(options.mesh):

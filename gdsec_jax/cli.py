@@ -57,10 +57,11 @@ def run(
       norms: Keep the norms of the gradient and of the memories too.
       checkpoint_every: Rounds after each of which a run is saved, in the folder
         checkpoints among the results. The same command goes on from there if it was
-        killed, and writes its log anew. Removed when all is done.
+        killed, and writes its log anew. Removed when all is done. Not with
+        --distributed.
       distributed: Workers over all devices of all processes that are started so, by
         SLURM, Open MPI or on a TPU pod, or with the three options below. The first one
-        writes.
+        writes. Not with --checkpoint-every.
       coordinator: HOST:PORT of the first process.
       num_processes: How many there are.
       process_id: Of this one, 0 for the first.
@@ -309,10 +310,16 @@ class _Around(NamedTuple):
 
 def _run(config: "configs.RunConfig", name: str, around: _Around) -> None:
     from gdsec_jax import _distributed, experiment
+    from gdsec_jax._own_log import own_log
 
     every, log = around.checkpoint_every, around.log
     if every is not None:
         _checks.integer("checkpoint_every", every, 1, 2**31 - 1)
+        if around.distributed:  # said before the processes meet
+            raise ValueError(
+                f"--checkpoint-every is {every}, expected none with --distributed: a "
+                "run of several processes is not saved."
+            )
     meeting = (around.coordinator, around.num_processes, around.process_id)
     mesh = None
     if around.distributed:
@@ -325,13 +332,12 @@ def _run(config: "configs.RunConfig", name: str, around: _Around) -> None:
     own = (around.results, rich.console.Console())
     if mesh is not None and jax.process_index() > 0:
         log = None
-    # The log of a run that goes on is told of all its rounds again.
-    again = every is not None and experiment.was_killed(around.results / name)
-    if again and log is not None and log.is_file():
-        log.unlink()
+    logged = _logged(log)
+    if every is not None and log is not None:
+        logged = own_log(log, around.results / name / experiment.CHECKPOINTS)
     with (
         _distributed.one_writes(*own) if mesh else contextlib.nullcontext(own) as where,
-        _logged(log, append=again) as logs_to,
+        logged as logs_to,
     ):
         results, console = where
         experiment.run(

@@ -98,11 +98,6 @@ def compare(
     return Runs(config, problem, histories)
 
 
-def was_killed(folder: Path) -> bool:
-    """Whether there are checkpoints to go on from."""
-    return (folder / CHECKPOINTS).is_dir()
-
-
 def simulate_method(
     config: configs.RunConfig,
     label: str,

@@ -1,8 +1,11 @@
 """Runs that go on from their checkpoints, as if nothing had happened."""
 
 import dataclasses
+import errno
 import functools
+import pathlib
 import shutil
+from typing import Any
 
 import cases
 import jax
@@ -294,10 +297,12 @@ def store(folder, **about):
 def saved(rounds, since):
     """A run, with the records of its rounds since some."""
     numbers = np.arange(since, rounds)
+    sent: Any = {"bits": numbers[:, None]}
+    broadcast: Any = numbers > 3
     state = {"memory": jnp.full((3, 4), rounds, jnp.bfloat16), "none": jnp.zeros((0,))}
     return _checkpoint.Saved(
         _loop.Run(jnp.arange(5.0), state, jnp.int32(rounds), jnp.int32(0)),
-        _loop.Record(1.0 * numbers, {"bits": numbers[:, None]}, numbers > 3, {}, {}),
+        _loop.Record(1.0 * numbers, sent, broadcast, {}, {}),
         float(rounds),
     )
 
@@ -415,3 +420,100 @@ def test_a_run_tells_its_caller_of_damage(tmp_path):
     with pytest.warns(RuntimeWarning, match="is damaged, .* round 40") as caught:
         assert_same_course(run(tmp_path), expected)
     assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["round-1/thesis.tex", f"round-{20:010}/thesis.tex", f".round-{20:010}/thesis.tex"],
+)
+def test_folders_of_others_are_left_alone(name, tmp_path):
+    path = tmp_path / name
+    path.parent.mkdir()
+    path.write_text("years")
+    message = f"expected a folder of its own: {path.parent.name} is in it.$"
+    with pytest.raises(ValueError, match=message):
+        store(tmp_path)
+    assert path.read_text() == "years"
+
+
+@pytest.mark.parametrize("name", ["round-notes.txt", f"round-{20:010}"])
+def test_a_file_that_is_called_as_a_step_is_refused(name, tmp_path):
+    (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=f"folder of its own: {name} is in it.$"):
+        store(tmp_path)
+
+
+def test_steps_that_nothing_says_whose_they_are_are_refused(tmp_path):
+    state = tmp_path / f"round-{20:010}" / "state"
+    state.mkdir(parents=True)
+    with pytest.raises(ValueError, match="no manifest of the one there can be read.$"):
+        store(tmp_path)
+    assert state.exists()
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "records.npz"])
+def test_what_cannot_be_read_now_is_not_taken_for_damage(name, tmp_path, monkeypatch):
+    def failing(self, *arguments, **options):
+        if self.name == name:
+            raise OSError(errno.EIO, "Input/output error")
+        return opened(self, *arguments, **options)
+
+    keep_to(tmp_path, 40)
+    opened = pathlib.Path.open
+    with monkeypatch.context() as patched:
+        patched.setattr(pathlib.Path, "open", failing)
+        with pytest.raises(OSError, match="Input/output error"):
+            newest(tmp_path)
+    assert_is(newest(tmp_path), 40)
+
+
+def test_what_is_damaged_is_set_aside(tmp_path):
+    for aside in ("damaged-round-0000000040", "damaged-round-0000000040-2"):
+        keep_to(tmp_path / "sound", 40)
+        records = tmp_path / "sound" / f"round-{40:010}" / "records.npz"
+        flipped(records)
+        left = records.read_bytes()
+        with pytest.warns(RuntimeWarning, match="goes on from round 20"):
+            assert_is(newest(tmp_path / "sound"), 20)
+        assert (tmp_path / "sound" / aside / "records.npz").read_bytes() == left
+        shutil.rmtree(tmp_path / "sound" / f"round-{20:010}")
+
+
+def test_hidden_files_are_no_matter(tmp_path):
+    keep_to(tmp_path, 20)
+    (tmp_path / ".DS_Store").touch()
+    (tmp_path / f"round-{20:010}" / ".DS_Store").touch()
+    assert_is(newest(tmp_path), 20)
+    assert (tmp_path / ".DS_Store").exists()
+
+
+def test_what_kills_left_is_removed(tmp_path):
+    keep_to(tmp_path, 20)
+    for name in ("records.npz", "state.orbax-checkpoint-tmp-7"):
+        (tmp_path / f".round-{33:010}" / name).mkdir(parents=True)
+    store(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [f"round-{20:010}"]
+
+
+@pytest.mark.parametrize("name", [f"round-{40:010}", f".round-{40:010}"])
+def test_two_runs_in_one_folder_are_told(name, tmp_path):
+    keep_to(tmp_path, 20)
+    one = store(tmp_path)
+    (tmp_path / name / "state").mkdir(parents=True)
+    with pytest.raises(OSError, match="40 cannot be saved, expected one run at a time"):
+        one.save(saved(40, 20))
+
+
+def test_what_a_full_disk_says_is_passed_on(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(_checkpoint.np, "savez", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        store(tmp_path).save(saved(20, 0))
+
+
+def test_limits_are_the_same_in_any_type(tmp_path):
+    first = run(tmp_path, 20, target_error=1e-3, divergence_factor=100)
+    limits = {"target_error": np.float32(1e-3), "divergence_factor": np.float32(100)}
+    assert_same_course(run(tmp_path, 20, **limits), first)

@@ -478,6 +478,52 @@ def test_checkpoints_of_another_config_are_refused(call, monkeypatch):
     assert left() == LEFT
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["log.csv", "log.jsonl"])
+def test_only_the_log_of_the_run_is_written_anew(name, call, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    run = ("run", "tiny.toml", "--num-rounds", "40", "--checkpoint-every=20")
+    logged = (*run, "--log", name)
+    with monkeypatch.context() as patched:
+        patched.setattr(experiment.report, "convergence", interrupted)
+        assert call(*logged)[0] == 130
+    before = Path(name).read_text()
+    # Refused in the second method, when the first one's rounds were told again.
+    Path("tiny.toml").write_text(TINY.replace("xi = 10.0", "xi = 11.0"))
+    status, _, err = call(*logged)
+    Path("tiny.toml").write_text(TINY)
+    assert (status, "the one there differs in method or options" in err) == (2, True)
+    assert Path(name).read_text() == before
+    foreign = Path(f"foreign {name}")
+    foreign.write_text("round\n1\n")
+    status, _, err = call(*run, "--log", str(foreign))
+    assert (status, "foreign" in err) == (2, True)
+    assert foreign.read_text() == "round\n1\n"
+    Path(name).rename("moved")
+    foreign.rename(name)
+    assert call(*logged)[0] == 2
+    assert Path(name).read_text() == "round\n1\n"
+    Path("moved").replace(name)
+    assert call(*logged)[0] == 0
+    assert Path(name).read_text() == before
+    assert not list(Path().glob(".*"))
+
+
+def test_a_run_of_several_processes_is_not_saved(call, monkeypatch):
+    def meet(*_):
+        raise AssertionError("they have met")
+
+    monkeypatch.setattr("gdsec_jax._distributed.start", meet)
+    run = ("run", "tiny.toml", "--distributed", "--checkpoint-every", "5")
+    status, _, err = call(*run)
+    assert status == 2
+    assert err.startswith("gdsec: --checkpoint-every is 5, expected none with --dist")
+    page = " ".join(call("run", "--help")[1].split())
+    assert "Not with --checkpoint-every" in page
+
+
 # Data
 
 

@@ -55,7 +55,8 @@ MAY_IMPORT = {
     "_mesh": {"_devices", "_last_round", "federation", "problems"},
     "_fingerprint": {"_loop", "problems"},
     "_orbax": set(),
-    "_checkpoint": {"_loop", "_orbax"},
+    "_manifest": set(),
+    "_checkpoint": {"_loop", "_manifest", "_orbax"},
     "_simulate": {
         *("_check_optimizer", "_checkpoint", "_environment", "_fingerprint", "_loop"),
         *("_mesh", "_norms", "history", "problems"),
@@ -83,9 +84,10 @@ MAY_IMPORT = {
     "figures": {"_environment", "config", "data", "experiment", "report"},
     "benchmarks": {"_environment", "experiment"},
     "_distributed": set(),
+    "_own_log": {"logs"},
     "cli": {
         *("algorithms", "benchmarks", "config", "data", "experiment", "figures"),
-        *("_distributed", "logs"),
+        *("_distributed", "_own_log", "logs"),
     },
 }
 
