@@ -18,8 +18,8 @@ ROOT = Path(__file__).parent.parent
 START = """
 import jax
 from gdsec_jax import _distributed
-mesh = _distributed.start("localhost:{port}", 2, {process})
-assert mesh.size == 4 and jax.local_device_count() == 2
+mesh = _distributed.start("localhost:{port}", {processes}, {process})
+assert mesh.size == 4
 jax.config.update("jax_enable_x64", True)
 import numpy as np
 import optax
@@ -34,11 +34,11 @@ def free_port() -> int:
         return own.getsockname()[1]
 
 
-def together(command) -> list[str]:
-    """What two processes print: of `command`, from (port, process) to arguments."""
+def together(command, count: int = 2) -> list[str]:
+    """What processes with four devices print: of `command`, from (port, process)."""
     port = free_port()
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // count}",
         "PYTHONPATH": str(ROOT),
     }
     processes = [
@@ -49,7 +49,7 @@ def together(command) -> list[str]:
             stderr=subprocess.PIPE,
             text=True,
         )
-        for process in range(2)
+        for process in range(count)
     ]
     try:
         said = [process.communicate(timeout=300) for process in processes]
@@ -61,13 +61,15 @@ def together(command) -> list[str]:
     return [out for out, _ in said]
 
 
-def program(text: str):
-    """A Python program for both processes, after they have met."""
+def program(text: str, count: int = 2):
+    """A Python program for all processes, after they have met."""
     body = textwrap.dedent(text)
-    return lambda port, process: [
-        "-c",
-        START.format(port=port, process=process) + body,
-    ]
+
+    def command(port, process):
+        start = START.format(port=port, process=process, processes=count)
+        return ["-c", start + body]
+
+    return command
 
 
 def test_each_process_loads_its_own_workers_and_they_train_together():
@@ -141,6 +143,44 @@ def test_four_workers_in_two_processes_move_a_tenth_and_a_sweep_is_shared():
             )
             """
         )
+    )
+
+
+@pytest.mark.slow
+def test_four_processes_of_one_worker_move_a_tenth_of_the_bytes():
+    together(
+        program(
+            """
+            from gdsec_jax import _mesh, benchmarks
+            from gdsec_jax._devices import mesh_of
+            hlo = benchmarks.module("_hlo")
+            M, D = 4, 20_000
+            mesh = mesh_of(mesh, M)
+            rng = np.random.default_rng(0)
+            gradient = rng.standard_normal((M, D), np.float32)
+            gradient[:, 150:] = 0  # a capacity of 200 suffices
+            grads = jax.device_put(gradient, _mesh.over(mesh))
+            params = jax.device_put(np.zeros(D, np.float32), _mesh.everywhere(mesh))
+
+            def moved(**options):
+                algorithm = gdsec_jax.gdsec(M, 1.0, 0.1, **options)
+                start = lambda p: _mesh.constrain(algorithm.init(p), mesh)
+                with jax.set_mesh(mesh):
+                    state = jax.jit(start)(params)
+                    update = jax.jit(algorithm.update)
+                    compiled = update.lower(grads, state, params).compile()
+                    direction, _ = update(grads, state, params)
+                counted = hlo.traffic(compiled.as_text()).collective_bytes
+                return sum(counted.values()), np.asarray(direction)
+
+            (dense, a), (sparse, b) = moved(server="running"), moved(capacity=200)
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+            assert dense >= 4 * D, dense
+            assert 0 < sparse < 0.1 * dense, (sparse, dense)
+            """,
+            count=4,
+        ),
+        count=4,
     )
 
 
