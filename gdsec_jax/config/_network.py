@@ -1,5 +1,7 @@
 """The problem of a config that trains a network."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -12,7 +14,8 @@ def make_network(config: ProblemConfig, samples: data.Dataset) -> problems.Probl
     """A model of experiments/_models.py, with the accuracy as its metric.
 
     Features are divided by their largest magnitude, but for characters, which are
-    codes. A share `held_out` of the samples, drawn by the seed, belongs to no worker.
+    codes. Samples are put in an order that the seed draws: a share `held_out`, the
+    first of them, belongs to no worker, and a contiguous split of the others is random.
 
     Raises:
       ImportError: flax is not installed.
@@ -38,12 +41,36 @@ def make_network(config: ProblemConfig, samples: data.Dataset) -> problems.Probl
             "transformer for characters, and another for features."
         )
     num_classes = data.NUM_CHARACTERS
+    if text and config.split in ("sorted", "dirichlet"):
+        raise ValueError(
+            f"problem.split is {config.split!r}, expected shuffled or contiguous for "
+            "characters, which have no labels."
+        )
+    side = math.isqrt(features.shape[1])
+    if config.model in ("lenet", "resnet") and side**2 != features.shape[1]:
+        raise ValueError(
+            f"problem.model is {config.model!r} for {features.shape[1]} features, "
+            "expected square images."
+        )
     if not text:
-        features = (features / np.abs(features).max()).astype(config.dtype)
+        features = (features / (np.abs(features).max() or 1.0)).astype(config.dtype)
+        if np.any(targets != np.round(targets)):
+            raise ValueError(
+                f"problem.data {samples.name!r} has targets that are no classes, "
+                "expected whole numbers for a network."
+            )
         labels, targets = np.unique(targets, return_inverse=True)
         num_classes = len(labels)
     order = np.random.default_rng(config.seed).permutation(len(targets))
     first = round((config.held_out or 0.0) * len(targets))
+    if (
+        config.held_out is not None
+        and not 0 < first <= len(targets) - config.num_workers
+    ):
+        raise ValueError(
+            f"problem.held_out is {config.held_out:g} of {len(targets)} samples, "
+            "expected at least one, and one a worker left."
+        )
     kept, held = order[first:], order[:first]
     return problems.flax_problem(
         models.make(

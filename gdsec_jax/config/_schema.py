@@ -98,11 +98,17 @@ class ProblemConfig(Model):
     )
     proximal: bool = Field(default=False, description="Lasso only: proximal steps.")
     dtype: Literal["float32", "float64"] = Field(
-        default="float64", description="Of all arrays."
+        default="float64", description="Of all arrays; float32 of a network."
     )
     grid: Grid = Field(
         default={}, description="For gdsec sweep: values of these fields to try."
     )
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _networks_are_float32(cls, values):
+        network = isinstance(values, dict) and values.get("kind") == "network"
+        return {"dtype": "float32"} | values if network else values
 
     @pydantic.model_validator(mode="after")
     def _fits_the_kind(self):
@@ -111,6 +117,8 @@ class ProblemConfig(Model):
             raise ValueError("a model goes with the kind network, and with it alone")
         if network and self.regularization is not None:
             raise ValueError("a network has no regularization")
+        if network and self.dtype != "float32":
+            raise ValueError("a network has the dtype float32")
         if self.held_out is not None and not network:
             raise ValueError("held_out is for the kind network alone")
         return self

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdsec_jax import _checks
-from gdsec_jax.data import Shards, stack
+from gdsec_jax.data import Dataset, Shards, stack
 from gdsec_jax.problems._linear import parts_of
 from gdsec_jax.problems._network import network_of
 from gdsec_jax.problems._network_loss import (
@@ -93,11 +93,11 @@ def flax_problem(
       on CPUs can be, its `worker_batch` computes some at a time.
 
     Raises:
-      ValueError: model is no `nnx.Module`, or keeps batch statistics elsewhere than in
-        `nnx.BatchNorm`; loss or a metric returns no value for each sample; features and
-        targets differ in their number; an argument is out of range; workers have
-        samples in different numbers, no batch_size is given, and the model normalises
-        by the batch.
+      ValueError: data are no such pair, or differ in their numbers; model is no
+        `nnx.Module`, or keeps batch statistics elsewhere than in `nnx.BatchNorm`; loss
+        or a metric returns no value for each sample, or a metric's name is none for
+        files; an argument is out of range; workers have samples in different numbers,
+        no batch_size is given, and the model normalises by the batch.
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax
@@ -127,7 +127,15 @@ def flax_problem(
     from flax import nnx
 
     if not isinstance(model, nnx.Module):
-        raise ValueError(f"model is {model!r}, expected a flax.nnx.Module.")
+        raise ValueError(
+            f"model is a {type(model).__name__}, expected a flax.nnx.Module."
+        )
+    for metric in metrics or {}:
+        if not metric or "/" in metric:
+            raise ValueError(
+                f"metrics has the name {metric!r}, expected one without a slash, for "
+                "files."
+            )
     if batch_size is not None:
         batch_size = _checks.integer("batch_size", batch_size, 1)
     _checks.integer("statistics_size", statistics_size, 1)
@@ -157,9 +165,8 @@ def flax_problem(
         size = min(statistics_size, len(targets))
         sample = jnp.asarray(features[rng.choice(len(targets), size, replace=False)])
     measure = Measure(network, (("loss", loss), *(metrics or {}).items()), eval_batch)
-    problem = from_loss(
-        WorkerLoss(network, loss), stack(features, targets, parts), params, name=name
-    )
+    shards = _padded(stack(features, targets, parts), features, targets, parts)
+    problem = from_loss(WorkerLoss(network, loss), shards, params, name=name)
     held = None
     if held_out is not None:
         held = jax.tree.map(jnp.asarray, _weighted(*_samples("held_out", held_out)))
@@ -211,13 +218,14 @@ def flax_model(problem: Problem, params: PyTree) -> "nnx.Module":
 
 def _samples(name: str, given: Any) -> tuple[np.ndarray, np.ndarray]:
     """Features and targets, in equal numbers."""
-    try:
-        features, targets = map(np.asarray, given[-2:])  # a Dataset has a name in front
-    except (TypeError, ValueError) as error:
+    if isinstance(given, Dataset):
+        given = given.features, given.targets
+    if not isinstance(given, tuple | list) or len(given) != 2:
         raise ValueError(
             f"{name} is a {type(given).__name__}, expected a data.Dataset, or a pair "
             "of arrays: features and targets."
-        ) from error
+        )
+    features, targets = map(np.asarray, given)
     if features.shape[:1] != targets.shape[:1] or not features.shape[:1]:
         raise ValueError(
             f"{name} has features of shape {features.shape} and targets of shape "
@@ -226,6 +234,25 @@ def _samples(name: str, given: Any) -> tuple[np.ndarray, np.ndarray]:
     if targets.size == 0:
         raise ValueError(f"{name} holds no samples, expected at least one.")
     return features, targets
+
+
+def _padded(shards: Shards, features, targets, parts) -> Shards:
+    """The shards with a worker's first sample as its padding, of weight 0.
+
+    Of zeros a model may make what is not finite, and 0 NaN is NaN.
+    """
+    first = np.array([part[0] if len(part) else 0 for part in parts])
+
+    def filled(stacked, samples):
+        empty = shards.weight == 0
+        empty = empty.reshape(empty.shape + (1,) * (stacked.ndim - 2))
+        return np.where(empty, samples[first][:, None], stacked)
+
+    return Shards(
+        filled(shards.features, features),
+        filled(shards.targets, targets),
+        shards.weight,
+    )
 
 
 def _weighted(features, targets) -> Shards:

@@ -50,8 +50,10 @@ def minibatch(problem: Problem, batch_size: int) -> Problem:
             f"{problem.name} has no data.Shards with dense features in its "
             "worker_data, expected some to draw minibatches from."
         )
-
-    return dataclasses.replace(problem, draw=_Draw(batch_size))
+    draw: Any = _Draw(batch_size)
+    if hasattr(problem.draw, "batch_size"):  # that of a network draws dropout, too
+        draw = dataclasses.replace(problem.draw, batch_size=batch_size)  # pyright: ignore
+    return dataclasses.replace(problem, draw=draw)
 
 
 @dataclasses.dataclass(frozen=True)

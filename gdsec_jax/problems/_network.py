@@ -68,12 +68,14 @@ class Network:
 
     def rest_at(self, params: PyTree, sample) -> PyTree:
         """The variables for inference: statistics of a sample, if there is one."""
+        from flax import nnx
 
+        rest = self.rest.tree()
         if sample is None:
-            return self.rest.tree()
+            return rest
         model = self._model(self.deterministic, params)
         model(sample)
-        return split(model)[3]
+        return _with(rest, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 
     def inferred(self, params: PyTree, rest: PyTree, features) -> Any:
         """The outputs of samples, each on its own."""
@@ -163,6 +165,13 @@ def split(model: "nnx.Module") -> tuple[Any, PyTree, PyTree, PyTree]:
 
     graph, *states = nnx.split(model, nnx.Param, nnx.RngKey, ...)
     return graph, *map(nnx.to_pure_dict, states)
+
+
+def _with(tree: PyTree, some: PyTree) -> PyTree:
+    """Nested dicts, some of their leaves replaced."""
+    if not isinstance(some, dict):
+        return some
+    return tree | {name: _with(tree[name], each) for name, each in some.items()}
 
 
 def _wide(outputs):

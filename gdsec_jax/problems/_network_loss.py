@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gdsec_jax import _trees
 from gdsec_jax.data import Shards
 from gdsec_jax.problems._minibatch import batch_of
 from gdsec_jax.problems._network import Network
@@ -111,8 +112,7 @@ def _weighted_sum(name: str, function: PerSample, outputs, shards) -> jax.Array:
             f"{name} returns an array of shape {jnp.shape(values)} for {weight.size} "
             f"samples, expected ({weight.size}, ...): a value for each, not their mean."
         )
-    dtype = values.dtype
-    if not jnp.issubdtype(dtype, jnp.floating):
-        dtype = weight.dtype
+    floats = jnp.issubdtype(values.dtype, jnp.floating)
+    dtype = _trees.widest(jnp.float32, values.dtype if floats else weight.dtype)
     of_each = values.reshape(weight.size, -1).astype(dtype).mean(axis=1)
     return jnp.vdot(weight.astype(dtype), of_each)

@@ -352,7 +352,7 @@ def test_what_is_refused():
         with pytest.raises(ValueError, match=message):
             problems.flax_problem(model, loss, given, m, **options)
 
-    refused("model is None, expected a flax.nnx.Module", model=None)
+    refused("model is a NoneType, expected a flax.nnx.Module", model=None)
     refused("model Dropout has no nnx.Param", model=nnx.Dropout(0.5))
     refused("batch_size is 0, expected an integer", batch_size=0)
     refused("eval_batch is 0, expected an integer", eval_batch=0)
@@ -402,3 +402,98 @@ def test_batch_statistics_elsewhere_are_refused():
     nested = nnx.Sequential(Own())
     with pytest.raises(ValueError, match="model has batch statistics in layers.0"):
         problems.flax_problem(nested, optax.squared_error, (x, x), 2)
+
+
+# What a review found.
+
+
+class Divides(nnx.Module):
+    """Not finite where features are zero."""
+
+    def __init__(self):
+        self.head = nnx.Linear(6, 3, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        return self.head(x / jnp.linalg.norm(x, axis=-1, keepdims=True))
+
+
+@pytest.mark.parametrize("held_out", [None, samples(5, seed=1)])
+def test_padding_is_no_zeros(held_out):
+    x, y = samples(11)
+    problem = problems.flax_problem(
+        Divides(), cross_entropy, (x, y), 2, held_out=held_out
+    )
+    optimizer = optax.chain(gdsec_jax.gd(2), optax.sgd(0.1))
+    history = simulate(problem, optimizer, 3, key=0)
+    assert not history.dropped.any()
+    assert np.isfinite(history.objective_error).all()
+    assert (history.bits > 0).all()
+
+
+def test_minibatches_of_a_network_draw_dropout():
+    x, y = samples(12)
+    model = Normalised(0, rate=0.5, dtype=jnp.float32)
+    batched = problems.flax_problem(model, cross_entropy, (x, y), 2, batch_size=4)
+    around = problems.minibatch(
+        problems.flax_problem(model, cross_entropy, (x, y), 2), 4
+    )
+    key = jax.random.key(5)
+    for a, b in zip(
+        *(jax.tree.leaves(gradients(p, p.init_params, key)) for p in (batched, around)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+class Counts(nnx.Module):
+    """Beside batch statistics a variable that its call changes."""
+
+    def __init__(self):
+        self.norm = nnx.BatchNorm(6, rngs=nnx.Rngs(0))
+        self.head = nnx.Linear(6, 3, rngs=nnx.Rngs(0))
+        self.count = nnx.Variable(jnp.zeros(()))
+
+    def __call__(self, x):
+        self.count[...] += 1
+        return self.head(self.norm(x)) + 0.0 * self.count[...]
+
+
+def test_a_pass_for_statistics_leaves_nothing_else():
+    x, y = samples(12)
+    problem = problems.flax_problem(Counts(), cross_entropy, (x, y), 2)
+    assert np.isfinite(problem.error(problem.init_params))
+    model = problems.flax_model(problem, problem.init_params)
+    assert float(model.count[...]) == 0  # pyright: ignore
+    np.testing.assert_allclose(model.norm.mean[...], x.mean(0), rtol=1e-5)  # pyright: ignore
+
+
+def test_metrics_of_few_digits_are_summed_in_float32():
+    x, y = samples(600)
+
+    def share(logits, labels):
+        return jnp.full(labels.shape, 0.3, jnp.bfloat16)
+
+    problem = problems.flax_problem(
+        Divides(), cross_entropy, (x, y), 2, metrics={"share": share}, eval_batch=4
+    )
+    value = measured(problem, problem.init_params).metrics["share"]
+    np.testing.assert_allclose(value, float(jnp.bfloat16(0.3)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ((*samples(6), np.ones(6)), "data is a tuple, expected .* a pair"),
+        (samples(6)[0], "data is a ndarray, expected .* a pair"),
+    ],
+)
+def test_what_is_no_pair(given, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        problems.flax_problem(Divides(), cross_entropy, given, 2)
+
+
+def test_names_of_metrics_are_names_in_files():
+    with pytest.raises(ValueError, match="metrics has the name 'a/b', expected one"):
+        problems.flax_problem(
+            Divides(), cross_entropy, samples(6), 2, metrics={"a/b": accuracy}
+        )
