@@ -417,6 +417,7 @@ dtype = "float32"
 
 
 def test_a_network(load):
+    assert load(NETWORK.replace('dtype = "float32"\n', "")).problem.dtype == "float32"
     config = load(NETWORK)
     problem = configs.make_problem(config.problem)
     assert (problem.name, problem.num_workers) == ("mlp", 3)
@@ -467,6 +468,9 @@ def test_a_network_of_characters(load):
         ("model = 'transformer'", "problem.model is 'transformer' for 'digits', exp"),
         ("data = 'characters'", "problem.model is 'mlp' for 'python_documentation'"),
         ("proximal = true", "problem.proximal is for lasso, got kind 'network'."),
+        ("held_out = 1e-4", "problem.held_out is 0.0001 of 1797 samples, expected"),
+        ("held_out = 0.9999", "problem.held_out is 0.9999 of 1797 samples, expected"),
+        ('model = "lenet"\ndata = "breast_cancer"', "'lenet' for 30 features"),
         (
             "data = 'sparse_binary'\noptions = "
             "{ num_samples = 9, num_features = 9, density = 0.5 }",
@@ -491,6 +495,7 @@ def test_networks_that_cannot_be_made(more, message, load):
         ("problem.model = 'mlp'", "a model goes with the kind network, and with it"),
         ("problem.held_out = 0.5", "held_out is for the kind network alone"),
         (NETWORK + "regularization = 0.1", "a network has no regularization"),
+        (NETWORK.replace("float32", "float64"), "a network has the dtype float32"),
     ],
 )
 def test_what_goes_with_a_network(text, message, load):

@@ -106,7 +106,8 @@ class Problem:
         """What the workers send of theta, leaves [M, *param].
 
         Without a key the gradient of each f_m, whatever the problem does in a round;
-        it is that which `error` measures. With a key, what each worker computes in one
+        it is that which `error` measures, but for networks that normalise by the batch
+        and for held-out data. With a key, what each worker computes in one
         round: on a draw, after local steps.
         """
         index = jnp.arange(self.num_workers)
