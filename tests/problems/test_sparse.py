@@ -23,7 +23,7 @@ def stacks(draw):
     return dense * (rng.random(dense.shape) < share)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(stacks(), st.sampled_from([(), (3,)]))
 def test_products_are_the_dense_ones(dense, trailing):
     segments = _sparse.segments_of([scipy.sparse.csr_array(x) for x in dense])
