@@ -86,12 +86,12 @@ METHODS = (
 IDS = [method.name for method in METHODS]
 
 
-# One of a kind: where a test is dear, the others run as slow ones.
-CORE = ("gdsec", "marina")
-
-
 # One of each kind of state and message: enough for what federate does alike for all.
 KINDS = ("gd", "gdsec", "qsgdsec", "low_rank", "ef21", "marina")
+
+# Where a test is dear, these alone are run each time, and those of each kind as slow
+# ones; each method's own iterates and messages are held against the oracles.
+CORE = ("gdsec", "marina")
 
 
 def of_each_kind(method):
@@ -110,7 +110,7 @@ def methods(where=lambda method: True, *, dear=False):
                 marks=[pytest.mark.slow] if dear and method.name not in CORE else [],
             )
             for method in METHODS
-            if where(method)
+            if where(method) and (not dear or of_each_kind(method))
         ],
     )
 

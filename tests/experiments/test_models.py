@@ -50,15 +50,15 @@ def learns(problem, optimizer, rounds, share, saves=True):
 
 
 @pytest.mark.parametrize(
-    "dtype",
-    [None, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)],
-    ids=["float32", "bfloat16"],
-)
-@pytest.mark.parametrize(
-    "name",
+    ("name", "dtype"),
     [
-        pytest.param(name, marks=[] if name == "multinomial" else [pytest.mark.slow])
-        for name in models.MODELS
+        pytest.param(
+            name, dtype, marks=[] if name == "multinomial" else [pytest.mark.slow]
+        )
+        for name, dtype in (
+            *((name, None) for name in models.MODELS),
+            *((name, jnp.bfloat16) for name in ("resnet", "transformer")),
+        )
     ],
 )
 def test_every_network_learns(name, dtype):
@@ -131,7 +131,8 @@ STEPS = {
 def combinations():
     """All of one network, some of others; slow are those whose like others compile."""
     fast = {("mlp", "tree of xi", "adam"), ("mlp", "partition", "schedule")}
-    of_one = itertools.product(["mlp"], ALGORITHMS, STEPS)
+    of_one = [("mlp", name, "adam") for name in ALGORITHMS]
+    of_one += [("mlp", "partition", "schedule"), ("mlp", "tree of xi", "momentum")]
     of_others = itertools.product(
         ["resnet", "transformer"], ["warm-up of xi", "partition"], ["adam"]
     )
