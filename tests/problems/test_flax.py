@@ -404,7 +404,7 @@ def test_batch_statistics_elsewhere_are_refused():
         problems.flax_problem(nested, optax.squared_error, (x, x), 2)
 
 
-# What a review found.
+# Padding, further draws, other variables, wrong data.
 
 
 class Divides(nnx.Module):
