@@ -52,7 +52,7 @@ def together(command, count: int = 2) -> list[str]:
         for process in range(count)
     ]
     try:
-        said = [process.communicate(timeout=300) for process in processes]
+        said = [process.communicate(timeout=120) for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdsec_jax import _checks, _environment, _loop, _trees
+from gdsec_jax import _checks, _environment, _loop, _mesh, _trees
 from gdsec_jax._check_optimizer import check
 from gdsec_jax._sweep import _grid
 from gdsec_jax._sweep._batch import (
@@ -90,7 +90,9 @@ def plan_of(group, problem, make_optimizer, participation, common: Common) -> Pl
 
 def fit(plan: Plan, limit: int | None) -> Plan:
     """The plan with batches that fit into memory."""
-    limit = _free_memory() // 2 if limit is None else limit
+    if limit is None:  # of the first process, for all must take the same batches
+        free = _mesh.agreed(_free_memory() // 2**21, plan.program.mesh)
+        limit = max(1, free) * 2**20
     _checks.integer("memory_limit", limit, 1)
     arrays = jax.tree.leaves(_loop.for_loop(plan.problem))
     shared = sum(jnp.asarray(array).nbytes for array in arrays)
@@ -123,7 +125,7 @@ def _lower(plan: Plan):
 def _free_memory() -> int:
     import psutil
 
-    stats = jax.devices()[0].memory_stats()
+    stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
     return psutil.virtual_memory().available
