@@ -96,7 +96,9 @@ def agreed(number: int, mesh: Mesh | None) -> int:
         return number
     from jax.experimental import multihost_utils
 
-    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+    parts = np.array(divmod(number, 2**30), np.int32)  # without x64 there is no int64
+    high, low = np.asarray(multihost_utils.broadcast_one_to_all(parts))
+    return int(high) * 2**30 + int(low)
 
 
 def on_host(tree: Any, mesh: Mesh | None) -> Any:

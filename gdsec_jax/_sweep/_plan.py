@@ -90,9 +90,8 @@ def plan_of(group, problem, make_optimizer, participation, common: Common) -> Pl
 
 def fit(plan: Plan, limit: int | None) -> Plan:
     """The plan with batches that fit into memory."""
-    if limit is None:  # of the first process, for all must take the same batches
-        free = _mesh.agreed(_free_memory() // 2**21, plan.program.mesh)
-        limit = max(1, free) * 2**20
+    if limit is None:  # that of the first process: all must take the same batches
+        limit = _mesh.agreed(_free_memory() // 2, plan.program.mesh)
     _checks.integer("memory_limit", limit, 1)
     arrays = jax.tree.leaves(_loop.for_loop(plan.problem))
     shared = sum(jnp.asarray(array).nbytes for array in arrays)
