@@ -305,7 +305,7 @@ def test_a_piece_that_wants_matrices_is_not_cut(blocks):
 
     def raises(x):
         if x.ndim != 3 and x.ndim != 2:
-            raise NotImplementedError
+            raise RuntimeError("a matrix is wanted")
         return x / (1 + jnp.abs(x).sum(-1, keepdims=True))
 
     for function in (raises, lambda x: x - x.mean(axis=1, keepdims=True)):
