@@ -2,7 +2,9 @@
 
 from gdsec_jax import data as data
 from gdsec_jax import logs as logs
+from gdsec_jax import participation as participation
 from gdsec_jax import problems as problems
+from gdsec_jax import robust as robust
 from gdsec_jax import wire as wire
 from gdsec_jax import worker as worker
 from gdsec_jax._broadcast import LastBroadcast as LastBroadcast
@@ -42,6 +44,7 @@ from gdsec_jax.algorithms import top_j as top_j
 from gdsec_jax.federation import federate as federate
 from gdsec_jax.history import History as History
 from gdsec_jax.server import gradient_estimate as gradient_estimate
+from gdsec_jax.server import late_messages as late_messages
 from gdsec_jax.server import server_memory as server_memory
 from gdsec_jax.theory import Theory as Theory
 from gdsec_jax.theory import theory as theory
@@ -73,15 +76,18 @@ __all__ = [
     "laq",
     "last_broadcast",
     "last_round",
+    "late_messages",
     "logs",
     "low_rank",
     "marina",
     "natural",
+    "participation",
     "power_sgd",
     "problems",
     "qgd",
     "qsgdsec",
     "rand_k",
+    "robust",
     "rounds",
     "server_memory",
     "sign_ef",

@@ -16,7 +16,9 @@ class RoundCounts(NamedTuple):
 
     uploads: Uploads  # entries int32 [M, G], runs uint32 [M]
     participants: jax.Array  # bool [M]
+    computed: jax.Array  # bool [M]
     dropped: jax.Array  # bool [M]
+    lost: jax.Array  # bool [M]
 
 
 @functools.partial(
@@ -34,10 +36,12 @@ class LastRound:
         "dense" format that `gd` always uses, all D unless all are zero.
       bits: int64 [M], what they cost in the algorithm's `wire` format; read inside a
         compiled function without x64, uint32 if that holds them, else an error.
-      participants: bool [M], the workers that took part.
-      computed: bool [M], the workers that computed a gradient: those, and the dropped.
+      participants: bool [M], the workers that took part: they sent, or could have.
+      computed: bool [M], the workers that computed a gradient: those, the dropped, and
+        the absent ones that accumulate.
       dropped: int [], how many workers were left out for a gradient or a message that
-        is not finite.
+        is not finite, or a gradient of excessive norm.
+      lost: bool [M], the workers whose upload did not arrive.
     """
 
     parts: tuple[RoundCounts, ...]  # several behind optax.partition: they add up
@@ -60,19 +64,23 @@ class LastRound:
 
     @property
     def participants(self):
-        return functools.reduce(
-            lambda a, b: a | b, (p.participants for p in self.parts)
-        )
+        return self._in_some("participants")
 
     @property
     def computed(self):
-        masks = (p.participants | p.dropped for p in self.parts)
-        return functools.reduce(lambda a, b: a | b, masks)
+        return self._in_some("computed")
 
     @property
     def dropped(self):
-        masks = functools.reduce(lambda a, b: a | b, (p.dropped for p in self.parts))
-        return masks.sum(-1, dtype=np.int32)
+        return self._in_some("dropped").sum(-1, dtype=np.int32)
+
+    @property
+    def lost(self):
+        return self._in_some("lost")
+
+    def _in_some(self, name: str):
+        masks = (getattr(part, name) for part in self.parts)
+        return functools.reduce(lambda a, b: a | b, masks)
 
 
 def last_round(state: Any) -> LastRound:

@@ -21,6 +21,7 @@ def run(
     *,
     keep_messages: bool,
     may_cut: bool,
+    may_group: bool,
 ) -> tuple[jax.Array, Results, Any]:
     """A round: at once, or in blocks of components or groups of workers.
 
@@ -31,6 +32,7 @@ def run(
       always: as of `_blocks.in_blocks`.
       keep_messages: whether messages must be there whole to be counted.
       may_cut: whether messages may be cut into blocks.
+      may_group: whether workers may be taken in groups.
 
     Returns:
       The workers that do take part; the results; what was counted.
@@ -70,7 +72,7 @@ def run(
                 always=always,
                 keep_messages=keep_messages,
             )
-    number = _groups.number_of_groups(columns)
+    number = _groups.number_of_groups(columns) if may_group else None
     if number is not None:
         in_groups = functools.partial(groups, number=number)
         try:

@@ -99,12 +99,42 @@ def over_workers(messages):
     return jax.tree.map(_sum, messages)
 
 
+def over_workers_by(group, messages, num_groups: int):
+    """The sums of each group of workers, int [M]: leaves [num_groups, *param]."""
+    chosen = jnp.arange(num_groups)[:, None] == group
+
+    def one(x):
+        dtype = widest(x.dtype, jnp.float32)
+        exact = jax.lax.Precision.HIGHEST
+        x = x.astype(dtype)
+        return jnp.tensordot(chosen.astype(dtype), x, 1, precision=exact)
+
+    return jax.tree.map(one, messages)
+
+
 def _sum(messages):
     # A product with ones: XLA's CPU backend sums over a leading axis much slower.
     dtype = widest(messages.dtype, jnp.float32)
     ones = jnp.ones(messages.shape[0], dtype)
     return jnp.tensordot(
         ones, messages.astype(dtype), 1, precision=jax.lax.Precision.HIGHEST
+    )
+
+
+def along(per_worker, leaf):
+    """An [M] array shaped to broadcast over the axes behind a leaf's first."""
+    return per_worker.reshape(per_worker.shape + (1,) * (leaf.ndim - 1))
+
+
+def where(chosen, new, old):
+    """Of each worker the new leaves [M, ...] if it is chosen, bool [M]."""
+    return jax.tree.map(lambda x, y: jnp.where(along(chosen, x), x, y), new, old)
+
+
+def repeat(tree, num_workers: int):
+    """The tree for each worker, leaves [M, ...]."""
+    return jax.tree.map(
+        lambda x: jnp.tile(x, (num_workers,) + (1,) * jnp.ndim(x)), tree
     )
 
 

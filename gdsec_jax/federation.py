@@ -10,26 +10,29 @@ import numpy as np
 import optax
 from optax.experimental import aggregating
 
-from gdsec_jax import _checks, _collective, _round, _trees
+from gdsec_jax import _checks, _collective, _counting, _outliers, _round, _trees
+from gdsec_jax._attendance import (
+    Absent,
+    Attendance,
+    Grant,
+    Offers,
+    attendance,
+    energies,
+)
 from gdsec_jax._devices import check_share, num_devices
 from gdsec_jax._groups import Grouped
 from gdsec_jax._last_round import RoundCounts
 from gdsec_jax._rounds import RoundsState
 from gdsec_jax._rounds import rounds as make_rounds
 from gdsec_jax._steps import Columns, Steps
-from gdsec_jax.wire import (
-    Format,
-    as_format,
-    count,
-    flush,
-    layout_of,
-    nonzeros_of,
-    packing_of,
-    tally,
-    whole_of,
-)
+from gdsec_jax.server import late_messages
+from gdsec_jax.wire import Format, as_format, flush, nonzeros_of
 
-_WEIGHT = "weight"  # among what is each worker's own; no argument of its pipeline
+# Among what is each worker's own, and no arguments of its pipeline.
+_WEIGHT, _SENDS, _DELAY = "weight", "sends", "delay"
+_NO_ARGUMENTS = (_WEIGHT, _SENDS, _DELAY)
+Participation = Callable[[jax.Array, jax.Array], jax.Array]
+Aggregation = Callable[[Any], Any]
 Reduction = Literal["sum", "mean"]
 OnNonfinite = Literal["drop", "propagate"]
 OnStandstill = Literal["send", "hold"]
@@ -42,6 +45,7 @@ class FederationState(NamedTuple):
     workers: optax.OptState  # the pipeline's state, each leaf [M, ...]
     server: optax.OptState
     sent: RoundCounts  # in the last round
+    norms: jax.Array | tuple[()]  # [M], of the last gradients, if they are judged
 
 
 def federate(
@@ -51,11 +55,14 @@ def federate(
     server: optax.GradientTransformation | None = None,
     summand: Callable[[Any, Any], Any] | None = None,
     reduction: Reduction = "sum",
+    aggregation: Aggregation | None = None,
     capacity: int | None = None,
+    max_delay: int = 0,
+    max_norm_ratio=None,
     weights=None,
     wire: str | Format = "coo",
     key=None,
-    participation: Callable[[jax.Array], jax.Array] | None = None,
+    participation: Participation | None = None,
     on_nonfinite: OnNonfinite = "drop",
     on_standstill: OnStandstill = "send",
 ) -> aggregating.Aggregator:
@@ -72,7 +79,8 @@ def federate(
     `worker_index` (int32, this worker's number), `active` (bool, whether this worker
     takes part), `like` (a tree with the dtypes that messages travel in: the
     parameters'), and with a key `key` (its own for each worker and round) and
-    `round_key` (common to all workers). What else the caller passes to update goes to
+    `round_key` (common to all workers), and where messages may be missing `delivered`
+    (bool, whether this worker's arrives). What else the caller passes to update goes to
     every worker. Sums over all workers are `jax.lax.psum(x, worker.WORKER_AXIS)`. The
     server is handed the same, but for `key` and `worker_index`, with `active`
     (bool [M]).
@@ -99,19 +107,28 @@ def federate(
         summed over the workers, `gradient_estimate` say; by default the message. Of
         workers that are absent the message is 0.
       reduction: "sum" or "mean".
+      aggregation: from what is summed, leaves [M, *param], to [*param], instead of the
+        sum: a rule of `robust` say. Nothing is conserved then.
       capacity: what is summed over devices is gathered from all of them as buffers of
         so many entries a worker, indices and values, instead of all D. A message with
         more non-zeros leaves its worker out for the round, as one that is not finite,
         so that nothing is lost: let `worker.top_k(capacity)` be the last compressor
         inside its memories. Not with `summand`.
+      max_delay: the rounds that a message may come late, by update's `delay`. What is
+        under way waits in the server's state, :math:`\tau` sums for a max_delay of
+        :math:`\tau`. Not with `summand`: the server knows what has come.
+      max_norm_ratio: a worker is left out for the round, as one whose gradient is not
+        finite, if the norm of its gradient is more than so many times the running
+        median: that over all workers of the last norm that is known of each. 100 is
+        usual where the f_m are of one kind. May be traced.
       weights: [M], the weight of each f_m: f = sum of w_m f_m, or in the mean
         convention (sum of w_m f_m) / (sum of w_m). They scale the gradients before the
         pipeline sees them, so that all that holds of f_m holds of w_m f_m.
       wire: the bit format that `last_round` reports: a name of `wire.FORMATS` or a
         `wire.Format`.
       key: an int or a random key, for pipelines that draw; may be traced.
-      participation: from the round's common key to bool [M], the workers of a round;
-        the others are as if not `active`. Needs a key.
+      participation: from the round's common key and its number to bool [M], the workers
+        of a round; the state of the others is frozen. Needs a key.
       on_nonfinite: "drop" leaves a worker out for the round if its gradient has an
         entry that is not finite, or its message, or its new state in float16: message
         0, its state unchanged. In blocks a message of another dtype that overflows
@@ -122,13 +139,18 @@ def federate(
     Returns:
       An `optax.experimental.aggregating.Aggregator`: update takes gradients with leaves
       [M, *param], or `Grouped` ones, and returns leaves [*param] in the parameter's
-      dtype. An extra
-      argument `active`, bool [M], names the workers of the round; of the others nothing
-      is sent, and their state is frozen.
+      dtype. Its extra arguments say what befalls the workers of a round: `active`, bool
+      [M], who takes part; `absent`, what the others do, "hold" (their state is frozen)
+      or "accumulate" (they compute, and their memories act as if all were censored);
+      `grant`, from `Offers` to bool [M], who of those that take part may send, once it
+      is known what they would; `delivered`, bool [M], whose message arrives: one that
+      does not was sent and is counted, and its worker's memories act as if all was
+      censored; `delay`, int32 [M], by how many rounds a message is late.
 
     Raises:
       ValueError: num_workers is no positive int; an option is unknown; weights, active,
-        or a gradient has another shape than expected; params have 2^31 entries or more,
+        or a gradient has another shape than expected, or gradients are Grouped where
+        all are needed at once; params have 2^31 entries or more,
         or are not real floating-point numbers.
 
     Examples:
@@ -156,10 +178,30 @@ def federate(
                 "summand is given beside capacity, expected None: messages alone are "
                 "sparse. Use server_memory."
             )
+        if aggregation is not None:
+            raise ValueError(
+                "aggregation is given beside capacity, expected None: capacity is of a "
+                "sum."
+            )
+    _checks.integer("max_delay", max_delay, 0, 10_000)
+    if max_delay:
+        for name, value in (
+            ("summand", summand), ("aggregation", aggregation), ("capacity", capacity)
+        ):  # fmt: skip
+            if value is not None:
+                raise ValueError(
+                    f"{name} is given beside max_delay, expected None: what is late is "
+                    "a sum of messages. Use server_memory."
+                )
+    if max_norm_ratio is not None:
+        _checks.number_in_range("max_norm_ratio", max_norm_ratio, 1.0, _checks.LARGEST)
     wire = as_format(wire)
     weights = _weights(weights, num_workers, reduction)
     worker = optax.with_extra_args_support(worker)
-    server = optax.with_extra_args_support(server or optax.identity())
+    server = server or optax.identity()
+    if max_delay:
+        server = optax.chain(late_messages(max_delay), server)
+    server = optax.with_extra_args_support(server)
     rounds = make_rounds(num_workers, key=key, on_standstill=on_standstill)
 
     def init(params):
@@ -167,25 +209,51 @@ def federate(
         one_worker = worker.init(params)
         return FederationState(
             rounds=known,
-            workers=_repeat(one_worker, num_workers),
+            workers=_trees.repeat(one_worker, num_workers),
             server=server.init(params),
-            sent=_nothing_sent(params, one_worker, wire, num_workers),
+            sent=_counting.nothing_sent(params, one_worker, wire, num_workers),
+            norms=()
+            if max_norm_ratio is None
+            else _outliers.nothing_known(num_workers),
         )
 
-    def update(updates, state, params=None, *, active=None, **extra_args):
+    def update(
+        updates,
+        state,
+        params=None,
+        *,
+        active=None,
+        absent: Absent = "hold",
+        grant: Grant | None = None,
+        delivered=None,
+        delay=None,
+        **extra_args,
+    ):
         like = state.rounds.previous_params
-        if not isinstance(updates, Grouped):
+        grouped = isinstance(updates, Grouped)
+        if not grouped:
             _checks.same_shapes("gradients", updates, like, leading=(num_workers,))
+        for name, value in (
+            ("aggregation", aggregation),
+            ("max_norm_ratio", max_norm_ratio),
+            ("grant", grant),
+        ):
+            if grouped and value is not None:
+                raise ValueError(
+                    "gradients are Grouped, expected those of all workers at once, "
+                    f"which {name} looks at."
+                )
         check_share(num_workers, num_devices())
         common, own, known = rounds.begin(state.rounds, params)
         change = common.pop("params_change")
         shared = extra_args | common
-        if active is None:
-            active = jnp.ones(num_workers, bool)
-        chosen = _checks.mask("active", active, num_workers)
+        attends = attendance(num_workers, active, absent, delivered)
         if participation is not None:
-            drawn = participation(common["round_key"])
-            chosen &= _checks.mask("participation's mask", drawn, num_workers)
+            drawn = participation(common["round_key"], common["round"])
+            drawn = _checks.mask("participation's mask", drawn, num_workers)
+            attends = attends.only(drawn, "hold")
+        # What the pipelines need not know they are not told: nothing is computed then.
+        complete = grant is None and delivered is None and absent == "hold"
 
         def known_to_all(columns):
             change = columns.change
@@ -198,7 +266,9 @@ def federate(
                 extra = known_to_all(columns) | own
                 return worker.update(gradient, worker_state, columns.params, **extra)
 
-            own = {name: x for name, x in columns.own.items() if name != _WEIGHT}
+            own = {
+                name: x for name, x in columns.own.items() if name not in _NO_ARGUMENTS
+            }
             each = (_weighted(columns), columns.workers, own | {"active": active})
             messages, workers = _round.for_workers(run_worker, each, alone)
             return flush(_trees.cast_like(messages, columns.previous)), workers
@@ -214,19 +284,31 @@ def federate(
             return good
 
         def gather(columns, messages, workers, present):
-            messages = _where(present, messages, optax.tree.zeros_like(messages))
-            summands = messages
+            own = columns.own
+            silence = optax.tree.zeros_like(messages)
+            sends = present & own.get(_SENDS, True)
+            messages = _trees.where(sends, messages, silence)
+            arrived = messages
+            if "delivered" in own:
+                arrived = _trees.where(own["delivered"], messages, silence)
+            summands = arrived
             if summand is not None:
-                summands = jax.vmap(summand)(messages, columns.workers)
-            if capacity is None:
-                total = _trees.over_workers(summands)
-            else:
+                summands = jax.vmap(summand)(arrived, columns.workers)
+            if aggregation is not None:
+                total = aggregation(summands)
+            elif max_delay:
+                late = own.get(_DELAY, jnp.zeros(present.shape, jnp.int32))
+                total = _trees.over_workers_by(late, summands, max_delay + 1)
+            elif capacity is not None:
                 total = _collective.sparse_sum(summands, capacity)
-            return messages, total, _where(present, workers, columns.workers)
+            else:
+                total = _trees.over_workers(summands)
+            return messages, total, _trees.where(present, workers, columns.workers)
 
         def serve(columns, total, present):
             if reduction == "mean":
                 total = jax.tree.map(lambda x: x / num_workers, total)
+            present = present & columns.own.get(_SENDS, True)
             extra = known_to_all(columns) | {"active": present}
             aggregate, server_state = server.update(
                 total, columns.server, columns.params, **extra
@@ -241,7 +323,7 @@ def federate(
             gather=gather,
             serve=serve,
             count=jax.vmap(nonzeros_of),
-            tally=functools.partial(_tally, layout),
+            tally=functools.partial(_counting.uploads_of, layout),
         )
         columns = Columns(
             gradients=updates,
@@ -252,23 +334,58 @@ def federate(
             server=state.server,
             own=own if weights is None else own | {_WEIGHT: weights},
         )
+        chosen, norms = attends.computes, ()
+        if max_norm_ratio is not None:
+            usual, norms = _outliers.within(
+                _weighted(columns), state.norms, chosen, max_norm_ratio
+            )
+            chosen = chosen & usual
+        if grant is not None:
+            granted = grant(_offers(columns, chosen & attends.sends, steps))
+            granted = _checks.mask("grant's mask", granted, num_workers)
+            attends = attends.only(granted, absent)
+            chosen = chosen & attends.computes
+        if not complete:
+            own = {_SENDS: attends.sends, "delivered": attends.arrives}
+            columns = columns._replace(own=columns.own | own)
+        if delay is not None:
+            if not max_delay:
+                raise ValueError(
+                    "delay is given, expected None for an algorithm without max_delay."
+                )
+            delay = jnp.clip(jnp.asarray(delay, jnp.int32), 0, max_delay)
+            delay = jnp.broadcast_to(delay, (num_workers,))
+            columns = columns._replace(own=columns.own | {_DELAY: delay})
         # That a round follows the norms of changes is said, too: XLA then need not keep
         # the previous parameters for them.
         always = (state.rounds.number >= 0) | (known.past_changes[0] >= 0)
-        sends_other = _sends_other(state.workers)
+        sends_other = _counting.sends_other(state.workers)
+        whole = aggregation is not None
         present, results, uploads = _round.run(
             columns,
             chosen,
             steps,
             always,
             keep_messages=bool(layout.run_coded),
-            may_cut=not sends_other and capacity is None,
+            may_cut=not (sends_other or whole or max_delay or capacity is not None),
+            may_group=not whole,
         )
+        participants = present & attends.sends
+        sent = uploads.entries.any(axis=-1)
+        if max_norm_ratio is not None:
+            norms = jnp.where(present, norms, state.norms)
         return results.aggregate, FederationState(
             rounds=known._replace(previous_params=results.previous),
             workers=results.workers,
             server=results.server,
-            sent=RoundCounts(uploads, present, chosen & ~present),
+            sent=RoundCounts(
+                uploads,
+                participants=participants,
+                computed=attends.computes,
+                dropped=attends.computes & ~present,
+                lost=participants & sent & ~attends.arrives,
+            ),
+            norms=norms,
         )
 
     # optax's type of a state knows no registered dataclasses, such as our counts.
@@ -298,23 +415,19 @@ def _weighted(columns: Columns):
     if weights is None:
         return columns.gradients
     return jax.tree.map(
-        lambda g: _along(weights.astype(g.dtype), g) * g, columns.gradients
+        lambda g: _trees.along(weights.astype(g.dtype), g) * g, columns.gradients
     )
 
 
-def _along(per_worker, leaf):
-    """An [M] array shaped to broadcast over the axes behind a leaf's first."""
-    return per_worker.reshape(per_worker.shape + (1,) * (leaf.ndim - 1))
-
-
-def _where(present, new, old):
-    return jax.tree.map(lambda x, y: jnp.where(_along(present, x), x, y), new, old)
-
-
-def _repeat(state, num_workers: int):
-    return jax.tree.map(
-        lambda x: jnp.tile(x, (num_workers,) + (1,) * jnp.ndim(x)), state
-    )
+def _offers(columns: Columns, chosen: jax.Array, steps: Steps) -> Offers:
+    """What these workers would send; what the others would is worth nothing."""
+    messages, workers = steps.work(columns, chosen)
+    if steps.sound is not None:
+        chosen = chosen & steps.sound(columns, messages, workers)
+    messages = _trees.where(chosen, messages, optax.tree.zeros_like(messages))
+    uploads = steps.tally(steps.count(messages), messages, workers, columns)
+    energy = energies(messages)
+    return Offers(energy, jnp.asarray(uploads.bits()).astype(energy.dtype))
 
 
 def _all_finite(tree) -> jax.Array:
@@ -326,45 +439,3 @@ def _all_finite(tree) -> jax.Array:
         rows = leaf.reshape(leaf.shape[0], -1)
         finite &= rows @ jnp.zeros(rows.shape[1], rows.dtype) == 0
     return jnp.asarray(finite)
-
-
-def _nothing_sent(params, worker_state, wire, num_workers: int) -> RoundCounts:
-    packing = packing_of(worker_state)
-    code, payload = (None, None) if packing is None else (packing.code, packing.payload)
-    layout = layout_of(params, wire, code, payload)
-    silence = optax.tree.zeros_like(params if payload is None else payload)
-    nobody = jnp.zeros(num_workers, bool)
-    return RoundCounts(
-        _repeat(count(silence, layout), num_workers), nobody, nobody.copy()
-    )
-
-
-def _tally(layout, nonzeros, messages, workers, columns: Columns):
-    """Count what travels of each worker's message, as its pieces have it."""
-    if _sends_other(workers):
-        packing: Any = packing_of(workers)
-        silent = ~_some(messages)
-        messages = _where(
-            ~silent, packing.payload, optax.tree.zeros_like(packing.payload)
-        )
-        nonzeros = jax.vmap(nonzeros_of)(messages)
-    elif not layout.run_coded:  # shapes and dtypes do
-        messages = _trees.cast_like(columns.gradients, columns.previous)
-    one = lambda n, message, whole: tally(n, message, layout, whole)  # noqa: E731
-    whole = whole_of(workers)
-    axes = (0, 0, None if whole is False else 0)
-    return jax.vmap(one, axes)(nonzeros, messages, whole)
-
-
-def _sends_other(workers) -> bool:
-    """Whether something else travels in the messages' stead."""
-    packing = packing_of(workers)
-    return packing is not None and packing.payload is not None
-
-
-def _some(messages) -> jax.Array:
-    """bool [M], of leaves [M, ...]."""
-    some = False
-    for leaf in jax.tree.leaves(messages):
-        some |= (leaf != 0).any(axis=tuple(range(1, leaf.ndim)))
-    return jnp.asarray(some)

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from gdsec_jax import _checks, _trees
@@ -56,6 +57,60 @@ def server_memory(
         return _trees.add(state.memory, updates), ServerMemoryState(
             _trees.add_scaled(state.memory, beta_for(updates), updates)
         )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class LateMessagesState(NamedTuple):
+    """State of `late_messages`."""
+
+    under_way: optax.Updates  # [tau, *param]: the sums that arrive in 1, 2, … rounds
+
+
+def late_messages(max_delay: int) -> optax.GradientTransformationExtraArgs:
+    r"""The messages that arrive in a round, of this one and of earlier ones.
+
+    What `federate` puts before its server if messages may come late. With u_j the sum
+    of those that are j rounds late,
+
+    .. math:: \text{update} = u_0 + p_1, \quad p_j \leftarrow p_{j+1} + u_j
+
+    where the workers' memories count what they have sent, and the server's what has
+    arrived: :math:`h + \beta \sum_j p_j = \sum_m h_m`.
+
+    Args:
+      max_delay: :math:`\tau`, the most rounds that a message is late.
+
+    Returns:
+      A transformation of leaves [tau + 1, *param], u_0 first, to leaves [*param].
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import gdsec_jax
+      >>> piece = gdsec_jax.late_messages(1)
+      >>> state = piece.init(jnp.zeros(1))
+      >>> now, state = piece.update(jnp.array([[1.0], [5.0]]), state)
+      >>> later, state = piece.update(jnp.array([[2.0], [0.0]]), state)
+      >>> now, later
+      (Array([1.], dtype=float32), Array([7.], dtype=float32))
+    """
+    _checks.integer("max_delay", max_delay, 1)
+
+    def init(params):
+        zeros = _trees.zero_memory(params)
+        return LateMessagesState(_trees.repeat(zeros, max_delay))
+
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
+        now = jax.tree.map(lambda u, p: u[0] + p[0], updates, state.under_way)
+        later = jax.tree.map(
+            lambda u, p: (
+                u[1:].astype(p.dtype) + jnp.concatenate([p[1:], jnp.zeros_like(p[:1])])
+            ),
+            updates,
+            state.under_way,
+        )
+        return now, LateMessagesState(later)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -11,7 +11,11 @@ weights
     [M], the weight of each f_m in f; see `federate`.
 wire
     The bit format that `last_round` reports; see `gdsec_jax.wire`.
-on_nonfinite, on_standstill
+aggregation
+    A rule of `robust` in the place of the sum; nothing is conserved then.
+max_delay
+    The most rounds that a message may come late; the server's h is "running" then.
+max_norm_ratio, on_nonfinite, on_standstill
     See `federate`.
 
 To all with a memory:

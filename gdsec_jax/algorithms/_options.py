@@ -9,7 +9,13 @@ import optax
 from optax.experimental import aggregating
 
 from gdsec_jax import _checks
-from gdsec_jax.federation import OnNonfinite, OnStandstill, Reduction, federate
+from gdsec_jax.federation import (
+    Aggregation,
+    OnNonfinite,
+    OnStandstill,
+    Reduction,
+    federate,
+)
 from gdsec_jax.server import gradient_estimate, server_memory
 from gdsec_jax.wire import Format
 from gdsec_jax.worker import gradient_difference, top_k
@@ -24,6 +30,9 @@ class Options(TypedDict, total=False):
     reduction: Reduction
     weights: Any
     wire: str | Format
+    aggregation: Aggregation | None
+    max_delay: int
+    max_norm_ratio: Any
     on_nonfinite: OnNonfinite
     on_standstill: OnStandstill
 
@@ -110,7 +119,8 @@ def difference_memory(
     """
     _checks.one_of("server", server, ("workers", "running"))
     worker = gradient_difference(compressor, beta, state_dtype=state_dtype)
-    if options.get("capacity") is not None:
+    # What was sent sparsely, or comes late, the server can add to its own h alone.
+    if options.get("capacity") is not None or options.get("max_delay"):
         server = "running"
     keeps = {
         "workers": {"summand": gradient_estimate},

@@ -239,7 +239,8 @@ def iag(
     _checks.number_of_workers(num_workers)
     chances = _probabilities(probabilities, num_workers)
 
-    def one_worker(round_key):
+    def one_worker(round_key, round):
+        del round
         drawn = jax.random.choice(round_key, num_workers, p=chances)
         return jnp.arange(num_workers) == drawn
 

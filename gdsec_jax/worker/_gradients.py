@@ -84,6 +84,7 @@ def gradient_change(
     .. math:: u = v \text{ in the first round, and with probability } p, \text{ else }
        C(g - p_m); \quad p_m \leftarrow g
 
+    A message that is lost, where the extra argument `delivered` is False, leaves p_m.
     The worker's side of MARINA inside a `gradient_difference`, which hands it v = g - h
     and g. One coin for all workers, drawn with the extra argument `round_key`.
 
@@ -149,8 +150,10 @@ def gradient_change(
             **extra_args,
         )
         change = _trees.cast_like(change, updates)
+        delivered = jnp.asarray(extra_args.get("delivered", True))
+        gradient = _trees.cast_like(gradient, state.gradient)
         return optax.tree.where(full, updates, change), GradientChangeState(
-            gradient=_trees.cast_like(gradient, state.gradient),
+            gradient=optax.tree.where(delivered, gradient, state.gradient),
             whole=Whole(full),
             compressor=inner,
         )

@@ -137,6 +137,7 @@ def _power_iteration(rank: int, key, factorise):
         return LowRankState(right, _packing(payload))
 
     def update(updates, state, params=None, *, active=True, **extra_args):
+        active = active & jnp.asarray(extra_args.get("delivered", True))
         del params, extra_args
         leaves, structure = jax.tree.flatten(updates)
         messages, rights, payload = [], [], []

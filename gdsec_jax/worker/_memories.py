@@ -5,7 +5,7 @@ from typing import NamedTuple
 import optax
 
 from gdsec_jax import _checks, _trees
-from gdsec_jax.worker._vectors import as_it_travels
+from gdsec_jax.worker._vectors import arrived, as_it_travels
 
 
 class ErrorFeedbackState(NamedTuple):
@@ -35,7 +35,8 @@ def error_feedback(
 
     .. math:: v = g + e, \quad u = C(v), \quad e \leftarrow v - u
 
-    The message u travels in the parameter's dtype, without subnormal numbers; what that
+    Where the extra argument `delivered` is False the message is lost, and e <- v. The
+    message u travels in the parameter's dtype, without subnormal numbers; what that
     takes off goes into e with the rest.
 
     Args:
@@ -76,9 +77,8 @@ def error_feedback(
         _checks.same_shapes("gradient", updates, state.error)
         v = _trees.add(updates, state.error)
         u, inner = _message(compressor, v, state.compressor, params, extra_args)
-        return u, ErrorFeedbackState(
-            _trees.cast_like(_trees.sub(v, u), state.error), inner
-        )
+        error = _trees.sub(v, arrived(u, extra_args))
+        return u, ErrorFeedbackState(_trees.cast_like(error, state.error), inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -90,7 +90,8 @@ def gradient_difference(
 
     .. math:: v = g - h, \quad u = C(v), \quad h \leftarrow h + \beta u
 
-    The server adds its own h, the workers' sum, before it steps: `server_memory`, or
+    Where the extra argument `delivered` is False the message is lost, and h stays. The
+    server adds its own h, the workers' sum, before it steps: `server_memory`, or
     `gradient_estimate`. C is handed g too, as the extra argument `gradient`.
 
     Args:
@@ -138,8 +139,8 @@ def gradient_difference(
         u, inner = _message(
             compressor, v, state.compressor, params, extra_args | {"gradient": updates}
         )
-        return u, GradientDifferenceState(
-            _trees.add_scaled(state.memory, beta_for(updates), u), inner
-        )
+        known = arrived(u, extra_args)
+        memory = _trees.add_scaled(state.memory, beta_for(updates), known)
+        return u, GradientDifferenceState(memory, inner)
 
     return optax.GradientTransformationExtraArgs(init, update)

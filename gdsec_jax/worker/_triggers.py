@@ -12,6 +12,7 @@ from gdsec_jax.worker._quantisers import grid
 from gdsec_jax.worker._sparsifiers import whole
 from gdsec_jax.worker._vectors import (
     Scope,
+    arrived,
     as_it_travels,
     own_gradient,
     some,
@@ -175,9 +176,11 @@ def laq(
         limit = moved(extra_args) + 3 * (error + state.error)
         silent = (squared_norm(message) <= limit) & (state.skips < MOST_SKIPS)
         silent &= round > 0
+        # A lost upload is none: the server still has the last one.
+        missing = silent | ~jnp.asarray(extra_args.get("delivered", True))
         return _unless(silent, message), LAQState(
-            skips=jnp.where(silent, state.skips + 1, 0),
-            error=jnp.where(silent, state.error, error),
+            skips=jnp.where(missing, state.skips + 1, 0),
+            error=jnp.where(missing, state.error, error),
             quantiser=inner,
         )
 
@@ -235,9 +238,10 @@ def clag(
         message, inner = compressor.update(
             updates, state.compressor, params, **extra_args
         )
+        travels = as_it_travels(message, params, extra_args)
         return _unless(silent, message), CLAGState(
             gradient=_trees.cast_like(gradient, state.gradient),
-            begun=state.begun | some(as_it_travels(message, params, extra_args)),
+            begun=state.begun | some(arrived(travels, extra_args)),
             compressor=optax.tree.where(silent, state.compressor, inner),
         )
 
@@ -249,8 +253,9 @@ def first_whole(
 ) -> optax.GradientTransformationExtraArgs:
     """Send this worker's first message as it is, and compress from then on.
 
-    The first message that is not zero, that is: the server can tell. It costs the dense
-    vector in any format. The compressor's state moves on from the second message.
+    The first message that is not zero and arrives, that is: the server can tell. It
+    costs the dense vector in any format. The compressor's state moves on from the
+    second message.
 
     Args:
       compressor: a transformation for one worker.
@@ -278,7 +283,7 @@ def first_whole(
             updates, state.compressor, params, **extra_args
         )
         message = _trees.cast_like(message, updates)
-        sent = some(as_it_travels(updates, params, extra_args))
+        sent = some(arrived(as_it_travels(updates, params, extra_args), extra_args))
         return optax.tree.where(state.begun, message, updates), FirstWholeState(
             whole=Whole(~state.begun),
             begun=state.begun | sent,

@@ -56,6 +56,17 @@ def as_it_travels(message: Any, params: Any, extra_args: dict[str, Any]) -> Any:
     return _trees.flush(_trees.cast_like(message, like))
 
 
+def arrived(message: Any, extra_args: dict[str, Any]) -> Any:
+    """What the memories of this worker may count on: nothing of a lost message.
+
+    That is what `federate` says by `delivered`; a message it does not speak of arrives.
+    """
+    delivered = extra_args.get("delivered")
+    if delivered is None:
+        return message
+    return jax.tree.map(lambda x: jnp.where(delivered, x, jnp.zeros_like(x)), message)
+
+
 def some(tree: Any) -> jax.Array:
     """bool []: an entry is not zero."""
     found = jnp.zeros((), bool)

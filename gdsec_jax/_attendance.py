@@ -1,0 +1,71 @@
+"""Who computes in a round, who sends, and whose message arrives."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdsec_jax import _checks, _trees
+
+Absent = Literal["hold", "accumulate"]
+
+
+class Offers(NamedTuple):
+    """What the workers would send in a round, known before they are let to."""
+
+    energy: jax.Array  # float [M], the squared norm of each one's message
+    bits: jax.Array  # float [M], what it costs
+
+
+Grant = Callable[[Offers], jax.Array]
+
+
+class Attendance(NamedTuple):
+    """Of a round; all bool [M]."""
+
+    computes: jax.Array  # of the others the state is frozen
+    sends: jax.Array  # of those that compute; the others accumulate
+    arrives: jax.Array  # of what is sent; the rest is lost
+
+    def only(self, chosen: jax.Array, absent: Absent) -> "Attendance":
+        """With these workers alone; the others hold, or accumulate."""
+        computes = self.computes
+        if absent == "hold":
+            computes &= chosen
+        return Attendance(computes, self.sends & chosen, self.arrives & chosen)
+
+
+def attendance(num_workers: int, active, absent: Absent, delivered) -> Attendance:
+    """What the caller says of a round's workers.
+
+    Args:
+      num_workers: M.
+      active: bool [M], or None: all.
+      absent: what those do that are not active.
+      delivered: bool [M], or None: all.
+
+    Raises:
+      ValueError: a mask is none of M workers, or absent is unknown.
+    """
+    _checks.one_of("absent", absent, ("hold", "accumulate"))
+    everyone = jnp.ones(num_workers, bool)
+    arrives = everyone
+    if delivered is not None:
+        arrives = _checks.mask("delivered", delivered, num_workers)
+    given = Attendance(everyone, everyone, arrives)
+    if active is None:
+        return given
+    return given.only(_checks.mask("active", active, num_workers), absent)
+
+
+def energies(messages: Any) -> jax.Array:
+    """float [M], the squared norms of leaves [M, ...], in float32 at least."""
+    leaves = jax.tree.leaves(messages)
+    dtype = _trees.widest(jnp.float32, *(leaf.dtype for leaf in leaves))
+
+    def one(leaf):
+        rows = leaf.reshape(leaf.shape[0], -1).astype(dtype)
+        return jnp.einsum("md,md->m", rows, rows)
+
+    return jnp.asarray(sum(map(one, leaves)))
