@@ -1,5 +1,6 @@
 """Communication-efficient distributed optimisation in JAX: GD-SEC and its rivals."""
 
+from gdsec_jax import channel as channel
 from gdsec_jax import data as data
 from gdsec_jax import logs as logs
 from gdsec_jax import participation as participation
@@ -60,6 +61,7 @@ __all__ = [
     "Theory",
     "broadcast",
     "cgd",
+    "channel",
     "check",
     "clag",
     "data",

@@ -12,6 +12,7 @@ import numpy as np
 
 PyTree = Any
 LARGEST = float(np.finfo(np.float64).max)  # as an upper bound: any finite number
+SMALLEST = float(np.finfo(np.float64).smallest_subnormal)  # as a lower: any above 0
 
 
 def is_traced(value: PyTree) -> bool:
@@ -85,9 +86,8 @@ def in_range(name: str, value: PyTree | Callable, low: float, high: float) -> No
         leaf = leaf.astype(np.float64)
         outside = leaf[~((leaf >= low) & (leaf <= high))]  # written so that NaN is
         if outside.size:
-            bounds = (
-                f"in [{low:g}, {high:g}]" if high < LARGEST else f"at least {low:g}"
-            )
+            least = "above 0" if low == SMALLEST else f"at least {low:g}"
+            bounds = f"in [{low:g}, {high:g}]" if high < LARGEST else least
             raise ValueError(f"{name} is {outside[0]:g}, expected a number {bounds}.")
 
 

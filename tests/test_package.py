@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "worker": {"wire"},
     "wire": set(),
     "data": set(),
+    "channel": set(),
     "_last_round": {"wire"},
     "_rounds": set(),
     "_componentwise": set(),
