@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,12 +11,16 @@ import numpy as np
 import optax
 
 from gdsec_jax import _checks, _trees
+from gdsec_jax._attendance import Absent, Grant
 from gdsec_jax._broadcast import LastBroadcast, last_broadcast
 from gdsec_jax._groups import Grouped
 from gdsec_jax._last_round import LastRound, last_round
 from gdsec_jax._norms import norms_of
+from gdsec_jax.channel import Channel, Conditions, conditions, energy_j, round_time_s
 from gdsec_jax.history import METRIC, Outcome
+from gdsec_jax.participation import Rule
 from gdsec_jax.problems import Problem
+from gdsec_jax.server import LateMessagesState
 
 OUTCOMES: tuple[Outcome, ...] = ("completed", "target", "diverged")
 RUNNING, TARGET, DIVERGED = 0, 1, 2
@@ -27,9 +30,9 @@ MOST_ROUNDS = 2**14  # that are kept on the device between two looks
 MOST_RECORDS = 2**22  # the same, of workers and rounds
 # Streams of the key. Large: an algorithm with the same key splits it and folds the
 # numbers of rounds and workers in, whose streams would otherwise be these.
-_MINIBATCH, _PARTICIPATION = 2**31 - 3, 2**31 - 2
-
-Participation = Callable[[jax.Array], jax.Array]
+_MINIBATCH, _PARTICIPATION, _CHANNEL = 2**31 - 3, 2**31 - 2, 2**31 - 4
+# Columns of floats that add up over rounds.
+SUMMED = ("time_s", "energy_j")
 
 
 class Run(NamedTuple):
@@ -49,6 +52,7 @@ class Record(NamedTuple):
     broadcast: LastBroadcast
     norms: dict[str, jax.Array]  # empty, or by name
     metrics: dict[str, jax.Array]  # the problem's, NaN where it was not evaluated
+    conditions: Conditions | tuple[()]  # of the channel, if there is one
 
 
 class Limits(NamedTuple):
@@ -59,12 +63,22 @@ class Limits(NamedTuple):
     diverged_error: Any
 
 
+class Given(NamedTuple):
+    """What a run is given. Traced, as limits are."""
+
+    limits: Limits
+    channel: Channel | None
+    key: jax.Array
+
+
 class Options(NamedTuple):
     """How rounds are run and recorded. Static: other values compile anew."""
 
     eval_every: int
-    participation: Participation | None
+    participation: Rule | None
     norms: bool
+    absent: Absent = "hold"
+    grant: Grant | None = None
     worker_batch: int | None = None
     mesh: jax.sharding.Mesh | None = None
 
@@ -83,12 +97,12 @@ def one_round(
     problem: Problem,
     optimizer: optax.GradientTransformation,
     options: Options,
-    limits: Limits,
-    key: jax.Array,
+    given: Given,
     number: jax.Array,
     run: Run,
 ) -> tuple[Run, Record]:
     """Gradients, update, error; `number` counts rounds from 0."""
+    limits, channel, key = given
     minibatch_key = _stream(key, _MINIBATCH, number)
     gradients: Any
     if options.worker_batch is None:
@@ -96,14 +110,10 @@ def one_round(
     else:
         of_some = functools.partial(problem.gradients_of, run.params, minibatch_key)
         gradients = Grouped(of_some, problem.worker_data, options.worker_batch)
-    own = {}
-    if options.participation is not None:
-        drawn = options.participation(_stream(key, _PARTICIPATION, number))
-        own = {
-            "active": _checks.mask("participation's mask", drawn, problem.num_workers)
-        }
+    _check_delays(channel, run.state)
+    fate, met = _fate(problem.num_workers, options, channel, key, number)
     update = optax.with_extra_args_support(optimizer).update
-    updates, state = update(gradients, run.state, run.params, **own)
+    updates, state = update(gradients, run.state, run.params, **fate)
     params = optax.apply_updates(run.params, updates)
     rounds = number + 1
     measured_at = functools.partial(problem.measured, worker_batch=options.worker_batch)
@@ -125,9 +135,40 @@ def one_round(
     if options.norms:
         norms = norms_of(gradients, state)
     record = Record(
-        error, last_round(state), last_broadcast(state), norms, measured.metrics
+        error, last_round(state), last_broadcast(state), norms, measured.metrics, met
     )
     return Run(params, state, rounds, outcome.astype(jnp.int32)), record
+
+
+def _fate(num_workers: int, options: Options, channel, key, number):
+    """What befalls a round's workers, as `federate` takes it; the channel's draws."""
+    fate: dict[str, Any] = {}
+    if options.participation is not None:
+        drawn = options.participation(_stream(key, _PARTICIPATION, number), number)
+        drawn = _checks.mask("participation's mask", drawn, num_workers)
+        fate = {"active": drawn, "absent": options.absent}
+    if options.grant is not None:
+        fate |= {"grant": options.grant, "absent": options.absent}
+    if channel is None:
+        return fate, ()
+    met = conditions(channel, num_workers, _stream(key, _CHANNEL, number))
+    if channel.max_delay:
+        fate |= {"delay": met.delay}
+    return fate | {"delivered": met.delivered}, met
+
+
+def _check_delays(channel: Channel | None, state: Any) -> None:
+    """The optimizer waits as long as messages may be late."""
+    most = 0 if channel is None else channel.max_delay
+    waits = [
+        jax.tree.leaves(each)[0].shape[0]
+        for each in _trees.of_type(state, LateMessagesState)
+    ]
+    if most > min(waits, default=0):
+        raise ValueError(
+            f"channel has max_delay {most}, expected at most the algorithm's, "
+            f"{min(waits, default=0)}."
+        )
 
 
 def _stream(key: jax.Array, purpose: int, number) -> jax.Array:
@@ -199,13 +240,13 @@ def limits(
     )
 
 
-def key_for(problem: Problem, key: Any, participation: Any) -> jax.Array:
+def key_for(problem: Problem, key: Any, *draw: Any) -> jax.Array:
     """The key of a run.
 
     Raises:
       ValueError: there is none, and the run draws.
     """
-    draws = problem.draw is not None or participation is not None
+    draws = any(each is not None for each in (problem.draw, *draw))
     if draws and key is None:
         raise ValueError("key is None, expected an int or a random key to draw with.")
     return _trees.as_key(0 if key is None else key)
@@ -257,7 +298,24 @@ def next_length(length: int, seconds: float, capacity: int) -> int:
     return int(np.clip(length * CHUNK_SECONDS / seconds, 1, capacity))
 
 
-def columns(problem: Problem, records: Record) -> dict[str, Any]:
+def on_the_link(records: Record, channel: Channel | None) -> dict[str, Any]:
+    """float64, the seconds and joules of rounds, if there is a channel."""
+    if channel is None:
+        return {}
+    sent: Any = records.sent
+    access = "fdma" if channel.radio is None else channel.radio.access
+    waited_for = sent.participants
+    return {
+        "time_s": round_time_s(
+            records.conditions, sent.bits, waited_for, waited_for, access
+        ),
+        "energy_j": energy_j(records.conditions, sent.bits),
+    }
+
+
+def columns(
+    problem: Problem, records: Record, channel: Channel | None = None
+) -> dict[str, Any]:
     """What rounds left behind, by column, summed over the workers."""
     sent: Any = records.sent
     return (
@@ -269,7 +327,9 @@ def columns(problem: Problem, records: Record) -> dict[str, Any]:
             "gradient_evaluations": evaluations(problem, sent),
             "participants": sent.participants.sum(axis=-1),
             "dropped": sent.dropped.astype(np.int64),
+            "lost": sent.lost.sum(axis=-1),
         }
+        | on_the_link(records, channel)
         | {f"bits_{x}": sent.bits_in(x).sum(axis=-1) for x in further_formats(sent)}
         | {name: norm.astype(np.float64) for name, norm in records.norms.items()}
         | {f"{METRIC}{x}": y.astype(np.float64) for x, y in records.metrics.items()}

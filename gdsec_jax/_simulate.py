@@ -13,11 +13,14 @@ import numpy as np
 import optax
 
 from gdsec_jax import _checkpoint, _checks, _environment, _files, _loop, _mesh, _norms
+from gdsec_jax._attendance import Absent, Grant
 from gdsec_jax._check_optimizer import check
 from gdsec_jax._checkpoint import Saved
 from gdsec_jax._devices import mesh_of
 from gdsec_jax._fingerprint import fingerprint
+from gdsec_jax.channel import Channel, upload_s
 from gdsec_jax.history import History
+from gdsec_jax.participation import Rule
 from gdsec_jax.problems import Problem
 
 Log = Callable[[dict[str, Any]], None]
@@ -32,7 +35,10 @@ def simulate(
     eval_every: int = 1,
     target_error: float | None = None,
     divergence_factor: float = 1e6,
-    participation: _loop.Participation | None = None,
+    participation: Rule | None = None,
+    absent: Absent = "hold",
+    grant: Grant | None = None,
+    channel: Channel | None = None,
     norms: bool = False,
     worker_batch: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
@@ -54,8 +60,9 @@ def simulate(
       problem: of `gdsec_jax.problems`, M workers.
       optimizer: an optax chain with an algorithm of this package in it, for M workers.
       num_rounds: K.
-      key: an int or a random key, for a problem that draws (`problems.minibatch`) and
-        for participation. An algorithm that draws has a key of its own.
+      key: an int or a random key, for a problem that draws (`problems.minibatch`), for
+        participation and for the channel, each with a stream of its own. An algorithm
+        that draws has a key of its own.
       eval_every: the error is evaluated after every so many rounds, and after the last.
         An evaluation costs up to half of what a round does.
       target_error: stop after the first evaluation with at most this error; not below
@@ -63,9 +70,16 @@ def simulate(
       divergence_factor: stop after the first evaluation with an error that is not
         finite or more than this many times the initial one, if that is above what
         rounding leaves.
-      participation: from a round's random key to bool [M], the workers of the round;
-        the others send nothing, and their memories are frozen. A function that is
-        defined once is compiled once.
+      participation: from a round's random key and number, the first is 0, to bool [M],
+        the workers of the round: a rule of `gdsec_jax.participation` say. A function
+        that is defined once is compiled once.
+      absent: what the other workers do: "hold", compute nothing, and their memories are
+        frozen; or "accumulate", compute, and keep it all in their memories.
+      grant: who of them may send, once it is known what they would, as
+        `participation.largest_energy`; the others are absent.
+      channel: what the uploads meet: losses, delays, and the seconds and joules that
+        rounds then have in the history. Messages that may be late need an algorithm
+        with as large a `max_delay`.
       norms: whether to keep the norms of the gradient and of the memories, too.
       worker_batch: workers whose gradients are computed, and sent, at a time; by
         default all. Less memory: the gradients of one group are kept instead of all M.
@@ -96,8 +110,8 @@ def simulate(
 
     Warns:
       RuntimeWarning: the run diverged, or workers were dropped for gradients or
-        messages that were not finite; a checkpoint is damaged, and the one before it is
-        used.
+        messages that were not finite or excessive; a checkpoint is damaged, and the
+        one before it is used.
 
     Examples:
       >>> import numpy as np, optax
@@ -117,33 +131,36 @@ def simulate(
         _checks.integer("eval_every", eval_every, 1, 2**31 - 1),
         participation,
         norms,
+        absent,
+        grant,
         _worker_batch(worker_batch, norms),
         None if mesh is None else mesh_of(mesh, problem.num_workers),
     )
     _checks.log(log)
     every = _checkpoint.every_of(checkpoint, checkpoint_every)
     own_attributes = _files.plain("attributes", dict(attributes or {}))
-    key = _loop.key_for(problem, key, participation)
+    key = _loop.key_for(problem, key, participation, channel)
     check(optimizer, problem.init_params, problem.num_workers, worker_batch)
     placed = _mesh.place_problem(problem, options.mesh)
     initial_error = _loop.initial_error(placed, options.worker_batch)
     limits = _loop.limits(
         problem, num_rounds, target_error, divergence_factor, initial_error
     )
+    given = _loop.Given(limits, channel, key)
     store = None
     if every is not None:
         factor = float(divergence_factor)
-        about = fingerprint(problem, optimizer, options, limits, key, factor)
+        about = fingerprint(problem, optimizer, options, given, factor)
         store = _checkpoint.Store.at(checkpoint, every, about)
     problem = placed
     with _mesh.in_effect(options.mesh):
         run, records, seconds = _run_all(
-            problem, optimizer, options, limits, key, store, log, progress
+            problem, optimizer, options, given, store, log, progress
         )
     rounds = np.arange(1, records.error.size + 1)
     evaluated = _loop.evaluates(rounds, eval_every, num_rounds)
     sent: Any = records.sent
-    columns = _loop.columns(problem, records)
+    columns = _loop.columns(problem, records, channel)
     history = History(
         initial_error=initial_error,
         eval_rounds=rounds[evaluated],
@@ -157,6 +174,12 @@ def simulate(
         gradient_evaluations=columns["gradient_evaluations"],
         participants=sent.participants,
         dropped=columns["dropped"],
+        lost=columns["lost"],
+        time_s=columns.get("time_s"),
+        energy_j=columns.get("energy_j"),
+        worker_time_s=None
+        if channel is None
+        else records.conditions.compute_s + upload_s(records.conditions, sent.bits),
         params=run.params,
         outcome=_loop.OUTCOMES[int(run.outcome)],
         attributes={"problem": problem.name}
@@ -190,15 +213,15 @@ def _worker_batch(worker_batch: int | None, norms: bool) -> int | None:
     return _checks.integer("worker_batch", worker_batch, 1, 2**31 - 1)
 
 
-def _run_all(problem, optimizer, options, limits, key, store, log, progress) -> Saved:
+def _run_all(problem, optimizer, options, given, store, log, progress) -> Saved:
     """Chunk after chunk until the run ends; the records of its rounds, on the host."""
-    start = time.perf_counter()
+    start, num_rounds = time.perf_counter(), given.limits.rounds
     loop_problem = _loop.for_loop(problem)
     # A copy: the loop is given its buffers for good, and the problem keeps its own.
     params = jax.tree.map(lambda p: jnp.array(p, copy=True), problem.init_params)
     run = _start(optimizer, params, options.mesh)
     one_round = functools.partial(
-        _loop.one_round, loop_problem, optimizer, options, limits, key, run.rounds
+        _loop.one_round, loop_problem, optimizer, options, given, run.rounds
     )
     record = jax.eval_shape(one_round, run)[1]
     capacity = max(1, min(_loop.MOST_ROUNDS, _loop.MOST_RECORDS // problem.num_workers))
@@ -206,20 +229,20 @@ def _run_all(problem, optimizer, options, limits, key, store, log, progress) -> 
     none = jax.tree.map(lambda x: np.zeros((0, *x.shape), x.dtype), record)
     before = Saved(run, none, 0.0)
     if store is not None:
-        before = store.newest(before, options.eval_every, limits.rounds)
+        before = store.newest(before, options.eval_every, num_rounds)
     run, rounds = before.run, int(before.run.rounds)
     chunks, kept, length = [before.records], 1, min(_loop.FIRST_CHUNK, capacity)
-    tell = functools.partial(_tell, log, problem, options)
+    tell = functools.partial(_tell, log, problem, options, given.channel)
     with _environment.progress_bar(progress) as bar:
-        task = bar.add_task(problem.name, total=limits.rounds, completed=rounds)
+        task = bar.add_task(problem.name, total=num_rounds, completed=rounds)
         if rounds:
             tell(before.records, rounds)
-        while rounds < limits.rounds and int(run.outcome) == _loop.RUNNING:
+        while rounds < num_rounds and int(run.outcome) == _loop.RUNNING:
             begin, done = time.perf_counter(), rounds
             if store is not None:
                 length = min(length, store.until_save(done))
             run, buffers = _run_chunk(
-                loop_problem, optimizer, options, limits, key, run, buffers, length
+                loop_problem, optimizer, options, given, run, buffers, length
             )
             rounds = int(run.rounds)
             records = _mesh.on_host(buffers, options.mesh)
@@ -227,7 +250,7 @@ def _run_all(problem, optimizer, options, limits, key, store, log, progress) -> 
             tell(chunks[-1], rounds)
             bar.update(task, completed=rounds)
             now = time.perf_counter()
-            ended = rounds == limits.rounds or int(run.outcome) != _loop.RUNNING
+            ended = rounds == num_rounds or int(run.outcome) != _loop.RUNNING
             if store is not None and (ended or rounds % store.every == 0):
                 seconds = before.seconds + now - start
                 store.save(Saved(run, _loop.joined(chunks[kept:]), seconds))
@@ -239,11 +262,11 @@ def _run_all(problem, optimizer, options, limits, key, store, log, progress) -> 
     return Saved(run, _loop.joined(chunks), seconds)
 
 
-def _tell(log, problem, options, records, rounds: int) -> None:
+def _tell(log, problem, options, channel, records, rounds: int) -> None:
     """Tell the log of the last of so many rounds."""
     if log is None:
         return
-    columns = _loop.columns(problem, records)
+    columns = _loop.columns(problem, records, channel)
     numbers = np.arange(rounds - records.error.size, rounds) + 1
     # The same columns whatever memories an algorithm keeps.
     names = _norms.NAMES if options.norms else ()
@@ -261,18 +284,18 @@ def _start(optimizer, params, mesh):
     static_argnames=("optimizer", "options"),
     donate_argnames=("run", "buffers"),
 )
-def _run_chunk(problem, optimizer, options, limits, key, run, buffers, length):
+def _run_chunk(problem, optimizer, options, given, run, buffers, length):
     """At most `length` rounds, fewer if the run ends; their records come first."""
 
     def goes_on(carry):
         i, run, _ = carry
-        ended = (run.outcome != _loop.RUNNING) | (run.rounds >= limits.rounds)
+        ended = (run.outcome != _loop.RUNNING) | (run.rounds >= given.limits.rounds)
         return (i < length) & ~ended
 
     def body(carry):
         i, run, buffers = carry
         run, record = _loop.one_round(
-            problem, optimizer, options, limits, key, run.rounds, run
+            problem, optimizer, options, given, run.rounds, run
         )
         buffers = jax.tree.map(lambda all, one: all.at[i].set(one), buffers, record)
         return i + 1, *spread(run, buffers)

@@ -122,12 +122,8 @@ def simulate_method(
             problem, method.local_steps, method.learning_rate
         )
     seed = config.problem.seed if method.seed is None else method.seed
-    if method.participation is not None:
-        options["participation"] = functools.partial(
-            configs.takes_part,
-            participation=method.participation,
-            num_workers=problem.num_workers,
-        )
+    around = configs.around(method, config, problem.num_workers)
+    options |= configs.bound(around, method)
     attributes = {
         "label": label,
         "method": method.model_dump(mode="json"),

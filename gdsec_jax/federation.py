@@ -13,7 +13,6 @@ from optax.experimental import aggregating
 from gdsec_jax import _checks, _collective, _counting, _outliers, _round, _trees
 from gdsec_jax._attendance import (
     Absent,
-    Attendance,
     Grant,
     Offers,
     attendance,

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 Outcome = Literal["completed", "target", "diverged"]
 _PARAMS = "params"
 _BITS, _NORM = "bits_", "_norm"
+# What only some runs have, by its axes.
+_OF_A_LINK = {
+    "lost": ("round",),
+    "time_s": ("round",),
+    "energy_j": ("round",),
+    "worker_time_s": ("round", "worker"),
+}
 METRIC = "metric_"  # in front of a metric's name, among columns of other kinds
 
 
@@ -46,7 +53,8 @@ class History:
         together computed; of a loss of the user's own, those of whole workers.
       participants: bool [K, M], who took part.
       dropped: int64 [K], workers left out for a gradient or a message that was not
-        finite.
+        finite, or a gradient of excessive norm.
+      lost: int64 [K], uploads that did not arrive.
       params: theta after the last round.
       outcome: "completed", "target" (the target error was reached) or "diverged".
       attributes: what the run was: problem, error_name, wire, seconds, versions; and
@@ -57,6 +65,10 @@ class History:
         theta^k, and of the memories that the algorithm keeps, the root of the sum over
         the workers of |h_m|^2, h_norm, and of |e_m|^2, e_norm, after the round.
       metrics: by name, float64 [J], what the problem measures beside its error.
+      time_s: float64 [K], the seconds that each round lasted; None without a channel.
+      energy_j: float64 [K], the joules that its uploads took; None without.
+      worker_time_s: float64 [K, M], the seconds that each worker computed and sent, if
+        it did compute; None without.
     """
 
     initial_error: float
@@ -74,6 +86,10 @@ class History:
     format_bits: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     norms: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     metrics: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    lost: np.ndarray | None = None
+    time_s: np.ndarray | None = None
+    energy_j: np.ndarray | None = None
+    worker_time_s: np.ndarray | None = None
 
     @property
     def num_rounds(self) -> int:
@@ -137,8 +153,12 @@ class History:
             rounds = np.count_nonzero(self.dropped)
             text += (
                 f"; {int(self.dropped.sum())} uploads in {rounds} rounds were dropped "
-                "for gradients or messages that were not finite"
+                "for gradients or messages that were not finite or excessive"
             )
+        if self.lost is not None and self.lost.any():
+            text += f"; {int(self.lost.sum())} uploads were lost"
+        if self.time_s is not None and self.energy_j is not None:
+            text += f"; {self.time_s.sum():.3g} s, {self.energy_j.sum():.3g} J"
         return text + "."
 
     def to_xarray(self) -> "xr.Dataset":
@@ -154,6 +174,9 @@ class History:
             "participants": (("round", "worker"), self.participants),
             "dropped": ("round", self.dropped),
         }
+        for name, axes in _OF_A_LINK.items():
+            if getattr(self, name) is not None:
+                variables[name] = (axes, getattr(self, name))
         variables |= {
             f"{_BITS}{name}": ("round", bits) for name, bits in self.format_bits.items()
         }
@@ -264,6 +287,7 @@ def _from_xarray(dataset: "xr.Dataset") -> History:
             for name, variable in dataset.data_vars.items()
             if str(name).startswith(METRIC)
         },
+        **{name: dataset[name].values for name in _OF_A_LINK if name in dataset},
     )
 
 

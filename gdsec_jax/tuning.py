@@ -68,10 +68,7 @@ def _sweep_rows(config, rows, given, problem, axes, log, **options) -> xr.Datase
         static += ["steps", "rate"]
         for setting, row in zip(settings, rows, strict=True):
             setting |= {"steps": row.local_steps or 1, "rate": row.learning_rate}
-    if first.participation is not None:
-        own["participation"] = functools.partial(
-            configs.takes_part, num_workers=problem.num_workers
-        )
+    own |= configs.around(first, config, problem.num_workers)
     if first.seed is None:
         own["key"] = config.problem.seed
 

@@ -63,7 +63,7 @@ def steps(folder):
     return sorted(int(path.name[6:]) for path in folder.glob("round-*"))
 
 
-def half(key):
+def half(key, round):
     return jax.random.bernoulli(key, 0.5, (WORKERS,))
 
 

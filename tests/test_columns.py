@@ -153,7 +153,7 @@ OPTIONS = {
     "propagate": {"on_nonfinite": "propagate"},
     "participation": {
         "key": 0,
-        "participation": lambda key: jax.random.bernoulli(key, 0.5, (3,)),
+        "participation": lambda key, round: jax.random.bernoulli(key, 0.5, (3,)),
     },
 }
 

@@ -932,7 +932,9 @@ def test_a_step_that_is_given_is_multiplied_too(digits):
 )
 def test_a_share_of_the_workers_takes_part(share, count):
     keys = jax.random.split(jax.random.key(0), 400)
-    drawn = jax.vmap(lambda key: configs.takes_part(key, share, 5))(keys)
+    drawn = jax.vmap(
+        lambda key: configs.takes_part(key, 0, share, num_workers=5, rule="uniform")
+    )(keys)
     assert drawn.shape == (400, 5)
     assert (drawn.sum(1) == count).all()
     # Each with probability count / 5; 5 standard deviations of 400 draws.

@@ -83,7 +83,9 @@ OPTIONS = {
     "hold": {"on_standstill": "hold"},
     "participation": {
         "key": 0,
-        "participation": lambda key: jax.random.bernoulli(key, 0.5, (NUM_WORKERS,)),
+        "participation": lambda key, round: jax.random.bernoulli(
+            key, 0.5, (NUM_WORKERS,)
+        ),
     },
 }
 

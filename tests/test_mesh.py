@@ -79,7 +79,7 @@ def test_methods_of_every_kind_run_on_four_devices():
     on_four_devices(
         """
         drawn = problems.minibatch(problem, 3)
-        present = lambda key: jax.random.bernoulli(key, 0.7, (M,))
+        present = lambda key, round: jax.random.bernoulli(key, 0.7, (M,))
         for method in METHODS:
             if method.name not in (*KINDS, "power_sgd"):
                 continue

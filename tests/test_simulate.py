@@ -456,12 +456,12 @@ def test_the_error_must_be_finite_at_the_start():
 # Participation, evaluations, both ways, and the log
 
 
-def first_two(key):
+def first_two(key, round):
     del key
     return jnp.arange(WORKERS) < 2
 
 
-def some(key):
+def some(key, round):
     return jax.random.bernoulli(key, 0.5, (WORKERS,))
 
 
@@ -506,9 +506,9 @@ def test_participation_needs_a_key_and_a_mask():
         run_toy(participation=some)
     message = r"participation's mask is bool\[2\], expected bool\[5\]"
     with pytest.raises(ValueError, match=message):
-        run_toy(participation=lambda key: jnp.ones(2, bool), key=0)
+        run_toy(participation=lambda key, round: jnp.ones(2, bool), key=0)
     with pytest.raises(ValueError, match=r"mask is None, expected bool\[5\]"):
-        run_toy(participation=lambda key: None, key=0)
+        run_toy(participation=lambda key, round: None, key=0)
 
 
 def test_a_compressed_broadcast_is_counted():

@@ -274,7 +274,7 @@ def test_participation_is_handed_what_it_names(x64):
     problem = toy()
     make = gdsec_of(problem, factor=0.3)
 
-    def participation(key, share):
+    def participation(key, round, share):
         return jax.random.uniform(key, (WORKERS,)) < share
 
     grid = {"share": [0.2, 0.8], "xi": [0.5, 4.0], "seed": [1, 2]}
@@ -652,11 +652,11 @@ def with_start(momentum):
     return make
 
 
-def first_of(key):
+def first_of(key, round):
     return jnp.arange(WORKERS) < 3
 
 
-def last_of(key):
+def last_of(key, round):
     return jnp.arange(WORKERS) > 0
 
 
@@ -956,7 +956,7 @@ REFUSED = {
         "cannot take gradients of 4 workers",
     ),
     "participation": (
-        {"participation": lambda key: jnp.ones(3, bool), "key": 0},
+        {"participation": lambda key, round: jnp.ones(3, bool), "key": 0},
         "participation's mask is bool[3], expected bool[4]",
     ),
     "a total": (

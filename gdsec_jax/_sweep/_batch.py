@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdsec_jax import _loop, _mesh, _norms, _trees
+from gdsec_jax._attendance import Absent
 from gdsec_jax._sweep import _grid
+from gdsec_jax.channel import Channel
 from gdsec_jax.problems import Problem
 
 if TYPE_CHECKING:
@@ -47,6 +49,9 @@ class Program(NamedTuple):
     eval_every: int
     own_keys: bool
     norms: bool
+    absent: Absent = "hold"
+    grants: Maker | None = None
+    channel: Maker | None = None  # if it depends on the setting
     mesh: jax.sharding.Mesh | None = None
 
 
@@ -57,6 +62,7 @@ class Plan(NamedTuple):
     problem: Problem
     program: Program
     limits: _loop.Limits
+    channel: Channel | None  # of all settings
     key: jax.Array | None  # None: each setting has its own, of its seed
     initial_error: float
     size: int  # settings at once, of each device
@@ -77,6 +83,7 @@ class _Inputs(NamedTuple):
     """Of the compiled loop, in the order of its arguments; settings come first."""
 
     limits: _loop.Limits
+    channel: Channel | None
     values: dict[str, Any]
     key: jax.Array
     run: _loop.Run
@@ -92,16 +99,17 @@ def inputs_of(plan: Plan, settings: list[_grid.Setting]) -> _Inputs:
     if key is None:
         key = jax.vmap(_trees.as_key)(values[_grid.SEED])
     run = _start(plan.program.make, params, values, len(settings))
-    one = _one_round(
-        _loop.for_loop(plan.problem), plan.program, plan.limits, run.rounds[0]
-    )
+    # One that depends on the setting is made of its values.
+    channel = None if plan.program.channel else plan.channel
+    problem, rounds = _loop.for_loop(plan.problem), run.rounds[0]
+    one = _one_round(problem, plan.program, plan.limits, channel, rounds)
     axes = (0, 0 if own else None, 0)
     _, record = jax.eval_shape(jax.vmap(one, axes), values, key, run)
     records = len(settings) * plan.problem.num_workers
     capacity = max(1, min(_loop.MOST_ROUNDS, _loop.MOST_RECORDS // records))
     capacity = min(capacity, max(_loop.FIRST_CHUNK, int(plan.limits.rounds)))
     buffers = _loop.buffers_like(record, capacity)
-    return _Inputs(plan.limits, values, key, run, buffers)
+    return _Inputs(plan.limits, channel, values, key, run, buffers)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -112,16 +120,24 @@ def _start(make: Maker, params, values, size: int) -> _loop.Run:
     return jax.vmap(one, axis_size=size)(values)
 
 
-def _one_round(problem: Problem, program: Program, limits, number):
+def _one_round(problem: Problem, program: Program, limits, channel, number):
     """A setting's round, from its values, key and run."""
 
     def one(values, key, run):
-        active = program.participates and functools.partial(
-            program.participates, values=values
+        def of_the_setting(made: Maker | None):
+            return made and functools.partial(made, values=values)
+
+        options = _loop.Options(
+            program.eval_every,
+            of_the_setting(program.participates),
+            program.norms,
+            program.absent,
+            of_the_setting(program.grants),
         )
-        options = _loop.Options(program.eval_every, active, program.norms)
+        own = program.channel(values=values) if program.channel else channel
+        given = _loop.Given(limits, own, key)
         optimizer = program.make(values=values)
-        return _loop.one_round(problem, optimizer, options, limits, key, number, run)
+        return _loop.one_round(problem, optimizer, options, given, number, run)
 
     return one
 
@@ -129,7 +145,9 @@ def _one_round(problem: Problem, program: Program, limits, number):
 @functools.partial(
     jax.jit, static_argnames=("program",), donate_argnames=("run", "buffers")
 )
-def _sweep_chunk(problem, program, limits, values, key, run, buffers, number, length):
+def _sweep_chunk(
+    problem, program, limits, channel, values, key, run, buffers, number, length
+):
     """At most `length` rounds of all settings, from round `number` on."""
 
     def goes_on(carry):
@@ -138,7 +156,7 @@ def _sweep_chunk(problem, program, limits, values, key, run, buffers, number, le
 
     def body(carry):
         i, run, buffers = carry
-        one = _one_round(problem, program, limits, number + i)
+        one = _one_round(problem, program, limits, channel, number + i)
         axes = (0, 0 if program.own_keys else None, 0)
         new, record = jax.vmap(one, axes)(values, key, run)
         buffers = jax.tree.map(lambda all, one: all.at[i].set(one), buffers, record)
@@ -179,7 +197,7 @@ def run_batch(plan: Plan, settings: list[_grid.Setting], advance, log) -> "xr.Da
     count = len(settings)
     # A last batch of fewer runs in the same loop.
     padded = settings + settings[-1:] * (plan.at_once - count)
-    limits, values, key, run, buffers = _spread(inputs_of(plan, padded), plan)
+    limits, channel, values, key, run, buffers = _spread(inputs_of(plan, padded), plan)
     problem, rounds = _loop.for_loop(plan.problem), int(limits.rounds)
     capacity = buffers.error.shape[0]
     courses, done, length = [_Course([], {}, {}, {})], 0, _loop.FIRST_CHUNK
@@ -188,7 +206,7 @@ def run_batch(plan: Plan, settings: list[_grid.Setting], advance, log) -> "xr.Da
         begin = time.perf_counter()
         length = min(length, capacity, rounds - done)
         i, run, buffers = _sweep_chunk(
-            problem, plan.program, limits, values, key, run, buffers,
+            problem, plan.program, limits, channel, values, key, run, buffers,
             np.int32(done), np.int32(length),
         )  # fmt: skip
         i = int(i)
@@ -196,7 +214,8 @@ def run_batch(plan: Plan, settings: list[_grid.Setting], advance, log) -> "xr.Da
             (buffers, run.rounds, run.outcome), plan.program.mesh
         )
         ended = np.asarray(ended)
-        chunk = _loop.columns(plan.problem, jax.tree.map(_loop.first(i), records))
+        chunk = jax.tree.map(_loop.first(i), records)
+        chunk = _loop.columns(plan.problem, chunk, plan.channel)
         chunk = _until(chunk, ended, done)
         courses.append(_go_on(plan, courses[-1], chunk, done))
         if log is not None:
@@ -239,7 +258,7 @@ def _go_on(plan: Plan, course: _Course, chunk, done: int) -> _Course:
     number = done + np.arange(1, chunk["bits"].shape[0] + 1)
     num_rounds = int(plan.limits.rounds)
     kept = _loop.evaluates(number, plan.program.eval_every, num_rounds)
-    counts = {name: x for name, x in chunk.items() if x.dtype.kind != "f"}
+    counts = {name: x for name, x in chunk.items() if _adds_up(name, x)}
     totals = {
         name: course.last.get(name, 0) + np.cumsum(x, axis=0)
         for name, x in counts.items()
@@ -257,9 +276,13 @@ def _until(chunk, ended, done: int):
     number = done + np.arange(1, chunk["bits"].shape[0] + 1)
     running = number[:, None] <= ended
     return {
-        name: np.where(running, x, np.nan if x.dtype.kind == "f" else 0)
+        name: np.where(running, x, 0 if _adds_up(name, x) else np.nan)
         for name, x in chunk.items()
     }
+
+
+def _adds_up(name: str, column: np.ndarray) -> bool:
+    return column.dtype.kind != "f" or name in _loop.SUMMED
 
 
 def _log(log, chunk, plan: Plan, settings: list[_grid.Setting], ended, done: int):

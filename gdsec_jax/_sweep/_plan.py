@@ -4,12 +4,14 @@ import hashlib
 import inspect
 import json
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gdsec_jax import _checks, _environment, _loop, _mesh, _trees
+from gdsec_jax._attendance import Absent
 from gdsec_jax._check_optimizer import check
 from gdsec_jax._sweep import _grid
 from gdsec_jax._sweep._batch import (
@@ -20,6 +22,7 @@ from gdsec_jax._sweep._batch import (
     maker,
     num_devices,
 )
+from gdsec_jax.channel import Channel
 from gdsec_jax.problems import Problem
 
 
@@ -35,7 +38,21 @@ class Common(NamedTuple):
     mesh: jax.sharding.Mesh | None = None
 
 
-def plan_of(group, problem, make_optimizer, participation, common: Common) -> Plan:
+class Around(NamedTuple):
+    """What stands around the optimizer; functions are handed the grid's parameters."""
+
+    participation: Callable[..., jax.Array] | None = None
+    absent: Absent = "hold"
+    grant: Callable[..., jax.Array] | None = None
+    channel: Channel | Callable[..., Channel] | None = None
+
+    @property
+    def functions(self) -> list[Callable | None]:
+        own = self.channel if callable(self.channel) else None
+        return [self.participation, self.grant, own]
+
+
+def plan_of(group, problem, make_optimizer, around: Around, common: Common) -> Plan:
     """The checked plan of a group, all settings in one batch."""
     static, key = group.static, common.key
     handed = dict(static)
@@ -61,17 +78,29 @@ def plan_of(group, problem, make_optimizer, participation, common: Common) -> Pl
         raise ValueError(
             "key is given beside the grid's seed, expected one of the two."
         )
-    key = None if seeded else _loop.key_for(problem, key, participation)
+    draws = (around.participation, around.channel)
+    key = None if seeded else _loop.key_for(problem, key, *draws)
+
+    def made(function):
+        return function and maker(function, group.static)
+
+    participates, grants, own_channel = map(made, around.functions)
+    channel = None if own_channel else around.channel
+    for setting in group.traced if own_channel else ():
+        channel = own_channel(values=setting)  # of which the host needs the kind alone
     error = _loop.initial_error(problem)
     return Plan(
         group=group,
         problem=problem,
         program=Program(
             make,
-            participation and maker(participation, group.static),
+            participates,
             _checks.integer("eval_every", common.eval_every, 1, 2**31 - 1),
             seeded,
             common.norms,
+            around.absent,
+            grants,
+            own_channel,
             common.mesh,
         ),
         limits=_loop.limits(
@@ -81,6 +110,7 @@ def plan_of(group, problem, make_optimizer, participation, common: Common) -> Pl
             common.divergence_factor,
             error,
         ),
+        channel=channel,
         key=key,
         initial_error=error,
         size=math.ceil(len(group.traced) / num_devices(common.mesh)),

@@ -13,11 +13,13 @@ import numpy as np
 import optax
 
 from gdsec_jax import _checks, _environment, _files
+from gdsec_jax._attendance import Absent
 from gdsec_jax._devices import mesh_of
 from gdsec_jax._sweep import _grid
 from gdsec_jax._sweep._batch import Plan, run_batch
-from gdsec_jax._sweep._plan import Common, fit, plan_of
+from gdsec_jax._sweep._plan import Around, Common, fit, plan_of
 from gdsec_jax._sweep._store import Store
+from gdsec_jax.channel import Channel
 from gdsec_jax.problems import Problem
 
 if TYPE_CHECKING:
@@ -36,6 +38,9 @@ def sweep(
     target_error: float | None = None,
     divergence_factor: float = 1e6,
     participation: Callable[..., jax.Array] | None = None,
+    absent: Absent = "hold",
+    grant: Callable[..., jax.Array] | None = None,
+    channel: Channel | Callable[..., Channel] | None = None,
     norms: bool = False,
     mesh: jax.sharding.Mesh | None = None,
     memory_limit: int | None = None,
@@ -66,7 +71,10 @@ def sweep(
         fraction, say.
       key: as in `simulate`; all settings draw the same minibatches.
       eval_every, target_error, divergence_factor: as in `simulate`.
-      participation: as in `simulate`, and handed the grid's parameters that it names.
+      participation, grant: as in `simulate`, and handed the grid's parameters that they
+        name.
+      absent: as in `simulate`.
+      channel: as in `simulate`, or a function of grid parameters that makes one.
       norms: whether to keep the norms of the gradient and of the memories, too.
       mesh: whose devices, all of its axes together, share the settings.
       memory_limit: bytes that may be used at once, by default half of what is free. The
@@ -83,8 +91,9 @@ def sweep(
       A dataset with the grid's dimensions and `eval_round`, and in it `objective_error`
       (NaN behind a setting's end), the running totals over workers and rounds
       `total_bits`, `total_entries`, `total_broadcast_bits`,
-      `total_gradient_evaluations`, `total_participants`, `total_dropped` and those of
-      further formats `total_bits_NAME`; with `norms` also `gradient_norm`, `h_norm` and
+      `total_gradient_evaluations`, `total_participants`, `total_dropped`, `total_lost`,
+      those of further formats `total_bits_NAME`, and with a channel `total_time_s` and
+      `total_energy_j`; with `norms` also `gradient_norm`, `h_norm` and
       `e_norm`; the problem's metrics as `metric_NAME`; and of each setting `outcome`,
       `rounds` and `initial_error`.
       Its attribute `attributes` is JSON: yours, the arguments, versions, hardware, the
@@ -125,6 +134,9 @@ def sweep(
         target_error=target_error,
         divergence_factor=divergence_factor,
         participation=participation,
+        absent=absent,
+        grant=grant,
+        channel=channel,
         norms=norms,
         mesh=mesh,
         memory_limit=memory_limit,
@@ -148,6 +160,9 @@ def run_settings(
     target_error: float | None = None,
     divergence_factor: float = 1e6,
     participation: Callable[..., jax.Array] | None = None,
+    absent: Absent = "hold",
+    grant: Callable[..., jax.Array] | None = None,
+    channel: Channel | Callable[..., Channel] | None = None,
     norms: bool = False,
     mesh: jax.sharding.Mesh | None = None,
     memory_limit: int | None = None,
@@ -166,12 +181,15 @@ def run_settings(
         norms,
         None if mesh is None else mesh_of(mesh),
     )
+    around = Around(participation, absent, grant, channel)
     for name in settings[0]:
-        makers = [make_optimizer, participation, problem if callable(problem) else None]
+        makers = [make_optimizer, problem if callable(problem) else None]
+        makers += around.functions
         if name != _grid.SEED and not any(m and _grid.takes(m, name) for m in makers):
             raise ValueError(
                 f"grid has the parameter {name!r}, but neither make_optimizer nor a "
-                "function that makes the problem or the participation takes it."
+                "function that makes the problem, the participation, the grant or the "
+                "channel takes it."
             )
     _checks.log(log)
     if path is not None and Path(path).is_dir():
@@ -180,7 +198,7 @@ def run_settings(
     fixed = set(static)
     fixed |= {n for n in settings[0] if callable(problem) and _grid.takes(problem, n)}
     plans = [
-        plan_of(group, problem, make_optimizer, participation, common)
+        plan_of(group, problem, make_optimizer, around, common)
         for group in _grid.groups_of(settings, fixed)
     ]
     # All settings are checked before the first loop is compiled.

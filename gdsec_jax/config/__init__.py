@@ -4,11 +4,15 @@ from gdsec_jax.config._build import load_data as load_data
 from gdsec_jax.config._build import make_optimizer as make_optimizer
 from gdsec_jax.config._build import make_problem as make_problem
 from gdsec_jax.config._build import resolved as resolved
-from gdsec_jax.config._build import takes_part as takes_part
 from gdsec_jax.config._build import varied as varied
 from gdsec_jax.config._grid import Range as Range
 from gdsec_jax.config._grid import joined as joined
 from gdsec_jax.config._grid import values_of as values_of
+from gdsec_jax.config._link import ChannelConfig as ChannelConfig
+from gdsec_jax.config._link import around as around
+from gdsec_jax.config._link import bound as bound
+from gdsec_jax.config._link import make_channel as make_channel
+from gdsec_jax.config._link import takes_part as takes_part
 from gdsec_jax.config._read import load as load
 from gdsec_jax.config._read import merged as merged
 from gdsec_jax.config._read import validate as validate

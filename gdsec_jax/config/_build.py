@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 import pydantic
 
 from gdsec_jax import data, problems, wire, worker
 from gdsec_jax._broadcast import broadcast
 from gdsec_jax.algorithms import METHODS
+from gdsec_jax.config._link import channel_of
 from gdsec_jax.config._network import make_network
 from gdsec_jax.config._schema import GENERATORS, MethodConfig, ProblemConfig, RunConfig
 from gdsec_jax.config._sentences import sentence
@@ -153,6 +153,9 @@ def make_optimizer(
         arguments["learning_rate"] = learning_rate
     if "probabilities" in accepted and problem.worker_smoothness is not None:
         arguments |= theory(method.name, problem).parameters
+    channel = channel_of(method, config)
+    if channel is not None and channel.max_delay:
+        arguments.setdefault("max_delay", channel.max_delay)
     if method.coordinate_xi:
         arguments["xi"] = jax.tree.map(
             lambda each: arguments["xi"] / each, problem.coordinate_smoothness
@@ -171,9 +174,3 @@ def make_optimizer(
         form = wire.Format(config.wire, config.value_bits)
         steps.append(broadcast(compressor, wire=form))
     return optax.chain(*steps)
-
-
-def takes_part(key: jax.Array, participation, num_workers: int) -> jax.Array:
-    """bool [M], so large a share of the workers, at least one, drawn uniformly."""
-    number = jnp.maximum(jnp.round(participation * num_workers), 1)
-    return jax.random.permutation(key, num_workers) < number

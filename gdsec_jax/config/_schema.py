@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
-from gdsec_jax import data, worker
+from gdsec_jax import data, robust, worker
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.config._grid import (
     Count,
@@ -20,6 +20,7 @@ from gdsec_jax.config._grid import (
     names_of,
     values_of,
 )
+from gdsec_jax.config._link import ChannelConfig, RuleName
 from gdsec_jax.config._sentences import is_range, sentence
 
 
@@ -50,12 +51,15 @@ GENERATORS = {
 # What a sweep runs side by side; other fields compile a loop for each value.
 TRACED = (
     *("learning_rate", "xi", "beta", "zeta", "eta", "probability", "seed"),
-    "participation",
+    *("participation", "budget_bits", "max_norm_ratio"),
 )
+# What a grid cannot vary.
+_FIXED = ("grid", "chosen", "channel", "absent", "participation_rule")
 # Fields that are no arguments of the algorithm, but of what stands around it.
 _AROUND = (
     *("name", "learning_rate", "step_factor", "coordinate_xi", "local_steps"),
-    *("broadcast_k", "participation", "grid", "chosen"),
+    *("broadcast_k", "participation", "participation_rule", "budget_bits", "absent"),
+    *("channel", "trim", "grid", "chosen"),
 )
 
 
@@ -199,7 +203,34 @@ class MethodConfig(Model):
         default=None, description="The server sends so many entries, by top-k with EF."
     )
     participation: Fraction | None = Field(
-        default=None, description="Share of the workers that a round draws."
+        default=None, description="Share of the workers that take part in a round."
+    )
+    participation_rule: RuleName | None = Field(
+        default=None, description="Which ones; by default they are drawn uniformly."
+    )
+    budget_bits: NonNegative | None = Field(
+        default=None,
+        description="Of a round: the largest unsent energy goes first, up to so many.",
+    )
+    absent: Literal["hold", "accumulate"] | None = Field(
+        default=None, description="What absent workers do; by default they hold."
+    )
+    channel: ChannelConfig | None = Field(
+        default=None, description="Of this method, in the place of that of all."
+    )
+    max_delay: Annotated[int, Field(ge=0, le=1000, strict=True)] | None = Field(
+        default=None, description="Rounds that are waited for late messages."
+    )
+    max_norm_ratio: Annotated[float, Field(ge=1)] | None = Field(
+        default=None,
+        description="Of a gradient's norm to the running median, beyond which its "
+        "worker is left out.",
+    )
+    aggregation: Literal["median", "trimmed_mean"] | None = Field(
+        default=None, description="A robust rule in the place of the sum."
+    )
+    trim: Annotated[float, Field(ge=0, lt=0.5)] | None = Field(
+        default=None, description="Share that trimmed_mean leaves out on each side."
     )
     grid: Grid = Field(
         default={}, description="For gdsec sweep and tune: values of fields to try."
@@ -220,6 +251,12 @@ class MethodConfig(Model):
         for name in given:
             if name not in accepted:
                 raise ValueError(f"{self.name} has no parameter {name}")
+        if self.participation_rule is not None and self.participation is None:
+            raise ValueError("participation_rule needs the share participation")
+        if self.absent and self.participation is None and self.budget_bits is None:
+            raise ValueError("absent needs a participation or a budget_bits")
+        if self.trim is not None and self.aggregation != "trimmed_mean":
+            raise ValueError("trim is for the aggregation trimmed_mean alone")
         if self.coordinate_xi and self.xi is None:
             raise ValueError("coordinate_xi needs the parameter xi")
         for name, parameter in accepted.items():
@@ -241,6 +278,12 @@ class MethodConfig(Model):
         accepted = inspect.signature(METHODS[self.name].factory).parameters
         if seed is not None and "key" in accepted:
             given["key"] = seed
+        if self.aggregation is not None:
+            given["aggregation"] = (
+                robust.median
+                if self.aggregation == "median"
+                else robust.trimmed_mean(0.1 if self.trim is None else self.trim)
+            )
         if "compressor" in given:  # what is its own is not the algorithm's
             own = inspect.signature(getattr(worker, given["compressor"])).parameters
             given = {name: given[name] for name in given if name not in own}
@@ -277,7 +320,7 @@ def _check_grid(model: "ProblemConfig | MethodConfig") -> None:
     """Every name of a grid is a field, and every value one that it takes."""
     given = [name for key in model.grid for name in names_of(key)]
     for name in given:
-        if name not in type(model).model_fields or name in ("grid", "chosen"):
+        if name not in type(model).model_fields or name in _FIXED:
             raise ValueError(f"the grid has {name!r}, which is no field to vary")
         if given.count(name) > 1:
             raise ValueError(f"the grid has {name!r} twice, expected it once")
@@ -353,6 +396,9 @@ class RunConfig(Model):
     all_formats: bool = Field(
         default=False, description="Whether to count, and print, all other formats too."
     )
+    channel: ChannelConfig | None = Field(
+        default=None, description="What the uploads of all methods meet."
+    )
     slack: NonNegative = Field(
         default=0.1,
         description="For gdsec tune: by what share a setting may take more rounds to "
@@ -413,7 +459,8 @@ class RunConfig(Model):
 
     def baseline(self) -> str:
         """The label that percentages refer to: plain GD, or else the first method."""
-        around = ("local_steps", "broadcast_k", "participation")
+        around = ("local_steps", "broadcast_k", "participation", "budget_bits")
+        around += ("aggregation", "max_norm_ratio", "channel")
         plain = [
             label
             for label, method in self.methods.items()
@@ -428,6 +475,8 @@ def fields_at(location: tuple[Any, ...]) -> Collection[str]:
     model: type[pydantic.BaseModel] = RunConfig
     if any(map(is_range, location)):
         model = Range
+    elif "channel" in location[:-1]:
+        model = ChannelConfig
     elif location[:1] == ("problem",) and len(location) > 1:
         model = ProblemConfig
     elif location[:1] == ("methods",) and len(location) > 2:

@@ -77,8 +77,9 @@ def error_feedback(
         _checks.same_shapes("gradient", updates, state.error)
         v = _trees.add(updates, state.error)
         u, inner = _message(compressor, v, state.compressor, params, extra_args)
-        error = _trees.sub(v, arrived(u, extra_args))
-        return u, ErrorFeedbackState(_trees.cast_like(error, state.error), inner)
+        return u, ErrorFeedbackState(
+            _trees.cast_like(_trees.sub(v, arrived(u, extra_args)), state.error), inner
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -139,8 +140,9 @@ def gradient_difference(
         u, inner = _message(
             compressor, v, state.compressor, params, extra_args | {"gradient": updates}
         )
-        known = arrived(u, extra_args)
-        memory = _trees.add_scaled(state.memory, beta_for(updates), known)
-        return u, GradientDifferenceState(memory, inner)
+        return u, GradientDifferenceState(
+            _trees.add_scaled(state.memory, beta_for(updates), arrived(u, extra_args)),
+            inner,
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)
