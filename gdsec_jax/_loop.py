@@ -16,7 +16,7 @@ from gdsec_jax._broadcast import LastBroadcast, last_broadcast
 from gdsec_jax._groups import Grouped
 from gdsec_jax._last_round import LastRound, last_round
 from gdsec_jax._norms import norms_of
-from gdsec_jax.channel import Channel, Conditions, conditions, energy_j, round_time_s
+from gdsec_jax.channel import Channel, conditions, energy_j, round_time_s, upload_s
 from gdsec_jax.history import METRIC, Outcome
 from gdsec_jax.participation import Rule
 from gdsec_jax.problems import Problem
@@ -52,7 +52,7 @@ class Record(NamedTuple):
     broadcast: LastBroadcast
     norms: dict[str, jax.Array]  # empty, or by name
     metrics: dict[str, jax.Array]  # the problem's, NaN where it was not evaluated
-    conditions: Conditions | tuple[()]  # of the channel, if there is one
+    conditions: Any  # of the channel, or () without one
 
 
 class Limits(NamedTuple):
@@ -311,6 +311,15 @@ def on_the_link(records: Record, channel: Channel | None) -> dict[str, Any]:
         ),
         "energy_j": energy_j(records.conditions, sent.bits),
     }
+
+
+def worker_time_s(records: Record) -> np.ndarray | None:
+    """float64 [K, M], the seconds that each worker computed and sent; 0 if absent."""
+    if not records.conditions:
+        return None
+    sent: Any = records.sent
+    seconds = records.conditions.compute_s + upload_s(records.conditions, sent.bits)
+    return np.where(sent.computed, seconds, 0.0)
 
 
 def columns(

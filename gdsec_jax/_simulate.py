@@ -18,7 +18,7 @@ from gdsec_jax._check_optimizer import check
 from gdsec_jax._checkpoint import Saved
 from gdsec_jax._devices import mesh_of
 from gdsec_jax._fingerprint import fingerprint
-from gdsec_jax.channel import Channel, upload_s
+from gdsec_jax.channel import Channel
 from gdsec_jax.history import History
 from gdsec_jax.participation import Rule
 from gdsec_jax.problems import Problem
@@ -177,9 +177,7 @@ def simulate(
         lost=columns["lost"],
         time_s=columns.get("time_s"),
         energy_j=columns.get("energy_j"),
-        worker_time_s=None
-        if channel is None
-        else records.conditions.compute_s + upload_s(records.conditions, sent.bits),
+        worker_time_s=_loop.worker_time_s(records),
         params=run.params,
         outcome=_loop.OUTCOMES[int(run.outcome)],
         attributes={"problem": problem.name}

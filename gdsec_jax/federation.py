@@ -56,7 +56,7 @@ def federate(
     reduction: Reduction = "sum",
     aggregation: Aggregation | None = None,
     capacity: int | None = None,
-    max_delay: int = 0,
+    max_delay: int | None = None,
     max_norm_ratio=None,
     weights=None,
     wire: str | Format = "coo",
@@ -113,8 +113,8 @@ def federate(
         more non-zeros leaves its worker out for the round, as one that is not finite,
         so that nothing is lost: let `worker.top_k(capacity)` be the last compressor
         inside its memories. Not with `summand`.
-      max_delay: the rounds that a message may come late, by update's `delay`. What is
-        under way waits in the server's state, :math:`\tau` sums for a max_delay of
+      max_delay: at least 1, the rounds that a message may come late, by update's
+        `delay`. What is under way waits in the server's state, :math:`\tau` sums for a max_delay of
         :math:`\tau`. Not with `summand`: the server knows what has come.
       max_norm_ratio: a worker is left out for the round, as one whose gradient is not
         finite, if the norm of its gradient is more than so many times the running
@@ -182,8 +182,8 @@ def federate(
                 "aggregation is given beside capacity, expected None: capacity is of a "
                 "sum."
             )
-    _checks.integer("max_delay", max_delay, 0, 10_000)
-    if max_delay:
+    if max_delay is not None:
+        _checks.integer("max_delay", max_delay, 1, 10_000)
         for name, value in (
             ("summand", summand), ("aggregation", aggregation), ("capacity", capacity)
         ):  # fmt: skip
@@ -372,7 +372,7 @@ def federate(
         participants = present & attends.sends
         sent = uploads.entries.any(axis=-1)
         if max_norm_ratio is not None:
-            norms = jnp.where(present, norms, state.norms)
+            norms = jnp.where(present, norms, state.norms)  # pyright: ignore
         return results.aggregate, FederationState(
             rounds=known._replace(previous_params=results.previous),
             workers=results.workers,

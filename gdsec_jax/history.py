@@ -130,6 +130,18 @@ class History:
         counts = (self.bits, self.broadcast_bits, self.gradient_evaluations)
         return Cost(rounds, *(int(count[:rounds].sum()) for count in counts))
 
+    def seconds_to(self, error: float) -> float | None:
+        """The seconds it took; None as in `rounds_to`, and without a channel."""
+        return self._sum_to(error, self.time_s)
+
+    def joules_to(self, error: float) -> float | None:
+        """The joules that it took; None as in `seconds_to`."""
+        return self._sum_to(error, self.energy_j)
+
+    def _sum_to(self, error: float, each: np.ndarray | None) -> float | None:
+        rounds = self.rounds_to(error)
+        return None if rounds is None or each is None else float(each[:rounds].sum())
+
     def _first_at_most(self, error: float) -> int | None:
         if error < self.attributes.get("resolution", -np.inf):
             return None  # what looks like it may be rounding

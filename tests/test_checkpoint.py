@@ -302,7 +302,7 @@ def saved(rounds, since):
     state = {"memory": jnp.full((3, 4), rounds, jnp.bfloat16), "none": jnp.zeros((0,))}
     return _checkpoint.Saved(
         _loop.Run(jnp.arange(5.0), state, jnp.int32(rounds), jnp.int32(0)),
-        _loop.Record(1.0 * numbers, sent, broadcast, {}, {}),
+        _loop.Record(1.0 * numbers, sent, broadcast, {}, {}, ()),
         float(rounds),
     )
 

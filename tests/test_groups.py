@@ -83,9 +83,7 @@ OPTIONS = {
     "hold": {"on_standstill": "hold"},
     "participation": {
         "key": 0,
-        "participation": lambda key, round: jax.random.bernoulli(
-            key, 0.5, (NUM_WORKERS,)
-        ),
+        "participation": gdsec_jax.participation.bernoulli(NUM_WORKERS, 0.5),
     },
 }
 

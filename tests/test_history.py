@@ -42,6 +42,7 @@ def make(**changes) -> History:
             [[True, True], [False, True], [True, True], [True, False]]
         ),
         "dropped": np.array([0, 1, 0, 1]),
+        "lost": np.zeros(4, int),
         "params": jnp.array([1.0, -0.0, 3.5]),
         "outcome": "completed",
         "norms": {"gradient_norm": np.array([2.0, 1.0, 0.5, 0.25])},
@@ -57,6 +58,15 @@ def make(**changes) -> History:
         },
     }
     return History(**fields | changes)
+
+
+def on_a_link() -> History:
+    return make(
+        lost=np.array([0, 2, 0, 0]),
+        time_s=np.array([0.5, 1.0, 0.25, 0.0]),
+        energy_j=np.array([0.1, 0.2, 0.0, 0.0]),
+        worker_time_s=np.array([[0.5, 0.25], [0.0, 1.0], [0.25, 0.0], [0.0, 0.0]]),
+    )
 
 
 def assert_same(one: History, other: History):
@@ -148,7 +158,7 @@ def test_summary(outcome, start):
     dropped = make(outcome=outcome, dropped=np.array([0, 3, 0, 1])).summary()
     assert dropped == (
         f"{start}{cost}; 4 uploads in 2 rounds were dropped for gradients or messages "
-        "that were not finite."
+        "that were not finite or excessive."
     )
 
 
@@ -360,3 +370,23 @@ def test_attributes_that_are_no_json_leave_nothing_behind(tmp_path):
     with pytest.raises(TypeError, match="not JSON serializable"):
         history.save(tmp_path / "a.nc")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_is_kept_and_summed_up(tmp_path):
+    history = on_a_link()
+    history.save(tmp_path / "link.nc")
+    loaded = History.load(tmp_path / "link.nc")
+    for name in ("lost", "time_s", "energy_j", "worker_time_s"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(history, name))
+    ends = " 2 uploads were lost; 1.75 s, 0.3 J."
+    assert history.summary().endswith(ends)
+    make().save(tmp_path / "none.nc")
+    assert History.load(tmp_path / "none.nc").time_s is None
+
+
+def test_what_an_error_took():
+    history = on_a_link()
+    assert history.seconds_to(2.0) == 1.5
+    assert history.joules_to(0.5) == pytest.approx(0.3)
+    assert history.seconds_to(0.1) is None
+    assert make().seconds_to(2.0) is None

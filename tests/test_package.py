@@ -26,6 +26,11 @@ MAY_IMPORT = {
     "wire": set(),
     "data": set(),
     "channel": set(),
+    "robust": set(),
+    "_attendance": set(),
+    "_outliers": {"_attendance"},
+    "participation": {"_attendance"},
+    "_counting": {"_last_round", "_steps", "wire"},
     "_last_round": {"wire"},
     "_rounds": set(),
     "_componentwise": set(),
@@ -38,7 +43,7 @@ MAY_IMPORT = {
     "_round": {"_blocks", "_columns", "_devices", "_groups", "_steps", "worker"},
     "federation": {
         *("wire", "worker", "_collective", "_groups", "_last_round", "_round"),
-        *("_rounds", "_steps"),
+        *("_rounds", "_steps", "_attendance", "_counting", "_outliers", "server"),
     },
     "server": {"worker"},
     "_broadcast": {"wire", "worker", "_rounds"},
@@ -51,7 +56,8 @@ MAY_IMPORT = {
     "_environment": set(),
     "_norms": {"federation", "worker"},
     "_loop": {
-        *("_last_round", "_norms", "_broadcast", "_groups", "history", "problems")
+        *("_last_round", "_norms", "_broadcast", "_groups", "history", "problems"),
+        *("_attendance", "channel", "participation", "server"),
     },
     "_mesh": {"_devices", "_last_round", "federation", "problems"},
     "_fingerprint": {"_loop", "problems"},
@@ -61,13 +67,16 @@ MAY_IMPORT = {
     "_simulate": {
         *("_check_optimizer", "_checkpoint", "_environment", "_fingerprint", "_loop"),
         *("_mesh", "_norms", "history", "problems"),
+        *("_attendance", "channel", "participation"),
     },
     "_sweep": {
-        *("_check_optimizer", "_environment", "_loop", "_mesh", "_norms", "problems")
+        *("_check_optimizer", "_environment", "_loop", "_mesh", "_norms", "problems"),
+        *("_attendance", "channel"),
     },
     "report": {"algorithms", "history"},
     "config": {
-        *("_broadcast", "algorithms", "data", "problems", "theory", "wire", "worker")
+        *("_broadcast", "algorithms", "data", "problems", "theory", "wire", "worker"),
+        *("channel", "participation", "robust"),
     },
     "tuning": {"_sweep", "config", "problems"},
     "experiment": {

@@ -36,7 +36,7 @@ OWN = {
     "marina": {"probability": [0.2, 0.7]},
     "clag": {"zeta": [0.9, 8.0]},
 }
-TOTALS = ("bits", "entries", "participants")
+TOTALS = ("bits", "entries", "participants", "lost")
 
 
 @functools.cache
@@ -99,6 +99,7 @@ def assert_is_the_run(swept: xr.Dataset, history, rtol=1e-9, resolution=1e-14):
         "broadcast_bits": history.broadcast_bits,
         "gradient_evaluations": history.gradient_evaluations,
         "participants": history.participants.sum(1),
+        "lost": history.lost,
         "dropped": history.dropped,
     } | {f"bits_{name}": bits for name, bits in history.format_bits.items()}
     assert {name for name in swept if str(name).startswith("total_")} == {
@@ -608,7 +609,7 @@ def plan_of(whole):
     settings = list(grids.settings_of(grids.axes_of(GRID)))
     common = plans.Common(MANY, 1, None, 1e6, None, False)
     (group,) = grids.groups_of(settings, ())
-    return plans.plan_of(group, problem, make, None, common)
+    return plans.plan_of(group, problem, make, plans.Around(), common)
 
 
 def test_equal_settings_are_each_run(tmp_path):

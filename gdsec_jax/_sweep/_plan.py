@@ -85,7 +85,7 @@ def plan_of(group, problem, make_optimizer, around: Around, common: Common) -> P
         return function and maker(function, group.static)
 
     participates, grants, own_channel = map(made, around.functions)
-    channel = None if own_channel else around.channel
+    channel: Any = None if own_channel else around.channel
     for setting in group.traced if own_channel else ():
         channel = own_channel(values=setting)  # of which the host needs the kind alone
     error = _loop.initial_error(problem)

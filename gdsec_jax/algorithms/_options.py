@@ -31,7 +31,7 @@ class Options(TypedDict, total=False):
     weights: Any
     wire: str | Format
     aggregation: Aggregation | None
-    max_delay: int
+    max_delay: int | None
     max_norm_ratio: Any
     on_nonfinite: OnNonfinite
     on_standstill: OnStandstill
@@ -120,7 +120,7 @@ def difference_memory(
     _checks.one_of("server", server, ("workers", "running"))
     worker = gradient_difference(compressor, beta, state_dtype=state_dtype)
     # What was sent sparsely, or comes late, the server can add to its own h alone.
-    if options.get("capacity") is not None or options.get("max_delay"):
+    if options.get("capacity") is not None or options.get("max_delay") is not None:
         server = "running"
     keeps = {
         "workers": {"summand": gradient_estimate},

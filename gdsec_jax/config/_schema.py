@@ -218,7 +218,7 @@ class MethodConfig(Model):
     channel: ChannelConfig | None = Field(
         default=None, description="Of this method, in the place of that of all."
     )
-    max_delay: Annotated[int, Field(ge=0, le=1000, strict=True)] | None = Field(
+    max_delay: Annotated[int, Field(ge=1, le=1000, strict=True)] | None = Field(
         default=None, description="Rounds that are waited for late messages."
     )
     max_norm_ratio: Annotated[float, Field(ge=1)] | None = Field(
