@@ -114,8 +114,8 @@ def federate(
         so that nothing is lost: let `worker.top_k(capacity)` be the last compressor
         inside its memories. Not with `summand`.
       max_delay: at least 1, the rounds that a message may come late, by update's
-        `delay`. What is under way waits in the server's state, :math:`\tau` sums for a max_delay of
-        :math:`\tau`. Not with `summand`: the server knows what has come.
+        `delay`. What is under way waits in the server's state, as many sums as the
+        rounds. Not with `summand`: the server knows what has come.
       max_norm_ratio: a worker is left out for the round, as one whose gradient is not
         finite, if the norm of its gradient is more than so many times the running
         median: that over all workers of the last norm that is known of each. 100 is
