@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from gdsec_jax import _checks, _trees
 
 Absent = Literal["hold", "accumulate"]
+# The extra arguments of an update that say what befalls the workers and their uploads.
+UPLOADS = ("active", "absent", "grant", "delivered", "delay")
 
 
 class Offers(NamedTuple):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from gdsec_jax import _checks, _trees
+from gdsec_jax._attendance import UPLOADS
 from gdsec_jax._rounds import RoundsState
 from gdsec_jax._rounds import rounds as make_rounds
 from gdsec_jax.wire import (
@@ -113,7 +114,9 @@ def broadcast(
         like = state.rounds.previous_params
         _checks.same_shapes("step", updates, like)
         common, own, known = rounds.begin(state.rounds, params)
-        shared = extra_args | common | {"active": jnp.ones((), bool)}
+        # What is said of the workers' uploads is not said of this.
+        kept = {name: x for name, x in extra_args.items() if name not in UPLOADS}
+        shared = kept | common | {"active": jnp.ones((), bool)}
 
         def run(own):
             return compressor.update(

@@ -286,7 +286,7 @@ def _with_real_data(name: str, config: configs.RunConfig):
     if config.by_name:
         return config, None  # whose data are real
     if not config.real:
-        return config, f"{name}: has no real data set: its data are generated."
+        return config, f"{name}: has no real data set."
     values = configs.merged(config.model_dump(exclude_unset=True), config.real)
     for method in values["methods"].values():  # on other data it was not chosen
         method["chosen"] = "our setting, not chosen on these data"

@@ -46,7 +46,7 @@ MAY_IMPORT = {
         *("_rounds", "_steps", "_attendance", "_counting", "_outliers", "server"),
     },
     "server": {"worker"},
-    "_broadcast": {"wire", "worker", "_rounds"},
+    "_broadcast": {"wire", "worker", "_attendance", "_rounds"},
     "algorithms": {"wire", "worker", "server", "federation"},
     "theory": {"algorithms", "problems", "worker"},
     "_check_optimizer": {"_groups", "_last_round"},
