@@ -5,6 +5,8 @@ import jax.numpy as jnp
 
 from gdsec_jax._attendance import energies
 
+GROWTH = 10.0  # of a norm from one round to the next, in what is known of it
+
 
 def nothing_known(num_workers: int) -> jax.Array:
     """The norms before the first round: float32 [M], NaN."""
@@ -14,10 +16,11 @@ def nothing_known(num_workers: int) -> jax.Array:
 def within(gradients, known: jax.Array, computes: jax.Array, ratio):
     """Whose gradients have a norm of at most so many times the running median.
 
-    The running median is that over all workers of the last norm that is known of each:
-    this round's, or of a worker that does not compute that of the last round in which
-    it was accepted. So a few workers cannot move it, a round of one worker can be
-    judged, and where most of the norms grow at once they are accepted. A median of 0
+    The running median is that over all workers of what is known of their norms: this
+    round's, or that of the last round in which a worker computed, but no more than
+    `GROWTH` times what was known of it before. So a few workers cannot move it, nor
+    many of them in a single round; a round of one worker can be judged; and where the
+    norms of most grow for good they are accepted some rounds later. A median of 0
     judges nobody.
 
     Args:
@@ -27,10 +30,11 @@ def within(gradients, known: jax.Array, computes: jax.Array, ratio):
       ratio: the most that a norm may be of the median.
 
     Returns:
-      bool [M]; and the norms, float32 [M].
+      bool [M]; and what is known then, float32 [M].
     """
     norms = jnp.sqrt(energies(gradients)).astype(jnp.float32)
-    latest = jnp.where(computes & jnp.isfinite(norms), norms, known)
-    median = jnp.nanmedian(latest)
+    tempered = jnp.where(jnp.isnan(known), norms, jnp.minimum(norms, GROWTH * known))
+    known = jnp.where(computes & jnp.isfinite(tempered), tempered, known)
+    median = jnp.nanmedian(known)
     excessive = (norms > jnp.asarray(ratio, jnp.float32) * median) & (median > 0)
-    return ~excessive, norms
+    return ~excessive, known

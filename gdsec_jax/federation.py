@@ -118,8 +118,9 @@ def federate(
         rounds. Not with `summand`: the server knows what has come.
       max_norm_ratio: a worker is left out for the round, as one whose gradient is not
         finite, if the norm of its gradient is more than so many times the running
-        median: that over all workers of the last norm that is known of each. 100 is
-        usual where the f_m are of one kind. May be traced.
+        median: that over all workers of the last norm that is known of each, which
+        grows at most tenfold a round. 100 is usual where the f_m are of one kind. May
+        be traced.
       weights: [M], the weight of each f_m: f = sum of w_m f_m, or in the mean
         convention (sum of w_m f_m) / (sum of w_m). They scale the gradients before the
         pipeline sees them, so that all that holds of f_m holds of w_m f_m.
@@ -371,8 +372,6 @@ def federate(
         )
         participants = present & attends.sends
         sent = uploads.entries.any(axis=-1)
-        if max_norm_ratio is not None:
-            norms = jnp.where(present, norms, state.norms)  # pyright: ignore
         return results.aggregate, FederationState(
             rounds=known._replace(previous_params=results.previous),
             workers=results.workers,
