@@ -304,10 +304,9 @@ def on_the_link(records: Record, channel: Channel | None) -> dict[str, Any]:
         return {}
     sent: Any = records.sent
     access = "fdma" if channel.radio is None else channel.radio.access
-    waited_for = sent.participants
     return {
         "time_s": round_time_s(
-            records.conditions, sent.bits, waited_for, waited_for, access
+            records.conditions, sent.bits, sent.participants, access
         ),
         "energy_j": energy_j(records.conditions, sent.bits),
     }

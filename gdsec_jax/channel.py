@@ -308,7 +308,7 @@ def energy_j(conditions: Conditions, bits: Any) -> np.ndarray:
 
 
 def round_time_s(
-    conditions: Conditions, bits: Any, computed: Any, participants: Any, access: Access
+    conditions: Conditions, bits: Any, participants: Any, access: Access
 ) -> np.ndarray:
     """Seconds that a round lasts, float64 [...].
 
@@ -321,8 +321,7 @@ def round_time_s(
     Args:
       conditions: of one round, or of several, with fields [..., M].
       bits: integers [..., M], what each worker sent.
-      computed: bool [..., M], whose computing is waited for: `LastRound.computed`.
-      participants: bool [..., M], whose upload is waited for.
+      participants: bool [..., M], whose computing and upload are waited for.
       access: "fdma" or "tdma", that of the radio.
 
     Raises:
@@ -338,14 +337,15 @@ def round_time_s(
       ...     joules_per_bit=np.array([1e-7, 2e-7]), compute_s=np.array([0.5, 1.0]))
       >>> bits, everyone = np.array([1_000_000, 1_000_000]), np.array([True, True])
       >>> for access in ("fdma", "tdma"):
-      ...     print(channel.round_time_s(drawn, bits, everyone, everyone, access))
+      ...     print(channel.round_time_s(drawn, bits, everyone, access))
       3.0
       4.0
     """
     _checks.one_of("access", access, get_args(Access))
     on_time = np.asarray(conditions.delay) == 0
-    computing = _times(np.asarray(computed) & on_time, conditions.compute_s, "computed")
-    sending = _times(participants, on_time, "participants") * upload_s(conditions, bits)
+    waited_for = _times(participants, on_time, "participants")
+    computing = waited_for * np.asarray(conditions.compute_s, np.float64)
+    sending = waited_for * upload_s(conditions, bits)
     if access == "fdma":
         return (computing + sending).max(-1)
     return computing.max(-1) + sending.sum(-1)

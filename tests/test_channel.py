@@ -244,14 +244,13 @@ def test_jax_fills_trees_with_what_is_no_number():
     assert jax.tree_util.keystr(path) == ".radio.distance_m"
 
 
-def time_by_loops(drawn, bits, computed, participants, access):
+def time_by_loops(drawn, bits, participants, access):
     latest, total = 0.0, 0.0
     for m in range(M):
-        if drawn.delay[m] > 0:
+        if drawn.delay[m] > 0 or not participants[m]:
             continue
-        computing = float(drawn.compute_s[m]) if computed[m] else 0.0
+        computing = float(drawn.compute_s[m])
         sending = int(bits[m]) * float(drawn.seconds_per_bit[m])
-        sending = sending if participants[m] else 0.0
         if access == "fdma":
             latest = max(latest, computing + sending)
         else:
@@ -267,22 +266,21 @@ def test_time_and_energy_are_the_formulas(access):
     )
     bits = rng.integers(0, 2**20, (60, M)) * rng.integers(0, 2, (60, M))
     participants = rng.random((60, M)) < 0.7
-    computed = participants | (rng.random((60, M)) < 0.2)  # dropped for what they sent
     bits[~participants] = 0
-    seconds = round_time_s(drawn, bits, computed, participants, access)
+    seconds = round_time_s(drawn, bits, participants, access)
     joules = energy_j(drawn, bits)
     assert seconds.dtype == joules.dtype == np.float64
     for k in range(60):
         one = jax.tree.map(lambda x, k=k: x[k], drawn)
-        want = time_by_loops(one, bits[k], computed[k], participants[k], access)
-        alone = round_time_s(one, bits[k], computed[k], participants[k], access)
+        want = time_by_loops(one, bits[k], participants[k], access)
+        alone = round_time_s(one, bits[k], participants[k], access)
         assert seconds[k] == pytest.approx(want, rel=1e-14)
         assert alone == seconds[k]
         want = sum(int(b) * float(j) for b, j in zip(bits[k], one[3], strict=True))
         assert joules[k] == pytest.approx(want, rel=1e-14)
     # Any axes before: settings, rounds, workers.
     stacked = jax.tree.map(lambda x: x.reshape(3, 20, M), drawn)
-    args = (x.reshape(3, 20, M) for x in (bits, computed, participants))
+    args = (x.reshape(3, 20, M) for x in (bits, participants))
     again = round_time_s(stacked, *args, access)
     np.testing.assert_array_equal(again, seconds.reshape(3, 20))
 
@@ -302,7 +300,7 @@ def given(seconds_per_bit, compute_s=0.0, delay=0):
 
 def duration(drawn, bits, access):
     everyone = np.ones(drawn.delay.shape, bool)
-    return round_time_s(drawn, bits, everyone, everyone, access)
+    return round_time_s(drawn, bits, everyone, access)
 
 
 def test_access_makes_no_difference_to_one_worker():
@@ -478,20 +476,12 @@ def test_at_snr_moves_the_median(x64, access, snr_db):
             r"bits has shape \(5,\), expected \(4, 5\), that of the conditions.",
         ),
         (
-            lambda: round_time_s(given(np.ones(2)), [1, 1], [True], [True, True], "x"),
+            lambda: round_time_s(given(np.ones(2)), [1, 1], [True, True], "x"),
             "access is 'x', expected one of fdma, tdma.",
         ),
         (
-            lambda: round_time_s(
-                given(np.ones(2)), [1, 1], [True, True], [True], "fdma"
-            ),
+            lambda: round_time_s(given(np.ones(2)), [1, 1], [True], "fdma"),
             r"participants has shape \(1,\), expected \(2,\), that of the conditions.",
-        ),
-        (
-            lambda: round_time_s(
-                given(np.ones(2)), [1, 1], np.ones((3, 2), bool), [True, True], "fdma"
-            ),
-            r"computed has shape \(3, 2\), expected \(2,\), that of the conditions.",
         ),
     ],
 )

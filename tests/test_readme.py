@@ -39,8 +39,12 @@ def test_the_loop_of_the_readme_learns(tmp_path, monkeypatch):
     assert losses[1] < 0.05 * losses[0]
 
 
+def tables():
+    return re.findall(r"```toml\n(.*?)```", README, flags=re.DOTALL)
+
+
 def test_the_grid_of_the_readme_is_one():
-    (block,) = re.findall(r"```toml\n(.*?)```", README, flags=re.DOTALL)
+    (block,) = (table for table in tables() if "grid" in table)
     values = tomllib.loads(block)
     values["methods"]["GD-SEC"] |= {"name": "gdsec"}
     axes = tuning.axes_of(config.validate(values, "README.md"), "GD-SEC")
@@ -49,6 +53,14 @@ def test_the_grid_of_the_readme_is_one():
         ("xi",),
         ("beta", "seed"),
     ]
+
+
+def test_the_configs_of_the_readme_are_some():
+    for number, table in enumerate(tables()):
+        values = tomllib.loads(table)
+        for method in values["methods"].values():
+            method.setdefault("name", "gdsec")
+        assert config.validate(values, f"block {number}").methods
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\((?!https?:)([^)]+)\)", README))
