@@ -152,6 +152,34 @@ def random_gradients(params, num_workers, seed, rounds=None):
     )
 
 
+def mutated(rng, data, words=()):
+    """Bytes with one to four changes such as damage and malice make."""
+    result = bytearray(data)
+    for _ in range(rng.integers(1, 5)):
+        start, end = sorted(rng.integers(0, len(result) + 1, 2).tolist())
+        match rng.integers(0, 8):
+            case 0:
+                result[start : start + 1] = rng.bytes(1)
+            case 1 if start < len(result):
+                result[start] ^= 1 << int(rng.integers(8))
+            case 2:
+                result[start : start + 8] = b"\xff" * 8
+            case 3:
+                result[start : start + 8] = bytes(8)
+            case 4:
+                del result[start : start + int(rng.integers(1, 5))]
+            case 5:
+                result[start:start] = result[start:end]
+            case 6:
+                result[start:start] = rng.bytes(int(rng.integers(1, 9)))
+            case _:
+                if len(words):
+                    result[start:start] = words[rng.integers(len(words))]
+                else:
+                    del result[end:]
+    return bytes(result)
+
+
 def run(optimizer, params, gradients):
     """Scan over the rounds of `gradients`: final params, state, and each LastRound."""
     import optax
