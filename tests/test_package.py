@@ -45,7 +45,8 @@ MAY_IMPORT = {
     "theory": {"algorithms", "problems", "worker"},
     "_check_optimizer": {"_groups", "_last_round"},
     "problems": {"data"},
-    "history": set(),
+    "_netcdf": set(),
+    "history": {"_netcdf"},
     "logs": set(),
     "_environment": set(),
     "_norms": {"federation", "worker"},
@@ -62,7 +63,8 @@ MAY_IMPORT = {
         *("_mesh", "_norms", "history", "problems"),
     },
     "_sweep": {
-        *("_check_optimizer", "_environment", "_loop", "_mesh", "_norms", "problems")
+        *("_check_optimizer", "_environment", "_loop", "_mesh", "_netcdf", "_norms"),
+        "problems",
     },
     "report": {"algorithms", "history"},
     "config": {
