@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import itertools
 import re
 import signal
 import socket
@@ -23,8 +24,6 @@ assert _spec.loader is not None
 sockets = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(sockets)
 
-METHODS = ("gd", "gdsec", "qsgdsec", "laq", "ef21")
-
 
 def _check(jobs, num_workers):
     seen = []
@@ -44,19 +43,9 @@ def test_a_few_rounds_with_two_workers():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("num_workers", "formats"), [(2, ("coo", "bitmap")), (3, ("rle", "golomb"))]
-)
-def test_every_method_and_format(num_workers, formats):
-    jobs = [sockets.Job(method, form, 25) for method in METHODS for form in formats]
-    _check(jobs, num_workers)
-
-
-@pytest.mark.slow
-def test_the_further_methods():
-    others = [name for name in sockets.methods(1, 1.0) if name not in METHODS]
-    assert others
-    _check([sockets.Job(name, "rle", 25) for name in others], 3)
+def test_every_method_and_every_format():
+    names, formats = sockets.methods(1, 1.0), itertools.cycle(wire.FORMATS)
+    _check([sockets.Job(name, next(formats), 12) for name in names], 3)
 
 
 def test_a_killed_worker_is_dropped_and_the_other_goes_on():
