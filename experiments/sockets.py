@@ -6,6 +6,10 @@ and M worker processes speak over local TCP: the server broadcasts theta as raw 
 a worker answers with the bytes of `wire.encode`, and nothing else passes. Each worker
 holds its own samples alone, and keeps theta^{k-1} and the random key by itself.
 
+What a worker sends is bounded before it is read, and checked before it is added up. One
+that dies, hangs or sends nonsense is dropped, and the others go on; the table then
+differs. Nobody proves to be the worker that it says: this is for one machine.
+
 The table compares with the simulator: the payload bytes of each worker and round with
 the bits that it counted, and theta after each round, bit for bit. For that the gradient
 needs care. A matrix product over the samples of all workers at once rounds otherwise
@@ -45,11 +49,11 @@ XI, BETA, LEVELS, K, KEY = 4.0, 0.05, 64, 20, 7
 LAQ_BITS, LAQ_ZETA = 8, 0.08
 HEAD = struct.Struct("!I")  # of a frame: how many bytes follow
 FINISHED = b""  # in theta's place, when a job is done
-MOST_BYTES = 2**28  # of a frame; more is no message of ours
+GREETING = 2.0  # seconds that who connects has to say who it is
 
 
 class TransportError(RuntimeError):
-    """A worker died, hangs, or speaks nonsense."""
+    """A worker did not start, or none is left."""
 
 
 class Method(NamedTuple):
@@ -74,8 +78,9 @@ class Crew(NamedTuple):
     """The workers, by index, as the server sees them."""
 
     processes: list[subprocess.Popen]
-    connections: dict[int, socket.socket]
+    connections: dict[int, socket.socket]  # of those that are not dropped
     logs: list[Path]  # what each wrote to its standard error
+    dropped: dict[int, str]  # why
 
 
 class Result(NamedTuple):
@@ -87,6 +92,7 @@ class Result(NamedTuple):
     payload: np.ndarray  # int64 [rounds, M]: bytes on the socket
     counted: np.ndarray  # the same, of `simulate`
     seconds: float  # on the sockets, compilation included
+    dropped: tuple[str, ...] = ()  # which workers were by its end, and why
 
     @property
     def same_iterates(self) -> bool:
@@ -195,23 +201,34 @@ def send_frame(connection: socket.socket, payload: bytes) -> None:
     connection.sendall(HEAD.pack(len(payload)) + payload)
 
 
-def receive_frame(connection: socket.socket) -> bytes:
-    """Receive one; each wait ends after the connection's timeout."""
-    (size,) = HEAD.unpack(_receive(connection, HEAD.size))
-    if size > MOST_BYTES:
-        raise ConnectionError(f"it announced {size} bytes, more than any message")
-    return _receive(connection, size)
+def receive_frame(connection: socket.socket, most: int) -> bytes:
+    """Receive one of at most so many bytes, all of it within the timeout.
+
+    Raises:
+      ValueError: a longer one is announced.
+      OSError: the connection ends, or the timeout does.
+    """
+    wait = connection.gettimeout()
+    until = None if wait is None else time.monotonic() + wait
+    try:
+        (size,) = HEAD.unpack(_receive(connection, HEAD.size, until))
+        if size > most:
+            raise ValueError(f"{size} bytes are announced, expected at most {most}")
+        return _receive(connection, size, until)
+    finally:
+        connection.settimeout(wait)
 
 
-def _receive(connection: socket.socket, size: int) -> bytes:
-    parts = []
-    while size:
-        part = connection.recv(min(size, 2**20))
+def _receive(connection: socket.socket, size: int, until: float | None) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        if until is not None:  # else a byte now and then would do
+            connection.settimeout(max(until - time.monotonic(), 1e-3))
+        part = connection.recv(min(size - len(data), 2**20))
         if not part:
             raise ConnectionError("it closed the connection")
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
+        data += part
+    return bytes(data)
 
 
 def to_floats(params) -> bytes:
@@ -252,13 +269,13 @@ def worker_main(settings: dict[str, Any]) -> None:
     # Compiled by itself, as in the simulator's loop over the workers: the compiler
     # cannot mix it with what comes behind.
     gradient_of = jax.jit(jax.grad(worker_loss))
-    address = ("127.0.0.1", settings["port"])
+    address, size = ("127.0.0.1", settings["port"]), len(to_floats(like))
     with socket.create_connection(address, settings["timeout"]) as connection:
         send_frame(connection, HEAD.pack(index))
         for job in jobs:
             init, step = steps[job.method]
             state = init()
-            while (payload := receive_frame(connection)) != FINISHED:
+            while (payload := receive_frame(connection, size)) != FINISHED:
                 params = from_floats(payload, like)
                 gradient = gradient_of(params, shard)
                 update, own, state = step(gradient, params, state)
@@ -308,7 +325,7 @@ def crew_of(
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        crew = Crew([], {}, [])
+        crew = Crew([], {}, [], {})
         stack.callback(_reap, crew, timeout)
         settings = {
             "num_workers": problem.num_workers,
@@ -354,11 +371,12 @@ def _accept(listener: socket.socket, crew: Crew, timeout: float) -> None:
             connection, _ = listener.accept()
         except TimeoutError:
             continue
-        connection.settimeout(timeout)
+        connection.settimeout(GREETING)  # a stranger may say nothing
         try:
-            (index,) = HEAD.unpack(receive_frame(connection))
-        except (OSError, struct.error):
+            (index,) = HEAD.unpack(receive_frame(connection, HEAD.size))
+        except (OSError, ValueError, struct.error):
             index = None
+        connection.settimeout(timeout)
         if index in missing:
             crew.connections[index] = connection
         else:  # none of ours
@@ -391,21 +409,20 @@ def _end_of(crew: Crew, index: int) -> str:
 
 @contextlib.contextmanager
 def _speaking_to(crew: Crew, index: int, number: int) -> Iterator[None]:
-    """Say which worker failed, in which round, and how."""
+    """Drop a worker that fails, and note in which round, and how."""
     try:
         yield
-    except TimeoutError as error:
+        return
+    except TimeoutError:
         wait = crew.connections[index].gettimeout()
-        raise TransportError(
-            f"worker {index} did not answer for {wait:g} s in round {number}"
-        ) from error
-    except OSError as error:
-        how = _end_of(crew, index)
-        raise TransportError(f"worker {index} {how}, in round {number}") from error
+        why = f"did not answer for {wait:g} s in round {number}"
+    except OSError:
+        why = f"{_end_of(crew, index)}, in round {number}"
     except ValueError as error:
-        raise TransportError(
-            f"worker {index} sent no message in round {number}: {error}"
-        ) from error
+        why = f"sent no message in round {number}: {error}"
+    crew.dropped[index] = f"worker {index} {why}"
+    crew.connections.pop(index).close()
+    crew.processes[index].kill()
 
 
 def play(
@@ -413,8 +430,11 @@ def play(
 ) -> Iterator[tuple[Any, list[int]]]:
     """Theta after each round, and the payload bytes of each worker in it.
 
+    A worker that dies, does not answer in time, or sends what is no message of finite
+    numbers is dropped: from then on it counts as silent, as if it censored all.
+
     Raises:
-      TransportError: a worker died, did not answer in time, or sent no message.
+      TransportError: none is left.
     """
     like = problem.init_params
     step = 1 / problem.smoothness
@@ -424,17 +444,19 @@ def play(
     code = wire.Code() if packing is None else packing.code
     params, state = like, init()
     heard = set()  # whose first message has come: that one may be whole
+    silence = jax.tree.map(np.zeros_like, like)
     for number in range(1, job.rounds + 1):
         _broadcast(crew, to_floats(params), number)
-        messages, sizes = [], []
+        messages, sizes = [silence] * problem.num_workers, [0] * problem.num_workers
         for index, connection in sorted(crew.connections.items()):
             with _speaking_to(crew, index, number):
-                payload = receive_frame(connection)
-                whole = method.first_whole and index not in heard
-                message = wire.decode(payload, like, job.wire, code, whole)
+                form = (like, job.wire, code, method.first_whole and index not in heard)
+                payload = receive_frame(connection, wire.most_bytes(*form))
+                messages[index] = wire.decode(payload, *form, finite=True).values
+                sizes[index] = len(payload)
                 heard |= {index} if payload else set()
-            messages.append(message.values)
-            sizes.append(len(payload))
+        if not crew.connections:
+            raise TransportError("; ".join(crew.dropped.values()))
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *messages)
         params, state = update(stacked, params, state)
         yield params, sizes
@@ -515,11 +537,12 @@ def run(
                 seconds = time.perf_counter() - start
                 thetas = np.stack([_flat(params) for params, _ in rounds])
                 payload = np.array([sizes for _, sizes in rounds], np.int64)
-                played.append((thetas, payload, seconds))
-        for job, (thetas, payload, seconds) in zip(jobs, played, strict=True):
+                dropped = tuple(crew.dropped.values())
+                played.append((thetas, payload, seconds, dropped))
+        for job, (thetas, payload, *others) in zip(jobs, played, strict=True):
             expected, history = simulated(problem, job)
             final, counted = _flat(history.params), -(-history.bits // 8)
-            yield job, Result(thetas, expected, final, payload, counted, seconds)
+            yield job, Result(thetas, expected, final, payload, counted, *others)
 
 
 def main() -> int:
@@ -557,10 +580,13 @@ def main() -> int:
     for title in ("bytes on the socket", "simulator's bytes", "equal iterates"):
         table.add_column(title, justify="right")
     table.add_column("seconds", justify="right")
-    equal = True
+    equal, said = True, set()
     try:
         for job, result in run(jobs, arguments.workers, arguments.timeout):
-            equal &= result.same_iterates and result.same_bytes
+            equal &= result.same_iterates and result.same_bytes and not result.dropped
+            for why in sorted({*result.dropped} - said):
+                print(f"{why}; it is dropped.", file=sys.stderr)
+            said |= {*result.dropped}
             table.add_row(
                 job.method,
                 job.wire,

@@ -11,6 +11,7 @@ from typing import Any
 
 RECORDS, STATE = "records.npz", "state"
 _MANIFEST = "manifest.json"
+_NO_MANIFEST = (ValueError, KeyError, AttributeError, TypeError, RecursionError)
 _MISSING = (FileNotFoundError, NotADirectoryError)
 
 
@@ -23,7 +24,7 @@ def read(step: Path) -> dict[str, Any] | None:
     try:
         manifest = json.loads((step / _MANIFEST).read_text("utf-8"))
         digest = manifest.pop("sum")
-    except (*_MISSING, ValueError, KeyError, AttributeError, TypeError):
+    except (*_MISSING, *_NO_MANIFEST):
         return None
     return manifest if digest == _sum_of_json(manifest) else None
 

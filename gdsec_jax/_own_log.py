@@ -27,7 +27,7 @@ def own_log(path: Path, checkpoints: Path) -> Iterator[logs.Log]:
     """
     note = _files.folder(checkpoints) / _NOTE
     again = note.is_file() and path.exists()
-    again = again and note.read_text("utf-8") == _identity(path)
+    again = again and note.read_text("utf-8", "replace") == _identity(path)
     aside = path.with_name(f".{path.name}.before")
     if again and path.is_file():
         path.replace(aside)

@@ -433,6 +433,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"gdsec: {error}", file=sys.stderr)
         return 2
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            what = str(error).splitlines()[:1] or [type(error).__name__]
+            print(
+                f"gdsec: more memory is asked for than there is: {what[0]}",
+                file=sys.stderr,
+            )
+            return 2
+        raise
     return 0
 
 

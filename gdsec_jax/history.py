@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdsec_jax import _files
+from gdsec_jax import _netcdf
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -220,7 +220,7 @@ class History:
         )
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write one NetCDF file, whole or not at all.
+        """Write one NetCDF file, whole or not at all; a checksum stands at its end.
 
         Examples:
           >>> import tempfile, pathlib, numpy as np, optax
@@ -234,8 +234,7 @@ class History:
           ...     History.load(path).bits.tolist()
           [[128, 128], [128, 128], [128, 128]]
         """
-        with _files.whole(path) as temporary:
-            self.to_xarray().to_netcdf(temporary, engine="h5netcdf")
+        _netcdf.write(self.to_xarray(), Path(path))
 
     @classmethod
     def load(cls, path: str | os.PathLike, *, params_like: Any = None) -> "History":
@@ -248,14 +247,13 @@ class History:
 
         Raises:
           FileNotFoundError: there is no such file.
-          ValueError: it is no file that `save` wrote, or has other parameters.
+          ValueError: it is no file that `save` wrote, was changed since, or has other
+            parameters.
         """
-        import xarray as xr
-
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path} does not exist, expected a saved History.")
         try:
-            history = _from_xarray(xr.load_dataset(path, engine="h5netcdf"))
+            history = _from_xarray(_netcdf.read(Path(path)))
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a saved History: {error}.") from error
         if params_like is None:

@@ -374,8 +374,12 @@ def _header(path: str | os.PathLike) -> list[str] | None:
     """The columns that a file names; None where nothing stands yet."""
     if not Path(path).stat().st_size:
         return None
-    with Path(path).open(encoding="utf-8", newline="") as file:
-        return next(_csv.reader(file))
+    # What is no text becomes names that no column has.
+    with Path(path).open(encoding="utf-8", errors="replace", newline="") as file:
+        try:
+            return next(_csv.reader(file))
+        except _csv.Error as error:
+            raise OSError(f"{path} is no CSV file to go on with: {error}.") from error
 
 
 def _run_name(setting: Mapping[str, Any]) -> str:

@@ -89,9 +89,10 @@ IDS = [method.name for method in METHODS]
 # One of each kind of state and message: enough for what federate does alike for all.
 KINDS = ("gd", "gdsec", "qsgdsec", "low_rank", "ef21", "marina")
 
-# Where a test is dear, these alone are run each time, and those of each kind as slow
+# Where a test is dear, these alone are run each time, and some of other kinds as slow
 # ones; each method's own iterates and messages are held against the oracles.
 CORE = ("gdsec", "marina")
+DEAR = (*CORE, "qsgdsec", "low_rank")
 
 
 def of_each_kind(method):
@@ -110,7 +111,7 @@ def methods(where=lambda method: True, *, dear=False):
                 marks=[pytest.mark.slow] if dear and method.name not in CORE else [],
             )
             for method in METHODS
-            if where(method) and (not dear or of_each_kind(method))
+            if where(method) and (not dear or method.name in DEAR)
         ],
     )
 
@@ -150,6 +151,34 @@ def random_gradients(params, num_workers, seed, rounds=None):
     return jax.tree.map(
         lambda p: jnp.asarray(rng.standard_normal((*lead, *p.shape)), p.dtype), params
     )
+
+
+def mutated(rng, data, words=()):
+    """Bytes with one to four changes such as damage and malice make."""
+    result = bytearray(data)
+    for _ in range(rng.integers(1, 5)):
+        start, end = sorted(rng.integers(0, len(result) + 1, 2).tolist())
+        match rng.integers(0, 8):
+            case 0:
+                result[start : start + 1] = rng.bytes(1)
+            case 1 if start < len(result):
+                result[start] ^= 1 << int(rng.integers(8))
+            case 2:
+                result[start : start + 8] = b"\xff" * 8
+            case 3:
+                result[start : start + 8] = bytes(8)
+            case 4:
+                del result[start : start + int(rng.integers(1, 5))]
+            case 5:
+                result[start:start] = result[start:end]
+            case 6:
+                result[start:start] = rng.bytes(int(rng.integers(1, 9)))
+            case _:
+                if len(words):
+                    result[start:start] = words[rng.integers(len(words))]
+                else:
+                    del result[end:]
+    return bytes(result)
 
 
 def run(optimizer, params, gradients):

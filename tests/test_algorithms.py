@@ -10,7 +10,6 @@ import pytest
 from cases import (
     METHODS,
     methods,
-    of_each_kind,
     random_gradients,
     real_problem,
     run,
@@ -143,7 +142,7 @@ def test_weights_scale_each_worker(method):
     np.testing.assert_allclose(first, expected, rtol=1e-12)
 
 
-@methods(of_each_kind, dear=True)
+@methods(dear=True)
 def test_jit_equals_eager(method):
     params = tree_params()
     grads = random_gradients(params, 3, seed=2)
@@ -369,7 +368,7 @@ def test_a_memory_that_overflows_drops_its_worker():
 @pytest.mark.parametrize(
     ("grad", "param"), [("bfloat16", "float32"), ("float32", "bfloat16")]
 )
-@methods(of_each_kind, dear=True)
+@methods(dear=True)
 def test_messages_travel_in_the_parameters_dtype(method, grad, param):
     params = jnp.zeros(4, param)
     grads = jnp.ones((2, 4), grad)
@@ -452,7 +451,7 @@ def test_a_nan_is_sent_if_one_asks_for_it(method):
 # Inside optax.
 
 
-@methods(of_each_kind, dear=True)
+@methods(dear=True)
 def test_in_a_chain_with_clipping_and_adam(method):
     params = tree_params()
     optimizer = optax.chain(
@@ -543,7 +542,7 @@ def test_apply_if_finite_and_multi_steps_behind():
     assert jnp.abs(run(optimizer, params, grads)[0]).min() > 0
 
 
-@methods(of_each_kind, dear=True)
+@methods(dear=True)
 def test_aggregating_process(method):
     params = tree_params()
     grads = random_gradients(params, 3, seed=14)
@@ -561,7 +560,7 @@ def test_aggregating_process(method):
     assert gdsec_jax.last_round(state).entries.shape == (3,)
 
 
-@methods(of_each_kind, dear=True)
+@methods(dear=True)
 def test_donation_of_params_and_state_after_an_eager_init(method):
     params = tree_params()
     optimizer = optax.chain(method.make(3), optax.sgd(0.1))
@@ -731,7 +730,7 @@ trees = st.recursive(
 )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     params=trees,
     num_workers=st.integers(1, 4),

@@ -70,7 +70,7 @@ def half(key, round):
 # The same to the last bit
 
 
-@cases.methods(cases.of_each_kind, dear=True)
+@cases.methods(dear=True)
 def test_a_run_that_goes_on_is_the_undisturbed_one(method, tmp_path):
     chain = optimizer(method.name)
     expected = run(chain=chain)

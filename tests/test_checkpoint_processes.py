@@ -57,12 +57,12 @@ RUN = """
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_ten_times_is_the_undisturbed_one(tmp_path):
+def test_a_run_that_is_killed_is_the_undisturbed_one(tmp_path):
     finish(python(RUN, tmp_path / "undisturbed", tmp_path / "undisturbed.nc", ROUNDS))
     folder, left, rng = tmp_path / "killed", tmp_path / "killed.nc", random.Random(0)
     folder.mkdir()
     went_on = 0
-    for kill in range(10):
+    for kill in range(4):
         before = steps(folder)
         process = python(RUN, folder, left, ROUNDS)
         # Half of them at any moment until it has saved something, the others after it.
@@ -76,7 +76,7 @@ def test_a_run_that_is_killed_ten_times_is_the_undisturbed_one(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.communicate()
         went_on += steps(folder) != before
-    assert went_on >= 5
+    assert went_on >= 2
     assert steps(folder)[-1] < ROUNDS
     assert not left.exists()
     assert "damaged" not in finish(python(RUN, folder, left, ROUNDS))

@@ -14,7 +14,7 @@ import pytest
 import xarray as xr
 
 import gdsec_jax
-from gdsec_jax import History, problems, simulate
+from gdsec_jax import History, _netcdf, problems, simulate
 
 ARRAYS = (
     "eval_rounds",
@@ -301,19 +301,23 @@ def cut(path):
 
 
 def other_netcdf(path):
-    xr.Dataset({"bits": ("x", [1, 2])}).to_netcdf(path, engine="h5netcdf")
+    _netcdf.write(xr.Dataset({"bits": ("x", [1, 2])}), path)
+
+
+def unsealed(path):
+    make().to_xarray().to_netcdf(path, engine="h5netcdf")
 
 
 def changed(**attributes):
     def write(path):
-        make().to_xarray().assign_attrs(attributes).to_netcdf(path, engine="h5netcdf")
+        _netcdf.write(make().to_xarray().assign_attrs(attributes), path)
 
     return write
 
 
 def without(name):
     def write(path):
-        make().to_xarray().drop_vars(name).to_netcdf(path, engine="h5netcdf")
+        _netcdf.write(make().to_xarray().drop_vars(name), path)
 
     return write
 
@@ -321,7 +325,7 @@ def without(name):
 def odd_params(path):
     dataset = make().to_xarray()
     dataset["params0"].attrs["dtype"] = "float12"
-    dataset.to_netcdf(path, engine="h5netcdf")
+    _netcdf.write(dataset, path)
 
 
 WRONG = {
@@ -329,6 +333,7 @@ WRONG = {
     "empty": empty,
     "cut": cut,
     "another NetCDF": other_netcdf,
+    "no checksum": unsealed,
     "broken attributes": changed(attributes="{'a"),
     "initial error in words": changed(initial_error="large"),
     "no bits": without("bits"),

@@ -448,7 +448,6 @@ def test_a_limit_case_is_ef21(name, arguments):
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("low_rank", {"rank": 10}),
         ("power_sgd", {"rank": 10}),
         ("rand_k", {"k": 1.0, "error_feedback": True}),
     ],

@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import itertools
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from gdsec_jax import _norms, _trees
 
 Setting = dict[str, Any]
 SEED = "seed"  # traced though it is an integer: it makes a key
+_MOST_SETTINGS = 2**20  # they are listed before the first is run
 _RESULTS = ("eval_round", "objective_error", "initial_error", "outcome", "rounds")
 
 
@@ -54,7 +56,7 @@ def axes_of(grid: Mapping[str | tuple[str, ...], Any]) -> tuple[Axis, ...]:
 
     Raises:
       ValueError: it is empty, an axis has no values or is none, a name comes twice or
-        is that of a result.
+        is that of a result, or the axes have too many settings.
     """
     if not isinstance(grid, Mapping) or not grid:
         raise ValueError(
@@ -70,6 +72,13 @@ def axes_of(grid: Mapping[str | tuple[str, ...], Any]) -> tuple[Axis, ...]:
             raise ValueError(
                 f"grid names {name!r}, expected no name of what a sweep returns."
             )
+    number = math.prod(len(axis.rows) for axis in axes)
+    if number > _MOST_SETTINGS:
+        sizes = ", ".join(f"{len(axis.rows)} of {axis.dimension}" for axis in axes)
+        raise ValueError(
+            f"grid has {number:,} settings, {sizes}, expected at most "
+            f"{_MOST_SETTINGS:,}."
+        )
     return axes
 
 

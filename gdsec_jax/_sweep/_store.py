@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gdsec_jax import _files
+from gdsec_jax import _files, _netcdf
 from gdsec_jax._sweep import _grid
 from gdsec_jax._sweep._batch import Plan
 from gdsec_jax._sweep._plan import marks_of
@@ -60,12 +60,12 @@ class Store(NamedTuple):
     def keep(self, part: "xr.Dataset", marks: list[str]) -> None:
         """A batch, until the sweep is done."""
         part = part.assign({_MARK: ("setting", marks)})
-        _write(part, self.parts / f"{marks[0]}.nc")
+        _netcdf.write(part, self.parts / f"{marks[0]}.nc")
 
     def finish(self, result: "xr.Dataset") -> "xr.Dataset":
         """The result in its file, in place of the batches."""
         result.attrs["fingerprint"] = self.fingerprint
-        _write(result, self.path)
+        _netcdf.write(result, self.path)
         shutil.rmtree(self.parts, ignore_errors=True)
         return result
 
@@ -78,20 +78,13 @@ class Store(NamedTuple):
         after = dict(attributes) | {n: before[n] for n in before if n in _OWN}
         if after != before:
             done.attrs["attributes"] = json.dumps(after)
-            _write(done, self.path)
+            _netcdf.write(done, self.path)
         return done
 
 
 def _read(path: Path) -> "xr.Dataset | None":
     """The file's dataset, if it is one."""
-    import xarray as xr
-
     try:
-        return xr.load_dataset(path, engine="h5netcdf")
+        return _netcdf.read(path)
     except (OSError, ValueError):
         return None
-
-
-def _write(dataset: "xr.Dataset", path: Path) -> None:
-    with _files.whole(path) as temporary:
-        dataset.to_netcdf(temporary, engine="h5netcdf")

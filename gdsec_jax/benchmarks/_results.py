@@ -123,7 +123,7 @@ def load(path: Path) -> Result:
     try:
         text = Path(path).read_text("utf-8")
         return from_json(_first_json([text, *text.splitlines()[::-1]]))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 

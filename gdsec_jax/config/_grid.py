@@ -1,5 +1,6 @@
 """The values of fields that a sweep tries."""
 
+import math
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -7,6 +8,8 @@ import pydantic
 from pydantic import Field
 
 Count = Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
+
+MOST_VALUES = 10_000  # of an axis; each is checked by itself
 
 
 class Model(pydantic.BaseModel):
@@ -20,7 +23,7 @@ class Range(Model):
 
     start: Annotated[float, Field(allow_inf_nan=False)]
     stop: Annotated[float, Field(allow_inf_nan=False)]
-    num: Annotated[int, Field(ge=1, le=10_000, strict=True)]
+    num: Annotated[int, Field(ge=1, le=MOST_VALUES, strict=True)]
     scale: Literal["log", "linear"] = "log"
 
     @pydantic.model_validator(mode="after")
@@ -29,6 +32,11 @@ class Range(Model):
             raise ValueError(
                 f"start is {self.start} and stop {self.stop}, expected numbers above 0 "
                 "for the scale log"
+            )
+        if not math.isfinite(self.stop - self.start):
+            raise ValueError(
+                f"start is {self.start} and stop {self.stop}, expected a distance that "
+                "is a finite number"
             )
         if self.num == 1 and self.start != self.stop:
             raise ValueError("num is 1, expected at least 2 for both ends")

@@ -13,6 +13,8 @@ from gdsec_jax import _files
 from gdsec_jax.config._schema import MethodConfig, RunConfig, fields_at
 from gdsec_jax.config._sentences import sentence
 
+_MOST_BYTES = 2**20  # read whole, so that a file of samples is not
+
 
 def load(path: str | os.PathLike) -> RunConfig:
     """Read and validate a TOML file.
@@ -34,9 +36,15 @@ def load(path: str | os.PathLike) -> RunConfig:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file, expected a TOML config.")
+    with path.open("rb") as file:
+        content = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise ValueError(
+            f"{path} has more than {_MOST_BYTES:,} bytes, expected a TOML config."
+        )
     try:
-        values = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        values = tomllib.loads(content.decode())
+    except (ValueError, RecursionError) as error:  # numbers too long, lists too deep
         raise ValueError(f"{path} is not valid TOML: {error}.") from error
     return validate(values, str(path))
 

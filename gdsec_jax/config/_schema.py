@@ -12,6 +12,7 @@ from pydantic import Field
 from gdsec_jax import data, robust, worker
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.config._grid import (
+    MOST_VALUES,
     Count,
     Grid,
     Model,
@@ -332,6 +333,11 @@ def _check_grid(model: "ProblemConfig | MethodConfig") -> None:
     for names, values in axes:
         if not values:
             raise ValueError(f"the grid has no values of {', '.join(names)}")
+        if len(values) > MOST_VALUES:
+            raise ValueError(
+                f"the grid has {len(values)} values of {', '.join(names)}, expected at "
+                f"most {MOST_VALUES}"
+            )
         for row in values:
             row = (row,) if len(names) == 1 else row
             if not isinstance(row, list | tuple) or len(row) != len(names):

@@ -1,8 +1,14 @@
 """What is wrong with a config, in a sentence."""
 
+import reprlib
 from collections.abc import Callable, Collection
+from typing import Any
 
 import pydantic
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 200
+_short.maxlist = _short.maxdict = 20
 
 
 def sentence(
@@ -33,7 +39,15 @@ def sentence(
         message = "a list of values, or a table of start, stop, num and scale"
     elif fault["type"].startswith(("model", "dict")):
         message = "a table of fields"
-    return f"{where} is {fault['input']!r}, expected {message}."
+    return f"{where} is {shown(fault['input'])}, expected {message}."
+
+
+def shown(value: Any) -> str:
+    """A value, or the beginning and the end of what would be pages."""
+    try:
+        return _short.repr(value)
+    except ValueError:  # Python prints no integer of thousands of digits
+        return "an integer of thousands of digits"
 
 
 def _of_a_union(part: str | int) -> bool:

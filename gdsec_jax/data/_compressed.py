@@ -4,6 +4,7 @@ import bz2
 import contextlib
 import gzip
 import hashlib
+import io
 import lzma
 import zlib
 from collections.abc import Iterator
@@ -20,13 +21,45 @@ _OPENERS: dict[bytes, Any] = {
 }
 
 
+# Of decompressed bytes: tables of numbers shrink less than a hundredfold.
+_MOST_TIMES = 200
+_ANYWAY = 2**28
+
+
+def most_bytes(path: Path) -> int:
+    """How much a compressed file may hold; more is made to fill the memory."""
+    return max(_ANYWAY, _MOST_TIMES * path.stat().st_size)
+
+
+class _Limited(io.RawIOBase):
+    """A stream that fails where it would yield more bytes than a limit."""
+
+    def __init__(self, stream: IO[bytes], most: int):
+        self._stream, self._most, self._read = stream, most, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        piece = self._stream.read(len(buffer))
+        self._read += len(piece)
+        if self._read > self._most:
+            raise OSError(
+                f"it holds more than {self._most:,} bytes, expected fewer of a file of "
+                "its size: decompress it if you trust it"
+            )
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
     """Open ``path`` for reading its decompressed bytes.
 
     Raises:
       FileNotFoundError: there is no such file.
-      OSError: it cannot be read or decompressed to its end.
+      OSError: it cannot be read or decompressed to its end, or not within
+        `most_bytes`.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {str(path)!r}")
@@ -35,7 +68,10 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
             head = raw.read(max(map(len, _OPENERS)))
         opener = next((_OPENERS[m] for m in _OPENERS if head.startswith(m)), open)
         with opener(path, "rb") as stream:
-            yield stream
+            if opener is open:
+                yield stream
+            else:
+                yield io.BufferedReader(_Limited(stream, most_bytes(path)), 2**20)
     except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
         raise OSError(
             f"{str(path)!r} cannot be read to its end, expected a whole plain, gzip, "

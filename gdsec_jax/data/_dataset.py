@@ -38,6 +38,11 @@ def checked(name: str, features: Any, targets: Any) -> Dataset:
                 f"the {label} of {name!r} hold a NaN or an infinity, "
                 "expected finite numbers"
             )
+    if targets.dtype.kind == "u" and (targets > np.iinfo(np.int64).max).any():
+        raise ValueError(
+            f"the targets of {name!r} reach {targets.max()}, expected integers below "
+            "2^63"
+        )
     shape = np.shape(features)
     if len(shape) != 2 or targets.shape != shape[:1] or 0 in shape:
         raise ValueError(

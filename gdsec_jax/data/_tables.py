@@ -4,7 +4,6 @@ import csv
 import io
 import math
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,10 @@ from gdsec_jax.data import _compressed
 from gdsec_jax.data._dataset import Dataset, checked
 
 _NPZ_NAMES = (("features", "targets"), ("X", "y"))
-# TypeError: a bare array (.npy), which is no context manager.
-_NPZ_ERRORS = (ValueError, OSError, EOFError, TypeError)
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 def read_npz(path: Path) -> Dataset:
@@ -23,11 +24,18 @@ def read_npz(path: Path) -> Dataset:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {str(path)!r}")
     try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (*_NPZ_ERRORS, zipfile.BadZipFile, zlib.error) as error:
+        with path.open("rb") as stream:
+            with zipfile.ZipFile(stream) as archive:
+                _check_sizes(archive, _compressed.most_bytes(path))
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+    # Of a damaged archive's errors some are documented nowhere: RuntimeError if a bit
+    # says that it is encrypted, TokenError or MemoryError for an array's header.
+    except Exception as error:
+        why = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
-            f"{str(path)!r} is not an NPZ archive of plain arrays ({error})"
+            f"{str(path)!r} is not an NPZ archive of plain arrays ({why})"
         ) from error
     for features, targets in _NPZ_NAMES:
         if features in arrays and targets in arrays:
@@ -36,6 +44,34 @@ def read_npz(path: Path) -> Dataset:
         f"{str(path)!r} holds the arrays {', '.join(arrays) or '(none)'}, expected "
         "features and targets, or X and y"
     )
+
+
+def _check_sizes(archive: zipfile.ZipFile, most: int) -> None:
+    """The arrays are as large as their files, which are not too large.
+
+    NumPy allocates what an array's header claims.
+    """
+    members = archive.infolist()
+    total = sum(member.file_size for member in members)
+    if total > most:
+        raise ValueError(
+            f"it claims {total:,} bytes, expected at most {most:,} of a file of its "
+            "size: numpy.savez writes larger ones"
+        )
+    for member in members:
+        with archive.open(member) as stream:
+            version = np.lib.format.read_magic(stream)
+            if version not in _HEADERS:
+                raise ValueError(f"{member.filename} is no plain array")
+            shape, _, dtype = _HEADERS[version](stream)
+            size = stream.tell() + math.prod(shape) * dtype.itemsize
+        if dtype.hasobject:
+            raise ValueError(f"{member.filename} holds Python's objects")
+        if size != member.file_size:
+            raise ValueError(
+                f"{member.filename} holds {member.file_size} bytes, expected {size} "
+                f"for the shape {shape}"
+            )
 
 
 def read_csv(path: Path, target: str | int | None) -> Dataset:

@@ -7,6 +7,7 @@ from gdsec_jax.wire._codes import Whole as Whole
 from gdsec_jax.wire._codes import packing_of as packing_of
 from gdsec_jax.wire._codes import whole_of as whole_of
 from gdsec_jax.wire._decode import decode as decode
+from gdsec_jax.wire._decode import most_bytes as most_bytes
 from gdsec_jax.wire._encode import encode as encode
 from gdsec_jax.wire._formats import CONVENTIONS as CONVENTIONS
 from gdsec_jax.wire._formats import FORMATS as FORMATS
@@ -43,6 +44,7 @@ __all__ = [
     "golomb_bits",
     "layout_of",
     "message_of",
+    "most_bytes",
     "nonzeros_of",
     "packing_of",
     "rle_bits",

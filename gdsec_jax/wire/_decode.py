@@ -24,8 +24,14 @@ def decode(
     format: str | Format,
     code: Code = AS_FLOATS,
     whole: bool = False,
+    finite: bool = False,
 ) -> Message:
     """The message that `encode` wrote, bit for bit.
+
+    Bytes may come from anywhere: what is no message is refused, in memory and time that
+    grow with the message expected, not with what the bytes claim. Yet any value that
+    its code can express is one: floats may be infinite or NaN, and so may products with
+    a large scale. Who adds up messages of others asks for `finite` ones.
 
     Args:
       data: the bytes.
@@ -34,6 +40,7 @@ def decode(
       format: that it was written in, one of `wire.FORMATS` or a `wire.Format`.
       code: of its values.
       whole: whether it was not compressed.
+      finite: refuse infinities and NaNs.
 
     Returns:
       The message, with NumPy arrays; zeros, and scales of zero, if there are no bytes.
@@ -41,7 +48,8 @@ def decode(
     Raises:
       ValueError: the bytes are none that `encode` could write for such a message: too
         few or too many, positions that do not ascend or do not exist, values or scales
-        that their code does not have. A flipped bit within a value is not noticed.
+        that their code does not have, or values that are not finite where they should
+        be. A flipped bit within a value is not noticed.
 
     Examples:
       >>> import jax, numpy as np
@@ -61,8 +69,34 @@ def decode(
         octets = np.frombuffer(data, np.uint8)
         found, leaves = _read(octets, plan)
         scales[: found.size] = found
+    for leaf, array in zip(plan.leaves, leaves, strict=True) if finite else ():
+        if not np.isfinite(array).all():
+            raise ValueError(
+                f"data hold infinities or NaNs as values of {leaf.name}, expected none."
+            )
     values = jax.tree.unflatten(plan.structure, leaves)
     return Message(values, code, scales, bool(whole))
+
+
+def most_bytes(
+    like: Any, format: str | Format, code: Code = AS_FLOATS, whole: bool = False
+) -> int:
+    """A bound on the bytes of a message, to refuse longer ones before they are read.
+
+    Args:
+      like, format, code, whole: as of `decode`.
+
+    Returns:
+      No message has more bytes; a dense one has so many or none.
+
+    Examples:
+      >>> import jax, numpy as np
+      >>> from gdsec_jax import wire
+      >>> like = jax.ShapeDtypeStruct((5,), np.float32)
+      >>> wire.most_bytes(like, "dense"), wire.most_bytes(like, "bitmap")
+      (20, 21)
+    """
+    return -(-plan_of("like", like, format, code, whole).most_bits // 8)
 
 
 def _read(data: np.ndarray, plan: Plan) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -74,6 +108,7 @@ def _read(data: np.ndarray, plan: Plan) -> tuple[np.ndarray, list[np.ndarray]]:
     if plan.dense:
         positions, sizes = None, [leaf.size for leaf in plan.leaves]
     else:
+        _not_too_long(data, plan)
         positions, start = _index(data, start, plan)
         _strictly_ascending(positions, plan.length)
         starts = [leaf.start for leaf in plan.leaves]
@@ -168,6 +203,16 @@ def _checked_count(count: int, data: np.ndarray, plan: Plan) -> None:
 def _strictly_ascending(positions: np.ndarray, length: int) -> None:
     if positions[-1] >= length or (positions[1:] <= positions[:-1]).any():
         _runs_too_far(length)
+
+
+def _not_too_long(data: np.ndarray, plan: Plan) -> None:
+    """Said first, so that what follows does not grow with the data."""
+    most = -(-plan.most_bits // 8)
+    if data.size > most:
+        raise ValueError(
+            f"data are {data.size} bytes, expected at most {most} for a message of "
+            f"{plan.length} entries."
+        )
 
 
 def _need(data: np.ndarray, bits: int) -> None:

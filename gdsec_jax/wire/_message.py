@@ -112,6 +112,20 @@ class Plan(NamedTuple):
         """Whether every entry is written, zeros too."""
         return self.form == "dense"
 
+    @property
+    def most_bits(self) -> int:
+        """What no message exceeds, whatever its entries."""
+        length = self.length
+        index = {
+            "dense": 0,
+            "coo": length.bit_length() + length * (length - 1).bit_length(),
+            "bitmap": length,
+            "rle": length + length // 2 + 63,  # at most as `rle_bits` says
+            "golomb": length + 68,
+        }[self.form]
+        values = sum(leaf.size * self.width(leaf) for leaf in self.leaves)
+        return 32 * self.num_scales + index + values
+
     def float_dtype(self, leaf: Leaf) -> np.dtype:
         """The dtype in which a leaf's floats are written."""
         return leaf.dtype if self.code.dtype is None else jnp.dtype(self.code.dtype)

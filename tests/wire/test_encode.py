@@ -9,89 +9,23 @@ import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from messages import (
+    CODES,
+    DENSITIES,
+    DTYPES,
+    FORMATS,
+    LENGTHS,
+    as_bits,
+    assert_same,
+    decode_like,
+    product,
+    random_message,
+)
 
 from gdsec_jax.wire import _codes, _decode, _encode, _formats, _message
 
 Code, Format = _codes.Code, _formats.Format
 Message, encode, decode = _message.Message, _encode.encode, _decode.decode
-
-FORMATS = ("dense", "coo", "bitmap", "rle", "golomb")
-DTYPES = ("float16", "bfloat16", "float32", "float64")
-LENGTHS = (0, 1, 2, 7, 8, 9, 300)
-DENSITIES = (0.0, 0.01, 0.1, 0.5, 0.9, 1.0)
-CODES = (
-    Code(),
-    Code(dense=True),
-    Code("float", dtype="bfloat16"),
-    Code("float", dtype="float16"),
-    Code("float", dtype="float32"),
-    Code("levels", 1),
-    Code("levels", 4),
-    Code("levels", 60),
-    Code("ternary"),
-    Code("grid", 1),
-    Code("grid", 5),
-    Code("power"),
-)
-SCALED = ("levels", "ternary", "grid")
-
-
-# Messages, and independent of the package the strings of their bits
-
-
-def flushed(values):
-    with np.errstate(invalid="ignore"):
-        zero = np.abs(values) < jnp.finfo(values.dtype).tiny
-    return np.where(zero, np.zeros_like(values), values)
-
-
-def as_bits(array):
-    return np.asarray(array).view(f"u{array.dtype.itemsize}")
-
-
-def product(scale, l, dtype):
-    wide = np.float64 if dtype == "float64" else np.float32
-    with np.errstate(all="ignore"):
-        return flushed((wide(scale) * np.asarray(l).astype(wide)).astype(dtype))
-
-
-def random_leaf(rng, shape, dtype, code, density, scale):
-    """Values of a code, and the integers they were made of, if they were."""
-    dtype, l = jnp.dtype(dtype), np.zeros(shape, int)
-    with np.errstate(all="ignore"):
-        if code.kind == "float":  # all bits, so also infinities and NaNs
-            shared = jnp.dtype(code.dtype or dtype)
-            narrow = min(shared, dtype, key=lambda x: x.itemsize)
-            raw = rng.integers(0, 256, (*shape, narrow.itemsize), np.uint8)
-            values = raw.view(narrow)[..., 0].astype(dtype)
-            exact = values.astype(shared).astype(dtype)
-            values = np.where(as_bits(exact) == as_bits(values), values, 0)
-            values = values.astype(dtype)
-        elif code.kind == "power":
-            l = rng.integers(-14, 15, shape)
-            values = (rng.choice([-1, 1], shape) * 2.0**l).astype(dtype)
-        else:
-            limit = {"ternary": 1, "grid": 2**code.size - 1}.get(code.kind, code.size)
-            l = rng.integers(1, limit + 1, shape) * rng.choice([-1, 1], shape)
-            if code.kind == "grid":
-                l = 2 * rng.integers(0, 2**code.size, shape) - limit
-                return product(scale, l, dtype), l
-            values = product(scale, l, dtype)
-    keep = rng.random(shape) < density
-    return flushed(np.where(keep, values, 0).astype(dtype)), np.where(keep, l, 0)
-
-
-def random_message(rng, shapes, dtypes, code, density, per_leaf=False, whole=False):
-    number = (len(shapes) if per_leaf else 1) if code.kind in SCALED else 0
-    code = code._replace(num_scales=number)
-    scales = rng.uniform(0.01, 10, number).astype(np.float32)
-    leaves = []
-    for index, (shape, dtype) in enumerate(zip(shapes, dtypes, strict=True)):
-        scale = scales[index if number > 1 else 0] if number else None
-        leaves.append(random_leaf(rng, shape, dtype, code, density, scale))
-    values = [values for values, _ in leaves]
-    multiples = [l for _, l in leaves]
-    return Message(values, code, scales, whole), multiples
 
 
 def field(number, width):
@@ -169,18 +103,6 @@ def as_bytes(string):
 
 def from_bits(string):
     return as_bytes(string.replace(" ", ""))
-
-
-def assert_same(message, other):
-    leaves, others = jax.tree.leaves(message.values), jax.tree.leaves(other.values)
-    for leaf, its in zip(leaves, others, strict=True):
-        assert leaf.dtype == its.dtype and leaf.shape == its.shape
-        np.testing.assert_array_equal(as_bits(leaf), as_bits(its))
-    assert message.code == other.code and message.whole == other.whole
-
-
-def decode_like(message, data, form):
-    return decode(data, message.values, form, message.code, message.whole)
 
 
 shapes = st.lists(
@@ -526,8 +448,11 @@ REFUSED = {
         ("golomb", Code(), "010 11111 10" + 31 * "0" + BFLOAT),
     ],
     "data hold 6 non-zeros, expected at most 5": [
-        ("coo", Code(), "110" + 6 * "000" + 6 * BFLOAT),
+        ("coo", Code(), "110" + 6 * "000" + 4 * BFLOAT),
         ("rle", Code(), "00111" + 6 * "1" + 6 * BFLOAT),
+    ],
+    "data are 15 bytes, expected at most 13 for a message of 5 entries": [
+        ("coo", Code(), "110" + 6 * "000" + 6 * BFLOAT),
     ],
     "end within the scales or the positions of the non-zeros, expected more": [
         ("coo", Code(), "101 000 0"),

@@ -1,0 +1,351 @@
+"""Files that somebody or something changed: what they were, or one sentence."""
+
+import contextlib
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import cases
+import jax
+import numpy as np
+import optax
+import pytest
+import xarray as xr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import gdsec_jax
+from gdsec_jax import (
+    History,
+    _manifest,
+    _netcdf,
+    _own_log,
+    benchmarks,
+    cli,
+    logs,
+    problems,
+    simulate,
+)
+from gdsec_jax import config as configs
+from gdsec_jax._sweep import _grid
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.toml"))
+fuzz = settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+def refused(path, call, *others):
+    """What a call says of a file, in one sentence that names it; None if nothing."""
+    try:
+        call(path)
+    except (ValueError, *others) as error:
+        text = str(error)
+    else:
+        return None
+    assert str(path) in text
+    assert "\n" not in text
+    assert len(text) < 3000
+    return text
+
+
+# Configs
+
+WORDS = [
+    "nan",
+    "inf",
+    "-1",
+    "0",
+    "1e400",
+    "-9223372036854775809",
+    "true",
+    '"x"',
+    '""',
+    "[]",
+    "{}",
+    "[[1]]",
+    '[1,"a"]',
+    "{a=1}",
+    "[nan]",
+    "1979-05-27",
+    '"\\u0000"',
+    '"\\U0001F600"',
+    "2147483648",
+    "2.5",
+    '"gdsec"',
+    '"network"',
+    '"ridge"',
+    '"golomb"',
+    "{start=1,stop=10,num=3}",
+    "{start=1e-308,stop=1e308,num=5}",
+    "{start=1,stop=nan,num=3}",
+    '{start=-1.7e308,stop=1.7e308,num=3,scale="linear"}',
+    "{start=1,stop=1,num=1}",
+]
+TABLES = [
+    "[methods]",
+    "[problem]",
+    "[[problem]]",
+    "[methods.GD]",
+    "[grid]",
+    "[methods.GD-SEC.grid]",
+    "[problem.grid]",
+    "[real.problem]",
+    "[problem.options]",
+    '[methods."a/b"]',
+]
+NAMES = [
+    name
+    for model in (configs.RunConfig, *map(type, [configs.RunConfig().problem]))
+    for name in model.model_fields
+] + ["xi", "beta", "k", "levels", "seed", "start", "num", '"xi, beta"', '""', '"a b"']
+
+
+def mutated_config(rng, text):
+    lines = text.split("\n")
+    for _ in range(rng.integers(1, 4)):
+        at, word = int(rng.integers(len(lines))), WORDS[rng.integers(len(WORDS))]
+        match rng.integers(0, 8):
+            case 0 | 1 | 2 | 3 if "=" in lines[at]:
+                lines[at] = f"{lines[at].split('=')[0]}= {word}"
+            case 4 | 5:
+                lines.insert(at, f"{NAMES[rng.integers(len(NAMES))]} = {word}")
+            case 6:
+                lines.insert(at, TABLES[rng.integers(len(TABLES))])
+            case _:
+                lines[at] = cases.mutated(rng, lines[at].encode()).decode("latin-1")
+    return "\n".join(lines)
+
+
+def check_configs(path, seed, number):
+    rng = np.random.default_rng(seed)
+    texts = [config.read_text("utf-8") for config in CONFIGS]
+    texts = [text for text in texts if len(text) < 4000]
+    loaded = 0
+    for _ in range(number):
+        text = mutated_config(rng, texts[rng.integers(len(texts))])
+        path.write_text(text, "utf-8")
+        loaded += refused(path, configs.load) is None
+    assert number // 40 < loaded < number  # both are met
+
+
+def test_mutated_configs(tmp_path):
+    check_configs(tmp_path / "run.toml", 0, 80)
+
+
+@pytest.mark.slow
+def test_many_mutated_configs(tmp_path):
+    check_configs(tmp_path / "run.toml", 1, 800)
+
+
+@fuzz
+@given(
+    content=st.one_of(
+        st.binary(max_size=80),
+        st.text("a=[]{}'\"\n.1-#,é", max_size=80).map(str.encode),
+    )
+)
+def test_configs_of_any_bytes(content, tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_bytes(content)
+    refused(path, configs.load)
+
+
+DEEP = {
+    "list": "title = " + "[" * 5000 + "]" * 5000,
+    "table": "title = " + "{a=" * 5000 + "1" + "}" * 5000,
+    "header": f"[{'.'.join('a' * 5000)}]",
+    "grid": "[grid]\nxi = " + "[" * 300 + "]" * 300,
+    "options": "[problem]\noptions = " + "{a=" * 300 + "1" + "}" * 300,
+    "real": "[real]\nx = " + "[" * 300 + "]" * 300 + "\n[methods]",
+}
+LONG = {
+    "integer": ("num_rounds = " + "9" * 5000, "4300 digits"),
+    "hexadecimal": ("num_rounds = 0x" + "f" * 5000, "is an integer of thousands of"),
+    "word": (f"wire = '{'x' * 10**5}'", r"xx\.\.\.xx.*', expected 'dense'"),
+    "list": (f"target = {[1] * 10_000}", r"1, \.\.\.\], expected a valid number"),
+    "axis": (
+        f'[methods.a]\nname = "gdsec"\n[methods.a.grid]\nxi = {[1] * 10_001}',
+        "10001 values of xi, expected at most 10000",
+    ),
+    "file": ("#" * 2**20 + "\n", "has more than 1,048,576 bytes"),
+    "range": (
+        "[grid]\nbeta = {start=-1.7e308, stop=1.7e308, num=3, scale='linear'}",
+        "expected a distance that is a finite number",
+    ),
+}
+
+
+@pytest.mark.parametrize("text", DEEP.values(), ids=DEEP)
+def test_deep_configs(text, tmp_path, capsys):
+    path = tmp_path / "run.toml"
+    path.write_text(text, "utf-8")
+    said = refused(path, configs.load)
+    assert cli.main(["run", str(path)]) == 2
+    assert capsys.readouterr().err == f"gdsec: {said}\n"
+
+
+@pytest.mark.parametrize(("text", "message"), LONG.values(), ids=LONG)
+def test_long_configs(text, message, tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text(text, "utf-8")
+    said = refused(path, configs.load)
+    assert said is not None
+    assert re.search(message, said)
+
+
+def test_a_sweep_of_too_many_settings():
+    axes = {name: range(200) for name in ("xi", "beta", "zeta")}
+    message = (
+        "8,000,000 settings, 200 of xi, 200 of beta, 200 of zeta, expected at most"
+    )
+    with pytest.raises(ValueError, match=message):
+        _grid.axes_of(axes)
+
+
+def test_what_no_memory_holds_is_a_sentence(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "run.toml"
+    path.write_text(
+        '[problem]\ndata = "heterogeneous"\noptions = {num_features=10000000000000}\n'
+    )
+    assert cli.main(["run", str(path), "--results", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch("gdsec: more memory is asked for than there is: Una.*\n", said)
+
+    def fail(error):
+        def load(path):
+            raise error
+
+        monkeypatch.setattr(configs, "load", load)
+        return cli.main(["run", str(path)])
+
+    exhausted = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nmore")
+    assert fail(exhausted) == 2
+    assert capsys.readouterr().err.endswith("is: RESOURCE_EXHAUSTED: Out of memory\n")
+    assert fail(MemoryError()) == 2
+    assert capsys.readouterr().err.endswith("there is: MemoryError\n")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        fail(jax.errors.JaxRuntimeError("INTERNAL: our own fault"))
+
+
+# Histories and sweeps
+
+
+@pytest.fixture(scope="module")
+def history():
+    problem = problems.ridge(np.eye(4), np.arange(4.0), 2)
+    optimizer = optax.chain(gdsec_jax.gd(2), optax.sgd(1.0))
+    return simulate(problem, optimizer, 3, progress=False)
+
+
+def check_histories(history, path, seed, number):
+    """HDF5's own reader would hang on some, and raise what it likes."""
+    history.save(path)
+    rng, data = np.random.default_rng(seed), path.read_bytes()
+    for _ in range(number):
+        bad = cases.mutated(rng, data)
+        path.write_bytes(bad)
+        assert bad == data or "is not a saved History" in refused(path, History.load)
+
+
+def test_mutated_histories(history, tmp_path):
+    check_histories(history, tmp_path / "gd.nc", 0, 200)
+
+
+@pytest.mark.slow
+def test_many_mutated_histories(history, tmp_path):
+    check_histories(history, tmp_path / "gd.nc", 1, 5000)
+
+
+def test_a_checksum_is_no_hindrance_to_other_readers(tmp_path):
+    path = tmp_path / "a.nc"
+    written = xr.Dataset({"a": ("x", np.arange(10_000.0))})
+    _netcdf.write(written, path)
+    xr.testing.assert_identical(_netcdf.read(path), written)
+    xr.testing.assert_identical(xr.load_dataset(path, engine="h5netcdf"), written)
+    for end in (0, 1, 47, 48):
+        short = tmp_path / "short.nc"
+        short.write_bytes(path.read_bytes()[:end])
+        with pytest.raises(ValueError, match="does not end in a checksum"):
+            _netcdf.read(short)
+
+
+# Manifests of checkpoints, logs, results of benches
+
+
+def test_mutated_manifests(tmp_path):
+    rng = np.random.default_rng(0)
+    _manifest.write(tmp_path, {"run": {"a": "b"}, "begin": 0, "seconds": 1.5})
+    path = tmp_path / "manifest.json"
+    sound, data = _manifest.read(tmp_path), path.read_bytes()
+    for _ in range(300):
+        path.write_bytes(cases.mutated(rng, data))
+        assert _manifest.read(tmp_path) in (None, sound)
+    for text in ("[" * 10**5, '{"sum": ' * 10**5, "[1]", "9" * 5000, '{"sum": NaN}'):
+        path.write_text(text)
+        assert _manifest.read(tmp_path) is None
+
+
+@pytest.mark.parametrize("kind", [logs.csv, logs.json_lines])
+def test_mutated_logs_are_gone_on_with_or_refused(kind, tmp_path):
+    rng, path = np.random.default_rng(0), tmp_path / "run.log"
+    rows = {"round": [1, 2], "error": [0.5, 0.25]}
+    with kind(path) as log:
+        log(rows)
+    data = path.read_bytes()
+
+    def go_on(path):
+        with kind(path, append=True) as log:
+            log(rows)
+
+    for _ in range(200):
+        path.write_bytes(cases.mutated(rng, data))
+        refused(path, go_on, OSError)
+
+
+def test_a_log_whose_header_is_endless(tmp_path):
+    path = tmp_path / "run.csv"
+    path.write_text("a" * 200_000 + "\n")
+    with (
+        pytest.raises(OSError, match=r"run\.csv is no CSV file to go on with: field"),
+        logs.csv(path, append=True),
+    ):
+        pass
+
+
+def test_a_note_that_is_no_text_names_no_log(tmp_path):
+    log = tmp_path / "run.csv"
+    log.write_text("a\n1\n")
+    (tmp_path / ".log").write_bytes(b"\xff\xfe\0")
+    with pytest.raises(FileExistsError), _own_log.own_log(log, tmp_path):
+        pass
+    assert log.read_text() == "a\n1\n"
+
+
+def test_mutated_results_of_benches(tmp_path):
+    measure = benchmarks.Measure("seconds", 1.5, "s", 0.1, must=2.0)
+    reports = {"one": benchmarks.Report((measure,), 2.0)}
+    result = benchmarks.Result("2026-01-01", {"jax": "0"}, 5, False, reports)
+    path, rng = tmp_path / "bench.json", np.random.default_rng(0)
+    benchmarks.save(result, path)
+    data = path.read_bytes()
+    for _ in range(300):
+        path.write_bytes(cases.mutated(rng, data, [b"null", b"1e400", b"[]", b"{}"]))
+        refused(path, benchmarks.load)
+    for text in ("[" * 10**5, "9" * 5000, "NaN", json.dumps([[[]]])):
+        path.write_text(text)
+        assert refused(path, benchmarks.load)
+
+
+def test_the_mutations_differ():
+    rng, data = np.random.default_rng(0), b"a = 1\nb = 2\n"
+    found = {cases.mutated(rng, data) for _ in range(200)}
+    assert len(found) > 150
+    readable = 0
+    for bad in found:
+        with contextlib.suppress(ValueError):
+            readable += bool(tomllib.loads(bad.decode()))
+    assert 0 < readable < len(found)
