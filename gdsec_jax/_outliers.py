@@ -27,10 +27,10 @@ def within(gradients, known: jax.Array, computes: jax.Array, ratio):
       ratio: the most that a norm may be of the median.
 
     Returns:
-      bool [M]; and the norms, float32 [M].
+      bool [M]; and the norms that are known now, float32 [M].
     """
     norms = jnp.sqrt(energies(gradients)).astype(jnp.float32)
     latest = jnp.where(computes & jnp.isfinite(norms), norms, known)
     median = jnp.nanmedian(latest)
     excessive = (norms > jnp.asarray(ratio, jnp.float32) * median) & (median > 0)
-    return ~excessive, norms
+    return ~excessive, latest

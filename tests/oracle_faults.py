@@ -68,6 +68,7 @@ class Course(NamedTuple):
     server: np.ndarray  # [rounds + 1, D], 0 without a memory
     under_way: np.ndarray  # [rounds + 1, D], sent and not yet arrived
     bits: np.ndarray  # int [rounds, M]
+    computed: np.ndarray  # bool [rounds, M], who computed a gradient
     present: np.ndarray  # bool [rounds, M], whose memories moved on
     sent: np.ndarray  # bool [rounds, M], who was let to send
     lost: np.ndarray  # bool [rounds, M]
@@ -216,7 +217,7 @@ def run(
         server=np.zeros((rounds + 1, length)),
         under_way=np.zeros((rounds + 1, length)),
         bits=np.zeros(masks, np.int64),
-        **{name: np.zeros(masks, bool) for name in Course._fields[-4:]},
+        **{name: np.zeros(masks, bool) for name in Course._fields[-5:]},
     )
     out.thetas[0] = theta
     zero = np.zeros(length)
@@ -227,6 +228,7 @@ def run(
         now, before = out.thetas[k], out.thetas[max(k - 1, 0)]  # theta^0 = theta^1
         threshold = np.abs(now - before) / num_workers
         computes = faults.active[k] | faults.accumulate
+        out.computed[k] = computes
         g = np.array([gradient(k, m, now) for m in range(num_workers)])
         out.gradients[k] = g
         norms = np.sqrt(np.sum(g**2, axis=1))

@@ -134,6 +134,7 @@ def assert_the_same(algorithm, method, given, absent):
             "bits": sent.bits,
             "sent": sent.participants,
             "lost": sent.lost,
+            "computed": sent.computed,
         }.items():
             np.testing.assert_array_equal(value, getattr(expected, name)[k], name)
         assert sent.dropped == expected.dropped[k].sum(), k
