@@ -61,6 +61,25 @@ def attendance(num_workers: int, active, absent: Absent, delivered) -> Attendanc
     return given.only(_checks.mask("active", active, num_workers), absent)
 
 
+def delays(value: Any, num_workers: int, max_delay: int | None) -> jax.Array:
+    """By how many rounds each message is late, int32 [M]; what is traced is clipped.
+
+    Raises:
+      ValueError: the algorithm does not wait, or value is no such array.
+    """
+    if max_delay is None:
+        raise ValueError(
+            "delay is given, expected None for an algorithm without max_delay."
+        )
+    result = jnp.asarray(value)
+    if result.shape != (num_workers,) or not jnp.issubdtype(result.dtype, jnp.integer):
+        raise ValueError(
+            f"delay is {result.dtype}{list(result.shape)}, expected int[{num_workers}]."
+        )
+    _checks.in_range("delay", value, 0, max_delay)
+    return jnp.clip(result, 0, max_delay).astype(jnp.int32)
+
+
 def energies(messages: Any) -> jax.Array:
     """float [M], the squared norms of leaves [M, ...], in float32 at least."""
     leaves = jax.tree.leaves(messages)

@@ -38,7 +38,7 @@ class LastRound:
         compiled function without x64, uint32 if that holds them, else an error.
       participants: bool [M], the workers that took part: they sent, or could have.
       computed: bool [M], the workers that computed a gradient: those, the dropped, and
-        the absent ones that accumulate.
+        the absent ones that accumulate, or were not granted what they offered.
       dropped: int [], how many workers were left out for a gradient or a message that
         is not finite, or a gradient of excessive norm.
       lost: bool [M], the workers whose upload did not arrive.

@@ -30,7 +30,7 @@ def within(gradients, known: jax.Array, computes: jax.Array, ratio):
       ratio: the most that a norm may be of the median.
 
     Returns:
-      bool [M]; and what is known then, float32 [M].
+      bool [M]; and the norms that are known now, float32 [M].
     """
     norms = jnp.sqrt(energies(gradients)).astype(jnp.float32)
     tempered = jnp.where(jnp.isnan(known), norms, jnp.minimum(norms, GROWTH * known))

@@ -16,6 +16,7 @@ from gdsec_jax._attendance import (
     Grant,
     Offers,
     attendance,
+    delays,
     energies,
 )
 from gdsec_jax._devices import check_share, num_devices
@@ -340,6 +341,7 @@ def federate(
                 _weighted(columns), state.norms, chosen, max_norm_ratio
             )
             chosen = chosen & usual
+        computes = attends.computes  # an offer takes a gradient, granted or not
         if grant is not None:
             granted = grant(_offers(columns, chosen & attends.sends, steps))
             granted = _checks.mask("grant's mask", granted, num_workers)
@@ -349,13 +351,8 @@ def federate(
             own = {_SENDS: attends.sends, "delivered": attends.arrives}
             columns = columns._replace(own=columns.own | own)
         if delay is not None:
-            if not max_delay:
-                raise ValueError(
-                    "delay is given, expected None for an algorithm without max_delay."
-                )
-            delay = jnp.clip(jnp.asarray(delay, jnp.int32), 0, max_delay)
-            delay = jnp.broadcast_to(delay, (num_workers,))
-            columns = columns._replace(own=columns.own | {_DELAY: delay})
+            late = {_DELAY: delays(delay, num_workers, max_delay)}
+            columns = columns._replace(own=columns.own | late)
         # That a round follows the norms of changes is said, too: XLA then need not keep
         # the previous parameters for them.
         always = (state.rounds.number >= 0) | (known.past_changes[0] >= 0)
@@ -379,7 +376,7 @@ def federate(
             sent=RoundCounts(
                 uploads,
                 participants=participants,
-                computed=attends.computes,
+                computed=computes,
                 dropped=attends.computes & ~present,
                 lost=participants & sent & ~attends.arrives,
             ),

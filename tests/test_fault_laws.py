@@ -1,0 +1,154 @@
+"""What faults cannot take away: the law of error feedback, where messages may be late.
+
+With U_k the sum of round k's messages that are not lost, A_k what arrives in round k, and
+P_k what is under way behind it, P_k = P_{k-1} + U_k - A_k. The server steps with
+H_{k-1} + A_k and keeps H_k = H_{k-1} + beta A_k; the workers' memories count U_k at once,
+so that sum_m h_m = H_k + beta P_k. In a round sum_m e_m grows by
+sum_m (g_m - h_m) - U_k = sum_m g_m - H_{k-1} - beta P_{k-1} - U_k. Summed over rounds:
+
+  sum_k update^k + P_K + beta sum_k P_{k-1} + sum_m e_m = sum_k sum_m g_m^k,
+
+where the gradient of a worker whose state is frozen, since it holds or is dropped,
+counts as its h_m. A lost message is in none of the sums but e_m.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import random_gradients, slow_but
+
+import gdsec_jax
+from gdsec_jax import _trees
+from gdsec_jax.server import LateMessagesState
+from gdsec_jax.worker import ErrorFeedbackState, GradientDifferenceState
+
+M, ROUNDS, MAX_DELAY, BETA = 4, 50, 3, 0.1
+
+
+def small(dtype=jnp.float32):
+    """A matrix, for methods that do nothing to a vector."""
+    return {"matrix": jnp.full((4, 2), 0.5, dtype)}
+
+
+def factory(name, arguments):
+    def make(**options):
+        return getattr(gdsec_jax, name)(M, **arguments, **options)
+
+    return make
+
+
+# By name: the factory and beta, 0 where there is no difference memory.
+FEEDBACK = {
+    "gdsec": (factory("gdsec", {"xi": 5.0, "beta": BETA}), BETA),
+    "gdsec, 0": (factory("gdsec", {"xi": 5.0, "beta": 0.0}), 0.0),
+    "gdsec, 0.01": (factory("gdsec", {"xi": 5.0, "beta": 0.01}), 0.01),
+    "gdsec, 1": (factory("gdsec", {"xi": 5.0, "beta": 1.0}), 1.0),
+    "qsgdsec": (factory("qsgdsec", {"xi": 5.0, "beta": BETA, "levels": 8}), BETA),
+    "top_j": (factory("top_j", {"k": 3}), 0.0),
+    "rand_k": (factory("rand_k", {"k": 3, "error_feedback": True}), 0.0),
+    "sign_ef": (factory("sign_ef", {}), 0.0),
+    "low_rank": (factory("low_rank", {"rank": 1}), 0.0),
+    "power_sgd": (factory("power_sgd", {"rank": 1}), 0.0),
+}
+CASES = [
+    (name, absent, dtype, late)
+    for name in FEEDBACK
+    for absent in ("hold", "accumulate")
+    for dtype, late in (("float32", True), ("float64", name == "gdsec"))
+]
+FAST = [
+    *(("gdsec", "hold", "float64", True), ("gdsec", "accumulate", "float32", True)),
+    ("top_j", "accumulate", "float64", False),
+]
+
+
+def drawn_faults(seed, late=False, shape=(ROUNDS, M)):
+    """Arguments of update, [rounds, M]."""
+    rng = np.random.default_rng(seed)
+    given = {
+        "active": jnp.asarray(rng.random(shape) < 0.7),
+        "delivered": jnp.asarray(rng.random(shape) < 0.7),
+    }
+    if late:
+        delay = rng.integers(0, MAX_DELAY + 1, shape)
+        given["delay"] = jnp.asarray(delay, jnp.int32)
+    return given
+
+
+def rounds_of(algorithm, params, gradients, faults, absent="hold"):
+    """The update and the state of every round, theta moving with the update."""
+
+    def one(carry, given):
+        params, state = carry
+        gradients, faults = given
+        update, state = algorithm.update(
+            gradients, state, params, absent=absent, **faults
+        )
+        params = jax.tree.map(lambda p, u: p - 0.05 * u.astype(p.dtype), params, update)
+        return (params, state), (update, state)
+
+    @jax.jit
+    def all_rounds(params, gradients, faults):
+        start = params, algorithm.init(params)
+        return jax.lax.scan(one, start, (gradients, faults))[1]
+
+    return all_rounds(params, gradients, faults)
+
+
+def frozen(states, faults, absent):
+    """bool [rounds, M], whose state stays as it was."""
+    sent = states.sent
+    held = ~faults["active"] if absent == "hold" else False
+    return np.asarray(sent.dropped | held)
+
+
+def total(tree, over, dtype=np.float64):
+    """The sums over the first axes."""
+    return jax.tree.map(lambda x: np.asarray(x, dtype).sum(axis=over), tree)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("case", slow_but(FAST, CASES), ids=str)
+def test_nothing_is_lost_by_error_feedback(case):
+    name, absent, dtype, late = case
+    make, beta = FEEDBACK[name]
+    algorithm = make(max_delay=MAX_DELAY) if late else make()
+    params = small(dtype)
+    gradients = random_gradients(params, M, 1, ROUNDS)
+    # A dropped worker now and then.
+    gradients["matrix"] = gradients["matrix"].at[7::10, 2, 3, 1].set(jnp.inf)
+    faults = drawn_faults(2, late)
+    updates, states = rounds_of(algorithm, params, gradients, faults, absent)
+    sent = states.sent
+    assert sent.dropped.sum() >= 2 and sent.lost.sum() > 10
+
+    stays = frozen(states, faults, absent)
+    memory = _trees.of_type(states.workers, GradientDifferenceState)
+    known = memory[0].memory if memory else jax.tree.map(jnp.zeros_like, gradients)
+
+    def counted(g, h):
+        # h_m before the round, which in round 1 is 0.
+        before = np.concatenate([np.zeros_like(h[:1]), h[:-1]])
+        rows = stays.reshape(stays.shape + (1,) * (g.ndim - 2))
+        return np.where(rows, before, g)
+
+    gradients = jax.tree.map(counted, gradients, known)
+    (feedback,) = _trees.of_type(states.workers, ErrorFeedbackState)
+    kept = total(jax.tree.map(lambda e: e[-1], feedback.error), 0)
+    left = total(updates, 0)
+    if late:
+        ways = _trees.of_type(states.server, LateMessagesState)[0].under_way
+        ways = jax.tree.map(lambda p: np.asarray(p, np.float64).sum(axis=1), ways)
+        assert all(np.any(p) for p in jax.tree.leaves(ways))
+        waited = jax.tree.map(lambda p: p[-1] + beta * p[:-1].sum(axis=0), ways)
+        left = jax.tree.map(np.add, left, waited)
+    left = jax.tree.map(np.add, left, kept)
+    given = total(gradients, (0, 1))
+    scale = np.sqrt(ROUNDS) * max(
+        np.abs(np.asarray(x, np.float64)).max()
+        for x in jax.tree.leaves((updates, feedback.error, gradients))
+    )
+    atol = 10 * scale * np.finfo(dtype).eps
+    for ours, expected in zip(*map(jax.tree.leaves, (left, given)), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=atol)
