@@ -34,7 +34,7 @@ def within(gradients, known: jax.Array, computes: jax.Array, ratio):
     """
     norms = jnp.sqrt(energies(gradients)).astype(jnp.float32)
     tempered = jnp.where(jnp.isnan(known), norms, jnp.minimum(norms, GROWTH * known))
-    known = jnp.where(computes & jnp.isfinite(tempered), tempered, known)
+    known = jnp.where(computes & jnp.isfinite(norms), tempered, known)
     median = jnp.nanmedian(known)
     excessive = (norms > jnp.asarray(ratio, jnp.float32) * median) & (median > 0)
     return ~excessive, known
