@@ -257,7 +257,7 @@ def test_mutated_histories(history, tmp_path):
 
 @pytest.mark.slow
 def test_many_mutated_histories(history, tmp_path):
-    check_histories(history, tmp_path / "gd.nc", 1, 5000)
+    check_histories(history, tmp_path / "gd.nc", 1, 2000)
 
 
 def test_a_checksum_is_no_hindrance_to_other_readers(tmp_path):

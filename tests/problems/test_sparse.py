@@ -23,7 +23,7 @@ def stacks(draw):
     return dense * (rng.random(dense.shape) < share)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(stacks(), st.sampled_from([(), (3,)]))
 def test_products_are_the_dense_ones(dense, trailing):
     segments = _sparse.segments_of([scipy.sparse.csr_array(x) for x in dense])
@@ -65,9 +65,10 @@ def log_sum_exp(z, y):
     return jax.nn.logsumexp(z, axis=1) - y
 
 
-@pytest.mark.parametrize("number", [1, 2, 9])
 @pytest.mark.parametrize(
-    ("phi", "trailing"), [(squares, ()), (log_sum_exp, (3,))], ids=["[D]", "[D, C]"]
+    ("phi", "trailing", "number"),
+    [(squares, (), 1), (squares, (), 9), (log_sum_exp, (3,), 9)],
+    ids=["one row", "[D]", "[D, C]"],
 )
 def test_derivatives_are_those_of_the_dense_loss(phi, trailing, number, x64):
     rng = np.random.default_rng(0)
