@@ -171,7 +171,7 @@ def sign(*, scope: Scope = "message"):
 
     def one(v, key):
         del key
-        scale = (jnp.abs(v).sum() / max(v.size, 1)).astype(jnp.float32)
+        scale = _as_float32(jnp.abs(v).sum() / max(v.size, 1))
         return scale, jnp.where(v < 0, -1, 1).astype(v.dtype)
 
     return _scaled(Code("grid", 1), one, scope)
@@ -293,9 +293,14 @@ def _positive(scale):
     return jnp.where(scale > 0, scale, 1)
 
 
+def _as_float32(x: jax.Array) -> jax.Array:
+    """Rounded to float32, also where XLA drops casts there and back, as on GPUs."""
+    return jax.lax.reduce_precision(x, 8, 23).astype(jnp.float32)
+
+
 def _round_up(x: jax.Array) -> jax.Array:
     """The least normal float32 of at least x; 0 of 0."""
-    nearest = x.astype(jnp.float32)
+    nearest = _as_float32(x)
     above = jnp.nextafter(nearest, jnp.float32(jnp.inf))
     up = jnp.where(nearest.astype(x.dtype) < x, above, nearest)
     return jnp.where(x > 0, jnp.maximum(up, jnp.finfo(jnp.float32).tiny), up)
