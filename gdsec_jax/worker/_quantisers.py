@@ -257,6 +257,8 @@ def _scaled(
         scales, messages = [], []
         for v, own in zip(pieces, keys):  # noqa: B905, a tree may have no leaves
             scale, multiples = one(v, own)
+            # Or XLA may sum twice, in other orders: what is sent is what was used.
+            scale = jax.lax.optimization_barrier(scale)
             scales.append(scale)
             # One product of two numbers: the same on any machine that decodes it.
             messages.append(scale.astype(v.dtype) * multiples)
@@ -306,12 +308,21 @@ def _round_up(x: jax.Array) -> jax.Array:
     return jnp.where(x > 0, jnp.maximum(up, jnp.finfo(jnp.float32).tiny), up)
 
 
+def _power_below(x: jax.Array) -> jax.Array:
+    """The largest power of two of at most x > 0, not subnormal: x without fraction.
+
+    By its bits, since powers of two that GPUs compute are not exact in float64.
+    """
+    fraction = jnp.finfo(x.dtype).nmant
+    bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
+    return jax.lax.bitcast_convert_type(bits >> fraction << fraction, x.dtype)
+
+
 def _to_power_of_two(v, u):
     tiny = jnp.asarray(2.0**-126, v.dtype)
     size = jnp.abs(v)
-    _, exponent = jnp.frexp(size)  # size = m 2^exponent, m in [1/2, 1)
     small = size < tiny
-    low = jnp.where(small, 0, jnp.ldexp(jnp.ones_like(v), exponent - 1))
+    low = jnp.where(small, 0, _power_below(size))
     gap = jnp.where(small, tiny, low)
     rounded = jnp.where(u < (size - low) / gap, low + gap, low)
     beyond = ~jnp.isfinite(size) | (rounded > 2.0**127)  # nothing has a code for these
