@@ -1,7 +1,7 @@
 """Who computes in a round, who sends, and whose message arrives."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +50,7 @@ def attendance(num_workers: int, active, absent: Absent, delivered) -> Attendanc
     Raises:
       ValueError: a mask is none of M workers, or absent is unknown.
     """
-    _checks.one_of("absent", absent, ("hold", "accumulate"))
+    _checks.one_of("absent", absent, get_args(Absent))
     everyone = jnp.ones(num_workers, bool)
     arrives = everyone
     if delivered is not None:

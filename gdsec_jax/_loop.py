@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -155,6 +155,17 @@ def _fate(num_workers: int, options: Options, channel, key, number):
     if channel.max_delay:
         fate |= {"delay": met.delay}
     return fate | {"delivered": met.delivered}, met
+
+
+def check_around(absent: Absent, channel: Any) -> None:
+    """What stands around an optimizer is what it should be.
+
+    Raises:
+      ValueError: absent is unknown, or the channel is none.
+    """
+    _checks.one_of("absent", absent, get_args(Absent))
+    if not (channel is None or isinstance(channel, Channel)):
+        raise ValueError(f"channel is {channel!r}, expected a channel.Channel or None.")
 
 
 def _check_delays(channel: Channel | None, state: Any) -> None:

@@ -136,6 +136,7 @@ def simulate(
         _worker_batch(worker_batch, norms),
         None if mesh is None else mesh_of(mesh, problem.num_workers),
     )
+    _loop.check_around(absent, channel)
     _checks.log(log)
     every = _checkpoint.every_of(checkpoint, checkpoint_every)
     own_attributes = _files.plain("attributes", dict(attributes or {}))

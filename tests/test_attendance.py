@@ -58,7 +58,7 @@ NONE = {
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("none", slow_but(("delivered", "grant, accumulate"), NONE))
+@pytest.mark.parametrize("none", slow_but(("delivered",), NONE))
 @methods(dear=True)
 def test_faults_that_are_none(method, none):
     faults, absent, grant = NONE[none]

@@ -1,10 +1,10 @@
 """What faults cannot take away: the law of error feedback, where messages may be late.
 
-With U_k the sum of round k's messages that are not lost, A_k what arrives in round k, and
-P_k what is under way behind it, P_k = P_{k-1} + U_k - A_k. The server steps with
-H_{k-1} + A_k and keeps H_k = H_{k-1} + beta A_k; the workers' memories count U_k at once,
-so that sum_m h_m = H_k + beta P_k. In a round sum_m e_m grows by
-sum_m (g_m - h_m) - U_k = sum_m g_m - H_{k-1} - beta P_{k-1} - U_k. Summed over rounds:
+With U_k the sum of round k's messages that are not lost, A_k what arrives in round k,
+and P_k what is under way behind it, P_k = P_{k-1} + U_k - A_k. The server steps with
+H_{k-1} + A_k and keeps H_k = H_{k-1} + beta A_k; the workers' memories count U_k at
+once, so that sum_m h_m = H_k + beta P_k. In a round sum_m e_m grows by
+sum_m (g_m - h_m) - U_k = sum_m g_m - H_{k-1} - beta P_{k-1} - U_k. Over all rounds:
 
   sum_k update^k + P_K + beta sum_k P_{k-1} + sum_m e_m = sum_k sum_m g_m^k,
 

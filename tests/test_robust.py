@@ -39,7 +39,7 @@ def test_the_rules_by_sorting(values, share):
     )
 
 
-@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("reduction", slow_but(("sum",), ("sum", "mean")))
 def test_limits_that_are_the_sum(reduction):
     params = jnp.ones(7)
     for rule, num_workers in ((robust.median, 1), (robust.trimmed_mean(0.0), 4)):

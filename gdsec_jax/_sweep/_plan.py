@@ -88,6 +88,8 @@ def plan_of(group, problem, make_optimizer, around: Around, common: Common) -> P
     channel: Any = None if own_channel else around.channel
     for setting in group.traced if own_channel else ():
         channel = own_channel(values=setting)  # of which the host needs the kind alone
+        _loop.check_around(around.absent, channel)
+    _loop.check_around(around.absent, channel)
     error = _loop.initial_error(problem)
     return Plan(
         group=group,

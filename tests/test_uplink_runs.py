@@ -1,0 +1,278 @@
+"""Runs and sweeps over an uplink: what it does to them, and what it costs."""
+
+import dataclasses
+import functools
+import importlib
+
+import jax
+import numpy as np
+import optax
+import pytest
+from cases import methods, slow_but
+from test_checkpoint import KilledError, killed_at
+from test_mesh import on_four_devices
+from test_simulate import assert_same_course
+
+import gdsec_jax
+from gdsec_jax import channel, logs, participation, problems, simulate, sweep
+from gdsec_jax.channel import Channel, Radio
+
+loop = importlib.import_module("gdsec_jax._loop")
+M, ROUNDS, MAX_DELAY = 4, 40, 2
+
+
+@functools.cache
+def problem():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((40, 6))
+    y = x @ rng.standard_normal(6) + rng.standard_normal(40)
+    return problems.ridge(x, y, M, dtype="float32")
+
+
+@functools.cache
+def optimizer(name="gdsec", max_delay=None, xi=2.0):
+    own = {"gdsec": {"xi": xi, "beta": 0.1, "wire": "rle"}}.get(name, {})
+    algorithm = getattr(gdsec_jax, name)(M, **own, max_delay=max_delay)
+    return optax.chain(algorithm, optax.sgd(0.2 / problem().smoothness))
+
+
+def noisy(snr_db=10.0, erasure=0.2, max_delay=0, access="fdma"):
+    """Losses, outages, stragglers, and perhaps delays."""
+    distances = np.array([100.0, 200.0, 300.0, 400.0])
+    radio = channel.at_snr(Radio(distance_m=distances, access=access), M, snr_db)
+    return Channel(
+        radio,
+        erasure_probability=erasure,
+        compute_s=1e-4,
+        straggler_s=np.array([0.0, 1e-4, 2e-4, 3e-4]),
+        max_delay=max_delay,
+    )
+
+
+def run(chain=None, key=3, rounds=ROUNDS, **options):
+    return simulate(problem(), chain or optimizer(), rounds, key=key, **options)
+
+
+def assert_same_links(one, other):
+    """The same in what it took, too."""
+    assert_same_course(one, other)
+    for name in ("lost", "time_s", "energy_j", "worker_time_s"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), name)
+
+
+# One run
+
+
+@methods(dear=True)
+def test_a_channel_that_loses_nothing_is_none(method):
+    options = {"key": 5} if method.draws else {}
+    step = optax.sgd(0.1 / problem().smoothness)
+    chain = optax.chain(method.make(M, **options), step)
+    expected, harmless = run(chain), run(chain, channel=Channel())
+    np.testing.assert_array_equal(harmless.bits, expected.bits)
+    np.testing.assert_array_equal(harmless.params, expected.params)
+    assert not harmless.lost.any() and not harmless.time_s.any()
+
+
+@pytest.mark.parametrize("access", slow_but(("fdma",), ("fdma", "tdma")))
+def test_what_a_run_took_follows_from_what_was_drawn(access):
+    """Every column, by loops over the formulas and the draws of the stream."""
+    given = noisy(max_delay=MAX_DELAY, access=access)
+    history = run(
+        optimizer(max_delay=MAX_DELAY), channel=given, absent="accumulate",
+        participation=participation.bernoulli(M, 0.7),
+    )  # fmt: skip
+    key = jax.random.key(3)
+    for k in range(ROUNDS):
+        stream = loop._stream(key, loop._CHANNEL, k)
+        met = jax.tree.map(np.asarray, channel.conditions(given, M, stream))
+        bits, present = history.bits[k], history.participants[k]
+        upload = [int(b) * float(s) for b, s in zip(bits, met[2], strict=True)]
+        lost = sum(
+            b > 0 and not arrives
+            for b, arrives in zip(bits, met.delivered, strict=True)
+        )
+        assert history.lost[k] == lost
+        waits = [m for m in range(M) if present[m] and met.delay[m] == 0]
+        compute = [float(c) for c in met.compute_s]
+        if access == "fdma":
+            lasts = max((compute[m] + upload[m] for m in waits), default=0.0)
+        else:
+            slowest = max((compute[m] for m in waits), default=0.0)
+            lasts = slowest + sum(upload[m] for m in waits)
+        joules = sum(
+            int(b) * float(j) for b, j in zip(bits, met.joules_per_bit, strict=True)
+        )
+        np.testing.assert_allclose(history.time_s[k], lasts, rtol=1e-6)
+        np.testing.assert_allclose(history.energy_j[k], joules, rtol=1e-6)
+        each = np.add(compute, upload)  # all compute: the absent accumulate
+        np.testing.assert_allclose(history.worker_time_s[k], each, rtol=1e-6)
+    assert history.lost.sum() > 5
+    assert not history.bits[~history.participants].any()
+
+
+def test_a_run_draws_its_channel_from_its_key():
+    one, same, other = (run(channel=noisy(), key=key) for key in (1, 1, 2))
+    assert_same_links(one, same)
+    assert (one.time_s != other.time_s).any()
+    assert (one.lost != other.lost).any()
+    # Another channel changes nothing that is drawn for others.
+    some = participation.bernoulli(M, 0.5)
+    masks = [
+        run(channel=given, participation=some).participants
+        for given in (noisy(), noisy(20.0, 0.9))
+    ]
+    np.testing.assert_array_equal(*masks)
+
+
+def test_lost_messages_are_made_up_for():
+    """With a tenth of the messages lost GD-SEC still converges; gd's error stays."""
+    given = Channel(erasure_probability=0.1)
+    kept, forgotten = (
+        run(optimizer(name), rounds=600, channel=given) for name in ("gdsec", "gd")
+    )
+    assert kept.objective_error[-1] < 1e-6 * kept.initial_error
+    assert forgotten.objective_error[-1] > 1e-5 * forgotten.initial_error
+
+
+def test_logs_are_told_of_seconds_and_joules(tmp_path):
+    with logs.csv(tmp_path / "run.csv") as log:
+        history = run(channel=noisy(), log=log)
+    with (tmp_path / "run.csv").open() as file:
+        table = np.genfromtxt(file, delimiter=",", names=True)
+    for name in ("lost", "time_s", "energy_j"):
+        np.testing.assert_allclose(table[name], getattr(history, name), rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_groups_of_workers_meet_the_same_channel(size):
+    given = noisy(max_delay=MAX_DELAY)
+    chain = optimizer(max_delay=MAX_DELAY)
+    whole, grouped = (
+        run(chain, channel=given, worker_batch=batch) for batch in (None, size)
+    )
+    np.testing.assert_allclose(grouped.params, whole.params, rtol=1e-4)
+    for name in ("lost", "participants"):
+        np.testing.assert_array_equal(getattr(grouped, name), getattr(whole, name))
+
+
+# Checkpoints
+
+
+def test_a_run_over_a_channel_goes_on_as_if_undisturbed(tmp_path):
+    chain = optimizer(max_delay=MAX_DELAY)
+    options = {
+        "channel": noisy(max_delay=MAX_DELAY),
+        "participation": participation.uniform(M, 0.75),
+        "absent": "accumulate",
+        "grant": participation.largest_energy(500.0),
+    }
+    expected = run(chain, **options)
+    folder = {"checkpoint": tmp_path / "a", "checkpoint_every": 10}
+    with pytest.raises(KilledError):
+        run(chain, **options, **folder, log=killed_at(25))
+    assert_same_links(run(chain, **options, **folder), expected)
+
+
+def test_another_channel_is_another_run(tmp_path):
+    folder = {"checkpoint": tmp_path / "a", "checkpoint_every": 10}
+    run(channel=noisy(), **folder)
+    louder = dataclasses.replace(noisy().radio, power_w=0.2)
+    others = {
+        "data": (noisy(erasure=0.3), dataclasses.replace(noisy(), radio=louder)),
+        "method or options": (noisy(access="tdma"), Channel(), None),
+    }
+    for changed, channels in others.items():
+        for other in channels:
+            with pytest.raises(ValueError, match=changed):
+                run(channel=other, **folder)
+    given = {"participation": participation.bernoulli(M, 0.5), "channel": noisy()}
+    for own in ({"absent": "accumulate"}, {"grant": participation.largest_energy(9)}):
+        with pytest.raises(ValueError, match="method or options"):
+            run(**given, **own, **folder)
+
+
+# Devices
+
+
+@pytest.mark.slow
+def test_a_channel_over_four_devices():
+    on_four_devices(
+        """
+        from gdsec_jax import channel, participation
+        lossy = channel.Channel(
+            channel.at_snr(channel.Radio(), M, 10.0), erasure_probability=0.2,
+            straggler_s=0.1, max_delay=2,
+        )
+        algorithms = {
+            "gdsec": gdsec_jax.gdsec(M, 5.0, 0.01, wire="rle", max_delay=2),
+            "marina": gdsec_jax.marina(M, worker.random_k(3), max_delay=2),
+        }
+        for name, algorithm in algorithms.items():
+            alone, spread = (
+                gdsec_jax.simulate(
+                    problem, optax.chain(algorithm, step), 40, key=1, channel=lossy,
+                    participation=participation.bernoulli(M, 0.7),
+                    absent="accumulate", mesh=where,
+                    grant=participation.largest_energy(1500.0),
+                )
+                for where in (None, mesh)
+            )
+            np.testing.assert_allclose(spread.params, alone.params, rtol=1e-11)
+            for column in ("bits", "participants", "lost", "dropped"):
+                pair = (getattr(one, column) for one in (spread, alone))
+                np.testing.assert_array_equal(*pair, err_msg=f"{name} {column}")
+            for column in ("time_s", "energy_j", "worker_time_s"):
+                pair = (getattr(one, column) for one in (spread, alone))
+                np.testing.assert_allclose(*pair, rtol=1e-12)
+            assert alone.lost.sum() > 10
+        """
+    )
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: run(channel=Channel(max_delay=1)),
+            "channel has max_delay 1, expected at most the algorithm's, 0",
+        ),
+        (
+            lambda: run(optimizer(max_delay=2), channel=Channel(max_delay=3)),
+            "channel has max_delay 3, expected at most the algorithm's, 2",
+        ),
+        (
+            lambda: run(channel=Channel(), key=None),
+            "key is None, expected an int or a random key",
+        ),
+        (
+            lambda: run(channel=Channel(erasure_probability=np.zeros(3))),
+            r"erasure_probability has shape \(3,\), expected \(\) or \(4,\)",
+        ),
+        (
+            lambda: run(grant=participation.largest_energy(9), worker_batch=2),
+            "Grouped, expected those of all workers at once, which grant looks at",
+        ),
+        (
+            lambda: run(absent="sleep"),
+            "absent is 'sleep', expected one of hold, accumulate",
+        ),
+        (
+            lambda: sweep(
+                problem(), lambda: optimizer(), {"max_delay": [1]}, 3, key=1,
+                channel=lambda max_delay: Channel(max_delay=max_delay),
+            ),
+            "channel has max_delay 1, expected at most the algorithm's, 0",
+        ),
+        (
+            lambda: run(channel="lossy"),
+            "channel is 'lossy', expected a channel.Channel",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
