@@ -61,16 +61,22 @@ def attendance(num_workers: int, active, absent: Absent, delivered) -> Attendanc
     return given.only(_checks.mask("active", active, num_workers), absent)
 
 
-def delays(value: Any, num_workers: int, max_delay: int | None) -> jax.Array:
+def delays(value: Any, num_workers: int, max_delay: int | None) -> jax.Array | None:
     """By how many rounds each message is late, int32 [M]; what is traced is clipped.
+
+    None of an algorithm that does not wait.
 
     Raises:
       ValueError: the algorithm does not wait, or value is no such array.
     """
     if max_delay is None:
+        if value is None:
+            return None
         raise ValueError(
             "delay is given, expected None for an algorithm without max_delay."
         )
+    if value is None:
+        return jnp.zeros(num_workers, jnp.int32)
     result = jnp.asarray(value)
     if result.shape != (num_workers,) or not jnp.issubdtype(result.dtype, jnp.integer):
         raise ValueError(

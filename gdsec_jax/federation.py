@@ -25,6 +25,7 @@ from gdsec_jax._last_round import RoundCounts
 from gdsec_jax._rounds import RoundsState
 from gdsec_jax._rounds import rounds as make_rounds
 from gdsec_jax._steps import Columns, Steps
+from gdsec_jax._totals import Aggregation, total_by
 from gdsec_jax.server import late_messages
 from gdsec_jax.wire import Format, as_format, flush, nonzeros_of
 
@@ -32,7 +33,6 @@ from gdsec_jax.wire import Format, as_format, flush, nonzeros_of
 _WEIGHT, _SENDS, _DELAY = "weight", "sends", "delay"
 _NO_ARGUMENTS = (_WEIGHT, _SENDS, _DELAY)
 Participation = Callable[[jax.Array, jax.Array], jax.Array]
-Aggregation = Callable[[Any], Any]
 Reduction = Literal["sum", "mean"]
 OnNonfinite = Literal["drop", "propagate"]
 OnStandstill = Literal["send", "hold"]
@@ -172,28 +172,7 @@ def federate(
     _checks.one_of("on_nonfinite", on_nonfinite, ("drop", "propagate"))
     if participation is not None and key is None:
         raise ValueError("key is None, expected an int or a random key to draw with.")
-    if capacity is not None:
-        _checks.integer("capacity", capacity, 1, 2**31 - 1)
-        if summand is not None:
-            raise ValueError(
-                "summand is given beside capacity, expected None: messages alone are "
-                "sparse. Use server_memory."
-            )
-        if aggregation is not None:
-            raise ValueError(
-                "aggregation is given beside capacity, expected None: capacity is of a "
-                "sum."
-            )
-    if max_delay is not None:
-        _checks.integer("max_delay", max_delay, 1, 10_000)
-        for name, value in (
-            ("summand", summand), ("aggregation", aggregation), ("capacity", capacity)
-        ):  # fmt: skip
-            if value is not None:
-                raise ValueError(
-                    f"{name} is given beside max_delay, expected None: what is late is "
-                    "a sum of messages. Use server_memory."
-                )
+    total_of = total_by(summand, aggregation, capacity, max_delay)
     if max_norm_ratio is not None:
         _checks.number_in_range("max_norm_ratio", max_norm_ratio, 1.0, _checks.LARGEST)
     wire = as_format(wire)
@@ -295,15 +274,7 @@ def federate(
             summands = arrived
             if summand is not None:
                 summands = jax.vmap(summand)(arrived, columns.workers)
-            if aggregation is not None:
-                total = aggregation(summands)
-            elif max_delay:
-                late = own.get(_DELAY, jnp.zeros(present.shape, jnp.int32))
-                total = _trees.over_workers_by(late, summands, max_delay + 1)
-            elif capacity is not None:
-                total = _collective.sparse_sum(summands, capacity)
-            else:
-                total = _trees.over_workers(summands)
+            total = total_of(summands, own.get(_DELAY))
             return messages, total, _trees.where(present, workers, columns.workers)
 
         def serve(columns, total, present):
@@ -350,9 +321,9 @@ def federate(
         if not complete:
             own = {_SENDS: attends.sends, "delivered": attends.arrives}
             columns = columns._replace(own=columns.own | own)
-        if delay is not None:
-            late = {_DELAY: delays(delay, num_workers, max_delay)}
-            columns = columns._replace(own=columns.own | late)
+        late = delays(delay, num_workers, max_delay)
+        if late is not None:
+            columns = columns._replace(own=columns.own | {_DELAY: late})
         # That a round follows the norms of changes is said, too: XLA then need not keep
         # the previous parameters for them.
         always = (state.rounds.number >= 0) | (known.past_changes[0] >= 0)

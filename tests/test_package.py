@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "robust": set(),
     "_attendance": set(),
     "_outliers": {"_attendance"},
+    "_totals": {"_collective"},
     "participation": {"_attendance"},
     "_counting": {"_last_round", "_steps", "wire"},
     "_last_round": {"wire"},
@@ -43,7 +44,8 @@ MAY_IMPORT = {
     "_round": {"_blocks", "_columns", "_devices", "_groups", "_steps", "worker"},
     "federation": {
         *("wire", "worker", "_collective", "_groups", "_last_round", "_round"),
-        *("_rounds", "_steps", "_attendance", "_counting", "_outliers", "server"),
+        *("_rounds", "_steps", "_attendance", "_counting", "_outliers", "_totals"),
+        "server",
     },
     "server": {"worker"},
     "_broadcast": {"wire", "worker", "_attendance", "_rounds"},
