@@ -42,6 +42,14 @@ def section(study: figures.Study) -> report.Section:
             for label, method in config.methods.items()
         }
         target = config.target * float(problem.error(problem.init_params))
+        step = {"learning_rate": 1 / problem.smoothness, "max_delay": None}
+        methods = {
+            label: method.model_copy(update=step)
+            for label, method in config.methods.items()
+        }
+        chosen = experiment.how_chosen(
+            config.model_copy(update={"methods": methods}), problem
+        )
     rows = pd.DataFrame(
         [
             _row(config, label, case, courses[label], target)
@@ -61,7 +69,7 @@ def section(study: figures.Study) -> report.Section:
         data=_tidy(courses),
         table=_table(rows),
         claims=_claims(rows),
-        chosen=None,
+        chosen=chosen,
         seconds=seconds(),
     )
 

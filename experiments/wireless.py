@@ -19,8 +19,11 @@ NEAR = ("GD", "GD-SEC")  # whose rounds are looked at worker by worker
 def section(study: figures.Study) -> report.Section:
     """All methods over the same lossy links."""
     seconds = experiment.stopwatch()
-    methods = configs.load(figures.sources()["ridge"].config).methods
-    config = study.config.model_copy(update={"methods": methods})
+    config = study.config
+    if "methods" not in config.model_fields_set:
+        rivals = configs.load(figures.sources()["ridge"].config)
+        config = config.model_copy(update={"methods": rivals.methods})
+    methods = config.methods
     with experiment.prepared(config) as problem:
         swept = {
             label: _over_snrs(config, method, problem, study.progress)
@@ -30,6 +33,7 @@ def section(study: figures.Study) -> report.Section:
             label: _at_snrs(config, methods[label], problem, study.progress)
             for label in NEAR
         }
+        chosen = experiment.how_chosen(config, problem)
     names = {label: method.name for label, method in methods.items()}
     target = config.target * float(swept["GD"]["initial_error"][0])
     return figures.section_of(
@@ -45,7 +49,7 @@ def section(study: figures.Study) -> report.Section:
         data=_tidy(swept),
         table=_table(swept, target),
         claims=_claims(swept, near, target),
-        chosen=None,
+        chosen=chosen,
         seconds=seconds(),
     )
 

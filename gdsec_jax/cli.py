@@ -154,6 +154,7 @@ def figures(
     *,
     results: Path = Path("results"),
     data: Literal["embedded", "real"] = "embedded",
+    jobs: int | None = None,
 ) -> None:
     """Make the figures of the field, all or those named, and one page of them.
 
@@ -161,10 +162,13 @@ def figures(
       names: Of figures; none for all but those of networks, which take minutes.
       results: Folder for the page, index.html, and the figures: PNG, PDF, SVG, CSV.
       data: Embedded data, or the real data sets of the field where they can be had.
+      jobs: Figures made at a time, in a process each; by default as many as cores.
     """
     from gdsec_jax.figures import make
 
-    page = make(names, results, console=rich.console.Console(), real=data == "real")
+    jobs = (os.cpu_count() or 1) if jobs is None else jobs
+    console = rich.console.Console()
+    page = make(names, results, console=console, real=data == "real", jobs=jobs)
     print(page)
 
 

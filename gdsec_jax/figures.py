@@ -2,9 +2,10 @@
 
 import concurrent.futures
 import importlib.metadata
+import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.axes
 import matplotlib.axis
@@ -14,7 +15,7 @@ import pandas as pd
 import rich.console
 import xarray as xr
 
-from gdsec_jax import _environment, _shipped, experiment, report
+from gdsec_jax import _checks, _environment, _shipped, experiment, report
 from gdsec_jax import config as configs
 from gdsec_jax.experiment import Runs
 
@@ -25,7 +26,7 @@ class Study(NamedTuple):
     name: str
     config: configs.RunConfig
     folder: Path  # for what runs and sweeps leave
-    console: rich.console.Console
+    console: Any
     progress: bool | None = None
     command: str = "gdsec figures"  # that makes it, without its name
 
@@ -65,6 +66,7 @@ def make(
     console: rich.console.Console,
     real: bool = False,
     progress: bool | None = None,
+    jobs: int = 1,
 ) -> Path:
     """Make figures, each as PNG, PDF, SVG and CSV, and the page of them, index.html.
 
@@ -74,12 +76,15 @@ def make(
       console: for a line a step.
       real: whether to take real data sets where they can be had.
       progress: whether to show bars; by default on a terminal.
+      jobs: figures that are made at a time, each in a process of its own if it is more
+        than one: then without bars.
 
     Returns:
       The path of the page.
 
     Raises:
-      ValueError: there is no such figure, or a config is wrong.
+      ValueError: there is no such figure, jobs is no positive int, or a config is
+        wrong.
       OSError: a file cannot be written.
     """
     known = sources()
@@ -88,24 +93,21 @@ def make(
             raise ValueError(
                 f"no figure is called {name!r}, expected {', '.join(known)}."
             )
-    sections, notes = [], []
+    jobs = _checks.integer("jobs", jobs, 1)
+    studies, notes = [], []
     command = "gdsec figures" + (" --data real" if real else "")
-    # Pictures are drawn while the next figure's runs are under way.
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        saved = []
-        for name in known:
-            config = configs.load(known[name].config)
-            if name not in names if names else config.by_name:
-                continue
-            if real:
-                config, note = _with_real_data(name, config)
-                notes += [note] if note else []
-            experiment.say(console, f"figure {name}: {config.title}")
-            study = Study(name, config, results / name, console, progress, command)
-            sections.append(_shipped.module(known[name].module).section(study))
-            saved.append(pool.submit(report.save, sections[-1], results))
-        for each in saved:
-            each.result()
+    for name in known:
+        config = configs.load(known[name].config)
+        if name not in names if names else config.by_name:
+            continue
+        if real:
+            config, note = _with_real_data(name, config)
+            notes += [note] if note else []
+        studies.append(Study(name, config, results / name, console, progress, command))
+    if min(jobs, len(studies)) > 1:
+        sections = _in_processes(studies, results, jobs)
+    else:
+        sections = _one_by_one(studies, results)
     page = results / "index.html"
     report.page(
         sections,
@@ -118,6 +120,53 @@ def make(
     )
     experiment.say(console, f"wrote {page}")
     return page
+
+
+def _section_of(study: Study) -> report.Section:
+    experiment.say(study.console, f"figure {study.name}: {study.config.title}")
+    return _shipped.module(sources()[study.name].module).section(study)
+
+
+def _one_by_one(studies: Sequence[Study], results: Path) -> list[report.Section]:
+    """Pictures are drawn while the next figure's runs are under way."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        sections, saved = [], []
+        for study in studies:
+            sections.append(_section_of(study))
+            saved.append(pool.submit(report.save, sections[-1], results))
+        for each in saved:
+            each.result()
+    return sections
+
+
+def _in_processes(
+    studies: Sequence[Study], results: Path, jobs: int
+) -> list[report.Section]:
+    """Several figures at a time: most of a figure's time is one core's, compiling."""
+    spawn = multiprocessing.get_context(
+        "spawn"
+    )  # JAX has threads, which no fork copies
+    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
+        made = [
+            pool.submit(_saved, study._replace(console=None, progress=False), results)
+            for study in studies
+        ]
+        try:
+            return [each.result() for each in made]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _saved(study: Study, results: Path) -> report.Section:
+    """In a process of its own: the section without what draws it, which is drawn."""
+    section = _section_of(study._replace(console=rich.console.Console()))
+    report.save(section, results)
+    return section._replace(panels=(_drawn,) * len(section.panels))
+
+
+def _drawn(axes: matplotlib.axes.Axes) -> None:
+    """Stands for a panel whose picture is saved."""
 
 
 def compare(study: Study) -> Runs:
@@ -286,7 +335,9 @@ def _with_real_data(name: str, config: configs.RunConfig):
     if config.by_name:
         return config, None  # whose data are real
     if not config.real:
-        return config, f"{name}: has no real data set."
+        made = config.problem.data in configs.GENERATORS
+        why = "are generated" if made else f"stay {config.problem.data}"
+        return config, f"{name}: has no real data set: its data {why}."
     values = configs.merged(config.model_dump(exclude_unset=True), config.real)
     for method in values["methods"].values():  # on other data it was not chosen
         method["chosen"] = "our setting, not chosen on these data"

@@ -300,15 +300,19 @@ def test_without_arguments_it_is_help(arguments, call):
 def test_figures_are_made_by_name_or_all(call, monkeypatch):
     made = []
 
-    def make(names, results, *, console, real):
-        made.append((names, results, real))
+    def make(names, results, *, console, real, jobs):
+        made.append((names, results, real, jobs))
         return results / "index.html"
 
     monkeypatch.setattr(figures, "make", make)
     status, out, _ = call("figures", "ridge", "--results", "r")
     assert (status, out) == (0, "r/index.html\n")
-    assert call("figures", "--data", "real")[0] == 0
-    assert made == [(("ridge",), Path("r"), False), ((), Path("results"), True)]
+    assert call("figures", "--data", "real", "--jobs", "3")[0] == 0
+    cores = os.cpu_count()
+    assert made == [
+        (("ridge",), Path("r"), False, cores),
+        ((), Path("results"), True, 3),
+    ]
 
 
 def test_an_unknown_figure_is_refused(call):

@@ -3,6 +3,7 @@
 import collections
 import io
 import math
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -23,8 +24,11 @@ KEPT = {
     "ridge": (
         *("GD", "GD-SEC", "GD-SOEC same xi", "GD-SOEC"),
         *("FedAvg", "top-j both ways"),
-    )
+    ),
+    "wireless": ("GD", "GD-SEC", "FedAvg"),
+    "faults": ("GD", "GD-SEC"),
 }
+LINKS = ("wireless", "faults")
 
 
 def toy(name: str) -> configs.RunConfig:
@@ -35,6 +39,9 @@ def toy(name: str) -> configs.RunConfig:
         problem = full.problem.model_copy(update=problem)
         few = {"num_rounds": 4, "eval_every": 2, "problem": problem}
         return full.model_copy(update=few)
+    if name == "wireless":  # whose methods are those of the figure of all rivals
+        rivals = configs.load(figures.sources()["ridge"].config)
+        full = full.model_copy(update={"methods": rivals.methods})
     kept = KEPT.get(name, tuple(full.methods))
     methods = {
         label: method.model_copy(update={"grid": _few(method.grid)})
@@ -75,18 +82,18 @@ def section_of(name, config, folder, console=None):
 
 
 def test_they_are_in_the_order_of_their_letters():
-    assert tuple(figures.sources()) == NAMES + NETWORKS
+    assert tuple(figures.sources()) == NAMES + NETWORKS + LINKS
     letters = [
         configs.load(source.config).letter for source in figures.sources().values()
     ]
-    assert letters == list("abcdefghijklmn")
+    assert letters == sorted(letters) and len(set(letters)) == len(letters)
 
 
 @pytest.mark.parametrize(
     "name",
     [
         pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
-        for name in NAMES + NETWORKS
+        for name in NAMES + NETWORKS + LINKS
     ],
 )
 def test_each_is_drawn_at_toy_size(name, tmp_path):
@@ -122,6 +129,18 @@ def test_make_leaves_a_page_of_those_named(tmp_path, monkeypatch):
     )  # by their letters
     assert "gdsec figures heatmap beta" in text
     assert (tmp_path / "beta.csv").is_file()
+
+
+def test_a_process_of_its_own_leaves_pictures_and_the_rest(tmp_path):
+    config = _short(configs.load(figures.sources()["beta"].config))
+    study = figures.Study("beta", config, tmp_path / "beta", None, False)
+    section = figures._saved(study, tmp_path)
+    assert (tmp_path / "beta.svg").is_file()
+    sent = pickle.loads(pickle.dumps(section))
+    assert len(sent.panels) == 3 and sent.claims == section.claims
+    for wrong in (0, 1.5):
+        with pytest.raises(ValueError, match=f"jobs is {wrong}, expected"):
+            figures.make(["beta"], tmp_path, console=None, jobs=wrong)
 
 
 def _short(config):

@@ -17,6 +17,7 @@ from gdsec_jax.config._read import load as load
 from gdsec_jax.config._read import merged as merged
 from gdsec_jax.config._read import validate as validate
 from gdsec_jax.config._read import write_chosen as write_chosen
+from gdsec_jax.config._schema import GENERATORS as GENERATORS
 from gdsec_jax.config._schema import TRACED as TRACED
 from gdsec_jax.config._schema import MethodConfig as MethodConfig
 from gdsec_jax.config._schema import ProblemConfig as ProblemConfig
