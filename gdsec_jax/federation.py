@@ -10,7 +10,8 @@ import numpy as np
 import optax
 from optax.experimental import aggregating
 
-from gdsec_jax import _checks, _collective, _round, _trees
+from gdsec_jax import _checks, _collective, _control, _round, _trees
+from gdsec_jax._control import Controller
 from gdsec_jax._devices import check_share, num_devices
 from gdsec_jax._groups import Grouped
 from gdsec_jax._last_round import RoundCounts
@@ -42,6 +43,7 @@ class FederationState(NamedTuple):
     workers: optax.OptState  # the pipeline's state, each leaf [M, ...]
     server: optax.OptState
     sent: RoundCounts  # in the last round
+    control: Any = ()  # `ControlState`, if xi has a controller
 
 
 def federate(
@@ -58,6 +60,7 @@ def federate(
     participation: Callable[[jax.Array], jax.Array] | None = None,
     on_nonfinite: OnNonfinite = "drop",
     on_standstill: OnStandstill = "send",
+    controller: Controller | None = None,
 ) -> aggregating.Aggregator:
     r"""Run one worker's pipeline for every worker, and aggregate their messages.
 
@@ -118,6 +121,8 @@ def federate(
         loses those entries alone, and their memories stay. "propagate" sends it.
       on_standstill: params_change where theta did not move at all: "send" leaves it at
         0, "hold" keeps the last that was not 0.
+      controller: chooses, before each round, what the pipeline is handed as one more
+        extra argument, `xi`.
 
     Returns:
       An `optax.experimental.aggregating.Aggregator`: update takes gradients with leaves
@@ -170,6 +175,7 @@ def federate(
             workers=_repeat(one_worker, num_workers),
             server=server.init(params),
             sent=_nothing_sent(params, one_worker, wire, num_workers),
+            control=_control.init(controller, params),
         )
 
     def update(updates, state, params=None, *, active=None, **extra_args):
@@ -179,7 +185,10 @@ def federate(
         check_share(num_workers, num_devices())
         common, own, known = rounds.begin(state.rounds, params)
         change = common.pop("params_change")
-        shared = extra_args | common
+        control, chosen_xi = _control.begin(
+            controller, state.control, common, state.sent
+        )
+        shared = extra_args | common | chosen_xi
         if active is None:
             active = jnp.ones(num_workers, bool)
         chosen = _checks.mask("active", active, num_workers)
@@ -269,6 +278,7 @@ def federate(
             workers=results.workers,
             server=results.server,
             sent=RoundCounts(uploads, present, chosen & ~present),
+            control=_control.end(control, results.aggregate),
         )
 
     # optax's type of a state knows no registered dataclasses, such as our counts.

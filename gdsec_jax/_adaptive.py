@@ -1,0 +1,165 @@
+"""A controller of GD-SEC's threshold that needs to know nothing of the problem."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdsec_jax import _checks, _trees
+from gdsec_jax._control import Controller
+
+CUT = 0.5  # of kappa, where the steps grow
+BELOW = 0.7  # of a kappa that was cut: it does not come closer again
+RISE = 1.25  # of their mean, which is growing
+WARM = 2.0  # in units of 1/beta: before, the memories are filling
+ALARM, IN_A_ROW = 2.0, 5  # so many steps, each so much longer than the first
+ALARM_CUT = 0.25
+STEP_RATE = 0.1  # of the estimate of the step size
+LEAST_BETA = 1e-3  # below, it counts as this
+
+
+class AdaptiveXiState(NamedTuple):
+    """State of `adaptive_xi`; all float []."""
+
+    kappa: jax.Array  # xi = kappa / (alpha beta)
+    limit: jax.Array  # of kappa, since it was last cut; inf before
+    step: jax.Array  # log alpha, estimated
+    level: jax.Array  # mean of log |theta^k - theta^{k-1}|, about the last 1/beta
+    least: jax.Array  # the least level since kappa was cut
+    longest: jax.Array  # |theta^k - theta^{k-1}| of the first step, or of an alarm
+    wait: jax.Array  # rounds until the level counts again
+    share: jax.Array  # mean of the share of entries sent, about the last 1/beta
+
+
+def adaptive_xi(*, start: Any = 1.5, growth: Any = 0.07, budget: Any = None):
+    r"""Choose GD-SEC's threshold in each round from what the server has seen.
+
+    .. math:: \xi^k = \kappa^k / (\hat\alpha \beta), \quad
+       \log \hat\alpha \approx \text{mean} \log
+         \frac{|\theta^k - \theta^{k-1}|}{|h + \sum_m \hat\Delta_m|}
+
+    An entry that has passed the threshold moves the memory h by
+    :math:`\beta \xi |\theta^k - \theta^{k-1}| = \kappa |h|`, since between messages
+    the step is :math:`\alpha h`. With one worker h then shrinks if kappa < 2, and
+    overshoots ever more beyond. So the edge of divergence lies at kappa = 2, and, where
+    workers do not send at the same time, somewhat above, whatever the problem, the step
+    and beta: that is what makes kappa a scale on which to search.
+
+    Kappa starts at `start` and grows by a share `growth` in 1/beta rounds. It is
+    halved when the mean of :math:`\log |\theta^k - \theta^{k-1}|` over about the last
+    1/beta rounds has risen by log 1.25 above its least since the last cut, and from
+    then on stays below 0.7 of the value that was too large. It is quartered at once
+    when five steps in a row are more than twice as long as the first. With cut after
+    cut it tends to 0, which is gradient descent.
+
+    Guarantees: xi >= 0 and finite, and no more than geometrically many cuts. None of
+    convergence: that of GD-SEC is known for small xi only, and a cut comes after the
+    steps have grown. It takes about 1/beta rounds to see anything, so in runs of no
+    more than a few times 1/beta, and with a `start` above 2, it may be too late. Noise
+    of minibatches can pass for growth and make xi smaller than it need be. It
+    wants steps that are multiples of the direction, as of optax.sgd: Adam's are not,
+    and its alpha is then a mean over the parameters. Without error correction
+    (`gdsoec`) a xi of this size stalls: give `budget`, or a small `start`.
+
+    Cost: the server sends xi along with theta, one number more a round, which
+    `History.broadcast_bits` does not count.
+
+    Args:
+      start: the first kappa, above 0; may be traced.
+      growth: of kappa in 1/beta rounds, at least 0; may be traced. 0 leaves it at
+        `start` until it is cut. Not used with a budget.
+      budget: the share of entries, in (0, 1], that the workers are to send on average;
+        may be traced. Kappa then rises while the mean share of about the last 1/beta
+        rounds is larger and falls while it is smaller; cuts come as without. So if the
+        budget asks for more than the problem bears, more is sent than it says.
+
+    Returns:
+      A `Controller`, for the argument xi of `gdsec`, `gdsoec` and `qsgdsec`.
+
+    Raises:
+      ValueError: an argument is out of range.
+
+    Examples:
+      >>> import gdsec_jax, optax
+      >>> from gdsec_jax import data, problems
+      >>> digits = data.load("digits")
+      >>> problem = problems.ridge(digits.features, digits.targets, num_workers=5)
+      >>> optimizer = optax.chain(
+      ...     gdsec_jax.gdsec(5, xi=gdsec_jax.adaptive_xi()),
+      ...     optax.sgd(1 / problem.smoothness))
+      >>> history = gdsec_jax.simulate(problem, optimizer, 500)
+      >>> bool(history.objective_error[-1] < 0.05 * history.initial_error)
+      True
+      >>> bool(history.entries.sum() < 0.05 * 500 * 5 * 64)
+      True
+    """
+    _positive("start", start)
+    _checks.number_in_range("growth", growth, 0.0, _checks.LARGEST)
+    if budget is not None:
+        _checks.number_in_range("budget", budget, 0.0, 1.0)
+        _positive("budget", budget)
+
+    def init(params):
+        dtype = _trees.norm_dtype(params)
+        state = dict.fromkeys(AdaptiveXiState._fields, 0.0)
+        state |= {"kappa": start, "limit": jnp.inf}
+        state |= {} if budget is None else {"share": budget}
+        return AdaptiveXiState(**{n: jnp.asarray(x, dtype) for n, x in state.items()})
+
+    def update(state, *, beta, round, past_changes, direction, share, **seen):
+        del seen
+        dtype = state.kappa.dtype
+        beta = jnp.maximum(jnp.asarray(beta, dtype), LEAST_BETA)
+        moved = _sound(past_changes[0]) & _sound(direction)
+        begun = state.longest > 0
+        change = jnp.log(jnp.where(moved, past_changes[0], 1.0)) / 2
+        ratio = change - jnp.log(jnp.where(moved, direction, 1.0)) / 2
+        rate = jnp.maximum(beta, 1 / jnp.maximum(round, 1).astype(dtype))
+        seen = state._replace(
+            step=_mean(state.step, ratio, jnp.where(begun, STEP_RATE, 1.0)),
+            level=_mean(state.level, change, jnp.where(begun, rate, 1.0)),
+            longest=jnp.where(begun, state.longest, jnp.exp(change)),
+            share=_mean(state.share, share, beta),
+        )
+        pace = growth
+        if budget is not None:
+            pace = jnp.log(jnp.maximum(seen.share, 1e-9) / budget) / 2
+        new = _grown_or_cut(seen, past_changes, beta, round, pace)
+        new = jax.tree.map(lambda x, old: jnp.where(moved, x, old), new, state)
+        xi = new.kappa * jnp.exp(-new.step) / beta
+        return jnp.where(begun | moved, jnp.minimum(xi, jnp.finfo(dtype).max), 0), new
+
+    return Controller(init, update)
+
+
+def _grown_or_cut(state, past_changes, beta, round, pace) -> AdaptiveXiState:
+    """The next kappa, and what is remembered of it."""
+    shortest = jnp.sqrt(past_changes[:IN_A_ROW].min())
+    alarm = shortest > ALARM * state.longest
+    settled = (beta * round.astype(beta.dtype) > WARM) & (state.wait <= 0)
+    rose = settled & (state.level > state.least + math.log(RISE))
+    cut = alarm | rose
+    grown = jnp.minimum(state.kappa * jnp.exp(beta * pace), state.limit)
+    less = state.kappa * jnp.where(alarm, ALARM_CUT, CUT)
+    lower = jnp.minimum(state.least, state.level)
+    return state._replace(
+        kappa=jnp.where(cut, less, grown),
+        limit=jnp.where(cut, BELOW * state.kappa, state.limit),
+        least=jnp.where(settled & ~cut, lower, state.level),
+        longest=jnp.where(alarm, shortest, state.longest),
+        wait=jnp.where(cut, 1 / beta, jnp.maximum(state.wait - 1, 0)),
+    )
+
+
+def _mean(mean, value, rate):
+    return mean + rate * (value - mean)
+
+
+def _sound(square):
+    return (square > 0) & (square < jnp.inf)
+
+
+def _positive(name: str, value: Any) -> None:
+    if not _checks.is_traced(value):
+        _checks.positive(name, value)
