@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from gdsec_jax import _checks, _trees
 from gdsec_jax._control import Controller
 
-CUT = 0.5  # of kappa, where the steps grow
-BELOW = 0.7  # of a kappa that was cut: it does not come closer again
-RISE = 1.25  # of their mean, which is growing
+CUT = 0.25  # of kappa, where the steps grow
+BELOW = 0.7  # of a kappa that was cut, the limit since
+RECOVERY = 0.7  # growth of log kappa below the limit, in 1/beta rounds
+LIMIT_GROWTH = 0.2  # of the limit, as a share of kappa's before the first cut
+RISE = 1.25  # of the mean step: too much
 WARM = 2.0  # in units of 1/beta: before, the memories are filling
 ALARM, IN_A_ROW = 2.0, 5  # so many steps, each so much longer than the first
-ALARM_CUT = 0.25
 STEP_RATE = 0.1  # of the estimate of the step size
 LEAST_BETA = 1e-3  # below, it counts as this
 
@@ -46,33 +47,36 @@ def adaptive_xi(*, start: Any = 1.5, growth: Any = 0.07, budget: Any = None):
     workers do not send at the same time, somewhat above, whatever the problem, the step
     and beta: that is what makes kappa a scale on which to search.
 
-    Kappa starts at `start` and grows by a share `growth` in 1/beta rounds. It is
-    halved when the mean of :math:`\log |\theta^k - \theta^{k-1}|` over about the last
-    1/beta rounds has risen by log 1.25 above its least since the last cut, and from
-    then on stays below 0.7 of the value that was too large. It is quartered at once
-    when five steps in a row are more than twice as long as the first. With cut after
-    cut it tends to 0, which is gradient descent.
+    Kappa starts at `start` and grows by a factor exp(`growth`) in 1/beta rounds. It is
+    cut to a quarter when the mean of :math:`\log |\theta^k - \theta^{k-1}|` over about
+    the last 1/beta rounds has risen by log 1.25 above its least since the last cut, and
+    at once when five steps in a row are more than twice as long as the first. It stays
+    there for 1/beta rounds, so that what was stirred up can settle, and then returns
+    to 0.7 of the value that was too large, its limit, which grows five times slower
+    than kappa did. With cut after cut it tends to 0, which is gradient descent.
 
-    Guarantees: xi >= 0 and finite, and no more than geometrically many cuts. None of
-    convergence: that of GD-SEC is known for small xi only, and a cut comes after the
-    steps have grown. It takes about 1/beta rounds to see anything, so in runs of no
-    more than a few times 1/beta, and with a `start` above 2, it may be too late. Noise
-    of minibatches can pass for growth and make xi smaller than it need be. It
-    wants steps that are multiples of the direction, as of optax.sgd: Adam's are not,
-    and its alpha is then a mean over the parameters. Without error correction
-    (`gdsoec`) a xi of this size stalls: give `budget`, or a small `start`.
+    Guarantees: xi is finite and at least 0. None of convergence: that of GD-SEC is
+    known for small xi only, and a cut comes after the steps have grown. It takes about
+    1/beta rounds to see anything: where gradient descent is done in a few times 1/beta
+    rounds it may take half as many again, and where in fewer it is no use; a larger
+    beta is the remedy. Noise of minibatches can pass for growth and make xi smaller
+    than it need be. It wants steps that are multiples of the direction, as of
+    optax.sgd: of Adam's, alpha is a mean over the parameters. Steps above 1/L, and
+    start or growth well above their defaults, may cost most of the savings.
+    Without error correction (`gdsoec`) a xi of this size stalls, and steps that shrink
+    look well: give a `budget`, or a small `start` and no growth.
 
     Cost: the server sends xi along with theta, one number more a round, which
     `History.broadcast_bits` does not count.
 
     Args:
       start: the first kappa, above 0; may be traced.
-      growth: of kappa in 1/beta rounds, at least 0; may be traced. 0 leaves it at
-        `start` until it is cut. Not used with a budget.
+      growth: of log kappa in 1/beta rounds, at least 0; may be traced. 0 leaves kappa
+        at `start` until it is cut.
       budget: the share of entries, in (0, 1], that the workers are to send on average;
         may be traced. Kappa then rises while the mean share of about the last 1/beta
-        rounds is larger and falls while it is smaller; cuts come as without. So if the
-        budget asks for more than the problem bears, more is sent than it says.
+        rounds is larger and falls while it is smaller; cuts and limit are as without.
+        So if the budget asks for more than the problem bears, more is sent.
 
     Returns:
       A `Controller`, for the argument xi of `gdsec`, `gdsoec` and `qsgdsec`.
@@ -122,10 +126,10 @@ def adaptive_xi(*, start: Any = 1.5, growth: Any = 0.07, budget: Any = None):
             longest=jnp.where(begun, state.longest, jnp.exp(change)),
             share=_mean(state.share, share, beta),
         )
-        pace = growth
+        pace = jnp.where(seen.limit < jnp.inf, RECOVERY, growth)
         if budget is not None:
             pace = jnp.log(jnp.maximum(seen.share, 1e-9) / budget) / 2
-        new = _grown_or_cut(seen, past_changes, beta, round, pace)
+        new = _grown_or_cut(seen, past_changes, beta, round, pace, growth)
         new = jax.tree.map(lambda x, old: jnp.where(moved, x, old), new, state)
         xi = new.kappa * jnp.exp(-new.step) / beta
         return jnp.where(begun | moved, jnp.minimum(xi, jnp.finfo(dtype).max), 0), new
@@ -133,19 +137,20 @@ def adaptive_xi(*, start: Any = 1.5, growth: Any = 0.07, budget: Any = None):
     return Controller(init, update)
 
 
-def _grown_or_cut(state, past_changes, beta, round, pace) -> AdaptiveXiState:
+def _grown_or_cut(state, past_changes, beta, round, pace, growth) -> AdaptiveXiState:
     """The next kappa, and what is remembered of it."""
     shortest = jnp.sqrt(past_changes[:IN_A_ROW].min())
     alarm = shortest > ALARM * state.longest
-    settled = (beta * round.astype(beta.dtype) > WARM) & (state.wait <= 0)
-    rose = settled & (state.level > state.least + math.log(RISE))
-    cut = alarm | rose
-    grown = jnp.minimum(state.kappa * jnp.exp(beta * pace), state.limit)
-    less = state.kappa * jnp.where(alarm, ALARM_CUT, CUT)
+    waiting = state.wait > 0
+    settled = (beta * round.astype(beta.dtype) > WARM) & ~waiting
+    cut = alarm | (settled & (state.level > state.least + math.log(RISE)))
+    pace = jnp.where(waiting, jnp.minimum(pace, 0), pace)
+    limit = state.limit * jnp.exp(beta * LIMIT_GROWTH * growth)
+    grown = jnp.minimum(state.kappa * jnp.exp(beta * pace), limit)
     lower = jnp.minimum(state.least, state.level)
     return state._replace(
-        kappa=jnp.where(cut, less, grown),
-        limit=jnp.where(cut, BELOW * state.kappa, state.limit),
+        kappa=jnp.where(cut, CUT * state.kappa, grown),
+        limit=jnp.where(cut, BELOW * state.kappa, limit),
         least=jnp.where(settled & ~cut, lower, state.level),
         longest=jnp.where(alarm, shortest, state.longest),
         wait=jnp.where(cut, 1 / beta, jnp.maximum(state.wait - 1, 0)),

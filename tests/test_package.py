@@ -68,7 +68,8 @@ MAY_IMPORT = {
     },
     "report": {"algorithms", "history"},
     "config": {
-        *("_broadcast", "algorithms", "data", "problems", "theory", "wire", "worker")
+        *("_adaptive", "_broadcast", "algorithms", "data", "problems", "theory"),
+        *("wire", "worker"),
     },
     "tuning": {"_sweep", "config", "problems"},
     "experiment": {
