@@ -74,9 +74,9 @@ def adaptive_xi(*, start: Any = 1.5, growth: Any = 0.07, budget: Any = None):
       growth: of log kappa in 1/beta rounds, at least 0; may be traced. 0 leaves kappa
         at `start` until it is cut.
       budget: the share of entries, in (0, 1], that the workers are to send on average;
-        may be traced. Kappa then rises while the mean share of about the last 1/beta
-        rounds is larger and falls while it is smaller; cuts and limit are as without.
-        So if the budget asks for more than the problem bears, more is sent.
+        may be traced. Kappa then falls while the mean share of about the last 1/beta
+        rounds is smaller; else it grows, and is cut, as without. So where the problem
+        does not bear a xi for so small a budget, more is sent.
 
     Returns:
       A `Controller`, for the argument xi of `gdsec`, `gdsoec` and `qsgdsec`.
@@ -128,7 +128,8 @@ def adaptive_xi(*, start: Any = 1.5, growth: Any = 0.07, budget: Any = None):
         )
         pace = jnp.where(seen.limit < jnp.inf, RECOVERY, growth)
         if budget is not None:
-            pace = jnp.log(jnp.maximum(seen.share, 1e-9) / budget) / 2
+            to_it = jnp.log(jnp.maximum(seen.share, 1e-9) / budget) / 2
+            pace = jnp.minimum(pace, to_it)
         new = _grown_or_cut(seen, past_changes, beta, round, pace, growth)
         new = jax.tree.map(lambda x, old: jnp.where(moved, x, old), new, state)
         xi = new.kappa * jnp.exp(-new.step) / beta

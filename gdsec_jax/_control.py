@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdsec_jax import _checks, _trees
+from gdsec_jax import _trees
 from gdsec_jax._last_round import RoundCounts
 
 
@@ -79,7 +79,7 @@ def begin(
     )
     if jnp.shape(xi) != ():
         raise ValueError(
-            f"xi of the controller has shape {jnp.shape(xi)}, expected ()."
+            f"xi of the controller has shape {jnp.shape(xi)}, expected a scalar."
         )
     xi = jnp.asarray(xi, state.xi.dtype)
     return state._replace(xi=xi, controller=own), {"xi": xi}
@@ -120,13 +120,6 @@ def last_xi(state: Any) -> jax.Array:
             "xi=adaptive_xi()."
         )
     return found[0].xi
-
-
-def check(xi: Any) -> None:
-    """xi is a controller, or what censoring takes."""
-    if isinstance(xi, Controller):
-        return
-    _checks.in_range("xi", xi, 0.0, _checks.LARGEST)
 
 
 def _share(sent: RoundCounts, dtype) -> jax.Array:

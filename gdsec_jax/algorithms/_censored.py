@@ -8,7 +8,6 @@ from optax.experimental import aggregating
 
 from gdsec_jax import _checks
 from gdsec_jax._control import Controller
-from gdsec_jax._control import check as check_xi
 from gdsec_jax.algorithms._options import (
     SparseOptions,
     algorithm,
@@ -183,18 +182,19 @@ def qsgdsec(
 
 def _censor(xi, num_workers: int, options: SparseOptions):
     """A worker's part of the censoring: xi/M each if f is the sum of the f_m."""
-    check_xi(xi)
+    _checks.in_range("xi", xi, 0.0, _checks.LARGEST)
     part = functools.partial(
         share, num_workers=num_workers, reduction=options.get("reduction", "sum")
     )
-    own = _handed(part) if isinstance(xi, Controller) else censor(part(xi))
-    return short(own, options)
+    return short(_censor_by(part, xi), options)
 
 
-def _handed(part) -> optax.GradientTransformationExtraArgs:
-    """Censoring with the xi that the federation's controller chose for the round."""
+def _censor_by(part, xi) -> optax.GradientTransformationExtraArgs:
+    """Censoring with part of xi, or of what its controller chose for the round."""
+    if not isinstance(xi, Controller):
+        return censor(part(xi))
 
-    def update(updates, state, params=None, *, xi, **extra_args):
+    def update(updates, state, params=None, *, xi=None, **extra_args):
         return censor(part(xi)).update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
