@@ -61,10 +61,11 @@ def adaptive_xi(*, start: Any = 1.5, growth: Any = 0.07, budget: Any = None):
     rounds it may take half as many again, and where in fewer it is no use; a larger
     beta is the remedy. Noise of minibatches can pass for growth and make xi smaller
     than it need be. It wants steps that are multiples of the direction, as of
-    optax.sgd: of Adam's, alpha is a mean over the parameters. Steps above 1/L, and
-    start or growth well above their defaults, may cost most of the savings.
-    Without error correction (`gdsoec`) a xi of this size stalls, and steps that shrink
-    look well: give a `budget`, or a small `start` and no growth.
+    optax.sgd: behind optax.adam it did not keep the rate in what we have run. Steps
+    above 1/L, and start or growth well above their defaults, may cost most of the
+    savings, and a start far above 2 the run. Without error correction (`gdsoec`) what
+    is censored for good leaves no trace in the steps: there a budget is needed, and a
+    small one stalls.
 
     Cost: the server sends xi along with theta, one number more a round, which
     `History.broadcast_bits` does not count.
@@ -82,7 +83,8 @@ def adaptive_xi(*, start: Any = 1.5, growth: Any = 0.07, budget: Any = None):
       A `Controller`, for the argument xi of `gdsec`, `gdsoec` and `qsgdsec`.
 
     Raises:
-      ValueError: an argument is out of range.
+      ValueError: an argument is out of range; update: without error correction there
+        is no budget.
 
     Examples:
       >>> import gdsec_jax, optax
@@ -111,8 +113,23 @@ def adaptive_xi(*, start: Any = 1.5, growth: Any = 0.07, budget: Any = None):
         state |= {} if budget is None else {"share": budget}
         return AdaptiveXiState(**{n: jnp.asarray(x, dtype) for n, x in state.items()})
 
-    def update(state, *, beta, round, past_changes, direction, share, **seen):
-        del seen
+    def update(
+        state,
+        *,
+        beta,
+        round,
+        past_changes,
+        direction,
+        share,
+        error_correction=True,
+        **others,
+    ):
+        del others
+        if budget is None and not error_correction:
+            raise ValueError(
+                "budget is None, expected a number in (0, 1]: without error correction "
+                "the server cannot see when xi is too large."
+            )
         dtype = state.kappa.dtype
         beta = jnp.maximum(jnp.asarray(beta, dtype), LEAST_BETA)
         moved = _sound(past_changes[0]) & _sound(direction)

@@ -19,7 +19,7 @@ class Controller(NamedTuple):
     (the squared norms of the last 10 changes of theta, latest first, zero-padded),
     `direction` (the squared norm of what the last round returned for the step),
     `share` (of the participants' entries, how many they sent in the last round), and by
-    `gdsec` and its kin `beta`.
+    `gdsec` and its kin `beta` and `error_correction` (whether there is one).
 
     Examples:
       Half the threshold in every round:

@@ -11,7 +11,7 @@ import pytest
 from cases import real_problem, slow_but
 
 import gdsec_jax
-from gdsec_jax import _trees, adaptive_xi, data, problems
+from gdsec_jax import _trees, adaptive_xi, config, data, problems, tuning
 from gdsec_jax._control import ControlState
 from gdsec_jax.worker import ErrorFeedbackState
 
@@ -358,6 +358,13 @@ def test_what_is_out_of_range_is_said(options, message):
         adaptive_xi(**options)
 
 
+def test_without_error_correction_it_needs_a_budget():
+    optimizer = gdsec_jax.gdsoec(2, xi=adaptive_xi())
+    state = optimizer.init(jnp.zeros(2))
+    with pytest.raises(ValueError, match="budget is None, expected a number in"):
+        optimizer.update(jnp.ones((2, 2)), state, jnp.zeros(2))
+
+
 def test_there_is_an_xi_to_read_only_with_a_controller():
     state = gdsec_jax.gdsec(2, xi=1.0).init(jnp.zeros(2))
     with pytest.raises(ValueError, match="holds 0 controllers of xi, expected 1"):
@@ -433,3 +440,36 @@ def _rounds_to(problem, algorithm, start, target):
     reached = errors <= target * float(problem.error(start))
     stays = errors[-1] <= target * float(problem.error(start))
     return np.argmax(reached) + 1 if reached.any() and stays else np.inf
+
+
+@pytest.mark.parametrize("fields", [{"budget": 0.2}, {}])
+def test_a_config_makes_it(fields):
+    method = config.MethodConfig(name="gdsec", xi="adaptive", **fields)
+    made = config.validate({"methods": {"SEC": method.model_dump()}}, "here")
+    problem, *_ = real_problem("digits")
+    optimizer = config.make_optimizer(made.methods["SEC"], made, problem)
+    xi, _, entries, _ = course(problem, optimizer, 60)
+    assert len(set(xi)) > 10
+    assert entries[10:].mean() < 0.5 * 64
+
+
+def test_budgets_are_swept_side_by_side():
+    values = {
+        "num_rounds": 30,
+        "methods": {
+            "SEC": {
+                "name": "gdsec",
+                "xi": "adaptive",
+                "beta": 0.3,
+                "grid": {"budget": [0.1, 0.9]},
+            },
+            "both": {"name": "gdsec", "xi": 1.0, "grid": {"xi": [1.0, "adaptive"]}},
+        },
+    }
+    made = config.validate(values, "here")
+    problem, *_ = real_problem("digits")
+    budgets, both = (tuning.sweep_method(made, x, problem) for x in ("SEC", "both"))
+    few, many = budgets["total_entries"].isel(eval_round=-1).values
+    assert few < many
+    fixed, adaptive = both["total_entries"].isel(eval_round=-1).values
+    assert adaptive < fixed

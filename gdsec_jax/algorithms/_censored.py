@@ -101,6 +101,7 @@ def gdsoec(
     Args:
       num_workers: M.
       xi: as in `gdsec`; it stalls or diverges at values that GD-SEC bears.
+        `adaptive_xi` needs a budget.
       beta: as in `gdsec`.
       options: see the package.
 
@@ -120,7 +121,7 @@ def gdsoec(
     _checks.number_in_range("beta", beta, 0.0, 1.0)
     compressor = _censor(xi, num_workers, options)
     return difference_memory(
-        compressor, num_workers, beta, **_control(xi, beta), **options
+        compressor, num_workers, beta, **_control(xi, beta, False), **options
     )
 
 
@@ -200,9 +201,9 @@ def _censor_by(part, xi) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
-def _control(xi, beta) -> dict[str, Any]:
-    """The argument of `federate` for it, if xi is a controller; it is told beta."""
+def _control(xi, beta, error_correction: bool = True) -> dict[str, Any]:
+    """The argument of `federate` for xi, if it is a controller, told of the rest."""
     if not isinstance(xi, Controller):
         return {}
-    told = functools.partial(xi.update, beta=beta)
+    told = functools.partial(xi.update, beta=beta, error_correction=error_correction)
     return {"controller": Controller(xi.init, told)}
