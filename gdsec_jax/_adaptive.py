@@ -41,10 +41,10 @@ def adaptive_xi(*, start: Any = 1.5, growth: Any = 0.07, budget: Any = None):
          \frac{|\theta^k - \theta^{k-1}|}{|h + \sum_m \hat\Delta_m|}
 
     The scale is an argument, not a theorem. An entry that has passed the threshold
-    moves the memory h by about :math:`\beta \xi |\theta^k - \theta^{k-1}| = \kappa |h|`,
-    since between messages the step is :math:`\alpha h`. With one worker h then shrinks
-    if kappa < 2, and swings ever wider beyond; where workers do not send at the same
-    time the edge lies higher. So it was in what we have run, with beta from 0.001 to 1:
+    moves the memory h by about
+    :math:`\beta \xi |\theta^k - \theta^{k-1}| = \kappa |h|`, since between messages the
+    step is :math:`\alpha h`. With one worker h then shrinks if kappa < 2, and swings
+    ever wider beyond; where workers do not send at the same time the edge lies higher. So it was in what we have run, with beta from 0.001 to 1:
     at 2 to 6. It may lie far lower, and was seen at 0.1, with steps above 1/L, with
     beta above 0.1, and where gradient descent is done in less than 1/beta rounds.
 
@@ -60,9 +60,9 @@ def adaptive_xi(*, start: Any = 1.5, growth: Any = 0.07, budget: Any = None):
     known for small xi only, and a cut comes after the steps have grown. It takes about
     1/beta rounds to see anything: where gradient descent is done in 5/beta rounds it
     may take a third more, where in 2/beta twice as many, and where in less it is no
-    use; a larger beta is the remedy. Noise of minibatches can pass for growth and make xi smaller
-    than it need be. It wants steps that are multiples of the direction, as of
-    optax.sgd: behind optax.adam it did not keep the rate in what we have run. Steps
+    use; a larger beta is the remedy. Noise of minibatches can pass for growth and make
+    xi smaller than it need be. It wants steps that are multiples of the direction, as
+    of optax.sgd: behind optax.adam it did not keep the rate in what we have run. Steps
     above 1/L, and start or growth well above their defaults, may cost most of the
     savings, and a start far above 2 the run. Without error correction (`gdsoec`) what
     is censored for good leaves no trace in the steps: there a budget is needed, and a
