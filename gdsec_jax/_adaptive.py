@@ -44,9 +44,10 @@ def adaptive_xi(*, start: Any = 1.5, growth: Any = 0.07, budget: Any = None):
     moves the memory h by about
     :math:`\beta \xi |\theta^k - \theta^{k-1}| = \kappa |h|`, since between messages the
     step is :math:`\alpha h`. With one worker h then shrinks if kappa < 2, and swings
-    ever wider beyond; where workers do not send at the same time the edge lies higher. So it was in what we have run, with beta from 0.001 to 1:
-    at 2 to 6. It may lie far lower, and was seen at 0.1, with steps above 1/L, with
-    beta above 0.1, and where gradient descent is done in less than 1/beta rounds.
+    ever wider beyond; where workers do not send at the same time the edge lies higher.
+    So it was in what we have run, with beta from 0.001 to 1: at 2 to 6. It may lie far
+    lower, and was seen at 0.1, with steps above 1/L, with beta above 0.1, and where
+    gradient descent is done in less than 1/beta rounds.
 
     Kappa starts at `start` and grows by a factor exp(`growth`) in 1/beta rounds. It is
     cut to a quarter when the mean of :math:`\log |\theta^k - \theta^{k-1}|` over about
