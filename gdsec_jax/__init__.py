@@ -8,10 +8,13 @@ from gdsec_jax import problems as problems
 from gdsec_jax import robust as robust
 from gdsec_jax import wire as wire
 from gdsec_jax import worker as worker
+from gdsec_jax._adaptive import adaptive_xi as adaptive_xi
 from gdsec_jax._broadcast import LastBroadcast as LastBroadcast
 from gdsec_jax._broadcast import broadcast as broadcast
 from gdsec_jax._broadcast import last_broadcast as last_broadcast
 from gdsec_jax._check_optimizer import check as check
+from gdsec_jax._control import Controller as Controller
+from gdsec_jax._control import last_xi as last_xi
 from gdsec_jax._devices import DEVICE_AXIS as DEVICE_AXIS
 from gdsec_jax._groups import Grouped as Grouped
 from gdsec_jax._last_round import LastRound as LastRound
@@ -53,12 +56,14 @@ from gdsec_jax.theory import theory as theory
 __all__ = [
     "DEVICE_AXIS",
     "METHODS",
+    "Controller",
     "Grouped",
     "History",
     "LastBroadcast",
     "LastRound",
     "Method",
     "Theory",
+    "adaptive_xi",
     "broadcast",
     "cgd",
     "channel",
@@ -78,6 +83,7 @@ __all__ = [
     "laq",
     "last_broadcast",
     "last_round",
+    "last_xi",
     "late_messages",
     "logs",
     "low_rank",

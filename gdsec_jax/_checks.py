@@ -74,8 +74,8 @@ def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 
 def in_range(name: str, value: PyTree | Callable, low: float, high: float) -> None:
-    """Every leaf lies in [low, high]; schedules and traced values are let through."""
-    if callable(value) or is_traced(value):
+    """Every leaf lies in [low, high]; functions and traced values are let through."""
+    if any(map(callable, jax.tree.leaves(value))) or is_traced(value):
         return
     for leaf in jax.tree.leaves(value, is_leaf=lambda x: x is None):
         leaf = np.asarray(leaf)
@@ -93,7 +93,8 @@ def in_range(name: str, value: PyTree | Callable, low: float, high: float) -> No
 
 def number_in_range(name: str, value: Any, low: float, high: float) -> None:
     """A single number, perhaps traced, in [low, high]."""
-    if callable(value) or value is None or jnp.shape(value) != ():
+    none = callable(value) or value is None or isinstance(value, tuple | list)
+    if none or jnp.shape(value) != ():  # pyright: ignore
         raise ValueError(
             f"{name} is {value!r}, expected one number in [{low:g}, {high:g}]."
         )

@@ -72,7 +72,7 @@ def rounds(num_workers: int, *, key=None, on_standstill: str = "send") -> Rounds
         return RoundsState(
             previous_params=previous,
             held_change=optax.tree.zeros_like(previous) if hold else (),
-            past_changes=jnp.zeros(NUM_PAST_CHANGES, _norm_dtype(params)),
+            past_changes=jnp.zeros(NUM_PAST_CHANGES, _trees.norm_dtype(params)),
             number=jnp.zeros((), jnp.int32),
             key_data=() if random_key is None else jax.random.key_data(random_key),
         )
@@ -117,10 +117,6 @@ def _change(params, state: RoundsState, hold: bool):
         return change, past, ()
     change = optax.tree.where(moved, change, state.held_change)
     return change, past, change
-
-
-def _norm_dtype(params):
-    return _trees.widest(jnp.float32, *map(jnp.result_type, jax.tree.leaves(params)))
 
 
 def _split(key_data, random_key, num_workers: int):

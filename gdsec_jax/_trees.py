@@ -138,6 +138,11 @@ def repeat(tree, num_workers: int):
     )
 
 
+def norm_dtype(params):
+    """Of the norms of parameters: the widest of theirs, but float32 at least."""
+    return widest(jnp.float32, *map(jnp.result_type, jax.tree.leaves(params)))
+
+
 def as_key(key) -> jax.Array:
     """The typed random key of an int, of a typed key, or of raw key data.
 

@@ -10,7 +10,15 @@ import numpy as np
 import optax
 from optax.experimental import aggregating
 
-from gdsec_jax import _checks, _collective, _counting, _outliers, _round, _trees
+from gdsec_jax import (
+    _checks,
+    _collective,
+    _control,
+    _counting,
+    _outliers,
+    _round,
+    _trees,
+)
 from gdsec_jax._attendance import (
     Absent,
     Grant,
@@ -19,6 +27,7 @@ from gdsec_jax._attendance import (
     delays,
     energies,
 )
+from gdsec_jax._control import Controller
 from gdsec_jax._devices import check_share, num_devices
 from gdsec_jax._groups import Grouped
 from gdsec_jax._last_round import RoundCounts
@@ -46,6 +55,7 @@ class FederationState(NamedTuple):
     server: optax.OptState
     sent: RoundCounts  # in the last round
     norms: jax.Array | tuple[()]  # [M], of the last gradients, if they are judged
+    control: Any = ()  # `ControlState`, if xi has a controller
 
 
 def federate(
@@ -65,6 +75,7 @@ def federate(
     participation: Participation | None = None,
     on_nonfinite: OnNonfinite = "drop",
     on_standstill: OnStandstill = "send",
+    controller: Controller | None = None,
 ) -> aggregating.Aggregator:
     r"""Run one worker's pipeline for every worker, and aggregate their messages.
 
@@ -136,6 +147,8 @@ def federate(
         loses those entries alone, and their memories stay. "propagate" sends it.
       on_standstill: params_change where theta did not move at all: "send" leaves it at
         0, "hold" keeps the last that was not 0.
+      controller: chooses, before each round, what the pipeline is handed as one more
+        extra argument, `xi`.
 
     Returns:
       An `optax.experimental.aggregating.Aggregator`: update takes gradients with leaves
@@ -195,6 +208,7 @@ def federate(
             norms=()
             if max_norm_ratio is None
             else _outliers.nothing_known(num_workers),
+            control=_control.init(controller, params),
         )
 
     def update(
@@ -226,7 +240,10 @@ def federate(
         check_share(num_workers, num_devices())
         common, own, known = rounds.begin(state.rounds, params)
         change = common.pop("params_change")
-        shared = extra_args | common
+        control, chosen_xi = _control.begin(
+            controller, state.control, common, state.sent
+        )
+        shared = extra_args | common | chosen_xi
         attends = attendance(num_workers, active, absent, delivered)
         if participation is not None:
             drawn = participation(common["round_key"], common["round"])
@@ -352,6 +369,7 @@ def federate(
                 lost=participants & sent & ~attends.arrives,
             ),
             norms=norms,
+            control=_control.end(control, results.aggregate),
         )
 
     # optax's type of a state knows no registered dataclasses, such as our counts.

@@ -143,7 +143,7 @@ def _in_processes(
     studies: Sequence[Study], results: Path, jobs: int
 ) -> list[report.Section]:
     """Several figures at a time: most of a figure's time is one core's, compiling."""
-    spawn = multiprocessing.get_context(
+    spawn = multiprocessing.get_context("spawn")  # a fork would copy no threads
         "spawn"
     )  # JAX has threads, which no fork copies
     with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=spawn) as pool:

@@ -54,7 +54,12 @@ def sweep_method(
 
 def _sweep_rows(config, rows, given, problem, axes, log, **options) -> xr.Dataset:
     first = rows[0]
-    traced = [n for n in configs.TRACED if getattr(first, n) is not None]
+    traced = [
+        name
+        for name in configs.TRACED
+        if getattr(first, name) is not None
+        and not any(isinstance(getattr(row, name), str) for row in rows)
+    ]
     static = [
         name
         for name in type(first).model_fields

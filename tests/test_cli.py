@@ -1,5 +1,6 @@
 """The gdsec command: what it leaves, prints, refuses and returns."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -308,9 +309,8 @@ def test_figures_are_made_by_name_or_all(call, monkeypatch):
     status, out, _ = call("figures", "ridge", "--results", "r")
     assert (status, out) == (0, "r/index.html\n")
     assert call("figures", "--data", "real", "--jobs", "3")[0] == 0
-    cores = os.cpu_count()
     assert made == [
-        (("ridge",), Path("r"), False, cores),
+        (("ridge",), Path("r"), False, os.cpu_count()),
         ((), Path("results"), True, 3),
     ]
 

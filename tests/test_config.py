@@ -297,6 +297,22 @@ BAD = {
         "[methods.GD]\nname = 'gd'\nbroadcast_k = 0",
         "methods.GD.broadcast_k is 0, expected an integer of at least 1 or a float",
     ),
+    "an xi that is no number": (
+        f"{GDSEC}xi = 'adapted'",
+        "methods.SEC.xi: 'adapted', expected a number or 'adaptive'.",
+    ),
+    "an adaptive xi by coordinate": (
+        f"{GDSEC}xi = 'adaptive'\ncoordinate_xi = true",
+        "methods.SEC: coordinate_xi needs a number for xi, got 'adaptive'.",
+    ),
+    "an adaptive xi of whole vectors": (
+        "[methods.CGD]\nname = 'cgd'\nxi = 'adaptive'",
+        "methods.CGD: cgd needs a number for xi, got 'adaptive'.",
+    ),
+    "a budget of a fixed xi": (
+        f"{GDSEC}xi = 1.0\nbudget = 0.1",
+        "methods.SEC: budget is for xi = 'adaptive' alone.",
+    ),
     "coordinate_xi without xi": (
         "[methods.GD]\nname = 'gd'\ncoordinate_xi = true",
         "methods.GD: coordinate_xi needs the parameter xi.",
@@ -719,7 +735,7 @@ IN_GRID = {
     "not finite": ("xi = [inf]", ": with xi = inf of the grid, xi is inf, expected a"),
     "a word": (
         "xi = ['big']",
-        ": with xi = 'big' of the grid, xi is 'big', expected a",
+        ": with xi = 'big' of the grid, xi: 'big', expected a number or 'adaptive'.",
     ),
     "a number as a word": (
         "xi = ['1.0', 2.0]",

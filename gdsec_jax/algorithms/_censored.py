@@ -1,11 +1,13 @@
 """Methods that censor single entries: GD-SEC, its ablation, and with quantisation."""
 
-from typing import Unpack
+import functools
+from typing import Any, Unpack
 
 import optax
 from optax.experimental import aggregating
 
 from gdsec_jax import _checks
+from gdsec_jax._control import Controller
 from gdsec_jax.algorithms._options import (
     SparseOptions,
     algorithm,
@@ -36,14 +38,15 @@ def gdsec(
 
     With xi = 0 the iterates are gradient descent's. On smooth strongly convex f it
     converges at gradient descent's linear rate while xi is small enough; beyond that it
-    diverges, the earlier the larger beta is.
+    diverges, the earlier the larger beta is: `adaptive_xi` says about where, and why.
 
     Args:
       num_workers: M.
       xi: :math:`\xi_i \ge 0`, in the units of L: a scalar, a prefix of the parameters'
         tree whose leaves broadcast against theirs, or a schedule of the round; may be
         traced. A coordinate choice is xi / L^i, with L^i the problem's
-        `coordinate_smoothness`.
+        `coordinate_smoothness`. Or a `Controller`: `adaptive_xi()`, where nothing is
+        known beforehand.
       beta: :math:`\beta` in [0, 1]; may be traced. Small smooths the memory of the
         gradient, 0 drops it.
       options: see the package.
@@ -78,7 +81,9 @@ def gdsec(
     compressor = error_feedback(
         _censor(xi, num_workers, options), state_dtype=options.get("state_dtype")
     )
-    return difference_memory(compressor, num_workers, beta, **options)
+    return difference_memory(
+        compressor, num_workers, beta, **_control(xi, beta), **options
+    )
 
 
 @algorithm(SparseOptions)
@@ -96,6 +101,7 @@ def gdsoec(
     Args:
       num_workers: M.
       xi: as in `gdsec`; it stalls or diverges at values that GD-SEC bears.
+        `adaptive_xi` needs a budget.
       beta: as in `gdsec`.
       options: see the package.
 
@@ -114,7 +120,9 @@ def gdsoec(
     """
     _checks.number_in_range("beta", beta, 0.0, 1.0)
     compressor = _censor(xi, num_workers, options)
-    return difference_memory(compressor, num_workers, beta, **options)
+    return difference_memory(
+        compressor, num_workers, beta, **_control(xi, beta, False), **options
+    )
 
 
 @algorithm(SparseOptions)
@@ -168,11 +176,34 @@ def qsgdsec(
         optax.chain(_censor(xi, num_workers, options), qsgd(levels, scope=scope)),
         state_dtype=options.get("state_dtype"),
     )
-    return difference_memory(compressor, num_workers, beta, key=key, **options)
+    return difference_memory(
+        compressor, num_workers, beta, key=key, **_control(xi, beta), **options
+    )
 
 
 def _censor(xi, num_workers: int, options: SparseOptions):
     """A worker's part of the censoring: xi/M each if f is the sum of the f_m."""
     _checks.in_range("xi", xi, 0.0, _checks.LARGEST)
-    own = censor(share(xi, num_workers, options.get("reduction", "sum")))
-    return short(own, options)
+    part = functools.partial(
+        share, num_workers=num_workers, reduction=options.get("reduction", "sum")
+    )
+    return short(_censor_by(part, xi), options)
+
+
+def _censor_by(part, xi) -> optax.GradientTransformationExtraArgs:
+    """Censoring with part of xi, or of what its controller chose for the round."""
+    if not isinstance(xi, Controller):
+        return censor(part(xi))
+
+    def update(updates, state, params=None, *, xi=None, **extra_args):
+        return censor(part(xi)).update(updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def _control(xi, beta, error_correction: bool = True) -> dict[str, Any]:
+    """The argument of `federate` for xi, if it is a controller, told of the rest."""
+    if not isinstance(xi, Controller):
+        return {}
+    told = functools.partial(xi.update, beta=beta, error_correction=error_correction)
+    return {"controller": Controller(xi.init, told)}

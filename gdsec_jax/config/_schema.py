@@ -10,6 +10,7 @@ import pydantic
 from pydantic import Field
 
 from gdsec_jax import data, robust, worker
+from gdsec_jax._adaptive import adaptive_xi
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.config._grid import (
     MOST_VALUES,
@@ -44,15 +45,33 @@ Unit = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+ADAPTIVE = "adaptive"  # in place of a number for xi
 GENERATORS = {
     "heterogeneous": data.heterogeneous,
     "sparse_binary": data.sparse_binary,
     "characters": data.characters,
 }
+
+
+def _xi(value: Any) -> Any:
+    if isinstance(value, str) and value != ADAPTIVE and not _is_number(value):
+        raise ValueError(f"{value!r}, expected a number or {ADAPTIVE!r}")
+    return value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+Xi = Annotated[NonNegative | Literal["adaptive"], pydantic.BeforeValidator(_xi)]
 # What a sweep runs side by side; other fields compile a loop for each value.
 TRACED = (
-    *("learning_rate", "xi", "beta", "zeta", "eta", "probability", "seed"),
-    *("participation", "budget_bits", "max_norm_ratio"),
+    *("learning_rate", "xi", "budget", "beta", "zeta", "eta", "probability"),
+    *("seed", "participation", "budget_bits", "max_norm_ratio"),
 )
 # What a grid cannot vary.
 _FIXED = ("grid", "chosen", "channel", "absent", "participation_rule")
@@ -60,7 +79,7 @@ _FIXED = ("grid", "chosen", "channel", "absent", "participation_rule")
 _AROUND = (
     *("name", "learning_rate", "step_factor", "coordinate_xi", "local_steps"),
     *("broadcast_k", "participation", "participation_rule", "budget_bits", "absent"),
-    *("channel", "trim", "grid", "chosen"),
+    *("channel", "trim", "grid", "chosen", "budget"),
 )
 
 
@@ -158,8 +177,13 @@ class MethodConfig(Model):
     learning_rate: Positive | None = Field(
         default=None, description="alpha; by default what theory recommends, or 1/L."
     )
-    xi: NonNegative | None = Field(
-        default=None, description="Threshold, in the units of L."
+    xi: Xi | None = Field(
+        default=None,
+        description='Threshold, in the units of L; or "adaptive", chosen as it runs.',
+    )
+    budget: Fraction | None = Field(
+        default=None,
+        description="Of an adaptive xi: the share of entries to send on average.",
     )
     beta: Unit | None = Field(
         default=None, description="Of the memory of the gradient, in [0, 1]."
@@ -260,6 +284,12 @@ class MethodConfig(Model):
             raise ValueError("trim is for the aggregation trimmed_mean alone")
         if self.coordinate_xi and self.xi is None:
             raise ValueError("coordinate_xi needs the parameter xi")
+        if self.coordinate_xi and self.xi == ADAPTIVE:
+            raise ValueError("coordinate_xi needs a number for xi, got 'adaptive'")
+        if self.xi == ADAPTIVE and "beta" not in accepted:
+            raise ValueError(f"{self.name} needs a number for xi, got 'adaptive'")
+        if self.budget is not None and self.xi != ADAPTIVE:
+            raise ValueError("budget is for xi = 'adaptive' alone")
         for name, parameter in accepted.items():
             required = parameter.default is inspect.Parameter.empty
             from_theory = name in ("num_workers", "learning_rate")
@@ -297,6 +327,8 @@ class MethodConfig(Model):
           ValueError: the compressor's arguments do not fit it.
         """
         given = self._given()
+        if isinstance(self.xi, str):
+            given["xi"] = adaptive_xi(budget=self.budget)
         if self.compressor is None:
             return given
         factory = getattr(worker, self.compressor)

@@ -52,7 +52,9 @@ def shown(value: Any) -> str:
 
 def _of_a_union(part: str | int) -> bool:
     """Whether a part of a location is no field, but one of the types it may have."""
-    return part in ("int", "float") or str(part).startswith("tuple[") or is_range(part)
+    types = ("int", "float", "constrained-float")
+    kinds = ("tuple[", "function-before[")
+    return part in types or str(part).startswith(kinds) or is_range(part)
 
 
 def is_range(part: str | int) -> bool:
