@@ -21,14 +21,12 @@ from gdsec_jax.server import LateMessagesState, ServerMemoryState
 from gdsec_jax.worker import GradientDifferenceState
 
 NO_SERVER = ("low_rank", "power_sgd", "top_j", "sign_ef")  # that has a memory
+EVERYONE = jnp.ones((ROUNDS, M), bool)
 
 
 def on_both_sides(method):
     """Whether the server keeps a memory, too."""
     return method.memory and method.name not in NO_SERVER
-
-
-EVERYONE = jnp.ones((ROUNDS, M), bool)
 
 
 def make(method, **options):
