@@ -144,8 +144,6 @@ def _in_processes(
 ) -> list[report.Section]:
     """Several figures at a time: most of a figure's time is one core's, compiling."""
     spawn = multiprocessing.get_context("spawn")  # a fork would copy no threads
-        "spawn"
-    )  # JAX has threads, which no fork copies
     with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
         made = [
             pool.submit(_saved, study._replace(console=None, progress=False), results)

@@ -100,15 +100,19 @@ def of_each_kind(method):
     return method.name in KINDS
 
 
-def methods(where=lambda method: True, *, dear=False):
-    """Parametrise a test by the methods that fulfil a condition."""
+def methods(where=lambda method: True, *, dear=False, core=CORE):
+    """Parametrise a test by the methods that fulfil a condition.
+
+    Args:
+      dear: only those of each kind, and as slow tests but for the `core`.
+    """
     return pytest.mark.parametrize(
         "method",
         [
             pytest.param(
                 method,
                 id=method.name,
-                marks=[pytest.mark.slow] if dear and method.name not in CORE else [],
+                marks=[pytest.mark.slow] if dear and method.name not in core else [],
             )
             for method in METHODS
             if where(method) and (not dear or method.name in DEAR)

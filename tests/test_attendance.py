@@ -24,6 +24,11 @@ NO_SERVER = ("low_rank", "power_sgd", "top_j", "sign_ef")  # that has a memory
 EVERYONE = jnp.ones((ROUNDS, M), bool)
 
 
+def on_both_sides(method):
+    """Whether the server keeps a memory, too."""
+    return method.memory and method.name not in NO_SERVER
+
+
 def make(method, **options):
     return method.make(M, **({"key": 3} if method.draws else {}), **options)
 
@@ -59,7 +64,7 @@ NONE = {
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("none", slow_but(("delivered",), NONE))
-@methods(dear=True)
+@methods(dear=True, core=("gdsec",))
 def test_faults_that_are_none(method, none):
     faults, absent, grant = NONE[none]
     # To rounding: the compiler fuses the pieces of another program otherwise.
@@ -67,7 +72,7 @@ def test_faults_that_are_none(method, none):
 
 
 @pytest.mark.usefixtures("x64")
-@methods(lambda method: method.memory, dear=True)
+@methods(lambda method: method.memory, dear=True, core=("gdsec",))
 def test_no_delay_is_a_running_server(method):
     late = make(method, max_delay=MAX_DELAY)
     delay = jnp.zeros((ROUNDS, M), jnp.int32)
@@ -109,7 +114,9 @@ def test_a_round_that_is_lost_is_a_silent_one(method):
 
 
 @pytest.mark.usefixtures("x64")
-@methods(lambda method: method.memory and method.name != "iag", dear=True)
+@methods(
+    lambda method: method.memory and method.name != "iag", dear=True, core=("gdsec",)
+)
 def test_who_holds_is_frozen(method):
     faults = drawn_faults(5)
     _, states = course(make(method), faults)
@@ -123,7 +130,11 @@ def test_who_holds_is_frozen(method):
 
 
 @pytest.mark.usefixtures("x64")
-@methods(lambda method: method.name not in (*NO_SERVER, "gd", "qgd"), dear=True)
+@methods(
+    lambda method: method.name not in (*NO_SERVER, "gd", "qgd"),
+    dear=True,
+    core=("gdsec",),
+)
 def test_memories_on_both_sides_agree_while_messages_are_under_way(method):
     """The server's h plus beta times what is under way is the workers' sum."""
     params = small(jnp.float64)
@@ -149,13 +160,12 @@ def test_memories_on_both_sides_agree_while_messages_are_under_way(method):
 def test_a_message_comes_as_many_rounds_late_as_is_said():
     algorithm = gdsec_jax.gd(2, max_delay=3)
     params, state = jnp.zeros(1), algorithm.init(jnp.zeros(1))
+    step = jax.jit(lambda *args, **own: algorithm.update(*args, params, **own))
     delays = [[0, 3], [1, 2], [0, 0], [0, 0], [0, 0]]
     came = []
     for k, delay in enumerate(delays):
         gradients = jnp.asarray([[10.0**k], [2 * 10.0**k]])
-        update, state = algorithm.update(
-            gradients, state, params, delay=jnp.asarray(delay)
-        )
+        update, state = step(gradients, state, delay=jnp.asarray(delay))
         came.append(float(update[0]))
     # Of round 3: its own, the second worker's of rounds 0 and 1.
     assert came == [1.0, 0.0, 300.0 + 10.0, 3000.0 + 2.0 + 20.0, 30000.0]

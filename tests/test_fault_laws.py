@@ -45,6 +45,7 @@ FEEDBACK = {
     "gdsec, 0.01": (factory("gdsec", {"xi": 5.0, "beta": 0.01}), 0.01),
     "gdsec, 1": (factory("gdsec", {"xi": 5.0, "beta": 1.0}), 1.0),
     "qsgdsec": (factory("qsgdsec", {"xi": 5.0, "beta": BETA, "levels": 8}), BETA),
+    "gdsec, short": (factory("gdsec", {"xi": 1.0, "beta": BETA, "capacity": 6}), BETA),
     "top_j": (factory("top_j", {"k": 3}), 0.0),
     "rand_k": (factory("rand_k", {"k": 3, "error_feedback": True}), 0.0),
     "sign_ef": (factory("sign_ef", {}), 0.0),
@@ -55,7 +56,10 @@ CASES = [
     (name, absent, dtype, late)
     for name in FEEDBACK
     for absent in ("hold", "accumulate")
-    for dtype, late in (("float32", True), ("float64", name == "gdsec"))
+    for dtype, late in (
+        ("float32", name != "gdsec, short"),
+        ("float64", name == "gdsec"),
+    )
 ]
 FAST = [
     *(("gdsec", "hold", "float64", True), ("gdsec", "accumulate", "float32", True)),

@@ -41,7 +41,7 @@ def rounds_of(optimizer, params, gradients, faults, size=None, **given):
 
 
 @pytest.mark.usefixtures("x64")
-@methods(lambda method: method.name != "power_sgd", dear=True)
+@methods(lambda method: method.name != "power_sgd", dear=True, core=("gdsec",))
 @pytest.mark.parametrize("late", slow_but((True,), (True, False)))
 def test_groups_of_workers(method, late):
     params = {"matrix": jnp.ones((3, 2))}
@@ -78,8 +78,9 @@ def test_blocks_of_components(case, monkeypatch):
     assert_same(*runs)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("how", slow_but(("grant",), ("delay", "norms", "grant")))
+@pytest.mark.parametrize("how", ["delay", "norms", "grant"])
 def test_blocks_of_components_with_what_looks_at_all_of_them(how, monkeypatch):
     """Late messages are not cut; judged and granted ones are."""
     blocks, params = Blocks(monkeypatch), many(jnp.float64)

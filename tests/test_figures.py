@@ -238,7 +238,7 @@ def test_no_two_curves_of_a_figure_look_the_same(name):
 def test_what_was_tuned_says_how():
     for name, source in figures.sources().items():
         config = configs.load(source.config)
-        if name in ("beta", "frontier", "workers", "heatmap", "adaptive"):
+        if name in ("beta", "frontier", "workers", "heatmap", *LINKS):
             continue
         for label, method in config.methods.items():
             assert method.chosen, f"{name}: {label}"

@@ -63,7 +63,7 @@ def assert_same_links(one, other):
 # One run
 
 
-@methods(dear=True)
+@methods(dear=True, core=("gdsec",))
 def test_a_channel_that_loses_nothing_is_none(method):
     options = {"key": 5} if method.draws else {}
     step = optax.sgd(0.1 / problem().smoothness)
@@ -144,6 +144,7 @@ def test_logs_are_told_of_seconds_and_joules(tmp_path):
         np.testing.assert_allclose(table[name], getattr(history, name), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 3])
 def test_groups_of_workers_meet_the_same_channel(size):
     given = noisy(max_delay=MAX_DELAY)

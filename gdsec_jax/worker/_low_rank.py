@@ -73,8 +73,9 @@ def power_sgd(rank: int, *, key=0) -> optax.GradientTransformationExtraArgs:
 
     so that the sum of the messages is :math:`P (\sum_m Q_m)^T`, of rank r too. A worker
     uploads :math:`V_m Q` and :math:`Q_m`; in between the server returns P. It sums over
-    the workers of the round, so it runs inside `federate`. A worker that was absent
-    comes back with the Q of its last round.
+    the workers of the round whose message arrives, so it runs inside `federate`; where
+    there is none Q stays. A worker that was absent comes back with the Q of its last
+    round.
 
     Args:
       rank: r, as of `low_rank`.
@@ -110,7 +111,9 @@ def power_sgd(rank: int, *, key=0) -> optax.GradientTransformationExtraArgs:
         own_left = narrow(matrix @ q)
         left = _orthonormal(over_workers(own_left))
         right = narrow(matrix.T @ left)
-        return left, right, own_left, over_workers(right)
+        # Where nothing arrives the sum is 0, of which no iteration starts.
+        some = jax.lax.psum(jnp.asarray(active, jnp.int32), WORKER_AXIS) > 0
+        return left, right, own_left, jnp.where(some, over_workers(right), q)
 
     return _power_iteration(rank, key, factorise)
 

@@ -159,6 +159,20 @@ def test_a_worker_that_comes_back_has_the_factor_that_all_have():
     assert np.isfinite(total).all()
 
 
+def test_power_sgd_keeps_its_factor_where_nothing_arrives():
+    """A round of which everything is lost is none to the common Q."""
+    algorithm = federated(3)
+    params = jnp.zeros((5, 3))
+    grads = tree_of(seed=0, lead=(3,))["matrix"]
+    update = jax.jit(algorithm.update)
+    _, state = update(grads, algorithm.init(params), params)
+    for mask in (jnp.zeros(3, bool), jnp.asarray([True, False, False])):
+        _, after = update(grads, state, params, delivered=mask)
+        same = np.array_equal(after.workers.right[0], state.workers.right[0])
+        assert same == (not mask.any())
+        assert np.any(after.workers.right[0])
+
+
 def test_power_sgd_of_a_payload_that_travels():
     algorithm = federated(2)
     params = jnp.zeros((5, 3))

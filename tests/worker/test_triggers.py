@@ -102,6 +102,36 @@ def test_laq_uploads_after_a_hundred_skips():
     assert skips.max() == 100
 
 
+def test_a_lost_upload_is_a_skip_to_laq():
+    piece = worker.laq(bits=2, zeta=1.0, learning_rate=1.0)
+    update = jax.jit(piece.update)
+    v, still = jnp.asarray([3.0, 0.5]), jnp.zeros(10)
+    _, state = update(v, piece.init(v), past_changes=still, round=0)
+    exact = jnp.asarray([30.0, -10.0])
+    message, lost = update(
+        exact, state, past_changes=still, round=1, delivered=jnp.asarray(False)
+    )
+    assert message.tolist() == [30.0, -10.0], "it is sent, in vain"
+    assert lost.skips == 1 and lost.error == state.error == 0.25
+    _, arrived = update(
+        exact, lost, past_changes=still, round=2, delivered=jnp.asarray(True)
+    )
+    assert arrived.skips == 0 and arrived.error == 0.0
+
+
+def test_clag_begins_with_the_first_upload_that_arrives():
+    piece = worker.clag(worker.first_whole(worker.top_k(1)), zeta=4.0)
+    g = jnp.asarray([3.0, 1.0])
+    message, state = piece.update(
+        g, piece.init(g), gradient=g, delivered=jnp.asarray(False)
+    )
+    assert message.tolist() == [3.0, 1.0] and not state.begun
+    # Small against the gradient's change: the second would be censored.
+    message, state = piece.update(g, state, gradient=100 * g)
+    assert message.tolist() == [3.0, 1.0] and state.begun
+    assert piece.update(g, state, gradient=g)[0].tolist() == [0.0, 0.0]
+
+
 def test_laq_sends_a_nan():
     piece = worker.laq(bits=2, zeta=1.0, learning_rate=1.0)
     message = sent(piece, [jnp.nan, 1.0], past_changes=PAST * 1e6, round=3)
