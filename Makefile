@@ -24,7 +24,9 @@ test: $(READY)
 
 # The numerical core alone, for further versions of Python.
 test-core: $(READY)
-	$(PYTEST) -m "not slow" tests/worker tests/wire/test_formats.py tests/test_federation.py
+	$(PYTEST) -m "not slow" tests/worker/test_compressors.py tests/worker/test_memories.py \
+		tests/worker/test_triggers.py tests/wire/test_formats.py tests/test_federation.py \
+		tests/test_attendance.py tests/test_participation.py
 
 test-slow: $(READY)
 	$(PYTEST) -m slow

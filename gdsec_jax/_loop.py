@@ -309,7 +309,9 @@ def next_length(length: int, seconds: float, capacity: int) -> int:
     return int(np.clip(length * CHUNK_SECONDS / seconds, 1, capacity))
 
 
-def on_the_link(records: Record, channel: Channel | None) -> dict[str, Any]:
+def on_the_link(
+    records: Record, channel: Channel | None, granted: bool
+) -> dict[str, Any]:
     """float64, the seconds and joules of rounds, if there is a channel."""
     if channel is None:
         return {}
@@ -317,7 +319,11 @@ def on_the_link(records: Record, channel: Channel | None) -> dict[str, Any]:
     access = "fdma" if channel.radio is None else channel.radio.access
     return {
         "time_s": round_time_s(
-            records.conditions, sent.bits, sent.participants, access
+            records.conditions,
+            sent.bits,
+            sent.participants,
+            access,
+            computed=sent.computed if granted else None,
         ),
         "energy_j": energy_j(records.conditions, sent.bits),
     }
@@ -333,7 +339,10 @@ def worker_time_s(records: Record) -> np.ndarray | None:
 
 
 def columns(
-    problem: Problem, records: Record, channel: Channel | None = None
+    problem: Problem,
+    records: Record,
+    channel: Channel | None = None,
+    granted: bool = False,
 ) -> dict[str, Any]:
     """What rounds left behind, by column, summed over the workers."""
     sent: Any = records.sent
@@ -348,7 +357,7 @@ def columns(
             "dropped": sent.dropped.astype(np.int64),
             "lost": sent.lost.sum(axis=-1),
         }
-        | on_the_link(records, channel)
+        | on_the_link(records, channel, granted)
         | {f"bits_{x}": sent.bits_in(x).sum(axis=-1) for x in further_formats(sent)}
         | {name: norm.astype(np.float64) for name, norm in records.norms.items()}
         | {f"{METRIC}{x}": y.astype(np.float64) for x, y in records.metrics.items()}

@@ -161,7 +161,7 @@ def simulate(
     rounds = np.arange(1, records.error.size + 1)
     evaluated = _loop.evaluates(rounds, eval_every, num_rounds)
     sent: Any = records.sent
-    columns = _loop.columns(problem, records, channel)
+    columns = _loop.columns(problem, records, channel, grant is not None)
     history = History(
         initial_error=initial_error,
         eval_rounds=rounds[evaluated],
@@ -265,7 +265,8 @@ def _tell(log, problem, options, channel, records, rounds: int) -> None:
     """Tell the log of the last of so many rounds."""
     if log is None:
         return
-    columns = _loop.columns(problem, records, channel)
+    granted = options.grant is not None
+    columns = _loop.columns(problem, records, channel, granted)
     numbers = np.arange(rounds - records.error.size, rounds) + 1
     # The same columns whatever memories an algorithm keeps.
     names = _norms.NAMES if options.norms else ()

@@ -308,7 +308,12 @@ def energy_j(conditions: Conditions, bits: Any) -> np.ndarray:
 
 
 def round_time_s(
-    conditions: Conditions, bits: Any, participants: Any, access: Access
+    conditions: Conditions,
+    bits: Any,
+    participants: Any,
+    access: Access,
+    *,
+    computed: Any = None,
 ) -> np.ndarray:
     """Seconds that a round lasts, float64 [...].
 
@@ -323,6 +328,8 @@ def round_time_s(
       bits: integers [..., M], what each worker sent.
       participants: bool [..., M], whose computing and upload are waited for.
       access: "fdma" or "tdma", that of the radio.
+      computed: bool [..., M], who makes the server an offer, where it grants uploads:
+        then none begins before all of these have computed.
 
     Raises:
       ValueError: an argument has another shape than the conditions, or the access is
@@ -344,11 +351,14 @@ def round_time_s(
     _checks.one_of("access", access, get_args(Access))
     on_time = np.asarray(conditions.delay) == 0
     waited_for = _times(participants, on_time, "participants")
-    computing = waited_for * np.asarray(conditions.compute_s, np.float64)
+    offers = waited_for if computed is None else _times(computed, on_time, "computed")
+    computing = offers * np.asarray(conditions.compute_s, np.float64)
     sending = waited_for * upload_s(conditions, bits)
-    if access == "fdma":
-        return (computing + sending).max(-1)
-    return computing.max(-1) + sending.sum(-1)
+    if access == "tdma":
+        return computing.max(-1) + sending.sum(-1)
+    if computed is not None:
+        return computing.max(-1) + sending.max(-1)
+    return (computing + sending).max(-1)
 
 
 def _times(count: Any, each: Any, name: str = "bits") -> np.ndarray:

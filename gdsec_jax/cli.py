@@ -159,7 +159,8 @@ def figures(
     """Make the figures of the field, all or those named, and one page of them.
 
     Args:
-      names: Of figures; none for all but those of networks, which take minutes.
+      names: Of figures; none for all but those that take minutes: of networks, links,
+        faults and adaptive_xi.
       results: Folder for the page, index.html, and the figures: PNG, PDF, SVG, CSV.
       data: Embedded data, or the real data sets of the field where they can be had.
       jobs: Figures made at a time, in a process each; by default as many as cores.

@@ -330,7 +330,7 @@ def plain_numbers(axis: matplotlib.axis.Axis) -> None:
 
 def _with_real_data(name: str, config: configs.RunConfig):
     """The config with its real data set, or a sentence why it is as it was."""
-    if config.by_name:
+    if config.problem.kind == "network":
         return config, None  # whose data are real
     if not config.real:
         made = config.problem.data in configs.GENERATORS

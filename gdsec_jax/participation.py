@@ -87,7 +87,7 @@ def round_robin(num_workers: int, share) -> Rule:
       A rule, as of `uniform`; it draws nothing.
 
     Raises:
-      ValueError: share lies outside [0, 1].
+      ValueError: share lies outside [0, 1], or num_workers is above 46,340.
 
     Examples:
       >>> from gdsec_jax import participation
@@ -96,6 +96,8 @@ def round_robin(num_workers: int, share) -> Rule:
       [[True, True, False], [True, False, True]]
     """
     _checked(num_workers, "share", share)
+    # In each round the first moves on by up to M: their product is an int32.
+    _checks.integer("num_workers", num_workers, 1, 46_340)
 
     def rule(key, round):
         del key

@@ -285,6 +285,17 @@ def test_time_and_energy_are_the_formulas(access):
     np.testing.assert_array_equal(again, seconds.reshape(3, 20))
 
 
+@pytest.mark.parametrize("access", ["fdma", "tdma"])
+def test_a_server_that_grants_waits_for_all_offers(access):
+    drawn = given([1e-3, 2e-3, 1e-3], compute_s=[1.0, 2.0, 7.0])
+    bits, granted = np.array([1000, 500, 0]), np.array([True, True, False])
+    seconds = round_time_s(drawn, bits, granted, access, computed=np.ones(3, bool))
+    assert seconds == 7.0 + {"fdma": 1.0, "tdma": 2.0}[access]
+    assert (
+        round_time_s(drawn, bits, granted, access) == {"fdma": 3.0, "tdma": 4.0}[access]
+    )
+
+
 def given(seconds_per_bit, compute_s=0.0, delay=0):
     """Conditions with these numbers, at 2 W."""
     rate = np.asarray(seconds_per_bit, np.float64)

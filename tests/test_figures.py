@@ -208,7 +208,7 @@ def test_networks_are_made_by_name_alone(tmp_path, monkeypatch):
         for name, source in figures.sources().items()
         if configs.load(source.config).by_name
     ]
-    assert tuple(by_name) == NETWORKS
+    assert tuple(by_name) == NETWORKS + LINKS
 
 
 def test_without_mnist_the_network_takes_other_digits(tmp_path, monkeypatch):

@@ -215,7 +215,8 @@ def run_batch(plan: Plan, settings: list[_grid.Setting], advance, log) -> "xr.Da
         )
         ended = np.asarray(ended)
         chunk = jax.tree.map(_loop.first(i), records)
-        chunk = _loop.columns(plan.problem, chunk, plan.channel)
+        granted = plan.program.grants is not None
+        chunk = _loop.columns(plan.problem, chunk, plan.channel, granted)
         chunk = _until(chunk, ended, done)
         courses.append(_go_on(plan, courses[-1], chunk, done))
         if log is not None:
