@@ -110,7 +110,8 @@ def power_sgd(rank: int, *, key=0) -> optax.GradientTransformationExtraArgs:
         own_left = narrow(matrix @ q)
         left = _orthonormal(over_workers(own_left))
         right = narrow(matrix.T @ left)
-        return left, right, own_left, over_workers(right)
+        anyone = jax.lax.psum(jnp.where(active, 1, 0), WORKER_AXIS) > 0
+        return left, right, own_left, jnp.where(anyone, over_workers(right), q)
 
     return _power_iteration(rank, key, factorise)
 

@@ -159,6 +159,16 @@ def test_a_worker_that_comes_back_has_the_factor_that_all_have():
     assert np.isfinite(total).all()
 
 
+def test_power_sgd_keeps_its_start_where_nothing_arrives():
+    algorithm = federated(2)
+    state = algorithm.init(jnp.zeros((5, 3)))
+    grads = tree_of(seed=0, lead=(2,))["matrix"]
+    nobody = jnp.zeros(2, bool)
+    total, after = algorithm.update(grads, state, delivered=nobody)
+    assert not total.any() and gdsec_jax.last_round(after).lost.all()
+    np.testing.assert_array_equal(after.workers.right[0], state.workers.right[0])
+
+
 def test_power_sgd_of_a_payload_that_travels():
     algorithm = federated(2)
     params = jnp.zeros((5, 3))
