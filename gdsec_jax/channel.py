@@ -115,10 +115,10 @@ class Radio:
 
     def __post_init__(self):
         _checks.one_of("access", self.access, get_args(Access))
-        _check_range("path_loss_exponent", self.path_loss_exponent)
+        _take(self, "path_loss_exponent")
         for name in ("distance_m", "power_w", "bandwidth_hz", "noise_w_per_hz"):
-            _check_range(name, getattr(self, name), _checks.SMALLEST)
-        _check_range("outage_snr", self.outage_snr, _checks.SMALLEST)
+            _take(self, name, _checks.SMALLEST)
+        _take(self, "outage_snr", _checks.SMALLEST)
 
     def worker_bandwidth_hz(self, num_workers: int) -> jax.Array:
         """W_m [M], in hertz, that a worker has while it sends."""
@@ -176,9 +176,9 @@ class Channel:
     def __post_init__(self):
         if not (self.radio is None or isinstance(self.radio, Radio)):
             raise ValueError(f"radio is {self.radio!r}, expected a Radio or None.")
-        _check_range("erasure_probability", self.erasure_probability, high=1.0)
-        _check_range("compute_s", self.compute_s)
-        _check_range("straggler_s", self.straggler_s)
+        _take(self, "erasure_probability", high=1.0)
+        _take(self, "compute_s")
+        _take(self, "straggler_s")
         _checks.integer("max_delay", self.max_delay, 0, 2**31 - 2)
 
 
@@ -376,10 +376,16 @@ def _per_worker(name: str, value: Any, num_workers: int) -> jax.Array:
     return jnp.broadcast_to(jnp.asarray(value, _float()), (num_workers,))
 
 
-def _check_range(
-    name: str, value: Any, low: float = 0.0, high: float = _checks.LARGEST
+def _take(
+    node: Radio | Channel, name: str, low: float = 0.0, high: float = _checks.LARGEST
 ) -> None:
-    """Numbers, perhaps traced, in [low, high]."""
+    """Check a field, numbers, perhaps traced, in [low, high]; an int becomes a float.
+
+    JAX would take 5,000,000,000 Hz for an integer of 32 bits.
+    """
+    value = getattr(node, name)
     if not isinstance(value, int | float | np.number | np.ndarray | jax.Array):
         raise ValueError(f"{name} is {value!r}, expected a number or an array of them.")
     _checks.in_range(name, value, low, high)
+    if isinstance(value, int):
+        object.__setattr__(node, name, float(value))

@@ -492,3 +492,10 @@ def test_what_is_out_of_range_is_told(make, message):
 
 def test_it_is_a_module_of_the_package():
     assert gdsec_jax.channel is channel
+
+
+def test_an_integer_is_a_number_of_any_size():
+    hertz = 5_000_000_000  # more than an int32, for which JAX would take it
+    drawn = jax.jit(lambda x: conditions(x, M, 0))(Channel(Radio(bandwidth_hz=hertz)))
+    wanted = conditions(Channel(Radio(bandwidth_hz=5e9)), M, 0)
+    np.testing.assert_allclose(drawn.seconds_per_bit, wanted.seconds_per_bit, rtol=1e-5)
