@@ -149,8 +149,9 @@ class Channel:
         erasures lose them.
       erasure_probability: of a packet, lost whatever its link's SNR.
       compute_s: seconds that a worker's gradient takes at least.
-      straggler_s: the mean of what it takes beyond that, in seconds: a round's time is
-        compute_s + straggler_s E with E ~ Exp(1), the shifted exponential.
+      straggler_s: the mean of what it takes beyond that, in seconds: a gradient's time
+        is compute_s + straggler_s E with E ~ Exp(1), the shifted exponential, and all
+        of a round's if a worker takes several local steps.
       max_delay: a delivered message arrives 0 to so many rounds late, each as likely;
         static.
 
@@ -308,7 +309,7 @@ def energy_j(conditions: Conditions, bits: Any) -> np.ndarray:
 
 
 def round_time_s(
-    conditions: Conditions, bits: Any, participants: Any, access: Access
+    conditions: Conditions, bits: Any, awaited: Any, access: Access
 ) -> np.ndarray:
     """Seconds that a round lasts, float64 [...].
 
@@ -316,12 +317,13 @@ def round_time_s(
     computing and then the sum of the uploads, one after the other ("tdma"). Whose
     delay is above 0 is not waited for; a round that waits for nobody takes no time.
     A silent worker takes no time to upload, but its computing is waited for: the server
-    must know that it stays silent.
+    must know that it stays silent, is left out, or what it offers.
 
     Args:
       conditions: of one round, or of several, with fields [..., M].
       bits: integers [..., M], what each worker sent.
-      participants: bool [..., M], whose computing and upload are waited for.
+      awaited: bool [..., M], whose computing and upload are waited for: of
+        `last_round` say.
       access: "fdma" or "tdma", that of the radio.
 
     Raises:
@@ -343,7 +345,7 @@ def round_time_s(
     """
     _checks.one_of("access", access, get_args(Access))
     on_time = np.asarray(conditions.delay) == 0
-    waited_for = _times(participants, on_time, "participants")
+    waited_for = _times(awaited, on_time, "awaited")
     computing = waited_for * np.asarray(conditions.compute_s, np.float64)
     sending = waited_for * upload_s(conditions, bits)
     if access == "fdma":

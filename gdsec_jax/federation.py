@@ -170,6 +170,8 @@ def federate(
     _checks.number_of_workers(num_workers)
     _checks.one_of("reduction", reduction, ("sum", "mean"))
     _checks.one_of("on_nonfinite", on_nonfinite, ("drop", "propagate"))
+    _checks.function("aggregation", aggregation)
+    _checks.function("participation", participation)
     if participation is not None and key is None:
         raise ValueError("key is None, expected an int or a random key to draw with.")
     if capacity is not None:
@@ -341,7 +343,8 @@ def federate(
                 _weighted(columns), state.norms, chosen, max_norm_ratio
             )
             chosen = chosen & usual
-        computes = attends.computes  # an offer takes a gradient, granted or not
+        # An offer takes a gradient, granted or not, and the grant waits for all.
+        computes, awaited = attends.computes, attends.computes & attends.sends
         if grant is not None:
             granted = grant(_offers(columns, chosen & attends.sends, steps))
             granted = _checks.mask("grant's mask", granted, num_workers)
@@ -376,6 +379,7 @@ def federate(
             sent=RoundCounts(
                 uploads,
                 participants=participants,
+                awaited=awaited,
                 computed=computes,
                 dropped=attends.computes & ~present,
                 lost=participants & sent & ~attends.arrives,

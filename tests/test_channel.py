@@ -481,7 +481,7 @@ def test_at_snr_moves_the_median(x64, access, snr_db):
         ),
         (
             lambda: round_time_s(given(np.ones(2)), [1, 1], [True], "fdma"),
-            r"participants has shape \(1,\), expected \(2,\), that of the conditions.",
+            r"awaited has shape \(1,\), expected \(2,\), that of the conditions.",
         ),
     ],
 )

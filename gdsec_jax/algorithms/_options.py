@@ -118,6 +118,11 @@ def difference_memory(
       state_dtype, server, reduction, options: see the package.
     """
     _checks.one_of("server", server, ("workers", "running"))
+    if server == "running" and options.get("aggregation") is not None:
+        raise ValueError(
+            "server is 'running', expected 'workers' beside an aggregation, which "
+            "looks at what the server knows of each worker."
+        )
     worker = gradient_difference(compressor, beta, state_dtype=state_dtype)
     # What was sent sparsely, or comes late, the server can add to its own h alone.
     if options.get("capacity") is not None or options.get("max_delay") is not None:
