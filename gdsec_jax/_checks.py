@@ -45,6 +45,12 @@ def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
     return result
 
 
+def function(name: str, value: Any) -> None:
+    """A function, or None."""
+    if not (value is None or callable(value)):
+        raise ValueError(f"{name} is {value!r}, expected a function.")
+
+
 def log(value: Any) -> None:
     """A log is a function, not the context manager that yields it."""
     if value is None or (callable(value) and not hasattr(value, "__enter__")):

@@ -16,6 +16,7 @@ class RoundCounts(NamedTuple):
 
     uploads: Uploads  # entries int32 [M, G], runs uint32 [M]
     participants: jax.Array  # bool [M]
+    awaited: jax.Array  # bool [M]
     computed: jax.Array  # bool [M]
     dropped: jax.Array  # bool [M]
     lost: jax.Array  # bool [M]
@@ -37,8 +38,10 @@ class LastRound:
       bits: int64 [M], what they cost in the algorithm's `wire` format; read inside a
         compiled function without x64, uint32 if that holds them, else an error.
       participants: bool [M], the workers that took part: they sent, or could have.
-      computed: bool [M], the workers that computed a gradient: those, the dropped, and
-        the absent ones that accumulate, or were not granted what they offered.
+      awaited: bool [M], the workers that the server waits for: those, the dropped, and
+        those that were not granted what they offered.
+      computed: bool [M], the workers that computed a gradient: those, and the absent
+        ones that accumulate.
       dropped: int [], how many workers were left out for a gradient or a message that
         is not finite, or a gradient of excessive norm.
       lost: bool [M], the workers whose upload did not arrive.
@@ -65,6 +68,10 @@ class LastRound:
     @property
     def participants(self):
         return self._in_some("participants")
+
+    @property
+    def awaited(self):
+        return self._in_some("awaited")
 
     @property
     def computed(self):

@@ -111,7 +111,7 @@ def one_round(
         of_some = functools.partial(problem.gradients_of, run.params, minibatch_key)
         gradients = Grouped(of_some, problem.worker_data, options.worker_batch)
     _check_delays(channel, run.state)
-    fate, met = _fate(problem.num_workers, options, channel, key, number)
+    fate, met = _fate(problem, options, channel, key, number)
     update = optax.with_extra_args_support(optimizer).update
     updates, state = update(gradients, run.state, run.params, **fate)
     params = optax.apply_updates(run.params, updates)
@@ -140,8 +140,9 @@ def one_round(
     return Run(params, state, rounds, outcome.astype(jnp.int32)), record
 
 
-def _fate(num_workers: int, options: Options, channel, key, number):
+def _fate(problem: Problem, options: Options, channel, key, number):
     """What befalls a round's workers, as `federate` takes it; the channel's draws."""
+    num_workers = problem.num_workers
     fate: dict[str, Any] = {}
     if options.participation is not None:
         drawn = options.participation(_stream(key, _PARTICIPATION, number), number)
@@ -152,6 +153,8 @@ def _fate(num_workers: int, options: Options, channel, key, number):
     if channel is None:
         return fate, ()
     met = conditions(channel, num_workers, _stream(key, _CHANNEL, number))
+    # Who is slow in a round is so at each of its gradients.
+    met = met._replace(compute_s=problem.num_local_steps * met.compute_s)
     if channel.max_delay:
         fate |= {"delay": met.delay}
     return fate | {"delivered": met.delivered}, met
@@ -319,11 +322,7 @@ def on_the_link(
     access = "fdma" if channel.radio is None else channel.radio.access
     return {
         "time_s": round_time_s(
-            records.conditions,
-            sent.bits,
-            sent.participants,
-            access,
-            computed=sent.computed if granted else None,
+            records.conditions, sent.bits, sent.awaited, access, granted=granted
         ),
         "energy_j": energy_j(records.conditions, sent.bits),
     }

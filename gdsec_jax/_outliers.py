@@ -20,8 +20,8 @@ def within(gradients, known: jax.Array, computes: jax.Array, ratio):
     round's, or that of the last round in which a worker computed, but no more than
     `GROWTH` times what was known of it before. So a few workers cannot move it, nor
     many of them in a single round; a round of one worker can be judged; and where the
-    norms of most grow for good they are accepted some rounds later. A median of 0
-    judges nobody.
+    norms of most grow for good they are accepted some rounds later. Of a norm that was
+    0 nothing is known: ten times it would be 0 for ever. A median of 0 judges nobody.
 
     Args:
       gradients: leaves [M, *param].
@@ -33,7 +33,7 @@ def within(gradients, known: jax.Array, computes: jax.Array, ratio):
       bool [M]; and the norms that are known now, float32 [M].
     """
     norms = jnp.sqrt(energies(gradients)).astype(jnp.float32)
-    tempered = jnp.where(jnp.isnan(known), norms, jnp.minimum(norms, GROWTH * known))
+    tempered = jnp.where(known > 0, jnp.minimum(norms, GROWTH * known), norms)
     known = jnp.where(computes & jnp.isfinite(norms), tempered, known)
     median = jnp.nanmedian(known)
     excessive = (norms > jnp.asarray(ratio, jnp.float32) * median) & (median > 0)

@@ -84,7 +84,7 @@ def simulate(
       worker_batch: workers whose gradients are computed, and sent, at a time; by
         default all. Less memory: the gradients of one group are kept instead of all M.
         Not for pipelines that sum over all workers, behind optax.partition, nor with
-        norms.
+        norms, a grant, an aggregation or a max_norm_ratio, which look at all workers.
       mesh: whose devices, all of its axes together, have the same number of workers
         each: their data and memories. The compiler adds the sums over devices. Results
         differ by rounding. `worker_batch` then is that of each device.
@@ -127,6 +127,8 @@ def simulate(
       >>> history.bits.shape
       (50, 4)
     """
+    _checks.function("participation", participation)
+    _checks.function("grant", grant)
     options = _loop.Options(
         _checks.integer("eval_every", eval_every, 1, 2**31 - 1),
         participation,

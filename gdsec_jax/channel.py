@@ -115,10 +115,10 @@ class Radio:
 
     def __post_init__(self):
         _checks.one_of("access", self.access, get_args(Access))
-        _check_range("path_loss_exponent", self.path_loss_exponent)
+        _take(self, "path_loss_exponent")
         for name in ("distance_m", "power_w", "bandwidth_hz", "noise_w_per_hz"):
-            _check_range(name, getattr(self, name), _checks.SMALLEST)
-        _check_range("outage_snr", self.outage_snr, _checks.SMALLEST)
+            _take(self, name, _checks.SMALLEST)
+        _take(self, "outage_snr", _checks.SMALLEST)
 
     def worker_bandwidth_hz(self, num_workers: int) -> jax.Array:
         """W_m [M], in hertz, that a worker has while it sends."""
@@ -149,8 +149,9 @@ class Channel:
         erasures lose them.
       erasure_probability: of a packet, lost whatever its link's SNR.
       compute_s: seconds that a worker's gradient takes at least.
-      straggler_s: the mean of what it takes beyond that, in seconds: a round's time is
-        compute_s + straggler_s E with E ~ Exp(1), the shifted exponential.
+      straggler_s: the mean of what it takes beyond that, in seconds: a gradient's time
+        is compute_s + straggler_s E with E ~ Exp(1), the shifted exponential, and all
+        of a round's if a worker takes several local steps.
       max_delay: a delivered message arrives 0 to so many rounds late, each as likely;
         static.
 
@@ -176,9 +177,9 @@ class Channel:
     def __post_init__(self):
         if not (self.radio is None or isinstance(self.radio, Radio)):
             raise ValueError(f"radio is {self.radio!r}, expected a Radio or None.")
-        _check_range("erasure_probability", self.erasure_probability, high=1.0)
-        _check_range("compute_s", self.compute_s)
-        _check_range("straggler_s", self.straggler_s)
+        _take(self, "erasure_probability", high=1.0)
+        _take(self, "compute_s")
+        _take(self, "straggler_s")
         _checks.integer("max_delay", self.max_delay, 0, 2**31 - 2)
 
 
@@ -310,26 +311,28 @@ def energy_j(conditions: Conditions, bits: Any) -> np.ndarray:
 def round_time_s(
     conditions: Conditions,
     bits: Any,
-    participants: Any,
+    awaited: Any,
     access: Access,
     *,
-    computed: Any = None,
+    granted: bool = False,
 ) -> np.ndarray:
     """Seconds that a round lasts, float64 [...].
 
     The maximum over the workers of computing and upload ("fdma"), or the maximum of
     computing and then the sum of the uploads, one after the other ("tdma"). Whose
-    delay is above 0 is not waited for; a round that waits for nobody takes no time.
+    delay is above 0 is not waited for, though in "tdma" its upload takes its turn; a
+    round that waits for nobody takes no time, so seconds say little across delays.
     A silent worker takes no time to upload, but its computing is waited for: the server
-    must know that it stays silent.
+    must know that it stays silent, is left out, or what it offers.
 
     Args:
       conditions: of one round, or of several, with fields [..., M].
       bits: integers [..., M], what each worker sent.
-      participants: bool [..., M], whose computing and upload are waited for.
+      awaited: bool [..., M], whose computing and upload are waited for: of
+        `last_round` say.
       access: "fdma" or "tdma", that of the radio.
-      computed: bool [..., M], who makes the server an offer, where it grants uploads:
-        then none begins before all of these have computed.
+      granted: whether the server grants uploads: then none begins before all who are
+        awaited have computed, and made their offers.
 
     Raises:
       ValueError: an argument has another shape than the conditions, or the access is
@@ -350,13 +353,13 @@ def round_time_s(
     """
     _checks.one_of("access", access, get_args(Access))
     on_time = np.asarray(conditions.delay) == 0
-    waited_for = _times(participants, on_time, "participants")
-    offers = waited_for if computed is None else _times(computed, on_time, "computed")
-    computing = offers * np.asarray(conditions.compute_s, np.float64)
-    sending = waited_for * upload_s(conditions, bits)
+    waited_for = _times(awaited, on_time, "awaited")
+    computing = waited_for * np.asarray(conditions.compute_s, np.float64)
+    uploads = upload_s(conditions, bits)
     if access == "tdma":
-        return computing.max(-1) + sending.sum(-1)
-    if computed is not None:
+        return computing.max(-1) + uploads.sum(-1)
+    sending = waited_for * uploads
+    if granted:
         return computing.max(-1) + sending.max(-1)
     return (computing + sending).max(-1)
 
@@ -386,10 +389,16 @@ def _per_worker(name: str, value: Any, num_workers: int) -> jax.Array:
     return jnp.broadcast_to(jnp.asarray(value, _float()), (num_workers,))
 
 
-def _check_range(
-    name: str, value: Any, low: float = 0.0, high: float = _checks.LARGEST
+def _take(
+    node: Radio | Channel, name: str, low: float = 0.0, high: float = _checks.LARGEST
 ) -> None:
-    """Numbers, perhaps traced, in [low, high]."""
+    """Check a field, numbers, perhaps traced, in [low, high]; an int becomes a float.
+
+    JAX would take 5,000,000,000 Hz for an integer of 32 bits.
+    """
+    value = getattr(node, name)
     if not isinstance(value, int | float | np.number | np.ndarray | jax.Array):
         raise ValueError(f"{name} is {value!r}, expected a number or an array of them.")
     _checks.in_range(name, value, low, high)
+    if isinstance(value, int):
+        object.__setattr__(node, name, float(value))

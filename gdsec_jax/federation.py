@@ -183,6 +183,8 @@ def federate(
     _checks.number_of_workers(num_workers)
     _checks.one_of("reduction", reduction, ("sum", "mean"))
     _checks.one_of("on_nonfinite", on_nonfinite, ("drop", "propagate"))
+    _checks.function("aggregation", aggregation)
+    _checks.function("participation", participation)
     if participation is not None and key is None:
         raise ValueError("key is None, expected an int or a random key to draw with.")
     total_of = total_by(summand, aggregation, capacity, max_delay)
@@ -329,7 +331,8 @@ def federate(
                 _weighted(columns), state.norms, chosen, max_norm_ratio
             )
             chosen = chosen & usual
-        computes = attends.computes  # an offer takes a gradient, granted or not
+        # An offer takes a gradient, granted or not, and the grant waits for all.
+        computes, awaited = attends.computes, attends.computes & attends.sends
         if grant is not None:
             granted = grant(_offers(columns, chosen & attends.sends, steps))
             granted = _checks.mask("grant's mask", granted, num_workers)
@@ -364,6 +367,7 @@ def federate(
             sent=RoundCounts(
                 uploads,
                 participants=participants,
+                awaited=awaited,
                 computed=computes,
                 dropped=attends.computes & ~present,
                 lost=participants & sent & ~attends.arrives,

@@ -16,7 +16,9 @@ def median(summands: Any) -> Any:
 
     An aggregation for `federate`. Entries of fewer than half of the workers cannot move
     it beyond those of the others. It is not the mean: where the workers' gradients
-    differ it leads elsewhere, and nothing is conserved.
+    differ it leads elsewhere, and nothing is conserved. Of a worker that is absent, or
+    lost, h_m stands in; a method without such a memory has 0 in its place, and with
+    half of the workers absent the median is 0.
 
     Args:
       summands: leaves [M, *param].

@@ -247,15 +247,13 @@ def test_jax_fills_trees_with_what_is_no_number():
 def time_by_loops(drawn, bits, participants, access):
     latest, total = 0.0, 0.0
     for m in range(M):
+        sending = int(bits[m]) * float(drawn.seconds_per_bit[m])
+        total += sending
         if drawn.delay[m] > 0 or not participants[m]:
             continue
         computing = float(drawn.compute_s[m])
-        sending = int(bits[m]) * float(drawn.seconds_per_bit[m])
-        if access == "fdma":
-            latest = max(latest, computing + sending)
-        else:
-            latest, total = max(latest, computing), total + sending
-    return latest + total
+        latest = max(latest, computing + (sending if access == "fdma" else 0.0))
+    return latest + (0.0 if access == "fdma" else total)
 
 
 @pytest.mark.parametrize("access", ["fdma", "tdma"])
@@ -289,7 +287,7 @@ def test_time_and_energy_are_the_formulas(access):
 def test_a_server_that_grants_waits_for_all_offers(access):
     drawn = given([1e-3, 2e-3, 1e-3], compute_s=[1.0, 2.0, 7.0])
     bits, granted = np.array([1000, 500, 0]), np.array([True, True, False])
-    seconds = round_time_s(drawn, bits, granted, access, computed=np.ones(3, bool))
+    seconds = round_time_s(drawn, bits, np.ones(3, bool), access, granted=True)
     assert seconds == 7.0 + {"fdma": 1.0, "tdma": 2.0}[access]
     assert (
         round_time_s(drawn, bits, granted, access) == {"fdma": 3.0, "tdma": 4.0}[access]
@@ -359,9 +357,12 @@ def test_silence_costs_computing_alone():
 def test_who_is_late_is_not_waited_for(access):
     drawn = given([1.0, 5.0, 7.0], compute_s=[1.0, 1.0, 9.0], delay=[0, 1, 2])
     bits = np.array([2, 2, 2])
-    assert duration(drawn, bits, access) == 3
-    assert energy_j(drawn, bits) == 2 * (2 + 10 + 14)
-    assert duration(drawn._replace(delay=np.array([1, 1, 2])), bits, access) == 0
+    airtime = 2 + 10 + 14
+    in_turn = access == "tdma"  # then the others' uploads take their turns
+    assert duration(drawn, bits, access) == (1 + airtime if in_turn else 3)
+    assert energy_j(drawn, bits) == 2 * airtime
+    late = drawn._replace(delay=np.array([1, 1, 2]))
+    assert duration(late, bits, access) == (airtime if in_turn else 0)
 
 
 def test_bits_are_counted_in_64_bits():
@@ -492,7 +493,7 @@ def test_at_snr_moves_the_median(x64, access, snr_db):
         ),
         (
             lambda: round_time_s(given(np.ones(2)), [1, 1], [True], "fdma"),
-            r"participants has shape \(1,\), expected \(2,\), that of the conditions.",
+            r"awaited has shape \(1,\), expected \(2,\), that of the conditions.",
         ),
     ],
 )
@@ -503,3 +504,10 @@ def test_what_is_out_of_range_is_told(make, message):
 
 def test_it_is_a_module_of_the_package():
     assert gdsec_jax.channel is channel
+
+
+def test_an_integer_is_a_number_of_any_size():
+    hertz = 5_000_000_000  # more than an int32, for which JAX would take it
+    drawn = jax.jit(lambda x: conditions(x, M, 0))(Channel(Radio(bandwidth_hz=hertz)))
+    wanted = conditions(Channel(Radio(bandwidth_hz=5e9)), M, 0)
+    np.testing.assert_allclose(drawn.seconds_per_bit, wanted.seconds_per_bit, rtol=1e-5)

@@ -142,6 +142,17 @@ def test_a_run_saves_what_it_was(call):
     assert bits in row
 
 
+def test_a_run_over_a_channel_without_a_radio(call):
+    channel = "[channel]\nerasure_probability = 0.25\nmax_delay = 1\n"
+    Path("lossy.toml").write_text(TINY.replace("400", "20") + channel)
+    status, _, err = call("run", "lossy.toml", "--results", "mine")
+    assert (status, err) == (0, "")
+    history = History.load("mine/lossy/GD.nc")
+    assert history.lost is not None and 0 < history.lost.sum() < 30
+    again = config.validate(history.attributes["config"], "saved")
+    assert again.channel == config.load("lossy.toml").channel
+
+
 def test_fields_are_overridden_by_options(call):
     status, out, _ = call(
         *("run", "tiny.toml", "--results", "other", "--num-rounds", "7"),

@@ -104,6 +104,14 @@ def test_a_median_of_zero_judges_nobody():
     assert accepted == [True] * 5
 
 
+def test_a_norm_that_was_zero_is_known_anew():
+    """By the tenfold of it, it would stay 0, and the rule sleep for ever."""
+    _, norms = judged([[0.0], [0.0], [1.0]])
+    accepted, norms = judged([[1.0], [1.0], [1e9]], known=norms)
+    assert accepted == [True, True, False]
+    np.testing.assert_array_equal(norms, [1.0, 1.0, 10.0])
+
+
 def test_the_first_of_all_rounds_is_judged_too():
     assert judged([[1.0], [2.0], [201.0]])[0] == [True, True, False]
     assert judged([[1.0], [2.0], [200.0]])[0] == [True] * 3

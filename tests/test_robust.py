@@ -117,3 +117,19 @@ def test_the_shape_of_a_share_is_exact():
     rule = robust.trimmed_mean(0.29)  # in floats 0.29 * 100 is 28.99…
     values = values.at[28].set(-1e9).at[0].set(28.0)
     assert float(rule(values)[0]) == pytest.approx(100 * np.arange(29, 71).mean())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        # Its h is a sum of what the rule made of messages, and no worker's.
+        (
+            {"server": "running"},
+            "server is 'running', expected 'workers' beside an agg",
+        ),
+        ({"aggregation": "median"}, "aggregation is 'median', expected a function."),
+    ],
+)
+def test_what_is_no_aggregation(options, message):
+    with pytest.raises(ValueError, match=message):
+        gdsec_jax.gdsec(3, xi=1.0, **{"aggregation": robust.median} | options)

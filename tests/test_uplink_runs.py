@@ -99,7 +99,7 @@ def test_what_a_run_took_follows_from_what_was_drawn(access):
             lasts = max((compute[m] + upload[m] for m in waits), default=0.0)
         else:
             slowest = max((compute[m] for m in waits), default=0.0)
-            lasts = slowest + sum(upload[m] for m in waits)
+            lasts = slowest + sum(upload)
         joules = sum(
             int(b) * float(j) for b, j in zip(bits, met.joules_per_bit, strict=True)
         )
@@ -109,6 +109,45 @@ def test_what_a_run_took_follows_from_what_was_drawn(access):
         np.testing.assert_allclose(history.worker_time_s[k], each, rtol=1e-6)
     assert history.lost.sum() > 5
     assert not history.bits[~history.participants].any()
+
+
+@pytest.mark.parametrize("absent", ["hold", "accumulate"])
+def test_a_grant_waits_for_all_offers(absent):
+    """Whoever is asked computes first; the absent are not, even if they accumulate."""
+    some = participation.round_robin(M, 0.5)
+    given = Channel(compute_s=np.array([1.0, 2.0, 3.0, 4.0]))
+    grant = participation.largest_energy(0.0)
+    history = run(
+        rounds=4, channel=given, grant=grant, participation=some, absent=absent
+    )
+    np.testing.assert_array_equal(history.time_s, [2, 4, 2, 4])
+    assert (history.participants.sum(1) == 1).all()
+
+
+def test_who_is_left_out_is_waited_for():
+    chain = optax.chain(
+        gdsec_jax.gd(M, max_norm_ratio=1.0), optax.sgd(0.1 / problem().smoothness)
+    )
+    with pytest.warns(RuntimeWarning, match="dropped"):
+        history = run(chain, rounds=5, channel=Channel(compute_s=1.0))
+    assert history.dropped.all()
+    np.testing.assert_array_equal(history.time_s, 1.0)
+
+
+def test_local_steps_take_their_time():
+    one = run(rounds=5, channel=noisy())
+    several = simulate(
+        problems.local_steps(problem(), 7, 0.01), optimizer(), 5, key=3, channel=noisy()
+    )
+    link = [each.worker_time_s[0] for each in (one, several)]
+    drawn = channel.conditions(
+        noisy(), M, loop._stream(jax.random.key(3), loop._CHANNEL, 0)
+    )
+    for steps, history in ((1, one), (7, several)):
+        sending = channel.upload_s(jax.tree.map(np.asarray, drawn), history.bits[0])
+        wanted = steps * np.asarray(drawn.compute_s) + sending
+        np.testing.assert_allclose(history.worker_time_s[0], wanted, rtol=1e-6)
+    assert (link[1] > link[0]).all()
 
 
 def test_a_run_draws_its_channel_from_its_key():
@@ -267,6 +306,14 @@ def test_a_channel_over_four_devices():
                 channel=lambda max_delay: Channel(max_delay=max_delay),
             ),
             "channel has max_delay 1, expected at most the algorithm's, 0",
+        ),
+        (
+            lambda: run(participation=0.5),
+            "participation is 0.5, expected a function.",
+        ),
+        (
+            lambda: sweep(problem(), optimizer, {"xi": [1.0]}, 3, grant=1000),
+            "grant is 1000, expected a function.",
         ),
         (
             lambda: run(channel="lossy"),

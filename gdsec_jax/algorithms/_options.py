@@ -120,8 +120,8 @@ def difference_memory(
     _checks.one_of("server", server, ("workers", "running"))
     if server == "running" and options.get("aggregation") is not None:
         raise ValueError(
-            "server is 'running', expected 'workers' with an aggregation, which is of "
-            "the workers' h_m + u_m."
+            "server is 'running', expected 'workers' beside an aggregation, which "
+            "looks at what the server knows of each worker."
         )
     worker = gradient_difference(compressor, beta, state_dtype=state_dtype)
     # What was sent sparsely, or comes late, the server can add to its own h alone.

@@ -56,7 +56,9 @@ class ChannelConfig(Model):
     def _has_a_radio(self):
         radio = ("access", "bandwidth_hz", "distance_m", "power_w")
         radio += ("path_loss_exponent", "outage_snr")
-        given = [name for name in radio if name in self.model_fields_set]
+        # What was saved, or read from options, names all fields.
+        fields = type(self).model_fields
+        given = [name for name in radio if getattr(self, name) != fields[name].default]
         if self.snr_db is None and given:
             raise ValueError(
                 f"{given[0]} needs an snr_db: without one there is no radio"
