@@ -13,7 +13,7 @@ import optax
 from gdsec_jax import channel, last_round, participation, worker
 from gdsec_jax.server import LateMessagesState, ServerMemoryState
 
-FAULTY, PRESENT, LINK = range(3)  # streams of a round's key
+PRESENT, LINK, DELAY, BROKEN = range(4)  # streams of a round's key
 
 
 class Faults(NamedTuple):
@@ -71,9 +71,9 @@ def run(problem, algorithm, beta, step, num_rounds: int, absent, seed=0):
     def course(faults: Faults) -> Course:
         def one_round(carry, number):
             params, state, ledger = carry
-            keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), number), 3)
-            true = problem.gradients(params, keys[FAULTY])
-            luck = jax.random.uniform(keys[FAULTY], (2, num_workers, 1))
+            keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), number), 4)
+            true = problem.gradients(params, keys[BROKEN])
+            luck = jax.random.uniform(keys[BROKEN], (2, num_workers, 1))
             given = jnp.where(luck[0] < faults.excessive, 1e6 * true, true)
             given = jnp.where(luck[1] < faults.broken, jnp.nan, given)
             rule = participation.uniform(num_workers, 1 - faults.absent)
@@ -83,7 +83,7 @@ def run(problem, algorithm, beta, step, num_rounds: int, absent, seed=0):
                 num_workers,
                 keys[LINK],
             )
-            late = jax.random.uniform(keys[LINK], (num_workers,)) * (faults.delay + 1)
+            late = jax.random.uniform(keys[DELAY], (num_workers,)) * (faults.delay + 1)
             updates, after = optimizer.update(
                 given,
                 state,

@@ -161,9 +161,11 @@ def _tidy(swept):
 
 
 def _first(one, target):
-    """The evaluation at which a run is at the target, or None."""
-    reached = np.flatnonzero(one["objective_error"].values <= target)
-    return one.isel(eval_round=reached[0]) if reached.size else None
+    """The evaluation at which a run reaches the target to stay there, or None."""
+    errors = one["objective_error"].values
+    reached = np.flatnonzero(errors <= target)
+    stays = reached.size and np.median(errors[-errors.size // 10 :]) <= target
+    return one.isel(eval_round=reached[0]) if stays else None
 
 
 def _table(swept, target):

@@ -93,6 +93,7 @@ def energies(messages: Any) -> jax.Array:
 
     def one(leaf):
         rows = leaf.reshape(leaf.shape[0], -1).astype(dtype)
-        return jnp.einsum("md,md->m", rows, rows)
+        exact = jax.lax.Precision.HIGHEST  # or GPUs take fewer digits
+        return jnp.einsum("md,md->m", rows, rows, precision=exact)
 
     return jnp.asarray(sum(map(one, leaves)))

@@ -160,15 +160,30 @@ def _fate(problem: Problem, options: Options, channel, key, number):
     return fate | {"delivered": met.delivered}, met
 
 
-def check_around(absent: Absent, channel: Any) -> None:
+def check_around(
+    absent: Absent, channel: Any, num_workers: int, some_are_absent: bool
+) -> None:
     """What stands around an optimizer is what it should be.
 
     Raises:
-      ValueError: absent is unknown, or the channel is none.
+      ValueError: absent is unknown, or is said of nobody; the channel is none, or so
+        good or so bad that uploads would take no time, or for ever.
     """
     _checks.one_of("absent", absent, get_args(Absent))
+    if absent != "hold" and not some_are_absent:
+        raise ValueError(
+            f"absent is {absent!r}, expected a participation or a grant beside it: "
+            "nobody is absent."
+        )
     if not (channel is None or isinstance(channel, Channel)):
         raise ValueError(f"channel is {channel!r}, expected a channel.Channel or None.")
+    if channel is not None and channel.radio is not None:
+        for m, snr in enumerate(np.asarray(channel.radio.snr(num_workers))):
+            if not (snr > 0 and math.isfinite(snr)):
+                raise ValueError(
+                    f"channel.radio has the mean SNR {snr:g} for worker {m}, expected "
+                    "a finite number above 0."
+                )
 
 
 def _check_delays(channel: Channel | None, state: Any) -> None:

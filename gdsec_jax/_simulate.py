@@ -138,7 +138,8 @@ def simulate(
         _worker_batch(worker_batch, norms),
         None if mesh is None else mesh_of(mesh, problem.num_workers),
     )
-    _loop.check_around(absent, channel)
+    absence = participation is not None or grant is not None
+    _loop.check_around(absent, channel, problem.num_workers, absence)
     _checks.log(log)
     every = _checkpoint.every_of(checkpoint, checkpoint_every)
     own_attributes = _files.plain("attributes", dict(attributes or {}))

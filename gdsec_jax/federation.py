@@ -40,6 +40,7 @@ from gdsec_jax.wire import Format, as_format, flush, nonzeros_of
 
 # Among what is each worker's own, and no arguments of its pipeline.
 _WEIGHT, _SENDS, _DELAY = "weight", "sends", "delay"
+_DELIVERED = "delivered"  # this one is an argument
 _NO_ARGUMENTS = (_WEIGHT, _SENDS, _DELAY)
 Participation = Callable[[jax.Array, jax.Array], jax.Array]
 Reduction = Literal["sum", "mean"]
@@ -154,8 +155,9 @@ def federate(
       An `optax.experimental.aggregating.Aggregator`: update takes gradients with leaves
       [M, *param], or `Grouped` ones, and returns leaves [*param] in the parameter's
       dtype. Its extra arguments say what befalls the workers of a round: `active`, bool
-      [M], who takes part; `absent`, what the others do, "hold" (their state is frozen)
-      or "accumulate" (they compute, and their memories act as if all were censored);
+      [M], who takes part, if `participation` draws it, too; `absent`, what those do
+      that are not active, "hold" (their state is frozen) or "accumulate" (they compute,
+      and their memories act as if all were censored);
       `grant`, from `Offers` to bool [M], who of those that take part may send, once it
       is known what they would; `delivered`, bool [M], whose message arrives: one that
       does not was sent and is counted, and its worker's memories act as if all was
@@ -288,8 +290,8 @@ def federate(
             sends = present & own.get(_SENDS, True)
             messages = _trees.where(sends, messages, silence)
             arrived = messages
-            if "delivered" in own:
-                arrived = _trees.where(own["delivered"], messages, silence)
+            if _DELIVERED in own:
+                arrived = _trees.where(own[_DELIVERED], messages, silence)
             summands = arrived
             if summand is not None:
                 summands = jax.vmap(summand)(arrived, columns.workers)
@@ -339,7 +341,7 @@ def federate(
             attends = attends.only(granted, absent)
             chosen = chosen & attends.computes
         if not complete:
-            own = {_SENDS: attends.sends, "delivered": attends.arrives}
+            own = {_SENDS: attends.sends, _DELIVERED: attends.arrives}
             columns = columns._replace(own=columns.own | own)
         late = delays(delay, num_workers, max_delay)
         if late is not None:

@@ -86,10 +86,11 @@ def plan_of(group, problem, make_optimizer, around: Around, common: Common) -> P
 
     participates, grants, own_channel = map(made, around.functions)
     channel: Any = None if own_channel else around.channel
+    absence = not (participates is None and grants is None)
     for setting in group.traced if own_channel else ():
         channel = own_channel(values=setting)  # of which the host needs the kind alone
-        _loop.check_around(around.absent, channel)
-    _loop.check_around(around.absent, channel)
+        _loop.check_around(around.absent, channel, problem.num_workers, absence)
+    _loop.check_around(around.absent, channel, problem.num_workers, absence)
     error = _loop.initial_error(problem)
     return Plan(
         group=group,

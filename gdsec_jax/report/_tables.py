@@ -15,7 +15,8 @@ def costs(
     """What each run needs to a target error, as words: a row a method.
 
     Rounds, megabits uploaded and sent down by the server, the uploads relative to a
-    baseline's, gradients of samples in millions, and how the run ended.
+    baseline's, of runs over a channel seconds, joules and the uploads that were lost in
+    all, gradients of samples in millions, and how the run ended.
 
     Args:
       histories: by label.
@@ -33,14 +34,24 @@ def costs(
     reference = histories[baseline]
     whole = reference.bits_to(target * reference.initial_error)
     rows = []
+    timed = any(history.time_s is not None for history in histories.values())
     for label, history in histories.items():
-        cost = history.cost_to(target * history.initial_error)
+        error = target * history.initial_error
+        cost = history.cost_to(error)
+        link = {
+            "s": _three(history.seconds_to(error)),
+            "J": _three(history.joules_to(error)),
+            "lost": f"{0 if history.lost is None else history.lost.sum():,}",
+        }
         rows.append(
             {
                 "method": label,
                 "rounds": "never" if cost is None else f"{cost.rounds:,}",
                 "Mbit up": _millions(cost and cost.bits),
                 f"vs {baseline}": _percent(cost and cost.bits, whole),
+            }
+            | (link if timed else {})
+            | {
                 "Mbit down": _millions(cost and cost.broadcast_bits),
                 "Mgrad": _millions(cost and cost.gradient_evaluations),
                 "last error": f"{history.objective_error[-1]:.2e}",
@@ -48,6 +59,10 @@ def costs(
             }
         )
     return pd.DataFrame(rows)
+
+
+def _three(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
 
 
 def target_table(
@@ -77,6 +92,8 @@ def target_table(
         box=None,  # eight columns are to fit into a terminal's eighty
         padding=(0, 1, 0, 0),
     )
+    if "s" in frame:
+        frame = frame.drop(columns=["Mbit down", "Mgrad", "outcome"])
     for name in frame:
         left = name in ("method", "outcome")
         table.add_column(str(name), justify="left" if left else "right")
