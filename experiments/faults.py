@@ -43,7 +43,7 @@ def section(study: figures.Study) -> report.Section:
             for label, method in config.methods.items()
         }
         target = config.target * float(problem.error(problem.init_params))
-        step = {"learning_rate": 1 / problem.smoothness, "max_delay": None}
+        step = {"learning_rate": 1 / problem.smoothness}
         methods = {
             label: method.model_copy(update=step)
             for label, method in config.methods.items()
