@@ -3,24 +3,21 @@
 import dataclasses
 import functools
 import math
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gdsec_jax import _checks, _trees
-from gdsec_jax._attendance import Absent, Grant
+from gdsec_jax import _checks, _link, _streams, _trees
 from gdsec_jax._broadcast import LastBroadcast, last_broadcast
 from gdsec_jax._groups import Grouped
 from gdsec_jax._last_round import LastRound, last_round
 from gdsec_jax._norms import norms_of
-from gdsec_jax.channel import Channel, conditions, energy_j, round_time_s, upload_s
+from gdsec_jax.channel import Channel
 from gdsec_jax.history import METRIC, Outcome
-from gdsec_jax.participation import Rule
 from gdsec_jax.problems import Problem
-from gdsec_jax.server import LateMessagesState
 
 OUTCOMES: tuple[Outcome, ...] = ("completed", "target", "diverged")
 RUNNING, TARGET, DIVERGED = 0, 1, 2
@@ -28,11 +25,6 @@ CHUNK_SECONDS = 0.25  # between two looks at the progress bar
 FIRST_CHUNK = 16  # rounds; the later ones take as long as a look is apart
 MOST_ROUNDS = 2**14  # that are kept on the device between two looks
 MOST_RECORDS = 2**22  # the same, of workers and rounds
-# Streams of the key. Large: an algorithm with the same key splits it and folds the
-# numbers of rounds and workers in, whose streams would otherwise be these.
-_MINIBATCH, _PARTICIPATION, _CHANNEL = 2**31 - 3, 2**31 - 2, 2**31 - 4
-# Columns of floats that add up over rounds.
-SUMMED = ("time_s", "energy_j")
 
 
 class Run(NamedTuple):
@@ -75,10 +67,8 @@ class Options(NamedTuple):
     """How rounds are run and recorded. Static: other values compile anew."""
 
     eval_every: int
-    participation: Rule | None
+    around: _link.Around
     norms: bool
-    absent: Absent = "hold"
-    grant: Grant | None = None
     worker_batch: int | None = None
     mesh: jax.sharding.Mesh | None = None
 
@@ -103,15 +93,15 @@ def one_round(
 ) -> tuple[Run, Record]:
     """Gradients, update, error; `number` counts rounds from 0."""
     limits, channel, key = given
-    minibatch_key = _stream(key, _MINIBATCH, number)
+    minibatch_key = _streams.stream(key, _streams.MINIBATCH, number)
     gradients: Any
     if options.worker_batch is None:
         gradients = problem.gradients(run.params, minibatch_key)
     else:
         of_some = functools.partial(problem.gradients_of, run.params, minibatch_key)
         gradients = Grouped(of_some, problem.worker_data, options.worker_batch)
-    _check_delays(channel, run.state)
-    fate, met = _fate(problem, options, channel, key, number)
+    _link.check_delays(channel, run.state)
+    fate, met = _link.fate(problem, options.around, channel, key, number)
     update = optax.with_extra_args_support(optimizer).update
     updates, state = update(gradients, run.state, run.params, **fate)
     params = optax.apply_updates(run.params, updates)
@@ -138,71 +128,6 @@ def one_round(
         error, last_round(state), last_broadcast(state), norms, measured.metrics, met
     )
     return Run(params, state, rounds, outcome.astype(jnp.int32)), record
-
-
-def _fate(problem: Problem, options: Options, channel, key, number):
-    """What befalls a round's workers, as `federate` takes it; the channel's draws."""
-    num_workers = problem.num_workers
-    fate: dict[str, Any] = {}
-    if options.participation is not None:
-        drawn = options.participation(_stream(key, _PARTICIPATION, number), number)
-        drawn = _checks.mask("participation's mask", drawn, num_workers)
-        fate = {"active": drawn, "absent": options.absent}
-    if options.grant is not None:
-        fate |= {"grant": options.grant, "absent": options.absent}
-    if channel is None:
-        return fate, ()
-    met = conditions(channel, num_workers, _stream(key, _CHANNEL, number))
-    # Who is slow in a round is so at each of its gradients.
-    met = met._replace(compute_s=problem.num_local_steps * met.compute_s)
-    if channel.max_delay:
-        fate |= {"delay": met.delay}
-    return fate | {"delivered": met.delivered}, met
-
-
-def check_around(
-    absent: Absent, channel: Any, num_workers: int, some_are_absent: bool
-) -> None:
-    """What stands around an optimizer is what it should be.
-
-    Raises:
-      ValueError: absent is unknown, or is said of nobody; the channel is none, or so
-        good or so bad that uploads would take no time, or for ever.
-    """
-    _checks.one_of("absent", absent, get_args(Absent))
-    if absent != "hold" and not some_are_absent:
-        raise ValueError(
-            f"absent is {absent!r}, expected a participation or a grant beside it: "
-            "nobody is absent."
-        )
-    if not (channel is None or isinstance(channel, Channel)):
-        raise ValueError(f"channel is {channel!r}, expected a channel.Channel or None.")
-    if channel is not None and channel.radio is not None:
-        for m, snr in enumerate(np.asarray(channel.radio.snr(num_workers))):
-            if not (snr > 0 and math.isfinite(snr)):
-                raise ValueError(
-                    f"channel.radio has the mean SNR {snr:g} for worker {m}, expected "
-                    "a finite number above 0."
-                )
-
-
-def _check_delays(channel: Channel | None, state: Any) -> None:
-    """The optimizer waits as long as messages may be late."""
-    most = 0 if channel is None else channel.max_delay
-    waits = [
-        jax.tree.leaves(each)[0].shape[0]
-        for each in _trees.of_type(state, LateMessagesState)
-    ]
-    if most > min(waits, default=0):
-        raise ValueError(
-            f"channel has max_delay {most}, expected at most the algorithm's, "
-            f"{min(waits, default=0)}."
-        )
-
-
-def _stream(key: jax.Array, purpose: int, number) -> jax.Array:
-    """One stream a purpose: what is drawn later for another changes no minibatch."""
-    return jax.random.fold_in(jax.random.fold_in(key, purpose), number)
 
 
 def evaluates(rounds, eval_every: int, num_rounds):
@@ -327,31 +252,6 @@ def next_length(length: int, seconds: float, capacity: int) -> int:
     return int(np.clip(length * CHUNK_SECONDS / seconds, 1, capacity))
 
 
-def on_the_link(
-    records: Record, channel: Channel | None, granted: bool
-) -> dict[str, Any]:
-    """float64, the seconds and joules of rounds, if there is a channel."""
-    if channel is None:
-        return {}
-    sent: Any = records.sent
-    access = "fdma" if channel.radio is None else channel.radio.access
-    return {
-        "time_s": round_time_s(
-            records.conditions, sent.bits, sent.awaited, access, granted=granted
-        ),
-        "energy_j": energy_j(records.conditions, sent.bits),
-    }
-
-
-def worker_time_s(records: Record) -> np.ndarray | None:
-    """float64 [K, M], the seconds that each worker computed and sent; 0 if absent."""
-    if not records.conditions:
-        return None
-    sent: Any = records.sent
-    seconds = records.conditions.compute_s + upload_s(records.conditions, sent.bits)
-    return np.where(sent.computed, seconds, 0.0)
-
-
 def columns(
     problem: Problem,
     records: Record,
@@ -371,7 +271,7 @@ def columns(
             "dropped": sent.dropped.astype(np.int64),
             "lost": sent.lost.sum(axis=-1),
         }
-        | on_the_link(records, channel, granted)
+        | _link.costs(records.conditions, sent, channel, granted)
         | {f"bits_{x}": sent.bits_in(x).sum(axis=-1) for x in further_formats(sent)}
         | {name: norm.astype(np.float64) for name, norm in records.norms.items()}
         | {f"{METRIC}{x}": y.astype(np.float64) for x, y in records.metrics.items()}

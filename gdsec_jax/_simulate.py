@@ -12,7 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gdsec_jax import _checkpoint, _checks, _environment, _files, _loop, _mesh, _norms
+from gdsec_jax import (
+    _checkpoint,
+    _checks,
+    _environment,
+    _files,
+    _link,
+    _loop,
+    _mesh,
+    _norms,
+)
 from gdsec_jax._attendance import Absent, Grant
 from gdsec_jax._check_optimizer import check
 from gdsec_jax._checkpoint import Saved
@@ -127,19 +136,15 @@ def simulate(
       >>> history.bits.shape
       (50, 4)
     """
-    _checks.function("participation", participation)
-    _checks.function("grant", grant)
+    around = _link.Around(participation, absent, grant)
     options = _loop.Options(
         _checks.integer("eval_every", eval_every, 1, 2**31 - 1),
-        participation,
+        around,
         norms,
-        absent,
-        grant,
         _worker_batch(worker_batch, norms),
         None if mesh is None else mesh_of(mesh, problem.num_workers),
     )
-    absence = participation is not None or grant is not None
-    _loop.check_around(absent, channel, problem.num_workers, absence)
+    _link.check(around, channel, problem.num_workers)
     _checks.log(log)
     every = _checkpoint.every_of(checkpoint, checkpoint_every)
     own_attributes = _files.plain("attributes", dict(attributes or {}))
@@ -181,7 +186,7 @@ def simulate(
         lost=columns["lost"],
         time_s=columns.get("time_s"),
         energy_j=columns.get("energy_j"),
-        worker_time_s=_loop.worker_time_s(records),
+        worker_time_s=_link.worker_time_s(records.conditions, sent),
         params=run.params,
         outcome=_loop.OUTCOMES[int(run.outcome)],
         attributes={"problem": problem.name}
@@ -268,7 +273,7 @@ def _tell(log, problem, options, channel, records, rounds: int) -> None:
     """Tell the log of the last of so many rounds."""
     if log is None:
         return
-    granted = options.grant is not None
+    granted = options.around.grant is not None
     columns = _loop.columns(problem, records, channel, granted)
     numbers = np.arange(rounds - records.error.size, rounds) + 1
     # The same columns whatever memories an algorithm keeps.

@@ -29,6 +29,10 @@ MAY_IMPORT = {
     "robust": set(),
     "_attendance": set(),
     "_outliers": {"_attendance"},
+    "_streams": set(),
+    "_link": {
+        *("_attendance", "_streams", "channel", "participation", "problems", "server"),
+    },
     "_totals": {"_collective"},
     "participation": {"_attendance"},
     "_counting": {"_last_round", "_steps", "wire"},
@@ -62,7 +66,7 @@ MAY_IMPORT = {
     "_norms": {"federation", "worker"},
     "_loop": {
         *("_last_round", "_norms", "_broadcast", "_groups", "history", "problems"),
-        *("_attendance", "channel", "participation", "server"),
+        *("_link", "_streams", "channel"),
     },
     "_mesh": {"_devices", "_last_round", "federation", "problems"},
     "_fingerprint": {"_loop", "problems"},
@@ -72,11 +76,11 @@ MAY_IMPORT = {
     "_simulate": {
         *("_check_optimizer", "_checkpoint", "_environment", "_fingerprint", "_loop"),
         *("_mesh", "_norms", "history", "problems"),
-        *("_attendance", "channel", "participation"),
+        *("_attendance", "_link", "channel", "participation"),
     },
     "_sweep": {
         *("_check_optimizer", "_environment", "_loop", "_mesh", "_netcdf", "_norms"),
-        *("_attendance", "channel", "problems"),
+        *("_attendance", "_link", "channel", "problems"),
     },
     "report": {"algorithms", "history"},
     "config": {

@@ -13,7 +13,7 @@ import oracle
 import pytest
 
 import gdsec_jax
-from gdsec_jax import broadcast, data, problems, simulate, wire, worker
+from gdsec_jax import _streams, broadcast, data, problems, simulate, wire, worker
 
 loop = importlib.import_module("gdsec_jax._loop")
 WORKERS, ROUNDS, BETA = 5, 300, 0.01
@@ -495,8 +495,8 @@ def test_a_run_draws_apart_from_an_algorithm_with_the_same_key():
     for number in range(8):
         common, own, state = rounds.begin(state, params)
         note(common["round_key"], *own["key"])
-        for purpose in (loop._MINIBATCH, loop._PARTICIPATION):
-            stream = loop._stream(key, purpose, number)
+        for purpose in (_streams.MINIBATCH, _streams.PARTICIPATION):
+            stream = _streams.stream(key, purpose, number)
             note(stream, *(jax.random.fold_in(stream, m) for m in range(WORKERS)))
     assert len(set(drawn)) == len(drawn) == 8 * 3 * (1 + WORKERS)
 

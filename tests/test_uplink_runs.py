@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib
 
 import jax
 import numpy as np
@@ -14,10 +13,9 @@ from test_mesh import on_four_devices
 from test_simulate import assert_same_course
 
 import gdsec_jax
-from gdsec_jax import channel, logs, participation, problems, simulate, sweep
+from gdsec_jax import _streams, channel, logs, participation, problems, simulate, sweep
 from gdsec_jax.channel import Channel, Radio
 
-loop = importlib.import_module("gdsec_jax._loop")
 M, ROUNDS, MAX_DELAY = 4, 40, 2
 
 
@@ -84,7 +82,7 @@ def test_what_a_run_took_follows_from_what_was_drawn(access):
     )  # fmt: skip
     key = jax.random.key(3)
     for k in range(ROUNDS):
-        stream = loop._stream(key, loop._CHANNEL, k)
+        stream = _streams.stream(key, _streams.CHANNEL, k)
         met = jax.tree.map(np.asarray, channel.conditions(given, M, stream))
         bits, present = history.bits[k], history.participants[k]
         upload = [int(b) * float(s) for b, s in zip(bits, met[2], strict=True)]
@@ -141,7 +139,7 @@ def test_local_steps_take_their_time():
     )
     link = [each.worker_time_s[0] for each in (one, several)]
     drawn = channel.conditions(
-        noisy(), M, loop._stream(jax.random.key(3), loop._CHANNEL, 0)
+        noisy(), M, _streams.stream(jax.random.key(3), _streams.CHANNEL, 0)
     )
     for steps, history in ((1, one), (7, several)):
         sending = channel.upload_s(jax.tree.map(np.asarray, drawn), history.bits[0])

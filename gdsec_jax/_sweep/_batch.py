@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdsec_jax import _loop, _mesh, _norms, _trees
+from gdsec_jax import _link, _loop, _mesh, _norms, _trees
 from gdsec_jax._attendance import Absent
 from gdsec_jax._sweep import _grid
 from gdsec_jax.channel import Channel
@@ -129,10 +129,12 @@ def _one_round(problem: Problem, program: Program, limits, channel, number):
 
         options = _loop.Options(
             program.eval_every,
-            of_the_setting(program.participates),
+            _link.Around(
+                of_the_setting(program.participates),
+                program.absent,
+                of_the_setting(program.grants),
+            ),
             program.norms,
-            program.absent,
-            of_the_setting(program.grants),
         )
         own = program.channel(values=values) if program.channel else channel
         given = _loop.Given(limits, own, key)
@@ -283,7 +285,7 @@ def _until(chunk, ended, done: int):
 
 
 def _adds_up(name: str, column: np.ndarray) -> bool:
-    return column.dtype.kind != "f" or name in _loop.SUMMED
+    return column.dtype.kind != "f" or name in _link.SUMMED
 
 
 def _log(log, chunk, plan: Plan, settings: list[_grid.Setting], ended, done: int):

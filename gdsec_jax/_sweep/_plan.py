@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdsec_jax import _checks, _environment, _loop, _mesh, _trees
+from gdsec_jax import _checks, _environment, _link, _loop, _mesh, _trees
 from gdsec_jax._attendance import Absent
 from gdsec_jax._check_optimizer import check
 from gdsec_jax._sweep import _grid
@@ -86,11 +86,11 @@ def plan_of(group, problem, make_optimizer, around: Around, common: Common) -> P
 
     participates, grants, own_channel = map(made, around.functions)
     channel: Any = None if own_channel else around.channel
-    absence = not (participates is None and grants is None)
+    own = _link.Around(around.participation, around.absent, around.grant)
     for setting in group.traced if own_channel else ():
         channel = own_channel(values=setting)  # of which the host needs the kind alone
-        _loop.check_around(around.absent, channel, problem.num_workers, absence)
-    _loop.check_around(around.absent, channel, problem.num_workers, absence)
+        _link.check(own, channel, problem.num_workers)
+    _link.check(own, channel, problem.num_workers)
     error = _loop.initial_error(problem)
     return Plan(
         group=group,

@@ -181,8 +181,6 @@ def run_settings(
         norms,
         None if mesh is None else mesh_of(mesh),
     )
-    _checks.function("participation", participation)
-    _checks.function("grant", grant)
     around = Around(participation, absent, grant, channel)
     for name in settings[0]:
         makers = [make_optimizer, problem if callable(problem) else None]
