@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 import gdsec_jax
-from gdsec_jax import _loop, problems
+from gdsec_jax import _link, _loop, problems
 from gdsec_jax._fingerprint import fingerprint
 
 
@@ -16,9 +16,10 @@ def test_a_method_differs_in_any_number_of_its_own():
         own = dict(zip("wb", pieces, strict=True))
         parts = optax.partition(own, {"w": "w", "b": "b"})
         chain = optax.chain(parts, optax.sgd(0.1))
-        options = _loop.Options(1, None, False)
+        options = _loop.Options(1, _link.Around(), False)
         limits = _loop.Limits(10, -np.inf, np.inf)
-        words = fingerprint(on, chain, options, limits, jax.random.key(0), 1e6)
+        given = _loop.Given(limits, None, jax.random.key(0))
+        words = fingerprint(on, chain, options, given, 1e6)
         assert words["target_error"] == "-inf"
         return words["method or options"]
 
