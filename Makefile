@@ -13,6 +13,8 @@ PYTEST := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.xla_cache \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
 	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 \
 	$(BIN)/python -m pytest -n 2 -q --durations 15
+# Where there are many, and few that run for long, the compiler optimises less.
+QUICK := XLA_FLAGS=--xla_backend_optimization_level=0 $(PYTEST)
 
 .PHONY: figures test test-core test-slow lint browser clean
 
@@ -24,12 +26,12 @@ test: $(READY)
 
 # The numerical core alone, for further versions of Python.
 test-core: $(READY)
-	$(PYTEST) -m "not slow" tests/worker/test_compressors.py tests/worker/test_memories.py \
+	$(QUICK) -m "not slow" tests/worker/test_compressors.py tests/worker/test_memories.py \
 		tests/worker/test_triggers.py tests/wire/test_formats.py tests/test_federation.py \
 		tests/test_attendance.py tests/test_participation.py
 
 test-slow: $(READY)
-	$(PYTEST) -m slow
+	$(QUICK) -m slow
 
 lint: $(READY)
 	$(BIN)/ruff check .

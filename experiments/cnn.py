@@ -39,6 +39,7 @@ def section(study: figures.Study) -> report.Section:
             _of(split, figures.keeps_the_rate(one, label, one.config.slack))
             for split, one in runs.items()
             for label in LABELS
+            if label in study.config.methods
         ],
         chosen=experiment.how_chosen(study.config, runs[SPLITS[0]].problem),
         seconds=seconds(),

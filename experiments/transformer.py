@@ -10,7 +10,8 @@ def section(study: figures.Study) -> report.Section:
 
     def claims(runs):
         slack = runs.config.slack
-        return [figures.keeps_the_rate(runs, label, slack) for label in LABELS]
+        labels = [label for label in LABELS if label in runs.histories]
+        return [figures.keeps_the_rate(runs, label, slack) for label in labels]
 
     made = figures.section_of_runs(study, claims)
     return made._replace(panels=tuple(map(_with_plain_losses, made.panels)))

@@ -37,7 +37,9 @@ def toy(name: str) -> configs.RunConfig:
     if name in NETWORKS:
         problem = {} if name == "transformer" else {"data": "digits", "subset": "train"}
         problem = full.problem.model_copy(update=problem)
+        methods = {label: full.methods[label] for label in ("SGD", "SGD-SEC")}
         few = {"num_rounds": 4, "eval_every": 2, "problem": problem}
+        few |= {"methods": methods}
         return full.model_copy(update=few)
     if name == "wireless":  # whose methods are those of the figure of all rivals
         rivals = configs.load(figures.sources()["ridge"].config)

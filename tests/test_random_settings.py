@@ -208,6 +208,6 @@ def test_random_settings(number):
     access = own.access or "fdma"
     for taken in (
         channel.energy_j(met, bits),
-        channel.round_time_s(met, bits, sent.computed, sent.participants, access),
+        channel.round_time_s(met, bits, sent.awaited, access),
     ):
         assert np.isfinite(taken).all() and (taken >= 0).all()

@@ -19,7 +19,7 @@ import optax
 import psutil
 
 import gdsec_jax
-from gdsec_jax import _loop, _simulate, benchmarks, problems
+from gdsec_jax import _link, _loop, _simulate, benchmarks, problems
 from gdsec_jax.benchmarks import Measure, Settings
 
 NUM_WORKERS, BATCH = 4, 16
@@ -82,10 +82,11 @@ def optimizer_for() -> optax.GradientTransformation:
 def _planned(widths, worker_batch: int | None) -> int:
     """Bytes that the compiled loop holds at its peak."""
     problem, optimizer = problem_of(widths), optimizer_for()
-    options = _loop.Options(1, None, False, worker_batch)
+    options = _loop.Options(1, _link.Around(), False, worker_batch)
     limits = _loop.Limits(ROUNDS, -np.inf, np.inf)
     run = jax.eval_shape(lambda p: _loop.start(optimizer, p), problem.init_params)
-    arguments = (_loop.for_loop(problem), optimizer, options, limits, jax.random.key(0))
+    given = _loop.Given(limits, None, jax.random.key(0))
+    arguments = (_loop.for_loop(problem), optimizer, options, given)
     one = functools.partial(_loop.one_round, *arguments, jnp.int32(0))
     buffers = _loop.buffers_like(jax.eval_shape(one, run)[1], ROUNDS)
     loop = _simulate._run_chunk.lower(*arguments, run, buffers, ROUNDS)
