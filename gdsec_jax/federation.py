@@ -35,6 +35,7 @@ from gdsec_jax._rounds import RoundsState
 from gdsec_jax._rounds import rounds as make_rounds
 from gdsec_jax._steps import Columns, Steps
 from gdsec_jax._totals import Aggregation, total_by
+from gdsec_jax.participation import Rule
 from gdsec_jax.server import late_messages
 from gdsec_jax.wire import Format, as_format, flush, nonzeros_of
 
@@ -42,7 +43,6 @@ from gdsec_jax.wire import Format, as_format, flush, nonzeros_of
 _WEIGHT, _SENDS, _DELAY = "weight", "sends", "delay"
 _DELIVERED = "delivered"  # this one is an argument
 _NO_ARGUMENTS = (_WEIGHT, _SENDS, _DELAY)
-Participation = Callable[[jax.Array, jax.Array], jax.Array]
 Reduction = Literal["sum", "mean"]
 OnNonfinite = Literal["drop", "propagate"]
 OnStandstill = Literal["send", "hold"]
@@ -73,7 +73,7 @@ def federate(
     weights=None,
     wire: str | Format = "coo",
     key=None,
-    participation: Participation | None = None,
+    participation: Rule | None = None,
     on_nonfinite: OnNonfinite = "drop",
     on_standstill: OnStandstill = "send",
     controller: Controller | None = None,

@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "federation": {
         *("wire", "worker", "_collective", "_control", "_groups", "_last_round"),
         *("_rounds", "_steps", "_attendance", "_counting", "_outliers", "_totals"),
-        *("_round", "server"),
+        *("_round", "participation", "server"),
     },
     "server": {"worker"},
     "_broadcast": {"wire", "worker", "_attendance", "_rounds"},
