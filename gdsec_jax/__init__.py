@@ -8,20 +8,9 @@ from gdsec_jax import problems as problems
 from gdsec_jax import robust as robust
 from gdsec_jax import wire as wire
 from gdsec_jax import worker as worker
-from gdsec_jax._adaptive import adaptive_xi as adaptive_xi
-from gdsec_jax._broadcast import LastBroadcast as LastBroadcast
-from gdsec_jax._broadcast import broadcast as broadcast
-from gdsec_jax._broadcast import last_broadcast as last_broadcast
-from gdsec_jax._check_optimizer import check as check
-from gdsec_jax._control import Controller as Controller
-from gdsec_jax._control import last_xi as last_xi
 from gdsec_jax._devices import DEVICE_AXIS as DEVICE_AXIS
-from gdsec_jax._groups import Grouped as Grouped
-from gdsec_jax._last_round import LastRound as LastRound
-from gdsec_jax._last_round import last_round as last_round
-from gdsec_jax._rounds import rounds as rounds
-from gdsec_jax._simulate import simulate as simulate
-from gdsec_jax._sweep import sweep as sweep
+from gdsec_jax._theory import Theory as Theory
+from gdsec_jax._theory import theory as theory
 from gdsec_jax.algorithms import METHODS as METHODS
 from gdsec_jax.algorithms import Method as Method
 from gdsec_jax.algorithms import cgd as cgd
@@ -46,12 +35,23 @@ from gdsec_jax.algorithms import sign_ef as sign_ef
 from gdsec_jax.algorithms import terngrad as terngrad
 from gdsec_jax.algorithms import top_j as top_j
 from gdsec_jax.federation import federate as federate
-from gdsec_jax.history import History as History
+from gdsec_jax.federation._adaptive import adaptive_xi as adaptive_xi
+from gdsec_jax.federation._batches import Grouped as Grouped
+from gdsec_jax.federation._broadcast import LastBroadcast as LastBroadcast
+from gdsec_jax.federation._broadcast import broadcast as broadcast
+from gdsec_jax.federation._broadcast import last_broadcast as last_broadcast
+from gdsec_jax.federation._check import check as check
+from gdsec_jax.federation._clock import rounds as rounds
+from gdsec_jax.federation._controller import Controller as Controller
+from gdsec_jax.federation._controller import last_xi as last_xi
+from gdsec_jax.federation._counts import LastRound as LastRound
+from gdsec_jax.federation._counts import last_round as last_round
 from gdsec_jax.server import gradient_estimate as gradient_estimate
 from gdsec_jax.server import late_messages as late_messages
 from gdsec_jax.server import server_memory as server_memory
-from gdsec_jax.theory import Theory as Theory
-from gdsec_jax.theory import theory as theory
+from gdsec_jax.simulation._history import History as History
+from gdsec_jax.simulation._simulate import simulate as simulate
+from gdsec_jax.simulation._sweep import sweep as sweep
 
 __all__ = [
     "DEVICE_AXIS",

@@ -1,9 +1,16 @@
 """What all tests share."""
 
 import logging
+import os
+from pathlib import Path
 
 import jax
 import pytest
+
+# Programs that tests start use the door to private modules, too.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+).rstrip(os.pathsep)
 
 
 @pytest.fixture(scope="module", autouse=True)

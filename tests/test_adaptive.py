@@ -9,10 +9,11 @@ import numpy as np
 import optax
 import pytest
 from cases import real_problem, slow_but
+from inside import ControlState, _trees
 
 import gdsec_jax
-from gdsec_jax import _trees, adaptive_xi, config, data, problems, tuning
-from gdsec_jax._control import ControlState
+from gdsec_jax import adaptive_xi, data, problems
+from gdsec_jax.study import config, tuning
 from gdsec_jax.worker import ErrorFeedbackState
 
 
@@ -324,7 +325,7 @@ def test_the_step_is_estimated_behind_momentum_too(x64):
 
 
 def test_large_gradients_go_in_blocks_with_it(monkeypatch):
-    from gdsec_jax import _blocks, _columns
+    from inside import _blocks, _columns
 
     plans = []
 

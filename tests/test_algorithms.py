@@ -18,10 +18,11 @@ from cases import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inside import _trees
 from optax.experimental import aggregating
 
 import gdsec_jax
-from gdsec_jax import _trees, worker
+from gdsec_jax import worker
 
 
 def _library(problem, optimizer, rounds):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import methods, random_gradients, slow_but
+from inside import _trees
 from test_columns import assert_same
 from test_fault_laws import (
     MAX_DELAY,
@@ -16,7 +17,7 @@ from test_fault_laws import (
 )
 
 import gdsec_jax
-from gdsec_jax import _trees, participation
+from gdsec_jax import participation
 from gdsec_jax.server import LateMessagesState, ServerMemoryState
 from gdsec_jax.worker import GradientDifferenceState
 

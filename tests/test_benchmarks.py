@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,9 @@ import pytest
 import rich.console
 
 import gdsec_jax
-from gdsec_jax import _shipped, benchmarks, cli
-from gdsec_jax.benchmarks import Measure, Report, Result, Settings, Times
+from gdsec_experiments import benchmarks
+from gdsec_experiments.benchmarks import Measure, Report, Result, Settings, Times
+from gdsec_jax.study import cli
 
 HERE = {
     **{
@@ -303,9 +305,10 @@ def test_other_files_are_refused(tmp_path, text):
 @pytest.fixture
 def fakes(tmp_path, monkeypatch):
     """Benches of a folder of its own, beside what is none."""
-    folder = tmp_path / "experiments" / "benchmarks"
-    folder.mkdir(parents=True)
-    head = "from gdsec_jax.benchmarks import Measure, Skipped\n\ndef bench(settings):\n"
+    folder = tmp_path / "benches"
+    folder.mkdir()
+    head = "from gdsec_experiments.benchmarks import Measure, Skipped\n\n"
+    head += "def bench(settings):\n"
     bodies = {
         "good": "return [Measure('time', float(settings.repeats), must=9.0)]",
         "absent": "raise Skipped('no such device')",
@@ -315,12 +318,12 @@ def fakes(tmp_path, monkeypatch):
     }
     for name, body in bodies.items():
         (folder / f"{name}.py").write_text(f'"""About {name}."""\n{head}    {body}\n')
-    folders = _shipped.folder
-    monkeypatch.setattr(
-        _shipped,
-        "folder",
-        lambda name: folder.parent if name == "experiments" else folders(name),
-    )
+    monkeypatch.setattr(benchmarks, "__path__", [str(folder)])
+    for name in bodies:
+        monkeypatch.delitem(sys.modules, f"{benchmarks.__name__}.{name}", raising=False)
+    yield
+    for name in bodies:
+        sys.modules.pop(f"{benchmarks.__name__}.{name}", None)
 
 
 def test_benches_are_found_and_the_whole_job_is_last():

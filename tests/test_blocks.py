@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from gdsec_jax import _blocks
+from inside import _blocks
 
 
 def looped(moving, fixed, number):

@@ -7,10 +7,10 @@ import optax
 import oracle
 import pytest
 from cases import random_gradients, tree_params
+from inside import _STREAM
 
 import gdsec_jax
 from gdsec_jax import broadcast, last_broadcast, last_round, problems, wire, worker
-from gdsec_jax._broadcast import _STREAM
 
 LAMBDA = 0.1
 

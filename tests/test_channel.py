@@ -8,14 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from inside import _COMPUTE, _DELAY, _ERASURE, _FADING
 
 import gdsec_jax
 from gdsec_jax import channel
 from gdsec_jax.channel import (
-    _COMPUTE,
-    _DELAY,
-    _ERASURE,
-    _FADING,
     Channel,
     Conditions,
     Radio,

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from inside import _checkpoint, _loop
 from test_simulate import assert_same_course
 
 import gdsec_jax
-from gdsec_jax import _checkpoint, _loop, broadcast, problems, simulate, worker
+from gdsec_jax import broadcast, problems, simulate, worker
 
 WORKERS, EVERY = 4, 20
 

@@ -106,7 +106,7 @@ def test_a_run_goes_on_on_other_devices(tmp_path):
             import jax
             from pathlib import Path
             from jax.sharding import NamedSharding, PartitionSpec
-            from gdsec_jax import _orbax
+            from inside import _orbax
 
             folder = Path(sys.argv[1])
             mesh = jax.make_mesh((4,), ("workers",))

@@ -9,8 +9,10 @@ import jax
 import numpy as np
 import pytest
 import xarray as xr
+from inside import _checkpoint
 
-from gdsec_jax import History, _checkpoint, cli, config, data, experiment, figures
+from gdsec_jax import History, data
+from gdsec_jax.study import cli, config, experiment, figures
 
 TINY = """
 num_rounds = 400
@@ -526,7 +528,7 @@ def test_a_run_of_several_processes_is_not_saved(call, monkeypatch):
     def meet(*_):
         raise AssertionError("they have met")
 
-    monkeypatch.setattr("gdsec_jax._distributed.start", meet)
+    monkeypatch.setattr("gdsec_jax.study._distributed.start", meet)
     run = ("run", "tiny.toml", "--distributed", "--checkpoint-every", "5")
     status, _, err = call(*run)
     assert status == 2

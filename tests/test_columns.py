@@ -9,9 +9,10 @@ import numpy as np
 import optax
 import pytest
 from cases import methods, random_gradients, slow_but
+from inside import _blocks, _columns
 
 import gdsec_jax
-from gdsec_jax import _blocks, _columns, worker
+from gdsec_jax import worker
 
 # Whose pipelines go component by component, with the arguments of cases.METHODS.
 COMPONENT_WISE = {"gd", "gdsec", "gdsoec", "iag"}

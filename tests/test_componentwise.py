@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from gdsec_jax import _componentwise
+from inside import _componentwise
 
 M, N, BLOCK, REST = 3, 7, 4, 2
 ROW = jnp.arange(1.0, M + 1)  # a number for each worker

@@ -12,8 +12,8 @@ import pydantic
 import pytest
 
 import gdsec_jax
-from gdsec_jax import config as configs
 from gdsec_jax import problems, wire
+from gdsec_jax.study import config as configs
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

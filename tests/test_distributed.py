@@ -10,14 +10,16 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from inside import _distributed
 
-from gdsec_jax import History, _distributed, cli, data
+from gdsec_jax import History, data
+from gdsec_jax.study import cli
 
 ROOT = Path(__file__).parent.parent
 
 START = """
 import jax
-from gdsec_jax import _distributed
+from inside import _distributed
 mesh = _distributed.start("localhost:{port}", {processes}, {process})
 assert mesh.size == 4
 jax.config.update("jax_enable_x64", True)
@@ -39,7 +41,7 @@ def together(command, count: int = 2) -> list[str]:
     port = free_port()
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // count}",
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
     }
     processes = [
         subprocess.Popen(
@@ -151,8 +153,9 @@ def test_four_processes_of_one_worker_move_a_tenth_of_the_bytes():
     together(
         program(
             """
-            from gdsec_jax import _mesh, benchmarks
-            from gdsec_jax._devices import mesh_of
+            from gdsec_experiments import benchmarks
+            from inside import _mesh
+            from inside import mesh_of
             hlo = benchmarks.module("_hlo")
             M, D = 4, 20_000
             mesh = mesh_of(mesh, M)

@@ -11,7 +11,8 @@ import rich.console
 import xarray as xr
 
 import gdsec_jax
-from gdsec_jax import History, config, data, experiment
+from gdsec_jax import History, data
+from gdsec_jax.study import config, experiment
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import random_gradients, slow_but
+from inside import _trees
 
 import gdsec_jax
-from gdsec_jax import _trees
 from gdsec_jax.server import LateMessagesState
 from gdsec_jax.worker import ErrorFeedbackState, GradientDifferenceState
 

@@ -10,9 +10,10 @@ import oracle_rivals as rivals
 import pytest
 import test_rivals
 from cases import slow_but
+from inside import _trees
 
 import gdsec_jax
-from gdsec_jax import _trees, participation, worker
+from gdsec_jax import participation, worker
 from gdsec_jax.server import LateMessagesState, ServerMemoryState
 from gdsec_jax.worker import ErrorFeedbackState, GradientDifferenceState
 

@@ -1,6 +1,7 @@
 """The figures: every module at toy size, and the claims of the paper at full size."""
 
 import collections
+import importlib
 import io
 import math
 import pickle
@@ -10,9 +11,11 @@ import pandas as pd
 import pytest
 import rich.console
 import xarray as xr
+from inside import _shipped
 
-from gdsec_jax import _shipped, data, experiment, figures, report
-from gdsec_jax import config as configs
+from gdsec_jax import data
+from gdsec_jax.study import config as configs
+from gdsec_jax.study import experiment, figures, report
 
 NAMES = (
     *("ridge", "heterogeneous", "lasso", "nonconvex", "sparse", "error_correction"),
@@ -33,7 +36,7 @@ LINKS = ("adaptive", "wireless", "faults")
 
 def toy(name: str) -> configs.RunConfig:
     """The figure's config with few rounds, and grids of two values an axis."""
-    full = configs.load(figures.sources()[name].config)
+    full = configs.load(figures.sources()[name])
     if name in NETWORKS:
         problem = {} if name == "transformer" else {"data": "digits", "subset": "train"}
         problem = full.problem.model_copy(update=problem)
@@ -42,7 +45,7 @@ def toy(name: str) -> configs.RunConfig:
         few |= {"methods": methods}
         return full.model_copy(update=few)
     if name == "wireless":  # whose methods are those of the figure of all rivals
-        rivals = configs.load(figures.sources()["ridge"].config)
+        rivals = configs.load(figures.sources()["ridge"])
         full = full.model_copy(update={"methods": rivals.methods})
     kept = KEPT.get(name, tuple(full.methods))
     methods = {
@@ -79,15 +82,13 @@ def _listed(grid):
 def section_of(name, config, folder, console=None):
     console = console or rich.console.Console(file=io.StringIO())
     study = figures.Study(name, config, folder, console, progress=False)
-    module = _shipped.module(figures.sources()[name].module)
+    module = importlib.import_module(f"gdsec_experiments.{name}")
     return module.section(study)
 
 
 def test_they_are_in_the_order_of_their_letters():
     assert tuple(figures.sources()) == NAMES + NETWORKS + LINKS
-    letters = [
-        configs.load(source.config).letter for source in figures.sources().values()
-    ]
+    letters = [configs.load(source).letter for source in figures.sources().values()]
     assert letters == sorted(letters) and len(set(letters)) == len(letters)
 
 
@@ -134,7 +135,7 @@ def test_make_leaves_a_page_of_those_named(tmp_path, monkeypatch):
 
 
 def test_a_process_of_its_own_leaves_pictures_and_the_rest(tmp_path):
-    config = _short(configs.load(figures.sources()["beta"].config))
+    config = _short(configs.load(figures.sources()["beta"]))
     study = figures.Study("beta", config, tmp_path / "beta", None, False)
     section = figures._saved(study, tmp_path)
     assert (tmp_path / "beta.svg").is_file()
@@ -166,19 +167,19 @@ def test_real_data_that_cannot_be_had_are_said_to_be_missing(monkeypatch):
         raise OSError(f"{name} cannot be downloaded")
 
     monkeypatch.setattr(configs, "load_data", nowhere)
-    config = configs.load(figures.sources()["ridge"].config)
+    config = configs.load(figures.sources()["ridge"])
     same, note = figures._with_real_data("ridge", config)
     assert same == config
     assert note is not None
     assert "mnist cannot be downloaded" in note
-    generated = configs.load(figures.sources()["heterogeneous"].config)
+    generated = configs.load(figures.sources()["heterogeneous"])
     assert "generated" in (figures._with_real_data("b", generated)[1] or "")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_real_data_make_a_config(name, monkeypatch):
     monkeypatch.setattr(configs, "load_data", lambda name, split="train": None)
-    config = configs.load(figures.sources()[name].config)
+    config = configs.load(figures.sources()[name])
     merged, note = figures._with_real_data(name, config)
     assert (note is None) == bool(config.real)
     if config.real:
@@ -203,12 +204,12 @@ def test_networks_are_made_by_name_alone(tmp_path, monkeypatch):
         with pytest.raises(InterruptedError):
             figures.make(names, tmp_path, console=console)
     assert made == ["ridge", "transformer"]
-    config = configs.load(figures.sources()["cnn"].config)
+    config = configs.load(figures.sources()["cnn"])
     assert figures._with_real_data("cnn", config) == (config, None)
     by_name = [
         name
         for name, source in figures.sources().items()
-        if configs.load(source.config).by_name
+        if configs.load(source).by_name
     ]
     assert tuple(by_name) == NETWORKS + LINKS
 
@@ -218,10 +219,10 @@ def test_without_mnist_the_network_takes_other_digits(tmp_path, monkeypatch):
         raise OSError(f"{name} cannot be downloaded")
 
     monkeypatch.setattr(configs, "load_data", nowhere)
-    config = configs.load(figures.sources()["cnn"].config)
+    config = configs.load(figures.sources()["cnn"])
     console = rich.console.Console(file=io.StringIO())
     study = figures.Study("cnn", config, tmp_path, console)
-    module = _shipped.module(figures.sources()["cnn"].module)
+    module = importlib.import_module("gdsec_experiments.cnn")
     own = module._on_data_at_hand(study).config
     assert (own.problem.data, own.problem.subset) == ("digits", "train")
     assert own.text.endswith("mnist cannot be had: 8 x 8 digits are.")
@@ -230,7 +231,7 @@ def test_without_mnist_the_network_takes_other_digits(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", NAMES + NETWORKS)
 def test_no_two_curves_of_a_figure_look_the_same(name):
     looks, seen = [], collections.Counter()
-    for method in configs.load(figures.sources()[name].config).methods.values():
+    for method in configs.load(figures.sources()[name]).methods.values():
         look = report.line_style(method.name, seen[method.name])
         seen[method.name] += 1
         looks.append((look["color"], look["linestyle"], look.get("marker")))
@@ -239,7 +240,7 @@ def test_no_two_curves_of_a_figure_look_the_same(name):
 
 def test_what_was_tuned_says_how():
     for name, source in figures.sources().items():
-        config = configs.load(source.config)
+        config = configs.load(source)
         if name in ("beta", "frontier", "workers", "heatmap", *LINKS):
             continue
         for label, method in config.methods.items():
@@ -249,7 +250,7 @@ def test_what_was_tuned_says_how():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ridge", "lasso", "nonconvex", "error_correction"])
 def test_the_claims_of_the_paper_are_visible(name, tmp_path):
-    config = configs.load(figures.sources()[name].config)
+    config = configs.load(figures.sources()[name])
     if name == "ridge":
         labels = ("GD", "GD-SEC", "GD-SOEC same xi", "GD-SOEC")
         config = config.model_copy(
@@ -301,7 +302,7 @@ def test_a_claim_needs_the_rate_and_the_bits(tmp_path):
 
 def test_the_heat_map_is_of_what_the_run_sends(tmp_path, x64):
     config = toy("heatmap").model_copy(update={"num_rounds": 40})
-    module = _shipped.module(figures.sources()["heatmap"].module)
+    module = importlib.import_module("gdsec_experiments.heatmap")
     with experiment.prepared(config) as problem:
         method = configs.resolved(config.methods["GD-SEC"], problem)
         sent = np.asarray(module._sent(problem, method, 40))
@@ -310,7 +311,7 @@ def test_the_heat_map_is_of_what_the_run_sends(tmp_path, x64):
 
 
 def test_the_larger_beta_that_does_not_diverge_is_no_error():
-    module = _shipped.module(figures.sources()["beta"].module)
+    module = importlib.import_module("gdsec_experiments.beta")
     betas = [0.1, 0.3, 1.0]
     costs = xr.Dataset(
         {name: ("beta", [1.0, 2.0, 3.0]) for name in ("bits", "rounds")},

@@ -5,13 +5,12 @@ import stat
 import sys
 
 import pytest
-
-from gdsec_jax import _files
+from inside import _whole
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path):
     path = tmp_path / "new" / "folders" / "result.txt"
-    with _files.whole(path) as temporary:
+    with _whole.whole(path) as temporary:
         assert temporary.parent == path.parent  # so that it can be renamed
         assert temporary.suffix == ".txt"  # writers look at it
         temporary.write_text("done")
@@ -22,20 +21,20 @@ def test_a_file_appears_when_the_block_ends(tmp_path):
 
 def test_a_target_is_a_file_that_can_be_written(tmp_path):
     path = tmp_path / "new" / "a.json"
-    assert _files.target(path) == path
+    assert _whole.target(path) == path
     assert list(path.parent.iterdir()) == []
     path.write_text("old")
-    assert _files.target(path).read_text() == "old"
+    assert _whole.target(path).read_text() == "old"
     with pytest.raises(OSError, match="new is no file that can be written"):
-        _files.target(path.parent)
+        _whole.target(path.parent)
     with pytest.raises(OSError, match=r"a\.json is no folder that can be written to"):
-        _files.target(path / "b.json")
+        _whole.target(path / "b.json")
 
 
 def test_what_stood_there_is_replaced(tmp_path):
     path = tmp_path / "result.txt"
     path.write_text("old")
-    with _files.whole(str(path)) as temporary:
+    with _whole.whole(str(path)) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
@@ -47,7 +46,7 @@ def test_a_failure_leaves_nothing_behind(error, stood, tmp_path):
     path = tmp_path / "result.txt"
     if stood:
         path.write_text("old")
-    with pytest.raises(error), _files.whole(path) as temporary:
+    with pytest.raises(error), _whole.whole(path) as temporary:
         temporary.write_text("half")
         raise error
     assert list(tmp_path.iterdir()) == ([path] if stood else [])
@@ -58,7 +57,7 @@ def test_a_failure_leaves_nothing_behind(error, stood, tmp_path):
 def test_a_folder_in_the_way_is_an_error_that_leaves_nothing_behind(tmp_path):
     path = tmp_path / "result.txt"
     path.mkdir()
-    with pytest.raises(OSError, match=r"result\.txt"), _files.whole(path) as temporary:
+    with pytest.raises(OSError, match=r"result\.txt"), _whole.whole(path) as temporary:
         temporary.write_text("new")
     assert list(tmp_path.iterdir()) == [path]
 
@@ -69,7 +68,7 @@ def test_a_file_has_the_mode_of_any_new_file(mask, mode, tmp_path):
     path = tmp_path / "result.txt"
     before = os.umask(mask)
     try:
-        with _files.whole(path) as temporary:
+        with _whole.whole(path) as temporary:
             temporary.write_text("new")
         after = os.umask(mask)
     finally:

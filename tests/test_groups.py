@@ -9,9 +9,10 @@ import pytest
 from cases import CORE, KINDS, METHODS, methods, random_gradients, slow_but, tree_params
 from hypothesis import given
 from hypothesis import strategies as st
+from inside import _batches, _blocks
 
 import gdsec_jax
-from gdsec_jax import _blocks, _groups, worker
+from gdsec_jax import worker
 
 NUM_WORKERS = 5
 ROUNDS = 4
@@ -177,7 +178,7 @@ def test_what_is_wrong_is_said():
 
 @given(st.integers(1, 300), st.integers(1, 320))
 def test_no_group_is_larger_than_asked_for(num_workers, size):
-    number = _groups.number_of_size(size, num_workers)
+    number = _batches.number_of_size(size, num_workers)
     each, rest = divmod(num_workers, number)
     assert 1 <= each <= size and rest <= size
 
@@ -190,19 +191,19 @@ def taken(monkeypatch):
     """The numbers of groups of the rounds that are traced, for small arrays."""
     monkeypatch.setattr(_blocks, "LEAST_BYTES", 0)
     monkeypatch.setattr(_blocks, "BLOCK_BYTES", {"cpu": 128, "tpu": 128})
-    numbers, original = [], _groups.in_groups
+    numbers, original = [], _batches.in_groups
 
     def spy(*args, **keywords):
         numbers.append(keywords["number"])
         return original(*args, **keywords)
 
-    monkeypatch.setattr(_groups, "in_groups", spy)
+    monkeypatch.setattr(_batches, "in_groups", spy)
     return numbers
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m.name in ("gd", "top_j")])
 def test_many_workers_of_small_models_go_in_groups(method, taken, monkeypatch):
-    monkeypatch.setattr(_groups, "LEAST_WORKERS", 1)
+    monkeypatch.setattr(_batches, "LEAST_WORKERS", 1)
     params = tree_params()
     gradients = random_gradients(params, NUM_WORKERS, 5, ROUNDS)
     algorithm = method.make(NUM_WORKERS)
@@ -220,7 +221,7 @@ def test_few_workers_and_those_that_meet_do_not(taken, monkeypatch):
     gradients = random_gradients(params, NUM_WORKERS, 6, ROUNDS)
     rounds_of(gdsec_jax.gd(NUM_WORKERS), params, gradients)
     assert not taken
-    monkeypatch.setattr(_groups, "LEAST_WORKERS", 1)
+    monkeypatch.setattr(_batches, "LEAST_WORKERS", 1)
     algorithm = gdsec_jax.power_sgd(NUM_WORKERS, rank=1, key=0)
     in_groups = rounds_of(algorithm, params, gradients)
     assert taken  # it was tried

@@ -12,9 +12,10 @@ import numpy as np
 import optax
 import pytest
 import xarray as xr
+from inside import _netcdf
 
 import gdsec_jax
-from gdsec_jax import History, _netcdf, problems, simulate
+from gdsec_jax import History, problems, simulate
 
 ARRAYS = (
     "eval_rounds",

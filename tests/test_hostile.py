@@ -14,21 +14,13 @@ import pytest
 import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from inside import _grid, _manifest, _netcdf, _own_log
 
 import gdsec_jax
-from gdsec_jax import (
-    History,
-    _manifest,
-    _netcdf,
-    _own_log,
-    benchmarks,
-    cli,
-    logs,
-    problems,
-    simulate,
-)
-from gdsec_jax import config as configs
-from gdsec_jax._sweep import _grid
+from gdsec_experiments import benchmarks
+from gdsec_jax import History, logs, problems, simulate
+from gdsec_jax.study import cli
+from gdsec_jax.study import config as configs
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.toml"))
 fuzz = settings(

@@ -12,10 +12,10 @@ import jax
 import numpy as np
 import optax
 import pytest
+from inside import mesh_of
 
 import gdsec_jax
 from gdsec_jax import problems
-from gdsec_jax._devices import mesh_of
 
 START = """
 import os
@@ -29,7 +29,7 @@ import optax
 import gdsec_jax
 from cases import KINDS, METHODS
 from gdsec_jax import problems, worker
-from gdsec_jax._devices import mesh_of
+from inside import mesh_of
 jax.config.update("jax_enable_x64", True)
 
 M = 8
@@ -106,7 +106,7 @@ def test_methods_of_every_kind_run_on_four_devices():
 def test_each_device_holds_its_own_workers():
     on_four_devices(
         """
-        import gdsec_jax._mesh as placing
+        import gdsec_jax.simulation._mesh as placing
         from gdsec_jax.federation import FederationState
         mesh = mesh_of(mesh, M)
         placed = placing.place_problem(problem, mesh)

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import methods, random_gradients
+from inside import _outliers
 
 import gdsec_jax
-from gdsec_jax import _outliers
 
 M, ROUNDS, BAD = 5, 9, 3
 

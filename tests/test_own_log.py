@@ -1,8 +1,7 @@
 """The log that goes on is replaced, whatever else is there stays."""
 
 import pytest
-
-from gdsec_jax._own_log import own_log
+from inside import own_log
 
 
 def rows(*rounds):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gdsec_jax import config, tuning
+from gdsec_jax.study import config, tuning
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

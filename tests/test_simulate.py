@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib
 import math
 
 import jax
@@ -11,11 +10,12 @@ import numpy as np
 import optax
 import oracle
 import pytest
+from inside import _loop as loop
+from inside import _streams
 
 import gdsec_jax
-from gdsec_jax import _streams, broadcast, data, problems, simulate, wire, worker
+from gdsec_jax import broadcast, data, problems, simulate, wire, worker
 
-loop = importlib.import_module("gdsec_jax._loop")
 WORKERS, ROUNDS, BETA = 5, 300, 0.01
 
 # On each data set a threshold that censors most entries, and converges.

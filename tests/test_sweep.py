@@ -1,7 +1,6 @@
 """Sweeps: each setting is its own run, and what is compiled, kept and refused."""
 
 import functools
-import importlib
 import json
 import os
 import subprocess
@@ -15,11 +14,11 @@ import optax
 import pytest
 import xarray as xr
 from cases import METHODS, methods, slow_but
+from inside import _batch as module
 
 import gdsec_jax
 from gdsec_jax import logs, problems, simulate, sweep, wire
 
-module = importlib.import_module("gdsec_jax._sweep._batch")
 WORKERS, ROUNDS = 4, 30
 LOOP = "jit(_sweep_chunk)"
 
@@ -579,7 +578,8 @@ def test_a_killed_sweep_goes_on(whole, chunks, tmp_path):
 @pytest.mark.parametrize("size", slow_but([1], [1, 2, 5]))
 def test_it_goes_on_with_what_is_free_then(size, whole, tmp_path, monkeypatch):
     problem, make, expected = whole
-    plans = importlib.import_module("gdsec_jax._sweep._plan")
+    from inside import _plan as plans
+
     needs = [
         plans.fit(plan_of(whole)._replace(size=n), 2**40).needed for n in (3, size)
     ]
@@ -603,8 +603,9 @@ def test_it_goes_on_with_what_is_free_then(size, whole, tmp_path, monkeypatch):
 
 
 def plan_of(whole):
-    plans = importlib.import_module("gdsec_jax._sweep._plan")
-    grids = importlib.import_module("gdsec_jax._sweep._grid")
+    from inside import _grid as grids
+    from inside import _plan as plans
+
     problem, make, _ = whole
     settings = list(grids.settings_of(grids.axes_of(GRID)))
     common = plans.Common(MANY, 1, None, 1e6, None, False)
@@ -720,7 +721,8 @@ def test_another_computation_has_another_fingerprint(name, monkeypatch, tmp_path
             sweep(**(BASE | {"path": tmp_path / "a.nc"} | options))
         return str(stopped.value)
 
-    swept = importlib.import_module("gdsec_jax._sweep._sweep")
+    from inside import _sweep as swept
+
     monkeypatch.setattr(swept, "fit", lambda plan, memory_limit: plan)
     monkeypatch.setattr(swept.Store, "finished", found)
     one, other = CHANGES[name]

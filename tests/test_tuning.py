@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import rich.console
 import xarray as xr
+from inside import Axis, _grid
 
-from gdsec_jax import config as configs
-from gdsec_jax import experiment, tuning
-from gdsec_jax._sweep import _grid
-from gdsec_jax._sweep._grid import Axis
+from gdsec_jax.study import config as configs
+from gdsec_jax.study import experiment, tuning
 
 TOTALS = ("bits", "broadcast_bits", "gradient_evaluations")
 

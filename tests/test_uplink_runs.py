@@ -8,12 +8,13 @@ import numpy as np
 import optax
 import pytest
 from cases import methods, slow_but
+from inside import _streams
 from test_checkpoint import KilledError, killed_at
 from test_mesh import on_four_devices
 from test_simulate import assert_same_course
 
 import gdsec_jax
-from gdsec_jax import _streams, channel, logs, participation, problems, simulate, sweep
+from gdsec_jax import channel, logs, participation, problems, simulate, sweep
 from gdsec_jax.channel import Channel, Radio
 
 M, ROUNDS, MAX_DELAY = 4, 40, 2

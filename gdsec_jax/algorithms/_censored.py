@@ -7,7 +7,6 @@ import optax
 from optax.experimental import aggregating
 
 from gdsec_jax import _checks
-from gdsec_jax._control import Controller
 from gdsec_jax.algorithms._options import (
     SparseOptions,
     algorithm,
@@ -15,6 +14,7 @@ from gdsec_jax.algorithms._options import (
     share,
     short,
 )
+from gdsec_jax.federation._controller import Controller
 from gdsec_jax.worker import Scope, censor, error_feedback, qsgd
 
 

@@ -10,13 +10,12 @@ from optax.experimental import aggregating
 
 from gdsec_jax import _checks
 from gdsec_jax.federation import (
-    Aggregation,
     OnNonfinite,
     OnStandstill,
     Reduction,
     federate,
 )
-from gdsec_jax.server import gradient_estimate, server_memory
+from gdsec_jax.server import Aggregation, gradient_estimate, server_memory
 from gdsec_jax.wire import Format
 from gdsec_jax.worker import gradient_difference, top_k
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from gdsec_jax._files import cache_folder
 from gdsec_jax.data import _compressed
 from gdsec_jax.data._dataset import Dataset
 from gdsec_jax.data._idx import read_idx
 from gdsec_jax.data._libsvm import read_libsvm
 from gdsec_jax.data._registry import File
+from gdsec_jax.files._whole import cache_folder
 
 _TIMEOUT = 30  # seconds for a connection, and between two pieces of a download
 

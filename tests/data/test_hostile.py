@@ -10,9 +10,9 @@ import zipfile
 import cases
 import numpy as np
 import pytest
+from inside import _compressed
 
 from gdsec_jax import data
-from gdsec_jax.data import _compressed
 
 X, Y = np.arange(12.0).reshape(4, 3), np.array([1, -1, 1, -1])
 CSV = b"a,b,c\n1,2,3\n4,5,6e0\n-1.5,2e-3,7\n"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from inside import _registry
 from scipy import sparse
 
 from gdsec_jax import data
-from gdsec_jax.data import _registry
 
 TOY = b"+1 1:1\n-1 2:1\n+1 3:1\n"
 SHARED = os.environ.get("GDSEC_DATA_DIR", "")

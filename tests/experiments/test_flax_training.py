@@ -2,9 +2,7 @@
 
 import pytest
 
-from gdsec_jax import _shipped
-
-script = _shipped.module(_shipped.folder("experiments") / "flax_training.py")
+from gdsec_experiments import flax_training as script
 
 
 def test_it_runs(capsys):

@@ -9,12 +9,12 @@ import optax
 import pytest
 
 import gdsec_jax
-from gdsec_jax import _shipped, data, federate, problems, simulate, worker
+from gdsec_experiments import _models as models
+from gdsec_jax import data, federate, problems, simulate, worker
 from gdsec_jax.server import server_memory
 
 M = 3
 cross_entropy = optax.softmax_cross_entropy_with_integer_labels
-models = _shipped.module(_shipped.folder("experiments") / "_models.py")
 
 
 def problem_of(name, dtype=None):

@@ -1,7 +1,6 @@
 """Real processes and real bytes reach the simulator's iterates, and fail loudly."""
 
 import contextlib
-import importlib.util
 import itertools
 import re
 import signal
@@ -9,20 +8,13 @@ import socket
 import subprocess
 import threading
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from gdsec_experiments import sockets
 from gdsec_jax import wire
-
-PATH = Path(__file__).parents[2] / "experiments" / "sockets.py"
-_spec = importlib.util.spec_from_file_location("experiment_sockets", PATH)
-assert _spec is not None
-assert _spec.loader is not None
-sockets = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(sockets)
 
 
 def _check(jobs, num_workers):

@@ -3,10 +3,11 @@
 import importlib.util
 
 import pytest
+from inside import _blocks
 from rich.console import Console
 
-from gdsec_jax import _blocks, benchmarks
-from gdsec_jax.benchmarks import Settings, Skipped
+from gdsec_experiments import benchmarks
+from gdsec_experiments.benchmarks import Settings, Skipped
 
 tpu, hlo = benchmarks.module("tpu"), benchmarks.module("_hlo")
 SETTINGS = Settings(repeats=1, small=True, console=Console())

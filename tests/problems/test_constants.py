@@ -6,9 +6,9 @@ import pytest
 import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inside import _constants
 
 from gdsec_jax import problems
-from gdsec_jax.problems import _constants
 
 WORKERS, LAM = 3, 0.05
 SIZES = (14, 1, 9)  # a single sample, and fewer samples than features

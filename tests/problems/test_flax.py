@@ -6,11 +6,11 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from inside import batch_of
 
 import gdsec_jax
 from gdsec_jax import History, data, problems, simulate
 from gdsec_jax.problems import Problem
-from gdsec_jax.problems._minibatch import batch_of
 
 cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 

@@ -10,10 +10,10 @@ import optax
 import oracle
 import pytest
 import scipy.sparse
+from inside import _constants
 
 import gdsec_jax
 from gdsec_jax import data, problems
-from gdsec_jax.problems import _constants
 
 NUM_SAMPLES, LENGTH, WORKERS = 43, 7, 4
 LAM = 0.03

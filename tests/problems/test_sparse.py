@@ -8,9 +8,9 @@ import pytest
 import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inside import _sparse
 
 from gdsec_jax import data
-from gdsec_jax.problems import _sparse
 
 
 @st.composite

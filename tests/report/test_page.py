@@ -14,8 +14,8 @@ import pytest
 from cases import slow_but
 from report import browser
 
-from gdsec_jax import report
 from gdsec_jax.algorithms import METHODS
+from gdsec_jax.study import report
 
 NASTY = "<script>alert(1)</script> & \"quotes\" 'single'"
 needs_browser = pytest.mark.skipif(

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import rich.console
 
-from gdsec_jax import History, report
+from gdsec_jax import History
+from gdsec_jax.study import report
 
 METHODS = {"GD": "gd", "GD-SEC": "gdsec", "GD-SEC xi=3": "gdsec", "GD-SOEC": "gdsoec"}
 

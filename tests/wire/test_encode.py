@@ -9,6 +9,7 @@ import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inside import _codes, _decode, _encode, _formats, _message
 from messages import (
     CODES,
     DENSITIES,
@@ -21,8 +22,6 @@ from messages import (
     product,
     random_message,
 )
-
-from gdsec_jax.wire import _codes, _decode, _encode, _formats, _message
 
 Code, Format = _codes.Code, _formats.Format
 Message, encode, decode = _message.Message, _encode.encode, _decode.decode

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inside import _bits
 from messages import (
     CODES,
     DENSITIES,
@@ -19,7 +20,6 @@ from messages import (
 )
 
 from gdsec_jax import wire
-from gdsec_jax.wire import _bits
 
 
 def peak_of(call):

@@ -12,15 +12,10 @@ import oracle
 import oracle_rivals
 import pytest
 from cases import METHODS, Method
+from inside import _error_feedback, _memoryless, _options, _whole_vectors
 
 import gdsec_jax
 from gdsec_jax import History, problems, wire, worker
-from gdsec_jax.algorithms import (
-    _error_feedback,
-    _memoryless,
-    _options,
-    _whole_vectors,
-)
 from gdsec_jax.federation import federate
 
 WORKERS, ROUNDS = 4, 5

@@ -1,0 +1,1 @@
+"""What is run with the package: a module a figure, the benches, and examples."""

@@ -1,0 +1,264 @@
+"""The threshold that a controller chooses, against the best of a sweep."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+
+import gdsec_jax
+from gdsec_jax.study import config as configs
+from gdsec_jax.study import experiment, figures, report, tuning
+
+FIXED, ADAPTIVE, GD = "GD-SEC", "adaptive", "GD"
+LONG = 500  # rounds: five times 1/beta
+GD_ROUNDS, GD_BITS = "GD's rounds", "GD's bits"
+SHORT = {"nonlinear_least_squares": "NLS", "sparse_binary": "sparse"}
+
+
+class Courses(NamedTuple):
+    """A method's runs on a problem, one for each seed; the second axis is of rounds."""
+
+    initial_error: np.ndarray  # [S]
+    error: np.ndarray  # [S, K]
+    bits: np.ndarray  # int64 [S, K], in total so far
+    xi: np.ndarray  # [S, K], 0 where nothing is censored
+
+
+class Result(NamedTuple):
+    """What was found on one problem."""
+
+    name: str
+    target: np.ndarray  # [S], the error to reach
+    swept: object  # the sweep over xi, of the first seed
+    methods: dict[str, Courses]
+
+
+def section(study: figures.Study) -> report.Section:
+    """One set of constants on every problem, and on each many seeds."""
+    seconds = experiment.stopwatch()
+    config = study.config
+    grid = configs.values_of(config.problem.grid)
+    seeds = grid.pop("seed")
+    ((names, rows),) = grid.items()
+    results = []
+    for row in rows:
+        own = dict(zip(names, row, strict=True)) | {"grid": {}}
+        # Sparse features of another seed have another shape.
+        several = own["data"] != "sparse_binary"
+        results.append(_result(config, own, seeds if several else seeds[:1]))
+    with experiment.prepared(config) as first:
+        chosen = experiment.how_chosen(config, first)
+    table = pd.concat(map(_costs, results), ignore_index=True)
+    return figures.section_of(
+        study,
+        panels=[
+            lambda axes: _against_bits(axes, results[0], config),
+            lambda axes: _ratios(axes, table),
+            lambda axes: _course(axes, results),
+        ],
+        data=table,
+        table=_shown(table),
+        claims=_claims(table),
+        chosen=chosen,
+        seconds=seconds(),
+    )
+
+
+def _result(config, own, seeds) -> Result:
+    problem_configs = [
+        config.problem.model_copy(update=own | {"seed": seed}) for seed in seeds
+    ]
+    one = config.model_copy(update={"problem": problem_configs[0]})
+    with experiment.prepared(one) as first:
+        others = [configs.make_problem(each) for each in problem_configs[1:]]
+        swept = tuning.sweep_method(one, FIXED, first)
+        # Seeds of a set of data differ in the split, which GD does not see.
+        drawn = own["data"] == "heterogeneous"
+        methods = {
+            ADAPTIVE: _courses([first, *others], ADAPTIVE, one),
+            GD: _courses([first, *others] if drawn else [first], GD, one),
+        }
+    # A squared norm is small when it is as small as the square of an error.
+    power = 2 if first.measure == "gradient" else 1
+    target = config.target**power * methods[ADAPTIVE].initial_error
+    words = (SHORT.get(word, word) for word in (own["kind"], own["data"]))
+    return Result(" ".join(words).replace("_", " "), target, swept, methods)
+
+
+def _courses(problems, label: str, config) -> Courses:
+    """Runs side by side on problems of the same shapes."""
+    method = config.methods[label]
+
+    def run(problem):
+        step = 1 / problem.smoothness
+        resolved = method.model_copy(update={"learning_rate": step})
+        optimizer = configs.make_optimizer(resolved, config, problem)
+
+        def one_round(carry, _):
+            params, state = carry
+            updates, state = optimizer.update(problem.gradients(params), state, params)
+            params = optax.apply_updates(params, updates)
+            xi = gdsec_jax.last_xi(state) if label == ADAPTIVE else jnp.zeros(())
+            sent = gdsec_jax.last_round(state)
+            return (params, state), (problem.error(params), sent, xi)
+
+        params = problem.init_params
+        carry = params, optimizer.init(params)
+        records = jax.lax.scan(one_round, carry, None, length=config.num_rounds)[1]
+        return problem.error(params), *records
+
+    stacked = jax.tree.map(lambda *x: jnp.stack([jnp.asarray(y) for y in x]), *problems)
+    initial, error, sent, xi = jax.tree.map(np.asarray, jax.jit(jax.vmap(run))(stacked))
+    return Courses(initial, error, sent.bits.sum(-1).cumsum(-1), xi)
+
+
+def _to_target(courses: Courses, target) -> tuple[np.ndarray, np.ndarray]:
+    """Rounds and bits of each seed until the error was first at most this, or inf."""
+    reached = courses.error <= target[:, None]
+    ever, first = reached.any(1), reached.argmax(1)
+    bits = np.broadcast_to(courses.bits, reached.shape)
+    bits = np.take_along_axis(bits, first[:, None], 1)[:, 0]
+    return np.where(ever, first + 1, np.inf), np.where(ever, bits, np.inf)
+
+
+def _costs(result: Result) -> pd.DataFrame:
+    """A row for each seed; what is of the sweep is of the first seed."""
+    (rounds, bits), (gd_rounds, gd_bits) = (
+        _to_target(result.methods[label], result.target) for label in (ADAPTIVE, GD)
+    )
+    costs = tuning.cost_to(result.swept, float(result.target[0]))
+    ok = costs["rounds"].values <= 1.1 * gd_rounds[0]
+    best = int(np.argmin(np.where(ok, costs["bits"].values, np.inf)))
+    lost = {
+        label: ~(courses.error[:, -1] <= courses.initial_error)
+        for label, courses in result.methods.items()
+    }
+    return pd.DataFrame(
+        {
+            "problem": result.name,
+            "seed": np.arange(rounds.size),
+            "rounds": rounds,
+            "bits": bits,
+            GD_ROUNDS: gd_rounds,
+            GD_BITS: gd_bits,
+            "diverged": lost[ADAPTIVE] & ~lost[GD],
+            "best xi": result.swept["xi"].values[best],
+            "its rounds": costs["rounds"].values[best] if ok.any() else np.inf,
+            "its bits": costs["bits"].values[best] if ok.any() else np.inf,
+        }
+    )
+
+
+def _by_problem(table: pd.DataFrame):
+    """Each problem's rows, with the ratios that all else is about."""
+    table = table.replace(np.inf, np.nan)
+    table = table.assign(
+        share=table["bits"] / table[GD_BITS],
+        slower=table["rounds"] / table[GD_ROUNDS],
+        ratio=(table["bits"] / table["its bits"]).where(table["seed"] == 0),
+    )
+    return table.groupby("problem", sort=False)
+
+
+def _against_bits(axes, result: Result, config) -> None:
+    best = _costs(result)["best xi"].iloc[0]
+    place = int(np.argmin(np.abs(result.swept["xi"].values - best)))
+    shown = [place + step for step in (-6, 0, 3)]
+    for shade, number in enumerate(shown):
+        if number not in range(result.swept.sizes["xi"]):
+            continue
+        one = result.swept.isel(xi=number)
+        style = {"color": f"C{shade}", "linestyle": "--", "linewidth": 1.2}
+        label = f"xi = {float(one['xi']):.3g}" + (", the best" * (number == place))
+        axes.plot(one["total_bits"], one["objective_error"], label=label, **style)
+    for label in (ADAPTIVE, GD):
+        courses = result.methods[label]
+        style = {"color": "k" if label == ADAPTIVE else "0.5", "label": label}
+        axes.plot(courses.bits[0], courses.error[0], **style)
+    initial = result.methods[GD].initial_error[0]
+    axes.set_ylim(result.target[0] / 3, 3 * initial)
+    axes.axhline(result.target[0], color="0.6", linewidth=0.8, zorder=0)
+    axes.set(
+        xlabel=f"uploaded bits ({config.wire_name()})",
+        ylabel=f"objective error, {result.name}",
+    )
+    figures.logarithmic(axes, "xy")
+
+
+def _ratios(axes, table) -> None:
+    """Of each problem, bits and rounds against those of the best xi and of GD."""
+    groups = _by_problem(table)
+    for place, (_, one) in enumerate(groups):
+        axes.plot([one["ratio"].iloc[0]], [place], "ko", label="bits / best xi's")
+        label = "rounds / GD's, each seed"
+        axes.plot(one["slower"], np.full(len(one), place + 0.25), "C1|", label=label)
+        if place == 0:
+            axes.legend(fontsize=7, loc="upper right")
+    axes.set_yticks(range(len(groups)), list(groups.groups), fontsize=7)
+    axes.axvline(1.0, color="0.6", linewidth=0.8, zorder=0)
+    axes.axvline(2.0, color="0.6", linewidth=0.8, zorder=0, linestyle=":")
+    axes.set(xlabel="ratio (dotted: 2)", ylim=(-0.7, len(groups) + 0.3))
+
+
+def _course(axes, results) -> None:
+    for number, result in enumerate(results):
+        xi = result.methods[ADAPTIVE].xi[0]
+        best = _costs(result)["best xi"].iloc[0]
+        rounds = np.arange(1, xi.size + 1)
+        axes.plot(rounds[1:], xi[1:] / best, color=f"C{number}", label=result.name)
+    axes.axhline(1.0, color="0.6", linewidth=0.8, zorder=0)
+    axes.set(xlabel="rounds", ylabel="xi / the best fixed xi")
+    figures.logarithmic(axes, "y")
+
+
+def _shown(table) -> pd.DataFrame:
+    rows = []
+    for name, one in _by_problem(table):
+        first = one.iloc[0]
+        best = f"{first['its bits'] / first[GD_BITS]:.2%}"
+        rows.append(
+            {
+                "problem": name,
+                "GD's rounds": _number(first[GD_ROUNDS], ",.0f"),
+                "best xi": f"{first['best xi']:.3g}",
+                "best xi's bits, of GD's": best if first["its bits"] > 0 else "-",
+                "adaptive, of GD's": _number(one["share"].median(), ".2%"),
+                "against best xi's": _number(first["ratio"], ".2f"),
+                "seeds": f"{len(one)}",
+                "rounds, of GD's": _number(one["slower"].median(), ".2f"),
+                "at most": _number(one["slower"].max(skipna=False), ".2f"),
+                "diverged": f"{int(one['diverged'].sum())}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _number(value: float, form: str) -> str:
+    return format(value, form) if np.isfinite(value) else "never"
+
+
+def _claims(table):
+    groups = _by_problem(table)
+    ratio = groups["ratio"].first()
+    yield report.Claim(
+        "one set of constants costs at most twice the bits of the best xi of a sweep",
+        bool((ratio <= 2).all()),
+        ", ".join(f"{name} {_number(x, '.2f')}" for name, x in ratio.items()),
+    )
+    slower, rounds = groups["slower"].median(), groups[GD_ROUNDS].median()
+    yield report.Claim(
+        f"it keeps GD's rate where GD takes {LONG} rounds or more",
+        bool((slower[rounds >= LONG] <= 1.15).all()),
+        ", ".join(
+            f"{name} {_number(x, '.2f')} times {_number(rounds[name], ',.0f')}"
+            for name, x in slower.items()
+        ),
+    )
+    yield report.Claim(
+        "it diverges nowhere where GD does not",
+        not table["diverged"].any(),
+        f"{int(table['diverged'].sum())} of {len(table)} runs",
+    )

@@ -1,0 +1,86 @@
+"""A convolutional network: accuracy against bits, workers sorted by label or not."""
+
+import pandas as pd
+
+from gdsec_jax.study import config as configs
+from gdsec_jax.study import experiment, figures, report
+
+SPLITS = ("sorted", "shuffled")
+LABELS = ("SGD-SEC", "QSGD-SEC", "top-j", "EF21-SGDM")
+
+
+def section(study: figures.Study) -> report.Section:
+    """Every method at one setting, on both splits."""
+    seconds = experiment.stopwatch()
+    study = _on_data_at_hand(study)
+    runs = {
+        split: figures.compare(
+            study._replace(
+                config=study.config.model_copy(
+                    update={
+                        "problem": study.config.problem.model_copy(
+                            update={"split": split}
+                        )
+                    }
+                ),
+                folder=study.folder / split,
+            )
+        )
+        for split in SPLITS
+    }
+    return figures.section_of(
+        study,
+        panels=[_panel(runs[split], split) for split in SPLITS],
+        data=pd.concat([_curves(one, split) for split, one in runs.items()]),
+        table=pd.concat(
+            [experiment.costs(one).assign(split=split) for split, one in runs.items()]
+        ),
+        claims=[
+            _of(split, figures.keeps_the_rate(one, label, one.config.slack))
+            for split, one in runs.items()
+            for label in LABELS
+            if label in study.config.methods
+        ],
+        chosen=experiment.how_chosen(study.config, runs[SPLITS[0]].problem),
+        seconds=seconds(),
+    )
+
+
+def _on_data_at_hand(study: figures.Study) -> figures.Study:
+    """With the digits of scikit-learn, if those of MNIST cannot be had."""
+    config = study.config
+    try:
+        configs.load_data(config.problem.data, config.problem.subset)
+    except OSError:
+        text = f"{config.text} {config.problem.data} cannot be had: 8 x 8 digits are."
+        problem = {"data": "digits", "subset": "train"}
+        config = config.model_copy(
+            update={"text": text, "problem": config.problem.model_copy(update=problem)}
+        )
+    return study._replace(config=config)
+
+
+def _panel(runs: experiment.Runs, split: str):
+    def panel(axes):
+        for label, history in runs.histories.items():
+            style = report.line_style(runs.methods[label]) | {"label": label}
+            axes.plot(history.total_bits, 100 * history.metrics["accuracy"], **style)
+        axes.set(
+            title=f"{split} split",
+            xlabel=f"uploaded bits, all workers ({runs.config.wire_name()})",
+            ylabel="accuracy on held-out images, %",
+            ylim=(60, 100),  # where methods differ
+        )
+        figures.logarithmic(axes, "x")
+
+    return panel
+
+
+def _curves(runs: experiment.Runs, split: str) -> pd.DataFrame:
+    curves = experiment.curves(runs.histories)
+    accuracy = [h.metrics["accuracy"] for h in runs.histories.values()]
+    return curves.assign(split=split, accuracy=[x for each in accuracy for x in each])
+
+
+def _of(split: str, claim: report.Claim) -> report.Claim:
+    return claim._replace(text=f"{split} split: {claim.text}")

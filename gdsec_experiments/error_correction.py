@@ -1,0 +1,8 @@
+"""Error correction on and off, at the same threshold and at each one's best."""
+
+from gdsec_jax.study import figures, report
+
+
+def section(study: figures.Study) -> report.Section:
+    """GD-SEC against GD-SOEC."""
+    return figures.section_of_runs(study, figures.claims_of_the_paper)

@@ -1,0 +1,263 @@
+"""What lost, late, absent and broken workers cost, and whether anything is lost."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from gdsec_experiments import _faulty
+from gdsec_jax import METHODS, wire
+from gdsec_jax.study import experiment, figures, report
+
+RATES = {
+    "none": {"erased": [0.0]},
+    "erased": {"erased": [0.05, 0.2, 0.5]},
+    "absent, hold": {"absent": [0.5, 0.8]},
+    "absent, accumulate": {"absent": [0.5, 0.8]},
+    "late": {"delay": [1, 2, 5]},
+    "NaN": {"broken": [0.2]},
+    "excessive": {"excessive": [0.2]},
+}
+CASES = [
+    (fault, name, rate)
+    for fault, each in RATES.items()
+    for name, rates in each.items()
+    for rate in rates
+]
+WORST = ("erased", "erased", 0.5)
+LATE = 100  # rounds at the end, whose median tells who stays at the target
+NEVER = 4.0  # where a ratio is drawn that is none
+EXACT = 1e-12  # of what was said, far above float64's rounding and below any message
+
+
+def section(study: figures.Study) -> report.Section:
+    """Every fault at several rates, for methods of each kind."""
+    seconds = experiment.stopwatch()
+    config = study.config
+    with experiment.prepared(config) as problem:
+        courses = {
+            label: _courses(config, method, problem)
+            for label, method in config.methods.items()
+        }
+        target = config.target * float(problem.error(problem.init_params))
+        step = {"learning_rate": 1 / problem.smoothness}
+        methods = {
+            label: method.model_copy(update=step)
+            for label, method in config.methods.items()
+        }
+        chosen = experiment.how_chosen(
+            config.model_copy(update={"methods": methods}), problem
+        )
+    rows = pd.DataFrame(
+        [
+            _row(config, label, case, courses[label], target)
+            for case in CASES
+            for label in courses
+        ]
+    )
+    names = {label: method.name for label, method in config.methods.items()}
+    return figures.section_of(
+        study,
+        panels=[
+            _ratios(rows, names, "rounds"),
+            _ratios(rows, names, "bits"),
+            _errors(courses, target),
+            _missing(courses, names),
+        ],
+        data=_tidy(courses),
+        table=_table(rows),
+        claims=_claims(rows),
+        chosen=chosen,
+        seconds=seconds(),
+    )
+
+
+def _courses(config, method, problem):
+    """By case, what a method does under it: two compiled loops, cases side by side."""
+    algorithm = METHODS[method.name].factory(
+        problem.num_workers,
+        **method.parameters(),
+        wire=wire.Format(config.wire, config.value_bits),
+    )
+    beta = {"gdsec": method.beta, "qsgdsec": method.beta, "ef21": 1.0, "cgd": 1.0}
+    found = {}
+    for absent in ("hold", "accumulate"):
+        cases = [
+            case for case in CASES if ("accumulate" in case[0]) == (absent != "hold")
+        ]
+        each = [_faulty.Faults(**{name: rate}) for _, name, rate in cases]
+        stacked = jax.tree.map(lambda *x: jnp.asarray(x, float), *each)
+        run = _faulty.run(
+            problem,
+            algorithm,
+            beta.get(method.name, 0.0),
+            1 / problem.smoothness,
+            config.num_rounds,
+            absent,
+            config.problem.seed,
+        )
+        courses = jax.tree.map(np.asarray, jax.jit(jax.vmap(run))(stacked))
+        for number, case in enumerate(cases):
+            found[case] = jax.tree.map(lambda x, n=number: x[n], courses)
+    return found
+
+
+def _cost(course, target):
+    """Rounds and bits to the target, or NaN: one touch alone does not count."""
+    reached = np.flatnonzero(course.error <= target)
+    if not reached.size or not np.median(course.error[-LATE:]) <= target:
+        return np.nan, np.nan
+    return reached[0] + 1, course.bits[: reached[0] + 1].sum()
+
+
+def _row(config, label, case, courses, target):
+    course, ideal = courses[case], courses[CASES[0]]
+    with np.errstate(invalid="ignore"):
+        rounds, bits = np.divide(_cost(course, target), _cost(ideal, target))
+    name = config.methods[label].name
+    keeps_errors = name in ("gdsec", "qsgdsec", "top_j")
+    remembers = name in ("ef21", "cgd")
+    gap = course.drift if remembers else course.missing
+    gap = np.nanmax(np.where(np.isfinite(course.error), gap, np.nan))
+    return {
+        "fault": case[0],
+        "rate": case[2],
+        "method": label,
+        "rounds": rounds,
+        "bits": bits,
+        "lost": int(course.lost.sum()),
+        "left out": int(course.left_out.sum()),
+        "gap": gap,
+        "keeps": keeps_errors or remembers,
+    }
+
+
+def _table(rows):
+    def extra(ratio):
+        return "never" if np.isnan(ratio) else f"{100 * (ratio - 1):+.0f} %"
+
+    def nothing_lost(row):
+        if row["gap"] <= EXACT:
+            return "yes" if row["keeps"] else "-"
+        return f"no: {100 * row['gap']:.2g} %"
+
+    shown = rows[rows["fault"] != "none"]
+    return pd.DataFrame(
+        {
+            "fault": shown["fault"],
+            "rate": shown["rate"].map("{:g}".format),
+            "method": shown["method"],
+            "converged": np.where(shown["rounds"].isna(), "no", "yes"),
+            "extra rounds": shown["rounds"].map(extra),
+            "extra bits": shown["bits"].map(extra),
+            "messages lost": shown["lost"].map("{:,}".format),
+            "left out": shown["left out"].map("{:,}".format),
+            "nothing lost": shown.apply(nothing_lost, axis=1),
+        }
+    )
+
+
+def _ratios(rows, names, what):
+    """What each fault multiplies a method's own need by."""
+
+    def panel(axes):
+        cases = [case for case in CASES if case[0] != "none"]
+        labels = [f"{fault} {rate:g}" for fault, _, rate in cases]
+        for shift, label in enumerate(names):
+            own = rows[(rows["method"] == label) & (rows["fault"] != "none")]
+            place = np.arange(len(cases)) + 0.12 * (shift - 2.5)
+            ratio, style = own[what].to_numpy(), _style(label)
+            line = style | {"linestyle": "", "markersize": 5}
+            axes.plot(ratio, place, label=label, **line)
+            never = place[np.isnan(ratio)]
+            line |= {"marker": "x", "markersize": 5}
+            axes.plot(np.full(never.size, NEVER), never, **line)
+        axes.axvline(1, color="0.6", linewidth=0.8)
+        axes.set_yticks(range(len(cases)), labels, fontsize=8)
+        axes.invert_yaxis()
+        axes.set(xlabel=f"{what} to the target, of those without faults (x: never)")
+        axes.set_xscale("log", base=2)
+        ticks = [0.25, 0.5, 1, 2, NEVER]
+        axes.set_xticks(ticks, [*(f"{tick:g}" for tick in ticks[:-1]), "never"])
+
+    return panel
+
+
+def _style(label):
+    colours = ("0.5", "#0072B2", "#009E73", "#CC79A7", "#000000", "#D55E00", "#E69F00")
+    place = ("GD", "GD-SEC", "QSGD-SEC", "CGD", "top-j", "EF21").index(label)
+    return {"color": colours[place], "marker": "os^vDP"[place]}
+
+
+def _errors(courses, target):
+    def panel(axes):
+        for label, own in courses.items():
+            error = own[WORST].error
+            style = _style(label) | {"label": label, "markevery": 250, "ms": 5}
+            axes.plot(np.arange(1, error.size + 1), error, **style)
+        axes.axhline(target, color="0.6", linewidth=0.8, zorder=0, label="target")
+        axes.set(xlabel="rounds", ylabel="objective error")
+        axes.set_title("half of all messages erased")
+        figures.logarithmic(axes, "y")
+
+    return panel
+
+
+def _missing(courses, names):
+    def panel(axes):
+        for label, own in courses.items():
+            if names[label] in ("ef21", "cgd"):
+                continue  # no error memory: what is missing comes back by itself
+            missing = np.maximum(own[WORST].missing, 1e-18)
+            style = _style(label) | {"label": label, "markevery": 250, "ms": 5}
+            axes.plot(np.arange(1, missing.size + 1), missing, **style)
+        axes.set(xlabel="rounds", ylabel="share of the gradients that is nowhere")
+        axes.set_title("half of all messages erased")
+        figures.logarithmic(axes, "xy")
+
+    return panel
+
+
+def _tidy(courses):
+    frames = []
+    for label, own in courses.items():
+        for (fault, _, rate), course in own.items():
+            rounds = np.arange(1, course.error.size + 1)
+            frame = pd.DataFrame(
+                {
+                    "method": label,
+                    "fault": fault,
+                    "rate": rate,
+                    "round": rounds,
+                    "error": course.error,
+                    "bits": np.cumsum(course.bits),
+                    "missing": course.missing,
+                    "drift": course.drift,
+                }
+            )
+            frames.append(frame[rounds % 20 == 0])
+    return pd.concat(frames, ignore_index=True)
+
+
+def _claims(rows):
+    kept = rows[rows["keeps"]]
+    yield report.Claim(
+        "no fault makes a method with a memory lose anything",
+        bool((kept["gap"] <= EXACT).all()),
+        f"at most {kept['gap'].max():.1e} of what was said is missing, rounding",
+    )
+    ours = rows[(rows["method"] == "GD-SEC") & (rows["fault"] != "late")]
+    few = ours[~((ours["fault"] == "absent, hold") & (ours["rate"] > 0.5))]
+    yield report.Claim(
+        "GD-SEC keeps its rate when half of its messages are lost, or of its workers "
+        "absent, or a fifth broken",
+        bool((few["rounds"] <= 1.1).all()),
+        f"at most {few['rounds'].max():.2f} times the rounds, {few['bits'].max():.2f} "
+        "times the bits",
+    )
+    gd = rows[(rows["method"] == "GD") & (rows["fault"] == "erased")]
+    yield report.Claim(
+        "GD, which has no memory, loses what is erased",
+        bool((gd["gap"] > 1e-3).all()),
+        f"{100 * gd['gap'].min():.2g} to {100 * gd['gap'].max():.2g} % at most",
+    )

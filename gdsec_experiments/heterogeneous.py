@@ -1,0 +1,29 @@
+"""Unequal workers: one threshold against one that follows each coordinate's L^i."""
+
+from gdsec_jax.study import figures, report
+
+SCALAR, COORDINATE = "GD-SEC scalar", "GD-SEC by coordinate"
+
+
+def section(study: figures.Study) -> report.Section:
+    """xi against xi / L^i."""
+    return figures.section_of_runs(
+        study,
+        lambda runs: [
+            figures.keeps_the_rate(runs, SCALAR),
+            figures.keeps_the_rate(runs, COORDINATE),
+            _compared(runs),
+        ],
+    )
+
+
+def _compared(runs) -> report.Claim:
+    scalar, coordinate = (
+        runs.histories[label].cost_to(runs.target_error)
+        for label in (SCALAR, COORDINATE)
+    )
+    text = "a threshold xi / L^i needs fewer bits than one xi for all"
+    if scalar is None or coordinate is None:
+        return report.Claim(text, None, "one of the two does not reach the target")
+    ratio = coordinate.bits / scalar.bits
+    return report.Claim(text, ratio < 1, f"it needs {ratio:.2f} times the bits")

@@ -1,0 +1,8 @@
+"""Lasso: the paper's comparison on a penalty that is not smooth."""
+
+from gdsec_jax.study import figures, report
+
+
+def section(study: figures.Study) -> report.Section:
+    """Each method at the setting that one rule chose for it."""
+    return figures.section_of_runs(study, figures.claims_of_the_paper)

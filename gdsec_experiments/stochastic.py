@@ -1,0 +1,129 @@
+"""Stochastic gradients: SGD, SGD-SEC, QSGD-SEC and QSGD over ten seeds."""
+
+import numpy as np
+import pandas as pd
+
+from gdsec_jax.study import experiment, figures, report, tuning
+
+
+def section(study: figures.Study) -> report.Section:
+    """Medians over the seeds, with bands from the least to the largest."""
+    seconds = experiment.stopwatch()
+    config = _seeds_alone(study.config)
+    swept = {}
+    with experiment.prepared(config) as problem:
+        for label in config.methods:
+            swept[label] = tuning.sweep_method(
+                config,
+                label,
+                problem,
+                path=study.folder / f"{label}.nc",
+                progress=study.progress,
+            )
+        chosen = experiment.how_chosen(config, problem)
+    methods = {label: method.name for label, method in config.methods.items()}
+    return figures.section_of(
+        study,
+        panels=[
+            _panel(swept, methods, config.target, "eval_round", "rounds"),
+            _panel(
+                swept,
+                methods,
+                config.target,
+                "total_bits",
+                f"uploaded bits, all workers ({config.wire_name()})",
+            ),
+        ],
+        data=figures.tidy(swept),
+        table=_table(swept, config.target),
+        claims=_claims(swept, config.target),
+        chosen=chosen,
+        seconds=seconds(),
+    )
+
+
+def _seeds_alone(config):
+    """The config without the grids that its parameters were chosen from."""
+    methods = {x: m.model_copy(update={"grid": {}}) for x, m in config.methods.items()}
+    grid = {"seed": config.grid["seed"]}
+    return config.model_copy(update={"grid": grid, "methods": methods})
+
+
+def _panel(swept, methods, target, x, label):
+    def panel(axes):
+        for name, one in swept.items():
+            style = report.line_style(methods[name]) | {"label": name}
+            along = one[x] if x == "eval_round" else one[x].median("seed")
+            error = one["objective_error"]  # a seed that diverged ends all lines there
+            axes.plot(along, error.median("seed", skipna=False), **style)
+            axes.fill_between(
+                along,
+                error.min("seed", skipna=False),
+                error.max("seed", skipna=False),
+                color=style["color"],
+                alpha=0.15,
+                linewidth=0,
+            )
+        level = target * float(next(iter(swept.values()))["initial_error"].max())
+        axes.axhline(level, color="0.6", linewidth=0.8, zorder=0, label="target")
+        axes.set(xlabel=label, ylabel="objective error")
+        figures.logarithmic(axes, "y")
+        if x != "eval_round":
+            figures.logarithmic(axes, "x")
+
+    return panel
+
+
+def _costs(swept, target):
+    return {
+        label: tuning.cost_to(one, target * float(one["initial_error"].max()))
+        for label, one in swept.items()
+    }
+
+
+def _table(swept, target):
+    rows = []
+    for label, costs in _costs(swept, target).items():
+        reached = np.isfinite(costs["bits"].values)
+        bits, rounds = costs["bits"].values[reached], costs["rounds"].values[reached]
+        last = swept[label]["objective_error"].isel(eval_round=-1)
+        lost = int((swept[label]["outcome"] == "diverged").sum())
+        computed = costs["gradient_evaluations"].values[reached] / 1e6
+        rows.append(
+            {
+                "method": label,
+                "seeds at the target": f"{reached.sum()} of {reached.size}",
+                "rounds, median": f"{np.median(rounds):,.0f}" if reached.any() else "-",
+                "Mbit, median": f"{np.median(bits) / 1e6:.3f}"
+                if reached.any()
+                else "-",
+                "Mbit, range": (
+                    f"{bits.min() / 1e6:.3f} to {bits.max() / 1e6:.3f}"
+                    if reached.any()
+                    else "-"
+                ),
+                "Mgrad, median": f"{np.median(computed):.3f}" if reached.any() else "-",
+                "last error, median": f"{float(last.median(skipna=False)):.2e}",
+                "diverged": str(lost),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _claims(swept, target):
+    costs = _costs(swept, target)
+    bits = {x: np.median(c["bits"].values) for x, c in costs.items()}
+    rounds = {x: np.median(c["rounds"].values) for x, c in costs.items()}
+    known = np.isfinite([bits["SGD-SEC"], bits["SGD"]]).all()
+    share = bits["SGD-SEC"] / bits["SGD"] if known else np.nan
+    yield report.Claim(
+        "SGD-SEC keeps SGD's rate with fewer bits",
+        bool(known and rounds["SGD-SEC"] <= 1.1 * rounds["SGD"] and share < 1),
+        f"{rounds['SGD-SEC']:,.0f} rounds against {rounds['SGD']:,.0f}, "
+        f"{share:.2%} of the bits (medians)",
+    )
+    yield report.Claim(
+        "quantising what is sent, QSGD-SEC needs fewer bits than QSGD and than SGD-SEC",
+        bool(bits["QSGD-SEC"] < min(bits["QSGD"], bits["SGD-SEC"])),
+        ", ".join(f"{x} {b / 1e6:.3f} Mbit" for x, b in bits.items()),
+    )

@@ -1,0 +1,220 @@
+"""What a link costs: error against seconds and joules, at three signal-to-noise ratios.
+
+The methods and their parameters are those of the figure of all rivals.
+"""
+
+import functools
+
+import numpy as np
+import pandas as pd
+
+from gdsec_jax import problems, simulate, sweep
+from gdsec_jax.study import config as configs
+from gdsec_jax.study import experiment, figures, report
+
+COSTS = {"total_time_s": "seconds", "total_energy_j": "joules"}
+SNRS_DB = (0.0, 10.0, 20.0)
+NEAR = ("GD", "GD-SEC")  # whose rounds are looked at worker by worker
+
+
+def section(study: figures.Study) -> report.Section:
+    """All methods over the same lossy links."""
+    seconds = experiment.stopwatch()
+    config = study.config
+    if "methods" not in config.model_fields_set:
+        rivals = configs.load(figures.sources()["ridge"].config)
+        config = config.model_copy(update={"methods": rivals.methods})
+    methods = config.methods
+    with experiment.prepared(config) as problem:
+        swept = {
+            label: _over_snrs(config, method, problem, study.progress)
+            for label, method in methods.items()
+        }
+        near = {
+            label: _at_snrs(config, methods[label], problem, study.progress)
+            for label in NEAR
+        }
+        chosen = experiment.how_chosen(config, problem)
+    names = {label: method.name for label, method in methods.items()}
+    target = config.target * float(swept["GD"]["initial_error"][0])
+    return figures.section_of(
+        study,
+        panels=[
+            *(
+                _panel(swept, names, cost, snr, target)
+                for cost in COSTS
+                for snr in SNRS_DB
+            ),
+            *(_workers(near, config.channel.distance_m, snr) for snr in SNRS_DB),
+        ],
+        data=_tidy(swept),
+        table=_table(swept, target),
+        claims=_claims(swept, near, target),
+        chosen=chosen,
+        seconds=seconds(),
+    )
+
+
+def _over_snrs(config, method, problem, progress):
+    """Runs of a method, side by side: an SNR each."""
+    method = configs.resolved(method, problem)
+    optimizer = configs.make_optimizer(method, config, problem)
+    if method.local_steps is not None:
+        problem = problems.local_steps(
+            problem, method.local_steps, method.learning_rate
+        )
+    return sweep(
+        problem,
+        lambda: optimizer,
+        {"snr_db": list(SNRS_DB)},
+        config.num_rounds,
+        key=config.problem.seed,
+        eval_every=config.eval_every,
+        channel=functools.partial(_channel, config),
+        progress=progress,
+    )
+
+
+def _at_snrs(config, method, problem, progress):
+    """Its histories, which have each worker's times."""
+    optimizer = configs.make_optimizer(method, config, problem)
+    return {
+        snr: simulate(
+            problem,
+            optimizer,
+            config.num_rounds,
+            key=config.problem.seed,
+            channel=_channel(config, snr),
+            progress=progress,
+        )
+        for snr in SNRS_DB
+    }
+
+
+def _channel(config, snr_db):
+    given = config.channel.model_copy(update={"snr_db": snr_db})
+    return configs.make_channel(given, config.problem.num_workers)
+
+
+def _panel(swept, names, cost, snr, target):
+    def panel(axes):
+        seen: dict[str, int] = {}
+        for label, runs in swept.items():
+            again = seen.get(names[label], 0)
+            seen[names[label]] = again + 1
+            one = runs.sel(snr_db=snr)
+            style = report.line_style(names[label], again)
+            style |= {"marker": "", "label": label}
+            axes.plot(*_in_windows(one[cost], one["objective_error"]), **style)
+        axes.axhline(target, color="0.6", linewidth=0.8, zorder=0, label="target")
+        axes.set(xlabel=COSTS[cost], ylabel="objective error", title=f"{snr:g} dB")
+        figures.logarithmic(axes, "xy")
+        first = float(swept["GD"]["initial_error"][0])
+        axes.set_ylim(top=min(axes.get_ylim()[1], 10 * first))
+
+    return panel
+
+
+def _in_windows(costs, errors):
+    """Medians of windows of rounds that grow by a twentieth: what is lost is noise."""
+    ends = np.unique(np.geomspace(1, errors.size, 100).round().astype(int))
+    windows = np.split(np.arange(errors.size), ends)[:-1]
+    medians = [np.median(errors.values[window]) for window in windows]
+    return costs.values[ends - 1], np.where(np.array(medians) > 0, medians, np.nan)
+
+
+def _workers(near, distances, snr):
+    """The times of each worker's rounds."""
+
+    def panel(axes):
+        for shift, (label, histories) in enumerate(near.items()):
+            colour = ("0.45", report.line_style("gdsec")["color"])[shift]
+            place = np.arange(len(distances)) + 0.35 * shift - 0.175
+            axes.boxplot(
+                1e3 * histories[snr].worker_time_s,
+                positions=place,
+                widths=0.3,
+                whis=(1, 99),
+                showfliers=False,
+                manage_ticks=False,
+                boxprops={"color": colour},
+                whiskerprops={"color": colour},
+                capprops={"color": colour},
+                medianprops={"color": colour},
+            )
+            axes.plot([], [], color=colour, linewidth=6, label=f"{label}, a worker")
+        axes.set_xticks(range(len(distances)), [f"{d:g}" for d in distances])
+        axes.set(xlabel="worker at so many metres", ylabel="ms a round (1 to 99 %)")
+        axes.set_title(f"{snr:g} dB")
+        figures.logarithmic(axes, "y")
+
+    return panel
+
+
+def _tidy(swept):
+    names = ["objective_error", "total_bits", "total_lost", *COSTS]
+    frames = [
+        runs[names].to_dataframe().reset_index().assign(method=label)
+        for label, runs in swept.items()
+    ]
+    every = pd.concat(frames, ignore_index=True)
+    return every[every["eval_round"] % 25 == 0]
+
+
+def _first(one, target):
+    """The evaluation at which a run reaches the target to stay there, or None."""
+    errors = one["objective_error"].values
+    reached = np.flatnonzero(errors <= target)
+    stays = reached.size and np.median(errors[-errors.size // 10 :]) <= target
+    return one.isel(eval_round=reached[0]) if stays else None
+
+
+def _table(swept, target):
+    rows = []
+    for label, runs in swept.items():
+        row = {"method": label}
+        for snr in SNRS_DB:
+            at = _first(runs.sel(snr_db=snr), target)
+            for cost, unit in (("total_time_s", "s"), ("total_energy_j", "J")):
+                what = "never" if at is None else f"{at[cost].item():.3g}"
+                row[f"{unit} at {snr:g} dB"] = what
+        last = runs.isel(snr_db=-1, eval_round=-1)
+        row["lost"] = f"{last['total_lost'].item():,.0f}"
+        row["last error"] = f"{last['objective_error'].item():.1e}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _claims(swept, near, target):
+    for cost, unit in (("total_time_s", "seconds"), ("total_energy_j", "joules")):
+        spent = {
+            label: [_first(swept[label].sel(snr_db=snr), target) for snr in SNRS_DB]
+            for label in NEAR
+        }
+        text = f"over links that lose packets GD-SEC reaches the target in fewer {unit}"
+        ours = spent["GD-SEC"]
+        if any(at is None for at in ours):
+            yield report.Claim(text, False, "GD-SEC does not reach the target")
+            continue
+        if any(at is None for at in spent["GD"]):
+            words = f"GD-SEC does, in {ours[0][cost].item():.3g} {unit} at 0 dB; GD not"
+            yield report.Claim(text, True, words)
+            continue
+        ratios = [
+            us[cost].item() / gd[cost].item()
+            for us, gd in zip(ours, spent["GD"], strict=True)
+        ]
+        words = ", ".join(
+            f"{ratio:.1%} of GD's at {snr:g} dB"
+            for ratio, snr in zip(ratios, SNRS_DB, strict=True)
+        )
+        yield report.Claim(text, max(ratios) < 1, words)
+    slow = {
+        label: np.percentile(histories[SNRS_DB[0]].worker_time_s, 99)
+        for label, histories in near.items()
+    }
+    yield report.Claim(
+        "at 0 dB a worker's slowest rounds are shorter, too",
+        slow["GD-SEC"] < slow["GD"],
+        ", ".join(f"{label} {1e3 * t:.3g} ms (99 %)" for label, t in slow.items()),
+    )

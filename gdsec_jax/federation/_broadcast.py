@@ -1,0 +1,213 @@
+"""The way down: the server sends a compressed step in place of the parameters."""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gdsec_jax import _checks, _trees
+from gdsec_jax.federation._attendance import UPLOADS
+from gdsec_jax.federation._clock import RoundsState
+from gdsec_jax.federation._clock import rounds as make_rounds
+from gdsec_jax.wire import (
+    Format,
+    Layout,
+    Uploads,
+    as_format,
+    count,
+    flush,
+    layout_of,
+    packing_of,
+    whole_of,
+)
+from gdsec_jax.worker import WORKER_AXIS, GradientDifferenceState
+
+_STREAM = 2**31 - 1  # of the key: apart from the workers', if theirs is the same
+
+
+class BroadcastState(NamedTuple):
+    """State of `broadcast`."""
+
+    rounds: RoundsState  # theta^{k-1}, k, the random key
+    compressor: optax.OptState
+    sent: Uploads  # in the last round: entries int32 [G], runs uint32 [R]
+
+
+def broadcast(
+    compressor: optax.GradientTransformation, *, wire: str | Format = "rle", key=None
+) -> optax.GradientTransformationExtraArgs:
+    r"""Let the server send its step compressed, and all parties take that step.
+
+    .. math:: \hat u = C(u), \quad \theta^{k+1} = \theta^k + \hat u
+
+    u is the step that the chain before this piece has made. Every worker adds
+    :math:`\hat u` to its own copy of the parameters, so all copies stay equal, and
+    nothing but :math:`\hat u` goes down. With an error memory, v = u + e,
+    :math:`\hat u = C(v)`, :math:`e \leftarrow v - \hat u`, what a round leaves out is
+    sent later. With error memories of the workers too, and a C with C(cv) = c C(v) at a
+    fixed learning rate, it is DoubleSqueeze.
+
+    It stands last in a chain, behind the proximal step too, if there is one: u is then
+    the whole way from :math:`\theta^k` to the proximal point, 0 at a solution. A
+    proximal step behind this piece shrinks every entry in every round, while C lets the
+    gradient's part through for a few: it moves away even from a solution.
+
+    The compressor is handed what `federate` hands to the pipeline of one worker, whose
+    index is 0. Its message travels in the parameters' dtype, without subnormal numbers.
+
+    Args:
+      compressor: C, a transformation for one worker, such as
+        ``worker.error_feedback(worker.top_k(10))``.
+      wire: the bit format that `last_broadcast` reports: a name of `wire.FORMATS` or a
+        `wire.Format`.
+      key: an int or a random key, for a compressor that draws; may be traced. Its draws
+        differ from those of an algorithm with the same key.
+
+    Returns:
+      A transformation of the step, leaves [*param], in the parameters' dtype.
+
+    Raises:
+      ValueError: the wire format is unknown or the key none; the compressor holds a
+        gradient_difference, whose message is no step; the step or the params have other
+        shapes than at init; params are not real floating-point numbers.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> import gdsec_jax
+      >>> from gdsec_jax import worker
+      >>> piece = gdsec_jax.broadcast(worker.error_feedback(worker.top_k(1)))
+      >>> optimizer = optax.chain(gdsec_jax.gd(2), optax.sgd(1.0), piece)
+      >>> params, grads = jnp.zeros(2), jnp.array([[1.0, 2.0], [1.0, 1.0]])
+      >>> step, state = optimizer.update(grads, optimizer.init(params), params)
+      >>> step, gdsec_jax.last_broadcast(state).bits.item()
+      (Array([ 0., -3.], dtype=float32), 38)
+
+    References:
+      Tang et al., DoubleSqueeze, 2019, https://arxiv.org/abs/1905.05957
+    """
+    wire = as_format(wire)
+    if key is not None:
+        key = jax.random.fold_in(_trees.as_key(key), _STREAM)
+    compressor = optax.with_extra_args_support(compressor)
+    rounds = make_rounds(1, key=key)
+
+    def init(params):
+        known, inner = rounds.init(params), compressor.init(params)
+        if _trees.of_type(inner, GradientDifferenceState):
+            raise ValueError(
+                "the compressor of broadcast holds a gradient_difference, whose "
+                "message is what changed of the step, expected a step: use "
+                "error_feedback."
+            )
+        packing = packing_of(inner)
+        code, payload = (
+            (None, None) if packing is None else (packing.code, packing.payload)
+        )
+        layout = layout_of(params, wire, code, payload)
+        silence = optax.tree.zeros_like(params if payload is None else payload)
+        return BroadcastState(known, inner, count(silence, layout))
+
+    def update(updates, state, params=None, **extra_args):
+        like = state.rounds.previous_params
+        _checks.same_shapes("step", updates, like)
+        common, own, known = rounds.begin(state.rounds, params)
+        # What is said of the workers' uploads is not said of this.
+        kept = {name: x for name, x in extra_args.items() if name not in UPLOADS}
+        shared = kept | common | {"active": jnp.ones((), bool)}
+
+        def run(own):
+            return compressor.update(
+                updates, state.compressor, params, **(shared | own)
+            )
+
+        # Some pieces sum over the axis of workers, so there must be one.
+        lifted = jax.vmap(run, axis_name=WORKER_AXIS)(own)
+        message, inner = jax.tree.map(lambda x: x[0], lifted)
+        message = flush(_trees.cast_like(message, like))
+        sent = _count(message, inner, state.sent.layout)
+        return message, BroadcastState(known, inner, sent)
+
+    # optax's type of a state knows no registered dataclasses, such as our counts.
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore
+
+
+def _count(message, compressor_state, layout: Layout) -> Uploads:
+    """Count what travels of the message, as the compressor has it."""
+    packing, whole = packing_of(compressor_state), whole_of(compressor_state)
+    if packing is not None and packing.payload is not None:
+        nonzero = ((x != 0).any() for x in jax.tree.leaves(message))
+        some = functools.reduce(jnp.logical_or, nonzero, jnp.zeros((), bool))
+        nothing = optax.tree.zeros_like(packing.payload)
+        message = optax.tree.where(some, packing.payload, nothing)
+    return count(message, layout, whole)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["parts"], meta_fields=[]
+)
+@dataclasses.dataclass(frozen=True)
+class LastBroadcast:
+    """What the server sent in a round; a pytree, so it may leave a scan as an output.
+
+    As of `LastRound`, totals are formed when they are asked for, in 64-bit integers on
+    the host, and leading axes come first. Without a `broadcast` in the optimizer there
+    is nothing to report, and each attribute is None: all parameters go down, whole.
+
+    Attributes:
+      entries: int [], the values sent.
+      bits: int64 [], what they cost in the piece's `wire` format; read inside a
+        compiled function without x64, uint32 if that holds them, else an error.
+    """
+
+    parts: tuple[Uploads, ...]  # several behind optax.partition: they add up
+
+    @property
+    def entries(self) -> Any:
+        return _sum(part.entries.sum(-1) for part in self.parts)
+
+    @property
+    def bits(self) -> Any:
+        return self.bits_in(None)
+
+    def bits_in(self, name: str | None) -> Any:
+        """Bits in another format or convention of `wire` than the piece's own.
+
+        Raises:
+          ValueError: it is unknown, or needed counting: see `wire.Format`.
+        """
+        return _sum(part.bits(name) for part in self.parts)
+
+
+def _sum(terms):
+    terms = list(terms)
+    return sum(terms[1:], terms[0]) if terms else None
+
+
+def last_broadcast(state: Any) -> LastBroadcast:
+    """What the server sent in the round that made this state.
+
+    Args:
+      state: of any optax optimizer, with `broadcast` in it or without.
+
+    Returns:
+      A `LastBroadcast`: `.entries`, `.bits`; both None where no `broadcast` stands in
+      the optimizer. Behind optax.partition they add up over the parts. Zeros in a state
+      that has seen no round.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> import gdsec_jax
+      >>> from gdsec_jax import worker
+      >>> piece = gdsec_jax.broadcast(worker.top_k(1), wire="coo64")
+      >>> params = jnp.zeros(3)
+      >>> _, state = piece.update(jnp.ones(3), piece.init(params), params)
+      >>> gdsec_jax.last_broadcast(state).bits.item()
+      64
+      >>> gdsec_jax.last_broadcast(optax.sgd(0.1).init(params)).bits is None
+      True
+    """
+    states = _trees.of_type(state, BroadcastState)
+    return LastBroadcast(tuple(each.sent for each in states))

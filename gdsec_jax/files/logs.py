@@ -1,0 +1,427 @@
+"""Logs of a run while it goes on: CSV, JSON lines, TensorBoard.
+
+A log is a function ``log(rows, setting=None)``. ``rows`` maps a column's name to its
+values in the rounds since the last call, all columns of one length; ``setting`` names
+the coordinates of the run in a sweep, e.g. ``{"xi": 10.0, "method": "gdsec"}``.
+"""
+
+import contextlib
+import csv as _csv
+import io
+import json
+import math
+import os
+import re
+import socket
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from gdsec_jax.files import _whole
+
+Log = Callable[..., None]  # (rows, setting=None)
+_EVENTS = "events.out.tfevents."  # TensorBoard looks for the last word
+
+
+def open_log(
+    path: str | os.PathLike, *, append: bool = False
+) -> AbstractContextManager[Log]:
+    """The log that a path asks for.
+
+    Args:
+      path: a name ending in ``.csv`` makes a `csv`, one in ``.jsonl`` `json_lines`, any
+        other is the folder of a `tensorboard` log.
+      append: go on with what is there.
+
+    Returns:
+      A context manager that yields ``log(rows, setting=None)``.
+
+    Raises:
+      OSError: on entering, as the log it is does.
+      ImportError: on entering, as `tensorboard` does.
+
+    Examples:
+      >>> import pathlib, tempfile
+      >>> from gdsec_jax import logs
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder, "gd.jsonl")
+      ...     with logs.open_log(path) as log:
+      ...         log({"round": [1, 2], "bits": [64, 0]})
+      ...     print(path.read_text(), end="")
+      {"round": 1, "bits": 64}
+      {"round": 2, "bits": 0}
+    """
+    kinds = {".csv": csv, ".jsonl": json_lines}
+    kind = kinds.get(Path(path).suffix.lower(), tensorboard)
+    return kind(path, append=append)
+
+
+@contextlib.contextmanager
+def csv(path: str | os.PathLike, *, append: bool = False) -> Iterator[Log]:
+    """A line of comma-separated values a round, readable while the run goes on.
+
+    The first line names the columns of the first call, those of ``setting`` before
+    those of ``rows``. Numbers are written with all their digits, NaN and the infinities
+    as ``nan``, ``inf`` and ``-inf``, which pandas and NumPy read. Every call ends with
+    all its lines in the file.
+
+    A file that is there is not replaced, other than a result saved once more: of a run
+    that was broken off its log is all there is, and forgetting `append` must not cost
+    it. An empty file is as good as none.
+
+    Args:
+      path: of the file; its folder is made if it is not there.
+      append: go on in the file, if there is one. A last line that was cut short is
+        taken away. Rounds run again since the last checkpoint stand there twice: the
+        later line counts.
+
+    Yields:
+      ``log(rows, setting=None)``. It raises ValueError, and writes nothing, if the
+      columns are not of one length and one axis, hold other things than numbers and
+      words, or have other names than those in the file.
+
+    Raises:
+      FileExistsError: on entering, there is such a file, and `append` is False.
+      OSError: on entering, the file cannot be written to.
+
+    Examples:
+      >>> import pathlib, tempfile
+      >>> import numpy as np
+      >>> from gdsec_jax import logs
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder, "sweep.csv")
+      ...     with logs.csv(path) as log:
+      ...         rows = {"round": [1, 2], "objective_error": np.array([0.5, np.nan])}
+      ...         log(rows, setting={"xi": 10.0})
+      ...     print(path.read_text(), end="")
+      xi,round,objective_error
+      10.0,1,0.5
+      10.0,2,nan
+    """
+    with _stream(path, append) as file:
+        header = _header(path)
+
+        def log(rows: Mapping[str, Any], setting: Mapping[str, Any] | None = None):
+            nonlocal header
+            columns = _columns(rows, setting)
+            text = io.StringIO()
+            writer = _csv.writer(text, lineterminator="\n")
+            if header is None:
+                writer.writerow(columns)
+            elif set(columns) != set(header):
+                raise ValueError(
+                    f"rows and setting are of the columns {', '.join(columns)}, "
+                    f"expected those in {path}: {', '.join(header)}."
+                )
+            names = header or list(columns)
+            writer.writerows(zip(*(columns[name] for name in names), strict=True))
+            file.write(text.getvalue())
+            file.flush()
+            header = names
+
+        yield log
+
+
+@contextlib.contextmanager
+def json_lines(path: str | os.PathLike, *, append: bool = False) -> Iterator[Log]:
+    """An object of JSON a round and line, readable while the run goes on.
+
+    The keys are the columns' names, those of ``setting`` before those of ``rows``;
+    calls may differ in them. JSON knows no NaN and no infinity: they become null. Every
+    call ends with all its lines in the file. As for `csv`, a file that is there is not
+    replaced.
+
+    Args:
+      path: of the file; its folder is made if it is not there.
+      append: go on in the file, if there is one. A last line that was cut short is
+        taken away. Rounds run again since the last checkpoint stand there twice: the
+        later line counts.
+
+    Yields:
+      ``log(rows, setting=None)``. It raises ValueError, and writes nothing, if the
+      columns are not of one length and one axis, or hold other things than numbers and
+      words.
+
+    Raises:
+      FileExistsError: on entering, there is such a file, and `append` is False.
+      OSError: on entering, the file cannot be written to.
+
+    Examples:
+      >>> import pathlib, tempfile
+      >>> import numpy as np
+      >>> from gdsec_jax import logs
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder, "sweep.jsonl")
+      ...     with logs.json_lines(path) as log:
+      ...         rows = {"round": [1, 2], "objective_error": np.array([0.5, np.nan])}
+      ...         log(rows, setting={"method": "gd"})
+      ...     print(path.read_text(), end="")
+      {"method": "gd", "round": 1, "objective_error": 0.5}
+      {"method": "gd", "round": 2, "objective_error": null}
+    """
+    with _stream(path, append) as file:
+
+        def log(rows: Mapping[str, Any], setting: Mapping[str, Any] | None = None):
+            columns = {
+                name: [_finite_or_none(value) for value in column]
+                for name, column in _columns(rows, setting).items()
+            }
+            lines = zip(*columns.values(), strict=True)
+            objects = (dict(zip(columns, line, strict=True)) for line in lines)
+            file.write("".join(json.dumps(one) + "\n" for one in objects))
+            file.flush()
+
+        yield log
+
+
+@contextlib.contextmanager
+def tensorboard(folder: str | os.PathLike, *, append: bool = False) -> Iterator[Log]:
+    """Scalars for TensorBoard, which draws them while the run goes on.
+
+    The column ``round`` is the step, and every other column a tag. In a sweep each
+    setting is a run of its own, in a sub-folder named by its coordinates, such as
+    ``xi=10,beta=0.01``. Event files hold float32: a value that is not finite in it is
+    left out, and a count above 2^24 is rounded. Every call ends with all its rounds in
+    the files.
+
+    As for `csv`, a log that is there is not replaced; nor could TensorBoard tell two
+    runs in one folder apart.
+
+    Args:
+      folder: is made if it is not there.
+      append: go on with the runs in the folder, if there are any, in further files.
+        TensorBoard drops what they held from the first new round on.
+
+    Yields:
+      ``log(rows, setting=None)``. It raises ValueError, and writes nothing, if the
+      columns are not of one length and one axis, hold other things than numbers, or
+      none is named ``round``.
+
+    Raises:
+      ImportError: on entering, tensorboardX is not installed.
+      FileExistsError: on entering, the folder or a folder in it has a log, and `append`
+        is False.
+      OSError: on entering, the folder cannot be written to.
+
+    Examples:
+      >>> import pathlib, tempfile
+      >>> from gdsec_jax import logs
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     with logs.tensorboard(folder) as log:
+      ...         rows = {"round": [1, 2], "objective_error": [0.5, 0.25]}
+      ...         log(rows, setting={"xi": 10.0, "beta": 0.01})
+      ...     [path.name for path in pathlib.Path(folder).iterdir()]
+      ['xi=10,beta=0.01']
+    """
+    event, record = _event_and_record()
+    folder = _whole.folder(Path(folder).absolute())
+    if not append and any(
+        next(folder.glob(depth + _EVENTS + "*"), None) for depth in ("", "*/")
+    ):
+        raise FileExistsError(
+            f"{folder} holds a TensorBoard log, expected a folder without one, or "
+            "append=True to go on with it."
+        )
+    files: dict[Path, Path] = {}
+
+    def log(rows: Mapping[str, Any], setting: Mapping[str, Any] | None = None):
+        columns = _rows(rows)
+        _coordinates(setting, columns)
+        steps, tags = _scalars(columns)
+        run = folder / _run_name(setting or {})
+        now = time.time()
+        events = []
+        if run not in files:
+            events.append(event(wall_time=now, file_version="brain.Event:2"))
+            if append and steps:
+                start = {"status": 1}  # START: what an earlier file has from here on is
+                events.append(event(wall_time=now, step=steps[0], session_log=start))
+        for index, step in enumerate(steps):
+            value = [
+                {"tag": tag, "simple_value": values[index]}
+                for tag, values in tags.items()
+                if math.isfinite(values[index])
+            ]
+            if value:
+                summary = {"value": value}
+                events.append(event(wall_time=now, step=step, summary=summary))
+        content = b"".join(record(one.SerializeToString()) for one in events)
+        file = files.get(run) or run / _events_name()
+        run.mkdir(parents=True, exist_ok=True)
+        with file.open("ab") as stream:  # not kept open: a sweep has too many
+            stream.write(content)
+        files[run] = file
+
+    yield log
+
+
+def _columns(rows: Mapping[str, Any], setting: Mapping[str, Any] | None):
+    """Lists of Python's numbers and words, by name, all as long as the rows."""
+    columns = _rows(rows)
+    length = len(next(iter(columns.values())))
+    coordinates = _coordinates(setting, columns)
+    return {name: [value] * length for name, value in coordinates.items()} | columns
+
+
+def _rows(rows: Mapping[str, Any]) -> dict[str, list]:
+    columns = {name: _column(name, values) for name, values in rows.items()}
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(
+            f"rows is of columns of the lengths {lengths}, expected one length."
+        )
+    return columns
+
+
+def _coordinates(
+    setting: Mapping[str, Any] | None, columns: Mapping[str, Any]
+) -> dict[str, Any]:
+    coordinates = {}
+    for name, value in (setting or {}).items():
+        if name in columns:
+            raise ValueError(
+                f"setting names {name!r}, expected a name that no column of rows has."
+            )
+        if np.ndim(value) != 0:
+            raise ValueError(
+                f"setting[{name!r}] is {value!r}, expected a number or a word."
+            )
+        [coordinates[name]] = _column(name, [value])
+    return coordinates
+
+
+def _column(name: str, values: Any) -> list:
+    # A list keeps its elements: NumPy would make one word's neighbours words.
+    array = np.asarray(values, None if hasattr(values, "dtype") else object)
+    if array.ndim != 1:
+        raise ValueError(
+            f"rows[{name!r}] has shape {array.shape}, expected one value a round."
+        )
+    column = [x.item() if hasattr(x, "item") else x for x in array.tolist()]
+    for value in column:
+        if not isinstance(value, int | float | str | None):
+            raise ValueError(
+                f"{name} holds {value!r}, expected numbers, words or None."
+            )
+    return column
+
+
+def _finite_or_none(value):
+    return value if not isinstance(value, float) or math.isfinite(value) else None
+
+
+def _scalars(
+    columns: Mapping[str, list],
+) -> tuple[list[int], dict[str, list[float]]]:
+    """The rounds, and the other columns in the precision of an event file."""
+    if "round" not in columns:
+        raise ValueError(
+            f"rows is of the columns {', '.join(columns)}, expected one named round."
+        )
+    for name, column in columns.items():
+        for value in column:
+            if not isinstance(value, int | float):
+                raise ValueError(
+                    f"rows[{name!r}] holds {value!r}, expected numbers: TensorBoard "
+                    "takes a run's coordinates as setting."
+                )
+    with np.errstate(over="ignore"):
+        tags = {
+            name: np.asarray(column, np.float64).astype(np.float32).tolist()
+            for name, column in columns.items()
+            if name != "round"
+        }
+    return [int(step) for step in columns["round"]], tags
+
+
+@contextlib.contextmanager
+def _stream(path: str | os.PathLike, append: bool) -> Iterator[TextIO]:
+    """The file, open for lines at its end."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a", encoding="utf-8", newline="")
+    except OSError as error:
+        raise OSError(
+            f"{path} is no file that can be written to: {error.strerror}."
+        ) from error
+    with file:
+        if os.fstat(file.fileno()).st_size:
+            if not append:
+                raise FileExistsError(
+                    f"{path} is there already, expected a new file, or append=True to "
+                    "go on with it."
+                )
+            _drop_cut_line(path)
+        yield file
+
+
+def _drop_cut_line(path: Path) -> None:
+    """Takes away what stands behind the last line's end."""
+    with path.open("rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read() != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _header(path: str | os.PathLike) -> list[str] | None:
+    """The columns that a file names; None where nothing stands yet."""
+    if not Path(path).stat().st_size:
+        return None
+    # What is no text becomes names that no column has.
+    with Path(path).open(encoding="utf-8", errors="replace", newline="") as file:
+        try:
+            return next(_csv.reader(file))
+        except _csv.Error as error:
+            raise OSError(f"{path} is no CSV file to go on with: {error}.") from error
+
+
+def _run_name(setting: Mapping[str, Any]) -> str:
+    """A folder's name for a setting."""
+
+    def quoted(value):
+        word = value if isinstance(value, str) else str(value).removesuffix(".0")
+        # Also = and , : else two settings might have one name.
+        return re.sub(
+            r"[^\w.+() -]", lambda found: urllib.parse.quote(found[0], safe=""), word
+        )
+
+    return ",".join(
+        f"{quoted(name)}={quoted(value)}" for name, value in setting.items()
+    )
+
+
+def _events_name() -> str:
+    """No other file's, and behind all earlier ones', as TensorBoard sorts them."""
+    return f"{_EVENTS}{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}"
+
+
+def _event_and_record() -> tuple[Callable[..., Any], Callable[[bytes], bytes]]:
+    """The message that an event file is made of, and its framing.
+
+    tensorboardX's own writer is not used: its flush leaves in its queue what has not
+    reached the file, it keeps a thread and a pipe a run, and two of its files in one
+    folder and second are one.
+    """
+    try:
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore
+        from tensorboardX.record_writer import masked_crc32c
+    except ImportError as error:
+        raise ImportError(
+            "tensorboardX is missing, expected for a TensorBoard log: "
+            "pip install 'gdsec-jax[tensorboard]'."
+        ) from error
+
+    def checked(data: bytes) -> bytes:
+        return data + masked_crc32c(data).to_bytes(4, "little")
+
+    def record(data: bytes) -> bytes:
+        return checked(len(data).to_bytes(8, "little")) + checked(data)
+
+    return Event, record

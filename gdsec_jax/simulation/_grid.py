@@ -1,0 +1,215 @@
+"""The settings of a sweep: axes of values, and their product."""
+
+import hashlib
+import inspect
+import itertools
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdsec_jax import _trees
+from gdsec_jax.simulation import _norms
+
+Setting = dict[str, Any]
+SEED = "seed"  # traced though it is an integer: it makes a key
+_MOST_SETTINGS = 2**20  # they are listed before the first is run
+_RESULTS = ("eval_round", "objective_error", "initial_error", "outcome", "rounds")
+
+
+class Axis(NamedTuple):
+    """One dimension of a grid: of a parameter, or of several that change together."""
+
+    names: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]  # a value of each name
+
+    @property
+    def dimension(self) -> str:
+        return "_".join(self.names)
+
+    def has_labels(self) -> bool:
+        """Whether its values stand in the result, rather than their positions."""
+        columns = zip(*self.rows, strict=True)
+        return all(_are_labels(column) for column in columns)
+
+    def coordinates(self) -> dict[str, tuple[str, np.ndarray]]:
+        """A labelled array of each name's values; of what is no label, the position."""
+        columns = zip(*self.rows, strict=True)
+        return {
+            name: (self.dimension, _labels(column))
+            for name, column in zip(self.names, columns, strict=True)
+        }
+
+
+class Group(NamedTuple):
+    """Settings that one compiled loop can run: equal but for what is traced."""
+
+    static: Setting
+    traced: list[Setting]
+    positions: list[int]  # among all settings
+
+
+def axes_of(grid: Mapping[str | tuple[str, ...], Any]) -> tuple[Axis, ...]:
+    """The checked axes of a grid.
+
+    Raises:
+      ValueError: it is empty, an axis has no values or is none, a name comes twice or
+        is that of a result, or the axes have too many settings.
+    """
+    if not isinstance(grid, Mapping) or not grid:
+        raise ValueError(
+            f"grid is {grid!r}, expected a dict from a parameter's name to its values."
+        )
+    axes = tuple(_axis(key, values) for key, values in grid.items())
+    names = [name for axis in axes for name in axis.names]
+    names += [axis.dimension for axis in axes if len(axis.names) > 1]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"grid names {name!r} twice, expected it once.")
+        if name in _RESULTS or name.startswith("total_") or name in _norms.NAMES:
+            raise ValueError(
+                f"grid names {name!r}, expected no name of what a sweep returns."
+            )
+    number = math.prod(len(axis.rows) for axis in axes)
+    if number > _MOST_SETTINGS:
+        sizes = ", ".join(f"{len(axis.rows)} of {axis.dimension}" for axis in axes)
+        raise ValueError(
+            f"grid has {number:,} settings, {sizes}, expected at most "
+            f"{_MOST_SETTINGS:,}."
+        )
+    return axes
+
+
+def settings_of(axes: Sequence[Axis]) -> Iterator[Setting]:
+    """The product of the axes, the last one fastest."""
+    for rows in itertools.product(*(axis.rows for axis in axes)):
+        pairs = (
+            zip(axis.names, row, strict=True)
+            for axis, row in zip(axes, rows, strict=True)
+        )
+        yield dict(itertools.chain(*pairs))
+
+
+def static_names(axes: Sequence[Axis], asked: Collection[str]) -> set[str]:
+    """The parameters that are not traced: those asked for, and what is not a float.
+
+    Raises:
+      ValueError: one that is asked for is none of the grid's.
+    """
+    names = {name for axis in axes for name in axis.names}
+    for name in asked:
+        if name not in names:
+            raise ValueError(
+                f"static names {name!r}, expected parameters of the grid: "
+                f"{', '.join(sorted(names))}."
+            )
+    found = set(asked)
+    for axis in axes:
+        for name, column in zip(axis.names, zip(*axis.rows, strict=True), strict=True):
+            if name != SEED and not all(map(_floats, column)):
+                found.add(name)
+    return found
+
+
+def groups_of(settings: Sequence[Setting], static: Collection[str]) -> list[Group]:
+    """The settings by their static parameters, in the order of their first."""
+    groups: dict[Any, Group] = {}
+    for position, setting in enumerate(settings):
+        fixed = {name: value for name, value in setting.items() if name in static}
+        traced = {n: v for n, v in setting.items() if n not in static}
+        shapes = jax.tree.map(np.shape, traced)  # of one loop's arguments: they stack
+        group = groups.setdefault(identity((fixed, shapes)), Group(fixed, [], []))
+        group.traced.append(traced)
+        group.positions.append(position)
+    return list(groups.values())
+
+
+def identity(tree: Any) -> Any:
+    """What two trees have in common if they are the same; hashable.
+
+    Unlike == it tells 1 from 1.0 and True: k entries from a fraction of them.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple(map(_leaf_identity, leaves))
+
+
+def stack(settings: Sequence[Setting], dtype) -> dict[str, Any]:
+    """The values of each traced parameter, [S, ...], in the parameters' dtype."""
+
+    def one(*values):
+        if np.asarray(values[0]).dtype.kind in "iu":
+            return jnp.asarray(values)
+        return jnp.stack([jnp.asarray(value, dtype) for value in values])
+
+    first, *_ = settings
+    return {
+        name: jax.tree.map(one, *(setting[name] for setting in settings))
+        for name in first
+    }
+
+
+def takes(function: Callable, name: str) -> bool:
+    """Whether a function has a parameter of this name, or takes any."""
+    parameters = inspect.signature(function).parameters.values()
+    return any(p.name == name or p.kind == p.VAR_KEYWORD for p in parameters)
+
+
+def those_it_takes(function: Callable, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the given arguments those that a function has a parameter for."""
+    return {name: x for name, x in given.items() if takes(function, name)}
+
+
+def _axis(key, values) -> Axis:
+    names = key if isinstance(key, tuple) else (key,)
+    where = f"grid[{key!r}]"
+    if not all(isinstance(name, str) and name for name in names) or not names:
+        raise ValueError(f"grid has the key {key!r}, expected a name or several.")
+    one = not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0
+    if one or isinstance(values, str | bytes | Mapping):
+        raise ValueError(f"{where} is {values!r}, expected a sequence of values.")
+    rows: list[Any] = [_plain(value) for value in values]
+    if not rows:
+        raise ValueError(f"{where} is empty, expected at least one value.")
+    if isinstance(key, str):
+        return Axis(names, tuple((row,) for row in rows))
+    for row in rows:
+        several = isinstance(row, list | tuple) or np.ndim(row) > 0
+        if not several or len(row) != len(names):
+            raise ValueError(f"{where} holds {row!r}, expected {len(names)} values.")
+    return Axis(names, tuple(tuple(map(_plain, row)) for row in rows))
+
+
+def _plain(value):
+    """NumPy's and jax's numbers as Python's, which label the result."""
+    if not isinstance(value, np.generic | np.ndarray | jax.Array) or value.ndim:
+        return value
+    random_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    return value if random_key else value.item()
+
+
+def _floats(value) -> bool:
+    leaves = jax.tree.leaves(value)
+    return bool(leaves) and all(
+        isinstance(leaf, float)
+        or (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating))
+        for leaf in leaves
+    )
+
+
+def _labels(column: Sequence[Any]) -> np.ndarray:
+    return np.array(column) if _are_labels(column) else np.arange(len(column))
+
+
+def _are_labels(column: Sequence[Any]) -> bool:
+    words = all(isinstance(value, str) for value in column)
+    return words or all(isinstance(value, int | float) for value in column)
+
+
+def _leaf_identity(leaf: Any):
+    if not isinstance(leaf, np.ndarray | jax.Array):
+        return type(leaf), leaf
+    digest = hashlib.sha256(_trees.bytes_of(leaf)).digest()
+    return type(leaf), str(leaf.dtype), leaf.shape, digest

@@ -1,0 +1,320 @@
+"""What a run did: errors, uploads and parameters, in one object and one file."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gdsec_jax.files import _netcdf
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Outcome = Literal["completed", "target", "diverged"]
+_PARAMS = "params"
+_BITS, _NORM = "bits_", "_norm"
+# What only some runs have, by its axes.
+_OF_A_LINK = {
+    "lost": ("round",),
+    "time_s": ("round",),
+    "energy_j": ("round",),
+    "worker_time_s": ("round", "worker"),
+}
+METRIC = "metric_"  # in front of a metric's name, among columns of other kinds
+
+
+class Cost(NamedTuple):
+    """What a run had cost at some round."""
+
+    rounds: int
+    bits: int  # uploaded by all workers
+    broadcast_bits: int
+    gradient_evaluations: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class History:
+    """The course of one run of K rounds with M workers; arrays are NumPy's.
+
+    Attributes:
+      initial_error: the problem's error before the first round.
+      eval_rounds: int64 [J], after how many rounds the error was evaluated.
+      objective_error: [J], the problem's error then: f - f*, or what `measure` says.
+      entries: int64 [K, M], the values each worker uploaded in each round.
+      bits: int64 [K, M], what they cost, in the algorithm's `wire` format.
+      broadcast_bits: int64 [K], the server's broadcast of theta^k, counted once.
+      gradient_evaluations: int64 [K], the gradients of single samples that all workers
+        together computed; of a loss of the user's own, those of whole workers.
+      participants: bool [K, M], who took part.
+      dropped: int64 [K], workers left out for a gradient or a message that was not
+        finite, or a gradient of excessive norm.
+      lost: int64 [K], uploads that did not arrive.
+      params: theta after the last round.
+      outcome: "completed", "target" (the target error was reached) or "diverged".
+      attributes: what the run was: problem, error_name, wire, seconds, versions; and
+        what the caller adds, config and seed say. Values that JSON can hold.
+      format_bits: by name, int64 [K], what all workers' uploads of a round cost in the
+        further formats that the algorithm's `wire.Format(also=...)` names.
+      norms: by name, float64 [K], if they were asked for: gradient_norm, |grad f| at
+        theta^k, and of the memories that the algorithm keeps, the root of the sum over
+        the workers of |h_m|^2, h_norm, and of |e_m|^2, e_norm, after the round.
+      metrics: by name, float64 [J], what the problem measures beside its error.
+      time_s: float64 [K], the seconds that each round lasted; None without a channel.
+      energy_j: float64 [K], the joules that its uploads took; None without.
+      worker_time_s: float64 [K, M], the seconds that each worker computed and sent, if
+        it did compute; None without.
+    """
+
+    initial_error: float
+    eval_rounds: np.ndarray
+    objective_error: np.ndarray
+    entries: np.ndarray
+    bits: np.ndarray
+    broadcast_bits: np.ndarray
+    gradient_evaluations: np.ndarray
+    participants: np.ndarray
+    dropped: np.ndarray
+    params: Any
+    outcome: Outcome
+    attributes: Mapping[str, Any]
+    format_bits: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    norms: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    metrics: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    lost: np.ndarray | None = None
+    time_s: np.ndarray | None = None
+    energy_j: np.ndarray | None = None
+    worker_time_s: np.ndarray | None = None
+
+    @property
+    def num_rounds(self) -> int:
+        """K, the rounds that were run."""
+        return self.bits.shape[0]
+
+    @property
+    def total_bits(self) -> np.ndarray:
+        """int64 [J], what all workers together had uploaded at each evaluation."""
+        return np.cumsum(self.bits.sum(axis=1))[self.eval_rounds - 1]
+
+    def rounds_to(self, error: float) -> int | None:
+        """After how many rounds the error was first at most `error`; None if never.
+
+        None too if `error` lies below what rounding leaves, the run's "resolution".
+        """
+        first = self._first_at_most(error)
+        return None if first is None else int(self.eval_rounds[first])
+
+    def bits_to(self, error: float, wire: str | None = None) -> int | None:
+        """The bits uploaded by then; None as in `rounds_to`.
+
+        Args:
+          error: to reach.
+          wire: a name of `format_bits`; by default the algorithm's own format.
+        """
+        rounds = self.rounds_to(error)
+        if rounds is None:
+            return None
+        each = self.bits.sum(axis=1) if wire is None else self.format_bits[wire]
+        return int(each[:rounds].sum())
+
+    def cost_to(self, error: float) -> "Cost | None":
+        """All that the error had cost by then; None as in `rounds_to`."""
+        rounds = self.rounds_to(error)
+        if rounds is None:
+            return None
+        counts = (self.bits, self.broadcast_bits, self.gradient_evaluations)
+        return Cost(rounds, *(int(count[:rounds].sum()) for count in counts))
+
+    def seconds_to(self, error: float) -> float | None:
+        """The seconds it took; None as in `rounds_to`, and without a channel."""
+        return self._sum_to(error, self.time_s)
+
+    def joules_to(self, error: float) -> float | None:
+        """The joules that it took; None as in `seconds_to`."""
+        return self._sum_to(error, self.energy_j)
+
+    def _sum_to(self, error: float, each: np.ndarray | None) -> float | None:
+        rounds = self.rounds_to(error)
+        return None if rounds is None or each is None else float(each[:rounds].sum())
+
+    def _first_at_most(self, error: float) -> int | None:
+        if error < self.attributes.get("resolution", -np.inf):
+            return None  # what looks like it may be rounding
+        reached = np.flatnonzero(self.objective_error <= error)
+        return int(reached[0]) if reached.size else None
+
+    def summary(self) -> str:
+        """One sentence: how the run ended, and what it cost."""
+        name = self.attributes.get("error_name", "error")
+        last = self.objective_error[-1] if self.objective_error.size else np.nan
+        end = {
+            "completed": f"completed {self.num_rounds} rounds",
+            "target": f"reached the target after {self.num_rounds} rounds",
+            "diverged": f"diverged: stopped after {self.num_rounds} rounds",
+        }[self.outcome]
+        text = (
+            f"{end}, {name} {self.initial_error:.3g} -> {last:.3g}, "
+            f"{int(self.bits.sum()):,} bits uploaded"
+        )
+        if self.dropped.any():
+            rounds = np.count_nonzero(self.dropped)
+            text += (
+                f"; {int(self.dropped.sum())} uploads in {rounds} rounds were dropped "
+                "for gradients or messages that were not finite or excessive"
+            )
+        if self.lost is not None and self.lost.any():
+            text += f"; {int(self.lost.sum())} uploads were lost"
+        if self.time_s is not None and self.energy_j is not None:
+            text += f"; {self.time_s.sum():.3g} s, {self.energy_j.sum():.3g} J"
+        return text + "."
+
+    def to_xarray(self) -> "xr.Dataset":
+        """The same as a labelled dataset, over round, worker and eval_round."""
+        import xarray as xr
+
+        variables = {
+            "objective_error": ("eval_round", self.objective_error),
+            "entries": (("round", "worker"), self.entries),
+            "bits": (("round", "worker"), self.bits),
+            "broadcast_bits": ("round", self.broadcast_bits),
+            "gradient_evaluations": ("round", self.gradient_evaluations),
+            "participants": (("round", "worker"), self.participants),
+            "dropped": ("round", self.dropped),
+        }
+        for name, axes in _OF_A_LINK.items():
+            if getattr(self, name) is not None:
+                variables[name] = (axes, getattr(self, name))
+        variables |= {
+            f"{_BITS}{name}": ("round", bits) for name, bits in self.format_bits.items()
+        }
+        variables |= {name: ("round", norm) for name, norm in self.norms.items()}
+        variables |= {
+            f"{METRIC}{name}": ("eval_round", x) for name, x in self.metrics.items()
+        }
+        leaves = jax.tree_util.tree_leaves_with_path(self.params)
+        for number, (path, leaf) in enumerate(leaves):
+            name = f"{_PARAMS}{number}"
+            array = np.asarray(leaf)
+            dtype = array.dtype.name
+            if array.dtype.kind == "V" or dtype == "bfloat16":  # NetCDF has no bfloat16
+                array = array.astype(np.float32)
+            axes = [f"{name}:{axis}" for axis in range(array.ndim)]
+            own = {"path": jax.tree_util.keystr(path), "dtype": dtype}
+            variables[name] = (axes, array, own)
+        return xr.Dataset(
+            variables,
+            coords={
+                "eval_round": self.eval_rounds,
+                "round": np.arange(1, self.num_rounds + 1),
+            },
+            attrs={
+                "initial_error": self.initial_error,
+                "outcome": self.outcome,
+                "attributes": json.dumps(dict(self.attributes)),
+            },
+        )
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write one NetCDF file, whole or not at all; a checksum stands at its end.
+
+        Examples:
+          >>> import tempfile, pathlib, numpy as np, optax
+          >>> from gdsec_jax import History, gd, problems, simulate
+          >>> problem = problems.ridge(np.eye(4), np.arange(4.0), 2)
+          >>> optimizer = optax.chain(gd(2), optax.sgd(1.0))
+          >>> history = simulate(problem, optimizer, 3)
+          >>> with tempfile.TemporaryDirectory() as folder:
+          ...     path = pathlib.Path(folder) / "gd.nc"
+          ...     history.save(path)
+          ...     History.load(path).bits.tolist()
+          [[128, 128], [128, 128], [128, 128]]
+        """
+        _netcdf.write(self.to_xarray(), Path(path))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, *, params_like: Any = None) -> "History":
+        """Read what `save` wrote.
+
+        Args:
+          path: of the file.
+          params_like: a tree of the run's structure, to rebuild its parameters. Without
+            it a tree comes back as a dict of its paths, a single array as itself.
+
+        Raises:
+          FileNotFoundError: there is no such file.
+          ValueError: it is no file that `save` wrote, was changed since, or has other
+            parameters.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path} does not exist, expected a saved History.")
+        try:
+            history = _from_xarray(_netcdf.read(Path(path)))
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a saved History: {error}.") from error
+        if params_like is None:
+            return history
+        return dataclasses.replace(history, params=_rebuild(history, params_like))
+
+
+def _from_xarray(dataset: "xr.Dataset") -> History:
+    leaves = {
+        variable.attrs["path"]: variable.values.astype(
+            jnp.dtype(variable.attrs["dtype"])
+        )
+        for name, variable in dataset.data_vars.items()
+        if str(name).startswith(_PARAMS)
+    }
+    return History(
+        initial_error=float(dataset.attrs["initial_error"]),
+        eval_rounds=dataset["eval_round"].values,
+        objective_error=dataset["objective_error"].values,
+        entries=dataset["entries"].values,
+        bits=dataset["bits"].values,
+        broadcast_bits=dataset["broadcast_bits"].values,
+        gradient_evaluations=dataset["gradient_evaluations"].values,
+        participants=dataset["participants"].values.astype(bool),
+        dropped=dataset["dropped"].values,
+        params=leaves[""] if set(leaves) == {""} else leaves,
+        outcome=dataset.attrs["outcome"],
+        attributes=json.loads(dataset.attrs["attributes"]),
+        format_bits={
+            str(name).removeprefix(_BITS): variable.values
+            for name, variable in dataset.data_vars.items()
+            if str(name).startswith(_BITS)
+        },
+        norms={
+            str(name): variable.values
+            for name, variable in dataset.data_vars.items()
+            if str(name).endswith(_NORM) and not str(name).startswith(METRIC)
+        },
+        metrics={
+            str(name).removeprefix(METRIC): variable.values
+            for name, variable in dataset.data_vars.items()
+            if str(name).startswith(METRIC)
+        },
+        **{name: dataset[name].values for name in _OF_A_LINK if name in dataset},
+    )
+
+
+def _rebuild(history: History, params_like):
+    """The loaded parameters in the structure of `params_like`."""
+    leaves = history.params
+    leaves = leaves if isinstance(leaves, dict) else {"": leaves}
+    paths, structure = jax.tree_util.tree_flatten_with_path(params_like)
+    names = [jax.tree_util.keystr(path) for path, _ in paths]
+    if set(names) != set(leaves):
+        raise ValueError(
+            f"params_like has the leaves {names}, the file {sorted(leaves)}."
+        )
+    for name, (_, like) in zip(names, paths, strict=True):
+        if leaves[name].shape != np.shape(like):
+            raise ValueError(
+                f"params_like{name} has shape {np.shape(like)}, the file "
+                f"{leaves[name].shape}."
+            )
+    return jax.tree.unflatten(structure, [leaves[name] for name in names])

@@ -1,0 +1,90 @@
+"""What a sweep leaves in files: its result, and until then the batches of it."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gdsec_jax.files import _netcdf, _whole
+from gdsec_jax.simulation import _grid
+from gdsec_jax.simulation._batch import Plan
+from gdsec_jax.simulation._plan import marks_of
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+_MARK = "mark"  # of a setting, among the variables of a batch that is kept
+# Attributes that are the sweep's own, rather than the caller's.
+_OWN = (
+    *("problem", "error_name", "resolution", "num_rounds", "eval_every"),
+    *("target_error", "divergence_factor", "key", "values", "batches", "bytes"),
+    *("seconds", "versions"),
+)
+
+
+class Store(NamedTuple):
+    """Where a sweep is kept."""
+
+    path: Path
+    parts: Path  # the folder of the batches that are done while others are not
+    marks: list[list[str]]  # of each plan's settings
+    fingerprint: str  # of what the sweep computes, and how it is labelled
+
+    @classmethod
+    def at(cls, path: Path, axes: Sequence[_grid.Axis], plans: Sequence[Plan]):
+        """The store of these plans at a path that can be written to.
+
+        Raises:
+          OSError: it cannot.
+        """
+        _whole.folder(path.parent)  # tried before the work, not after it
+        marks = [marks_of(plan) for plan in plans]
+        coordinates = [axis.coordinates() for axis in axes]
+        labels = [(n, x.tolist()) for each in coordinates for n, (_, x) in each.items()]
+        text = json.dumps([[a.names for a in axes], labels, marks])
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return cls(path, path.with_name(f".{path.stem}.parts"), marks, digest)
+
+    def kept(self) -> dict[str, "xr.Dataset"]:
+        """The settings that are done, by their marks."""
+        found = {}
+        for path in sorted(self.parts.glob("*.nc")):
+            part = _read(path)
+            if part is not None and _MARK in part:
+                marks, part = part[_MARK].values, part.drop_vars(_MARK)
+                found |= {str(m): part.isel(setting=[s]) for s, m in enumerate(marks)}
+        return found
+
+    def keep(self, part: "xr.Dataset", marks: list[str]) -> None:
+        """A batch, until the sweep is done."""
+        part = part.assign({_MARK: ("setting", marks)})
+        _netcdf.write(part, self.parts / f"{marks[0]}.nc")
+
+    def finish(self, result: "xr.Dataset") -> "xr.Dataset":
+        """The result in its file, in place of the batches."""
+        result.attrs["fingerprint"] = self.fingerprint
+        _netcdf.write(result, self.path)
+        shutil.rmtree(self.parts, ignore_errors=True)
+        return result
+
+    def finished(self, attributes: Mapping[str, Any]) -> "xr.Dataset | None":
+        """The result, if it is there, with what the caller says of it now."""
+        done = _read(self.path)
+        if done is None or done.attrs.get("fingerprint") != self.fingerprint:
+            return None
+        before = json.loads(done.attrs["attributes"])
+        after = dict(attributes) | {n: before[n] for n in before if n in _OWN}
+        if after != before:
+            done.attrs["attributes"] = json.dumps(after)
+            _netcdf.write(done, self.path)
+        return done
+
+
+def _read(path: Path) -> "xr.Dataset | None":
+    """The file's dataset, if it is one."""
+    try:
+        return _netcdf.read(path)
+    except (OSError, ValueError):
+        return None

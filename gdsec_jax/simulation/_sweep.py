@@ -1,0 +1,307 @@
+"""Many runs at once: a grid of settings, vmapped over the loop of one run."""
+
+import functools
+import json
+import os
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+import optax
+
+from gdsec_jax import _checks
+from gdsec_jax._devices import mesh_of
+from gdsec_jax.federation._attendance import Absent
+from gdsec_jax.files import _environment, _whole
+from gdsec_jax.problems import Problem
+from gdsec_jax.simulation import _grid
+from gdsec_jax.simulation._batch import Plan, run_batch
+from gdsec_jax.simulation._plan import Around, Common, fit, plan_of
+from gdsec_jax.simulation._store import Store
+from gdsec_jax.uplink._channel import Channel
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def sweep(
+    problem: Problem | Callable[..., Problem],
+    make_optimizer: Callable[..., optax.GradientTransformation],
+    grid: Mapping[str | tuple[str, ...], Any],
+    num_rounds: int,
+    *,
+    static: Collection[str] = (),
+    key: Any = None,
+    eval_every: int = 1,
+    target_error: float | None = None,
+    divergence_factor: float = 1e6,
+    participation: Callable[..., jax.Array] | None = None,
+    absent: Absent = "hold",
+    grant: Callable[..., jax.Array] | None = None,
+    channel: Channel | Callable[..., Channel] | None = None,
+    norms: bool = False,
+    mesh: jax.sharding.Mesh | None = None,
+    memory_limit: int | None = None,
+    path: str | os.PathLike | None = None,
+    log: Callable[..., None] | None = None,
+    progress: bool | None = None,
+    attributes: dict[str, Any] | None = None,
+) -> "xr.Dataset":
+    """Run every setting of a grid, as many side by side as fit into memory.
+
+    Settings that differ in traced parameters alone run in one compiled loop, which
+    turns their matrix-vector products into matrix-matrix ones; each is the run that
+    `simulate` would do, to rounding. A setting that diverges, or reaches the target,
+    ends there; the others go on.
+
+    Args:
+      problem: of `gdsec_jax.problems`, or a function of grid parameters that makes one:
+        of the number of workers or the split, say. Those are static.
+      make_optimizer: from the grid's parameters, by name, to the optax chain; also
+        handed `problem`, if it has a parameter of that name.
+      grid: from a parameter's name to its values; the result has a dimension for each.
+        Several names, as a tuple, change together: their values are tuples, and the
+        dimension's name is theirs joined by "_". Floats, and arrays or trees of floats,
+        are traced; all else is static and compiles a loop for each value. The parameter
+        `seed` takes the place of `key` as well; it is traced.
+      num_rounds: K.
+      static: names of parameters that are static though they are floats: k as a
+        fraction, say.
+      key: as in `simulate`; all settings draw the same minibatches.
+      eval_every, target_error, divergence_factor: as in `simulate`.
+      participation, grant: as in `simulate`, and handed the grid's parameters that they
+        name.
+      absent: as in `simulate`.
+      channel: as in `simulate`, or a function of grid parameters that makes one.
+      norms: whether to keep the norms of the gradient and of the memories, too.
+      mesh: whose devices, all of its axes together, share the settings.
+      memory_limit: bytes that may be used at once, by default half of what is free. The
+        settings are split into batches that fit, by what the compiler says they need.
+      path: of a NetCDF file for the result. Each batch is kept beside it when it is
+        done: the same sweep, after it was killed, goes on with the settings that are
+        not, and once it is done reads the file. Another computation, data or settings
+        start afresh.
+      log: as in `simulate`; also handed `setting`, the setting's parameters.
+      progress: whether to show a bar; by default on a terminal.
+      attributes: kept in the result: config and the like, of what JSON can hold.
+
+    Returns:
+      A dataset with the grid's dimensions and `eval_round`, and in it `objective_error`
+      (NaN behind a setting's end), the running totals over workers and rounds
+      `total_bits`, `total_entries`, `total_broadcast_bits`,
+      `total_gradient_evaluations`, `total_participants`, `total_dropped`, `total_lost`,
+      those of further formats `total_bits_NAME`, and with a channel `total_time_s` and
+      `total_energy_j`; with `norms` also `gradient_norm`, `h_norm` and
+      `e_norm`; the problem's metrics as `metric_NAME`; and of each setting `outcome`,
+      `rounds` and `initial_error`.
+      Its attribute `attributes` is JSON: yours, the arguments, versions, hardware, the
+      bytes that each group's batches need, and of the call that ended the sweep the
+      seconds and the sizes of the batches that it ran.
+
+    Raises:
+      ValueError: a setting is out of range, nothing takes a parameter, one setting
+        alone does not fit into memory_limit, and as `simulate`.
+
+    Examples:
+      >>> import numpy as np, optax
+      >>> import gdsec_jax
+      >>> from gdsec_jax import problems
+      >>> x = np.random.default_rng(0).standard_normal((40, 3))
+      >>> problem = problems.ridge(x, x @ np.array([1.0, 2.0, 3.0]), num_workers=4)
+      >>> def optimizer(xi, beta):
+      ...     step = optax.sgd(1 / problem.smoothness)
+      ...     return optax.chain(gdsec_jax.gdsec(4, xi, beta), step)
+      >>> result = gdsec_jax.sweep(
+      ...     problem, optimizer, {"xi": [0.0, 1.0, 4.0], "beta": [0.01, 0.1]}, 50)
+      >>> dict(result.objective_error.sizes)
+      {'xi': 3, 'beta': 2, 'eval_round': 50}
+      >>> bits = result.total_bits.isel(eval_round=-1).sel(beta=0.1)
+      >>> bool((bits.sel(xi=4.0) < bits.sel(xi=0.0)).item())
+      True
+    """
+    axes = _grid.axes_of(grid)
+    return run_settings(
+        problem,
+        make_optimizer,
+        axes,
+        list(_grid.settings_of(axes)),
+        _grid.static_names(axes, static),
+        num_rounds,
+        key=key,
+        eval_every=eval_every,
+        target_error=target_error,
+        divergence_factor=divergence_factor,
+        participation=participation,
+        absent=absent,
+        grant=grant,
+        channel=channel,
+        norms=norms,
+        mesh=mesh,
+        memory_limit=memory_limit,
+        path=path,
+        log=log,
+        progress=progress,
+        attributes=attributes,
+    )
+
+
+def run_settings(
+    problem: Problem | Callable[..., Problem],
+    make_optimizer: Callable[..., optax.GradientTransformation],
+    axes: Sequence[_grid.Axis],
+    settings: list[_grid.Setting],
+    static: Collection[str],
+    num_rounds: int,
+    *,
+    key: Any = None,
+    eval_every: int = 1,
+    target_error: float | None = None,
+    divergence_factor: float = 1e6,
+    participation: Callable[..., jax.Array] | None = None,
+    absent: Absent = "hold",
+    grant: Callable[..., jax.Array] | None = None,
+    channel: Channel | Callable[..., Channel] | None = None,
+    norms: bool = False,
+    mesh: jax.sharding.Mesh | None = None,
+    memory_limit: int | None = None,
+    path: str | os.PathLike | None = None,
+    log: Callable[..., None] | None = None,
+    progress: bool | None = None,
+    attributes: dict[str, Any] | None = None,
+) -> "xr.Dataset":
+    """`sweep` over listed settings, in the order of the axes that label them."""
+    common = Common(
+        num_rounds,
+        eval_every,
+        target_error,
+        divergence_factor,
+        key,
+        norms,
+        None if mesh is None else mesh_of(mesh),
+    )
+    around = Around(participation, absent, grant, channel)
+    for name in settings[0]:
+        makers = [make_optimizer, problem if callable(problem) else None]
+        makers += around.functions
+        if name != _grid.SEED and not any(m and _grid.takes(m, name) for m in makers):
+            raise ValueError(
+                f"grid has the parameter {name!r}, but neither make_optimizer nor a "
+                "function that makes the problem, the participation, the grant or the "
+                "channel takes it."
+            )
+    _checks.log(log)
+    if path is not None and Path(path).is_dir():
+        raise ValueError(f"path is {str(path)!r}, a folder, expected that of a file.")
+    own_attributes = _whole.plain("attributes", dict(attributes or {}))
+    fixed = set(static)
+    fixed |= {n for n in settings[0] if callable(problem) and _grid.takes(problem, n)}
+    plans = [
+        plan_of(group, problem, make_optimizer, around, common)
+        for group in _grid.groups_of(settings, fixed)
+    ]
+    # All settings are checked before the first loop is compiled.
+    plans = [fit(plan, memory_limit) for plan in plans]
+    begin = time.perf_counter()
+    store = None if path is None else Store.at(Path(path), axes, plans)
+    done = None if store is None else store.finished(own_attributes)
+    if done is not None:
+        return done
+    flat, batches = _run_plans(plans, store, log, progress)
+    result = unflatten(flat, axes)
+    first = plans[0].problem
+    result.attrs = {
+        "attributes": json.dumps(
+            own_attributes
+            | {
+                "problem": first.name,
+                "error_name": first.error_name,
+                "resolution": max(plan.problem.resolution for plan in plans),
+                "num_rounds": num_rounds,
+                "eval_every": eval_every,
+                "target_error": target_error,
+                "divergence_factor": divergence_factor,
+                "key": key if isinstance(key, int) else repr(key),
+                "values": {  # of axes that are labelled by positions
+                    axis.dimension: [repr(row) for row in axis.rows]
+                    for axis in axes
+                    if not axis.has_labels()
+                },
+                "batches": batches,
+                "bytes": [plan.needed for plan in plans],
+                "seconds": time.perf_counter() - begin,
+                "versions": _environment.everything(),
+            }
+        ),
+    }
+    return result if store is None else store.finish(result)
+
+
+def _run_plans(plans: Sequence[Plan], store: Store | None, log, progress):
+    """All settings, flat, in their order, and the sizes of the batches, by plan.
+
+    Those that an earlier sweep has left in the store are taken from there.
+    """
+    import xarray as xr
+
+    kept = {} if store is None else store.kept()
+    parts, waiting = [], []
+    for number, plan in enumerate(plans):
+        marks = store.marks[number] if store is not None else [""] * plan.count
+        missing = [s for s in range(plan.count) if marks[s] not in kept]
+        old = sorted(set(range(plan.count)) - set(missing))
+        parts += [_placed(kept[marks[s]], plan, [s]) for s in old]
+        for first in range(0, len(missing), plan.at_once):
+            waiting.append((number, missing[first : first + plan.at_once]))
+    total = sum(plan.count * plan.limits.rounds for plan in plans)
+    done = total - sum(len(b) * plans[n].limits.rounds for n, b in waiting)
+    with _environment.progress_bar(progress) as bar:
+        task = bar.add_task("", total=total, completed=done)
+        for at, (number, batch) in enumerate(waiting):
+            plan = plans[number]
+            text = (
+                f"batch {at + 1} of {len(waiting)}: {len(batch)} settings, "
+                f"{plan.needed / 2**20:,.0f} MiB"
+            )
+            bar.update(task, description=text)
+            settings = [plan.group.traced[s] for s in batch]
+            part = run_batch(plan, settings, functools.partial(bar.advance, task), log)
+            if store is not None:
+                store.keep(part, [store.marks[number][s] for s in batch])
+            parts.append(_placed(part, plan, batch))
+    flat: Any = xr.concat(parts, "setting", join="exact", combine_attrs="drop")
+    order = np.argsort(flat["place"].values)
+    sizes = [
+        [len(b) for n, b in waiting if n == number] for number in range(len(plans))
+    ]
+    return flat.isel(setting=order).drop_vars("place"), sizes
+
+
+def _placed(part: "xr.Dataset", plan: Plan, batch: list[int]) -> "xr.Dataset":
+    """With the place of each setting among all of the sweep."""
+    return part.assign(place=("setting", [plan.group.positions[s] for s in batch]))
+
+
+def unflatten(flat: "xr.Dataset", axes: Sequence[_grid.Axis]) -> "xr.Dataset":
+    """A flat dataset whose dimension `setting` becomes those of the grid."""
+    import xarray as xr
+
+    dims = [axis.dimension for axis in axes]
+    shape = [len(axis.rows) for axis in axes]
+    variables = {
+        name: (
+            (*dims, *variable.dims[1:]),
+            variable.values.reshape((*shape, *variable.shape[1:])),
+        )
+        for name, variable in flat.data_vars.items()
+    }
+    labels: dict[Any, Any] = {
+        name: label
+        for name, label in flat.coords.items()
+        if "setting" not in label.dims
+    }
+    for axis in axes:
+        labels |= axis.coordinates()
+    return xr.Dataset(variables, coords=labels)

@@ -1,0 +1,1 @@
+"""Words for people: configs, runs, figures and their page, the command line."""

@@ -1,0 +1,423 @@
+"""A config's methods on its problem: histories, files, tables."""
+
+import contextlib
+import datetime
+import functools
+import json
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pandas as pd
+import rich.console
+import xarray as xr
+
+from gdsec_jax import problems, wire
+from gdsec_jax._theory import theory
+from gdsec_jax.files import _whole
+from gdsec_jax.simulation import _grid, _sweep
+from gdsec_jax.simulation._history import History
+from gdsec_jax.simulation._simulate import simulate
+from gdsec_jax.study import config as configs
+from gdsec_jax.study import report, tuning
+
+CHECKPOINTS = "checkpoints"  # a folder among the histories, with one a method
+
+
+class Runs(NamedTuple):
+    """What the methods of a config did."""
+
+    config: configs.RunConfig
+    problem: problems.Problem
+    histories: dict[str, History]  # by label
+
+    @property
+    def methods(self) -> dict[str, str]:
+        """The algorithm's name by label."""
+        return {label: m.name for label, m in self.config.methods.items()}
+
+    @property
+    def target_error(self) -> float:
+        """The error to reach."""
+        first = next(iter(self.histories.values()))
+        return self.config.target * first.initial_error
+
+
+@contextlib.contextmanager
+def prepared(config: configs.RunConfig) -> Iterator[problems.Problem]:
+    """The problem of a config, with x64 as it asks for.
+
+    Raises:
+      ValueError, OSError: the data cannot be had, or do not fit the config.
+    """
+    with jax.enable_x64(config.problem.dtype == "float64"):
+        try:
+            problem = configs.make_problem(config.problem)
+        except ValueError as error:
+            raise ValueError(f"problem: {error}") from error
+        yield problem
+
+
+def compare(
+    config: configs.RunConfig,
+    folder: Path,
+    console: rich.console.Console,
+    *,
+    checkpoint_every: int | None = None,
+    **options: Any,
+) -> Runs:
+    """Run all methods of a config; each history is saved when its run ends.
+
+    Args:
+      config: what to run.
+      folder: for the histories, NAME.nc each; made if it is not there.
+      console: for a line a run.
+      checkpoint_every: rounds, after each of which a run is saved, in the folder
+        `CHECKPOINTS` beside the histories; called again, they go on from there.
+      options: of `simulate`: norms, and log, also handed `setting`, {"method": label}.
+
+    Raises:
+      ValueError, OSError: the data cannot be had, or do not fit the config.
+    """
+    histories = {}
+    with prepared(config) as problem:
+        folder = _whole.folder(folder)  # tried before the work, not after it
+        for label, method in config.methods.items():
+            _ready(label, method, problem)
+        for label, method in config.methods.items():
+            if checkpoint_every is not None:
+                options["checkpoint"] = folder / CHECKPOINTS / label
+                options["checkpoint_every"] = checkpoint_every
+            histories[label] = simulate_method(
+                config, label, method, problem, **options
+            )
+            histories[label].save(folder / f"{label}.nc")
+            say(console, f"{label}: {histories[label].summary()}")
+    return Runs(config, problem, histories)
+
+
+def simulate_method(
+    config: configs.RunConfig,
+    label: str,
+    method: configs.MethodConfig,
+    problem: problems.Problem,
+    *,
+    log: Callable[..., None] | None = None,
+    **options: Any,
+) -> History:
+    """One run of a method of a config.
+
+    Raises:
+      ValueError: it cannot be run; the message names the label.
+    """
+    method = _ready(label, method, problem)
+    try:
+        optimizer = configs.make_optimizer(method, config, problem)
+    except ValueError as error:
+        raise ValueError(f"methods.{label}: {error}") from error
+    if method.local_steps is not None:
+        problem = problems.local_steps(
+            problem, method.local_steps, method.learning_rate
+        )
+    seed = config.problem.seed if method.seed is None else method.seed
+    around = configs.around(method, config, problem.num_workers)
+    options |= configs.bound(around, method)
+    attributes = {
+        "label": label,
+        "method": method.model_dump(mode="json"),
+        "config": config.model_dump(mode="json"),
+        "seed": seed,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(),
+    }
+    with warnings.catch_warnings():  # the summary says it better
+        said = "(completed|reached|diverged)"
+        warnings.filterwarnings("ignore", said, RuntimeWarning)
+        return simulate(
+            problem,
+            optimizer,
+            config.num_rounds,
+            key=seed,
+            eval_every=config.eval_every,
+            attributes=attributes,
+            log=log and functools.partial(log, setting={"method": label}),
+            **options,
+        )
+
+
+def _ready(
+    label: str, method: configs.MethodConfig, problem: problems.Problem
+) -> configs.MethodConfig:
+    """A method with all its numbers, those of theory too."""
+    try:
+        return configs.resolved(configs.varied(method), problem)
+    except ValueError as error:
+        raise ValueError(f"methods.{label}: {error}") from error
+
+
+def run(
+    config: configs.RunConfig,
+    name: str,
+    results: Path,
+    console: rich.console.Console,
+    **options: Any,
+) -> Runs:
+    """`gdsec run`: histories in results/name, a figure (PNG and SVG), and the table.
+
+    Checkpoints are removed when all of it is there.
+
+    Args:
+      config: what to run.
+      name: of the folder and of the figure's files.
+      results: the folder that it goes into.
+      console: for the table and a line a run.
+      options: as of `compare`.
+
+    Raises:
+      ValueError, OSError: the data cannot be had, or do not fit the config.
+    """
+    runs = compare(config, results / name, console, **options)
+    title = config.title or name
+    figure = report.convergence(
+        runs.histories,
+        runs.methods,
+        title=title,
+        wire=config.wire_name(),
+        target=config.target,
+    )
+    for suffix in ("png", "svg"):
+        path = results / f"{name}.{suffix}"
+        report.save_figure(figure, path)
+        say(console, f"wrote {path}")
+    title = f"{title}: to {config.target:g} of the initial error"
+    console.print(
+        report.target_table(
+            runs.histories,
+            config.target,
+            title=f"{title} ({config.wire_name()})",
+            baseline=config.baseline(),
+        )
+    )
+    if config.all_formats:
+        title = f"{title}, Mbit by format"
+        for names in (wire.FORMATS, wire.CONVENTIONS):  # both, for a terminal's width
+            console.print(
+                report.format_table(
+                    runs.histories, config.target, title=title, names=names
+                )
+            )
+    shutil.rmtree(results / name / CHECKPOINTS, ignore_errors=True)
+    return runs
+
+
+def sweep(
+    config: configs.RunConfig,
+    name: str,
+    results: Path,
+    console: rich.console.Console,
+    **options: Any,
+) -> dict[str, xr.Dataset]:
+    """`gdsec sweep`: every method over its grid, a file each in results/name.
+
+    Args:
+      config: with grids.
+      name: of the folder.
+      results: the folder that it goes into.
+      console: for a line a method.
+      options: of `gdsec_jax.sweep`: memory_limit, log, progress.
+
+    Raises:
+      ValueError, OSError: the data cannot be had, or a setting is none.
+    """
+    own_grid = configs.values_of(config.problem.grid)
+    axes = _grid.axes_of(own_grid) if own_grid else ()
+    folder = _whole.folder(results / name)
+    swept: dict[str, list[xr.Dataset]] = {label: [] for label in config.methods}
+    log = options.pop("log", None)
+    for number, setting in enumerate(_grid.settings_of(axes)):
+        given = config.problem.model_dump(exclude={"grid"}) | setting
+        own = configs.ProblemConfig.model_validate(given)
+        with prepared(config.model_copy(update={"problem": own})) as problem:
+            for label in config.methods:
+                path = folder / f"{label} sweep{f' {number}' if axes else ''}.nc"
+                one = tuning.sweep_method(
+                    config,
+                    label,
+                    problem,
+                    path=path,
+                    log=log and functools.partial(_log_within, log, setting),
+                    **options,
+                )
+                swept[label].append(one)
+    results_of = {}
+    for label, parts in swept.items():
+        results_of[label] = parts[0]
+        path = folder / f"{label} sweep.nc"
+        if axes:
+            whole = xr.concat(parts, "setting", combine_attrs="drop")
+            results_of[label] = _sweep.unflatten(whole, axes)
+            results_of[label].attrs["attributes"] = json.dumps(_joined(parts))
+            with _whole.whole(path) as temporary:
+                results_of[label].to_netcdf(temporary, engine="h5netcdf")
+        say(console, f"{label}: {_says(results_of[label])} -> {path}")
+    return results_of
+
+
+def _joined(parts: list[xr.Dataset]) -> dict[str, Any]:
+    """The attributes of sweeps of several problems."""
+    abouts = [json.loads(part.attrs["attributes"]) for part in parts]
+    return abouts[0] | {
+        "resolution": max(about["resolution"] for about in abouts),
+        "batches": [batch for about in abouts for batch in about["batches"]],
+        "bytes": [needed for about in abouts for needed in about["bytes"]],
+        "seconds": sum(about["seconds"] for about in abouts),
+    }
+
+
+def _log_within(log, problem, rows, setting) -> None:
+    """A row's setting with that of the problem before it."""
+    words = [tuning.words(problem), setting["setting"]]
+    log(rows, setting=setting | {"setting": " ".join(filter(None, words))})
+
+
+def _says(swept: xr.Dataset) -> str:
+    outcomes, counts = np.unique(swept["outcome"].values, return_counts=True)
+    settings = ", ".join(f"{n} {o}" for o, n in zip(outcomes, counts, strict=True))
+    sizes = [f"{n} {d}" for d, n in swept.sizes.items() if d != "eval_round"]
+    batches = json.loads(swept.attrs["attributes"]).get("batches", ())
+    number = sum(map(len, batches))
+    several = f", in {number} batches" if number > 1 else ""
+    return f"{' x '.join(sizes) or '1 setting'}: {settings}{several}"
+
+
+def tune(
+    config: configs.RunConfig,
+    name: str,
+    results: Path,
+    console: rich.console.Console,
+    **options: Any,
+) -> configs.RunConfig:
+    """`gdsec tune`: each method's parameters by one rule, from its declared grid.
+
+    First the baseline, by the fewest bits to the target; then the others by the same
+    rule among the settings that take at most `slack` more rounds than it.
+
+    Args:
+      config: with grids.
+      name: of the folder.
+      results: the folder that the sweeps go into.
+      console: for a line a method.
+      options: of `gdsec_jax.sweep`: memory_limit, log, progress.
+
+    Returns:
+      The config with the parameters that were chosen, and in `chosen` how; the grids
+      stay in it.
+
+    Raises:
+      ValueError, OSError: the data cannot be had, or a setting is none.
+    """
+    if config.problem.grid:
+        raise ValueError(
+            f"problem.grid is {config.problem.grid!r}, expected none: gdsec tune "
+            "chooses parameters of methods alone."
+        )
+    chosen, most_rounds = {}, np.inf
+    baseline = config.baseline()
+    labels = sorted(config.methods, key=lambda label: label != baseline)
+    with prepared(config) as problem:
+        folder = _whole.folder(results / name)
+        first = float(problem.error(problem.init_params))
+        target = max(config.target * first, problem.resolution)
+        for label in labels:
+            swept = tuning.sweep_method(
+                config,
+                label,
+                problem,
+                path=folder / f"{label} tune.nc",
+                **options,
+            )
+            axes = tuning.axes_of(config, label)
+            choice = tuning.choose(swept, axes, target, most_rounds)
+            if label == baseline:
+                most_rounds = (1 + config.slack) * choice.rounds
+            given = config.methods[label]
+            # Of one setting the config may say better why it is the one.
+            why = choice.why if choice.number > 1 else given.chosen or choice.why
+            chosen[label] = configs.varied(given, **choice.setting).model_copy(
+                update={"chosen": why, "grid": given.grid}
+            )
+            values = ", ".join(f"{n} = {v!r}" for n, v in choice.setting.items())
+            say(console, f"{label}: {values or 'nothing to choose'}: {choice.why}")
+    methods = {label: chosen[label] for label in config.methods}
+    return config.model_copy(update={"methods": methods})
+
+
+def costs(runs: Runs) -> pd.DataFrame:
+    """What each method needs to the target: rounds, both ways' bits, evaluations."""
+    config = runs.config
+    return report.costs(runs.histories, config.target, baseline=config.baseline())
+
+
+def how_chosen(config: configs.RunConfig, problem: problems.Problem) -> pd.DataFrame:
+    """Each method's parameters and step, and where they come from."""
+    rows = []
+    for label, method in config.methods.items():
+        fields = method.model_dump(
+            exclude_unset=True, exclude={"name", "chosen", "grid"}
+        )
+        if not method.chosen:  # then the grid is what the figure shows
+            fields |= {
+                name: f"{values[0]} to {values[-1]}"
+                for name, values in configs.values_of(method.grid).items()
+            }
+        step = configs.resolved(method, problem).learning_rate or np.nan
+        source = "given"
+        if method.learning_rate is None:
+            source = theory(method.name, problem, **method.parameters()).source
+        rows.append(
+            {
+                "method": label,
+                "parameters": ", ".join(f"{n} = {v}" for n, v in fields.items()) or "-",
+                "step": f"{step:.3g}",
+                "step from": source,
+                "chosen": method.chosen or "our setting",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def curves(histories: Mapping[str, History]) -> pd.DataFrame:
+    """The courses in long form: a row for each evaluation of each label."""
+    frames = []
+    for label, history in histories.items():
+        last = history.eval_rounds - 1
+        frames.append(
+            pd.DataFrame(
+                {
+                    "method": label,
+                    "round": history.eval_rounds,
+                    "error": history.objective_error,
+                    "bits": history.total_bits,
+                    "broadcast_bits": np.cumsum(history.broadcast_bits)[last],
+                    "gradient_evaluations": np.cumsum(history.gradient_evaluations)[
+                        last
+                    ],
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def say(console: rich.console.Console, line: str) -> None:
+    """A line as it is, without markup."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def stopwatch() -> Callable[[], float]:
+    """Seconds since it was made, each time it is asked."""
+    begin = time.perf_counter()
+    return lambda: time.perf_counter() - begin

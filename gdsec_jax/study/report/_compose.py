@@ -1,0 +1,209 @@
+"""The figure of a section, and the files of it."""
+
+import os
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.axes
+import matplotlib.collections
+import matplotlib.figure
+import matplotlib.legend
+
+from gdsec_jax.files import _whole
+from gdsec_jax.study.report import _drawing, _section
+from gdsec_jax.study.report._section import Section
+
+_WIDE, _NARROW = (4.6, 3.7), (4.1, 3.4)  # inches a panel
+_A_ROW = 3
+_POINTS = 72  # an inch
+_LETTER = 5.5  # points, of a text of 10 points
+_TITLE = 7.2  # of one of 12 points
+_MARGIN = 65.0  # points beside the axes
+
+
+def compose(
+    section: Section, *, narrow: bool = False, titled: bool = False
+) -> matplotlib.figure.Figure:
+    """The section's panels with one legend for all.
+
+    A label that several panels have stands in the legend once, as the first of them
+    draws it; legends that the panels make themselves are removed. Heat maps
+    (`pcolormesh`) are rasterised, all else stays lines.
+
+    Args:
+      section: whose panels are drawn.
+      narrow: one below the other, for a phone; else side by side, at most three a row.
+      titled: with the section's title.
+
+    Returns:
+      A figure of n panels, 4.6 inches each or 4.1 in all wide; `save_figure` writes it.
+
+    Raises:
+      ValueError: there are no panels.
+
+    Examples:
+      >>> import pandas as pd
+      >>> from gdsec_jax import report
+      >>> section = report.Section(
+      ...     name="lines", title="Two lines", text="Up and down.",
+      ...     panels=(lambda axes: axes.plot([1, 2], label="up"),
+      ...             lambda axes: axes.plot([2, 1], label="down")),
+      ...     table=None, data=pd.DataFrame({"x": [0, 1]}), claims=(), chosen=None,
+      ...     command="make figures", config={}, seconds=0.1)
+      >>> figure = report.compose(section)
+      >>> float(figure.get_figwidth())
+      9.2
+      >>> [text.get_text() for text in figure.legends[0].get_texts()]
+      ['up', 'down']
+    """
+    rows, columns = shape(section, narrow)
+    width, height = _NARROW if narrow else _WIDE
+    size = (columns * width, rows * height)
+    with matplotlib.rc_context(_drawing.THINNED):
+        figure = matplotlib.figure.Figure(figsize=size, layout="constrained")
+        for number, panel in enumerate(section.panels):
+            axes = figure.add_subplot(rows, columns, number + 1)
+            panel(axes)
+            _finish(axes, width, height)
+        extra = _legend(figure)
+        if titled:
+            title = _wrapped(section.title, size[0] * _POINTS, _TITLE)
+            figure.suptitle(title, parse_math=False)
+            extra += 0.25 * (1 + title.count("\n"))
+    figure.set_figheight(size[1] + extra)  # the panels keep their height
+    return figure
+
+
+def save(section: Section, folder: str | os.PathLike) -> list[Path]:
+    """Write the section's figure and its data, each file whole or not at all.
+
+    Args:
+      section: to be written; its name is that of the files.
+      folder: that they go into; it is made if it is not there.
+
+    Returns:
+      The paths: NAME.png and NAME.pdf with the title, NAME.svg and NAME-narrow.svg
+      without, NAME.csv.
+
+    Raises:
+      ValueError: the name is none for a file, or there are no panels.
+      OSError: the folder cannot be written to.
+
+    Examples:
+      >>> import tempfile
+      >>> import pandas as pd
+      >>> from gdsec_jax import report
+      >>> section = report.Section(
+      ...     name="line", title="A line", text="It goes up.",
+      ...     panels=(lambda axes: axes.plot([1, 2]),), table=None,
+      ...     data=pd.DataFrame({"x": [0, 1], "y": [1, 2]}), claims=(), chosen=None,
+      ...     command="make figures", config={}, seconds=0.1)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     [path.name for path in report.save(section, folder)]
+      ['line.png', 'line.pdf', 'line.svg', 'line-narrow.svg', 'line.csv']
+    """
+    _section.check_name(section.name)
+    folder = _whole.folder(folder)
+    titled = compose(section, titled=True)
+    figures = {
+        folder / f"{section.name}.png": titled,
+        folder / f"{section.name}.pdf": titled,
+        folder / svg_name(section): compose(section),
+        folder / svg_name(section, narrow=True): compose(section, narrow=True),
+    }
+    for path, figure in figures.items():
+        with _whole.whole(path) as temporary:
+            _drawing.write(figure, temporary)
+    csv = folder / f"{section.name}.csv"
+    with _whole.whole(csv) as temporary:
+        section.data.to_csv(temporary, index=False, lineterminator="\n")
+    return [*figures, csv]
+
+
+def svg_name(section: Section, *, narrow: bool = False) -> str:
+    """The name of the section's picture among the files that `save` writes."""
+    return f"{section.name}{'-narrow' if narrow else ''}.svg"
+
+
+def shape(section: Section, narrow: bool) -> tuple[int, int]:
+    """Rows and columns of panels.
+
+    Raises:
+      ValueError: there are no panels.
+    """
+    number = len(section.panels)
+    if not number:
+        raise ValueError(
+            f"section.panels of {section.name} is {section.panels!r}, expected at "
+            "least one function."
+        )
+    rows = number if narrow else -(-number // _A_ROW)
+    return rows, -(-number // rows)
+
+
+def _finish(axes: matplotlib.axes.Axes, width: float, height: float) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    maps = [
+        artist
+        for artist in axes.collections
+        if isinstance(artist, matplotlib.collections.QuadMesh)
+    ]
+    for artist in maps:  # thousands of small squares otherwise
+        artist.set_rasterized(True)
+    if not maps and not axes.images:
+        axes.grid(alpha=0.25)
+    along, up = width * _POINTS - _MARGIN, height * _POINTS - _MARGIN
+    axes.set_xlabel(_wrapped(axes.get_xlabel(), along))
+    axes.set_ylabel(_wrapped(axes.get_ylabel(), up))
+    axes.title.set_text(_wrapped(axes.get_title(), along, _TITLE))
+
+
+def _legend(figure: matplotlib.figure.Figure) -> float:
+    """One legend below all panels; the inches that it takes."""
+    handles: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+        own = axes.get_legend()
+        if own is not None:
+            own.remove()
+    if not handles:
+        return 0.0
+    # Handle and gaps of a legend take about 45 points beside its text.
+    labels = [_wrapped(label, _NARROW[0] * _POINTS - 45) for label in handles]
+    legend = _fitting(figure, list(handles.values()), labels)
+    return legend.get_window_extent().height / figure.dpi
+
+
+def _fitting(figure, handles: list, labels: list[str]) -> matplotlib.legend.Legend:
+    """With as many columns as the figure has room for."""
+    columns = min(len(labels), 6)
+    while True:
+        legend = figure.legend(
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=columns,
+            frameon=False,
+            fontsize=9.5,
+            handlelength=2.6,  # room for a dash and a gap of the broadest line
+            columnspacing=1.2,
+        )
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return legend
+        legend.remove()
+        columns -= 1
+
+
+def _wrapped(text: str, points: float, letter: float = _LETTER) -> str:
+    """In as few lines as fit, about equally long."""
+    # A break within $...$ would leave two halves of a formula.
+    if "$" in text or not text:
+        return text
+    width = max(int(points / letter), 10)
+    lines = textwrap.wrap(text, width)
+    while width > 10 and len(shorter := textwrap.wrap(text, width - 1)) == len(lines):
+        lines, width = shorter, width - 1
+    return "\n".join(lines)

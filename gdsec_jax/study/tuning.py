@@ -1,0 +1,266 @@
+"""A config's methods over their grids, and the rule that picks one setting of each."""
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from gdsec_jax import problems
+from gdsec_jax.simulation import _grid, _sweep
+from gdsec_jax.study import config as configs
+
+
+def axes_of(config: configs.RunConfig, label: str) -> tuple[_grid.Axis, ...]:
+    """The axes of a method's grid: the common ones that it has no own for, then its."""
+    grid = configs.joined(config.grid, config.methods[label].grid)
+    return _grid.axes_of(configs.values_of(grid)) if grid else ()
+
+
+def sweep_method(
+    config: configs.RunConfig, label: str, problem: problems.Problem, **options: Any
+) -> xr.Dataset:
+    """Every setting of a method's grid, each with the step that theory gives for it.
+
+    Args:
+      config: with the method, and a grid for all methods perhaps.
+      label: of the method.
+      problem: that the config makes.
+      options: target_error, memory_limit, norms, path, log and progress of `sweep`.
+
+    Returns:
+      As `sweep`, with a dimension for each axis of the grid.
+
+    Raises:
+      ValueError: as `sweep`, or a setting is none for the method; it names the method.
+    """
+    method = config.methods[label]
+    axes = axes_of(config, label)
+    given = list(_grid.settings_of(axes))
+    try:
+        rows = [
+            configs.resolved(configs.varied(method, **setting), problem)
+            for setting in given
+        ]
+        about = {"attributes": about_method(config, label)}
+        log = options.pop("log", None)
+        if log is not None:
+            log = functools.partial(_log, log, label)
+        return _sweep_rows(config, rows, given, problem, axes, log, **about, **options)
+    except ValueError as error:
+        raise ValueError(f"methods.{label}: {error}") from error
+
+
+def _sweep_rows(config, rows, given, problem, axes, log, **options) -> xr.Dataset:
+    first = rows[0]
+    traced = [
+        name
+        for name in configs.TRACED
+        if getattr(first, name) is not None
+        and not any(isinstance(getattr(row, name), str) for row in rows)
+    ]
+    static = [
+        name
+        for name in type(first).model_fields
+        if name not in traced
+        and any(_differ(getattr(r, name), getattr(first, name)) for r in rows)
+    ]
+    settings = [{name: getattr(row, name) for name in traced + static} for row in rows]
+    own: dict[str, Any] = {"problem": problem}
+    if any(row.local_steps for row in rows):
+        own["problem"] = functools.partial(_with_local_steps, problem)
+        static += ["steps", "rate"]
+        for setting, row in zip(settings, rows, strict=True):
+            setting |= {"steps": row.local_steps or 1, "rate": row.learning_rate}
+    own |= configs.around(first, config, problem.num_workers)
+    if first.seed is None:
+        own["key"] = config.problem.seed
+
+    if log is not None:
+        of_the_grid = {
+            _grid.identity(fields): own_words
+            for fields, own_words in zip(settings, given, strict=True)
+        }
+        own["log"] = lambda columns, setting: log(
+            columns, setting=of_the_grid[_grid.identity(setting)]
+        )
+
+    def make_optimizer(**fields):
+        return configs.make_optimizer(first.model_copy(update=fields), config, problem)
+
+    return _sweep.run_settings(
+        make_optimizer=make_optimizer,
+        axes=axes,
+        settings=settings,
+        static=static,
+        num_rounds=config.num_rounds,
+        eval_every=config.eval_every,
+        **own,
+        **options,
+    )
+
+
+def about_method(config: configs.RunConfig, label: str) -> dict[str, Any]:
+    """What a method's results are kept with: its label, its seed, the config."""
+    seed = config.methods[label].seed
+    return {
+        "label": label,
+        "seed": config.problem.seed if seed is None else seed,
+        "config": config.model_dump(mode="json"),
+    }
+
+
+def words(setting: Mapping[str, Any]) -> str:
+    """A setting in words, for a log."""
+    return " ".join(f"{name}={value}" for name, value in setting.items())
+
+
+def _log(log, label: str, columns, setting) -> None:
+    # The same two columns for all methods, so that one file can have them all.
+    log(columns, setting={"method": label, "setting": words(setting)})
+
+
+def _with_local_steps(problem, steps: int, rate: float):
+    return problems.local_steps(problem, steps, rate)
+
+
+def _differ(one, other) -> bool:
+    """Also where they are equal: one entry, 1, is not all of them, 1.0."""
+    return type(one) is not type(other) or one != other
+
+
+class Choice(NamedTuple):
+    """One setting of a grid, and how it was chosen."""
+
+    setting: dict[str, Any]
+    why: str
+    rounds: float  # that it took to the target; inf if it never got there
+    number: int  # of settings to choose from
+
+
+def choose(
+    swept: xr.Dataset,
+    axes: tuple[_grid.Axis, ...],
+    target_error: float,
+    most_rounds: float,
+) -> Choice:
+    """The setting that needs the fewest bits to the target in at most so many rounds.
+
+    The one rule for all methods. Where no setting reaches the target in so few rounds,
+    the fewest bits among those that reach it; where none does, the least last error. A
+    setting that does not stay there has not reached it: whose last error, the median
+    over the last tenth of its evaluations, is larger.
+    Over an axis `seed` there is nothing to choose: the medians over it count.
+
+    Args:
+      swept: of `sweep` or `sweep_method`.
+      axes: of the grid.
+      target_error: to reach.
+      most_rounds: that a setting may take.
+    """
+    costs = cost_to(swept, target_error)
+    errors = _last_errors(swept)
+    errors = errors.where(
+        np.isfinite(errors) & (swept["outcome"] != "diverged"), np.inf
+    )
+    costs = costs.where(errors <= target_error, np.inf)
+    if _grid.SEED in costs.dims:
+        costs, errors = costs.median(_grid.SEED), errors.median(_grid.SEED)
+    axes = tuple(axis for axis in axes if axis.names != (_grid.SEED,))
+    settings = list(_grid.settings_of(axes))
+    rounds = np.ravel(costs["rounds"].values)
+    bits = np.ravel(costs["bits"].values)
+    of = f"of {len(settings)} settings" if len(settings) > 1 else "the one setting"
+
+    def chosen(best, why):
+        why = f"{of}, {why}{_edges(axes, settings[best])}"
+        return Choice(settings[best], why, float(rounds[best]), len(settings))
+
+    reached = np.isfinite(rounds)
+    within = reached & (rounds <= most_rounds)
+    if within.any():
+        limit = f" within {most_rounds:,.0f} rounds" if np.isfinite(most_rounds) else ""
+        best = np.argmin(np.where(within, bits, np.inf))
+        return chosen(best, f"the fewest bits to the target{limit}")
+    if reached.any():
+        best = np.argmin(np.where(reached, bits, np.inf))
+        late = f"none within {most_rounds:,.0f} rounds"
+        return chosen(best, f"the fewest bits to the target; {late}")
+    errors = np.ravel(errors.values)
+    best = np.argmin(errors)
+    if np.isinf(errors[best]):
+        return chosen(best, "all diverge")
+    return chosen(best, "the least last error; none reaches the target")
+
+
+def _last_errors(swept: xr.Dataset) -> xr.DataArray:
+    """The medians over the last tenth of each setting's evaluations: noise is none."""
+    number = (swept["eval_round"] <= swept["rounds"]).sum("eval_round")
+    place = xr.ones_like(swept["eval_round"]).cumsum("eval_round")
+    # Where all are evaluated at once, one at least.
+    late = (place <= number) & (place > number - np.maximum(number // 10, 1))
+    unfinished = swept["objective_error"].isnull() & late
+    errors = swept["objective_error"].where(late).median("eval_round")
+    return errors.where(~unfinished.any("eval_round"), np.inf)
+
+
+def _edges(axes: tuple[_grid.Axis, ...], setting: dict[str, Any]) -> str:
+    """Where a better setting may lie beyond the grid, in words."""
+    names = [
+        " and ".join(axis.names)
+        for axis in axes
+        if _at_edge([setting[name] for name in axis.names], axis.rows)
+    ]
+    return f"; {', '.join(names)} at the edge of the grid" if names else ""
+
+
+def _at_edge(place: list[Any], rows: Sequence[tuple[Any, ...]]) -> bool:
+    """Whether numbers are the least or the largest of their axis."""
+    numbers = all(type(x) in (int, float) for row in rows for x in row)
+    if len(rows) < 3 or not numbers:
+        return False
+    # Less than no threshold, or than one entry, there is not.
+    least = place == [0.0] or (place == [1] and isinstance(place[0], int))
+    return tuple(place) in (min(rows), max(rows)) and not least
+
+
+def cost_to(swept: xr.Dataset, error: float) -> xr.Dataset:
+    """What each setting had cost when its error was first at most this; inf if never.
+
+    As of `History.cost_to`, never too if the error lies below what rounding leaves.
+
+    Args:
+      swept: of `sweep`.
+      error: to reach.
+
+    Returns:
+      A dataset with the grid's dimensions: rounds, bits, broadcast_bits and
+      gradient_evaluations, float64.
+
+    Examples:
+      >>> import numpy as np, optax
+      >>> import gdsec_jax
+      >>> from gdsec_jax import problems, tuning
+      >>> problem = problems.ridge(np.eye(4), np.arange(4.0), 2)
+      >>> def optimizer(step):
+      ...     return optax.chain(gdsec_jax.gd(2), optax.sgd(step))
+      >>> swept = gdsec_jax.sweep(problem, optimizer, {"step": [0.1, 1.0, 2.0]}, 30)
+      >>> tuning.cost_to(swept, 0.5).rounds.values
+      array([6., 1., 1.])
+    """
+    about = json.loads(swept.attrs.get("attributes", "{}"))
+    resolution = about.get("resolution", -np.inf)
+    reached = (swept["objective_error"] <= error) & (error >= resolution)
+    first = reached.argmax("eval_round")
+    ever = reached.any("eval_round")
+
+    def at_first(values):
+        return values.isel(eval_round=first).where(ever, np.inf).drop_vars("eval_round")
+
+    names = ("bits", "broadcast_bits", "gradient_evaluations")
+    rounds = swept["eval_round"].astype(float)
+    return xr.Dataset(
+        {"rounds": at_first(rounds)} | {n: at_first(swept[f"total_{n}"]) for n in names}
+    )

@@ -1,0 +1,1 @@
+"""What stands between the workers and the server: masks, seconds and joules."""
