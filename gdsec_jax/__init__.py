@@ -1,11 +1,13 @@
 """Communication-efficient distributed optimisation in JAX: GD-SEC and its rivals."""
 
+from gdsec_jax import _checks
 from gdsec_jax import channel as channel
 from gdsec_jax import data as data
 from gdsec_jax import logs as logs
 from gdsec_jax import participation as participation
 from gdsec_jax import problems as problems
 from gdsec_jax import robust as robust
+from gdsec_jax import server as server
 from gdsec_jax import wire as wire
 from gdsec_jax import worker as worker
 from gdsec_jax._devices import DEVICE_AXIS as DEVICE_AXIS
@@ -36,12 +38,12 @@ from gdsec_jax.algorithms import terngrad as terngrad
 from gdsec_jax.algorithms import top_j as top_j
 from gdsec_jax.federation import federate as federate
 from gdsec_jax.federation._adaptive import adaptive_xi as adaptive_xi
-from gdsec_jax.federation._batches import Grouped as Grouped
+from gdsec_jax.federation._batches import WorkerBatches as WorkerBatches
 from gdsec_jax.federation._broadcast import LastBroadcast as LastBroadcast
 from gdsec_jax.federation._broadcast import broadcast as broadcast
 from gdsec_jax.federation._broadcast import last_broadcast as last_broadcast
 from gdsec_jax.federation._check import check as check
-from gdsec_jax.federation._clock import rounds as rounds
+from gdsec_jax.federation._clock import clock as clock
 from gdsec_jax.federation._controller import Controller as Controller
 from gdsec_jax.federation._controller import last_xi as last_xi
 from gdsec_jax.federation._counts import LastRound as LastRound
@@ -57,18 +59,19 @@ __all__ = [
     "DEVICE_AXIS",
     "METHODS",
     "Controller",
-    "Grouped",
     "History",
     "LastBroadcast",
     "LastRound",
     "Method",
     "Theory",
+    "WorkerBatches",
     "adaptive_xi",
     "broadcast",
     "cgd",
     "channel",
     "check",
     "clag",
+    "clock",
     "data",
     "diana",
     "ef21",
@@ -96,7 +99,7 @@ __all__ = [
     "qsgdsec",
     "rand_k",
     "robust",
-    "rounds",
+    "server",
     "server_memory",
     "sign_ef",
     "simulate",
@@ -107,3 +110,11 @@ __all__ = [
     "wire",
     "worker",
 ]
+
+
+def __getattr__(name: str):
+    renamed = {"Grouped": "WorkerBatches", "rounds": "clock"}
+    if name not in renamed:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _checks.deprecated(f"gdsec_jax.{name}", f"gdsec_jax.{renamed[name]}")
+    return globals()[renamed[name]]

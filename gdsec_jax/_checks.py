@@ -2,6 +2,7 @@
 
 import math
 import operator
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,17 @@ import numpy as np
 PyTree = Any
 LARGEST = float(np.finfo(np.float64).max)  # as an upper bound: any finite number
 SMALLEST = float(np.finfo(np.float64).smallest_subnormal)  # as a lower: any above 0
+
+
+def deprecated(old: str, new: str, stacklevel: int = 3) -> None:
+    """Warn that a spelling goes, and name the one that stays.
+
+    Args:
+      old, new: as the caller writes them.
+      stacklevel: 3 for the caller of the function that calls this one.
+    """
+    text = f"{old} is deprecated and goes after a release: use {new}."
+    warnings.warn(text, DeprecationWarning, stacklevel=stacklevel)
 
 
 def is_traced(value: PyTree) -> bool:

@@ -22,7 +22,7 @@ import optax
 from cases import METHODS, random_gradients, run
 
 import gdsec_jax
-from gdsec_jax import channel, participation, problems, robust, worker
+from gdsec_jax import channel, participation, problems, robust, server, worker
 
 WORKERS = 4
 RECORD: dict[str, np.ndarray] = {}
@@ -103,10 +103,10 @@ def faults():
     grant = participation.largest_energy(300.0)
     cases = {
         "lossy": ({}, {"channel": lossy}),
-        "late": ({"max_delay": 2}, {"channel": late}),
+        "late": ({"server": server.late(2)}, {"channel": late}),
         "hold": ({}, {"participation": half}),
         "all": (
-            {"max_delay": 2},
+            {"server": server.late(2)},
             {"participation": half, "absent": "accumulate", "channel": late},
         ),
         "grant": ({}, {"grant": grant, "channel": lossy}),
@@ -129,7 +129,7 @@ def layouts():
     mesh = jax.make_mesh((4,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
     for name, algorithm in {
         "gdsec": gdsec,
-        "capacity": gdsec_jax.gdsec(WORKERS, 2.0, capacity=4),
+        "capacity": gdsec_jax.gdsec(WORKERS, 2.0, server=server.sparse(4)),
         "marina": gdsec_jax.marina(WORKERS, worker.random_k(3)),
         "low_rank": gdsec_jax.low_rank(WORKERS, 1),
     }.items():
@@ -141,7 +141,9 @@ def layouts():
     params = {"a": jnp.ones((1024, 520)), "b": jnp.ones(2**19 + 3)}
     for name, algorithm in {
         "gdsec": gdsec_jax.gdsec(WORKERS, 2.0),
-        "gdsec running": gdsec_jax.gdsec(WORKERS, 2.0, server="running", wire="rle"),
+        "gdsec running": gdsec_jax.gdsec(
+            WORKERS, 2.0, server=server.running(), wire="rle"
+        ),
         "gd": gdsec_jax.gd(WORKERS),
         "top_j": gdsec_jax.top_j(WORKERS, 100),
     }.items():
@@ -162,10 +164,18 @@ def options():
     problem = logistic()
     weights = np.array([1.0, 2.0, 0.5, 0.5])
     for name, algorithm, more in (
-        ("median", gdsec_jax.gdsec(WORKERS, 2.0, aggregation=robust.median), ()),
-        ("norm ratio", gdsec_jax.gdsec(WORKERS, 2.0, max_norm_ratio=1.2), ()),
+        (
+            "median",
+            gdsec_jax.gdsec(WORKERS, 2.0, server=server.robust(robust.median)),
+            (),
+        ),
+        (
+            "norm ratio",
+            gdsec_jax.gdsec(WORKERS, 2.0, server=server.total(max_norm_ratio=1.2)),
+            (),
+        ),
         ("weights", gdsec_jax.gdsec(WORKERS, 2.0, weights=weights), ()),
-        ("running", gdsec_jax.gdsec(WORKERS, 2.0, server="running"), ()),
+        ("running", gdsec_jax.gdsec(WORKERS, 2.0, server=server.running()), ()),
         ("adaptive", gdsec_jax.gdsec(WORKERS, gdsec_jax.adaptive_xi()), ()),
         ("hold", gdsec_jax.gdsec(WORKERS, 2.0, on_standstill="hold"), ()),
         (

@@ -11,31 +11,16 @@ weights
     [M], the weight of each f_m in f; see `federate`.
 wire
     The bit format that `last_round` reports; see `gdsec_jax.wire`.
-aggregation
-    A rule of `robust` in the place of the sum; nothing is conserved then.
-max_delay
-    The most rounds that a message may come late; the server's h is "running" then.
-max_norm_ratio, on_nonfinite, on_standstill
+server
+    How the server makes one direction of the messages; see `gdsec_jax.server`. By
+    default the sum, with the workers' memories where they keep some.
+on_nonfinite, on_standstill
     See `federate`.
 
 To all with a memory:
 
 state_dtype
     dtype of the memories; by default the parameter's, but at least float32.
-
-To all whose server has one too:
-
-server
-    Where the server's h comes from: "workers", the sum of the h_m, which a simulation
-    sees (`gradient_estimate`), or "running", a sum of its own (`server_memory`). The
-    same but for rounding, which lets a running sum drift.
-
-To those that censor single entries:
-
-capacity
-    At most so many entries of a message are sent, the largest; the others stay in the
-    error memory, or in what h_m lacks. The sum over devices then moves buffers of that
-    length instead of all entries (see `federate`), and the server's h is "running".
 """
 
 from gdsec_jax.algorithms._censored import gdsec as gdsec
@@ -49,10 +34,8 @@ from gdsec_jax.algorithms._memoryless import natural as natural
 from gdsec_jax.algorithms._memoryless import qgd as qgd
 from gdsec_jax.algorithms._memoryless import rand_k as rand_k
 from gdsec_jax.algorithms._memoryless import terngrad as terngrad
-from gdsec_jax.algorithms._options import FeedbackOptions as FeedbackOptions
 from gdsec_jax.algorithms._options import MemoryOptions as MemoryOptions
 from gdsec_jax.algorithms._options import Options as Options
-from gdsec_jax.algorithms._options import SparseOptions as SparseOptions
 from gdsec_jax.algorithms._options import algorithm as algorithm
 from gdsec_jax.algorithms._registry import METHODS as METHODS
 from gdsec_jax.algorithms._registry import Method as Method
@@ -69,11 +52,9 @@ from gdsec_jax.algorithms._whole_vectors import laq as laq
 
 __all__ = [
     "METHODS",
-    "FeedbackOptions",
     "MemoryOptions",
     "Method",
     "Options",
-    "SparseOptions",
     "algorithm",
     "cgd",
     "clag",

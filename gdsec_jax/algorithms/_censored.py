@@ -8,22 +8,22 @@ from optax.experimental import aggregating
 
 from gdsec_jax import _checks
 from gdsec_jax.algorithms._options import (
-    SparseOptions,
+    MemoryOptions,
     algorithm,
     difference_memory,
     share,
     short,
 )
 from gdsec_jax.federation._controller import Controller
-from gdsec_jax.worker import Scope, censor, error_feedback, qsgd
+from gdsec_jax.worker import Piece, Scope, censor, chain, error_feedback, qsgd
 
 
-@algorithm(SparseOptions)
+@algorithm(MemoryOptions)
 def gdsec(
     num_workers: int,
     xi,
     beta=0.01,
-    **options: Unpack[SparseOptions],
+    **options: Unpack[MemoryOptions],
 ) -> aggregating.Aggregator:
     r"""GD-SEC: send what changed enough of the gradient, remember the rest.
 
@@ -86,12 +86,12 @@ def gdsec(
     )
 
 
-@algorithm(SparseOptions)
+@algorithm(MemoryOptions)
 def gdsoec(
     num_workers: int,
     xi,
     beta=0.01,
-    **options: Unpack[SparseOptions],
+    **options: Unpack[MemoryOptions],
 ) -> aggregating.Aggregator:
     r"""GD-SOEC: GD-SEC without error correction, the ablation of its paper.
 
@@ -125,7 +125,7 @@ def gdsoec(
     )
 
 
-@algorithm(SparseOptions)
+@algorithm(MemoryOptions)
 def qsgdsec(
     num_workers: int,
     xi,
@@ -134,7 +134,7 @@ def qsgdsec(
     *,
     scope: Scope = "message",
     key=0,
-    **options: Unpack[SparseOptions],
+    **options: Unpack[MemoryOptions],
 ) -> aggregating.Aggregator:
     r"""QSGD-SEC: GD-SEC whose surviving entries are quantised.
 
@@ -173,7 +173,7 @@ def qsgdsec(
     """
     _checks.number_in_range("beta", beta, 0.0, 1.0)
     compressor = error_feedback(
-        optax.chain(_censor(xi, num_workers, options), qsgd(levels, scope=scope)),
+        chain(_censor(xi, num_workers, options), qsgd(levels, scope=scope)),
         state_dtype=options.get("state_dtype"),
     )
     return difference_memory(
@@ -181,16 +181,16 @@ def qsgdsec(
     )
 
 
-def _censor(xi, num_workers: int, options: SparseOptions):
+def _censor(xi, num_workers: int, options: MemoryOptions):
     """A worker's part of the censoring: xi/M each if f is the sum of the f_m."""
     _checks.in_range("xi", xi, 0.0, _checks.LARGEST)
     part = functools.partial(
         share, num_workers=num_workers, reduction=options.get("reduction", "sum")
     )
-    return short(_censor_by(part, xi), options)
+    return short(_censor_by(part, xi), options.get("server"))
 
 
-def _censor_by(part, xi) -> optax.GradientTransformationExtraArgs:
+def _censor_by(part, xi) -> Piece:
     """Censoring with part of xi, or of what its controller chose for the round."""
     if not isinstance(xi, Controller):
         return censor(part(xi))
@@ -198,7 +198,7 @@ def _censor_by(part, xi) -> optax.GradientTransformationExtraArgs:
     def update(updates, state, params=None, *, xi=None, **extra_args):
         return censor(part(xi)).update(updates, state, params, **extra_args)
 
-    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+    return Piece(optax.init_empty_state, update, component_wise=True)
 
 
 def _control(xi, beta, error_correction: bool = True) -> dict[str, Any]:

@@ -5,18 +5,18 @@ from typing import Unpack
 from optax.experimental import aggregating
 
 from gdsec_jax import worker as pieces
-from gdsec_jax.algorithms._options import FeedbackOptions, algorithm
+from gdsec_jax.algorithms._options import MemoryOptions, algorithm
 from gdsec_jax.federation import federate
 from gdsec_jax.worker import Scope
 
 
-@algorithm(FeedbackOptions)
+@algorithm(MemoryOptions)
 def top_j(
     num_workers: int,
     k: float,
     *,
     scope: Scope = "message",
-    **options: Unpack[FeedbackOptions],
+    **options: Unpack[MemoryOptions],
 ) -> aggregating.Aggregator:
     r"""Top-j: the k largest entries of gradient and error memory.
 
@@ -51,12 +51,12 @@ def top_j(
     return _with_error_feedback(pieces.top_k(k, scope=scope), num_workers, **options)
 
 
-@algorithm(FeedbackOptions)
+@algorithm(MemoryOptions)
 def sign_ef(
     num_workers: int,
     *,
     scope: Scope = "message",
-    **options: Unpack[FeedbackOptions],
+    **options: Unpack[MemoryOptions],
 ) -> aggregating.Aggregator:
     r"""EF-sign: signs and the mean magnitude of gradient and error memory.
 
@@ -90,9 +90,9 @@ def sign_ef(
     return _with_error_feedback(pieces.sign(scope=scope), num_workers, **options)
 
 
-@algorithm(FeedbackOptions)
+@algorithm(MemoryOptions)
 def low_rank(
-    num_workers: int, rank: int = 1, *, key=0, **options: Unpack[FeedbackOptions]
+    num_workers: int, rank: int = 1, *, key=0, **options: Unpack[MemoryOptions]
 ) -> aggregating.Aggregator:
     r"""Low rank with error feedback, each worker by factors of its own.
 
@@ -126,9 +126,9 @@ def low_rank(
     return _with_error_feedback(pieces.low_rank(rank, key=key), num_workers, **options)
 
 
-@algorithm(FeedbackOptions)
+@algorithm(MemoryOptions)
 def power_sgd(
-    num_workers: int, rank: int = 1, *, key=0, **options: Unpack[FeedbackOptions]
+    num_workers: int, rank: int = 1, *, key=0, **options: Unpack[MemoryOptions]
 ) -> aggregating.Aggregator:
     r"""PowerSGD with error feedback: low rank, with one left factor for all workers.
 

@@ -18,7 +18,7 @@ from typing import Unpack
 from optax.experimental import aggregating
 
 from gdsec_jax import worker as pieces
-from gdsec_jax.algorithms._options import FeedbackOptions, Options, algorithm
+from gdsec_jax.algorithms._options import MemoryOptions, Options, algorithm
 from gdsec_jax.federation import federate
 from gdsec_jax.worker import Scope
 
@@ -145,7 +145,7 @@ def terngrad(
     return federate(pieces.terngrad(scope=scope), num_workers, key=key, **options)
 
 
-@algorithm(FeedbackOptions)
+@algorithm(MemoryOptions)
 def rand_k(
     num_workers: int,
     k: float,

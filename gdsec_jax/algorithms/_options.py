@@ -2,10 +2,9 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any, Literal, TypedDict, TypeVar, get_type_hints
+from typing import Any, TypedDict, TypeVar, get_type_hints
 
 import jax
-import optax
 from optax.experimental import aggregating
 
 from gdsec_jax import _checks
@@ -15,12 +14,13 @@ from gdsec_jax.federation import (
     Reduction,
     federate,
 )
-from gdsec_jax.server import Aggregation, gradient_estimate, server_memory
+from gdsec_jax.server import Server
+from gdsec_jax.server._old import old_options
+from gdsec_jax.server._server import as_server
 from gdsec_jax.wire import Format
-from gdsec_jax.worker import gradient_difference, top_k
+from gdsec_jax.worker import chain, gradient_difference, top_k
 
 _Factory = TypeVar("_Factory", bound=Callable[..., aggregating.Aggregator])
-Server = Literal["workers", "running"]
 
 
 class Options(TypedDict, total=False):
@@ -29,29 +29,15 @@ class Options(TypedDict, total=False):
     reduction: Reduction
     weights: Any
     wire: str | Format
-    aggregation: Aggregation | None
-    max_delay: int | None
-    max_norm_ratio: Any
+    server: Server | None
     on_nonfinite: OnNonfinite
     on_standstill: OnStandstill
 
 
-class FeedbackOptions(Options, total=False):
-    """Of an algorithm with a memory on the worker alone."""
+class MemoryOptions(Options, total=False):
+    """Of an algorithm with a memory."""
 
     state_dtype: Any
-
-
-class MemoryOptions(FeedbackOptions, total=False):
-    """Of an algorithm whose server keeps a memory too."""
-
-    server: Server
-
-
-class SparseOptions(MemoryOptions, total=False):
-    """Of an algorithm whose messages can be kept short."""
-
-    capacity: int | None
 
 
 def algorithm(
@@ -81,6 +67,7 @@ def algorithm(
     defaults |= dict(inspect.signature(difference_memory).parameters)
 
     def decorate(factory):
+        factory = old_options(factory)
         signature = inspect.signature(factory)
         own = [p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
         common = [
@@ -103,8 +90,7 @@ def difference_memory(
     *,
     before=None,
     state_dtype=None,
-    server: Server = "workers",
-    reduction: Reduction = "sum",
+    server: Server | None = None,
     **options,
 ) -> aggregating.Aggregator:
     """Federate a gradient-difference memory, on the workers' side and the server's.
@@ -114,38 +100,21 @@ def difference_memory(
       num_workers: M.
       beta: of the memory.
       before: a piece that the gradient passes first.
-      state_dtype, server, reduction, options: see the package.
+      state_dtype, server, options: see the package.
     """
-    _checks.one_of("server", server, ("workers", "running"))
-    if server == "running" and options.get("aggregation") is not None:
-        raise ValueError(
-            "server is 'running', expected 'workers' beside an aggregation, which "
-            "looks at what the server knows of each worker."
-        )
     worker = gradient_difference(compressor, beta, state_dtype=state_dtype)
-    # What was sent sparsely, or comes late, the server can add to its own h alone.
-    if options.get("capacity") is not None or options.get("max_delay") is not None:
-        server = "running"
-    keeps = {
-        "workers": {"summand": gradient_estimate},
-        "running": {"server": server_memory(beta, state_dtype=state_dtype)},
-    }[server]
     return federate(
-        optax.chain(before, worker) if before else worker,
+        chain(before, worker) if before else worker,
         num_workers,
-        reduction=reduction,
-        **keeps,
+        server=as_server(server).with_memories(beta, state_dtype),
         **options,
     )
 
 
-def short(compressor, options: SparseOptions):
-    """The compressor, whose messages have no more entries than the capacity."""
-    capacity = options.get("capacity")
-    if capacity is None:
-        return compressor
-    _checks.integer("capacity", capacity, 1, 2**31 - 1)
-    return optax.chain(compressor, top_k(capacity))
+def short(compressor, server: Server | None):
+    """The compressor, whose messages have no more entries than the server takes."""
+    capacity = as_server(server).capacity
+    return compressor if capacity is None else chain(compressor, top_k(capacity))
 
 
 def share(x, num_workers: int, reduction: Reduction = "sum", power: int = 1):

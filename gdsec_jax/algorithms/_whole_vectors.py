@@ -17,6 +17,7 @@ from gdsec_jax.algorithms._options import (
     share,
 )
 from gdsec_jax.federation import federate
+from gdsec_jax.server._server import as_server
 from gdsec_jax.worker import Scope
 
 
@@ -244,9 +245,8 @@ def iag(
         drawn = jax.random.choice(round_key, num_workers, p=chances)
         return jnp.arange(num_workers) == drawn
 
-    return difference_memory(
-        pieces.whole(), num_workers, key=key, participation=one_worker, **options
-    )
+    options["server"] = as_server(options.get("server"))._replace(asks=one_worker)
+    return difference_memory(pieces.whole(), num_workers, key=key, **options)
 
 
 def _squared_share(zeta, num_workers: int, options: MemoryOptions):

@@ -1,4 +1,4 @@
-"""Who computes in a round, who sends, and whose message arrives."""
+"""Who computes in a round, who sends, whose message arrives, and who is left out."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from gdsec_jax import _checks, _trees
 
 Absent = Literal["hold", "accumulate"]
-# The extra arguments of an update that say what befalls the workers and their uploads.
-UPLOADS = ("active", "absent", "grant", "delivered", "delay")
+Rule = Callable[[jax.Array, jax.Array], jax.Array]  # a round's key, number: bool [M]
+GROWTH = 10.0  # at most, of what is known of a norm, from one round to the next
 
 
 class Offers(NamedTuple):
@@ -21,13 +21,28 @@ class Offers(NamedTuple):
 
 
 Grant = Callable[[Offers], jax.Array]
-Rule = Callable[[jax.Array, jax.Array], jax.Array]  # a round's key, number: bool [M]
+
+
+class Said(NamedTuple):
+    """What the caller of an update says of a round; see `federate`."""
+
+    active: Any = None
+    absent: Absent = "hold"
+    grant: Grant | None = None
+    delivered: Any = None
+    delay: Any = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether all who compute send, and all that is sent arrives."""
+        everything = (self.grant, self.delivered, self.absent)
+        return everything == (None, None, "hold")
 
 
 class Attendance(NamedTuple):
-    """Of a round; all bool [M]."""
+    """Masks of a round's workers, bool [M] each."""
 
-    computes: jax.Array  # of the others the state is frozen
+    computes: jax.Array  # the state of the others is frozen
     sends: jax.Array  # of those that compute; the others accumulate
     arrives: jax.Array  # of what is sent; the rest is lost
 
@@ -39,38 +54,41 @@ class Attendance(NamedTuple):
         return Attendance(computes, self.sends & chosen, self.arrives & chosen)
 
 
-def attendance(num_workers: int, active, absent: Absent, delivered) -> Attendance:
-    """What the caller says of a round's workers.
+def attendance(num_workers: int, said: Said, asked=None) -> Attendance:
+    """Who computes, sends, and is heard, by what the caller says.
 
     Args:
       num_workers: M.
-      active: bool [M], or None: all.
-      absent: what those do that are not active.
-      delivered: bool [M], or None: all.
+      said: by the caller.
+      asked: bool [M], whom the server asks, or None: all. The others hold.
 
     Raises:
       ValueError: a mask is none of M workers, or absent is unknown.
     """
-    _checks.one_of("absent", absent, get_args(Absent))
+    _checks.one_of("absent", said.absent, get_args(Absent))
     everyone = jnp.ones(num_workers, bool)
     arrives = everyone
-    if delivered is not None:
-        arrives = _checks.mask("delivered", delivered, num_workers)
-    given = Attendance(everyone, everyone, arrives)
-    if active is None:
-        return given
-    return given.only(_checks.mask("active", active, num_workers), absent)
+    if said.delivered is not None:
+        arrives = _checks.mask("delivered", said.delivered, num_workers)
+    result = Attendance(everyone, everyone, arrives)
+    if said.active is not None:
+        active = _checks.mask("active", said.active, num_workers)
+        result = result.only(active, said.absent)
+    if asked is not None:
+        asked = _checks.mask("participation's mask", asked, num_workers)
+        result = result.only(asked, "hold")
+    return result
 
 
-def delays(value: Any, num_workers: int, max_delay: int | None) -> jax.Array | None:
+def delays(value: Any, num_workers: int, max_delay: int) -> jax.Array | None:
     """By how many rounds each message is late, int32 [M]; what is traced is clipped.
 
-    None of an algorithm that does not wait.
+    None for an algorithm that does not wait.
 
     Raises:
       ValueError: the algorithm does not wait, or value is no such array.
     """
-    if max_delay is None:
+    if not max_delay:
         if value is None:
             return None
         raise ValueError(
@@ -98,3 +116,35 @@ def energies(messages: Any) -> jax.Array:
         return jnp.einsum("md,md->m", rows, rows, precision=exact)
 
     return jnp.asarray(sum(map(one, leaves)))
+
+
+def no_norms(num_workers: int) -> jax.Array:
+    """What is known of the norms before the first round: float32 [M], NaN."""
+    return jnp.full(num_workers, jnp.nan, jnp.float32)
+
+
+def of_usual_norm(gradients, known: jax.Array, computes: jax.Array, ratio):
+    """Whose gradients have a norm of at most so many times the running median.
+
+    The running median is that over all workers of what is known of their norms: this
+    round's, or that of the last round in which a worker computed, but no more than
+    `GROWTH` times what was known of it before. So a few workers cannot move it, nor
+    many of them in a single round; a round of one worker can be judged; and where the
+    norms of most grow for good they are accepted some rounds later. Of a norm that was
+    0 nothing is known: ten times it would be 0 for ever. A median of 0 judges nobody.
+
+    Args:
+      gradients: leaves [M, *param].
+      known: float32 [M], of earlier rounds.
+      computes: bool [M].
+      ratio: the most that a norm may be of the median.
+
+    Returns:
+      bool [M]; and the norms that are known now, float32 [M].
+    """
+    norms = jnp.sqrt(energies(gradients)).astype(jnp.float32)
+    tempered = jnp.where(known > 0, jnp.minimum(norms, GROWTH * known), norms)
+    known = jnp.where(computes & jnp.isfinite(norms), tempered, known)
+    median = jnp.nanmedian(known)
+    excessive = (norms > jnp.asarray(ratio, jnp.float32) * median) & (median > 0)
+    return ~excessive, known

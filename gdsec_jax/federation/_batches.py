@@ -1,37 +1,39 @@
-"""A round in groups of workers: for many workers, and where gradients are large."""
+"""A round in batches of workers: for many workers, and where gradients are large."""
 
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gdsec_jax import _checks
 from gdsec_jax._devices import num_devices
-from gdsec_jax.federation import _blocks
-from gdsec_jax.federation._round import Columns, Gathered, Results, Steps, close, gather
+from gdsec_jax.federation import _parts
+from gdsec_jax.federation._counts import uploads_of
+from gdsec_jax.federation._round import Common, Federation, Workers, respond, sound
+from gdsec_jax.wire import Layout, Uploads
 
-# A group of fewer workers gains less by staying in the cache than it costs to add its
+# A batch of fewer workers gains less by staying in the cache than it costs to add its
 # sum, an entry a component, to that of the others.
 LEAST_WORKERS = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Grouped:
-    """Gradients that are computed for some workers at a time, when they are needed.
+class WorkerBatches:
+    """Gradients that are computed for a batch of workers, when they are needed.
 
     An optimizer takes it in the place of gradients with leaves [M, *param]. A round
-    then keeps the gradients of one group alone, beside the workers' memories: with
+    then keeps the gradients of one batch alone, beside the workers' memories: with
     large networks that is memory, and with many workers the difference between a run
     and none.
 
     Attributes:
-      gradients: from the numbers of some workers, int32 [G], and their data, leaves
-        [G, ...], to their gradients, leaves [G, *param].
+      gradients: from the numbers of a batch's workers, int32 [B], and their data,
+        leaves [B, ...], to their gradients, leaves [B, *param].
       data: of all workers, leaves [M, ...], or None.
-      size: workers in a group, at most, of each device. All but the last group have
+      size: workers in a batch, at most, of each device. All but the last batch have
         the same number.
 
     Examples:
@@ -45,7 +47,7 @@ class Grouped:
       >>> optimizer = optax.chain(gdsec_jax.gdsec(3, xi=0.1), optax.sgd(1 / 3))
       >>> params = jnp.zeros(1)
       >>> updates, state = optimizer.update(
-      ...     gdsec_jax.Grouped(gradients, targets, size=2),
+      ...     gdsec_jax.WorkerBatches(gradients, targets, size=2),
       ...     optimizer.init(params), params)
       >>> params + updates
       Array([3.], dtype=float32)
@@ -59,97 +61,107 @@ class Grouped:
         _checks.integer("size", self.size, 1, 2**31 - 1)
 
 
+class Batched(NamedTuple):
+    """What all batches together leave: `Answers`, and the uploads they cost."""
+
+    total: Any  # leaves [*param]
+    states: Any  # leaves [M, ...]
+    present: jax.Array  # bool [M]
+    overflowed: jax.Array  # bool [M]
+    uploads: Uploads  # leaves [M, ...]
+
+
 def number_of_size(size: int, num_workers: int) -> int:
-    """A number of groups, none of which has more workers than `size`."""
+    """A number of batches, none of which has more workers than `size`."""
     number = max(1, num_workers // size)
     while num_workers // number > size:
         number += 1
     return number
 
 
-def number_of_groups(columns: Columns) -> int | None:
-    """How many groups of workers stay in a CPU's cache; None if that does not pay."""
-    rows = _blocks.num_bytes((columns.gradients, columns.workers))
-    number = math.ceil(rows / _blocks.BLOCK_BYTES["cpu"])
-    num_workers = jax.tree.leaves(columns.own)[0].shape[0]
-    few = num_workers < LEAST_WORKERS * number
+def number_of_batches(workers: Workers) -> int | None:
+    """How many batches stay in a CPU's cache; None if that does not pay."""
+    rows = _parts.num_bytes((workers.gradients, workers.states))
+    number = math.ceil(rows / _parts.PART_BYTES["cpu"])
+    few = workers.index.shape[0] < LEAST_WORKERS * number
     return None if few else number
 
 
-def in_groups(
-    columns: Columns,
-    chosen: jax.Array,
-    steps: Steps,
+def in_batches(
+    federation: Federation,
+    common: Common,
+    workers: Workers,
+    layout: Layout,
     number: int,
     always: jax.Array,
-) -> tuple[jax.Array, Results, Any]:
-    """A round, group by group of workers, in place where XLA can.
+) -> Batched:
+    """The workers' half of a round, batch by batch, in place where XLA can.
 
     Args:
-      columns: of the round; its gradients may be `Grouped`.
-      chosen: bool [M], the workers that may take part.
-      steps: of the round.
-      number: of groups.
-      always: as of `_blocks.in_blocks`.
-
-    Returns:
-      The workers that do take part; the results; what was counted.
+      federation, common: of the round.
+      workers: all; their gradients may be `WorkerBatches`.
+      layout: of what is counted.
+      number: of batches.
+      always: see `_parts.in_parts`.
 
     Raises:
-      NameError: the pipeline sums over all workers.
+      ValueError: the data of `WorkerBatches` have another number of workers.
     """
-    devices = num_devices()
-    given, compute = columns.gradients, None
-    if isinstance(given, Grouped):
+    devices, num_workers = num_devices(), workers.index.shape[0]
+    given, compute = workers.gradients, None
+    if isinstance(given, WorkerBatches):
         given, compute = given.data, given.gradients
         for leaf in jax.tree.leaves(given):
-            if jnp.shape(leaf)[:1] != chosen.shape:
+            if jnp.shape(leaf)[:1] != (num_workers,):
                 raise ValueError(
-                    f"Grouped data has a leaf of shape {jnp.shape(leaf)}, expected "
-                    f"{chosen.size} workers as its first axis."
+                    f"WorkerBatches has data of shape {jnp.shape(leaf)}, expected "
+                    f"{num_workers} workers as its first axis."
                 )
 
-    def group(workers, fixed) -> Gathered:
-        own, chosen, gradients = fixed
+    def answers(states, fixed) -> Batched:
+        own, given = fixed
         if compute is not None:
-            gradients = compute(own["worker_index"], gradients)
-            like = columns.previous
-            _checks.same_shapes("gradients", gradients, like, leading=chosen.shape)
-        rows = columns._replace(gradients=gradients, workers=workers, own=own)
-        return gather(rows, chosen, steps, alone=True)
+            given = compute(own.index, given)
+            lead = own.index.shape
+            _checks.same_shapes("gradients", given, common.previous, leading=lead)
+        batch = sound(federation, own._replace(gradients=given, states=states))
+        said = respond(federation, common, batch, alone=True)
+        uploads = uploads_of(
+            layout, said.messages, said.states, batch.gradients, common.previous
+        )
+        return Batched(said.total, said.states, said.present, said.overflowed, uploads)
 
-    # Each device takes some of its own workers.
-    def apart(tree):
-        shape = lambda x: (devices, x.shape[0] // devices, *x.shape[1:])  # noqa: E731
-        return jax.tree.map(lambda x: x.reshape(shape(x)), tree)
+    def one(moving: Batched, fixed):
+        made = answers(_together(moving.states), _together(fixed))
+        return _apart(made._replace(total=()), devices), made.total
 
-    def together(tree):
-        shape = lambda x: (x.shape[0] * x.shape[1], *x.shape[2:])  # noqa: E731
-        return jax.tree.map(lambda x: x.reshape(shape(x)), tree)
-
-    def block(moving, fixed):
-        gathered = group(together(moving).workers, together(fixed))
-        return apart(gathered._replace(total=())), gathered.total
-
-    fixed = (columns.own, chosen, given)
-    few = jax.tree.map(lambda x: x[:devices], (columns.workers, fixed))
-    shapes = jax.eval_shape(group, *few)
-    zeros = lambda x: jnp.zeros(x.shape, x.dtype)  # noqa: E731
-    none = lambda x: jnp.zeros((chosen.size, *x.shape[1:]), x.dtype)  # noqa: E731
-    moving = Gathered(
-        total=(),
-        workers=columns.workers,
-        present=none(shapes.present),
-        uploads=jax.tree.map(none, shapes.uploads),
+    fixed = (workers._replace(gradients=(), states=()), given)
+    few = jax.tree.map(lambda x: x[:devices], (workers.states, fixed))
+    shapes = jax.eval_shape(answers, *few)
+    nothing = jax.tree.map(
+        lambda x: jnp.zeros((num_workers, *x.shape[1:]), x.dtype), shapes
     )
-    moved, total = _blocks.in_blocks(
-        block,
+    moved, total = _parts.in_parts(
+        one,
         number,
-        apart(moving),
-        apart(fixed),
-        jax.tree.map(zeros, shapes.total),
+        _apart(nothing._replace(total=(), states=workers.states), devices),
+        _apart(fixed, devices),
+        jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes.total),
         always,
         axis=1,
     )
-    gathered = together(moved)._replace(total=total)
-    return gathered.present, close(columns, gathered, steps), gathered.uploads
+    return _together(moved)._replace(total=total)
+
+
+def _apart(tree: Any, devices: int) -> Any:
+    """Leaves [M, ...] as [devices, M / devices, ...]: each takes of its own workers."""
+    return jax.tree.map(
+        lambda x: x.reshape((devices, x.shape[0] // devices, *x.shape[1:])), tree
+    )
+
+
+def _together(tree: Any) -> Any:
+    """Leaves [devices, M / devices, ...] as [M, ...]."""
+    return jax.tree.map(
+        lambda x: x.reshape((x.shape[0] * x.shape[1], *x.shape[2:])), tree
+    )

@@ -1,94 +1,240 @@
-"""A loop over parts of large arrays along an axis, which changes them in place."""
+"""A round in blocks of components, where each component goes its own way.
 
-import math
-from collections.abc import Callable
-from typing import Any
+The halves of a round are written for all components at once. If the pieces declare that
+they work on every component by itself, the same functions may run on one block after
+the other.
+"""
+
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-# Gradients of fewer bytes stay in the cache, where blocks gain nothing.
-LEAST_BYTES = 2**24
-# What a block reads. More would leave the cache, or a TPU's vector memory; less would
-# take no longer than it takes to start its kernels, or to meet the other devices.
-BLOCK_BYTES = {"cpu": 6 * 2**20, "tpu": 2**26}
+from gdsec_jax.federation import _parts
+from gdsec_jax.federation._round import (
+    Common,
+    Federation,
+    Workers,
+    owners,
+    respond,
+    sound,
+    step,
+)
+from gdsec_jax.wire import nonzeros_of
+
+# With more of them it takes the compiler minutes.
+MOST_LEAVES = 16
+_NONE = -1
 
 
-def num_bytes(arrays: Any) -> int:
-    """Of all arrays of a tree, or of their shapes."""
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(arrays))
+class Arrays(NamedTuple):
+    """The arrays of a round that have an entry for each component, or their like."""
+
+    gradients: Any  # leaves [M, *param]
+    params: Any  # leaves [*param], or None
+    change: Any  # the same
+    previous: Any  # leaves [*param]
+    states: Any  # of the pipelines, leaves [M, ...]
+    server: Any  # the state of the server's step
 
 
-def number_of_blocks(arrays: Any, platform: str) -> int:
-    """Into how many blocks to cut arrays whose components are their last axis."""
-    leaves = jax.tree.leaves(arrays)
-    fewest = max(1, math.ceil(num_bytes(leaves) / BLOCK_BYTES[platform]))
-    lengths = {x.shape[-1] for x in leaves}
-    for number in range(fewest, 2 * fewest):
-        if all(length % number == 0 for length in lengths):
-            return number  # nothing is left over
-    return fewest
+class Plan(NamedTuple):
+    """How to cut the arrays of a round."""
+
+    owner: Arrays  # of each leaf the number of the parameter that it is like, or _NONE
+    as_vectors: Arrays  # shapes and dtypes, each parameter being a vector
+    numbers: dict[str, int]  # of blocks, by platform
+
+
+class Moved(NamedTuple):
+    """What a round replaces, block by block."""
+
+    direction: Any  # leaves [*param]
+    previous: Any  # theta^{k-1} of the next round, leaves [*param]
+    states: Any
+    server: Any
+    messages: Any  # leaves [M, *param], or () if they need not be kept
+
+
+class Counted(NamedTuple):
+    """What adds up over the blocks."""
+
+    nonzeros: Any  # of each worker's message, by leaf
+    overflowed: jax.Array  # int32 [M], blocks in which entries were lost
+
+
+def arrays_of(common: Common, workers: Workers, server: Any) -> Arrays:
+    """The arrays of a round."""
+    return Arrays(
+        workers.gradients,
+        common.params,
+        common.change,
+        common.previous,
+        workers.states,
+        server,
+    )
+
+
+def plan(
+    federation: Federation, common: Common, workers: Workers, server: Any
+) -> Plan | None:
+    """How to take a round in blocks; None if that cannot be, or does not pay."""
+    params = jax.tree.leaves(common.previous)
+    if not federation.component_wise or len(params) > MOST_LEAVES:
+        return None
+    arrays = arrays_of(common, workers, server)
+    following = jax.eval_shape(
+        lambda: _round_of(federation, common, workers, server)[2:4]
+    )
+    if _kinds(following) != _kinds((workers.states, server)):
+        return None  # a state that changes its dtype cannot be changed in place
+    numbers = jax.tree.unflatten(
+        jax.tree.structure(common.previous), range(len(params))
+    )
+    owner = Arrays(
+        *(None if array is None else numbers for array in arrays[:4]),
+        states=owners(federation.worker.init, workers.states, common.previous, _NONE),
+        server=owners(federation.server.step.init, server, common.previous, _NONE),
+    )
+
+    def as_vector(number, x):
+        if number == _NONE:
+            return jax.ShapeDtypeStruct(x.shape, x.dtype)
+        like = params[number]
+        lead = x.shape[: x.ndim - like.ndim]
+        return jax.ShapeDtypeStruct((*lead, like.size), x.dtype)
+
+    as_vectors = jax.tree.map(as_vector, owner, arrays)
+    cut = jax.tree.leaves(_cut(owner, as_vectors))
+    numbers_of_blocks = {x: _parts.number_of_parts(cut, x) for x in _parts.PART_BYTES}
+    return Plan(owner, as_vectors, numbers_of_blocks)
 
 
 def in_blocks(
-    function: Callable,
-    number: int,
-    moving: Any,
-    fixed: Any,
-    totals: Any,
-    always,
-    axis: int = -1,
-) -> tuple[Any, Any]:
-    """Apply a function block by block along an axis, in place where XLA can.
-
-    XLA makes several kernels of a round, on CPU one for each output; on arrays beyond
-    the cache each of them passes the memory anew. In blocks they pass it once.
-    Each block takes one part in `number` of every array; what is left over, fewer than
-    `number` of an array's components or workers, is a last block.
+    federation: Federation,
+    common: Common,
+    workers: Workers,
+    server: Any,
+    plan: Plan,
+    platform: str,
+    always: jax.Array,
+    keep_messages: bool,
+) -> tuple[Moved, jax.Array, Counted]:
+    """A round, block by block.
 
     Args:
-      function: (block of moving, block of fixed) to (the new block of moving, what to
-        add to the totals).
-      number: of blocks.
-      moving: a tree of arrays that are replaced; those of several lengths are cut at
-        the same places relatively.
-      fixed: the same, of arrays that are only read.
-      totals: a tree of numbers or arrays to start from.
-      always: bool [], true, but traced: the compiler must not know it. A branch keeps a
-        block's reads apart from its writes; else XLA copies whole arrays in each step.
-      axis: that is cut, of components or of workers.
+      federation, common, workers, server: of the round.
+      plan: of `plan`.
+      platform: for which it is compiled.
+      always: see `_parts.in_parts`.
+      keep_messages: whether they are to be counted whole.
 
     Returns:
-      The new `moving`, and the totals.
+      What it replaces; bool [M], who does take part; and what was counted.
     """
-
-    def block_at(start, size, moving, totals):
-        def compute(moving, fixed):
-            cut = lambda x: jax.lax.dynamic_slice_in_dim(  # noqa: E731
-                x, start(x), size(x), axis % x.ndim
-            )
-            blocks = jax.tree.map(cut, (moving, fixed))
-            # On a TPU a block is then read once, whatever is made of it.
-            return function(*jax.lax.optimization_barrier(blocks))
-
-        def never(moving, fixed):
-            shapes = jax.eval_shape(compute, moving, fixed)
-            return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-        new, more = jax.lax.cond(always, compute, never, moving, fixed)
-        put = jax.lax.dynamic_update_slice_in_dim
-        moving = jax.tree.map(
-            lambda x, block: put(x, block, start(x), axis % x.ndim), moving, new
+    arrays = arrays_of(common, workers, server)
+    flat = jax.tree.map(lambda x, like: x.reshape(like.shape), arrays, plan.as_vectors)
+    own, others = _cut(plan.owner, flat), _rest(plan.owner, flat)
+    number = plan.numbers[platform]
+    workers = _all_sound(federation, workers, own, number, always)
+    zeros = jax.tree.map(jnp.zeros_like, own.previous)
+    messages = ()
+    if keep_messages:
+        messages = jax.tree.map(
+            lambda g, p: jnp.zeros(g.shape, p.dtype), own.gradients, own.previous
         )
-        return moving, jax.tree.map(jnp.add, totals, more)
+    moving = Moved(zeros, own.previous, own.states, own.server, messages)
+    fixed = own._replace(previous=None, states=None, server=None)
 
-    def one(i, carry):
-        size = lambda x: x.shape[axis] // number  # noqa: E731
-        return block_at(lambda x: i * size(x), size, *carry)
+    def block(moving: Moved, fixed: Arrays):
+        here = fixed._replace(
+            previous=moving.previous, states=moving.states, server=moving.server
+        )
+        return _block(federation, common, workers, _joined(here, others))
 
-    moving, totals = jax.lax.fori_loop(0, number, one, (moving, totals))
-    left = lambda x: x.shape[axis] % number  # noqa: E731
-    if any(map(left, jax.tree.leaves((moving, fixed)))):
-        end = lambda x: x.shape[axis] - left(x)  # noqa: E731
-        moving, totals = block_at(end, left, moving, totals)
-    return moving, totals
+    def one(moving, fixed):
+        moved, counted = block(moving, fixed)
+        kept = moved._replace(
+            states=_cut(plan.owner.states, moved.states),
+            server=_cut(plan.owner.server, moved.server),
+            messages=moved.messages if keep_messages else (),
+        )
+        return kept, counted
+
+    first = jax.tree.map(lambda x: x[..., :1], (moving, fixed))
+    silence = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, *first)[1]
+    )
+    moved, counted = _parts.in_parts(one, number, moving, fixed, silence, always)
+    # What is like no parameter depends on no component: any of them will do.
+    rest, _ = block(*first)
+    whole = moved._replace(
+        states=_joined(moved.states, _rest(plan.owner.states, rest.states)),
+        server=_joined(moved.server, _rest(plan.owner.server, rest.server)),
+    )
+    shapes = Moved(
+        arrays.previous,
+        arrays.previous,
+        arrays.states,
+        arrays.server,
+        arrays.gradients if keep_messages else (),
+    )
+    whole = jax.tree.map(lambda x, like: x.reshape(like.shape), whole, shapes)
+    return whole, workers.computes, counted
+
+
+def _round_of(federation: Federation, common: Common, workers: Workers, server: Any):
+    """Both halves of a round, and what the workers answered."""
+    said = respond(federation, common, workers)
+    active = said.present if workers.sends is None else said.present & workers.sends
+    direction, state = step(federation, common, server, said.total, active)
+    previous = common.previous if common.params is None else common.params
+    return direction, previous, said.states, state, said
+
+
+def _block(federation, common: Common, workers: Workers, arrays: Arrays):
+    """A round of one block of components: `Moved` and `Counted`."""
+    common = common._replace(
+        params=arrays.params, change=arrays.change, previous=arrays.previous
+    )
+    workers = workers._replace(gradients=arrays.gradients, states=arrays.states)
+    *moved, said = _round_of(federation, common, workers, arrays.server)
+    counted = Counted(
+        jax.vmap(nonzeros_of)(said.messages), said.overflowed.astype(jnp.int32)
+    )
+    return Moved(*moved, said.messages), counted
+
+
+def _all_sound(federation, workers: Workers, own: Arrays, number: int, always):
+    """The workers; those whose gradients are not finite in a block do not compute."""
+    if not federation.drops:
+        return workers
+
+    def unsound(_, gradients):
+        each = sound(federation, workers._replace(gradients=gradients))
+        return (), (workers.computes & ~each.computes).astype(jnp.int32)
+
+    nobody = jnp.zeros(workers.index.shape, jnp.int32)
+    _, bad = _parts.in_parts(unsound, number, (), own.gradients, nobody, always)
+    return workers._replace(computes=workers.computes & (bad == 0))
+
+
+def _kinds(tree: Any) -> list:
+    return [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]
+
+
+def _cut(owner: Any, tree: Any) -> Any:
+    """The leaves that have an entry for each component; None for the others."""
+    return jax.tree.map(lambda number, x: None if number == _NONE else x, owner, tree)
+
+
+def _rest(owner: Any, tree: Any) -> Any:
+    """The other leaves; None for those that are cut."""
+    return jax.tree.map(lambda number, x: x if number == _NONE else None, owner, tree)
+
+
+def _joined(a: Any, b: Any) -> Any:
+    """The tree of two that have None where the other one has a leaf."""
+    return jax.tree.map(
+        lambda x, y: y if x is None else x, a, b, is_leaf=lambda x: x is None
+    )

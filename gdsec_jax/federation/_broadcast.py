@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import optax
 
 from gdsec_jax import _checks, _trees
-from gdsec_jax.federation._attendance import UPLOADS
-from gdsec_jax.federation._clock import RoundsState
-from gdsec_jax.federation._clock import rounds as make_rounds
+from gdsec_jax.federation._attendance import Said
+from gdsec_jax.federation._clock import ClockState
+from gdsec_jax.federation._clock import clock as make_clock
 from gdsec_jax.wire import (
     Format,
     Layout,
@@ -31,7 +31,7 @@ _STREAM = 2**31 - 1  # of the key: apart from the workers', if theirs is the sam
 class BroadcastState(NamedTuple):
     """State of `broadcast`."""
 
-    rounds: RoundsState  # theta^{k-1}, k, the random key
+    clock: ClockState  # theta^{k-1}, k, the random key
     compressor: optax.OptState
     sent: Uploads  # in the last round: entries int32 [G], runs uint32 [R]
 
@@ -92,10 +92,10 @@ def broadcast(
     if key is not None:
         key = jax.random.fold_in(_trees.as_key(key), _STREAM)
     compressor = optax.with_extra_args_support(compressor)
-    rounds = make_rounds(1, key=key)
+    clock = make_clock(1, key=key)
 
     def init(params):
-        known, inner = rounds.init(params), compressor.init(params)
+        known, inner = clock.init(params), compressor.init(params)
         if _trees.of_type(inner, GradientDifferenceState):
             raise ValueError(
                 "the compressor of broadcast holds a gradient_difference, whose "
@@ -111,11 +111,11 @@ def broadcast(
         return BroadcastState(known, inner, count(silence, layout))
 
     def update(updates, state, params=None, **extra_args):
-        like = state.rounds.previous_params
+        like = state.clock.previous_params
         _checks.same_shapes("step", updates, like)
-        common, own, known = rounds.begin(state.rounds, params)
+        common, own, known = clock.begin(state.clock, params)
         # What is said of the workers' uploads is not said of this.
-        kept = {name: x for name, x in extra_args.items() if name not in UPLOADS}
+        kept = {name: x for name, x in extra_args.items() if name not in Said._fields}
         shared = kept | common | {"active": jnp.ones((), bool)}
 
         def run(own):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from gdsec_jax import _checks
-from gdsec_jax.federation._batches import Grouped
+from gdsec_jax.federation._batches import WorkerBatches
 from gdsec_jax.federation._counts import last_round
 
 _REMEDY = (
@@ -31,7 +31,7 @@ def check(
       optimizer: a chain with an algorithm of this package in it.
       params: the parameters, or their shapes and dtypes.
       num_workers: M, the leading axis of the gradients.
-      worker_batch: workers whose gradients come at a time, `Grouped`; all by default.
+      worker_batch: workers of a batch, if gradients come as `WorkerBatches`.
 
     Raises:
       ValueError: init or update fails on gradients [M, *param]; updates come out in
@@ -79,7 +79,7 @@ def check(
 
 def _update(optimizer, worker_batch: int | None, grads, state, params):
     if worker_batch is not None:
-        grads = Grouped(lambda index, own: own, grads, worker_batch)
+        grads = WorkerBatches(lambda index, own: own, grads, worker_batch)
     return optimizer.update(grads, state, params)
 
 

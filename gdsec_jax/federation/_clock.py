@@ -12,8 +12,8 @@ from gdsec_jax import _checks, _trees
 NUM_PAST_CHANGES = 10
 
 
-class RoundsState(NamedTuple):
-    """State of `rounds`."""
+class ClockState(NamedTuple):
+    """State of `clock`."""
 
     previous_params: optax.Params  # theta^{k-1}
     held_change: (
@@ -24,14 +24,24 @@ class RoundsState(NamedTuple):
     key_data: jax.Array | tuple[()]  # of the random key, if there is one
 
 
-class Rounds(NamedTuple):
+class Clock(NamedTuple):
     """Two pure functions, which the server and every worker may run for themselves."""
 
-    init: Callable[[optax.Params], RoundsState]
-    begin: Callable[..., tuple[dict[str, Any], dict[str, Any], RoundsState]]
+    init: Callable[[optax.Params], ClockState]
+    begin: Callable[..., tuple[dict[str, Any], dict[str, Any], ClockState]]
 
 
-def rounds(num_workers: int, *, key=None, on_standstill: str = "send") -> Rounds:
+class Tick(NamedTuple):
+    """What all parties know in a round, and each worker's key."""
+
+    change: Any  # theta^k - theta^{k-1}, or what is held for it; None without params
+    past_changes: jax.Array  # float [10]
+    number: jax.Array  # int32 []
+    round_key: jax.Array | None  # common to all workers
+    keys: jax.Array | None  # [M], each worker's own
+
+
+def clock(num_workers: int, *, key=None, on_standstill: str = "send") -> Clock:
     """The arguments that a worker's pipeline is handed in each round.
 
     What `federate` runs for all; in a real system the server and every worker run it
@@ -54,7 +64,7 @@ def rounds(num_workers: int, *, key=None, on_standstill: str = "send") -> Rounds
     Examples:
       >>> import jax.numpy as jnp
       >>> import gdsec_jax
-      >>> clock = gdsec_jax.rounds(num_workers=2)
+      >>> clock = gdsec_jax.clock(num_workers=2)
       >>> state = clock.init(jnp.zeros(2))
       >>> shared, own, state = clock.begin(state, jnp.array([1.0, 2.0]))
       >>> shared["params_change"], own["worker_index"]
@@ -63,46 +73,58 @@ def rounds(num_workers: int, *, key=None, on_standstill: str = "send") -> Rounds
     _checks.number_of_workers(num_workers)
     _checks.one_of("on_standstill", on_standstill, ("send", "hold"))
     random_key = None if key is None else _trees.as_key(key)
-    hold = on_standstill == "hold"
-
-    def init(params):
-        _checks.floating(params)
-        # A copy, or donating params and state would give one buffer away twice.
-        previous = jax.tree.map(lambda p: jnp.array(p, copy=True), params)
-        return RoundsState(
-            previous_params=previous,
-            held_change=optax.tree.zeros_like(previous) if hold else (),
-            past_changes=jnp.zeros(NUM_PAST_CHANGES, _trees.norm_dtype(params)),
-            number=jnp.zeros((), jnp.int32),
-            key_data=() if random_key is None else jax.random.key_data(random_key),
-        )
 
     def begin(state, params):
-        change, past_changes, held_change = _change(params, state, hold)
-        key_data, common, own = _split(state.key_data, random_key, num_workers)
-        common |= {
-            "params_change": change,
-            "past_changes": past_changes,
-            "round": state.number,
+        now, following = tick(state, params, random_key, num_workers)
+        common = {
+            "params_change": now.change,
+            "past_changes": now.past_changes,
+            "round": now.number,
             "like": state.previous_params,
         }
-        own |= {"worker_index": jnp.arange(num_workers, dtype=jnp.int32)}
-        return (
-            common,
-            own,
-            RoundsState(
-                previous_params=state.previous_params if params is None else params,
-                held_change=held_change,
-                past_changes=past_changes,
-                number=jnp.asarray(optax.safe_increment(state.number)),
-                key_data=key_data,
-            ),
-        )
+        own: dict[str, Any] = {"worker_index": indices(num_workers)}
+        if random_key is not None:
+            common["round_key"], own["key"] = now.round_key, now.keys
+        return common, own, following
 
-    return Rounds(init, begin)
+    return Clock(lambda params: start(params, random_key, on_standstill), begin)
 
 
-def _change(params, state: RoundsState, hold: bool):
+def indices(num_workers: int) -> jax.Array:
+    """int32 [M], the workers' numbers."""
+    return jnp.arange(num_workers, dtype=jnp.int32)
+
+
+def start(params: Any, random_key: jax.Array | None, on_standstill: str) -> ClockState:
+    """Before the first round."""
+    _checks.floating(params)
+    # A copy, or donating params and state would give one buffer away twice.
+    previous = jax.tree.map(lambda p: jnp.array(p, copy=True), params)
+    return ClockState(
+        previous_params=previous,
+        held_change=optax.tree.zeros_like(previous) if on_standstill == "hold" else (),
+        past_changes=jnp.zeros(NUM_PAST_CHANGES, _trees.norm_dtype(params)),
+        number=jnp.zeros((), jnp.int32),
+        key_data=() if random_key is None else jax.random.key_data(random_key),
+    )
+
+
+def tick(
+    state: ClockState, params: Any, random_key: jax.Array | None, num_workers: int
+) -> tuple[Tick, ClockState]:
+    """What is known in the round that begins, and the next state."""
+    change, past_changes, held_change = _change(params, state)
+    key_data, round_key, keys = _split(state.key_data, random_key, num_workers)
+    return Tick(change, past_changes, state.number, round_key, keys), ClockState(
+        previous_params=state.previous_params if params is None else params,
+        held_change=held_change,
+        past_changes=past_changes,
+        number=jnp.asarray(optax.safe_increment(state.number)),
+        key_data=key_data,
+    )
+
+
+def _change(params, state: ClockState):
     """theta^k - theta^{k-1}, the squared norms of the last ones, the change to hold."""
     if params is None:
         return None, state.past_changes, state.held_change
@@ -113,18 +135,18 @@ def _change(params, state: RoundsState, hold: bool):
         norm += jnp.square(leaf.astype(norm.dtype)).sum()
         moved |= (leaf != 0).any()
     past = jnp.roll(state.past_changes, 1).at[0].set(norm)
-    if not hold:
+    if isinstance(state.held_change, tuple) and not state.held_change:
         return change, past, ()
     change = optax.tree.where(moved, change, state.held_change)
     return change, past, change
 
 
 def _split(key_data, random_key, num_workers: int):
-    """The next key's data, the round's common key and each worker's own, by name."""
+    """The next key's data, the round's common key and each worker's own."""
     if random_key is None:
-        return (), {}, {}
+        return (), None, None
     impl = jax.random.key_impl(random_key)
     key = jax.random.wrap_key_data(key_data, impl=impl)
     key, common, others = jax.random.split(key, 3)
     own = jax.vmap(jax.random.fold_in, (None, 0))(others, jnp.arange(num_workers))
-    return jax.random.key_data(key), {"round_key": common}, {"key": own}
+    return jax.random.key_data(key), common, own

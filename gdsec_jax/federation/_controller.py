@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gdsec_jax import _trees
+from gdsec_jax.federation._clock import Tick
 from gdsec_jax.federation._counts import RoundCounts
 
 
@@ -58,22 +59,22 @@ def init(controller: Controller | None, params: Any) -> ControlState | tuple[()]
 
 
 def begin(
-    controller: Controller | None, state: Any, known: dict[str, Any], sent: RoundCounts
-) -> tuple[Any, dict[str, jax.Array]]:
-    """The next state, and what is handed to the workers for it.
+    controller: Controller | None, state: Any, tick: Tick, sent: RoundCounts
+) -> tuple[Any, jax.Array | None]:
+    """The next state, and xi, which the workers are handed.
 
     Args:
       controller: or None, which hands nothing.
       state: of `init`.
-      known: to all parties: the common arguments of the pipelines.
+      tick: what all parties know of the round.
       sent: in the last round.
     """
     if controller is None:
-        return (), {}
+        return (), None
     xi, own = controller.update(
         state.controller,
-        round=known["round"],
-        past_changes=known["past_changes"],
+        round=tick.number,
+        past_changes=tick.past_changes,
         direction=state.direction,
         share=_share(sent, state.xi.dtype),
     )
@@ -82,7 +83,7 @@ def begin(
             f"xi of the controller has shape {jnp.shape(xi)}, expected a scalar."
         )
     xi = jnp.asarray(xi, state.xi.dtype)
-    return state._replace(xi=xi, controller=own), {"xi": xi}
+    return state._replace(xi=xi, controller=own), xi
 
 
 def end(state: Any, aggregate: Any) -> Any:

@@ -1,14 +1,25 @@
-"""What the workers sent in the last round, read from any optimizer's state."""
+"""What a round cost: counted as the pieces have it, read from any optimizer's state."""
 
 import dataclasses
 import functools
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 from gdsec_jax import _trees
-from gdsec_jax.wire import Uploads
+from gdsec_jax.wire import (
+    Layout,
+    Uploads,
+    count,
+    layout_of,
+    nonzeros_of,
+    packing_of,
+    tally,
+    whole_of,
+)
 
 
 class RoundCounts(NamedTuple):
@@ -43,7 +54,8 @@ class LastRound:
       computed: bool [M], the workers that computed a gradient: those, and the absent
         ones that accumulate.
       dropped: int [], how many workers were left out for a gradient or a message that
-        is not finite, or a gradient of excessive norm.
+        is not finite, or a gradient of excessive norm; or lost entries of a message
+        that were not finite.
       lost: bool [M], the workers whose upload did not arrive.
     """
 
@@ -122,3 +134,54 @@ def last_round(state: Any) -> LastRound:
             "optimizer such as optax.chain(gdsec_jax.gdsec(...), optax.sgd(...))."
         )
     return LastRound(parts)
+
+
+def nothing_sent(params, worker_state, wire, num_workers: int) -> RoundCounts:
+    """Before the first round."""
+    packing = packing_of(worker_state)
+    code, payload = (None, None) if packing is None else (packing.code, packing.payload)
+    layout = layout_of(params, wire, code, payload)
+    silence = optax.tree.zeros_like(params if payload is None else payload)
+    uploads = _trees.repeat(count(silence, layout), num_workers)
+    # Masks of their own, or donating the state would give one buffer away twice.
+    masks = (jnp.zeros(num_workers, bool) for _ in RoundCounts._fields[1:])
+    return RoundCounts(uploads, *masks)
+
+
+def uploads_of(
+    layout: Layout, messages: Any, states: Any, gradients: Any, like: Any, nonzeros=None
+) -> Uploads:
+    """Count what travels of each worker's message, as its pieces have it.
+
+    Args:
+      layout: of what is counted.
+      messages: leaves [M, *param], or () where their `nonzeros` are given.
+      states: of the pipelines, leaves [M, ...].
+      gradients: leaves [M, *param], and
+      like: leaves [*param]: the shapes and dtypes of messages that are not there.
+      nonzeros: what `wire.nonzeros_of` says of each message, if it is known.
+    """
+    if nonzeros is None:
+        nonzeros = jax.vmap(nonzeros_of)(messages)
+    packing: Any = packing_of(states)
+    if packing is not None and packing.payload is not None:
+        # Something else travels in the messages' stead.
+        some = _some(messages)
+        nothing = optax.tree.zeros_like(packing.payload)
+        messages = _trees.where(some, packing.payload, nothing)
+        nonzeros = jax.vmap(nonzeros_of)(messages)
+    elif not layout.run_coded:  # shapes and dtypes do
+        messages = _trees.cast_like(gradients, like)
+    whole = whole_of(states)
+    return jax.vmap(
+        lambda n, message, whole: tally(n, message, layout, whole),
+        (0, 0, None if whole is False else 0),
+    )(nonzeros, messages, whole)
+
+
+def _some(messages) -> jax.Array:
+    """bool [M], whether an entry is not 0, of leaves [M, ...]."""
+    some = False
+    for leaf in jax.tree.leaves(messages):
+        some |= (leaf != 0).any(axis=tuple(range(1, leaf.ndim)))
+    return jnp.asarray(some)

@@ -1,116 +1,164 @@
-"""A round of all workers, by the way that is asked for, or that is the fastest."""
+"""How a round is laid out: at once, in batches of workers or blocks of components."""
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from gdsec_jax import _checks
-from gdsec_jax._devices import BY_DEVICE, DEVICE_AXIS, num_devices
-from gdsec_jax.federation import _batches, _blocks, _columns
-from gdsec_jax.federation._batches import Grouped
-from gdsec_jax.federation._round import Columns, Results, Steps, at_once
-from gdsec_jax.worker import WORKER_AXIS
+from gdsec_jax._devices import num_devices
+from gdsec_jax.federation import _batches, _blocks, _parts
+from gdsec_jax.federation._batches import WorkerBatches
+from gdsec_jax.federation._counts import uploads_of
+from gdsec_jax.federation._round import (
+    Common,
+    Federation,
+    Workers,
+    respond,
+    sound,
+    step,
+)
+from gdsec_jax.wire import Layout, Uploads
 
 
-def run(
-    columns: Columns,
-    chosen: jax.Array,
-    steps: Steps,
-    always: jax.Array,
-    *,
-    keep_messages: bool,
-    may_cut: bool,
-    may_group: bool,
-) -> tuple[jax.Array, Results, Any]:
-    """A round: at once, or in blocks of components or groups of workers.
+class Outcome(NamedTuple):
+    """What a round leaves behind."""
+
+    direction: Any  # leaves [*param]
+    previous: Any  # theta^{k-1} of the next round
+    states: Any  # of the pipelines
+    server: Any  # state of the server's step
+    present: jax.Array  # bool [M], who took part
+    overflowed: jax.Array  # bool [M], whose message lost entries that were not finite
+    uploads: Uploads
+
+
+class Round(NamedTuple):
+    """The values of a round; they may be traced."""
+
+    common: Common
+    workers: Workers
+    server: Any  # state of the server's step
+    always: jax.Array  # see `_parts.in_parts`
+
+
+def run(federation: Federation, layout: Layout, now: Round) -> Outcome:
+    """A round, by the way that is asked for, or that is the fastest.
 
     Args:
-      columns: of the round.
-      chosen: bool [M], the workers that may take part.
-      steps: of the round.
-      always: as of `_blocks.in_blocks`.
-      keep_messages: whether messages must be there whole to be counted.
-      may_cut: whether messages may be cut into blocks.
-      may_group: whether workers may be taken in groups.
-
-    Returns:
-      The workers that do take part; the results; what was counted.
+      federation: whose round it is.
+      layout: of what is counted.
+      now: the round.
 
     Raises:
-      ValueError: gradients are Grouped, and the pipeline sums over all workers.
+      ValueError: gradients are WorkerBatches, and the pipeline sums over all workers.
     """
-    groups = functools.partial(_batches.in_groups, steps=steps, always=always)
-    gradients = columns.gradients
-    if isinstance(gradients, Grouped):
-        try:
-            each = chosen.size // num_devices()
-            number = _batches.number_of_size(gradients.size, each)
-            return groups(columns, chosen, number=number)
-        except NameError as error:
-            if not _sums_over_workers(error):
-                raise
+    gradients = now.workers.gradients
+    if isinstance(gradients, WorkerBatches):
+        if federation.worker.sums_over_workers:
             raise ValueError(
-                "gradients are Grouped, expected those of all workers at once: the "
-                "pipeline sums over all workers."
-            ) from error
-    whole = functools.partial(at_once, steps=steps)
-    large = _blocks.num_bytes(gradients) >= _blocks.LEAST_BYTES
-    if not large or not _checks.is_traced(jax.tree.leaves(gradients)[0]):
-        return whole(columns, chosen)  # without jit nothing is changed in place
-    if num_devices() > 1:
-        return whole(columns, chosen)  # nothing is cut that others hold parts of
+                "gradients are WorkerBatches, expected those of all workers at once: "
+                "the pipeline sums over all workers."
+            )
+        each = federation.num_workers // num_devices()
+        number = _batches.number_of_size(gradients.size, each)
+        return in_batches(federation, layout, number, now)
+    whole = functools.partial(at_once, federation, layout)
+    large = _parts.num_bytes(gradients) >= _parts.LEAST_BYTES
+    # Without jit nothing is changed in place; nothing is cut that others hold parts of.
+    traced = _checks.is_traced(jax.tree.leaves(gradients)[0]) if large else False
+    if not traced or num_devices() > 1:
+        return whole(now)
+    ways = _ways(federation, layout, now)
+    if not ways:
+        return whole(now)
+    return jax.lax.platform_dependent(
+        default=functools.partial(whole, now),
+        **{platform: functools.partial(way, now) for platform, way in ways.items()},
+    )
+
+
+def _ways(federation: Federation, layout: Layout, now: Round) -> dict[str, Any]:
+    """What is faster than all at once, by platform."""
     ways = {}
-    plan = _columns.plan(columns, steps) if may_cut else None
+    plan = _blocks.plan(federation, now.common, now.workers, now.server)
     if plan is not None:
         for platform in plan.numbers:
             ways[platform] = functools.partial(
-                _columns.in_blocks,
-                steps=steps,
-                plan=plan,
-                platform=platform,
-                always=always,
-                keep_messages=keep_messages,
+                in_blocks, federation, layout, plan, platform
             )
-    number = _batches.number_of_groups(columns) if may_group else None
+    adds_up = federation.server.adds_up and federation.worker.sums_over_workers is False
+    number = _batches.number_of_batches(now.workers) if adds_up else None
     if number is not None:
-        in_groups = functools.partial(groups, number=number)
-        try:
-            jax.eval_shape(in_groups, columns, chosen)
-            ways["cpu"] = in_groups
-        except NameError as error:
-            if not _sums_over_workers(error):
-                raise
-    if not ways:
-        return whole(columns, chosen)
-    return jax.lax.platform_dependent(columns, chosen, default=whole, **ways)
+        ways["cpu"] = functools.partial(in_batches, federation, layout, number)
+    return ways
 
 
-def for_workers(function: Callable, each: tuple, alone: bool) -> Any:
-    """A function of one worker's arguments, for all, or some that are `alone`.
-
-    With a mesh in effect every device does its own workers', and nothing moves, where
-    the function does not sum over all of them.
-    """
-    together = functools.partial(jax.vmap, function, axis_name=WORKER_AXIS)
-    if num_devices() == 1:
-        return (jax.vmap(function) if alone else together())(*each)
-    by_device = jax.shard_map(
-        jax.vmap(function),
-        in_specs=BY_DEVICE,
-        out_specs=BY_DEVICE,
-        axis_names={DEVICE_AXIS},
-        check_vma=False,
+def at_once(federation: Federation, layout: Layout, now: Round) -> Outcome:
+    """All workers and components."""
+    workers = sound(federation, now.workers)
+    said = respond(federation, now.common, workers)
+    uploads = uploads_of(
+        layout, said.messages, said.states, workers.gradients, now.common.previous
     )
-    try:
-        return by_device(*each)
-    except NameError as error:
-        if alone or not _sums_over_workers(error):
-            raise
-        return together()(*each)
+    return _stepped(federation, now, said, uploads)
 
 
-def _sums_over_workers(error: NameError) -> bool:
-    """Whether a pipeline failed since it knows of no other workers."""
-    return f"axis name: {WORKER_AXIS}" in str(error)
+def in_batches(
+    federation: Federation, layout: Layout, number: int, now: Round
+) -> Outcome:
+    """Batch by batch of workers."""
+    said = _batches.in_batches(
+        federation, now.common, now.workers, layout, number, now.always
+    )
+    return _stepped(federation, now, said, said.uploads)
+
+
+def in_blocks(
+    federation: Federation, layout: Layout, plan, platform: str, now: Round
+) -> Outcome:
+    """Block by block of components."""
+    moved, present, counted = _blocks.in_blocks(
+        federation,
+        now.common,
+        now.workers,
+        now.server,
+        plan,
+        platform,
+        now.always,
+        keep_messages=bool(layout.run_coded),
+    )
+    uploads = uploads_of(
+        layout,
+        moved.messages,
+        moved.states,
+        now.workers.gradients,
+        now.common.previous,
+        counted.nonzeros,
+    )
+    return Outcome(
+        moved.direction,
+        moved.previous,
+        moved.states,
+        moved.server,
+        present,
+        counted.overflowed > 0,
+        uploads,
+    )
+
+
+def _stepped(federation: Federation, now: Round, said: Any, uploads) -> Outcome:
+    """The server's half, after the workers' answers."""
+    common, sends = now.common, now.workers.sends
+    active = said.present if sends is None else said.present & sends
+    direction, server = step(federation, common, now.server, said.total, active)
+    previous = common.previous if common.params is None else common.params
+    return Outcome(
+        direction,
+        previous,
+        said.states,
+        server,
+        said.present,
+        said.overflowed,
+        uploads,
+    )

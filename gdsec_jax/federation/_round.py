@@ -1,100 +1,285 @@
-"""A round as functions of its arrays; it is taken at once, or part by part."""
+"""The two halves of a round: what the workers answer, and the server's step.
 
-from collections.abc import Callable
+Plain functions of values. The workers' half may be handed all workers or a batch of
+them; where components go their own ways, both may be handed a block of components.
+"""
+
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import optax
+
+from gdsec_jax import _trees
+from gdsec_jax._devices import BY_DEVICE, DEVICE_AXIS, num_devices
+from gdsec_jax.federation._clock import Tick
+from gdsec_jax.server import Server
+from gdsec_jax.server._sum import nonzeros
+from gdsec_jax.wire import flush
+from gdsec_jax.worker import WORKER_AXIS, Piece
 
 
-class Columns(NamedTuple):
-    """The arrays of a round; most of them have an entry for each component of theta."""
+class Federation(NamedTuple):
+    """What `federate` was given; the same in every round."""
+
+    worker: Piece
+    server: Server
+    num_workers: int
+    mean: bool  # whether the sum is divided by M
+    drops: bool  # whether workers whose numbers are not finite are left out
+
+    @property
+    def component_wise(self) -> bool:
+        """Whether every component goes its own way."""
+        return self.worker.component_wise and self.server.component_wise
+
+
+class Common(NamedTuple):
+    """What all parties know in a round."""
+
+    params: Any  # theta^k: leaves [*param], or None
+    previous: Any  # theta^{k-1}
+    change: Any  # what stands for theta^k - theta^{k-1}, if not that; or None
+    tick: Tick
+    xi: Any  # float [], of the controller, or None
+    extra: dict[str, Any]  # further arguments of the caller's, for the pieces
+
+    def arguments(self) -> dict[str, Any]:
+        """The extra arguments of the pieces that all of them are handed."""
+        change = self.change
+        if change is None and self.params is not None:
+            change = jax.tree.map(jnp.subtract, self.params, self.previous)
+        known = {
+            "params_change": change,
+            "past_changes": self.tick.past_changes,
+            "round": self.tick.number,
+            "like": self.previous,
+        }
+        optional = {"round_key": self.tick.round_key, "xi": self.xi}
+        return self.extra | known | _given(optional)
+
+
+class Workers(NamedTuple):
+    """The workers of a round, or a batch of them: what each one has."""
 
     gradients: Any  # leaves [M, *param]
-    params: Any  # leaves [*param], or None
-    change: Any  # what counts as theta^k - theta^{k-1}, if not that; or None
-    previous: Any  # theta^{k-1}
-    workers: Any  # the pipelines' states, leaves [M, ...]
-    server: Any
-    own: dict[str, Any]  # what else is each worker's, leaves [M, ...]
+    states: Any  # of the pipeline, leaves [M, ...]
+    index: jax.Array  # int32 [M], their numbers
+    computes: jax.Array  # bool [M], who takes part; the state of the others is frozen
+    keys: jax.Array | None = None  # [M], random keys
+    weights: jax.Array | None = None  # [M], of the f_m
+    sends: jax.Array | None = None  # bool [M], of those; None: all
+    arrives: jax.Array | None = None  # bool [M], whose message does; None: all
+    delay: jax.Array | None = None  # int32 [M], by how many rounds it is late
+
+    def weighted(self) -> Any:
+        """The gradients of w_m f_m."""
+        weights = self.weights
+        if weights is None:
+            return self.gradients
+        return jax.tree.map(
+            lambda g: _trees.along(weights.astype(g.dtype), g) * g, self.gradients
+        )
 
 
-class Results(NamedTuple):
-    """What a round makes of them."""
+class Messages(NamedTuple):
+    """What the pipelines made of the gradients."""
 
-    aggregate: Any  # leaves [*param]
-    previous: Any  # theta^{k-1} of the next round
-    workers: Any
-    server: Any
-
-
-class Steps(NamedTuple):
-    """A round as functions of its columns.
-
-    All but `serve` may be handed some of the workers, and, if components go their own
-    ways, all may be handed some of these.
-    """
-
-    init: Callable[[Any], tuple[Any, Any]]  # params to the states of workers and server
-    work: Callable[..., tuple[Any, Any]]  # columns, active: to messages, states
-    sound: Callable[[Columns, Any, Any], jax.Array] | None  # those, to bool [M]
-    # Those and who takes part, to messages, what the server adds up of all, states.
-    gather: Callable[[Columns, Any, Any, jax.Array], tuple[Any, Any, Any]]
-    # That sum and who takes part, to the update and the server's state.
-    serve: Callable[[Columns, Any, jax.Array], tuple[Any, Any]]
-    count: Callable[[Any], Any]  # messages to what adds up over components
-    tally: Callable[[Any, Any, Any, Columns], Any]  # that, messages, states: to uploads
+    messages: Any  # leaves [M, *param], as they travel
+    states: Any  # the pipelines' next ones
+    present: jax.Array  # bool [M], who takes part after all
+    overflowed: jax.Array  # bool [M], who lost entries that are not finite
 
 
-class Gathered(NamedTuple):
-    """What a round makes of the workers' arrays, of all workers or of some."""
+class Answers(NamedTuple):
+    """What the workers' half of a round leaves to the server's."""
 
-    total: Any  # the sum of what the server adds up, leaves [*param]
-    workers: Any  # their next states
-    present: jax.Array  # bool [M], those that do take part
-    uploads: Any  # what was counted, leaves [M, ...]
+    total: Any  # what the server combined of the messages, leaves [*param]
+    messages: Any  # leaves [M, *param], as they were sent; 0 where nothing was
+    states: Any  # the pipelines' next ones
+    present: jax.Array  # bool [M], who takes part after all
+    overflowed: jax.Array  # bool [M]
 
 
-def gather(
-    columns: Columns, chosen: jax.Array, steps: Steps, *, alone: bool = False
-) -> Gathered:
-    """The workers' part of a round.
+def respond(
+    federation: Federation, common: Common, workers: Workers, *, alone: bool = False
+) -> Answers:
+    """The workers' half of a round: gradients to what the server combines.
 
     Args:
-      columns: of the round; of some workers, if they are `alone`.
-      chosen: bool [M], the workers that may take part.
-      steps: of the round.
-      alone: whether others are elsewhere: then a pipeline that sums over all workers
-        raises NameError.
+      federation, common: of the round.
+      workers: all of them, or a batch if they are `alone`; those whose gradients are
+        not finite do not compute: see `sound`.
+      alone: whether there are others elsewhere.
     """
-    present = chosen
-    if steps.sound is not None:
-        present = present & steps.sound(columns, (), ())
-    messages, workers = steps.work(columns, present, alone=alone)
-    if steps.sound is not None:
-        present = present & steps.sound(columns, messages, workers)
-    messages, total, workers = steps.gather(columns, messages, workers, present)
-    uploads = steps.tally(steps.count(messages), messages, workers, columns)
-    return Gathered(total, workers, present, uploads)
-
-
-def close(columns: Columns, gathered: Gathered, steps: Steps) -> Results:
-    """The server's part of a round."""
-    aggregate, server = steps.serve(columns, gathered.total, gathered.present)
-    return Results(
-        aggregate=aggregate,
-        previous=columns.previous if columns.params is None else columns.params,
-        workers=gathered.workers,
-        server=server,
+    made = compress(federation, common, workers, alone=alone)
+    messages = _sent(made.messages, made.present, workers.sends)
+    arrived = _sent(messages, workers.arrives)
+    server, summands = federation.server, arrived
+    if server.prepare is not None:
+        summands = jax.vmap(server.prepare)(arrived, workers.states)
+    return Answers(
+        total=server.combine(summands, workers.delay),
+        messages=messages,
+        states=_trees.where(made.present, made.states, workers.states),
+        present=made.present,
+        overflowed=made.overflowed & made.present,
     )
 
 
-def at_once(
-    columns: Columns, chosen: jax.Array, steps: Steps
-) -> tuple[jax.Array, Results, Any]:
-    """A round of all workers and components.
+def compress(
+    federation: Federation, common: Common, workers: Workers, *, alone: bool = False
+) -> Messages:
+    """What each worker would send; its arguments are those of `respond`."""
+    messages, states = _pipelines(federation.worker, common, workers, alone)
+    if not federation.worker.travels:
+        messages = flush(_trees.cast_like(messages, common.previous))
+    present, overflowed = workers.computes, jnp.zeros_like(workers.computes)
+    if federation.drops and federation.component_wise:
+        messages, states, overflowed = _finite_entries(
+            federation.worker, common, messages, states, workers.states
+        )
+    elif federation.drops:
+        # Of the states what overflows easily.
+        narrow = [x for x in jax.tree.leaves(states) if x.dtype == jnp.float16]
+        present = present & all_finite((messages, narrow))
+    if federation.server.capacity is not None and jax.tree.leaves(messages):
+        present = present & (nonzeros(messages) <= federation.server.capacity)
+    return Messages(messages, states, present, overflowed)
+
+
+def step(
+    federation: Federation, common: Common, state: Any, total: Any, active: jax.Array
+) -> tuple[Any, Any]:
+    """The server's half of a round.
+
+    Args:
+      federation, common: of the round.
+      state: of the server's step.
+      total: what it combined, leaves [*param].
+      active: bool [M], who took part and could send.
 
     Returns:
-      The workers that do take part; the results; what was counted.
+      The direction, leaves [*param], in the parameters' dtype; the next state.
     """
-    gathered = gather(columns, chosen, steps)
-    return gathered.present, close(columns, gathered, steps), gathered.uploads
+    if federation.mean:
+        total = jax.tree.map(lambda x: x / federation.num_workers, total)
+    arguments = common.arguments() | {"active": active}
+    direction, state = federation.server.step.update(
+        total, state, common.params, **arguments
+    )
+    return _trees.cast_like(direction, common.previous), state
+
+
+def sound(federation: Federation, workers: Workers) -> Workers:
+    """The workers; those whose gradients are not finite do not compute."""
+    if not federation.drops:
+        return workers
+    finite = all_finite(workers.weighted())
+    return workers._replace(computes=workers.computes & finite)
+
+
+def all_finite(tree: Any) -> jax.Array:
+    """bool [M], of leaves [M, ...]."""
+    finite = jnp.ones((), bool)
+    for leaf in jax.tree.leaves(tree):
+        # 0 x is 0, or NaN where x is not finite. XLA's CPU backend computes a product
+        # with a vector several times faster than "all".
+        rows = leaf.reshape(leaf.shape[0], -1)
+        finite &= rows @ jnp.zeros(rows.shape[1], rows.dtype) == 0
+    return finite
+
+
+def owners(init: Any, state: Any, params: Any, other: int = -1) -> Any:
+    """For each leaf of a state the number of the parameter that it is shaped like.
+
+    Args:
+      init: of a component-wise piece, whose states these are.
+      state: its leaves may have further axes in front.
+      params: the parameters.
+      other: stands where a leaf is like none.
+    """
+    leaves, structure = jax.tree.flatten(params)
+    numbers = jax.tree.unflatten(structure, range(len(leaves)))
+    return optax.tree.map_params(
+        init,
+        lambda _, number: number,
+        state,
+        numbers,
+        transform_non_params=lambda x: jax.tree.map(lambda _: other, x),
+    )
+
+
+def _pipelines(worker: Piece, common: Common, workers: Workers, alone: bool):
+    """Messages and next states of all pipelines, or of some that are `alone`.
+
+    With a mesh in effect every device does its own workers', and nothing moves, where
+    the pipeline is known not to sum over all of them.
+    """
+    known = common.arguments()
+    own = {
+        "worker_index": workers.index,
+        "active": workers.computes,
+        "key": workers.keys,
+        "delivered": workers.arrives,
+    }
+
+    def one(gradient, state, own):
+        return worker.update(gradient, state, common.params, **(known | own))
+
+    each = (workers.weighted(), workers.states, _given(own))
+    run = jax.vmap(one) if alone else jax.vmap(one, axis_name=WORKER_AXIS)
+    if num_devices() > 1 and worker.sums_over_workers is False:
+        run = jax.shard_map(
+            jax.vmap(one),
+            in_specs=BY_DEVICE,
+            out_specs=BY_DEVICE,
+            axis_names={DEVICE_AXIS},
+            check_vma=False,
+        )
+    return run(*each)
+
+
+def _finite_entries(worker: Piece, common: Common, messages, states, before):
+    """Where an entry, or what is kept of it, is not finite: nothing sent, nothing kept.
+
+    What a component-wise pipeline does with the other entries does not depend on it.
+    """
+    leaves, structure = jax.tree.flatten(messages)
+    good = [jnp.isfinite(leaf) for leaf in leaves]
+    owner = owners(worker.init, states, common.previous)
+
+    def narrowed(number, x):
+        if number >= 0 and x.dtype == jnp.float16:
+            good[number] &= jnp.isfinite(x)
+
+    jax.tree.map(narrowed, owner, states)
+
+    def kept(number, new, old):
+        return jnp.where(good[number], new, old) if number >= 0 else new
+
+    sent = [
+        jnp.where(fine, leaf, jnp.zeros_like(leaf))
+        for fine, leaf in zip(good, leaves, strict=True)
+    ]
+    bad = [~fine.reshape(fine.shape[0], -1).all(axis=1) for fine in good]
+    return (
+        jax.tree.unflatten(structure, sent),
+        jax.tree.map(kept, owner, states, before),
+        jnp.asarray(sum(bad[1:], bad[0])) if bad else jnp.zeros((), bool),
+    )
+
+
+def _sent(messages: Any, *masks: jax.Array | None) -> Any:
+    """The messages of the workers that all masks have; 0 of the others."""
+    chosen = [mask for mask in masks if mask is not None]
+    if not chosen:
+        return messages
+    everything = chosen[0]
+    for mask in chosen[1:]:
+        everything = everything & mask
+    return _trees.where(everything, messages, optax.tree.zeros_like(messages))
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

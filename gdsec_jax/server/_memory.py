@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from gdsec_jax import _checks, _trees
-from gdsec_jax.worker import GradientDifferenceState
+from gdsec_jax.worker import GradientDifferenceState, Piece
 
 
 class ServerMemoryState(NamedTuple):
@@ -16,9 +16,7 @@ class ServerMemoryState(NamedTuple):
     memory: optax.Updates  # h = sum of h_m: a leaf a parameter, in the state's dtype
 
 
-def server_memory(
-    beta=1.0, *, state_dtype=None
-) -> optax.GradientTransformationExtraArgs:
+def server_memory(beta=1.0, *, state_dtype=None) -> Piece:
     r"""The server's side of `worker.gradient_difference`: a running sum.
 
     .. math:: \text{update} = h + u, \quad h \leftarrow h + \beta u
@@ -28,7 +26,7 @@ def server_memory(
     no such drift.
 
     Args:
-      beta: the workers' :math:`\beta`, as of `worker.gradient_difference`.
+      beta: the workers' :math:`\beta`, as in `worker.gradient_difference`.
       state_dtype: dtype of h; by default the parameter's, but at least float32.
 
     Returns:
@@ -58,7 +56,7 @@ def server_memory(
             _trees.add_scaled(state.memory, beta_for(updates), updates)
         )
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return Piece(init, update, component_wise=not callable(beta))
 
 
 class LateMessagesState(NamedTuple):
@@ -67,10 +65,10 @@ class LateMessagesState(NamedTuple):
     under_way: optax.Updates  # [tau, *param]: the sums that arrive in 1, 2, … rounds
 
 
-def late_messages(max_delay: int) -> optax.GradientTransformationExtraArgs:
+def late_messages(max_delay: int) -> Piece:
     r"""The messages that arrive in a round, of this one and of earlier ones.
 
-    What `federate` puts before its server if messages may come late. With u_j the sum
+    What stands before the server's step if messages may come late. With u_j the sum
     of those that are j rounds late,
 
     .. math:: \text{update} = u_0 + p_1, \quad p_j \leftarrow p_{j+1} + u_j
@@ -112,7 +110,7 @@ def late_messages(max_delay: int) -> optax.GradientTransformationExtraArgs:
         )
         return now, LateMessagesState(later)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return Piece(init, update)
 
 
 def gradient_estimate(message, state):
@@ -120,7 +118,7 @@ def gradient_estimate(message, state):
 
     .. math:: h_m + u_m
 
-    A summand for `federate`: then the update is :math:`\sum_m h_m + u`, in exact
+    A `prepare` of a `Server`: then the update is :math:`\sum_m h_m + u`, in exact
     arithmetic the same as `server_memory`; in floating point without its drift, for a
     simulation sees every worker's memory.
 
@@ -141,7 +139,7 @@ def gradient_estimate(message, state):
       >>> from gdsec_jax import worker
       >>> algorithm = gdsec_jax.federate(
       ...     worker.gradient_difference(optax.identity(), beta=0.5), 2,
-      ...     summand=gdsec_jax.gradient_estimate)
+      ...     server=gdsec_jax.server.Server(prepare=gdsec_jax.gradient_estimate))
       >>> params, grads = jnp.zeros(1), jnp.array([[1.0], [2.0]])
       >>> _, state = algorithm.update(grads, algorithm.init(params), params)
       >>> algorithm.update(grads, state, params)[0]

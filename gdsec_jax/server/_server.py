@@ -1,59 +1,219 @@
-"""What the server makes of all workers' summands in a round."""
+"""How the server makes one direction of what the workers said."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
+import optax
 
 from gdsec_jax import _checks, _trees
-from gdsec_jax.server import _sum
+from gdsec_jax.server._memory import gradient_estimate, late_messages, server_memory
+from gdsec_jax.server._sum import sparse_sum
+from gdsec_jax.worker import Piece, chain
+from gdsec_jax.worker._piece import as_piece
 
-Aggregation = Callable[[Any], Any]
+Aggregation = Callable[[Any], Any]  # leaves [M, *param] to leaves [*param]
+IDENTITY = as_piece(optax.identity())
 
 
-def total_by(
-    summand: Callable | None,
-    aggregation: Aggregation | None,
-    capacity: int | None,
-    max_delay: int | None,
-) -> Callable[[Any, jax.Array | None], Any]:
-    """A function of the summands, leaves [M, *param], and by how much each is late.
+class Server(NamedTuple):
+    """What the server does in a round: it prepares, combines, and steps.
 
-    Its value has leaves [*param]; with a max_delay, [max_delay + 1, *param], what is on
-    time first.
+    `total`, `running`, `sparse`, `late` and `robust` make one. A method whose workers
+    keep a memory h_m completes it: by `prepare`, if the server `estimates`, or by a
+    `step` with a memory of the server's own.
+
+    Attributes:
+      prepare: (message u_m, the pipeline's state before the round) of one worker to
+        what is combined, `gradient_estimate` say; None for the message itself.
+      combine: from what is prepared, leaves [M, *param], and by how many rounds each is
+        late, int32 [M] or None, to leaves [*param]; with a max_delay
+        [max_delay + 1, *param], what is on time first.
+      step: a transformation of what is combined, `server_memory` say.
+      estimates: whether it combines h_m + u_m where the workers keep a memory; else
+        the messages alone.
+      adds_up: whether `combine` is a sum, which may be formed of parts.
+      capacity: entries of a message that can be taken; None for all.
+      max_delay: the most rounds that a message may come late.
+      max_norm_ratio: of a gradient's norm to the running median; None for any.
+      asks: from a round's common key and its number to bool [M], whom the server asks
+        for a message, a rule of `participation` say; the state of the others is frozen.
+        Needs a key. None: all.
+    """
+
+    prepare: Callable[[Any, Any], Any] | None = None
+    combine: Callable[[Any, Any], Any] = lambda x, late: _trees.over_workers(x)
+    step: Piece = IDENTITY
+    estimates: bool = True
+    adds_up: bool = True
+    capacity: int | None = None
+    max_delay: int = 0
+    max_norm_ratio: Any = None
+    asks: Callable[[Any, Any], Any] | None = None
+
+    @property
+    def component_wise(self) -> bool:
+        """Whether every component is combined, and steps, by itself."""
+        return (
+            self.adds_up
+            and self.capacity is None
+            and not self.max_delay
+            and self.prepare in (None, gradient_estimate)
+            and as_piece(self.step).component_wise
+        )
+
+    def with_memories(self, beta, state_dtype) -> "Server":
+        """Completed for workers that keep a memory h_m.
+
+        Args:
+          beta, state_dtype: of the memory.
+        """
+        if self.estimates:
+            return self._replace(prepare=gradient_estimate)
+        memory = server_memory(beta, state_dtype=state_dtype)
+        return self._replace(step=chain(self.step, memory))
+
+
+def total(*, max_norm_ratio=None) -> Server:
+    r"""The sum over the workers, which every algorithm takes by default.
+
+    Of the messages; or, where the workers keep memories, of :math:`h_m + u_m`, which a
+    simulation sees: without the drift of a memory of the server's own.
 
     Args:
-      summand, aggregation, capacity, max_delay: as of `federate`.
+      max_norm_ratio: a worker is left out for the round, like one whose gradient is not
+        finite, if the norm of its gradient is more than so many times the running
+        median: that over all workers of the last norm that is known of each, which
+        grows at most tenfold a round. 100 is usual where the f_m are of one kind; None
+        judges nobody. May be traced.
 
     Raises:
-      ValueError: one is out of range, or two exclude each other.
+      ValueError: max_norm_ratio is below 1.
+
+    Examples:
+      >>> import gdsec_jax
+      >>> from gdsec_jax import server
+      >>> guarded = server.total(max_norm_ratio=100)
+      >>> algorithm = gdsec_jax.gdsec(5, xi=1.0, server=guarded)
     """
-    if capacity is not None:
-        _checks.integer("capacity", capacity, 1, 2**31 - 1)
-        because = "messages alone are sparse. Use server_memory"
-        _alone("capacity", because, summand=summand)
-        _alone("capacity", "capacity is of a sum", aggregation=aggregation)
-    if max_delay is not None:
-        _checks.integer("max_delay", max_delay, 1, 10_000)
-        because = "what is late is a sum of messages. Use server_memory"
-        others = {"aggregation": aggregation, "capacity": capacity}
-        _alone("max_delay", because, summand=summand, **others)
-
-    def total(summands, late):
-        if aggregation is not None:
-            return aggregation(summands)
-        if max_delay is not None:
-            return _trees.over_workers_by(late, summands, max_delay + 1)
-        if capacity is not None:
-            return _sum.sparse_sum(summands, capacity)
-        return _trees.over_workers(summands)
-
-    return total
+    if max_norm_ratio is not None:
+        _checks.number_in_range("max_norm_ratio", max_norm_ratio, 1.0, _checks.LARGEST)
+    return Server(max_norm_ratio=max_norm_ratio)
 
 
-def _alone(name: str, because: str, **others) -> None:
-    for other, value in others.items():
-        if value is not None:
-            raise ValueError(
-                f"{other} is given beside {name}, expected None: {because}."
-            )
+def running(*, max_norm_ratio=None) -> Server:
+    """The sum of the messages, added to a memory h of the server's own.
+
+    What a real server does. The same as `total` but for rounding, which lets a running
+    sum drift.
+
+    Args:
+      max_norm_ratio: see `total`.
+
+    Examples:
+      >>> import gdsec_jax
+      >>> from gdsec_jax import server
+      >>> algorithm = gdsec_jax.gdsec(5, xi=1.0, server=server.running())
+    """
+    return total(max_norm_ratio=max_norm_ratio)._replace(estimates=False)
+
+
+def sparse(capacity: int, *, max_norm_ratio=None) -> Server:
+    """`running`, where what travels between devices are buffers of the non-zeros.
+
+    What is summed over devices is gathered from all of them as buffers of so many
+    entries a worker, indices and values, instead of all D. A message with more leaves
+    its worker out for the round, so that nothing is lost; the algorithms that censor
+    send the largest entries alone and keep the others. In a pipeline of your own let
+    `worker.top_k(capacity)` be the last compressor inside its memories.
+
+    Args:
+      capacity: at least 1.
+      max_norm_ratio: see `total`.
+
+    Raises:
+      ValueError: capacity is no positive int.
+
+    Examples:
+      >>> import gdsec_jax
+      >>> from gdsec_jax import server
+      >>> algorithm = gdsec_jax.gdsec(5, xi=1.0, server=server.sparse(capacity=10))
+    """
+    _checks.integer("capacity", capacity, 1, 2**31 - 1)
+    return running(max_norm_ratio=max_norm_ratio)._replace(
+        combine=lambda messages, late: sparse_sum(messages, capacity),
+        capacity=capacity,
+    )
+
+
+def late(max_delay: int, *, max_norm_ratio=None) -> Server:
+    """`running`, where messages may come late, by the extra argument `delay`.
+
+    What is under way waits in the server's state, as many sums as the rounds: see
+    `late_messages`.
+
+    Args:
+      max_delay: at least 1, the rounds that a message may be late.
+      max_norm_ratio: see `total`.
+
+    Raises:
+      ValueError: max_delay is no int from 1 to 10,000.
+
+    Examples:
+      >>> import gdsec_jax
+      >>> from gdsec_jax import server
+      >>> algorithm = gdsec_jax.gdsec(5, xi=1.0, server=server.late(max_delay=2))
+    """
+    _checks.integer("max_delay", max_delay, 1, 10_000)
+    return running(max_norm_ratio=max_norm_ratio)._replace(
+        combine=lambda messages, late: _trees.over_workers_by(
+            late, messages, max_delay + 1
+        ),
+        step=as_piece(late_messages(max_delay)),
+        max_delay=max_delay,
+    )
+
+
+def robust(rule: Aggregation, *, max_norm_ratio=None) -> Server:
+    """A rule that a few workers cannot bend, in the place of the sum.
+
+    Where the workers keep memories it is handed :math:`h_m + u_m`. Nothing is conserved
+    then, and all workers are needed at once.
+
+    Args:
+      rule: from leaves [M, *param] to leaves [*param], at the scale of a sum:
+        `gdsec_jax.robust.median` or `trimmed_mean(share)`.
+      max_norm_ratio: see `total`.
+
+    Raises:
+      ValueError: the rule is no function.
+
+    Examples:
+      >>> import gdsec_jax
+      >>> from gdsec_jax import robust, server
+      >>> algorithm = gdsec_jax.gdsec(5, xi=1.0, server=server.robust(robust.median))
+    """
+    if not callable(rule):
+        raise ValueError(
+            f"rule is {rule!r}, expected a function such as robust.median."
+        )
+    return total(max_norm_ratio=max_norm_ratio)._replace(
+        combine=lambda summands, late: rule(summands), adds_up=False
+    )
+
+
+def as_server(value: Any) -> Server:
+    """A server: itself, or the sum and then a transformation of it; None is the sum.
+
+    Raises:
+      ValueError: it is none of these.
+    """
+    if value is None:
+        return Server()
+    if isinstance(value, Server):
+        return value
+    if isinstance(value, optax.GradientTransformation):
+        return Server(step=as_piece(value), estimates=False)
+    raise ValueError(
+        f"server is {value!r}, expected one of gdsec_jax.server: total(), running(), "
+        "sparse(capacity), late(max_delay) or robust(rule)."
+    )

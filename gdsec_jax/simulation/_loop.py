@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from gdsec_jax import _checks, _trees
-from gdsec_jax.federation._batches import Grouped
+from gdsec_jax.federation._batches import WorkerBatches
 from gdsec_jax.federation._broadcast import LastBroadcast, last_broadcast
 from gdsec_jax.federation._counts import LastRound, last_round
 from gdsec_jax.problems import Problem
@@ -100,7 +100,7 @@ def one_round(
         gradients = problem.gradients(run.params, minibatch_key)
     else:
         of_some = functools.partial(problem.gradients_of, run.params, minibatch_key)
-        gradients = Grouped(of_some, problem.worker_data, options.worker_batch)
+        gradients = WorkerBatches(of_some, problem.worker_data, options.worker_batch)
     _uplink.check_delays(channel, run.state)
     fate, met = _uplink.fate(problem, options.around, channel, key, number)
     update = optax.with_extra_args_support(optimizer).update

@@ -15,6 +15,9 @@ from gdsec_jax.worker._memories import (
 )
 from gdsec_jax.worker._memories import error_feedback as error_feedback
 from gdsec_jax.worker._memories import gradient_difference as gradient_difference
+from gdsec_jax.worker._piece import Piece as Piece
+from gdsec_jax.worker._piece import chain as chain
+from gdsec_jax.worker._piece import declare as declare
 from gdsec_jax.worker._quantisers import grid as grid
 from gdsec_jax.worker._quantisers import natural as natural
 from gdsec_jax.worker._quantisers import qsgd as qsgd
@@ -47,13 +50,16 @@ __all__ = [
     "LAQState",
     "LowRankState",
     "MomentumState",
+    "Piece",
     "Scope",
     "UnbiasedCompressor",
     "cast",
     "censor",
     "censor_whole",
+    "chain",
     "check_unbiased",
     "clag",
+    "declare",
     "error_feedback",
     "first_whole",
     "gradient_change",

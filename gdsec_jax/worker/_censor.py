@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import optax
 
 from gdsec_jax import _checks, _trees
+from gdsec_jax.worker._piece import Piece
 
 
-def censor(xi) -> optax.GradientTransformationExtraArgs:
+def censor(xi) -> Piece:
     r"""Send an entry only if it is large against the last change of its parameter.
 
     .. math:: C(v)_i = 0 \text{ if } |v_i| \le \xi_i |\theta^k_i - \theta^{k-1}_i|,
@@ -59,7 +60,9 @@ def censor(xi) -> optax.GradientTransformationExtraArgs:
             _censor_leaf, updates, params_change, _fit(value, updates)
         ), state
 
-    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+    # A schedule may return an array, an array may have an entry for each component.
+    alike = not callable(xi) and all(jnp.ndim(x) == 0 for x in jax.tree.leaves(xi))
+    return Piece(optax.init_empty_state, update, component_wise=alike)
 
 
 def _censor_leaf(v, change, xi):

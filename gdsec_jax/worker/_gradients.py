@@ -9,6 +9,7 @@ import optax
 
 from gdsec_jax import _checks, _trees
 from gdsec_jax.wire import Whole
+from gdsec_jax.worker._piece import Piece, as_piece
 from gdsec_jax.worker._unbiased import check_unbiased, variance_of
 from gdsec_jax.worker._vectors import own_gradient
 
@@ -28,7 +29,7 @@ class GradientChangeState(NamedTuple):
     compressor: optax.OptState
 
 
-def momentum(eta, *, state_dtype=None) -> optax.GradientTransformationExtraArgs:
+def momentum(eta, *, state_dtype=None) -> Piece:
     r"""Average this worker's gradients, starting at the first.
 
     .. math:: v^1 = g^1, \quad v^k = (1 - \eta) v^{k-1} + \eta g^k
@@ -70,7 +71,7 @@ def momentum(eta, *, state_dtype=None) -> optax.GradientTransformationExtraArgs:
         average = optax.tree.where(state.begun, moved, gradient)
         return average, MomentumState(average, jnp.ones((), bool))
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return Piece(init, update, component_wise=True)
 
 
 def gradient_change(
@@ -78,7 +79,7 @@ def gradient_change(
     probability: float | Callable | None = None,
     *,
     state_dtype=None,
-) -> optax.GradientTransformationExtraArgs:
+) -> Piece:
     r"""Compress the change of the gradient; now and then send the difference whole.
 
     .. math:: u = v \text{ in the first round, and with probability } p, \text{ else }
@@ -109,7 +110,7 @@ def gradient_change(
       >>> piece = worker.gradient_change(worker.random_k(1))
       >>> algorithm = gdsec_jax.federate(
       ...     worker.gradient_difference(piece), 1, key=0,
-      ...     summand=gdsec_jax.gradient_estimate)
+      ...     server=gdsec_jax.server.Server(prepare=gdsec_jax.gradient_estimate))
       >>> params, grads = jnp.zeros(2), jnp.array([[1.0, 2.0]])
       >>> algorithm.update(grads, algorithm.init(params), params)[0]
       Array([1., 2.], dtype=float32)
@@ -120,7 +121,7 @@ def gradient_change(
     if probability is not None and not callable(probability):
         _checks.number_in_range("probability", probability, 1e-9, 1.0)
     _checks.state_dtype(state_dtype)
-    compressor = optax.with_extra_args_support(compressor)
+    compressor = as_piece(compressor)
 
     def chance(params):
         if probability is None:
@@ -158,4 +159,4 @@ def gradient_change(
             compressor=inner,
         )
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return Piece(init, update, sums_over_workers=compressor.sums_over_workers)

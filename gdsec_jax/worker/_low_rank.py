@@ -4,10 +4,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from gdsec_jax import _checks, _trees
 from gdsec_jax.wire import Code, Packing, flush
+from gdsec_jax.worker._piece import Piece
 
 WORKER_AXIS = "workers"  # what `federate` calls its axis, for sums over all workers
 
@@ -24,7 +24,7 @@ class _Factors(NamedTuple):
     right: jax.Array  # [columns, r]
 
 
-def low_rank(rank: int, *, key=0) -> optax.GradientTransformationExtraArgs:
+def low_rank(rank: int, *, key=0) -> Piece:
     r"""Send each matrix as two factors of rank r, by one step of power iteration.
 
     .. math:: P = \text{orth}(V Q), \quad Q \leftarrow V^T P, \quad C(V) = P Q^T
@@ -62,10 +62,10 @@ def low_rank(rank: int, *, key=0) -> optax.GradientTransformationExtraArgs:
         right = narrow(matrix.T @ left)
         return left, right, left, right
 
-    return _power_iteration(rank, key, factorise)
+    return _power_iteration(rank, key, factorise, False)
 
 
-def power_sgd(rank: int, *, key=0) -> optax.GradientTransformationExtraArgs:
+def power_sgd(rank: int, *, key=0) -> Piece:
     r"""PowerSGD: as `low_rank`, with one left factor for all workers.
 
     .. math:: P = \text{orth}\big(\sum_m V_m Q\big), \quad Q_m = V_m^T P, \quad
@@ -115,10 +115,10 @@ def power_sgd(rank: int, *, key=0) -> optax.GradientTransformationExtraArgs:
         some = jax.lax.psum(jnp.asarray(active, jnp.int32), WORKER_AXIS) > 0
         return left, right, own_left, jnp.where(some, over_workers(right), q)
 
-    return _power_iteration(rank, key, factorise)
+    return _power_iteration(rank, key, factorise, True)
 
 
-def _power_iteration(rank: int, key, factorise):
+def _power_iteration(rank: int, key, factorise, sums_over_workers: bool):
     """`factorise` returns P, Q_m, the left factor that travels, and the next Q."""
     _checks.integer("rank", rank, 1)
 
@@ -163,8 +163,7 @@ def _power_iteration(rank: int, key, factorise):
         message = jax.tree.unflatten(structure, messages)
         return message, LowRankState(rights, _packing(payload))
 
-    # optax's type of a state knows no registered dataclasses, such as a Packing.
-    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore
+    return Piece(init, update, sums_over_workers=sums_over_workers)
 
 
 def _orthonormal(matrix):

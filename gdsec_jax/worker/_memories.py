@@ -5,6 +5,7 @@ from typing import NamedTuple
 import optax
 
 from gdsec_jax import _checks, _trees
+from gdsec_jax.worker._piece import Piece, as_piece
 from gdsec_jax.worker._vectors import arrived, as_it_travels
 
 
@@ -22,15 +23,17 @@ class GradientDifferenceState(NamedTuple):
     compressor: optax.OptState
 
 
-def _message(compressor, v, state, params, extra_args):
+def _message(compressor: Piece, v, state, params, extra_args):
     """C(v) as it travels."""
     u, state = compressor.update(v, state, params, **extra_args)
-    return as_it_travels(u, params, extra_args), state
+    if not compressor.travels:
+        u = as_it_travels(u, params, extra_args)
+    return u, state
 
 
 def error_feedback(
     compressor: optax.GradientTransformation, *, state_dtype=None
-) -> optax.GradientTransformationExtraArgs:
+) -> Piece:
     r"""Compress the gradient plus what earlier rounds left unsent.
 
     .. math:: v = g + e, \quad u = C(v), \quad e \leftarrow v - u
@@ -66,7 +69,7 @@ def error_feedback(
       SGD with Memory, 2018, https://arxiv.org/abs/1809.07599
     """
     _checks.state_dtype(state_dtype)
-    compressor = optax.with_extra_args_support(compressor)
+    compressor = as_piece(compressor)
 
     def init(params):
         return ErrorFeedbackState(
@@ -81,12 +84,18 @@ def error_feedback(
             _trees.cast_like(_trees.sub(v, arrived(u, extra_args)), state.error), inner
         )
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return Piece(
+        init,
+        update,
+        component_wise=compressor.component_wise,
+        sums_over_workers=compressor.sums_over_workers,
+        travels=True,
+    )
 
 
 def gradient_difference(
     compressor: optax.GradientTransformation, beta=1.0, *, state_dtype=None
-) -> optax.GradientTransformationExtraArgs:
+) -> Piece:
     r"""Compress the gradient's difference from what the server already knows of it.
 
     .. math:: v = g - h, \quad u = C(v), \quad h \leftarrow h + \beta u
@@ -127,7 +136,7 @@ def gradient_difference(
     """
     beta_for = _trees.beta_of(beta)
     _checks.state_dtype(state_dtype)
-    compressor = optax.with_extra_args_support(compressor)
+    compressor = as_piece(compressor)
 
     def init(params):
         return GradientDifferenceState(
@@ -145,4 +154,10 @@ def gradient_difference(
             inner,
         )
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return Piece(
+        init,
+        update,
+        component_wise=compressor.component_wise and not callable(beta),
+        sums_over_workers=compressor.sums_over_workers,
+        travels=True,
+    )

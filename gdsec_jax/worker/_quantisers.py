@@ -5,11 +5,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from gdsec_jax import _checks
 from gdsec_jax.wire import Code, Packing
-from gdsec_jax.worker._unbiased import UnbiasedCompressor
+from gdsec_jax.worker._piece import Piece
 from gdsec_jax.worker._vectors import (
     Scope,
     check_scope,
@@ -34,7 +33,7 @@ def qsgd(levels: int, *, scope: Scope = "message"):
       scope: "message", one norm, or "leaf", a norm for each leaf.
 
     Returns:
-      A `worker.UnbiasedCompressor`. Its update needs the extra argument `key`.
+      An unbiased `worker.Piece`. Its update needs the extra argument `key`.
 
     Raises:
       ValueError: levels is no positive int, or the message's dtype cannot tell so many
@@ -74,7 +73,7 @@ def terngrad(*, scope: Scope = "message"):
       scope: "message", one scale, or "leaf", a scale for each leaf, as its paper has.
 
     Returns:
-      A `worker.UnbiasedCompressor`. Its update needs the extra argument `key`.
+      An unbiased `worker.Piece`. Its update needs the extra argument `key`.
 
     Raises:
       ValueError: the scope is unknown, or there is no key.
@@ -107,7 +106,7 @@ def natural():
     127; what is smaller becomes 0 or :math:`2^{-126}`, unbiased too.
 
     Returns:
-      A `worker.UnbiasedCompressor`. Its update needs the extra argument `key`.
+      An unbiased `worker.Piece`. Its update needs the extra argument `key`.
 
     Raises:
       ValueError: there is no key.
@@ -137,7 +136,7 @@ def natural():
         ]
         return tree_of(rounded, updates, "message"), state
 
-    return UnbiasedCompressor(init, update, lambda params: 1 / 8)
+    return Piece(init, update, variance=lambda params: 1 / 8)
 
 
 def sign(*, scope: Scope = "message"):
@@ -233,12 +232,10 @@ def _dither(name, code, levels, norm, variance, scope):
         return step, jnp.sign(v) * jnp.minimum(low + up.astype(v.dtype), levels)
 
     scaled = _scaled(code, one, scope, draws=name)
-    return UnbiasedCompressor(scaled.init, scaled.update, variance)
+    return Piece(scaled.init, scaled.update, variance=variance)
 
 
-def _scaled(
-    code: Code, one: Callable, scope: Scope, draws: str | None = None
-) -> optax.GradientTransformationExtraArgs:
+def _scaled(code: Code, one: Callable, scope: Scope, draws: str | None = None) -> Piece:
     """Apply `one`, from a vector to a scale and its integer multiples."""
     check_scope(scope)
 
@@ -265,8 +262,7 @@ def _scaled(
         packing = Packing(state.code, jnp.asarray(scales, jnp.float32))
         return tree_of(messages, updates, scope), packing
 
-    # optax's type of a state knows no registered dataclasses, such as a Packing.
-    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore
+    return Piece(init, update)
 
 
 def _check_levels(code: Code, like) -> None:

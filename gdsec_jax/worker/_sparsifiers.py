@@ -9,7 +9,7 @@ import optax
 
 from gdsec_jax import _checks, _trees
 from gdsec_jax.wire import Code, Packing
-from gdsec_jax.worker._unbiased import UnbiasedCompressor
+from gdsec_jax.worker._piece import Piece
 from gdsec_jax.worker._vectors import (
     Scope,
     check_scope,
@@ -60,7 +60,7 @@ def top_k(k: float, *, scope: Scope = "message"):
         ]
         return _keep(updates, chosen, scope), state
 
-    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+    return Piece(optax.init_empty_state, update)
 
 
 def random_k(k: float, *, scaled: bool = True, scope: Scope = "message"):
@@ -76,7 +76,7 @@ def random_k(k: float, *, scaled: bool = True, scope: Scope = "message"):
       scope: "message", or "leaf": k entries of every leaf.
 
     Returns:
-      A transformation for one worker, a `worker.UnbiasedCompressor` if scaled. Its
+      A transformation for one worker, unbiased if scaled. Its
       update needs the extra argument `key`, which `federate` provides if it has one.
 
     Raises:
@@ -120,8 +120,8 @@ def random_k(k: float, *, scaled: bool = True, scope: Scope = "message"):
         return max((size / number_of(k, size) - 1 for size in sizes), default=0.0)
 
     if scaled:
-        return UnbiasedCompressor(optax.init_empty_state, update, variance)
-    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+        return Piece(optax.init_empty_state, update, variance=variance)
+    return Piece(optax.init_empty_state, update)
 
 
 def whole():
@@ -130,7 +130,7 @@ def whole():
     .. math:: C(v) = v, \quad \omega = 0
 
     Returns:
-      A transformation for one worker, a `worker.UnbiasedCompressor`.
+      A transformation for one worker, unbiased.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -151,7 +151,7 @@ def whole():
         del params, extra_args
         return updates, state
 
-    return UnbiasedCompressor(init, update, lambda params: 0.0)
+    return Piece(init, update, component_wise=True, variance=lambda params: 0.0)
 
 
 def cast(dtype):
@@ -196,8 +196,7 @@ def cast(dtype):
         narrow = jax.tree.map(lambda v: v.astype(dtype), updates)
         return _trees.cast_like(_trees.flush(narrow), updates), state
 
-    # optax's type of a state knows no registered dataclasses, such as a Packing.
-    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore
+    return Piece(init, update, component_wise=True)
 
 
 def check_number(k) -> None:

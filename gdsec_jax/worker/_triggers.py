@@ -8,6 +8,7 @@ import optax
 
 from gdsec_jax import _checks, _trees
 from gdsec_jax.wire import Whole
+from gdsec_jax.worker._piece import Piece, as_piece
 from gdsec_jax.worker._quantisers import grid
 from gdsec_jax.worker._sparsifiers import whole
 from gdsec_jax.worker._vectors import (
@@ -46,7 +47,7 @@ class CLAGState(NamedTuple):
     compressor: optax.OptState
 
 
-def censor_whole(xi) -> optax.GradientTransformationExtraArgs:
+def censor_whole(xi) -> Piece:
     r"""Send the whole vector, unless it is small against the last change.
 
     .. math:: C(v) = 0 \text{ if } \|v\|_2 \le \xi \|\theta^k - \theta^{k-1}\|_2,
@@ -85,10 +86,10 @@ def censor_whole(xi) -> optax.GradientTransformationExtraArgs:
         limit = squared_xi * squared_norm(params_change)
         return _unless(_at_most(updates, limit), updates), state
 
-    return optax.GradientTransformationExtraArgs(whole().init, update)
+    return Piece(whole().init, update)
 
 
-def lag(zeta, learning_rate) -> optax.GradientTransformationExtraArgs:
+def lag(zeta, learning_rate) -> Piece:
     r"""Send the whole vector, unless the parameters moved more in the last rounds.
 
     .. math:: C(v) = 0 \text{ if } \|v\|^2 \le \frac{\zeta}{\alpha^2}
@@ -122,12 +123,10 @@ def lag(zeta, learning_rate) -> optax.GradientTransformationExtraArgs:
         del params
         return _unless(_at_most(updates, moved(extra_args)), updates), state
 
-    return optax.GradientTransformationExtraArgs(whole().init, update)
+    return Piece(whole().init, update)
 
 
-def laq(
-    bits: int, zeta, learning_rate, *, scope: Scope = "message"
-) -> optax.GradientTransformationExtraArgs:
+def laq(bits: int, zeta, learning_rate, *, scope: Scope = "message") -> Piece:
     r"""Send the quantised vector, unless it is small against movement and errors.
 
     .. math:: C(v) = 0 \text{ if } \|Q(v)\|^2 \le \frac{\zeta}{\alpha^2}
@@ -184,12 +183,10 @@ def laq(
             quantiser=inner,
         )
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return Piece(init, update)
 
 
-def clag(
-    compressor: optax.GradientTransformation, zeta, *, state_dtype=None
-) -> optax.GradientTransformationExtraArgs:
+def clag(compressor: optax.GradientTransformation, zeta, *, state_dtype=None) -> Piece:
     r"""Compress, unless the vector is small against the last change of the gradient.
 
     .. math:: u = C(v) \text{ if } \|v\|^2 > \zeta \|g - p\|^2, \text{ else } 0;
@@ -222,7 +219,7 @@ def clag(
     """
     _checks.number_in_range("zeta", zeta, 0.0, _checks.LARGEST)
     _checks.state_dtype(state_dtype)
-    compressor = optax.with_extra_args_support(compressor)
+    compressor = as_piece(compressor)
 
     def init(params):
         return CLAGState(
@@ -245,12 +242,12 @@ def clag(
             compressor=optax.tree.where(silent, state.compressor, inner),
         )
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return Piece(init, update, sums_over_workers=compressor.sums_over_workers)
 
 
 def first_whole(
     compressor: optax.GradientTransformation,
-) -> optax.GradientTransformationExtraArgs:
+) -> Piece:
     """Send this worker's first message as it is, and compress from then on.
 
     The first message that is not zero and arrives, that is: the server can tell. It
@@ -272,7 +269,7 @@ def first_whole(
       >>> first, piece.update(v, state)[0]
       (Array([2., 1.], dtype=float32), Array([2., 0.], dtype=float32))
     """
-    compressor = optax.with_extra_args_support(compressor)
+    compressor = as_piece(compressor)
 
     def init(params):
         no = jnp.zeros((), bool)
@@ -290,7 +287,7 @@ def first_whole(
             compressor=optax.tree.where(state.begun, inner, state.compressor),
         )
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return Piece(init, update, sums_over_workers=compressor.sums_over_workers)
 
 
 def _movement(zeta, learning_rate):

@@ -1,32 +1,22 @@
 """What methods must know of a compressor that keeps a vector's expectation."""
 
-from collections.abc import Callable
+import warnings
 from typing import Any
 
 import optax
 
+from gdsec_jax.worker._piece import Piece, as_piece
 
-class UnbiasedCompressor(optax.GradientTransformationExtraArgs):
-    r"""A transformation C with E C(v) = v and a known relative variance.
 
-    .. math:: E \|C(v) - v\|^2 \le \omega \|v\|^2
-
-    Attributes:
-      variance: from the parameters, or their shapes, to :math:`\omega`, a float.
-
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> from gdsec_jax import worker
-      >>> worker.random_k(5).variance(jnp.zeros(20))
-      3.0
-    """
-
-    variance: Callable[[Any], float]
-
-    def __new__(cls, init, update, variance):
-        self = super().__new__(cls, init, update)
-        self.variance = variance
-        return self
+def UnbiasedCompressor(init, update, variance) -> Piece:
+    """Deprecated: a `Piece` that declares its variance."""
+    warnings.warn(
+        "worker.UnbiasedCompressor is deprecated: use worker.Piece(init, update, "
+        "variance=...).",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return Piece(init, update, variance=variance)
 
 
 def check_unbiased(compressor: Any) -> None:
@@ -36,10 +26,10 @@ def check_unbiased(compressor: Any) -> None:
       >>> from gdsec_jax import worker
       >>> worker.check_unbiased(worker.natural())
     """
-    if not isinstance(compressor, UnbiasedCompressor):
+    if getattr(compressor, "variance", None) is None:
         raise ValueError(
-            f"compressor is {compressor!r}, expected a worker.UnbiasedCompressor: "
-            "random_k, qsgd, natural, terngrad or whole."
+            f"compressor is {compressor!r}, expected a worker.Piece that declares its "
+            "variance: random_k, qsgd, natural, terngrad or whole."
         )
 
 
@@ -56,4 +46,4 @@ def variance_of(compressor: optax.GradientTransformation, params: Any) -> float:
       0.125
     """
     check_unbiased(compressor)
-    return float(compressor.variance(params))  # pyright: ignore
+    return float(as_piece(compressor).variance(params))  # pyright: ignore

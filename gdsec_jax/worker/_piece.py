@@ -1,0 +1,142 @@
+"""What a piece says of itself, beside its two functions."""
+
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+# Of optax: what treats every component alike and by itself, by its factory's name.
+_COMPONENT_WISE_OF_OPTAX = frozenset(
+    (
+        *("add_decayed_weights", "clip", "ema", "identity", "scale", "scale_by_adam"),
+        *("scale_by_rms", "scale_by_schedule", "scale_by_sign", "set_to_zero", "trace"),
+    )
+)
+
+
+class Piece(optax.GradientTransformationExtraArgs):
+    r"""A transformation for one worker that declares what holds of it.
+
+    A round asks the pieces how it may be laid out, and does not look into their code. A
+    fact that is declared and does not hold gives wrong results.
+
+    Attributes:
+      component_wise: each component of the message and of the state depends on that
+        component alone of the gradient, the state and the parameters, by the same rule
+        for all; numbers in the state that belong to no component depend on none. The
+        state is made by optax's rules: its parameter-like parts are trees of the
+        parameters' structure.
+      sums_over_workers: whether it sums over `worker.WORKER_AXIS`, so that all workers
+        must be computed together; None if that is not known.
+      travels: whether its message has the parameters' dtype and no subnormal numbers
+        already, as a memory's has.
+      variance: from the parameters, or their shapes, to :math:`\omega`, a float, with
+        :math:`E C(v) = v` and :math:`E \|C(v) - v\|^2 \le \omega \|v\|^2`; None if C
+        has a bias or nothing is known.
+
+    Examples:
+      >>> from gdsec_jax import worker
+      >>> worker.censor(xi=1.0).component_wise, worker.top_k(3).component_wise
+      (True, False)
+      >>> worker.power_sgd(2).sums_over_workers
+      True
+    """
+
+    component_wise: bool
+    sums_over_workers: bool | None
+    travels: bool
+    variance: Callable[[Any], float] | None
+
+    def __new__(
+        cls,
+        init,
+        update,
+        *,
+        component_wise: bool = False,
+        sums_over_workers: bool | None = False,
+        travels: bool = False,
+        variance: Callable[[Any], float] | None = None,
+    ):
+        self = super().__new__(cls, init, update)
+        self.component_wise = component_wise
+        self.sums_over_workers = sums_over_workers
+        self.travels = travels
+        self.variance = variance
+        return self
+
+
+def declare(
+    piece: optax.GradientTransformation,
+    *,
+    component_wise: bool = False,
+    sums_over_workers: bool | None = False,
+    variance: Callable[[Any], float] | None = None,
+) -> Piece:
+    """A piece of one's own, or of another library, with what holds of it.
+
+    Without a declaration all workers and components are computed at once, which is
+    always right. Of optax these are known: add_decayed_weights, clip, ema, identity,
+    scale, scale_by_adam, scale_by_rms, scale_by_schedule, scale_by_sign, set_to_zero
+    and trace.
+
+    Args:
+      piece: a transformation for one worker.
+      component_wise, sums_over_workers, variance: see `Piece`.
+
+    Returns:
+      The same transformation, as a `Piece`.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> from gdsec_jax import worker
+      >>> halves = optax.stateless(lambda g, _: g / 2)
+      >>> worker.declare(halves, component_wise=True).component_wise
+      True
+    """
+    piece = optax.with_extra_args_support(piece)
+    return Piece(
+        piece.init,
+        piece.update,
+        component_wise=component_wise,
+        sums_over_workers=sums_over_workers,
+        variance=variance,
+    )
+
+
+def chain(*pieces: optax.GradientTransformation) -> Piece:
+    """`optax.chain` of pieces for one worker, with what holds of all of them.
+
+    Args:
+      pieces: transformations for one worker, the first one first.
+
+    Examples:
+      >>> import optax
+      >>> from gdsec_jax import worker
+      >>> worker.chain(optax.clip(1.0), worker.censor(xi=1.0)).component_wise
+      True
+    """
+    declared = [as_piece(piece) for piece in pieces]
+    whole = optax.chain(*declared)
+    sums = [piece.sums_over_workers for piece in declared]
+    return Piece(
+        whole.init,
+        whole.update,
+        component_wise=all(piece.component_wise for piece in declared),
+        sums_over_workers=True if True in sums else None if None in sums else False,
+        travels=bool(declared) and declared[-1].travels,
+    )
+
+
+def as_piece(transformation: optax.GradientTransformation) -> Piece:
+    """A transformation with what is declared, or known, of it."""
+    if isinstance(transformation, Piece):
+        return transformation
+    update = transformation.update
+    name = getattr(update, "__qualname__", "").partition(".")[0]
+    of_optax = getattr(update, "__module__", "").startswith("optax.")
+    known = of_optax and name in _COMPONENT_WISE_OF_OPTAX
+    return declare(
+        transformation,
+        component_wise=known,
+        sums_over_workers=False if known else None,
+    )
