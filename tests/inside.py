@@ -9,11 +9,10 @@ from gdsec_jax.algorithms import _options as _options
 from gdsec_jax.algorithms import _whole_vectors as _whole_vectors
 from gdsec_jax.data import _compressed as _compressed
 from gdsec_jax.data import _registry as _registry
+from gdsec_jax.federation import _attendance as _attendance
 from gdsec_jax.federation import _batches as _batches
 from gdsec_jax.federation import _blocks as _blocks
-from gdsec_jax.federation import _columns as _columns
-from gdsec_jax.federation import _componentwise as _componentwise
-from gdsec_jax.federation import _outliers as _outliers
+from gdsec_jax.federation import _parts as _parts
 from gdsec_jax.federation._broadcast import _STREAM as _STREAM
 from gdsec_jax.federation._controller import ControlState as ControlState
 from gdsec_jax.files import _netcdf as _netcdf

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from cases import methods, random_gradients, slow_but
 from inside import _trees
-from test_columns import assert_same
+from test_blocks import assert_same
 from test_fault_laws import (
     MAX_DELAY,
     ROUNDS,
@@ -18,6 +18,7 @@ from test_fault_laws import (
 
 import gdsec_jax
 from gdsec_jax import participation
+from gdsec_jax import server as servers
 from gdsec_jax.server import LateMessagesState, ServerMemoryState
 from gdsec_jax.worker import GradientDifferenceState
 
@@ -75,9 +76,9 @@ def test_faults_that_are_none(method, none):
 @pytest.mark.usefixtures("x64")
 @methods(lambda method: method.memory, dear=True, core=("gdsec",))
 def test_no_delay_is_a_running_server(method):
-    late = make(method, max_delay=MAX_DELAY)
+    late = make(method, server=servers.late(MAX_DELAY))
     delay = jnp.zeros((ROUNDS, M), jnp.int32)
-    server = {} if method.name in NO_SERVER else {"server": "running"}
+    server = {} if method.name in NO_SERVER else {"server": servers.running()}
     running = make(method, **server)
     expected = course(running, {})
     for faults in ({"delay": delay}, {}):
@@ -142,7 +143,7 @@ def test_memories_on_both_sides_agree_while_messages_are_under_way(method):
     gradients = random_gradients(params, M, 4, ROUNDS)
     faults = drawn_faults(6, late=True)
     for absent in ("hold", "accumulate"):
-        algorithm = make(method, max_delay=MAX_DELAY)
+        algorithm = make(method, server=servers.late(MAX_DELAY))
         _, states = rounds_of(algorithm, params, gradients, faults, absent)
         (server,) = _trees.of_type(states, ServerMemoryState)
         (late,) = _trees.of_type(states, LateMessagesState)
@@ -159,7 +160,7 @@ def test_memories_on_both_sides_agree_while_messages_are_under_way(method):
 
 
 def test_a_message_comes_as_many_rounds_late_as_is_said():
-    algorithm = gdsec_jax.gd(2, max_delay=3)
+    algorithm = gdsec_jax.gd(2, server=servers.late(3))
     params, state = jnp.zeros(1), algorithm.init(jnp.zeros(1))
     step = jax.jit(lambda *args, **own: algorithm.update(*args, params, **own))
     delays = [[0, 3], [1, 2], [0, 0], [0, 0], [0, 0]]

@@ -12,6 +12,7 @@ from inside import _sum
 from test_mesh import on_four_devices
 
 import gdsec_jax
+from gdsec_jax import server as servers
 from gdsec_jax import worker
 
 NUM_WORKERS, ROUNDS = 4, 12
@@ -67,8 +68,8 @@ def test_a_capacity_that_suffices_changes_nothing(name):
     params = tree_params(jnp.float64)
     gradients = random_gradients(params, NUM_WORKERS, 0, ROUNDS)
     make = getattr(gdsec_jax, name)
-    dense = make(NUM_WORKERS, 3.0, 0.1, server="running")
-    sparse = make(NUM_WORKERS, 3.0, 0.1, capacity=9)
+    dense = make(NUM_WORKERS, 3.0, 0.1, server=servers.running())
+    sparse = make(NUM_WORKERS, 3.0, 0.1, server=servers.sparse(9))
     for a, b in zip(
         *(course(x, params, gradients) for x in (dense, sparse)), strict=True
     ):
@@ -82,7 +83,7 @@ def test_what_exceeds_the_capacity_is_kept():
     # The conservation law: all directions and the last errors are all gradients.
     params = tree_params(jnp.float64)
     gradients = random_gradients(params, NUM_WORKERS, 1, ROUNDS)
-    algorithm = gdsec_jax.gdsec(NUM_WORKERS, 0.5, 0.1, capacity=2)
+    algorithm = gdsec_jax.gdsec(NUM_WORKERS, 0.5, 0.1, server=servers.sparse(2))
     rounds = course(algorithm, params, gradients)
     entries = np.stack([entries for _, entries, _ in rounds])
     assert entries.max() == 2
@@ -104,7 +105,7 @@ def test_what_exceeds_the_capacity_is_kept():
 
 def test_a_message_that_is_too_long_leaves_its_worker_out():
     algorithm = gdsec_jax.federate(
-        worker.error_feedback(optax.identity()), 3, capacity=2
+        worker.error_feedback(optax.identity()), 3, server=servers.sparse(2)
     )
     params = jnp.zeros(4)
     grads = jnp.array([[1.0, 2.0, 0, 0], [1.0, 1.0, 1.0, 0], [0, 0, 0, 5.0]])
@@ -115,21 +116,12 @@ def test_a_message_that_is_too_long_leaves_its_worker_out():
     assert int(sent.dropped) == 1
 
 
-def test_what_is_wrong_is_said():
-    for make in (gdsec_jax.federate, gdsec_jax.gdsec):
-        with pytest.raises(ValueError, match="capacity is 0, expected"):
-            make(optax.identity() if make is gdsec_jax.federate else 2, 2, capacity=0)
-    with pytest.raises(ValueError, match="summand is given beside capacity"):
-        gdsec_jax.federate(
-            optax.identity(), 2, capacity=1, summand=gdsec_jax.gradient_estimate
-        )
-
-
 def test_four_devices_move_a_tenth_of_the_bytes():
     on_four_devices(
         """
         from gdsec_experiments import benchmarks
         from inside import _mesh
+        from gdsec_jax.server import running, sparse
         hlo = benchmarks.module("_hlo")
         M, D = 4, 20_000
         mesh = mesh_of(mesh, M)
@@ -150,7 +142,9 @@ def test_four_devices_move_a_tenth_of_the_bytes():
                 text = compiled.compile().as_text()
             return hlo.traffic(text).collective_bytes
 
-        dense, sparse = moved(server="running"), moved(capacity=D // 100)
+        dense, sparse = (
+            moved(server=server) for server in (running(), sparse(D // 100))
+        )
         assert dense["all-reduce"] >= 4 * D and not dense["all-gather"]
         assert sum(sparse.values()) < 0.1 * dense["all-reduce"], (sparse, dense)
         """
@@ -167,12 +161,13 @@ def test_four_devices_run_the_same_course():
                 problem, optax.chain(algorithm, step), 100, mesh=where
             )
         for capacity in (6, 2):
-            alone, spread = (run(where, capacity=capacity) for where in (None, mesh))
+            server = gdsec_jax.server.sparse(capacity)
+            alone, spread = (run(where, server=server) for where in (None, mesh))
             np.testing.assert_allclose(spread.params, alone.params, rtol=1e-12)
             np.testing.assert_array_equal(spread.bits, alone.bits)
             assert spread.entries.max() == capacity
-        dense = run(mesh, server="running")
-        whole = run(mesh, capacity=6)
+        dense = run(mesh, server=gdsec_jax.server.running())
+        whole = run(mesh, server=gdsec_jax.server.sparse(6))
         np.testing.assert_allclose(whole.params, dense.params, rtol=1e-12)
         """
     )

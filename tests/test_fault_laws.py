@@ -20,6 +20,7 @@ from cases import random_gradients, slow_but
 from inside import _trees
 
 import gdsec_jax
+from gdsec_jax import server as servers
 from gdsec_jax.server import LateMessagesState
 from gdsec_jax.worker import ErrorFeedbackState, GradientDifferenceState
 
@@ -117,7 +118,8 @@ def total(tree, over, dtype=np.float64):
 def test_nothing_is_lost_by_error_feedback(case):
     name, absent, dtype, late = case
     make, beta = FEEDBACK[name]
-    algorithm = make(max_delay=MAX_DELAY) if late else make()
+    server = servers.late(MAX_DELAY) if late else None
+    algorithm = make(server=server)
     params = small(dtype)
     gradients = random_gradients(params, M, 1, ROUNDS)
     # A dropped worker now and then.

@@ -6,11 +6,12 @@ import numpy as np
 import optax
 import pytest
 from cases import methods, random_gradients, slow_but
-from test_columns import Blocks, assert_same, many
+from test_blocks import Blocks, assert_same, many
 from test_fault_laws import MAX_DELAY, drawn_faults
 
 import gdsec_jax
-from gdsec_jax import Grouped, participation, robust
+from gdsec_jax import WorkerBatches, participation, robust, worker
+from gdsec_jax import server as servers
 
 M, ROUNDS = 5, 5
 
@@ -25,7 +26,7 @@ def rounds_of(optimizer, params, gradients, faults, size=None, **given):
     @jax.jit
     def one(grads, state, params, faults):
         if size is not None:
-            grads = Grouped(lambda index, own: own, grads, size)
+            grads = WorkerBatches(lambda index, own: own, grads, size)
         updates, state = optimizer.update(grads, state, params, **faults, **given)
         params = jax.tree.map(
             lambda p, u: p - (0.1 * u).astype(p.dtype), params, updates
@@ -43,10 +44,11 @@ def rounds_of(optimizer, params, gradients, faults, size=None, **given):
 @pytest.mark.usefixtures("x64")
 @methods(lambda method: method.name != "power_sgd", dear=True, core=("gdsec",))
 @pytest.mark.parametrize("late", slow_but((True,), (True, False)))
-def test_groups_of_workers(method, late):
+def test_batches_of_workers(method, late):
     params = {"matrix": jnp.ones((3, 2))}
     options = {"key": 2} if method.draws else {}
-    algorithm = method.make(M, **options, **({"max_delay": MAX_DELAY} if late else {}))
+    server = servers.late(MAX_DELAY) if late else None
+    algorithm = method.make(M, server=server, **options)
     gradients = random_gradients(params, M, 3, ROUNDS)
     gradients["matrix"] = gradients["matrix"].at[2, 4, 0, 0].set(jnp.nan)
     faults = faults_of(4, late)
@@ -111,8 +113,8 @@ def test_faults_reach_both_parts_of_a_partition():
     gradients = random_gradients(params, M, 3, ROUNDS)
     faults, given = faults_of(4, late=True), {"absent": "accumulate"}
     parts = {
-        "a": gdsec_jax.gdsec(M, 5.0, beta=0.1, max_delay=MAX_DELAY),
-        "b": gdsec_jax.top_j(M, 2, max_delay=MAX_DELAY),
+        "a": gdsec_jax.gdsec(M, 5.0, beta=0.1, server=servers.late(MAX_DELAY)),
+        "b": gdsec_jax.top_j(M, 2, server=servers.late(MAX_DELAY)),
     }
     both = optax.partition(parts, {"a": "a", "b": "b"})
     together, _ = rounds_of(both, params, gradients, faults, **given)
@@ -135,9 +137,10 @@ def test_hyperparameters_in_the_state():
     params = jnp.ones(4)
     gradients = random_gradients(params, M, 3, ROUNDS).at[2, 1].multiply(1e3)
     faults = faults_of(4, late=True)
-    fixed = {"num_workers": M, "max_delay": MAX_DELAY}
+    late = servers.late(MAX_DELAY, max_norm_ratio=10.0)
+    fixed = {"num_workers": M, "server": late}
     injected = optax.inject_hyperparams(gdsec_jax.gdsec, static_args=tuple(fixed))
-    numbers = {"xi": 5.0, "beta": 0.1, "max_norm_ratio": 10.0}
+    numbers = {"xi": 5.0, "beta": 0.1}
     runs = [
         rounds_of(make(**numbers, **fixed), params, gradients, faults)
         for make in (gdsec_jax.gdsec, injected)
@@ -155,12 +158,12 @@ def updated(grouped=False, algorithm=None, **given):
     algorithm = algorithm or gdsec_jax.gd(3)
     params, grads = jnp.zeros(2), jnp.ones((3, 2))
     if grouped:
-        grads = Grouped(lambda index, own: own, grads, 2)
+        grads = WorkerBatches(lambda index, own: own, grads, 2)
     return algorithm.update(grads, algorithm.init(params), params, **given)
 
 
 def waits(**given):
-    return updated(algorithm=gdsec_jax.gd(3, max_delay=2), **given)
+    return updated(algorithm=gdsec_jax.gd(3, server=servers.late(2)), **given)
 
 
 REFUSED = {
@@ -204,33 +207,46 @@ REFUSED = {
         lambda: waits(delay=np.array([0, -1, 0])),
         r"delay is -1, expected a number in \[0, 2\]",
     ),
-    "Grouped, grant": (
+    "WorkerBatches, grant": (
         lambda: updated(True, grant=participation.largest_energy(9)),
-        "Grouped, expected those of all workers at once, which grant looks at",
+        "WorkerBatches, expected those of all workers at once, which grant looks at",
     ),
-    "Grouped, aggregation": (
-        lambda: updated(True, gdsec_jax.gd(3, aggregation=robust.median)),
-        "Grouped, .* which aggregation looks at",
+    "WorkerBatches, robust": (
+        lambda: updated(True, gdsec_jax.gd(3, server=servers.robust(robust.median))),
+        "WorkerBatches, .* which a robust server looks at",
     ),
-    "Grouped, max_norm_ratio": (
-        lambda: updated(True, gdsec_jax.gd(3, max_norm_ratio=10.0)),
-        "Grouped, .* which max_norm_ratio looks at",
+    "WorkerBatches, max_norm_ratio": (
+        lambda: updated(
+            True, gdsec_jax.gd(3, server=servers.total(max_norm_ratio=10.0))
+        ),
+        "WorkerBatches, .* which max_norm_ratio looks at",
     ),
     "max_delay": (
-        lambda: gdsec_jax.gd(3, max_delay=0),
+        lambda: servers.late(0),
         "max_delay is 0, expected an integer from 1 to",
     ),
-    "max_delay, aggregation": (
-        lambda: gdsec_jax.gd(3, max_delay=2, aggregation=robust.median),
-        "aggregation is given beside max_delay, expected None",
+    "capacity": (
+        lambda: servers.sparse(0),
+        "capacity is 0, expected an integer of at least 1|capacity is 0, expected",
     ),
-    "max_delay, capacity": (
-        lambda: gdsec_jax.gdsec(3, 1.0, max_delay=2, capacity=1),
-        "capacity is given beside max_delay, expected None",
+    "server": (
+        lambda: gdsec_jax.gd(3, server=robust.median),
+        "server is <function median.*, expected one of gdsec_jax.server: total",
     ),
-    "aggregation, capacity": (
-        lambda: gdsec_jax.gdsec(3, 1.0, aggregation=robust.median, capacity=1),
-        "aggregation is given beside capacity, expected None",
+    "asks without a key": (
+        lambda: gdsec_jax.gd(3, server=servers.Server(asks=lambda *_: 1)),
+        "key is None, expected an int or a random key to draw with",
+    ),
+    "asks": (
+        lambda: updated(
+            algorithm=gdsec_jax.federate(
+                worker.whole(),
+                3,
+                server=servers.Server(asks=lambda *_: jnp.ones(3)),
+                key=0,
+            )
+        ),
+        r"participation's mask is float32\[3\], expected bool\[3\]",
     ),
 }
 

@@ -14,6 +14,7 @@ from inside import _trees
 
 import gdsec_jax
 from gdsec_jax import participation, worker
+from gdsec_jax import server as servers
 from gdsec_jax.server import LateMessagesState, ServerMemoryState
 from gdsec_jax.worker import ErrorFeedbackState, GradientDifferenceState
 
@@ -156,7 +157,7 @@ def test_faults_of_all_kinds_at_once(case):
     name, absent = case
     arguments, method = with_oracle(name)
     algorithm = getattr(gdsec_jax, name)(
-        M, **arguments, max_delay=MAX_DELAY, max_norm_ratio=MOST
+        M, **arguments, server=servers.late(MAX_DELAY, max_norm_ratio=MOST)
     )
     # A budget that grants about half of the workers.
     given = faults(1, absent, budget_bits=900)
@@ -176,11 +177,7 @@ def test_faults_of_all_kinds_but_delay(case, seed):
     arguments, method = with_oracle(name)
     budget_bits = 900 if seed == 2 else np.inf
     given = faults(seed, absent, late=False, budget_bits=budget_bits)
-    servers = (
-        ({},) if name == "top_j" else ({"server": "workers"}, {"server": "running"})
-    )
-    for server in servers:
-        algorithm = getattr(gdsec_jax, name)(
-            M, **arguments, max_norm_ratio=MOST, **server
-        )
+    for kind in (servers.total, servers.running)[: 1 if name == "top_j" else 2]:
+        server = kind(max_norm_ratio=MOST)
+        algorithm = getattr(gdsec_jax, name)(M, **arguments, server=server)
         assert_the_same(algorithm, method, given, absent)

@@ -9,6 +9,7 @@ from cases import random_gradients, run, tree_params
 
 import gdsec_jax
 from gdsec_jax import problems, wire, worker
+from gdsec_jax import server as servers
 
 
 def spy(name):
@@ -131,7 +132,7 @@ def test_without_params_only_what_needs_them_fails():
     algorithm = gdsec_jax.gd(2)
     update, state = algorithm.update(jnp.ones((2, 3)), algorithm.init(jnp.zeros(3)))
     assert update.tolist() == [2.0, 2.0, 2.0]
-    assert state.rounds.previous_params.tolist() == [0.0, 0.0, 0.0]
+    assert state.clock.previous_params.tolist() == [0.0, 0.0, 0.0]
 
 
 def test_the_sum_over_workers_is_accurate():
@@ -182,7 +183,7 @@ def test_gradient_estimates_need_all_of_the_parameters():
     algorithm = gdsec_jax.federate(
         optax.masked(memory, {"a": True, "b": False}),
         2,
-        summand=gdsec_jax.gradient_estimate,
+        server=servers.Server(prepare=gdsec_jax.gradient_estimate),
     )
     params = {"a": jnp.zeros(2), "b": jnp.zeros(3)}
     grads = {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 3))}
@@ -198,7 +199,9 @@ def test_what_is_no_key(key):
 
 def test_gradient_estimates_need_one_gradient_difference():
     algorithm = gdsec_jax.federate(
-        optax.identity(), 2, summand=gdsec_jax.gradient_estimate
+        optax.identity(),
+        2,
+        server=servers.Server(prepare=gdsec_jax.gradient_estimate),
     )
     with pytest.raises(ValueError, match="holds 0 gradient_difference, expected 1"):
         algorithm.update(jnp.ones((2, 1)), algorithm.init(jnp.zeros(1)))

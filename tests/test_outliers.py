@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import methods, random_gradients
-from inside import _outliers
+from inside import _attendance
 
 import gdsec_jax
+from gdsec_jax import server as servers
 
 M, ROUNDS, BAD = 5, 9, 3
 
@@ -16,9 +17,9 @@ def judged(rows, known=None, computes=None, ratio=100.0):
     """Whose rows are accepted, bool [M], and the norms that are known then."""
     rows = jnp.asarray(rows, jnp.float32)
     count = rows.shape[0]
-    known = _outliers.nothing_known(count) if known is None else jnp.asarray(known)
+    known = _attendance.no_norms(count) if known is None else jnp.asarray(known)
     computes = jnp.ones(count, bool) if computes is None else jnp.asarray(computes)
-    accepted, norms = _outliers.within(rows, known, computes, ratio)
+    accepted, norms = _attendance.of_usual_norm(rows, known, computes, ratio)
     return accepted.tolist(), np.asarray(norms)
 
 
@@ -38,7 +39,7 @@ def rounds_of(algorithm, gradients, actives=None):
 @methods(lambda method: method.name != "iag", dear=True)
 def test_one_worker_runs_away(method):
     options = {"key": 1} if method.draws else {}
-    algorithm = method.make(M, max_norm_ratio=100.0, **options)
+    algorithm = method.make(M, server=servers.total(max_norm_ratio=100.0), **options)
     gradients = random_gradients(jnp.zeros((4,)), M, 0, ROUNDS)
     gradients = gradients.at[5:, BAD].multiply(1000.0)
     states = rounds_of(algorithm, gradients)
@@ -61,7 +62,9 @@ def test_one_worker_runs_away(method):
 def dropped_where_all_grow(factor, rounds=slice(5, None)):
     gradients = random_gradients(jnp.zeros(4), M, 0, ROUNDS)
     gradients = gradients.at[rounds].multiply(factor)
-    states = rounds_of(gdsec_jax.gd(M, max_norm_ratio=100.0), gradients)
+    states = rounds_of(
+        gdsec_jax.gd(M, server=servers.total(max_norm_ratio=100.0)), gradients
+    )
     return [int(gdsec_jax.last_round(state).dropped) for state in states]
 
 
@@ -80,7 +83,11 @@ def test_a_round_of_one_worker_is_judged_by_the_last_norms_of_the_others():
     gradients = gradients.at[2, BAD].multiply(1000.0)
     alone = jnp.arange(M) == BAD
     actives = jnp.stack([jnp.ones(M, bool), alone, alone, alone])
-    states = rounds_of(gdsec_jax.gd(M, max_norm_ratio=100.0), gradients, actives)
+    states = rounds_of(
+        gdsec_jax.gd(M, server=servers.total(max_norm_ratio=100.0)),
+        gradients,
+        actives,
+    )
     dropped = [int(gdsec_jax.last_round(state).dropped) for state in states]
     assert dropped == [0, 0, 1, 0]
     others = np.arange(M) != BAD
@@ -90,9 +97,12 @@ def test_a_round_of_one_worker_is_judged_by_the_last_norms_of_the_others():
 def test_a_huge_ratio_judges_nobody():
     gradients = random_gradients(jnp.zeros(4), M, 0, ROUNDS).at[3, 1].multiply(1e6)
     plain = rounds_of(gdsec_jax.gdsec(M, 1.0), gradients)
-    rule = rounds_of(gdsec_jax.gdsec(M, 1.0, max_norm_ratio=1e30), gradients)
+    rule = rounds_of(
+        gdsec_jax.gdsec(M, 1.0, server=servers.total(max_norm_ratio=1e30)),
+        gradients,
+    )
     for one, other in zip(plain, rule, strict=True):
-        for name in ("workers", "server", "rounds"):
+        for name in ("workers", "server", "clock"):
             pair = (jax.tree.leaves(getattr(state, name)) for state in (one, other))
             for x, y in zip(*pair, strict=True):
                 np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6)
@@ -138,7 +148,11 @@ def test_norms_that_are_not_finite():
 @pytest.mark.parametrize("on_nonfinite", ["drop", "propagate"])
 def test_a_gradient_that_is_not_finite_leaves_no_trace_in_the_norms(on_nonfinite):
     gradients = random_gradients(jnp.zeros(4), M, 0, 3).at[1, BAD, 0].set(jnp.nan)
-    algorithm = gdsec_jax.gd(M, max_norm_ratio=100.0, on_nonfinite=on_nonfinite)
+    algorithm = gdsec_jax.gd(
+        M,
+        server=servers.total(max_norm_ratio=100.0),
+        on_nonfinite=on_nonfinite,
+    )
     first, second, _ = rounds_of(algorithm, gradients)
     assert second.norms[BAD] == first.norms[BAD]
     sent = gdsec_jax.last_round(second)
@@ -156,13 +170,15 @@ def test_who_does_not_compute_is_known_by_its_last_norm():
 
 def test_a_traced_ratio():
     rows = jnp.asarray([[1.0], [2.0], [3.0], [30.0]])
-    known, everyone = _outliers.nothing_known(4), jnp.ones(4, bool)
+    known, everyone = _attendance.no_norms(4), jnp.ones(4, bool)
     ratios = jnp.array([1.0, 5.0, 20.0])
-    accepted = jax.vmap(lambda r: _outliers.within(rows, known, everyone, r)[0])(ratios)
+    accepted = jax.vmap(
+        lambda r: _attendance.of_usual_norm(rows, known, everyone, r)[0]
+    )(ratios)
     assert accepted.sum(1).tolist() == [2, 3, 4]
 
 
 @pytest.mark.parametrize("ratio", [0.5, -1.0, np.nan, np.inf])
 def test_what_is_no_ratio(ratio):
     with pytest.raises(ValueError, match="max_norm_ratio is .*, expected"):
-        gdsec_jax.gd(2, max_norm_ratio=ratio)
+        gdsec_jax.gd(2, server=servers.total(max_norm_ratio=ratio))

@@ -19,7 +19,7 @@ from cases import METHODS, real_problem
 
 import gdsec_jax
 from gdsec_jax import data, problems, worker
-from gdsec_jax.algorithms import SparseOptions
+from gdsec_jax.algorithms import MemoryOptions
 
 WORKERS = 5
 ROUNDS = 200
@@ -579,7 +579,7 @@ def test_every_method_has_its_page(name):
     arguments, examples = page[places[0] : places[1]], page[places[3] : places[4]]
     assert ">>> " in examples and f"gdsec_jax.{name}(" in examples
     own = set(inspect.signature(factory).parameters) - set(
-        get_type_hints(SparseOptions)
+        get_type_hints(MemoryOptions)
     )
     assert [word for word in own if word not in arguments] == []
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import gdsec_jax
 from gdsec_jax import robust
+from gdsec_jax import server as servers
 
 rows = st.lists(
     st.lists(st.floats(-100, 100, width=32), min_size=2, max_size=2),
@@ -45,9 +46,9 @@ def test_limits_that_are_the_sum(reduction):
     for rule, num_workers in ((robust.median, 1), (robust.trimmed_mean(0.0), 4)):
         grads = random_gradients(params, num_workers, 0)
         updates = []
-        for aggregation in (None, rule):
+        for how in (None, servers.robust(rule)):
             algorithm = gdsec_jax.gdsec(
-                num_workers, 0.5, 0.1, aggregation=aggregation, reduction=reduction
+                num_workers, 0.5, 0.1, server=how, reduction=reduction
             )
             update, state = algorithm.update(grads, algorithm.init(params), params)
             again = algorithm.update(
@@ -60,7 +61,7 @@ def test_limits_that_are_the_sum(reduction):
 
 def test_an_absent_worker_counts_as_what_is_known_of_it():
     params = jnp.zeros(1)
-    algorithm = gdsec_jax.gdsec(3, 0.0, beta=1.0, aggregation=robust.median)
+    algorithm = gdsec_jax.gdsec(3, 0.0, beta=1.0, server=servers.robust(robust.median))
     first = jnp.asarray([[1.0], [5.0], [3.0]])
     _, state = algorithm.update(first, algorithm.init(params), params)
     then = jnp.asarray([[10.0], [100.0], [20.0]])
@@ -90,7 +91,8 @@ def test_a_worker_that_lies(name):
     factors = jnp.asarray([1.0, 1.0, -1e6, 1.0, 1.0])[:, None]
     errors = {}
     for rule in (None, robust.median, robust.trimmed_mean(0.2)):
-        algorithm = ALGORITHMS[name](aggregation=rule)
+        server = rule and servers.robust(rule)
+        algorithm = ALGORITHMS[name](server=server)
 
         def one(carry, _, algorithm=algorithm):
             theta, state = carry
@@ -119,17 +121,6 @@ def test_the_shape_of_a_share_is_exact():
     assert float(rule(values)[0]) == pytest.approx(100 * np.arange(29, 71).mean())
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        # Its h is a sum of what the rule made of messages, and no worker's.
-        (
-            {"server": "running"},
-            "server is 'running', expected 'workers' beside an agg",
-        ),
-        ({"aggregation": "median"}, "aggregation is 'median', expected a function."),
-    ],
-)
-def test_what_is_no_aggregation(options, message):
-    with pytest.raises(ValueError, match=message):
-        gdsec_jax.gdsec(3, xi=1.0, **{"aggregation": robust.median} | options)
+def test_what_is_no_rule():
+    with pytest.raises(ValueError, match="rule is 'median', expected a function such"):
+        servers.robust("median")

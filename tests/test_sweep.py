@@ -444,7 +444,7 @@ def test_static_values_need_not_be_hashable(kind, compiled):
     assert LOOP not in compiled()
 
 
-def test_groups_may_count_further_formats():
+def test_batches_may_count_further_formats():
     problem = toy()
 
     def make(form):

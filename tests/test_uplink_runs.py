@@ -184,7 +184,7 @@ def test_logs_are_told_of_seconds_and_joules(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 3])
-def test_groups_of_workers_meet_the_same_channel(size):
+def test_batches_of_workers_meet_the_same_channel(size):
     given = noisy(max_delay=MAX_DELAY)
     chain = optimizer(max_delay=MAX_DELAY)
     whole, grouped = (

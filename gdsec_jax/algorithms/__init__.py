@@ -23,6 +23,7 @@ state_dtype
     dtype of the memories; by default the parameter's, but at least float32.
 """
 
+from gdsec_jax import _checks
 from gdsec_jax.algorithms._censored import gdsec as gdsec
 from gdsec_jax.algorithms._censored import gdsoec as gdsoec
 from gdsec_jax.algorithms._censored import qsgdsec as qsgdsec
@@ -78,3 +79,10 @@ __all__ = [
     "terngrad",
     "top_j",
 ]
+
+
+def __getattr__(name: str):
+    if name not in ("FeedbackOptions", "SparseOptions"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _checks.deprecated(f"algorithms.{name}", "algorithms.MemoryOptions")
+    return MemoryOptions

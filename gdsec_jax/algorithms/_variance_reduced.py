@@ -107,7 +107,7 @@ def ef21_sgdm(
 @algorithm(MemoryOptions)
 def diana(
     num_workers: int,
-    compressor: pieces.UnbiasedCompressor,
+    compressor: pieces.Piece,
     beta=None,
     *,
     key=0,
@@ -162,7 +162,7 @@ def diana(
 @algorithm(MemoryOptions)
 def marina(
     num_workers: int,
-    compressor: pieces.UnbiasedCompressor,
+    compressor: pieces.Piece,
     probability=None,
     *,
     key=0,

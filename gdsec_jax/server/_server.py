@@ -70,7 +70,8 @@ class Server(NamedTuple):
         if self.estimates:
             return self._replace(prepare=gradient_estimate)
         memory = server_memory(beta, state_dtype=state_dtype)
-        return self._replace(step=chain(self.step, memory))
+        alone = self.step is IDENTITY
+        return self._replace(step=memory if alone else chain(self.step, memory))
 
 
 def total(*, max_norm_ratio=None) -> Server:

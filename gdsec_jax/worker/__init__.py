@@ -1,5 +1,6 @@
 """Pieces for one worker: optax transformations from its gradient to its message."""
 
+from gdsec_jax import _checks
 from gdsec_jax.worker._censor import censor as censor
 from gdsec_jax.worker._gradients import GradientChangeState as GradientChangeState
 from gdsec_jax.worker._gradients import MomentumState as MomentumState
@@ -35,7 +36,6 @@ from gdsec_jax.worker._triggers import clag as clag
 from gdsec_jax.worker._triggers import first_whole as first_whole
 from gdsec_jax.worker._triggers import lag as lag
 from gdsec_jax.worker._triggers import laq as laq
-from gdsec_jax.worker._unbiased import UnbiasedCompressor as UnbiasedCompressor
 from gdsec_jax.worker._unbiased import check_unbiased as check_unbiased
 from gdsec_jax.worker._unbiased import variance_of as variance_of
 from gdsec_jax.worker._vectors import Scope as Scope
@@ -52,7 +52,6 @@ __all__ = [
     "MomentumState",
     "Piece",
     "Scope",
-    "UnbiasedCompressor",
     "cast",
     "censor",
     "censor_whole",
@@ -79,3 +78,10 @@ __all__ = [
     "variance_of",
     "whole",
 ]
+
+
+def __getattr__(name: str):
+    if name != "UnbiasedCompressor":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _checks.deprecated("worker.UnbiasedCompressor", "worker.Piece(..., variance=...)")
+    return lambda init, update, variance: Piece(init, update, variance=variance)

@@ -1,22 +1,10 @@
 """What methods must know of a compressor that keeps a vector's expectation."""
 
-import warnings
 from typing import Any
 
 import optax
 
-from gdsec_jax.worker._piece import Piece, as_piece
-
-
-def UnbiasedCompressor(init, update, variance) -> Piece:
-    """Deprecated: a `Piece` that declares its variance."""
-    warnings.warn(
-        "worker.UnbiasedCompressor is deprecated: use worker.Piece(init, update, "
-        "variance=...).",
-        DeprecationWarning,
-        stacklevel=2,
-    )
-    return Piece(init, update, variance=variance)
+from gdsec_jax.worker._piece import as_piece
 
 
 def check_unbiased(compressor: Any) -> None:
