@@ -10,7 +10,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from inside import _censor, _censored, _memories, _options
 
 import gdsec_jax
 
@@ -121,46 +120,6 @@ def test_every_public_function_is_documented_with_an_example():
             if ">>>" not in (inspect.getdoc(value) or ""):
                 missing.append(f"{module.__name__}.{name}")
     assert missing == []
-
-
-def test_gdsec_is_small():
-    """The whole of GD-SEC, by either server, takes under 60 lines of code.
-
-    Counted are statements one a line, without docstrings, checks of input, and the
-    matching of a tree of xi to the parameters'.
-    """
-    worker_side = (
-        gdsec_jax.gdsec,
-        _censored._censor,
-        _options.share,
-        _options.difference_memory,
-        gdsec_jax.worker.censor,
-        _censor._censor_leaf,
-        gdsec_jax.worker.error_feedback,
-        gdsec_jax.worker.gradient_difference,
-        _memories._message,
-    )
-    for server in (gdsec_jax.server_memory, gdsec_jax.gradient_estimate):
-        lines = 0
-        for piece in (*worker_side, server):
-            body = ast.parse(inspect.getsource(piece)).body[0]
-            assert isinstance(body, ast.FunctionDef)
-            code = ast.unparse(_Unchecked().visit(body)).splitlines()
-            lines += sum(1 for line in code if line.strip())
-        assert lines < 60, server.__name__
-
-
-class _Unchecked(ast.NodeTransformer):
-    """Leaves out docstrings, calls of `_checks`, and the branches that raise."""
-
-    def visit_Expr(self, node):
-        if isinstance(node.value, ast.Constant):
-            return None
-        return None if ast.unparse(node).startswith("_checks.") else node
-
-    def visit_If(self, node):
-        raises = isinstance(node.body[0], ast.Raise) and not node.orelse
-        return None if raises else self.generic_visit(node)
 
 
 def test_every_module_says_what_it_is():

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from gdsec_jax.federation import _parts
 from gdsec_jax.federation._round import (
+    Answers,
     Common,
     Federation,
     Workers,
@@ -83,10 +84,8 @@ def plan(
     if not federation.component_wise or len(params) > MOST_LEAVES:
         return None
     arrays = arrays_of(common, workers, server)
-    following = jax.eval_shape(
-        lambda: _round_of(federation, common, workers, server)[2:4]
-    )
-    if _kinds(following) != _kinds((workers.states, server)):
+    after, _ = jax.eval_shape(lambda: _round_of(federation, common, workers, server))
+    if _kinds((after.states, after.server)) != _kinds((workers.states, server)):
         return None  # a state that changes its dtype cannot be changed in place
     numbers = jax.tree.unflatten(
         jax.tree.structure(common.previous), range(len(params))
@@ -183,13 +182,15 @@ def in_blocks(
     return whole, workers.computes, counted
 
 
-def _round_of(federation: Federation, common: Common, workers: Workers, server: Any):
+def _round_of(
+    federation: Federation, common: Common, workers: Workers, server: Any
+) -> tuple[Moved, Answers]:
     """Both halves of a round, and what the workers answered."""
     said = respond(federation, common, workers)
     active = said.present if workers.sends is None else said.present & workers.sends
     direction, state = step(federation, common, server, said.total, active)
     previous = common.previous if common.params is None else common.params
-    return direction, previous, said.states, state, said
+    return Moved(direction, previous, said.states, state, said.messages), said
 
 
 def _block(federation, common: Common, workers: Workers, arrays: Arrays):
@@ -198,11 +199,11 @@ def _block(federation, common: Common, workers: Workers, arrays: Arrays):
         params=arrays.params, change=arrays.change, previous=arrays.previous
     )
     workers = workers._replace(gradients=arrays.gradients, states=arrays.states)
-    *moved, said = _round_of(federation, common, workers, arrays.server)
+    moved, said = _round_of(federation, common, workers, arrays.server)
     counted = Counted(
         jax.vmap(nonzeros_of)(said.messages), said.overflowed.astype(jnp.int32)
     )
-    return Moved(*moved, said.messages), counted
+    return moved, counted
 
 
 def _all_sound(federation, workers: Workers, own: Arrays, number: int, always):

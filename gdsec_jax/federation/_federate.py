@@ -10,7 +10,7 @@ from optax.experimental import aggregating
 
 from gdsec_jax import _checks, _trees
 from gdsec_jax.federation import _clock, _controller, _counts
-from gdsec_jax.federation._attendance import Said, no_norms
+from gdsec_jax.federation._attendance import Absent, Said, no_norms
 from gdsec_jax.federation._one_round import FederationState, one_round
 from gdsec_jax.federation._round import Common, Federation
 from gdsec_jax.server._old import old_options
@@ -144,7 +144,7 @@ def federate(
         params=None,
         *,
         active=None,
-        absent="hold",
+        absent: Absent = "hold",
         grant=None,
         delivered=None,
         delay=None,

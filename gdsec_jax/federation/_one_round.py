@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from gdsec_jax import _checks, _trees
@@ -64,7 +65,7 @@ def one_round(
         weights=weights,
         delay=delays(said.delay, num_workers, server.max_delay),
     )
-    norms = state.norms
+    norms: Any = state.norms
     if server.max_norm_ratio is not None:
         usual, norms = of_usual_norm(
             workers.weighted(), norms, attends.computes, server.max_norm_ratio
@@ -142,7 +143,7 @@ def _granted(
         layout, messages, made.states, workers.gradients, common.previous
     )
     energy = energies(messages)
-    offers = Offers(energy, uploads.bits().astype(energy.dtype))
+    offers = Offers(energy, jnp.asarray(uploads.bits()).astype(energy.dtype))
     granted = said.grant(offers)  # pyright: ignore
     granted = _checks.mask("grant's mask", granted, federation.num_workers)
     return attends.only(granted, said.absent)

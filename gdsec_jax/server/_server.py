@@ -70,8 +70,14 @@ class Server(NamedTuple):
         if self.estimates:
             return self._replace(prepare=gradient_estimate)
         memory = server_memory(beta, state_dtype=state_dtype)
-        alone = self.step is IDENTITY
-        return self._replace(step=memory if alone else chain(self.step, memory))
+        return self._replace(step=behind(self.step, memory))
+
+
+def behind(first: Piece, second: Piece) -> Piece:
+    """One step and then another."""
+    if IDENTITY in (first, second):
+        return second if first is IDENTITY else first
+    return chain(first, second)
 
 
 def total(*, max_norm_ratio=None) -> Server:

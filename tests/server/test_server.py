@@ -1,0 +1,119 @@
+"""The server as one object, and the options that it has replaced."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gdsec_jax
+from gdsec_jax import robust, server
+
+M = 3
+GRADIENTS = jnp.asarray([[1.0, 4.0], [2.0, -3.0], [9.0, 0.0]])
+
+
+def two_rounds(algorithm, **said):
+    """The directions of two rounds, and the last state."""
+    params, out = jnp.zeros(2), []
+    state = algorithm.init(params)
+    for k in (1, 2):
+        direction, state = algorithm.update(k * GRADIENTS, state, params, **said)
+        params = params - 0.1 * direction
+        out.append(direction)
+    return np.stack(out), state
+
+
+# What was said by options, and the server in their place.
+OLD = {
+    "aggregation": (
+        {"aggregation": robust.median},
+        server.robust(robust.median),
+    ),
+    "capacity": ({"capacity": 1}, server.sparse(1)),
+    "max_delay": ({"max_delay": 2}, server.late(2)),
+    "max_norm_ratio": ({"max_norm_ratio": 2.0}, server.total(max_norm_ratio=2.0)),
+    "workers": ({"server": "workers"}, server.total()),
+    "running": ({"server": "running"}, server.running()),
+    "running, max_delay": (
+        {"server": "running", "max_delay": 1, "max_norm_ratio": 9.0},
+        server.late(1, max_norm_ratio=9.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OLD)
+def test_old_options_are_their_servers(name):
+    old, new = OLD[name]
+    with pytest.warns(DeprecationWarning, match="use server=, one of gdsec_jax.server"):
+        before = gdsec_jax.gdsec(M, 0.5, 0.1, **old)
+    after = gdsec_jax.gdsec(M, 0.5, 0.1, server=new)
+    np.testing.assert_array_equal(two_rounds(before)[0], two_rounds(after)[0])
+
+
+def test_old_options_of_federate():
+    pipeline = gdsec_jax.worker.gradient_difference(optax.identity(), 0.5)
+    estimate = gdsec_jax.gradient_estimate
+
+    def rule(key, number):
+        return jnp.arange(M) != number
+
+    with pytest.warns(DeprecationWarning, match="summand=.*, participation="):
+        before = gdsec_jax.federate(
+            pipeline, M, summand=estimate, participation=rule, key=0
+        )
+    after = gdsec_jax.federate(
+        pipeline, M, server=server.Server(prepare=estimate, asks=rule), key=0
+    )
+    directions, state = two_rounds(before)
+    np.testing.assert_array_equal(directions, two_rounds(after)[0])
+    sent = gdsec_jax.last_round(state)
+    assert sent.participants.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"aggregation": robust.median, "max_delay": 1},
+            "aggregation is given beside max_delay, expected one",
+        ),
+        (
+            {"capacity": 2, "max_delay": 1},
+            "capacity is given beside max_delay, expected one",
+        ),
+        (
+            {"server": "running", "aggregation": robust.median},
+            "server is 'running', expected 'workers' beside an aggregation",
+        ),
+        ({"server": "walking"}, "server is 'walking', expected one of workers, runn"),
+        ({"max_norm_ratio": 0.5}, "max_norm_ratio is 0.5, expected"),
+    ],
+)
+def test_what_old_options_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        gdsec_jax.gdsec(M, 0.5, **options)
+
+
+def test_a_memory_of_the_servers_own_is_the_workers_sum():
+    estimates, state = two_rounds(gdsec_jax.gdsec(M, 0.5, 0.1))
+    running, own = two_rounds(gdsec_jax.gdsec(M, 0.5, 0.1, server=server.running()))
+    np.testing.assert_allclose(running, estimates, rtol=1e-6)
+    np.testing.assert_allclose(
+        own.server.memory, state.workers.memory.sum(0), rtol=1e-6
+    )
+
+
+def test_which_servers_go_component_by_component():
+    kinds = {
+        "total": server.total(),
+        "estimates": server.total().with_memories(0.1, None),
+        "running": server.running().with_memories(0.1, None),
+        "beta by length": server.running().with_memories(lambda p: 0.1, None),
+        "sparse": server.sparse(2),
+        "late": server.late(2),
+        "robust": server.robust(robust.median),
+        "a step": server.Server(step=optax.clip_by_global_norm(1.0)),
+        "prepared": server.Server(prepare=lambda message, state: message),
+    }
+    alike = {name for name, each in kinds.items() if each.component_wise}
+    assert alike == {"total", "estimates", "running"}

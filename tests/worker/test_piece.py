@@ -1,0 +1,138 @@
+"""What a piece declares of itself holds."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gdsec_jax import worker
+
+# One of each piece, and of those of optax that are known.
+PIECES = {
+    "cast": worker.cast("bfloat16"),
+    "censor": worker.censor(0.3),
+    "censor by entries": worker.censor(jnp.arange(12.0)),
+    "censor by rounds": worker.censor(lambda k: 0.3 / (k + 1)),
+    "censor_whole": worker.censor_whole(0.3),
+    "chain": worker.chain(optax.clip(0.5), worker.censor(0.3)),
+    "chain with top_k": worker.chain(worker.top_k(3), worker.censor(0.3)),
+    "clag": worker.gradient_difference(worker.clag(worker.top_k(3), 0.5)),
+    "error_feedback": worker.error_feedback(worker.censor(0.3)),
+    "error_feedback of top_k": worker.error_feedback(worker.top_k(3)),
+    "first_whole": worker.first_whole(worker.top_k(3)),
+    "gradient_change": worker.gradient_difference(
+        worker.gradient_change(worker.random_k(3))
+    ),
+    "gradient_difference": worker.gradient_difference(worker.censor(0.3), 0.1),
+    "beta by length": worker.gradient_difference(worker.censor(0.3), lambda p: 0.1),
+    "grid": worker.grid(3),
+    "lag": worker.lag(zeta=0.5, learning_rate=0.1),
+    "laq": worker.laq(3, zeta=0.5, learning_rate=0.1),
+    "low_rank": worker.low_rank(1),
+    "momentum": worker.momentum(0.5),
+    "natural": worker.natural(),
+    "power_sgd": worker.power_sgd(1),
+    "power_sgd inside": worker.error_feedback(worker.power_sgd(1)),
+    "qsgd": worker.qsgd(7),
+    "random_k": worker.random_k(3),
+    "sign": worker.sign(),
+    "terngrad": worker.terngrad(),
+    "top_k": worker.top_k(3),
+    "whole": worker.whole(),
+    "optax trace": worker.chain(optax.trace(0.9)),
+    "optax ema": worker.chain(optax.ema(0.9)),
+    "optax adam": worker.chain(optax.scale_by_adam()),
+    "optax rms": worker.chain(optax.scale_by_rms()),
+    "optax decay": worker.chain(optax.add_decayed_weights(0.1)),
+    "optax clip": worker.chain(optax.clip(0.5)),
+    "optax sign": worker.chain(optax.scale_by_sign()),
+    "optax zero": worker.chain(optax.set_to_zero()),
+    "optax identity": worker.chain(optax.identity()),
+    "optax scale": worker.chain(optax.scale(2.0)),
+    "optax schedule": worker.chain(optax.scale_by_schedule(lambda k: 1.0 / (k + 1))),
+    "optax norm": worker.chain(optax.clip_by_global_norm(1.0)),
+    "unknown": worker.chain(optax.stateless(lambda tree, _: tree)),
+}
+COMPONENT_WISE = {
+    *("cast", "censor", "chain", "error_feedback", "gradient_difference", "momentum"),
+    *("whole", "optax trace", "optax ema", "optax adam", "optax rms", "optax decay"),
+    *("optax clip", "optax sign", "optax zero", "optax identity", "optax scale"),
+    "optax schedule",
+}
+SUM = {"power_sgd", "power_sgd inside"}
+UNKNOWN = {"optax norm", "unknown"}
+
+
+def two_rounds(piece, gradients, params):
+    """The messages of two rounds; parameters and gradients are vectors."""
+    state, out = piece.init(params), []
+    for k, gradient in enumerate(gradients):
+        known = {
+            "params_change": params / (k + 1),
+            "past_changes": jnp.ones(10),
+            "round": jnp.asarray(k),
+            "key": jax.random.key(k),
+            "round_key": jax.random.key(k),
+            "like": params,
+        }
+        message, state = piece.update(gradient, state, params, **known)
+        out.append(message)
+    return jnp.stack(out)
+
+
+def test_what_is_declared():
+    for name, piece in PIECES.items():
+        assert piece.component_wise == (name in COMPONENT_WISE), name
+        expected = True if name in SUM else None if name in UNKNOWN else False
+        assert piece.sums_over_workers is expected, name
+    has_variance = {name for name, x in PIECES.items() if x.variance is not None}
+    assert has_variance == {"natural", "qsgd", "random_k", "terngrad", "whole"}
+
+
+@pytest.mark.parametrize("name", sorted(COMPONENT_WISE))
+def test_components_go_their_own_ways(name):
+    """Some of the components, in another order: the same messages for these."""
+    rng = np.random.default_rng(0)
+    gradients = jnp.asarray(rng.normal(size=(2, 12)), jnp.float32)
+    params = jnp.asarray(rng.normal(size=12), jnp.float32)
+    some = rng.permutation(12)[:7]
+    run = jax.jit(lambda g, p: two_rounds(PIECES[name], g, p))
+    np.testing.assert_allclose(
+        run(gradients[:, some], params[some]),
+        run(gradients, params)[:, some],
+        rtol=1e-6,
+    )
+
+
+@pytest.mark.parametrize("name", sorted(SUM))
+def test_what_sums_over_workers_cannot_run_alone(name):
+    params = jnp.ones((4, 3))
+    with pytest.raises(NameError, match=worker.WORKER_AXIS):
+        jax.eval_shape(lambda: two_rounds(PIECES[name], jnp.ones((2, 4, 3)), params))
+
+
+def test_the_others_run_alone():
+    for name, piece in PIECES.items():
+        if name not in SUM:
+            shape = jax.eval_shape(
+                lambda piece=piece: two_rounds(piece, jnp.ones((2, 12)), jnp.ones(12))
+            )
+            assert shape.shape == (2, 12), name
+
+
+def test_a_message_that_travels_is_as_the_parameters_are():
+    params, gradients = jnp.ones(3, jnp.bfloat16), jnp.ones((2, 3)) * 1e-39
+    for name in ("error_feedback", "gradient_difference", "clag"):
+        piece = PIECES[name]
+        assert piece.travels
+        out = two_rounds(piece, gradients, params)
+        assert out.dtype == jnp.bfloat16 and not out.any()
+
+
+def test_the_old_name_of_an_unbiased_piece():
+    with pytest.warns(DeprecationWarning, match=r"use worker.Piece\(..., variance"):
+        make = worker.UnbiasedCompressor
+    assert make(optax.init_empty_state, None, lambda p: 2.0).variance(None) == 2.0
+    with pytest.raises(AttributeError, match="has no attribute 'no_piece'"):
+        worker.no_piece  # noqa: B018
