@@ -92,7 +92,7 @@ def _first_factor(columns: int, rank: int) -> np.ndarray:
 class Compressor(NamedTuple):
     """An unbiased compressor: the package's, and the oracle's from what was drawn."""
 
-    piece: worker.UnbiasedCompressor
+    piece: worker.Piece
     of: Callable[[Draws], rivals.Compress]
     omega: Callable[[int], float]  # of D
     value_bits: int

@@ -18,18 +18,14 @@ import numpy as np
 import pytest
 from cases import random_gradients, slow_but
 from inside import _trees
+from rounds import MAX_DELAY, drawn_faults, scanned, small
 
 import gdsec_jax
 from gdsec_jax import server as servers
 from gdsec_jax.server import LateMessagesState
 from gdsec_jax.worker import ErrorFeedbackState, GradientDifferenceState
 
-M, ROUNDS, MAX_DELAY, BETA = 4, 50, 3, 0.1
-
-
-def small(dtype=jnp.float32):
-    """A matrix, for methods that do nothing to a vector."""
-    return {"matrix": jnp.full((4, 2), 0.5, dtype)}
+M, ROUNDS, BETA = 4, 50, 0.1
 
 
 def factory(name, arguments):
@@ -46,7 +42,10 @@ FEEDBACK = {
     "gdsec, 0.01": (factory("gdsec", {"xi": 5.0, "beta": 0.01}), 0.01),
     "gdsec, 1": (factory("gdsec", {"xi": 5.0, "beta": 1.0}), 1.0),
     "qsgdsec": (factory("qsgdsec", {"xi": 5.0, "beta": BETA, "levels": 8}), BETA),
-    "gdsec, short": (factory("gdsec", {"xi": 1.0, "beta": BETA, "capacity": 6}), BETA),
+    "gdsec, short": (
+        factory("gdsec", {"xi": 1.0, "beta": BETA, "server": servers.sparse(6)}),
+        BETA,
+    ),
     "top_j": (factory("top_j", {"k": 3}), 0.0),
     "rand_k": (factory("rand_k", {"k": 3, "error_feedback": True}), 0.0),
     "sign_ef": (factory("sign_ef", {}), 0.0),
@@ -66,39 +65,6 @@ FAST = [
     *(("gdsec", "hold", "float64", True), ("gdsec", "accumulate", "float32", True)),
     ("top_j", "accumulate", "float64", False),
 ]
-
-
-def drawn_faults(seed, late=False, shape=(ROUNDS, M)):
-    """Arguments of update, [rounds, M]."""
-    rng = np.random.default_rng(seed)
-    given = {
-        "active": jnp.asarray(rng.random(shape) < 0.7),
-        "delivered": jnp.asarray(rng.random(shape) < 0.7),
-    }
-    if late:
-        delay = rng.integers(0, MAX_DELAY + 1, shape)
-        given["delay"] = jnp.asarray(delay, jnp.int32)
-    return given
-
-
-def rounds_of(algorithm, params, gradients, faults, absent="hold"):
-    """The update and the state of every round, theta moving with the update."""
-
-    def one(carry, given):
-        params, state = carry
-        gradients, faults = given
-        update, state = algorithm.update(
-            gradients, state, params, absent=absent, **faults
-        )
-        params = jax.tree.map(lambda p, u: p - 0.05 * u.astype(p.dtype), params, update)
-        return (params, state), (update, state)
-
-    @jax.jit
-    def all_rounds(params, gradients, faults):
-        start = params, algorithm.init(params)
-        return jax.lax.scan(one, start, (gradients, faults))[1]
-
-    return all_rounds(params, gradients, faults)
 
 
 def frozen(states, faults, absent):
@@ -124,8 +90,8 @@ def test_nothing_is_lost_by_error_feedback(case):
     gradients = random_gradients(params, M, 1, ROUNDS)
     # A dropped worker now and then.
     gradients["matrix"] = gradients["matrix"].at[7::10, 2, 3, 1].set(jnp.inf)
-    faults = drawn_faults(2, late)
-    updates, states = rounds_of(algorithm, params, gradients, faults, absent)
+    faults = drawn_faults(2, late, (ROUNDS, M))
+    updates, states = scanned(algorithm, params, gradients, faults, absent)
     sent = states.sent
     assert sent.dropped.sum() >= 2 and sent.lost.sum() > 10
 

@@ -6,15 +6,7 @@ import numpy as np
 import pytest
 from cases import methods, random_gradients, slow_but
 from inside import _trees
-from test_blocks import assert_same
-from test_fault_laws import (
-    MAX_DELAY,
-    ROUNDS,
-    M,
-    drawn_faults,
-    rounds_of,
-    small,
-)
+from rounds import MAX_DELAY, assert_same, drawn_faults, scanned, small
 
 import gdsec_jax
 from gdsec_jax import participation
@@ -22,6 +14,7 @@ from gdsec_jax import server as servers
 from gdsec_jax.server import LateMessagesState, ServerMemoryState
 from gdsec_jax.worker import GradientDifferenceState
 
+M, ROUNDS = 4, 50
 NO_SERVER = ("low_rank", "power_sgd", "top_j", "sign_ef")  # that has a memory
 EVERYONE = jnp.ones((ROUNDS, M), bool)
 
@@ -45,7 +38,7 @@ def course(algorithm, faults, absent="hold", grant=None, seed=1):
         return algorithm.update(*args, grant=grant, **own)
 
     together = algorithm._replace(update=update) if grant else algorithm
-    return rounds_of(together, params, gradients, faults, absent)
+    return scanned(together, params, gradients, faults, absent)
 
 
 # Faults that are none
@@ -120,7 +113,7 @@ def test_a_round_that_is_lost_is_a_silent_one(method):
     lambda method: method.memory and method.name != "iag", dear=True, core=("gdsec",)
 )
 def test_who_holds_is_frozen(method):
-    faults = drawn_faults(5)
+    faults = drawn_faults(5, False, (ROUNDS, M))
     _, states = course(make(method), faults)
     for leaf in jax.tree.leaves(states.workers):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -141,10 +134,10 @@ def test_memories_on_both_sides_agree_while_messages_are_under_way(method):
     """The server's h plus beta times what is under way is the workers' sum."""
     params = small(jnp.float64)
     gradients = random_gradients(params, M, 4, ROUNDS)
-    faults = drawn_faults(6, late=True)
+    faults = drawn_faults(6, True, (ROUNDS, M))
     for absent in ("hold", "accumulate"):
         algorithm = make(method, server=servers.late(MAX_DELAY))
-        _, states = rounds_of(algorithm, params, gradients, faults, absent)
+        _, states = scanned(algorithm, params, gradients, faults, absent)
         (server,) = _trees.of_type(states, ServerMemoryState)
         (late,) = _trees.of_type(states, LateMessagesState)
         (own,) = _trees.of_type(states, GradientDifferenceState)
