@@ -54,6 +54,7 @@ from gdsec_jax.server import server_memory as server_memory
 from gdsec_jax.simulation._history import History as History
 from gdsec_jax.simulation._simulate import simulate as simulate
 from gdsec_jax.simulation._sweep import sweep as sweep
+from gdsec_jax.uplink import Uplink as Uplink
 
 __all__ = [
     "DEVICE_AXIS",
@@ -64,6 +65,7 @@ __all__ = [
     "LastRound",
     "Method",
     "Theory",
+    "Uplink",
     "WorkerBatches",
     "adaptive_xi",
     "broadcast",

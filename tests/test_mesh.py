@@ -87,8 +87,8 @@ def test_methods_of_every_kind_run_on_four_devices():
             optimizer = optax.chain(method.make(M, **options), step)
             runs = [
                 gdsec_jax.simulate(
-                    drawn, optimizer, 20, key=1, participation=present, norms=True,
-                    mesh=where,
+                    drawn, optimizer, 20, key=1, norms=True, mesh=where,
+                    uplink=gdsec_jax.Uplink(present),
                 )
                 for where in (None, mesh)
             ]

@@ -11,10 +11,10 @@ import optax
 import oracle
 import pytest
 from inside import _loop as loop
-from inside import _streams
+from inside import _uplink
 
 import gdsec_jax
-from gdsec_jax import broadcast, data, problems, simulate, wire, worker
+from gdsec_jax import Uplink, broadcast, data, problems, simulate, wire, worker
 
 WORKERS, ROUNDS, BETA = 5, 300, 0.01
 
@@ -467,7 +467,7 @@ def some(key, round):
 
 def test_the_absent_send_and_compute_nothing():
     problem = toy()
-    history = run_toy(participation=first_two, key=0)
+    history = run_toy(uplink=Uplink(first_two), key=0)
     expected = np.arange(WORKERS) < 2
     assert (history.participants == expected).all()
     assert not history.bits[:, 2:].any()
@@ -478,7 +478,7 @@ def test_the_absent_send_and_compute_nothing():
 
 
 def test_participation_draws_from_the_key_of_the_run():
-    one, same, other = (run_toy(participation=some, key=key) for key in (1, 1, 2))
+    one, same, other = (run_toy(uplink=Uplink(some), key=key) for key in (1, 1, 2))
     assert_same_course(one, same)
     assert (one.participants != other.participants).any()
     assert 0 < one.participants.mean() < 1
@@ -495,20 +495,20 @@ def test_a_run_draws_apart_from_an_algorithm_with_the_same_key():
     for number in range(8):
         common, own, state = rounds.begin(state, params)
         note(common["round_key"], *own["key"])
-        for purpose in (_streams.MINIBATCH, _streams.PARTICIPATION):
-            stream = _streams.stream(key, purpose, number)
+        for purpose in (_uplink.MINIBATCH, _uplink.PARTICIPATION):
+            stream = _uplink.stream(key, purpose, number)
             note(stream, *(jax.random.fold_in(stream, m) for m in range(WORKERS)))
     assert len(set(drawn)) == len(drawn) == 8 * 3 * (1 + WORKERS)
 
 
 def test_participation_needs_a_key_and_a_mask():
     with pytest.raises(ValueError, match="key is None, expected an int or a random"):
-        run_toy(participation=some)
+        run_toy(uplink=Uplink(some))
     message = r"participation's mask is bool\[2\], expected bool\[5\]"
     with pytest.raises(ValueError, match=message):
-        run_toy(participation=lambda key, round: jnp.ones(2, bool), key=0)
+        run_toy(uplink=Uplink(lambda key, round: jnp.ones(2, bool)), key=0)
     with pytest.raises(ValueError, match=r"mask is None, expected bool\[5\]"):
-        run_toy(participation=lambda key, round: None, key=0)
+        run_toy(uplink=Uplink(lambda key, round: None), key=0)
 
 
 def test_a_compressed_broadcast_is_counted():

@@ -17,7 +17,7 @@ from cases import METHODS, methods, slow_but
 from inside import _batch as module
 
 import gdsec_jax
-from gdsec_jax import logs, problems, simulate, sweep, wire
+from gdsec_jax import Uplink, logs, problems, simulate, sweep, wire
 
 WORKERS, ROUNDS = 4, 30
 LOOP = "jit(_sweep_chunk)"
@@ -278,11 +278,11 @@ def test_participation_is_handed_what_it_names(x64):
         return jax.random.uniform(key, (WORKERS,)) < share
 
     grid = {"share": [0.2, 0.8], "xi": [0.5, 4.0], "seed": [1, 2]}
-    swept = sweep(problem, make, grid, ROUNDS, participation=participation)
+    swept = sweep(problem, make, grid, ROUNDS, uplink=Uplink(participation))
     for setting in some(grid):
         drawn = functools.partial(participation, share=setting["share"])
         optimizer, seed = make(setting["xi"]), setting["seed"]
-        history = run(problem, optimizer, key=seed, participation=drawn)
+        history = run(problem, optimizer, key=seed, uplink=Uplink(drawn))
         assert_is_the_run(swept.sel(setting), history)
         assert 0 < history.participants.mean() < 1
 
@@ -699,8 +699,8 @@ CHANGES = {
         {"problem": problems.minibatch(toy(), 3), "key": 0},
     ),
     "participation": (
-        {"participation": first_of, "key": 0},
-        {"participation": last_of, "key": 0},
+        {"uplink": Uplink(first_of), "key": 0},
+        {"uplink": Uplink(last_of), "key": 0},
     ),
     "local steps": ({}, {"problem": problems.local_steps(toy(), 2, 0.01)}),
     "axes": ({}, {"grid": {("xi", "beta"): [(0.5, 0.1), (4.0, 0.1)]}}),
@@ -961,7 +961,7 @@ REFUSED = {
         "cannot take gradients of 4 workers",
     ),
     "participation": (
-        {"participation": lambda key, round: jnp.ones(3, bool), "key": 0},
+        {"uplink": Uplink(lambda key, round: jnp.ones(3, bool)), "key": 0},
         "participation's mask is bool[3], expected bool[4]",
     ),
     "a total": (

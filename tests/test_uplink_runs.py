@@ -8,13 +8,13 @@ import numpy as np
 import optax
 import pytest
 from cases import methods, slow_but
-from inside import _streams
+from inside import _uplink
 from test_checkpoint import KilledError, killed_at
 from test_mesh import on_four_devices
 from test_simulate import assert_same_course
 
 import gdsec_jax
-from gdsec_jax import channel, logs, participation, problems, simulate, sweep
+from gdsec_jax import Uplink, channel, logs, participation, problems, simulate, sweep
 from gdsec_jax.channel import Channel, Radio
 
 M, ROUNDS, MAX_DELAY = 4, 40, 2
@@ -49,7 +49,10 @@ def noisy(snr_db=10.0, erasure=0.2, max_delay=0, access="fdma"):
 
 
 def run(chain=None, key=3, rounds=ROUNDS, **options):
-    return simulate(problem(), chain or optimizer(), rounds, key=key, **options)
+    parts = [f.name for f in dataclasses.fields(Uplink) if f.name in options]
+    uplink = Uplink(**{name: options.pop(name) for name in parts})
+    options = {"key": key, "uplink": uplink} | options
+    return simulate(problem(), chain or optimizer(), rounds, **options)
 
 
 def assert_same_links(one, other):
@@ -83,7 +86,7 @@ def test_what_a_run_took_follows_from_what_was_drawn(access):
     )  # fmt: skip
     key = jax.random.key(3)
     for k in range(ROUNDS):
-        stream = _streams.stream(key, _streams.CHANNEL, k)
+        stream = _uplink.stream(key, _uplink.CHANNEL, k)
         met = jax.tree.map(np.asarray, channel.conditions(given, M, stream))
         bits, present = history.bits[k], history.participants[k]
         upload = [int(b) * float(s) for b, s in zip(bits, met[2], strict=True)]
@@ -136,11 +139,15 @@ def test_who_is_left_out_is_waited_for():
 def test_local_steps_take_their_time():
     one = run(rounds=5, channel=noisy())
     several = simulate(
-        problems.local_steps(problem(), 7, 0.01), optimizer(), 5, key=3, channel=noisy()
+        problems.local_steps(problem(), 7, 0.01),
+        optimizer(),
+        5,
+        key=3,
+        uplink=Uplink(channel=noisy()),
     )
     link = [each.worker_time_s[0] for each in (one, several)]
     drawn = channel.conditions(
-        noisy(), M, _streams.stream(jax.random.key(3), _streams.CHANNEL, 0)
+        noisy(), M, _uplink.stream(jax.random.key(3), _uplink.CHANNEL, 0)
     )
     for steps, history in ((1, one), (7, several)):
         sending = channel.upload_s(jax.tree.map(np.asarray, drawn), history.bits[0])
@@ -250,10 +257,11 @@ def test_a_channel_over_four_devices():
         for name, algorithm in algorithms.items():
             alone, spread = (
                 gdsec_jax.simulate(
-                    problem, optax.chain(algorithm, step), 40, key=1, channel=lossy,
-                    participation=participation.bernoulli(M, 0.7),
-                    absent="accumulate", mesh=where,
-                    grant=participation.largest_energy(1500.0),
+                    problem, optax.chain(algorithm, step), 40, key=1, mesh=where,
+                    uplink=gdsec_jax.Uplink(
+                        participation.bernoulli(M, 0.7), "accumulate",
+                        participation.largest_energy(1500.0), lossy,
+                    ),
                 )
                 for where in (None, mesh)
             )
@@ -302,7 +310,7 @@ def test_a_channel_over_four_devices():
         (
             lambda: sweep(
                 problem(), lambda: optimizer(), {"max_delay": [1]}, 3, key=1,
-                channel=lambda max_delay: Channel(max_delay=max_delay),
+                uplink=lambda max_delay: Uplink(channel=Channel(max_delay=max_delay)),
             ),
             "channel has max_delay 1, expected at most the algorithm's, 0",
         ),
@@ -311,7 +319,7 @@ def test_a_channel_over_four_devices():
             "participation is 0.5, expected a function.",
         ),
         (
-            lambda: sweep(problem(), optimizer, {"xi": [1.0]}, 3, grant=1000),
+            lambda: Uplink(grant=1000),
             "grant is 1000, expected a function.",
         ),
         (
@@ -323,3 +331,33 @@ def test_a_channel_over_four_devices():
 def test_what_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_what_an_uplink_was_made_of_goes_on_for_a_release():
+    given = {"participation": participation.bernoulli(M, 0.5), "channel": Channel()}
+    expected = run(rounds=2, **given)
+    instead = r"use uplink=Uplink\(participation=..., channel=...\)"
+    with pytest.warns(DeprecationWarning, match=instead):
+        old = simulate(problem(), optimizer(), 2, key=3, **given)
+    assert_same_links(old, expected)
+    with pytest.raises(ValueError, match="channel is given beside uplink"):
+        simulate(problem(), optimizer(), 2, uplink=Uplink(), channel=Channel())
+
+
+def test_an_uplink_of_the_grid_is_the_same_as_its_parts():
+    grid = {"erasure": [0.0, 0.5], "share": [0.5]}
+
+    def parts(key, round, share):
+        return participation.uniform(M, share)(key, round)
+
+    def whole(erasure, share):
+        link = Channel(erasure_probability=erasure)
+        return Uplink(participation.uniform(M, share), channel=link)
+
+    link = Uplink(parts, channel=lambda erasure: Channel(erasure_probability=erasure))
+    one, other = (
+        sweep(problem(), lambda: optimizer(), grid, 5, key=1, uplink=uplink)
+        for uplink in (link, whole)
+    )
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], name)

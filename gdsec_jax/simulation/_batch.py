@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdsec_jax import _trees
-from gdsec_jax.federation._attendance import Absent
 from gdsec_jax.problems import Problem
 from gdsec_jax.simulation import _grid, _loop, _mesh, _norms
-from gdsec_jax.uplink import _uplink
+from gdsec_jax.uplink import Uplink
 from gdsec_jax.uplink._channel import Channel
+from gdsec_jax.uplink._uplink import Costs
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -46,13 +46,10 @@ class Program(NamedTuple):
     """What the loop is compiled for."""
 
     make: Maker
-    participates: Maker | None
+    uplink: Maker  # without the channel, if all settings have the same
     eval_every: int
     own_keys: bool
     norms: bool
-    absent: Absent = "hold"
-    grants: Maker | None = None
-    channel: Maker | None = None  # if it depends on the setting
     mesh: jax.sharding.Mesh | None = None
 
 
@@ -63,7 +60,8 @@ class Plan(NamedTuple):
     problem: Problem
     program: Program
     limits: _loop.Limits
-    channel: Channel | None  # of all settings
+    uplink: Uplink  # of a setting, of which the host needs the kind alone
+    channel: Channel | None  # of all settings; None if each has its own, or none has
     key: jax.Array | None  # None: each setting has its own, of its seed
     initial_error: float
     size: int  # settings at once, of each device
@@ -100,17 +98,15 @@ def inputs_of(plan: Plan, settings: list[_grid.Setting]) -> _Inputs:
     if key is None:
         key = jax.vmap(_trees.as_key)(values[_grid.SEED])
     run = _start(plan.program.make, params, values, len(settings))
-    # One that depends on the setting is made of its values.
-    channel = None if plan.program.channel else plan.channel
     problem, rounds = _loop.for_loop(plan.problem), run.rounds[0]
-    one = _one_round(problem, plan.program, plan.limits, channel, rounds)
+    one = _one_round(problem, plan.program, plan.limits, plan.channel, rounds)
     axes = (0, 0 if own else None, 0)
     _, record = jax.eval_shape(jax.vmap(one, axes), values, key, run)
     records = len(settings) * plan.problem.num_workers
     capacity = max(1, min(_loop.MOST_ROUNDS, _loop.MOST_RECORDS // records))
     capacity = min(capacity, max(_loop.FIRST_CHUNK, int(plan.limits.rounds)))
     buffers = _loop.buffers_like(record, capacity)
-    return _Inputs(plan.limits, channel, values, key, run, buffers)
+    return _Inputs(plan.limits, plan.channel, values, key, run, buffers)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
@@ -125,20 +121,11 @@ def _one_round(problem: Problem, program: Program, limits, channel, number):
     """A setting's round, from its values, key and run."""
 
     def one(values, key, run):
-        def of_the_setting(made: Maker | None):
-            return made and functools.partial(made, values=values)
-
-        options = _loop.Options(
-            program.eval_every,
-            _uplink.Around(
-                of_the_setting(program.participates),
-                program.absent,
-                of_the_setting(program.grants),
-            ),
-            program.norms,
-        )
-        own = program.channel(values=values) if program.channel else channel
-        given = _loop.Given(limits, own, key)
+        options = _loop.Options(program.eval_every, program.norms)
+        uplink = program.uplink(values=values)
+        if channel is not None:
+            uplink = dataclasses.replace(uplink, channel=channel)
+        given = _loop.Given(limits, uplink, key)
         optimizer = program.make(values=values)
         return _loop.one_round(problem, optimizer, options, given, number, run)
 
@@ -218,8 +205,7 @@ def run_batch(plan: Plan, settings: list[_grid.Setting], advance, log) -> "xr.Da
         )
         ended = np.asarray(ended)
         chunk = jax.tree.map(_loop.first(i), records)
-        granted = plan.program.grants is not None
-        chunk = _loop.columns(plan.problem, chunk, plan.channel, granted)
+        chunk = _loop.columns(plan.problem, chunk, plan.uplink)
         chunk = _until(chunk, ended, done)
         courses.append(_go_on(plan, courses[-1], chunk, done))
         if log is not None:
@@ -286,7 +272,7 @@ def _until(chunk, ended, done: int):
 
 
 def _adds_up(name: str, column: np.ndarray) -> bool:
-    return column.dtype.kind != "f" or name in _uplink.SUMMED
+    return column.dtype.kind != "f" or name in Costs._fields
 
 
 def _log(log, chunk, plan: Plan, settings: list[_grid.Setting], ended, done: int):

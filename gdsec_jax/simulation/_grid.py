@@ -1,5 +1,7 @@
 """The settings of a sweep: axes of values, and their product."""
 
+import dataclasses
+import functools
 import hashlib
 import inspect
 import itertools
@@ -13,6 +15,7 @@ import numpy as np
 
 from gdsec_jax import _trees
 from gdsec_jax.simulation import _norms
+from gdsec_jax.uplink import Uplink
 
 Setting = dict[str, Any]
 SEED = "seed"  # traced though it is an integer: it makes a key
@@ -160,6 +163,47 @@ def takes(function: Callable, name: str) -> bool:
 def those_it_takes(function: Callable, given: Mapping[str, Any]) -> dict[str, Any]:
     """Of the given arguments those that a function has a parameter for."""
     return {name: x for name, x in given.items() if takes(function, name)}
+
+
+def functions_of(uplink: Uplink | Callable) -> list[Callable]:
+    """Those that are handed the grid's parameters."""
+    if not isinstance(uplink, Uplink):
+        return [uplink]
+    parts = (uplink.participation, uplink.grant, uplink.channel)
+    return [part for part in parts if callable(part)]
+
+
+@dataclasses.dataclass(frozen=True)
+class UplinkOf:
+    """From a setting's values to its uplink; equal for equal functions."""
+
+    uplink: Uplink | Callable[..., Uplink]
+
+    def __call__(self, **values) -> Uplink:
+        """Every function is handed the values that it names.
+
+        Raises:
+          ValueError: what a function makes is no uplink, or no channel.
+        """
+        uplink = self.uplink
+        if callable(uplink):
+            uplink = uplink(**those_it_takes(uplink, values))
+        if not isinstance(uplink, Uplink):
+            raise ValueError(
+                f"uplink is {uplink!r}, expected an Uplink, or a function of the "
+                "grid's parameters that makes one."
+            )
+
+        def bound(function):
+            named = function and those_it_takes(function, values)
+            return functools.partial(function, **named) if named else function
+
+        channel = uplink.channel
+        if callable(channel):
+            channel = channel(**those_it_takes(channel, values))
+        return Uplink(
+            bound(uplink.participation), uplink.absent, bound(uplink.grant), channel
+        )
 
 
 def _axis(key, values) -> Axis:

@@ -29,7 +29,7 @@ def fingerprint(
     alone = options._replace(worker_batch=None, mesh=None)
     own = _loop.for_loop(problem)
     arrays = hashlib.sha256()
-    for leaf in jax.tree.leaves((own, problem.init_params, given.channel)):
+    for leaf in jax.tree.leaves((own, problem.init_params, given.uplink)):
         arrays.update(_trees.bytes_of(leaf))
 
     def first_round(problem, params, given):

@@ -17,8 +17,7 @@ from gdsec_jax.federation._counts import LastRound, last_round
 from gdsec_jax.problems import Problem
 from gdsec_jax.simulation._history import METRIC, Outcome
 from gdsec_jax.simulation._norms import norms_of
-from gdsec_jax.uplink import _streams, _uplink
-from gdsec_jax.uplink._channel import Channel
+from gdsec_jax.uplink import Uplink, _uplink
 
 OUTCOMES: tuple[Outcome, ...] = ("completed", "target", "diverged")
 RUNNING, TARGET, DIVERGED = 0, 1, 2
@@ -60,7 +59,7 @@ class Given(NamedTuple):
     """What a run is given. Traced, as limits are."""
 
     limits: Limits
-    channel: Channel | None
+    uplink: Uplink
     key: jax.Array
 
 
@@ -68,7 +67,6 @@ class Options(NamedTuple):
     """How rounds are run and recorded. Static: other values compile anew."""
 
     eval_every: int
-    around: _uplink.Around
     norms: bool
     worker_batch: int | None = None
     mesh: jax.sharding.Mesh | None = None
@@ -93,18 +91,18 @@ def one_round(
     run: Run,
 ) -> tuple[Run, Record]:
     """Gradients, update, error; `number` counts rounds from 0."""
-    limits, channel, key = given
-    minibatch_key = _streams.stream(key, _streams.MINIBATCH, number)
+    limits, uplink, key = given
+    minibatch_key = _uplink.stream(key, _uplink.MINIBATCH, number)
     gradients: Any
     if options.worker_batch is None:
         gradients = problem.gradients(run.params, minibatch_key)
     else:
         of_some = functools.partial(problem.gradients_of, run.params, minibatch_key)
         gradients = WorkerBatches(of_some, problem.worker_data, options.worker_batch)
-    _uplink.check_delays(channel, run.state)
-    fate, met = _uplink.fate(problem, options.around, channel, key, number)
+    uplink.check_delays(run.state)
+    drawn = uplink.draw(key, number, problem.num_workers, problem.num_local_steps)
     update = optax.with_extra_args_support(optimizer).update
-    updates, state = update(gradients, run.state, run.params, **fate)
+    updates, state = update(gradients, run.state, run.params, **drawn.arguments())
     params = optax.apply_updates(run.params, updates)
     rounds = number + 1
     measured_at = functools.partial(problem.measured, worker_batch=options.worker_batch)
@@ -126,7 +124,12 @@ def one_round(
     if options.norms:
         norms = norms_of(gradients, state)
     record = Record(
-        error, last_round(state), last_broadcast(state), norms, measured.metrics, met
+        error,
+        last_round(state),
+        last_broadcast(state),
+        norms,
+        measured.metrics,
+        drawn.conditions,
     )
     return Run(params, state, rounds, outcome.astype(jnp.int32)), record
 
@@ -195,13 +198,13 @@ def limits(
     )
 
 
-def key_for(problem: Problem, key: Any, *draw: Any) -> jax.Array:
+def key_for(problem: Problem, key: Any, uplink_draws: bool) -> jax.Array:
     """The key of a run.
 
     Raises:
       ValueError: there is none, and the run draws.
     """
-    draws = any(each is not None for each in (problem.draw, *draw))
+    draws = problem.draw is not None or uplink_draws
     if draws and key is None:
         raise ValueError("key is None, expected an int or a random key to draw with.")
     return _trees.as_key(0 if key is None else key)
@@ -256,11 +259,13 @@ def next_length(length: int, seconds: float, capacity: int) -> int:
 def columns(
     problem: Problem,
     records: Record,
-    channel: Channel | None = None,
-    granted: bool = False,
+    uplink: Uplink,
 ) -> dict[str, Any]:
     """What rounds left behind, by column, summed over the workers."""
     sent: Any = records.sent
+    costs = uplink.costs(records.conditions, sent)
+    link = {} if costs is None else costs._asdict()
+    link.pop("worker_time_s", None)
     return (
         {
             "objective_error": records.error.astype(np.float64),
@@ -272,7 +277,7 @@ def columns(
             "dropped": sent.dropped.astype(np.int64),
             "lost": sent.lost.sum(axis=-1),
         }
-        | _uplink.costs(records.conditions, sent, channel, granted)
+        | link
         | {f"bits_{x}": sent.bits_in(x).sum(axis=-1) for x in further_formats(sent)}
         | {name: norm.astype(np.float64) for name, norm in records.norms.items()}
         | {f"{METRIC}{x}": y.astype(np.float64) for x, y in records.metrics.items()}

@@ -1,17 +1,16 @@
 """What a sweep will run: checked settings, in batches that fit into memory."""
 
+import dataclasses
 import hashlib
 import inspect
 import json
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gdsec_jax import _checks, _trees
-from gdsec_jax.federation._attendance import Absent
 from gdsec_jax.federation._check import check
 from gdsec_jax.files import _environment
 from gdsec_jax.problems import Problem
@@ -24,7 +23,7 @@ from gdsec_jax.simulation._batch import (
     maker,
     num_devices,
 )
-from gdsec_jax.uplink import _uplink
+from gdsec_jax.uplink import Uplink
 from gdsec_jax.uplink._channel import Channel
 
 
@@ -40,21 +39,7 @@ class Common(NamedTuple):
     mesh: jax.sharding.Mesh | None = None
 
 
-class Around(NamedTuple):
-    """What stands around the optimizer; functions are handed the grid's parameters."""
-
-    participation: Callable[..., jax.Array] | None = None
-    absent: Absent = "hold"
-    grant: Callable[..., jax.Array] | None = None
-    channel: Channel | Callable[..., Channel] | None = None
-
-    @property
-    def functions(self) -> list[Callable | None]:
-        own = self.channel if callable(self.channel) else None
-        return [self.participation, self.grant, own]
-
-
-def plan_of(group, problem, make_optimizer, around: Around, common: Common) -> Plan:
+def plan_of(group, problem, make_optimizer, uplink, common: Common) -> Plan:
     """The checked plan of a group, all settings in one batch."""
     static, key = group.static, common.key
     handed = dict(static)
@@ -80,32 +65,23 @@ def plan_of(group, problem, make_optimizer, around: Around, common: Common) -> P
         raise ValueError(
             "key is given beside the grid's seed, expected one of the two."
         )
-    draws = (around.participation, around.channel)
-    key = None if seeded else _loop.key_for(problem, key, *draws)
-
-    def made(function):
-        return function and maker(function, group.static)
-
-    participates, grants, own_channel = map(made, around.functions)
-    channel: Any = None if own_channel else around.channel
-    own = _uplink.Around(around.participation, around.absent, around.grant)
-    for setting in group.traced if own_channel else ():
-        channel = own_channel(values=setting)  # of which the host needs the kind alone
-        _uplink.check(own, channel, problem.num_workers)
-    _uplink.check(own, channel, problem.num_workers)
+    for setting in group.traced:
+        met = _grid.UplinkOf(uplink)(**static | setting)
+        met.check(problem.num_workers)
+    key = None if seeded else _loop.key_for(problem, key, met.draws)
+    channel = None
+    if isinstance(uplink, Uplink) and isinstance(uplink.channel, Channel):
+        channel, uplink = uplink.channel, dataclasses.replace(uplink, channel=None)
     error = _loop.initial_error(problem)
     return Plan(
         group=group,
         problem=problem,
         program=Program(
             make,
-            participates,
+            maker(_grid.UplinkOf(uplink), group.static),
             _checks.integer("eval_every", common.eval_every, 1, 2**31 - 1),
             seeded,
             common.norms,
-            around.absent,
-            grants,
-            own_channel,
             common.mesh,
         ),
         limits=_loop.limits(
@@ -115,6 +91,7 @@ def plan_of(group, problem, make_optimizer, around: Around, common: Common) -> P
             common.divergence_factor,
             error,
         ),
+        uplink=met,
         channel=channel,
         key=key,
         initial_error=error,

@@ -14,7 +14,6 @@ import optax
 
 from gdsec_jax import _checks
 from gdsec_jax._devices import mesh_of
-from gdsec_jax.federation._attendance import Absent, Grant
 from gdsec_jax.federation._check import check
 from gdsec_jax.files import _environment, _whole
 from gdsec_jax.problems import Problem
@@ -22,13 +21,13 @@ from gdsec_jax.simulation import _checkpoint, _loop, _mesh, _norms
 from gdsec_jax.simulation._checkpoint import Saved
 from gdsec_jax.simulation._history import History
 from gdsec_jax.simulation._identity import fingerprint
-from gdsec_jax.uplink import _uplink
-from gdsec_jax.uplink._channel import Channel
-from gdsec_jax.uplink._participation import Rule
+from gdsec_jax.simulation._spellings import with_old_spellings
+from gdsec_jax.uplink import Uplink
 
 Log = Callable[[dict[str, Any]], None]
 
 
+@with_old_spellings
 def simulate(
     problem: Problem,
     optimizer: optax.GradientTransformation,
@@ -38,10 +37,7 @@ def simulate(
     eval_every: int = 1,
     target_error: float | None = None,
     divergence_factor: float = 1e6,
-    participation: Rule | None = None,
-    absent: Absent = "hold",
-    grant: Grant | None = None,
-    channel: Channel | None = None,
+    uplink: Uplink | None = None,
     norms: bool = False,
     worker_batch: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
@@ -73,16 +69,9 @@ def simulate(
       divergence_factor: stop after the first evaluation with an error that is not
         finite or more than this many times the initial one, if that is above what
         rounding leaves.
-      participation: from a round's random key and number, the first is 0, to bool [M],
-        the workers of the round: a rule of `gdsec_jax.participation` say. A function
-        that is defined once is compiled once.
-      absent: what the other workers do: "hold", compute nothing, and their memories are
-        frozen; or "accumulate", compute, and keep it all in their memories.
-      grant: who of them may send, once it is known what they would, as
-        `participation.largest_energy`; the others are absent.
-      channel: what the uploads meet: losses, delays, and the seconds and joules that
-        rounds then have in the history. Messages that may be late need an algorithm
-        with as large a `max_delay`.
+      uplink: what stands between the workers and the server: who takes part, who may
+        send, and the channel that loses and delays messages. By default all take part,
+        and every message arrives.
       norms: whether to keep the norms of the gradient and of the memories, too.
       worker_batch: workers whose gradients are computed, and sent, at a time; by
         default all. Less memory: the gradients of one group are kept instead of all M.
@@ -130,26 +119,27 @@ def simulate(
       >>> history.bits.shape
       (50, 4)
     """
-    around = _uplink.Around(participation, absent, grant)
+    uplink = Uplink() if uplink is None else uplink
+    if not isinstance(uplink, Uplink):
+        raise ValueError(f"uplink is {uplink!r}, expected an Uplink or None.")
     options = _loop.Options(
         _checks.integer("eval_every", eval_every, 1, 2**31 - 1),
-        around,
         norms,
         _worker_batch(worker_batch, norms),
         None if mesh is None else mesh_of(mesh, problem.num_workers),
     )
-    _uplink.check(around, channel, problem.num_workers)
+    uplink.check(problem.num_workers)
     _checks.log(log)
     every = _checkpoint.every_of(checkpoint, checkpoint_every)
     own_attributes = _whole.plain("attributes", dict(attributes or {}))
-    key = _loop.key_for(problem, key, participation, channel)
+    key = _loop.key_for(problem, key, uplink.draws)
     check(optimizer, problem.init_params, problem.num_workers, worker_batch)
     placed = _mesh.place_problem(problem, options.mesh)
     initial_error = _loop.initial_error(placed, options.worker_batch)
     limits = _loop.limits(
         problem, num_rounds, target_error, divergence_factor, initial_error
     )
-    given = _loop.Given(limits, channel, key)
+    given = _loop.Given(limits, uplink, key)
     store = None
     if every is not None:
         factor = float(divergence_factor)
@@ -163,7 +153,8 @@ def simulate(
     rounds = np.arange(1, records.error.size + 1)
     evaluated = _loop.evaluates(rounds, eval_every, num_rounds)
     sent: Any = records.sent
-    columns = _loop.columns(problem, records, channel, grant is not None)
+    columns = _loop.columns(problem, records, uplink)
+    costs = uplink.costs(records.conditions, sent)
     history = History(
         initial_error=initial_error,
         eval_rounds=rounds[evaluated],
@@ -180,7 +171,7 @@ def simulate(
         lost=columns["lost"],
         time_s=columns.get("time_s"),
         energy_j=columns.get("energy_j"),
-        worker_time_s=_uplink.worker_time_s(records.conditions, sent),
+        worker_time_s=None if costs is None else costs.worker_time_s,
         params=run.params,
         outcome=_loop.OUTCOMES[int(run.outcome)],
         attributes={"problem": problem.name}
@@ -233,7 +224,7 @@ def _run_all(problem, optimizer, options, given, store, log, progress) -> Saved:
         before = store.newest(before, options.eval_every, num_rounds)
     run, rounds = before.run, int(before.run.rounds)
     chunks, kept, length = [before.records], 1, min(_loop.FIRST_CHUNK, capacity)
-    tell = functools.partial(_tell, log, problem, options, given.channel)
+    tell = functools.partial(_tell, log, problem, options, given.uplink)
     with _environment.progress_bar(progress) as bar:
         task = bar.add_task(problem.name, total=num_rounds, completed=rounds)
         if rounds:
@@ -263,12 +254,11 @@ def _run_all(problem, optimizer, options, given, store, log, progress) -> Saved:
     return Saved(run, _loop.joined(chunks), seconds)
 
 
-def _tell(log, problem, options, channel, records, rounds: int) -> None:
+def _tell(log, problem, options, uplink, records, rounds: int) -> None:
     """Tell the log of the last of so many rounds."""
     if log is None:
         return
-    granted = options.around.grant is not None
-    columns = _loop.columns(problem, records, channel, granted)
+    columns = _loop.columns(problem, records, uplink)
     numbers = np.arange(rounds - records.error.size, rounds) + 1
     # The same columns whatever memories an algorithm keeps.
     names = _norms.NAMES if options.norms else ()

@@ -14,19 +14,20 @@ import optax
 
 from gdsec_jax import _checks
 from gdsec_jax._devices import mesh_of
-from gdsec_jax.federation._attendance import Absent
 from gdsec_jax.files import _environment, _whole
 from gdsec_jax.problems import Problem
 from gdsec_jax.simulation import _grid
 from gdsec_jax.simulation._batch import Plan, run_batch
-from gdsec_jax.simulation._plan import Around, Common, fit, plan_of
+from gdsec_jax.simulation._plan import Common, fit, plan_of
+from gdsec_jax.simulation._spellings import with_old_spellings
 from gdsec_jax.simulation._store import Store
-from gdsec_jax.uplink._channel import Channel
+from gdsec_jax.uplink import Uplink
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
+@with_old_spellings
 def sweep(
     problem: Problem | Callable[..., Problem],
     make_optimizer: Callable[..., optax.GradientTransformation],
@@ -38,10 +39,7 @@ def sweep(
     eval_every: int = 1,
     target_error: float | None = None,
     divergence_factor: float = 1e6,
-    participation: Callable[..., jax.Array] | None = None,
-    absent: Absent = "hold",
-    grant: Callable[..., jax.Array] | None = None,
-    channel: Channel | Callable[..., Channel] | None = None,
+    uplink: Uplink | Callable[..., Uplink] | None = None,
     norms: bool = False,
     mesh: jax.sharding.Mesh | None = None,
     memory_limit: int | None = None,
@@ -72,10 +70,8 @@ def sweep(
         fraction, say.
       key: as in `simulate`; all settings draw the same minibatches.
       eval_every, target_error, divergence_factor: as in `simulate`.
-      participation, grant: as in `simulate`, and handed the grid's parameters that they
-        name.
-      absent: as in `simulate`.
-      channel: as in `simulate`, or a function of grid parameters that makes one.
+      uplink: as in `simulate`, and its functions are handed the grid's parameters that
+        they name; or a function of grid parameters that makes one.
       norms: whether to keep the norms of the gradient and of the memories, too.
       mesh: whose devices, all of its axes together, share the settings.
       memory_limit: bytes that may be used at once, by default half of what is free. The
@@ -134,10 +130,7 @@ def sweep(
         eval_every=eval_every,
         target_error=target_error,
         divergence_factor=divergence_factor,
-        participation=participation,
-        absent=absent,
-        grant=grant,
-        channel=channel,
+        uplink=uplink,
         norms=norms,
         mesh=mesh,
         memory_limit=memory_limit,
@@ -160,10 +153,7 @@ def run_settings(
     eval_every: int = 1,
     target_error: float | None = None,
     divergence_factor: float = 1e6,
-    participation: Callable[..., jax.Array] | None = None,
-    absent: Absent = "hold",
-    grant: Callable[..., jax.Array] | None = None,
-    channel: Channel | Callable[..., Channel] | None = None,
+    uplink: Uplink | Callable[..., Uplink] | None = None,
     norms: bool = False,
     mesh: jax.sharding.Mesh | None = None,
     memory_limit: int | None = None,
@@ -182,15 +172,14 @@ def run_settings(
         norms,
         None if mesh is None else mesh_of(mesh),
     )
-    around = Around(participation, absent, grant, channel)
+    uplink = Uplink() if uplink is None else uplink
     for name in settings[0]:
         makers = [make_optimizer, problem if callable(problem) else None]
-        makers += around.functions
+        makers += _grid.functions_of(uplink)
         if name != _grid.SEED and not any(m and _grid.takes(m, name) for m in makers):
             raise ValueError(
                 f"grid has the parameter {name!r}, but neither make_optimizer nor a "
-                "function that makes the problem, the participation, the grant or the "
-                "channel takes it."
+                "function that makes the problem, the uplink or a part of it takes it."
             )
     _checks.log(log)
     if path is not None and Path(path).is_dir():
@@ -199,7 +188,7 @@ def run_settings(
     fixed = set(static)
     fixed |= {n for n in settings[0] if callable(problem) and _grid.takes(problem, n)}
     plans = [
-        plan_of(group, problem, make_optimizer, around, common)
+        plan_of(group, problem, make_optimizer, uplink, common)
         for group in _grid.groups_of(settings, fixed)
     ]
     # All settings are checked before the first loop is compiled.

@@ -125,8 +125,8 @@ def simulate_method(
             problem, method.local_steps, method.learning_rate
         )
     seed = config.problem.seed if method.seed is None else method.seed
-    around = configs.around(method, config, problem.num_workers)
-    options |= configs.bound(around, method)
+    uplink = configs.around(method, config, problem.num_workers)
+    options["uplink"] = configs.bound(uplink, method)
     attributes = {
         "label": label,
         "method": method.model_dump(mode="json"),

@@ -74,7 +74,7 @@ def _sweep_rows(config, rows, given, problem, axes, log, **options) -> xr.Datase
         static += ["steps", "rate"]
         for setting, row in zip(settings, rows, strict=True):
             setting |= {"steps": row.local_steps or 1, "rate": row.learning_rate}
-    own |= configs.around(first, config, problem.num_workers)
+    own["uplink"] = configs.around(first, config, problem.num_workers)
     if first.seed is None:
         own["key"] = config.problem.seed
 
