@@ -76,9 +76,9 @@ def methods():
             keep_history(f"{method.name} ridge", history)
         problem = logistic()
         optimizer = chain(problem, method.make(WORKERS, reduction="mean", wire="rle"))
-        history = gdsec_jax.simulate(problem, optimizer, 30, norms=True)
+        history = gdsec_jax.simulate(problem, optimizer, 30, observe=gdsec_jax.norms)
         keep_history(f"{method.name} logistic", history)
-        keep(f"{method.name} logistic", norms=history.norms)
+        keep(f"{method.name} logistic", norms=dict(history.observed))
 
 
 def sweeps():
@@ -221,8 +221,7 @@ def resumed():
                     problem,
                     chain(problem, row.make(WORKERS)),
                     rounds,
-                    checkpoint=Path(folder) / "run",
-                    checkpoint_every=5,
+                    checkpoint=gdsec_jax.Checkpoints(Path(folder) / "run", 5),
                 )
         keep_history(f"resumed {method}", history)
 

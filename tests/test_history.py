@@ -46,7 +46,7 @@ def make(**changes) -> History:
         "lost": np.zeros(4, int),
         "params": jnp.array([1.0, -0.0, 3.5]),
         "outcome": "completed",
-        "norms": {"gradient_norm": np.array([2.0, 1.0, 0.5, 0.25])},
+        "observed": {"gradient_norm": np.array([2.0, 1.0, 0.5, 0.25])},
         "attributes": {
             "problem": "ridge",
             "error_name": "objective error",
@@ -101,14 +101,12 @@ def test_totals_at_each_evaluation():
     ],
 )
 def test_cost_of_an_error(error, rounds, bits):
-    history = make()
-    assert history.rounds_to(error) == rounds
-    assert history.bits_to(error) == bits
+    cost = make().cost_to(error)
     if rounds is None:
-        assert history.cost_to(error) is None
+        assert cost is None
     else:
         evaluations = {2: 30, 4: 60}[rounds]
-        assert history.cost_to(error) == (rounds, bits, 96 * rounds, evaluations)
+        assert cost == (rounds, bits, 96 * rounds, evaluations, None, None)
 
 
 def test_a_cost_is_exact_beyond_32_bits_and_has_names():
@@ -122,8 +120,10 @@ def test_a_cost_is_exact_beyond_32_bits_and_has_names():
         "bits": 2**61 + 4,
         "broadcast_bits": 2**41 + 2,
         "gradient_evaluations": 30,
+        "seconds": None,
+        "joules": None,
     }
-    assert all(type(count) is int for count in cost)
+    assert all(type(count) is int for count in cost[:4])
 
 
 def test_an_error_that_rounding_may_feign_has_no_cost():
@@ -131,7 +131,6 @@ def test_an_error_that_rounding_may_feign_has_no_cost():
     assert history.cost_to(2.0) is not None
     assert history.cost_to(1.0) is not None
     assert history.cost_to(0.9) is None  # though 0.5 was seen
-    assert history.rounds_to(0.9) is None
 
 
 def test_a_cost_needs_an_evaluation():
@@ -141,7 +140,8 @@ def test_a_cost_needs_an_evaluation():
 
 def test_an_error_that_rises_again_was_reached():
     history = make(objective_error=np.array([0.5, 4.0]))
-    assert history.rounds_to(1.0) == 2
+    cost = history.cost_to(1.0)
+    assert cost is not None and cost.rounds == 2
 
 
 @pytest.mark.parametrize(
@@ -391,8 +391,20 @@ def test_a_link_is_kept_and_summed_up(tmp_path):
 
 
 def test_what_an_error_took():
+    cost = on_a_link().cost_to(2.0)
+    assert cost is not None
+    assert (cost.seconds, cost.joules) == (1.5, pytest.approx(0.3))
+    coded = make(format_bits={"coo": np.arange(4)}).cost_to(0.5, wire="coo")
+    assert coded is not None and coded.bits == 6
+
+
+def test_single_costs_go_on_for_a_release():
     history = on_a_link()
-    assert history.seconds_to(2.0) == 1.5
-    assert history.joules_to(0.5) == pytest.approx(0.3)
-    assert history.seconds_to(0.1) is None
-    assert make().seconds_to(2.0) is None
+    for name, value in {"rounds": 2, "bits": 192 + 2**40, "seconds": 1.5}.items():
+        old = getattr(history, f"{name}_to")
+        with pytest.warns(DeprecationWarning, match=rf"use cost_to\(error\).{name}"):
+            assert old(2.0) == value
+        with pytest.warns(DeprecationWarning, match=f"{name}_to"):
+            assert old(0.1) is None
+    with pytest.warns(DeprecationWarning, match="norms is deprecated .* use observed"):
+        assert history.norms is history.observed

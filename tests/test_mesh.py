@@ -87,7 +87,7 @@ def test_methods_of_every_kind_run_on_four_devices():
             optimizer = optax.chain(method.make(M, **options), step)
             runs = [
                 gdsec_jax.simulate(
-                    drawn, optimizer, 20, key=1, norms=True, mesh=where,
+                    drawn, optimizer, 20, key=1, observe=gdsec_jax.norms, mesh=where,
                     uplink=gdsec_jax.Uplink(present),
                 )
                 for where in (None, mesh)
@@ -97,8 +97,8 @@ def test_methods_of_every_kind_run_on_four_devices():
                 runs[1].params, runs[0].params, rtol=1e-6, err_msg=method.name
             )
             np.testing.assert_array_equal(runs[1].participants, runs[0].participants)
-            for name, norm in runs[0].norms.items():
-                np.testing.assert_allclose(runs[1].norms[name], norm, rtol=1e-6)
+            for name, norm in runs[0].observed.items():
+                np.testing.assert_allclose(runs[1].observed[name], norm, rtol=1e-6)
         """
     )
 

@@ -10,11 +10,10 @@ import numpy as np
 import optax
 import oracle
 import pytest
-from inside import _loop as loop
-from inside import _uplink
+from inside import _chunks, _uplink
 
 import gdsec_jax
-from gdsec_jax import Uplink, broadcast, data, problems, simulate, wire, worker
+from gdsec_jax import Stop, Uplink, broadcast, data, problems, simulate, wire, worker
 
 WORKERS, ROUNDS, BETA = 5, 300, 0.01
 
@@ -184,10 +183,10 @@ def test_evaluating_less_often_changes_nothing_else(eval_every):
 def test_target_error_ends_the_run_at_the_first_evaluation_below(eval_every):
     full = run_toy(eval_every=eval_every)
     target = 1.001 * float(full.objective_error[full.eval_rounds == 35][0])
-    expected = full.rounds_to(target)
+    expected = full.cost_to(target).rounds
     assert expected is not None
     assert 20 < expected <= 35  # behind the first chunk, before the end
-    history = run_toy(eval_every=eval_every, target_error=target)
+    history = run_toy(eval_every=eval_every, stop=Stop(target))
     assert history.outcome == "target"
     assert history.num_rounds == expected == history.eval_rounds[-1]
     assert history.objective_error[-1] <= target < history.objective_error[-2]
@@ -198,15 +197,15 @@ def test_target_error_ends_the_run_at_the_first_evaluation_below(eval_every):
 
 def test_an_error_of_exactly_the_target_is_enough():
     target = float(run_toy().objective_error[24])
-    assert run_toy(target_error=target).num_rounds == 25
+    assert run_toy(stop=Stop(target)).num_rounds == 25
     below = float(np.nextafter(np.float32(target), np.float32(0)))
-    assert run_toy(target_error=below).num_rounds > 25
+    assert run_toy(stop=Stop(below)).num_rounds > 25
 
 
 @pytest.mark.parametrize("target", [-1.0, 0.0, 1e-9, float("nan")])
 def test_a_target_below_what_rounding_leaves_is_refused(target):
     with pytest.raises(ValueError, match=r"target_error is .*, expected at least what"):
-        run_toy(target_error=target)
+        run_toy(stop=Stop(target))
 
 
 def test_a_target_that_rounding_hides_is_refused():
@@ -216,7 +215,7 @@ def test_a_target_that_rounding_hides_is_refused():
         with pytest.raises(
             ValueError, match=f"target_error is {target!r}, expected at"
         ):
-            run_toy(target_error=target)
+            run_toy(stop=Stop(target))
 
 
 @pytest.mark.parametrize("eval_every", [1, 4])
@@ -238,7 +237,9 @@ def test_divergence_ends_the_run_with_a_warning(eval_every):
 
 def test_the_factor_of_divergence_is_the_users():
     with pytest.warns(RuntimeWarning, match="diverged"):
-        history = simulate(toy(), diverging(), TOY_ROUNDS, divergence_factor=50.0)
+        history = simulate(
+            toy(), diverging(), TOY_ROUNDS, stop=Stop(divergence_factor=50.0)
+        )
     limit = 50 * history.initial_error
     assert (history.objective_error[:-1] <= limit).all()
     assert limit < history.objective_error[-1] < 1e6 * history.initial_error
@@ -284,20 +285,20 @@ def test_dropped_workers_are_counted_and_told(x64):
 )
 def test_chunks_change_nothing(seconds, limit, monkeypatch):
     expected = run_toy(eval_every=7)
-    monkeypatch.setattr(loop, "CHUNK_SECONDS", seconds)
-    monkeypatch.setattr(loop, "MOST_RECORDS", limit)
+    monkeypatch.setattr(_chunks, "CHUNK_SECONDS", seconds)
+    monkeypatch.setattr(_chunks, "MOST_RECORDS", limit)
     assert_same_course(run_toy(eval_every=7), expected)
 
 
 def test_the_loop_is_compiled_once(compiled, monkeypatch):
-    monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.0)  # many chunks
+    monkeypatch.setattr(_chunks, "CHUNK_SECONDS", 0.0)  # many chunks
     problem, other = toy(0), toy(1)
     optimizer = chain(gdsec_jax.gdsec(WORKERS, xi=1.0), problem)
     compiled()
     simulate(problem, optimizer, TOY_ROUNDS)
-    assert compiled().count("jit(_run_chunk)") == 1
-    simulate(other, optimizer, TOY_ROUNDS, target_error=1e-6, divergence_factor=1e3)
-    assert "jit(_run_chunk)" not in compiled()
+    assert compiled().count("jit(chunk)") == 1
+    simulate(other, optimizer, TOY_ROUNDS, stop=Stop(1e-6, 1e3))
+    assert "jit(chunk)" not in compiled()
 
 
 def test_other_rounds_and_limits_compile_nothing(compiled):
@@ -305,12 +306,12 @@ def test_other_rounds_and_limits_compile_nothing(compiled):
     compiled()
     run_toy(TOY_ROUNDS + 1)
     run_toy(TOY_ROUNDS - 1)
-    run_toy(5 * TOY_ROUNDS, target_error=1e-3, divergence_factor=1e3)
+    run_toy(5 * TOY_ROUNDS, stop=Stop(1e-3, 1e3))
     assert compiled() == []
 
 
 def test_the_loss_is_traced_a_few_times_whatever_the_chunks(monkeypatch):
-    monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(_chunks, "CHUNK_SECONDS", 0.0)
     traces = []
 
     def loss(params, points):
@@ -409,7 +410,7 @@ def test_the_factor_of_divergence_is_a_positive_number(factor):
     with pytest.raises(
         ValueError, match=f"divergence_factor is {factor}, expected a fin"
     ):
-        run_toy(divergence_factor=factor)
+        run_toy(stop=Stop(divergence_factor=factor))
 
 
 def test_the_optimizer_must_know_the_number_of_workers():
@@ -589,5 +590,7 @@ def test_what_groups_cannot_do():
     optimizer = chain(gdsec_jax.gd(WORKERS), toy())
     with pytest.raises(ValueError, match="worker_batch is 0, expected"):
         simulate(toy(), optimizer, 2, worker_batch=0)
-    with pytest.raises(ValueError, match="norms is True, expected False with worker_b"):
-        simulate(toy(), optimizer, 2, worker_batch=2, norms=True)
+    with pytest.raises(
+        ValueError, match="observe is norms, expected another function w"
+    ):
+        simulate(toy(), optimizer, 2, worker_batch=2, observe=gdsec_jax.norms)

@@ -14,13 +14,24 @@ import optax
 import pytest
 import xarray as xr
 from cases import METHODS, methods, slow_but
-from inside import _batch as module
+from inside import _chunks as module
+from inside import _run
 
 import gdsec_jax
-from gdsec_jax import Uplink, logs, problems, simulate, sweep, wire
+from gdsec_jax import (
+    Static,
+    Stop,
+    SweepFile,
+    Uplink,
+    logs,
+    problems,
+    simulate,
+    sweep,
+    wire,
+)
 
 WORKERS, ROUNDS = 4, 30
-LOOP = "jit(_sweep_chunk)"
+LOOP = "jit(chunk)"
 
 # A traced parameter of a method's own; of those that draw, the key as well.
 OWN = {
@@ -118,7 +129,7 @@ def some(grid):
 @pytest.fixture
 def chunks(monkeypatch):
     """The rounds of each chunk that is run."""
-    original, rounds = module._sweep_chunk, []
+    original, rounds = module.chunk, []
 
     def counting(*arguments):
         out = original(*arguments)
@@ -126,7 +137,7 @@ def chunks(monkeypatch):
         return out
 
     counting.lower = original.lower
-    monkeypatch.setattr(module, "_sweep_chunk", counting)
+    monkeypatch.setattr(module, "chunk", counting)
     return rounds
 
 
@@ -309,13 +320,15 @@ def test_a_broadcast_and_dropped_workers_are_counted(x64):
 def test_norms_are_those_of_the_run(x64):
     problem = toy()
     make = gdsec_of(problem)
-    swept = sweep(problem, make, {"xi": [0.5, 4.0]}, ROUNDS, norms=True, eval_every=7)
-    history = run(problem, make(4.0), norms=True)
+    swept = sweep(
+        problem, make, {"xi": [0.5, 4.0]}, ROUNDS, observe=gdsec_jax.norms, eval_every=7
+    )
+    history = run(problem, make(4.0), observe=gdsec_jax.norms)
     rounds = swept["eval_round"].values
     assert rounds.tolist() == [7, 14, 21, 28, 30]
     for name in ("gradient_norm", "h_norm", "e_norm"):
         np.testing.assert_allclose(
-            swept[name].sel(xi=4.0), history.norms[name][rounds - 1], 1e-9
+            swept[name].sel(xi=4.0), history.observed[name][rounds - 1], 1e-9
         )
 
 
@@ -355,7 +368,7 @@ def test_a_sweep_ends_with_its_last_setting(chunks):
     problem = toy()
     make = gdsec_of(problem)
     target = 0.1 * initial_error(problem)
-    swept = sweep(problem, make, {"xi": [0.5, 4.0]}, 5_000, target_error=target)
+    swept = sweep(problem, make, {"xi": [0.5, 4.0]}, 5_000, stop=Stop(target))
     assert set(swept["outcome"].values.ravel()) == {"target"}
     assert sum(chunks) == swept["rounds"].values.max() < 1_000
     assert swept["objective_error"].sizes["eval_round"] == 5_000
@@ -403,8 +416,8 @@ def test_a_float_can_be_static():
     def make(k, step):
         return optax.chain(gdsec_jax.top_j(WORKERS, k), optax.sgd(step))
 
-    grid = {"step": [0.02, 0.05], "k": [1.0, 0.5]}
-    swept = sweep(problem, make, grid, 8, static={"k"})
+    grid = {"step": [0.02, 0.05], "k": Static([1.0, 0.5])}
+    swept = sweep(problem, make, grid, 8)
     assert attributes(swept)["batches"] == [[2], [2]]
     first = swept["total_entries"].isel(eval_round=0)
     np.testing.assert_array_equal(first, [[24, 12], [24, 12]])
@@ -419,7 +432,7 @@ def test_equal_numbers_of_other_types_are_other_settings():
 
     swept = sweep(problem, make, {"k": [1, 1.0, 2]}, 4)  # one entry, all, two
     assert swept["total_entries"].isel(eval_round=0).values.tolist() == [4, 24, 8]
-    only = sweep(problem, make, {"k": [1.0]}, 4, static=["k"])
+    only = sweep(problem, make, {"k": Static([1.0])}, 4)
     assert only["total_entries"].isel(eval_round=0).values.tolist() == [24]
 
 
@@ -465,12 +478,14 @@ def test_a_second_sweep_compiles_nothing(compiled):
     second = sweep(problem, make, {"xi": [0.5, 4.0, 9.0]}, ROUNDS)
     assert compiled() == []
     assert_same(second, first)
-    third = sweep(problem, make, {"xi": [1.0, 2.0, 3.0]}, ROUNDS, target_error=0.01)
+    third = sweep(problem, make, {"xi": [1.0, 2.0, 3.0]}, ROUNDS, stop=Stop(0.01))
     assert compiled() == []
     assert not (third["total_bits"] == first["total_bits"].values).all()
     other = toy(seed=1)
     compiled()
-    sweep(other, make, {"xi": [0.5, 4.0, 9.0]}, ROUNDS, divergence_factor=1e3)
+    sweep(
+        other, make, {"xi": [0.5, 4.0, 9.0]}, ROUNDS, stop=Stop(divergence_factor=1e3)
+    )
     assert compiled() == []
 
 
@@ -580,9 +595,7 @@ def test_it_goes_on_with_what_is_free_then(size, whole, tmp_path, monkeypatch):
     problem, make, expected = whole
     from inside import _plan as plans
 
-    needs = [
-        plans.fit(plan_of(whole)._replace(size=n), 2**40).needed for n in (3, size)
-    ]
+    needs = [plans.fit(plan_of(whole).of_size(n), 2**40).needed for n in (3, size)]
     free = iter([2 * needs[0], 2 * needs[1]])
     monkeypatch.setattr(plans, "_free_memory", lambda: next(free))
     path, again = tmp_path / "result.nc", []
@@ -608,9 +621,9 @@ def plan_of(whole):
 
     problem, make, _ = whole
     settings = list(grids.settings_of(grids.axes_of(GRID)))
-    common = plans.Common(MANY, 1, None, 1e6, None, False)
+    common = plans.Common(MANY, _run.Options(1), Stop(), None, Uplink())
     (group,) = grids.groups_of(settings, ())
-    return plans.plan_of(group, problem, make, plans.Around(), common)
+    return plans.plan_of(group, problem, make, common)
 
 
 def test_equal_settings_are_each_run(tmp_path):
@@ -621,11 +634,11 @@ def test_equal_settings_are_each_run(tmp_path):
 
 
 def test_what_is_read_has_the_attributes_of_the_call(chunks, tmp_path):
-    options = BASE | {"path": tmp_path / "a.nc"}
-    sweep(**options, attributes={"note": "old", "more": 1})
-    read = sweep(**options, attributes={"note": "new"})
+    path = tmp_path / "a.nc"
+    sweep(**BASE, path=SweepFile(path, {"note": "old", "more": 1}))
+    read = sweep(**BASE, path=SweepFile(path, {"note": "new"}))
     assert len(chunks) == 1
-    for said in (attributes(read), attributes(xr.load_dataset(options["path"]))):
+    for said in (attributes(read), attributes(xr.load_dataset(path))):
         assert said["note"] == "new"
         assert "more" not in said
         assert said["batches"] == [[2]]
@@ -847,7 +860,7 @@ def test_labels_are_numbers_of_any_library():
 
 def test_what_a_sweep_says_of_itself():
     own = {"config": {"a": np.float64(1)}, "problem": "mine", "seconds": "none"}
-    said = attributes(sweep(**BASE, attributes=own))
+    said = attributes(sweep(**BASE, path=SweepFile(None, own)))
     assert said["config"] == {"a": 1.0}
     assert said["problem"] == "ridge"
     assert said["error_name"] == "objective error"
@@ -873,7 +886,7 @@ def test_the_log_is_told_what_was_run(x64):
 
     grid = {"name": ["gd", "sign_ef"], "factor": [0.1, 10.0, 0.9]}
     target = 0.05 * initial_error(problem)
-    swept = sweep(problem, make, grid, 50, log=log, target_error=target)
+    swept = sweep(problem, make, grid, 50, log=log, stop=Stop(target))
     assert set(told) == {(n, f) for n in grid["name"] for f in grid["factor"]}
     assert "diverged" in swept["outcome"]
     assert "target" in swept["outcome"]
@@ -892,7 +905,11 @@ def test_the_log_is_told_what_was_run(x64):
 
 def test_the_log_has_the_same_columns_for_every_algorithm(tmp_path):
     with logs.csv(tmp_path / "a.csv") as log:
-        options = {"grid": {"name": ["gd", "sign_ef"]}, "log": log, "norms": True}
+        options = {
+            "grid": {"name": ["gd", "sign_ef"]},
+            "log": log,
+            "observe": gdsec_jax.norms,
+        }
 
         def make(name):
             algorithm = getattr(gdsec_jax, name)(WORKERS)
@@ -928,7 +945,6 @@ REFUSED = {
     ),
     "no axis": ({"grid": {}}, "grid is {}, expected a dict"),
     "no values": ({"grid": {"xi": []}}, "grid['xi'] is empty, expected at least one"),
-    "static": ({"static": ["beta"]}, "static names 'beta', expected parameters of the"),
     "a later value": (
         {"grid": {"xi": [1.0, -3.0]}},
         "xi is -3, expected a number at l",

@@ -214,14 +214,14 @@ def test_a_run_over_a_channel_goes_on_as_if_undisturbed(tmp_path):
         "grant": participation.largest_energy(500.0),
     }
     expected = run(chain, **options)
-    folder = {"checkpoint": tmp_path / "a", "checkpoint_every": 10}
+    folder = {"checkpoint": gdsec_jax.Checkpoints(tmp_path / "a", 10)}
     with pytest.raises(KilledError):
         run(chain, **options, **folder, log=killed_at(25))
     assert_same_links(run(chain, **options, **folder), expected)
 
 
 def test_another_channel_is_another_run(tmp_path):
-    folder = {"checkpoint": tmp_path / "a", "checkpoint_every": 10}
+    folder = {"checkpoint": gdsec_jax.Checkpoints(tmp_path / "a", 10)}
     run(channel=noisy(), **folder)
     louder = dataclasses.replace(noisy().radio, power_w=0.2)
     others = {

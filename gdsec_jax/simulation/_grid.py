@@ -14,13 +14,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdsec_jax import _trees
-from gdsec_jax.simulation import _norms
+from gdsec_jax.simulation import _records
 from gdsec_jax.uplink import Uplink
 
 Setting = dict[str, Any]
 SEED = "seed"  # traced though it is an integer: it makes a key
 _MOST_SETTINGS = 2**20  # they are listed before the first is run
-_RESULTS = ("eval_round", "objective_error", "initial_error", "outcome", "rounds")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Static:
+    """Values of a grid that are static though they are floats: k as a fraction, say.
+
+    A loop is compiled for each of them, and what they are given to can look at them.
+
+    Attributes:
+      values: a sequence.
+
+    Examples:
+      >>> import gdsec_jax
+      >>> grid = {"xi": [0.1, 1.0], "share": gdsec_jax.Static([0.1, 0.5])}
+    """
+
+    values: Any
 
 
 class Axis(NamedTuple):
@@ -28,6 +44,7 @@ class Axis(NamedTuple):
 
     names: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]  # a value of each name
+    static: bool = False  # whatever the values are
 
     @property
     def dimension(self) -> str:
@@ -72,7 +89,7 @@ def axes_of(grid: Mapping[str | tuple[str, ...], Any]) -> tuple[Axis, ...]:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"grid names {name!r} twice, expected it once.")
-        if name in _RESULTS or name.startswith("total_") or name in _norms.NAMES:
+        if _records.is_taken(name):
             raise ValueError(
                 f"grid names {name!r}, expected no name of what a sweep returns."
             )
@@ -96,25 +113,14 @@ def settings_of(axes: Sequence[Axis]) -> Iterator[Setting]:
         yield dict(itertools.chain(*pairs))
 
 
-def static_names(axes: Sequence[Axis], asked: Collection[str]) -> set[str]:
-    """The parameters that are not traced: those asked for, and what is not a float.
-
-    Raises:
-      ValueError: one that is asked for is none of the grid's.
-    """
-    names = {name for axis in axes for name in axis.names}
-    for name in asked:
-        if name not in names:
-            raise ValueError(
-                f"static names {name!r}, expected parameters of the grid: "
-                f"{', '.join(sorted(names))}."
-            )
-    found = set(asked)
-    for axis in axes:
-        for name, column in zip(axis.names, zip(*axis.rows, strict=True), strict=True):
-            if name != SEED and not all(map(_floats, column)):
-                found.add(name)
-    return found
+def static_names(axes: Sequence[Axis]) -> set[str]:
+    """The parameters that are not traced: `Static` ones, and what is not a float."""
+    return {
+        name
+        for axis in axes
+        for name, column in zip(axis.names, zip(*axis.rows, strict=True), strict=True)
+        if axis.static or (name != SEED and not all(map(_floats, column)))
+    }
 
 
 def groups_of(settings: Sequence[Setting], static: Collection[str]) -> list[Group]:
@@ -168,7 +174,7 @@ def those_it_takes(function: Callable, given: Mapping[str, Any]) -> dict[str, An
 def functions_of(uplink: Uplink | Callable) -> list[Callable]:
     """Those that are handed the grid's parameters."""
     if not isinstance(uplink, Uplink):
-        return [uplink]
+        return [uplink] if callable(uplink) else []
     parts = (uplink.participation, uplink.grant, uplink.channel)
     return [part for part in parts if callable(part)]
 
@@ -207,6 +213,8 @@ class UplinkOf:
 
 
 def _axis(key, values) -> Axis:
+    if isinstance(values, Static):
+        return _axis(key, values.values)._replace(static=True)
     names = key if isinstance(key, tuple) else (key,)
     where = f"grid[{key!r}]"
     if not all(isinstance(name, str) and name for name in names) or not names:

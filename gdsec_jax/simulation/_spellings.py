@@ -1,44 +1,91 @@
 """Keywords of `simulate` and `sweep` that have a new spelling, for a release more."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from gdsec_jax import _checks
+from gdsec_jax.simulation._checkpoint import Checkpoints
+from gdsec_jax.simulation._grid import Static
+from gdsec_jax.simulation._observe import norms
+from gdsec_jax.simulation._run import Stop
+from gdsec_jax.simulation._store import SweepFile
 from gdsec_jax.uplink import Uplink
 
-_UPLINK = ("participation", "absent", "grant", "channel")
 _Function = TypeVar("_Function", bound=Callable)
 
 
 def with_old_spellings(function: _Function) -> _Function:
-    """The function, which takes the keywords of before too, and warns of them."""
+    """`simulate` or `sweep`, which takes the keywords of before too, with a warning."""
 
     @functools.wraps(function)
     def call(*arguments, **options):
-        _uplink(options)
+        parts = ("participation", "absent", "grant", "channel")
+        _merge(options, "uplink", parts, "Uplink", Uplink)
+        stops = ("target_error", "divergence_factor")
+        _merge(options, "stop", stops, "gdsec_jax.Stop", Stop)
+        if "norms" in options:
+            _warn("norms=True", "observe=gdsec_jax.norms")
+            options |= {"observe": norms} if options.pop("norms") else {}
+        if "checkpoint_every" in options:
+            _warn(
+                "checkpoint_every=...",
+                "checkpoint=gdsec_jax.Checkpoints(path, every=...)",
+            )
+            every = options.pop("checkpoint_every")
+            if every is not None:
+                path: Any = options.get("checkpoint")
+                options["checkpoint"] = Checkpoints(path, every)
+        if function.__name__ == "sweep":
+            arguments = _as_static(arguments, options)
+            if "attributes" in options:
+                _warn("attributes=...", "path=gdsec_jax.SweepFile(path, attributes)")
+                own = options.pop("attributes") or {}
+                options["path"] = SweepFile(options.get("path"), own)
         return function(*arguments, **options)
 
     return call  # pyright: ignore
 
 
-def _merged(options: dict[str, Any], name: str, old: tuple[str, ...]) -> dict[str, Any]:
-    """The old keywords that are given, taken out of the options, with a warning.
+def _warn(old: str, new: str) -> None:
+    _checks.deprecated(old, new, stacklevel=4)
 
-    Raises:
-      ValueError: the new one is given beside them.
-    """
-    given = {word: options.pop(word) for word in old if word in options}
-    if given and name in options:
+
+def _merge(
+    options: dict[str, Any], name: str, old: Iterable[str], word: str, kind: Callable
+) -> None:
+    """Old keywords that are parts of an object now."""
+    given = {part: options.pop(part) for part in old if part in options}
+    if not given:
+        return
+    if options.get(name) is not None:
         raise ValueError(
             f"{next(iter(given))} is given beside {name}, expected {name} alone."
         )
-    return given
+    words = ", ".join(f"{part}=..." for part in given)
+    _checks.deprecated(words, f"{name}={word}({words})", stacklevel=4)
+    options[name] = kind(**given)
 
 
-def _uplink(options: dict[str, Any]) -> None:
-    given = _merged(options, "uplink", _UPLINK)
-    if given:
-        words = ", ".join(f"{name}=..." for name in given)
-        _checks.deprecated(words, f"uplink=Uplink({words})", stacklevel=4)
-        options["uplink"] = Uplink(**given)
+def _as_static(arguments: tuple, options: dict[str, Any]) -> tuple:
+    """The arguments with what `static` names wrapped in the grid."""
+    if "static" not in options:
+        return arguments
+    _warn("static=...", "gdsec_jax.Static around the values in the grid")
+    asked = options.pop("static")
+    grid = options.get("grid", arguments[2] if len(arguments) > 2 else {})
+    names = {key: key if isinstance(key, tuple) else (key,) for key in grid}
+    for name in asked:
+        if not any(name in own for own in names.values()):
+            raise ValueError(
+                f"static names {name!r}, expected parameters of the grid: "
+                f"{', '.join(sorted(sum(names.values(), ())))}."
+            )
+    grid = {
+        key: Static(values) if set(asked) & set(names[key]) else values
+        for key, values in grid.items()
+    }
+    if "grid" in options:
+        options["grid"] = grid
+        return arguments
+    return (*arguments[:2], grid, *arguments[3:])
