@@ -344,7 +344,7 @@ def test_settings_end_for_themselves(eval_every, x64):
         return optax.chain(gdsec_jax.gdsec(WORKERS, 0.5, 0.1), step)
 
     factors = [10.0, 0.01, 1.0, 0.5, 30.0]
-    options = {"eval_every": eval_every, "target_error": 0.02 * initial_error(problem)}
+    options = {"eval_every": eval_every, "stop": Stop(0.02 * initial_error(problem))}
     swept = sweep(problem, make, {"factor": factors}, 60, **options)
     for i, factor in enumerate(factors[:3]):
         history = run(problem, make(factor), 60, **options)
@@ -701,8 +701,8 @@ CHANGES = {
         {"make_optimizer": with_start(0.6)},
     ),
     "eval_every": ({}, {"eval_every": 3}),
-    "target_error": ({}, {"target_error": 1.0}),
-    "divergence_factor": ({}, {"divergence_factor": 10.0}),
+    "target_error": ({}, {"stop": Stop(1.0)}),
+    "divergence_factor": ({}, {"stop": Stop(divergence_factor=10.0)}),
     "key": (
         {"problem": problems.minibatch(toy(), 2), "key": 0},
         {"problem": problems.minibatch(toy(), 2), "key": 1},
@@ -969,9 +969,11 @@ REFUSED = {
     "no key": ({"problem": problems.minibatch(toy(), 2)}, "key is None, expected"),
     "num_rounds": ({"num_rounds": 0}, "num_rounds is 0, expected an integer"),
     "eval_every": ({"eval_every": 0}, "eval_every is 0, expected an integer"),
-    "target_error": ({"target_error": -1.0}, "target_error is -1.0, expected at least"),
-    "divergence_factor": ({"divergence_factor": 0.0}, "divergence_factor is 0.0, exp"),
-    "attributes": ({"attributes": {"a": object()}}, "expected what JSON can hold"),
+    "target_error": ({"stop": Stop(-1.0)}, "target_error is -1.0, expected at least"),
+    "attributes": (
+        {"path": SweepFile(None, {"a": object()})},
+        "expected what JSON can hold",
+    ),
     "workers": (
         {"make_optimizer": gdsec_of(toy(), 3)},
         "cannot take gradients of 4 workers",
