@@ -25,6 +25,7 @@ CHUNK_SECONDS = 0.25  # between two looks at the progress bar
 FIRST_CHUNK = 16  # rounds; the later ones take as long as a look is apart
 MOST_ROUNDS = 2**14  # that are kept on the device between two looks
 MOST_RECORDS = 2**22  # the same, of workers and rounds
+MOST_BYTES = 2**28  # the same, of all that is recorded
 
 
 class Inputs(NamedTuple):
@@ -126,13 +127,16 @@ def first_round(program: Program, inputs: Inputs, params: Any):
 def begin(
     program: Program, inputs: Inputs, params: Any, capacity: int
 ) -> tuple[_run.Run, Record]:
-    """A program before its first round, and zeros for so many rounds' records.
+    """A program before its first round, and zeros for the records of later ones.
 
-    They are not shaped by num_rounds: one loop for all.
+    They are of so many rounds, or of fewer if they are large; they are not shaped by
+    num_rounds: one loop for all.
     """
     run = program.start(inputs, params)
     number = jax.ShapeDtypeStruct((), jnp.int32)
     _, record = jax.eval_shape(program.one_round, inputs, number, run)
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(record))
+    capacity = max(1, min(capacity, MOST_BYTES // size))
     buffers = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), record)
     return program.spread(run), program.spread(buffers, axis=1)
 

@@ -65,7 +65,7 @@ def plan_of(
     limits = _run.limits(problem, common.num_rounds, common.stop, error)
     program = _chunks.ManySettings(
         make,
-        Maker.of(_grid.UplinkOf(functions), group.static),
+        Maker.of(_grid.UplinkOf(functions), _named(functions, group.static)),
         common.options,
         own_keys=seeded,
         size=_rounded_up(len(group.traced), common.mesh),
@@ -80,6 +80,14 @@ def plan_of(
         uplink=uplink,
         initial_error=error,
     )
+
+
+def _named(uplink: Uplink | Callable, static: _grid.Setting) -> _grid.Setting:
+    """Of the static parameters those that the uplink's functions take."""
+    functions = _grid.functions_of(uplink)
+    return {
+        n: v for n, v in static.items() if any(_grid.takes(f, n) for f in functions)
+    }
 
 
 def _uplink_of(group: _grid.Group, problem: Problem, common: Common) -> Uplink:
