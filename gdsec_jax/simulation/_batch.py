@@ -99,8 +99,8 @@ def run_batch(plan: Plan, settings: list[_grid.Setting], advance, log) -> "xr.Da
         advance(count * (chunk.done - chunk.before))
     # What is over before its last round.
     advance(count * (num_rounds - chunk.done))  # pyright: ignore
-    ends = _mesh.on_host((run.rounds, run.outcome), mesh)
-    return _dataset(plan, courses[1:], *map(np.asarray, ends), count)
+    rounds, outcome = map(np.asarray, _mesh.on_host((run.rounds, run.outcome), mesh))
+    return _dataset(plan, courses[1:], rounds, outcome, count)
 
 
 def _spread(inputs: _chunks.Inputs, program) -> _chunks.Inputs:

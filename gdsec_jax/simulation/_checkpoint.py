@@ -147,7 +147,7 @@ class Store(NamedTuple):
                 f"the checkpoint {path} is damaged, {why}: the run goes on from round "
                 f"{rounds}.",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         for path in reversed(steps[len(sound) :]):
             path.rename(_free(path.with_name(f"damaged-{path.name}")))

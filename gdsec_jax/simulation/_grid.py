@@ -64,6 +64,24 @@ class Axis(NamedTuple):
         }
 
 
+class Listed(NamedTuple):
+    """Settings in the order of the axes that label them."""
+
+    axes: tuple[Axis, ...]
+    settings: list[Setting]
+    static: Collection[str]  # names of parameters that are not traced
+
+
+def listed(grid: Mapping[str | tuple[str, ...], Any]) -> Listed:
+    """The settings of a grid: all combinations of its values.
+
+    Raises:
+      ValueError: as `axes_of`.
+    """
+    axes = axes_of(grid)
+    return Listed(axes, list(settings_of(axes)), static_names(axes))
+
+
 class Group(NamedTuple):
     """Settings that one compiled loop can run: equal but for what is traced."""
 
@@ -123,10 +141,16 @@ def static_names(axes: Sequence[Axis]) -> set[str]:
     }
 
 
-def groups_of(settings: Sequence[Setting], static: Collection[str]) -> list[Group]:
-    """The settings by their static parameters, in the order of their first."""
+def groups_of(listed: Listed, make_problem: Callable | None = None) -> list[Group]:
+    """The settings by their static parameters, in the order of their first.
+
+    What a function makes the problem of is static, too.
+    """
+    static = set(listed.static)
+    if make_problem is not None:
+        static |= {n for n in listed.settings[0] if takes(make_problem, n)}
     groups: dict[Any, Group] = {}
-    for position, setting in enumerate(settings):
+    for position, setting in enumerate(listed.settings):
         fixed = {name: value for name, value in setting.items() if name in static}
         traced = {n: v for n, v in setting.items() if n not in static}
         shapes = jax.tree.map(np.shape, traced)  # of one loop's arguments: they stack
@@ -149,9 +173,9 @@ def stack(settings: Sequence[Setting], dtype) -> dict[str, Any]:
     """The values of each traced parameter, [S, ...], in the parameters' dtype."""
 
     def one(*values):
-        if np.asarray(values[0]).dtype.kind in "iu":
-            return jnp.asarray(values)
-        return jnp.stack([jnp.asarray(value, dtype) for value in values])
+        # By NumPy, which compiles nothing.
+        stacked = np.stack([np.asarray(value) for value in values])
+        return jnp.asarray(stacked, None if stacked.dtype.kind in "iu" else dtype)
 
     first, *_ = settings
     return {

@@ -116,7 +116,8 @@ def simulate(
     """
     _checks.instance("uplink", uplink, Uplink, "an Uplink")
     _checks.instance("stop", stop, Stop, "a Stop")
-    _checks.instance("checkpoint", checkpoint, Checkpoints, "Checkpoints(path, every)")
+    expected = "gdsec_jax.Checkpoints(path, every)"
+    _checks.instance("checkpoint", checkpoint, Checkpoints, expected)
     uplink, stop = uplink or Uplink(), stop or Stop()
     uplink.check(problem.num_workers)
     _checks.log(log)

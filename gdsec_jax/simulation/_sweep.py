@@ -4,7 +4,7 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def sweep(
     problem: Problem | Callable[..., Problem],
     make_optimizer: Callable[..., optax.GradientTransformation],
-    grid: Mapping[str | tuple[str, ...], Any],
+    grid: Mapping[str | tuple[str, ...], Any] | _grid.Listed,
     num_rounds: int,
     *,
     key: Any = None,
@@ -113,51 +113,8 @@ def sweep(
       >>> bool((bits.sel(xi=4.0) < bits.sel(xi=0.0)).item())
       True
     """
-    axes = _grid.axes_of(grid)
-    if not isinstance(path, SweepFile):
-        path = SweepFile(path)
-    return run_settings(
-        problem,
-        make_optimizer,
-        axes,
-        list(_grid.settings_of(axes)),
-        _grid.static_names(axes),
-        num_rounds,
-        key=key,
-        eval_every=eval_every,
-        stop=stop,
-        uplink=uplink,
-        observe=observe,
-        mesh=mesh,
-        memory_limit=memory_limit,
-        path=path.path,
-        attributes=path.attributes,
-        log=log,
-        progress=progress,
-    )
-
-
-def run_settings(
-    problem: Problem | Callable[..., Problem],
-    make_optimizer: Callable[..., optax.GradientTransformation],
-    axes: Sequence[_grid.Axis],
-    settings: list[_grid.Setting],
-    static: Collection[str],
-    num_rounds: int,
-    *,
-    key: Any = None,
-    eval_every: int = 1,
-    stop: Stop | None = None,
-    uplink: Uplink | Callable[..., Uplink] | None = None,
-    observe: Observe | None = None,
-    mesh: jax.sharding.Mesh | None = None,
-    memory_limit: int | None = None,
-    path: str | os.PathLike | None = None,
-    attributes: Mapping[str, Any] | None = None,
-    log: Callable[..., None] | None = None,
-    progress: bool | None = None,
-) -> "xr.Dataset":
-    """`sweep` over listed settings, in the order of the axes that label them."""
+    listed = grid if isinstance(grid, _grid.Listed) else _grid.listed(grid)
+    kept = path if isinstance(path, SweepFile) else SweepFile(path)
     _checks.instance("stop", stop, Stop, "a Stop")
     common = Common(
         num_rounds,
@@ -167,27 +124,27 @@ def run_settings(
         Uplink() if uplink is None else uplink,
         None if mesh is None else mesh_of(mesh),
     )
-    _check_names(settings[0], problem, make_optimizer, common.uplink)
+    _check_names(listed.settings[0], problem, make_optimizer, common.uplink)
     _checks.log(log)
-    if path is not None and Path(path).is_dir():
-        raise ValueError(f"path is {str(path)!r}, a folder, expected that of a file.")
-    own_attributes = _whole.plain("attributes", dict(attributes or {}))
-    fixed = set(static)
-    fixed |= {n for n in settings[0] if callable(problem) and _grid.takes(problem, n)}
-    plans = [
-        plan_of(group, problem, make_optimizer, common)
-        for group in _grid.groups_of(settings, fixed)
-    ]
+    if kept.path is not None and Path(kept.path).is_dir():
+        raise ValueError(
+            f"path is {str(kept.path)!r}, a folder, expected that of a file."
+        )
+    own_attributes = _whole.plain("attributes", dict(kept.attributes))
+    groups = _grid.groups_of(listed, problem if callable(problem) else None)
+    plans = [plan_of(group, problem, make_optimizer, common) for group in groups]
     # All settings are checked before the first loop is compiled.
     plans = [fit(plan, memory_limit) for plan in plans]
     begin = time.perf_counter()
-    store = None if path is None else Store.at(Path(path), axes, plans)
+    store = None
+    if kept.path is not None:
+        store = Store.at(Path(kept.path), listed.axes, plans)
     done = None if store is None else store.finished(own_attributes)
     if done is not None:
         return done
     flat, batches = _run_plans(plans, store, log, progress)
-    result = unflatten(flat, axes)
-    about = _about(plans, axes, common)
+    result = unflatten(flat, listed.axes)
+    about = _about(plans, listed.axes, common)
     about |= {"batches": batches, "seconds": time.perf_counter() - begin}
     result.attrs = {"attributes": json.dumps(own_attributes | about)}
     return result if store is None else store.finish(result)
