@@ -26,7 +26,7 @@ from gdsec_jax import (
     worker,
 )
 
-WORKERS, ROUNDS, BETA = 5, 300, 0.01
+WORKERS, ROUNDS, BETA = 5, 150, 0.01
 
 # On each data set a threshold that censors most entries, and converges.
 SETS = {
@@ -106,7 +106,7 @@ def assert_same_course(one, other):
 
 @pytest.mark.parametrize(
     ("name", "formats"),
-    [("digits", ("rle", "dense")), ("breast_cancer", ("rle", "coo", "bitmap"))],
+    [("digits", ("dense", "rle")), ("breast_cancer", ("coo", "bitmap"))],
 )
 def test_course_and_bits_are_the_oracles(name, formats, x64):
     factory, make_gradient, make_objective, xi = SETS[name]
@@ -124,16 +124,11 @@ def test_course_and_bits_are_the_oracles(name, formats, x64):
     assert 0.02 < sparse.entries.mean() / plain.entries.mean() < 0.5
     assert (sparse.entries == 0).any()  # some workers were silent
 
-    runs = [(gdsec_jax.gd(WORKERS, wire="rle"), plain, oracle.dense_bits)]
-    runs += [
-        (
-            gdsec_jax.gdsec(WORKERS, xi, BETA, wire=wire.Format(form, 32)),
-            sparse,
-            BITS[form],
-        )
-        for form in formats
-    ]
-    for algorithm, expected, bits_of in runs:
+    for form in formats:
+        algorithm = gdsec_jax.gdsec(WORKERS, xi, BETA, wire=wire.Format(form, 32))
+        expected, bits_of = sparse, BITS[form]
+        if form == "dense":
+            algorithm, expected = gdsec_jax.gd(WORKERS, wire="rle"), plain
         history = simulate(problem, chain(algorithm, problem), ROUNDS)
         errors = [objective(theta) - problem.optimum for theta in expected.thetas]
         np.testing.assert_allclose(history.objective_error, errors[1:], 1e-9, 1e-13)
@@ -565,7 +560,12 @@ def test_the_log_is_told_each_round_once():
 
 
 @pytest.mark.parametrize(
-    ("kind", "worker_batch"), [("ridge", 7), ("minibatch", 2), ("gradient", 2)]
+    ("kind", "worker_batch"),
+    [
+        ("minibatch", 2),
+        pytest.param("ridge", 7, marks=pytest.mark.slow),
+        pytest.param("gradient", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_workers_in_groups_run_the_same_course(kind, worker_batch, x64):
     rng = np.random.default_rng(3)
