@@ -82,25 +82,28 @@ def run_batch(plan: Plan, settings: list[_grid.Setting], advance, log) -> "xr.Da
     # A last batch of fewer runs in the same loop.
     padded = settings + settings[-1:] * (program.size - count)
     inputs = _spread(inputs_of(plan, padded), program)
-    run, buffers = _chunks.begin(
-        program, inputs, plan.problem.init_params, plan.capacity()
-    )
-    courses = [_Course([], {}, {}, {})]
+    params = plan.problem.init_params
+    run, buffers = _chunks.begin(program, inputs, params, plan.capacity())
+    # Not each round is kept, or long sweeps would not fit.
+    kept, last = [], {}
     for chunk in _chunks.run_chunks(
         program, inputs, run, buffers, done=0, num_rounds=num_rounds
     ):
-        run, record = chunk.run, chunk.record
-        ended = np.asarray(_mesh.on_host(run.rounds, mesh))
-        rounds = _records.Rounds.of(record, plan.problem, plan.uplink)
-        columns = _until(_records.columns(rounds), ended, chunk)
-        courses.append(_go_on(plan, courses[-1], columns, chunk))
+        ended = np.asarray(_mesh.on_host(chunk.run.rounds, mesh))
+        numbers = np.arange(chunk.before, chunk.done) + 1
+        columns = _columns(plan, chunk.record, numbers[:, None] <= ended)
         if log is not None:
-            _tell(log, columns, plan, settings, ended, chunk)
+            _tell(log, columns, plan, settings, numbers[:, None] <= ended, numbers)
+        sofar = _so_far(columns, last)
+        last = {name: x[-1] for name, x in sofar.items()}
+        evaluated = _run.evaluates(numbers, program.options.eval_every, num_rounds)
+        kept.append({name: x[evaluated] for name, x in sofar.items()})
         advance(count * (chunk.done - chunk.before))
+        run = chunk.run
     # What is over before its last round.
-    advance(count * (num_rounds - chunk.done))  # pyright: ignore
+    advance(count * (num_rounds - int(numbers[-1])))  # pyright: ignore
     rounds, outcome = map(np.asarray, _mesh.on_host((run.rounds, run.outcome), mesh))
-    return _dataset(plan, courses[1:], rounds, outcome, count)
+    return _dataset(plan, kept, last, rounds[:count], outcome[:count])
 
 
 def _spread(inputs: _chunks.Inputs, program) -> _chunks.Inputs:
@@ -113,89 +116,66 @@ def _spread(inputs: _chunks.Inputs, program) -> _chunks.Inputs:
     )
 
 
-class _Course(NamedTuple):
-    """What is kept of some rounds: columns [J, S] at their evaluations."""
+def _columns(plan: Plan, record: Any, running: np.ndarray) -> dict[str, np.ndarray]:
+    """The columns [K, S] of a chunk, without what a setting computed after its end.
 
-    rounds: Any  # [J], the evaluations
-    measured: dict[str, np.ndarray]  # errors, and what does not add up
-    totals: dict[str, np.ndarray]  # over the rounds so far
-    last: dict[str, Any]  # [S], the totals after the rounds
-
-
-def _numbers(chunk: _chunks.Chunk) -> np.ndarray:
-    return np.arange(chunk.before, chunk.done) + 1
-
-
-def _go_on(plan: Plan, course: _Course, columns, chunk: _chunks.Chunk) -> _Course:
-    """The next rounds' course: not each round is kept, or long sweeps would not fit."""
-    numbers, num_rounds = _numbers(chunk), int(plan.given.limits.rounds)
-    kept = _run.evaluates(numbers, plan.program.options.eval_every, num_rounds)
-    totals = {
-        name: course.last.get(name, 0) + np.cumsum(x, axis=0)
-        for name, x in columns.items()
-        if _records.adds_up(name)
-    }
-    return _Course(
-        numbers[kept],
-        {name: x[kept] for name, x in columns.items() if name not in totals},
-        {name: x[kept] for name, x in totals.items()},
-        {name: x[-1] for name, x in totals.items()},
-    )
-
-
-def _until(columns, ended, chunk: _chunks.Chunk):
-    """The columns [K, S] of a chunk, without what a setting computed after its end."""
-    running = _numbers(chunk)[:, None] <= ended
+    Args:
+      plan, record: of the chunk.
+      running: bool [K, S], whether a setting had not ended before a round.
+    """
 
     def one(name, x):
         shown = running.reshape(running.shape + (1,) * (x.ndim - 2))
         return np.where(shown, x, 0 if _records.adds_up(name) else np.nan)
 
-    return {name: one(name, x) for name, x in columns.items()}
+    rounds = _records.Rounds.of(record, plan.problem, plan.uplink)
+    return {name: one(name, x) for name, x in _records.columns(rounds).items()}
 
 
-def _tell(log, columns, plan: Plan, settings, ended, chunk: _chunks.Chunk) -> None:
+def _so_far(columns, last: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The columns; of what adds up the totals, behind those of the rounds before."""
+    return {
+        name: last.get(name, 0) + np.cumsum(x, axis=0) if _records.adds_up(name) else x
+        for name, x in columns.items()
+    }
+
+
+def _tell(log, columns, plan: Plan, settings, running, numbers) -> None:
     for s, setting in enumerate(settings):
-        numbers = _numbers(chunk)
-        numbers = numbers[numbers <= ended[s]]
-        if numbers.size:
-            own = {name: x[: numbers.size, s] for name, x in columns.items()}
-            told = log_columns(own, numbers, plan.program.options.observe)
+        own = running[:, s]
+        if own.any():
+            told = {name: x[own, s] for name, x in columns.items()}
+            told = log_columns(told, numbers[own], plan.program.options.observe)
             log(told, setting=plan.group.static | setting)
 
 
-def _dataset(plan: Plan, courses: list[_Course], rounds_run, outcome, count: int):
-    """The courses of a batch, one after the other, as a labelled dataset."""
+def _dataset(plan: Plan, kept, last, rounds_run, outcome) -> "xr.Dataset":
+    """What is kept of a batch, chunk after chunk, as a labelled dataset."""
     import xarray as xr
 
-    num_rounds, size = int(plan.given.limits.rounds), plan.program.size
+    num_rounds, count = int(plan.given.limits.rounds), outcome.size
     rounds = np.arange(1, num_rounds + 1)
     rounds = rounds[_run.evaluates(rounds, plan.program.options.eval_every, num_rounds)]
-    missing = rounds.size - sum(course.rounds.size for course in courses)
 
-    # Where all settings ended early the last rounds are missing.
-    def measured(name):
-        columns = [course.measured[name] for course in courses]
-        columns.append(np.full((missing, size, *columns[0].shape[2:]), np.nan))
-        return _labelled(name, columns)
-
-    def total(name):
-        columns = [course.totals[name] for course in courses]
-        columns.append(np.tile(courses[-1].last[name], (missing, 1)))
-        return _labelled(name, columns)
-
-    def _labelled(name, columns):
-        values = np.concatenate(columns)[:, :count].swapaxes(0, 1)
+    def variable(name):
+        values = np.concatenate([part[name] for part in kept])
+        # Where all settings ended early the last rounds are missing.
+        total = _records.adds_up(name)
+        end = last[name] if total else np.full_like(last[name], np.nan, dtype=float)
+        missing = np.repeat(end[None], rounds.size - len(values), axis=0)
+        values = np.concatenate([values, missing])[:, :count].swapaxes(0, 1)
         more = (f"{name}:{axis}" for axis in range(values.ndim - 2))
         return ("setting", "eval_round", *more), values
 
-    outcomes = [OUTCOMES[int(o)] for o in outcome[:count]]
+    def label(name):
+        return f"{_records.TOTAL}{name}" if _records.adds_up(name) else name
+
+    outcomes = [OUTCOMES[int(o)] for o in outcome]
     return xr.Dataset(
-        {name: measured(name) for name in courses[0].measured}
-        | {f"{_records.TOTAL}{name}": total(name) for name in courses[0].totals}
+        {label(name): variable(name) for name in last}
         | {
             "outcome": ("setting", np.array(outcomes, dtype="U9")),
-            "rounds": ("setting", rounds_run[:count].astype(np.int64)),
+            "rounds": ("setting", rounds_run.astype(np.int64)),
             "initial_error": ("setting", np.full(count, plan.initial_error)),
         },
         coords={"eval_round": rounds},

@@ -22,26 +22,23 @@ def with_old_spellings(function: _Function) -> _Function:
     def call(*arguments, **options):
         parts = ("participation", "absent", "grant", "channel")
         _merge(options, "uplink", parts, "Uplink", Uplink)
-        stops = ("target_error", "divergence_factor")
-        _merge(options, "stop", stops, "gdsec_jax.Stop", Stop)
+        parts = ("target_error", "divergence_factor")
+        _merge(options, "stop", parts, "gdsec_jax.Stop", Stop)
         if "norms" in options:
             _warn("norms=True", "observe=gdsec_jax.norms")
             options |= {"observe": norms} if options.pop("norms") else {}
-        if "checkpoint_every" in options:
-            _warn(
-                "checkpoint_every=...",
-                "checkpoint=gdsec_jax.Checkpoints(path, every=...)",
-            )
-            every = options.pop("checkpoint_every")
-            if every is not None:
-                path: Any = options.get("checkpoint")
-                options["checkpoint"] = Checkpoints(path, every)
-        if function.__name__ == "sweep":
+        if options.get("checkpoint_every") is not None:
+            new = "checkpoint=gdsec_jax.Checkpoints(path, every=...)"
+            _warn("checkpoint_every=...", new)
+            own: Any = (options.get("checkpoint"), options["checkpoint_every"])
+            options["checkpoint"] = Checkpoints(*own)
+        options.pop("checkpoint_every", None)
+        if "static" in options:
             arguments = _as_static(arguments, options)
-            if "attributes" in options:
-                _warn("attributes=...", "path=gdsec_jax.SweepFile(path, attributes)")
-                own = options.pop("attributes") or {}
-                options["path"] = SweepFile(options.get("path"), own)
+        if "attributes" in options and function.__name__ == "sweep":
+            _warn("attributes=...", "path=gdsec_jax.SweepFile(path, attributes)")
+            said = options.pop("attributes") or {}
+            options["path"] = SweepFile(options.get("path"), said)
         return function(*arguments, **options)
 
     return call  # pyright: ignore
@@ -69,8 +66,6 @@ def _merge(
 
 def _as_static(arguments: tuple, options: dict[str, Any]) -> tuple:
     """The arguments with what `static` names wrapped in the grid."""
-    if "static" not in options:
-        return arguments
     _warn("static=...", "gdsec_jax.Static around the values in the grid")
     asked = options.pop("static")
     grid = options.get("grid", arguments[2] if len(arguments) > 2 else {})

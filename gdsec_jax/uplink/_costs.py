@@ -14,20 +14,15 @@ def upload_s(conditions: Conditions, bits: Any) -> np.ndarray:
 
     Args:
       conditions: of one round, or of several, with fields [..., M].
-      bits: integers [..., M], what each worker sent; a silent one takes no time.
-
-    Raises:
-      ValueError: the bits have another shape than the conditions.
+      bits: integers [..., M], what each worker sent; a silent one takes no time. A
+        ValueError is raised where they have another shape.
 
     Examples:
-      >>> import numpy as np
       >>> from gdsec_jax import channel
-      >>> drawn = channel.Conditions(
-      ...     delivered=np.array([True, False]), delay=np.array([0, 0]),
-      ...     seconds_per_bit=np.array([1e-6, 2e-6]),
-      ...     joules_per_bit=np.array([1e-7, 2e-7]), compute_s=np.array([0.5, 1.0]))
-      >>> channel.upload_s(drawn, [1_000_000, 0])
-      array([1., 0.])
+      >>> radio = channel.at_snr(channel.Radio(), 2, snr_db=20.0)
+      >>> drawn = channel.conditions(channel.Channel(radio), 2, key=0)
+      >>> channel.upload_s(drawn, [1_000_000, 0]).round(3)
+      array([0.265, 0.   ])
     """
     return _times(bits, conditions.seconds_per_bit)
 
