@@ -121,7 +121,7 @@ def test_each_device_holds_its_own_workers():
         assert isinstance(federation, FederationState)
         for leaf in jax.tree.leaves(federation.workers):
             assert leaf.addressable_shards[0].data.shape[0] == M // 4
-        for leaf in jax.tree.leaves((federation.rounds, state[1])):
+        for leaf in jax.tree.leaves((federation.clock, state[1])):
             assert leaf.sharding.is_fully_replicated
         """
     )

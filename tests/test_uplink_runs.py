@@ -14,7 +14,16 @@ from test_mesh import on_four_devices
 from test_simulate import assert_same_course
 
 import gdsec_jax
-from gdsec_jax import Uplink, channel, logs, participation, problems, simulate, sweep
+from gdsec_jax import (
+    Uplink,
+    channel,
+    logs,
+    participation,
+    problems,
+    server,
+    simulate,
+    sweep,
+)
 from gdsec_jax.channel import Channel, Radio
 
 M, ROUNDS, MAX_DELAY = 4, 40, 2
@@ -31,7 +40,8 @@ def problem():
 @functools.cache
 def optimizer(name="gdsec", max_delay=None, xi=2.0):
     own = {"gdsec": {"xi": xi, "beta": 0.1, "wire": "rle"}}.get(name, {})
-    algorithm = getattr(gdsec_jax, name)(M, **own, max_delay=max_delay)
+    own["server"] = None if max_delay is None else server.late(max_delay)
+    algorithm = getattr(gdsec_jax, name)(M, **own)
     return optax.chain(algorithm, optax.sgd(0.2 / problem().smoothness))
 
 
@@ -72,7 +82,8 @@ def test_a_channel_that_loses_nothing_is_none(method):
     chain = optax.chain(method.make(M, **options), step)
     expected, harmless = run(chain), run(chain, channel=Channel())
     np.testing.assert_array_equal(harmless.bits, expected.bits)
-    np.testing.assert_array_equal(harmless.params, expected.params)
+    # Two programs, which XLA may round otherwise.
+    np.testing.assert_allclose(harmless.params, expected.params, rtol=1e-6)
     assert not harmless.lost.any() and not harmless.time_s.any()
 
 
@@ -128,7 +139,8 @@ def test_a_grant_waits_for_all_offers(absent):
 
 def test_who_is_left_out_is_waited_for():
     chain = optax.chain(
-        gdsec_jax.gd(M, max_norm_ratio=1.0), optax.sgd(0.1 / problem().smoothness)
+        gdsec_jax.gd(M, server=server.total(max_norm_ratio=1.0)),
+        optax.sgd(0.1 / problem().smoothness),
     )
     with pytest.warns(RuntimeWarning, match="dropped"):
         history = run(chain, rounds=5, channel=Channel(compute_s=1.0))
@@ -245,14 +257,14 @@ def test_another_channel_is_another_run(tmp_path):
 def test_a_channel_over_four_devices():
     on_four_devices(
         """
-        from gdsec_jax import channel, participation
+        from gdsec_jax import channel, participation, server
         lossy = channel.Channel(
             channel.at_snr(channel.Radio(), M, 10.0), erasure_probability=0.2,
             straggler_s=0.1, max_delay=2,
         )
         algorithms = {
-            "gdsec": gdsec_jax.gdsec(M, 5.0, 0.01, wire="rle", max_delay=2),
-            "marina": gdsec_jax.marina(M, worker.random_k(3), max_delay=2),
+            "gdsec": gdsec_jax.gdsec(M, 5.0, 0.01, wire="rle", server=server.late(2)),
+            "marina": gdsec_jax.marina(M, worker.random_k(3), server=server.late(2)),
         }
         for name, algorithm in algorithms.items():
             alone, spread = (
@@ -301,7 +313,7 @@ def test_a_channel_over_four_devices():
         ),
         (
             lambda: run(grant=participation.largest_energy(9), worker_batch=2),
-            "Grouped, expected those of all workers at once, which grant looks at",
+            "expected those of all workers at once, which grant looks at",
         ),
         (
             lambda: run(absent="sleep"),

@@ -9,7 +9,7 @@ import pytest
 from test_uplink_runs import MAX_DELAY, ROUNDS, M, noisy, optimizer, problem, run
 
 import gdsec_jax
-from gdsec_jax import Uplink, participation, sweep
+from gdsec_jax import Uplink, participation, server, sweep
 
 
 def assert_is_the_run(swept, history):
@@ -35,7 +35,7 @@ def of_setting(snr_db, erasure, access="fdma"):
 
 
 def swept_chain(xi=2.0):
-    algorithm = gdsec_jax.gdsec(M, xi, 0.1, wire="rle", max_delay=MAX_DELAY)
+    algorithm = gdsec_jax.gdsec(M, xi, 0.1, wire="rle", server=server.late(MAX_DELAY))
     return optax.chain(algorithm, optax.sgd(0.2 / problem().smoothness))
 
 
