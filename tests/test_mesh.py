@@ -58,18 +58,18 @@ def test_a_run_on_four_devices_is_that_on_one():
         algorithm = gdsec_jax.gdsec(M, 5.0, 0.01, wire="rle")
         optimizer = optax.chain(algorithm, step)
         alone = gdsec_jax.simulate(problem, optimizer, 300)
-        for axes in ((4,), (2, 2)):
-            mesh = jax.make_mesh(axes, ("a", "b")[: len(axes)])
-            for worker_batch in (None, 1):
-                run = gdsec_jax.simulate(
-                    problem, optimizer, 300, mesh=mesh, worker_batch=worker_batch
-                )
-                np.testing.assert_allclose(run.params, alone.params, rtol=1e-12)
-                errors = run.objective_error, alone.objective_error
-                atol = 4 * problem.resolution
-                np.testing.assert_allclose(*errors, rtol=1e-12, atol=atol)
-                np.testing.assert_array_equal(run.bits, alone.bits)
-                np.testing.assert_array_equal(run.participants, alone.participants)
+        for mesh, worker_batch in (
+            (jax.make_mesh((4,), ("a",)), None), (jax.make_mesh((2, 2), ("a", "b")), 1)
+        ):
+            run = gdsec_jax.simulate(
+                problem, optimizer, 300, mesh=mesh, worker_batch=worker_batch
+            )
+            np.testing.assert_allclose(run.params, alone.params, rtol=1e-12)
+            errors = run.objective_error, alone.objective_error
+            atol = 4 * problem.resolution
+            np.testing.assert_allclose(*errors, rtol=1e-12, atol=atol)
+            np.testing.assert_array_equal(run.bits, alone.bits)
+            np.testing.assert_array_equal(run.participants, alone.participants)
         """
     )
 
