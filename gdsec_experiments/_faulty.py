@@ -1,60 +1,49 @@
-"""A run with faults, and the ledger of what the workers had to say.
+"""Runs with faults, and the ledger of what the workers had to say."""
 
-The loop is written out, by the public pieces that `simulate` is made of, since a run's
-history has no place for what only this figure asks: whether the server got it all.
-"""
-
-from typing import Any, NamedTuple
+import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from gdsec_jax import channel, last_round, participation, worker
+from gdsec_jax import (
+    Round,
+    Stop,
+    Uplink,
+    channel,
+    last_round,
+    participation,
+    sweep,
+    worker,
+)
 from gdsec_jax.server import LateMessagesState, ServerMemoryState
-
-PRESENT, LINK, DELAY, BROKEN = range(4)  # streams of a round's key
 
 
 class Faults(NamedTuple):
-    """Of a run; numbers, perhaps traced."""
+    """Of a run."""
 
-    erased: Any = 0.0  # probability that a message is lost
-    absent: Any = 0.0  # share of the workers that do not take part
-    delay: Any = 0  # rounds that a message is late at most
-    broken: Any = 0.0  # probability that a gradient is NaN
-    excessive: Any = 0.0  # probability that it is a million times too long
+    erased: float = 0.0  # probability that a message is lost
+    absent: float = 0.0  # share of the workers that do not take part
+    delay: int = 0  # rounds that a message is late at most
+    broken: float = 0.0  # probability that a gradient is NaN
+    excessive: float = 0.0  # probability that it is a million times too long
 
 
 class Course(NamedTuple):
     """Of a run of K rounds."""
 
-    error: jax.Array  # [K]
-    bits: jax.Array  # [K], of all workers
-    lost: jax.Array  # [K], messages
-    left_out: jax.Array  # [K], workers dropped for what they computed
-    missing: jax.Array  # [K], of what the workers had to say, see `Ledger`
-    drift: jax.Array  # [K], of the server's memory from the workers'
+    error: np.ndarray  # [K]
+    bits: np.ndarray  # [K], of all workers
+    lost: np.ndarray  # [K], messages
+    left_out: np.ndarray  # [K], workers dropped for what they computed
+    missing: np.ndarray  # [K], of what the workers had to say, see `ledger`
+    drift: np.ndarray  # [K], of the server's memory from the workers'
 
 
-class Ledger(NamedTuple):
-    r"""What the server has made of what the workers had to say.
-
-    Nothing is lost if at every round
-
-    .. math:: \sum_k d^k + \sum_m e_m + p + \beta \sum_k p^k = \sum_k \sum_m g_m^k,
-
-    where d is the server's direction, p the sum of the messages under way, and an
-    absent worker's gradient counts as what the server knows of it, h_m; and if the
-    server's memory and beta p add up to the workers' memories.
-    """
-
-    balance: jax.Array  # [D]: all d, and beta p before the round, less all g
-    said: jax.Array  # the sum of the rounds' |g|, to compare with
-
-
-def run(problem, algorithm, beta, step, num_rounds: int, absent, seed=0):
-    """From `Faults` to the `Course`, to be compiled and vmapped.
+def run(problem, algorithm, beta, step, num_rounds: int, absent, cases, seed=0):
+    """The `Course` of each case, side by side where they differ in numbers alone.
 
     Args:
       problem: of M workers, without minibatches.
@@ -63,65 +52,102 @@ def run(problem, algorithm, beta, step, num_rounds: int, absent, seed=0):
       step: the learning rate.
       num_rounds: K.
       absent: "hold" or "accumulate".
+      cases: a list of `Faults`.
       seed: of the faults.
     """
     num_workers = problem.num_workers
-    optimizer = optax.chain(algorithm, optax.sgd(step))
 
-    def course(faults: Faults) -> Course:
-        def one_round(carry, number):
-            params, state, ledger = carry
-            keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), number), 4)
-            true = problem.gradients(params, keys[BROKEN])
-            luck = jax.random.uniform(keys[BROKEN], (2, num_workers, 1))
-            given = jnp.where(luck[0] < faults.excessive, 1e6 * true, true)
-            given = jnp.where(luck[1] < faults.broken, jnp.nan, given)
-            rule = participation.uniform(num_workers, 1 - faults.absent)
-            active = rule(keys[PRESENT], number)
-            met = channel.conditions(
-                channel.Channel(erasure_probability=faults.erased),
-                num_workers,
-                keys[LINK],
-            )
-            late = jax.random.uniform(keys[DELAY], (num_workers,)) * (faults.delay + 1)
-            updates, after = optimizer.update(
-                given,
-                state,
-                params,
-                active=active,
-                absent=absent,
-                delivered=met.delivered,
-                delay=late.astype(jnp.int32),
-            )
-            sent = last_round(after)
-            speaks = sent.participants
-            if absent == "accumulate":  # all compute, and all have their say
-                speaks = sent.computed & ~sent.parts[0].dropped
-            before, now = _memories(state), _memories(after)
-            due = jnp.where(speaks[:, None], true, before.h).sum(0)
-            ledger = Ledger(
-                ledger.balance - updates / step + beta * before.under_way - due,
-                ledger.said + jnp.linalg.norm(due),
-            )
-            rest = ledger.balance + now.error + now.under_way
-            apart = now.server + beta * now.under_way - now.h.sum(0)
-            params = optax.apply_updates(params, updates)
-            out = Course(
-                error=problem.error(params),
-                bits=jnp.asarray(sent.bits).sum(),
-                lost=sent.lost.sum(),
-                left_out=sent.dropped,
-                missing=jnp.linalg.norm(rest) / ledger.said,
-                drift=jnp.linalg.norm(apart) / ledger.said,
-            )
-            return (params, after, ledger), out
+    def optimizer(broken, excessive):
+        faulty = _spoilt(broken, excessive, seed)
+        return optax.chain(faulty, algorithm, optax.sgd(step))
 
-        params = problem.init_params
-        ledger = Ledger(jnp.zeros_like(params), jnp.zeros((), params.dtype))
-        start = (params, optimizer.init(params), ledger)
-        return jax.lax.scan(one_round, start, jnp.arange(num_rounds))[1]
+    def present(key, round, absent):
+        return participation.uniform(num_workers, 1 - absent)(key, round)
 
-    return course
+    def link(erased, delay):
+        return channel.Channel(erasure_probability=erased, max_delay=delay)
+
+    swept = sweep(
+        problem,
+        optimizer,
+        {Faults._fields: cases},
+        num_rounds,
+        key=seed,
+        uplink=Uplink(present, absent, channel=link),
+        stop=Stop(divergence_factor=1e300),
+        observe=functools.partial(_ledger, beta=beta, step=step, absent=absent),
+        progress=False,
+    )
+    return [
+        _course(swept.isel({"_".join(Faults._fields): i})) for i in range(len(cases))
+    ]
+
+
+def _course(one) -> Course:
+    def each(name):
+        return np.diff(one[f"total_{name}"].values, prepend=0)
+
+    balance = np.cumsum(one["moved"].values, axis=0)
+    said = np.cumsum(one["due"].values)
+    return Course(
+        error=one["objective_error"].values,
+        bits=each("bits"),
+        lost=each("lost"),
+        left_out=each("dropped"),
+        missing=np.linalg.norm(balance + one["kept"].values, axis=1) / said,
+        drift=one["apart"].values / said,
+    )
+
+
+class _Spoilt(NamedTuple):
+    key: jax.Array  # of the rounds to come
+
+
+def _spoilt(broken, excessive, seed) -> optax.GradientTransformation:
+    """Some workers' gradients, NaN or a million times too long."""
+
+    def update(gradients, state, params=None):
+        del params
+        key, now = jax.random.split(state.key)
+        luck = jax.random.uniform(now, (2, gradients.shape[0], 1))
+        given = jnp.where(luck[0] < excessive, 1e6 * gradients, gradients)
+        return jnp.where(luck[1] < broken, jnp.nan, given), _Spoilt(key)
+
+    return optax.GradientTransformation(
+        lambda params: _Spoilt(jax.random.key(seed)), update
+    )
+
+
+def _ledger(now: Round, *, beta, step, absent) -> dict[str, jax.Array]:
+    r"""What the server has made in a round of what the workers had to say.
+
+    Nothing is lost if at every round
+
+    .. math:: \sum_k d^k + \sum_m e_m + p + \beta \sum_k p^k = \sum_k \sum_m g_m^k,
+
+    where d is the server's direction, p the sum of the messages under way, and an
+    absent worker's gradient counts as what the server knows of it, h_m; and if the
+    server's memory and beta p add up to the workers' memories.
+
+    Returns:
+      moved: [D], the round's d and the beta p before it, less its g.
+      due: the round's :math:`|\sum_m g_m|`, to compare with.
+      kept: [D], the e and p after it.
+      apart: how far the server's memory and beta p are from the workers' memories.
+    """
+    sent = last_round(now.new_state)
+    speaks = sent.participants
+    if absent == "accumulate":  # all compute, and all have their say
+        speaks = sent.computed & ~sent.parts[0].dropped
+    before, after = _memories(now.state), _memories(now.new_state)
+    due = jnp.where(speaks[:, None], now.gradients, before.h).sum(0)
+    apart = after.server + beta * after.under_way - after.h.sum(0)
+    return {
+        "moved": beta * before.under_way - now.updates / step - due,
+        "due": jnp.linalg.norm(due),
+        "kept": after.error + after.under_way,
+        "apart": jnp.linalg.norm(apart),
+    }
 
 
 class _Memories(NamedTuple):

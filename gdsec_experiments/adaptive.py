@@ -2,10 +2,7 @@
 
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pandas as pd
 
 import gdsec_jax
@@ -89,30 +86,28 @@ def _result(config, own, seeds) -> Result:
 
 
 def _courses(problems, label: str, config) -> Courses:
-    """Runs side by side on problems of the same shapes."""
+    """A method's runs on problems of the same shapes, each with the step 1/L."""
     method = config.methods[label]
 
-    def run(problem):
-        step = 1 / problem.smoothness
+    def make_optimizer(step):
         resolved = method.model_copy(update={"learning_rate": step})
-        optimizer = configs.make_optimizer(resolved, config, problem)
+        return configs.make_optimizer(resolved, config, problems[0])
 
-        def one_round(carry, _):
-            params, state = carry
-            updates, state = optimizer.update(problem.gradients(params), state, params)
-            params = optax.apply_updates(params, updates)
-            xi = gdsec_jax.last_xi(state) if label == ADAPTIVE else jnp.zeros(())
-            sent = gdsec_jax.last_round(state)
-            return (params, state), (problem.error(params), sent, xi)
+    def xi(now):
+        return {"chosen_xi": gdsec_jax.last_xi(now.new_state)}
 
-        params = problem.init_params
-        carry = params, optimizer.init(params)
-        records = jax.lax.scan(one_round, carry, None, length=config.num_rounds)[1]
-        return problem.error(params), *records
-
-    stacked = jax.tree.map(lambda *x: jnp.stack([jnp.asarray(y) for y in x]), *problems)
-    initial, error, sent, xi = jax.tree.map(np.asarray, jax.jit(jax.vmap(run))(stacked))
-    return Courses(initial, error, sent.bits.sum(-1).cumsum(-1), xi)
+    steps = [float(1 / problem.smoothness) for problem in problems]
+    runs = gdsec_jax.sweep(
+        lambda number: problems[number],
+        make_optimizer,
+        {("number", "step"): list(enumerate(steps))},
+        config.num_rounds,
+        observe=xi if label == ADAPTIVE else None,
+        progress=False,
+    )
+    bits, error = runs["total_bits"].values, runs["objective_error"].values
+    course = runs["chosen_xi"].values if label == ADAPTIVE else np.zeros(error.shape)
+    return Courses(runs["initial_error"].values, error, bits, course)
 
 
 def _to_target(courses: Courses, target) -> tuple[np.ndarray, np.ndarray]:

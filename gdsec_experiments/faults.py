@@ -1,7 +1,5 @@
 """What lost, late, absent and broken workers cost, and whether anything is lost."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
@@ -73,7 +71,7 @@ def section(study: figures.Study) -> report.Section:
 
 
 def _courses(config, method, problem):
-    """By case, what a method does under it: two compiled loops, cases side by side."""
+    """By case, what a method does under it: cases side by side."""
     algorithm = METHODS[method.name].factory(
         problem.num_workers,
         **method.parameters(),
@@ -85,20 +83,17 @@ def _courses(config, method, problem):
         cases = [
             case for case in CASES if ("accumulate" in case[0]) == (absent != "hold")
         ]
-        each = [_faulty.Faults(**{name: rate}) for _, name, rate in cases]
-        stacked = jax.tree.map(lambda *x: jnp.asarray(x, float), *each)
-        run = _faulty.run(
+        courses = _faulty.run(
             problem,
             algorithm,
             beta.get(method.name, 0.0),
             1 / problem.smoothness,
             config.num_rounds,
             absent,
+            [_faulty.Faults(**{name: rate}) for _, name, rate in cases],
             config.problem.seed,
         )
-        courses = jax.tree.map(np.asarray, jax.jit(jax.vmap(run))(stacked))
-        for number, case in enumerate(cases):
-            found[case] = jax.tree.map(lambda x, n=number: x[n], courses)
+        found |= dict(zip(cases, courses, strict=True))
     return found
 
 

@@ -8,7 +8,7 @@ import functools
 import numpy as np
 import pandas as pd
 
-from gdsec_jax import problems, simulate, sweep
+from gdsec_jax import Uplink, problems, simulate, sweep
 from gdsec_jax.study import config as configs
 from gdsec_jax.study import experiment, figures, report
 
@@ -70,7 +70,7 @@ def _over_snrs(config, method, problem, progress):
         config.num_rounds,
         key=config.problem.seed,
         eval_every=config.eval_every,
-        channel=functools.partial(_channel, config),
+        uplink=Uplink(channel=functools.partial(_channel, config)),
         progress=progress,
     )
 
@@ -84,7 +84,7 @@ def _at_snrs(config, method, problem, progress):
             optimizer,
             config.num_rounds,
             key=config.problem.seed,
-            channel=_channel(config, snr),
+            uplink=Uplink(channel=_channel(config, snr)),
             progress=progress,
         )
         for snr in SNRS_DB

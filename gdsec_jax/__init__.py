@@ -51,19 +51,34 @@ from gdsec_jax.federation._counts import last_round as last_round
 from gdsec_jax.server import gradient_estimate as gradient_estimate
 from gdsec_jax.server import late_messages as late_messages
 from gdsec_jax.server import server_memory as server_memory
+from gdsec_jax.simulation._checkpoint import Checkpoints as Checkpoints
+from gdsec_jax.simulation._grid import Static as Static
+from gdsec_jax.simulation._history import Cost as Cost
 from gdsec_jax.simulation._history import History as History
+from gdsec_jax.simulation._observe import Round as Round
+from gdsec_jax.simulation._observe import norms as norms
+from gdsec_jax.simulation._run import Stop as Stop
 from gdsec_jax.simulation._simulate import simulate as simulate
+from gdsec_jax.simulation._store import SweepFile as SweepFile
 from gdsec_jax.simulation._sweep import sweep as sweep
+from gdsec_jax.uplink import Uplink as Uplink
 
 __all__ = [
     "DEVICE_AXIS",
     "METHODS",
+    "Checkpoints",
     "Controller",
+    "Cost",
     "History",
     "LastBroadcast",
     "LastRound",
     "Method",
+    "Round",
+    "Static",
+    "Stop",
+    "SweepFile",
     "Theory",
+    "Uplink",
     "WorkerBatches",
     "adaptive_xi",
     "broadcast",
@@ -92,6 +107,7 @@ __all__ = [
     "low_rank",
     "marina",
     "natural",
+    "norms",
     "participation",
     "power_sgd",
     "problems",

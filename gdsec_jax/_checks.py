@@ -63,6 +63,12 @@ def function(name: str, value: Any) -> None:
         raise ValueError(f"{name} is {value!r}, expected a function.")
 
 
+def instance(name: str, value: Any, kind: type, expected: str) -> None:
+    """`value` is an object of this kind, or None."""
+    if not (value is None or isinstance(value, kind)):
+        raise ValueError(f"{name} is {value!r}, expected {expected} or None.")
+
+
 def log(value: Any) -> None:
     """A log is a function, not the context manager that yields it."""
     if value is None or (callable(value) and not hasattr(value, "__enter__")):

@@ -22,7 +22,7 @@ import optax
 from cases import METHODS, random_gradients, run
 
 import gdsec_jax
-from gdsec_jax import channel, participation, problems, robust, server, worker
+from gdsec_jax import Uplink, channel, participation, problems, robust, server, worker
 
 WORKERS = 4
 RECORD: dict[str, np.ndarray] = {}
@@ -76,9 +76,9 @@ def methods():
             keep_history(f"{method.name} ridge", history)
         problem = logistic()
         optimizer = chain(problem, method.make(WORKERS, reduction="mean", wire="rle"))
-        history = gdsec_jax.simulate(problem, optimizer, 30, norms=True)
+        history = gdsec_jax.simulate(problem, optimizer, 30, observe=gdsec_jax.norms)
         keep_history(f"{method.name} logistic", history)
-        keep(f"{method.name} logistic", norms=history.norms)
+        keep(f"{method.name} logistic", norms=dict(history.observed))
 
 
 def sweeps():
@@ -89,7 +89,7 @@ def sweeps():
 
     grid = {"xi": [0.0, 1.0, 4.0], "beta": [0.01, 0.1]}
     rule = participation.uniform(WORKERS, 0.5)
-    for name, rest in {"plain": {}, "half": {"participation": rule, "key": 2}}.items():
+    for name, rest in {"plain": {}, "half": {"uplink": Uplink(rule), "key": 2}}.items():
         result = gdsec_jax.sweep(problem, make, grid, 25, **rest)
         keep(f"sweep {name}", **{x: result[x].values for x in result.data_vars})
 
@@ -115,7 +115,9 @@ def faults():
         for method in ("gdsec", "ef21", "laq", "marina", "power_sgd"):
             row = next(row for row in METHODS if row.name == method)
             optimizer = chain(problem, row.make(WORKERS, **options))
-            history = gdsec_jax.simulate(problem, optimizer, 25, key=3, **around)
+            history = gdsec_jax.simulate(
+                problem, optimizer, 25, key=3, uplink=Uplink(**around)
+            )
             keep_history(f"{name} {method}", history)
 
 
@@ -219,8 +221,7 @@ def resumed():
                     problem,
                     chain(problem, row.make(WORKERS)),
                     rounds,
-                    checkpoint=Path(folder) / "run",
-                    checkpoint_every=5,
+                    checkpoint=gdsec_jax.Checkpoints(Path(folder) / "run", 5),
                 )
         keep_history(f"resumed {method}", history)
 

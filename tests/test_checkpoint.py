@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from inside import _checkpoint, _loop
+from inside import _checkpoint, _records, _run
 from test_simulate import assert_same_course
 
 import gdsec_jax
@@ -302,8 +302,8 @@ def saved(rounds, since):
     broadcast: Any = numbers > 3
     state = {"memory": jnp.full((3, 4), rounds, jnp.bfloat16), "none": jnp.zeros((0,))}
     return _checkpoint.Saved(
-        _loop.Run(jnp.arange(5.0), state, jnp.int32(rounds), jnp.int32(0)),
-        _loop.Record(1.0 * numbers, sent, broadcast, {}, {}, ()),
+        _run.Run(jnp.arange(5.0), state, jnp.int32(rounds), jnp.int32(0)),
+        _records.Record(1.0 * numbers, sent, broadcast, {}, {}, ()),
         float(rounds),
     )
 

@@ -55,7 +55,7 @@ def runs(tmp_path_factory):
 
     loaded = make(THREE, target=1e-2, eval_every=4)
     return (
-        experiment.compare(loaded, folder, console, log=log, norms=True),
+        experiment.compare(loaded, folder, console, log=log, observe=gdsec_jax.norms),
         folder,
         seen,
     )
@@ -74,7 +74,7 @@ def test_the_runs_of_a_config(runs):
         np.testing.assert_array_equal(loaded.bits, history.bits)
         assert loaded.attributes["label"] == label
         assert loaded.attributes["config"] == found.config.model_dump(mode="json")
-        assert "gradient_norm" in loaded.norms
+        assert "gradient_norm" in loaded.observed
         rows = [rows for setting, rows in seen if setting == {"method": label}]
         bits = np.concatenate([each["bits"] for each in rows])
         np.testing.assert_array_equal(bits, history.bits.sum(1))
@@ -202,7 +202,7 @@ def test_what_the_target_costs(runs):
     found = runs[0]
     table = experiment.costs(found).set_index("method")
     assert list(table.index) == list(THREE)
-    reference = found.histories["GD"].bits_to(found.target_error)
+    reference = found.histories["GD"].cost_to(found.target_error).bits
     assert reference is not None
     for label, history in found.histories.items():
         row, cost = table.loc[label], history.cost_to(found.target_error)

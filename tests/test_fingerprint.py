@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from inside import _loop, _uplink, fingerprint
+from inside import _chunks, _run, fingerprint
 
 import gdsec_jax
 from gdsec_jax import problems
@@ -16,10 +16,11 @@ def test_a_method_differs_in_any_number_of_its_own():
         own = dict(zip("wb", pieces, strict=True))
         parts = optax.partition(own, {"w": "w", "b": "b"})
         chain = optax.chain(parts, optax.sgd(0.1))
-        options = _loop.Options(1, _uplink.Around(), False)
-        limits = _loop.Limits(10, -np.inf, np.inf)
-        given = _loop.Given(limits, None, jax.random.key(0))
-        words = fingerprint(on, chain, options, given, 1e6)
+        limits = _run.Limits(10, -np.inf, np.inf)
+        given = _run.Given(limits, gdsec_jax.Uplink(), jax.random.key(0))
+        inputs = _chunks.Inputs(_run.for_loop(on), given, {})
+        program = _chunks.OneRun(chain, _run.Options(1))
+        words = fingerprint(on, program, inputs, gdsec_jax.Stop())
         assert words["target_error"] == "-inf"
         return words["method or options"]
 

@@ -58,18 +58,18 @@ def test_a_run_on_four_devices_is_that_on_one():
         algorithm = gdsec_jax.gdsec(M, 5.0, 0.01, wire="rle")
         optimizer = optax.chain(algorithm, step)
         alone = gdsec_jax.simulate(problem, optimizer, 300)
-        for axes in ((4,), (2, 2)):
-            mesh = jax.make_mesh(axes, ("a", "b")[: len(axes)])
-            for worker_batch in (None, 1):
-                run = gdsec_jax.simulate(
-                    problem, optimizer, 300, mesh=mesh, worker_batch=worker_batch
-                )
-                np.testing.assert_allclose(run.params, alone.params, rtol=1e-12)
-                errors = run.objective_error, alone.objective_error
-                atol = 4 * problem.resolution
-                np.testing.assert_allclose(*errors, rtol=1e-12, atol=atol)
-                np.testing.assert_array_equal(run.bits, alone.bits)
-                np.testing.assert_array_equal(run.participants, alone.participants)
+        for mesh, worker_batch in (
+            (jax.make_mesh((4,), ("a",)), None), (jax.make_mesh((2, 2), ("a", "b")), 1)
+        ):
+            run = gdsec_jax.simulate(
+                problem, optimizer, 300, mesh=mesh, worker_batch=worker_batch
+            )
+            np.testing.assert_allclose(run.params, alone.params, rtol=1e-12)
+            errors = run.objective_error, alone.objective_error
+            atol = 4 * problem.resolution
+            np.testing.assert_allclose(*errors, rtol=1e-12, atol=atol)
+            np.testing.assert_array_equal(run.bits, alone.bits)
+            np.testing.assert_array_equal(run.participants, alone.participants)
         """
     )
 
@@ -87,8 +87,8 @@ def test_methods_of_every_kind_run_on_four_devices():
             optimizer = optax.chain(method.make(M, **options), step)
             runs = [
                 gdsec_jax.simulate(
-                    drawn, optimizer, 20, key=1, participation=present, norms=True,
-                    mesh=where,
+                    drawn, optimizer, 20, key=1, observe=gdsec_jax.norms, mesh=where,
+                    uplink=gdsec_jax.Uplink(present),
                 )
                 for where in (None, mesh)
             ]
@@ -97,8 +97,8 @@ def test_methods_of_every_kind_run_on_four_devices():
                 runs[1].params, runs[0].params, rtol=1e-6, err_msg=method.name
             )
             np.testing.assert_array_equal(runs[1].participants, runs[0].participants)
-            for name, norm in runs[0].norms.items():
-                np.testing.assert_allclose(runs[1].norms[name], norm, rtol=1e-6)
+            for name, norm in runs[0].observed.items():
+                np.testing.assert_allclose(runs[1].observed[name], norm, rtol=1e-6)
         """
     )
 
@@ -121,7 +121,7 @@ def test_each_device_holds_its_own_workers():
         assert isinstance(federation, FederationState)
         for leaf in jax.tree.leaves(federation.workers):
             assert leaf.addressable_shards[0].data.shape[0] == M // 4
-        for leaf in jax.tree.leaves((federation.rounds, state[1])):
+        for leaf in jax.tree.leaves((federation.clock, state[1])):
             assert leaf.sharding.is_fully_replicated
         """
     )

@@ -35,11 +35,11 @@ MAY_IMPORT = {
     "data": {"files"},
     "problems": {"data"},
     "_theory": {"algorithms", "problems", "worker"},
-    "uplink": {"federation", "problems", "server"},
+    "uplink": {"federation", "server"},
     "simulation": {"federation", "files", "problems", "uplink", "worker"},
     "study": {
         *("_theory", "algorithms", "data", "federation", "files", "problems"),
-        *("simulation", "wire", "worker", *PAGES),
+        *("simulation", "uplink", "wire", "worker", *PAGES),
     },
 } | {page: {room} for page, room in PAGES.items()}
 

@@ -534,7 +534,7 @@ def test_converges(row):
         problem = _reshaped(problem, (8, 8))
     optimizer, _ = _optimizer(row.name, row.arguments, problem)
     target = 1e-10 * float(problem.error(problem.init_params))
-    run = gdsec_jax.simulate(problem, optimizer, 4000, target_error=target)
+    run = gdsec_jax.simulate(problem, optimizer, 4000, stop=gdsec_jax.Stop(target))
     errors = run.objective_error / run.initial_error
     if row.near is None:
         assert run.outcome == "target"

@@ -9,7 +9,7 @@ import pytest
 from test_uplink_runs import MAX_DELAY, ROUNDS, M, noisy, optimizer, problem, run
 
 import gdsec_jax
-from gdsec_jax import participation, sweep
+from gdsec_jax import Uplink, participation, server, sweep
 
 
 def assert_is_the_run(swept, history):
@@ -35,7 +35,7 @@ def of_setting(snr_db, erasure, access="fdma"):
 
 
 def swept_chain(xi=2.0):
-    algorithm = gdsec_jax.gdsec(M, xi, 0.1, wire="rle", max_delay=MAX_DELAY)
+    algorithm = gdsec_jax.gdsec(M, xi, 0.1, wire="rle", server=server.late(MAX_DELAY))
     return optax.chain(algorithm, optax.sgd(0.2 / problem().smoothness))
 
 
@@ -49,7 +49,13 @@ def taking_part(key, round, share):
 
 def test_each_setting_of_a_sweep_is_its_run():
     grid = {"snr_db": [0.0, 20.0], "erasure": [0.0, 0.5], "seed": [1, 2]}
-    swept = sweep(problem(), lambda: swept_chain(), grid, ROUNDS, channel=of_setting)
+    swept = sweep(
+        problem(),
+        lambda: swept_chain(),
+        grid,
+        ROUNDS,
+        uplink=Uplink(channel=of_setting),
+    )
     for setting in ((0.0, 0.5, 1), (20.0, 0.0, 2), (20.0, 0.5, 1)):
         own = dict(zip(grid, setting, strict=True))
         history = run(
@@ -72,9 +78,11 @@ def test_settings_of_all_that_stands_around_a_method():
         "xi": [0.5, 4.0], "snr_db": [5.0],
     }  # fmt: skip
     swept = sweep(
-        problem(), swept_chain, grid, ROUNDS, key=3, absent="accumulate",
-        channel=functools.partial(of_setting, erasure=0.2),
-        participation=taking_part, grant=granted,
+        problem(), swept_chain, grid, ROUNDS, key=3,
+        uplink=Uplink(
+            taking_part, "accumulate", granted,
+            functools.partial(of_setting, erasure=0.2),
+        ),
     )  # fmt: skip
     for i in (0, -1):
         own = {name: values[i] for name, values in grid.items()}
@@ -90,7 +98,7 @@ def test_settings_of_all_that_stands_around_a_method():
 @pytest.mark.slow
 def test_a_sweep_over_a_channel_is_kept_and_logged(tmp_path):
     grid = {"erasure": [0.0, 0.5], "snr_db": [10.0]}
-    options = {"key": 1, "channel": of_setting}
+    options = {"key": 1, "uplink": Uplink(channel=of_setting)}
     told = []
     whole = sweep(
         problem(), lambda: swept_chain(), grid, ROUNDS,
@@ -106,7 +114,7 @@ def test_a_sweep_over_a_channel_is_kept_and_logged(tmp_path):
             np.testing.assert_array_equal(kept[name], whole[name], name)
     other = sweep(
         problem(), lambda: swept_chain(), grid, ROUNDS, path=path, key=1,
-        channel=functools.partial(of_setting, access="tdma"),
+        uplink=Uplink(channel=functools.partial(of_setting, access="tdma")),
     )  # fmt: skip
     assert (other["total_time_s"] != whole["total_time_s"]).any()
     assert json.loads(other.attrs["attributes"])["num_rounds"] == ROUNDS

@@ -23,7 +23,6 @@ from gdsec_experiments import benchmarks
 from gdsec_experiments.benchmarks import Measure, Settings
 from gdsec_jax import problems
 from gdsec_jax.simulation import _loop, _simulate
-from gdsec_jax.uplink import _uplink
 
 NUM_WORKERS, BATCH = 4, 16
 WIDTHS = (784, 6_000, 6_000, 1_500, 10)  # 49.7 million parameters
@@ -85,10 +84,10 @@ def optimizer_for() -> optax.GradientTransformation:
 def _planned(widths, worker_batch: int | None) -> int:
     """Bytes that the compiled loop holds at its peak."""
     problem, optimizer = problem_of(widths), optimizer_for()
-    options = _loop.Options(1, _uplink.Around(), False, worker_batch)
+    options = _loop.Options(1, False, worker_batch)
     limits = _loop.Limits(ROUNDS, -np.inf, np.inf)
     run = jax.eval_shape(lambda p: _loop.start(optimizer, p), problem.init_params)
-    given = _loop.Given(limits, None, jax.random.key(0))
+    given = _loop.Given(limits, gdsec_jax.Uplink(), jax.random.key(0))
     arguments = (_loop.for_loop(problem), optimizer, options, given)
     one = functools.partial(_loop.one_round, *arguments, jnp.int32(0))
     buffers = _loop.buffers_like(jax.eval_shape(one, run)[1], ROUNDS)

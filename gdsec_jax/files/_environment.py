@@ -1,5 +1,6 @@
 """What a result depends on beside its config, and the terminal it is made at."""
 
+import functools
 import importlib.metadata
 import platform
 import sys
@@ -17,11 +18,16 @@ _PACKAGES = ("gdsec-jax", "jax", "jaxlib", "optax", "numpy")
 def versions() -> dict[str, str]:
     """Versions, and the devices of jax: what another result may be due to."""
     device = jax.devices()[0]
-    return {name: importlib.metadata.version(name) for name in _PACKAGES} | {
+    return _packages() | {
         "python": platform.python_version(),
         "device": f"{jax.device_count()} x {device.platform} {device.device_kind}",
         "x64": str(jax.config.jax_enable_x64),  # pyright: ignore
     }
+
+
+@functools.cache
+def _packages() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def everything() -> dict[str, str]:
@@ -35,6 +41,7 @@ def everything() -> dict[str, str]:
     }
 
 
+@functools.cache
 def _processor() -> str:
     """Its name; Linux tells it in a file alone."""
     try:

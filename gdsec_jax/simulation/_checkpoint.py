@@ -13,6 +13,7 @@ Damaged ones are renamed, to damaged-round-0000000200 say. Of older ones the rec
 stay.
 """
 
+import dataclasses
 import os
 import re
 import shutil
@@ -25,7 +26,7 @@ import numpy as np
 
 from gdsec_jax import _checks
 from gdsec_jax.files import _whole
-from gdsec_jax.simulation import _loop, _manifest, _orbax
+from gdsec_jax.simulation import _manifest, _orbax, _records, _run
 from gdsec_jax.simulation._manifest import RECORDS, STATE
 
 STATES = 2  # that are kept: the newest, and another should it be damaged
@@ -34,11 +35,37 @@ _BROKEN_OFF = re.compile(r"\.round-\d{10}")
 _DAMAGED = re.compile(r"damaged-round-\d{10}(-\d+)?")
 
 
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """Where a run is kept, so that it goes on from there after it was killed.
+
+    Args:
+      path: a folder of this run alone, made if it is not there.
+      every: rounds; the run is saved after each multiple, and at its end.
+
+    Raises:
+      ValueError: the path is none, or the number of rounds no positive integer.
+
+    Examples:
+      >>> import gdsec_jax
+      >>> gdsec_jax.Checkpoints("results/digits", every=200)
+      Checkpoints(path='results/digits', every=200)
+    """
+
+    path: str | os.PathLike
+    every: int
+
+    def __post_init__(self):
+        if not isinstance(self.path, str | os.PathLike):
+            raise ValueError(f"path is {self.path!r}, expected the path of a folder.")
+        _checks.integer("every", self.every, 1, 2**31 - 1)
+
+
 class Saved(NamedTuple):
     """A run as far as it went."""
 
-    run: _loop.Run
-    records: _loop.Record  # of all its rounds, on the host
+    run: _run.Run
+    records: _records.Record  # of all its rounds, on the host
     seconds: float  # that they took
 
 
@@ -50,13 +77,20 @@ class Store(NamedTuple):
     fingerprint: dict[str, str]  # of what is run
 
     @classmethod
-    def at(cls, folder: Any, every: int, fingerprint: dict[str, str]) -> "Store":
+    def at(cls, checkpoints: Checkpoints, fingerprint: dict[str, str]) -> "Store":
         """The store in a folder, made if it is not there; without what was broken off.
 
         Raises:
           ValueError: it holds another run, or something else.
           OSError: it cannot be made, read or written to.
         """
+        folder = checkpoints.path
+        if jax.process_count() > 1:
+            raise ValueError(
+                f"checkpoint is {os.fspath(folder)!r}, expected None: a run of "
+                f"{jax.process_count()} processes is not saved."
+            )
+        every = checkpoints.every
         store = cls(_whole.folder(folder).absolute(), every, fingerprint)
         expected = f"checkpoint is {os.fspath(folder)!r}, expected a"
         for path in sorted(store.folder.iterdir()):
@@ -113,7 +147,7 @@ class Store(NamedTuple):
                 f"the checkpoint {path} is damaged, {why}: the run goes on from round "
                 f"{rounds}.",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         for path in reversed(steps[len(sound) :]):
             path.rename(_free(path.with_name(f"damaged-{path.name}")))
@@ -127,7 +161,7 @@ class Store(NamedTuple):
         parts = [_load_records(path / RECORDS, start.records) for path in sound]
         run = _orbax.load(sound[-1] / STATE, start.run)
         about: Any = _manifest.read(sound[-1])
-        saved = Saved(run, _loop.joined(parts), about["seconds"])
+        saved = Saved(run, _records.joined(parts), about["seconds"])
         return _as_if_on_the_way(saved, eval_every, num_rounds)
 
     def save(self, saved: Saved) -> None:
@@ -169,39 +203,18 @@ class Store(NamedTuple):
         return sorted(p for p in self.folder.iterdir() if pattern.fullmatch(p.name))
 
 
-def every_of(checkpoint: Any, every: Any) -> int | None:
-    """After how many rounds a run is saved; None if it is not.
-
-    Raises:
-      ValueError: there is a folder without a number, or the other way round.
-    """
-    if checkpoint is None and every is None:
-        return None
-    if not isinstance(checkpoint, str | os.PathLike) or every is None:
-        raise ValueError(
-            f"checkpoint is {checkpoint!r} and checkpoint_every {every!r}, expected "
-            "the path of a folder and a number of rounds, or None of both."
-        )
-    if jax.process_count() > 1:
-        raise ValueError(
-            f"checkpoint is {os.fspath(checkpoint)!r}, expected None: a run of "
-            f"{jax.process_count()} processes is not saved."
-        )
-    return _checks.integer("checkpoint_every", every, 1, 2**31 - 1)
-
-
 def _as_if_on_the_way(saved: Saved, eval_every: int, num_rounds: int) -> Saved:
     """A run that goes to num_rounds; where it ended before says nothing any more."""
     run, records, seconds = saved
     numbers = np.arange(1, records.error.size + 1)
-    evaluated = _loop.evaluates(numbers, eval_every, num_rounds)
+    evaluated = _run.evaluates(numbers, eval_every, num_rounds)
     error = np.where(evaluated, records.error, np.full_like(records.error, np.nan))
     if not evaluated[-1]:  # the end's evaluation, and what came of it
-        run = run._replace(outcome=run.outcome.at[...].set(_loop.RUNNING))
+        run = run._replace(outcome=run.outcome.at[...].set(_run.RUNNING))
     return Saved(run, records._replace(error=error), seconds)
 
 
-def _load_records(path: Path, like: _loop.Record) -> _loop.Record:
+def _load_records(path: Path, like: _records.Record) -> _records.Record:
     leaves, structure = jax.tree.flatten(like)
     with np.load(path) as file:  # which gives bfloat16, say, as mere bytes
         arrays = [file[f"arr_{i}"].view(x.dtype) for i, x in enumerate(leaves)]

@@ -1,5 +1,7 @@
 """The settings of a sweep: axes of values, and their product."""
 
+import dataclasses
+import functools
 import hashlib
 import inspect
 import itertools
@@ -12,12 +14,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdsec_jax import _trees
-from gdsec_jax.simulation import _norms
+from gdsec_jax.simulation import _records
+from gdsec_jax.uplink import Uplink
 
 Setting = dict[str, Any]
 SEED = "seed"  # traced though it is an integer: it makes a key
 _MOST_SETTINGS = 2**20  # they are listed before the first is run
-_RESULTS = ("eval_round", "objective_error", "initial_error", "outcome", "rounds")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Static:
+    """Values of a grid that are static though they are floats: k as a fraction, say.
+
+    A loop is compiled for each of them, and what they are given to can look at them.
+
+    Attributes:
+      values: a sequence.
+
+    Examples:
+      >>> import gdsec_jax
+      >>> grid = {"xi": [0.1, 1.0], "share": gdsec_jax.Static([0.1, 0.5])}
+    """
+
+    values: Any
 
 
 class Axis(NamedTuple):
@@ -25,6 +44,7 @@ class Axis(NamedTuple):
 
     names: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]  # a value of each name
+    static: bool = False  # whatever the values are
 
     @property
     def dimension(self) -> str:
@@ -42,6 +62,24 @@ class Axis(NamedTuple):
             name: (self.dimension, _labels(column))
             for name, column in zip(self.names, columns, strict=True)
         }
+
+
+class Listed(NamedTuple):
+    """Settings in the order of the axes that label them."""
+
+    axes: tuple[Axis, ...]
+    settings: list[Setting]
+    static: Collection[str]  # names of parameters that are not traced
+
+
+def listed(grid: Mapping[str | tuple[str, ...], Any]) -> Listed:
+    """The settings of a grid: all combinations of its values.
+
+    Raises:
+      ValueError: as `axes_of`.
+    """
+    axes = axes_of(grid)
+    return Listed(axes, list(settings_of(axes)), static_names(axes))
 
 
 class Group(NamedTuple):
@@ -69,7 +107,7 @@ def axes_of(grid: Mapping[str | tuple[str, ...], Any]) -> tuple[Axis, ...]:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"grid names {name!r} twice, expected it once.")
-        if name in _RESULTS or name.startswith("total_") or name in _norms.NAMES:
+        if _records.is_taken(name):
             raise ValueError(
                 f"grid names {name!r}, expected no name of what a sweep returns."
             )
@@ -93,31 +131,26 @@ def settings_of(axes: Sequence[Axis]) -> Iterator[Setting]:
         yield dict(itertools.chain(*pairs))
 
 
-def static_names(axes: Sequence[Axis], asked: Collection[str]) -> set[str]:
-    """The parameters that are not traced: those asked for, and what is not a float.
+def static_names(axes: Sequence[Axis]) -> set[str]:
+    """The parameters that are not traced: `Static` ones, and what is not a float."""
+    return {
+        name
+        for axis in axes
+        for name, column in zip(axis.names, zip(*axis.rows, strict=True), strict=True)
+        if axis.static or (name != SEED and not all(map(_floats, column)))
+    }
 
-    Raises:
-      ValueError: one that is asked for is none of the grid's.
+
+def groups_of(listed: Listed, make_problem: Callable | None = None) -> list[Group]:
+    """The settings by their static parameters, in the order of their first.
+
+    What a function makes the problem of is static, too.
     """
-    names = {name for axis in axes for name in axis.names}
-    for name in asked:
-        if name not in names:
-            raise ValueError(
-                f"static names {name!r}, expected parameters of the grid: "
-                f"{', '.join(sorted(names))}."
-            )
-    found = set(asked)
-    for axis in axes:
-        for name, column in zip(axis.names, zip(*axis.rows, strict=True), strict=True):
-            if name != SEED and not all(map(_floats, column)):
-                found.add(name)
-    return found
-
-
-def groups_of(settings: Sequence[Setting], static: Collection[str]) -> list[Group]:
-    """The settings by their static parameters, in the order of their first."""
+    static = set(listed.static)
+    if make_problem is not None:
+        static |= {n for n in listed.settings[0] if takes(make_problem, n)}
     groups: dict[Any, Group] = {}
-    for position, setting in enumerate(settings):
+    for position, setting in enumerate(listed.settings):
         fixed = {name: value for name, value in setting.items() if name in static}
         traced = {n: v for n, v in setting.items() if n not in static}
         shapes = jax.tree.map(np.shape, traced)  # of one loop's arguments: they stack
@@ -140,9 +173,9 @@ def stack(settings: Sequence[Setting], dtype) -> dict[str, Any]:
     """The values of each traced parameter, [S, ...], in the parameters' dtype."""
 
     def one(*values):
-        if np.asarray(values[0]).dtype.kind in "iu":
-            return jnp.asarray(values)
-        return jnp.stack([jnp.asarray(value, dtype) for value in values])
+        # By NumPy, which compiles nothing.
+        stacked = np.stack([np.asarray(value) for value in values])
+        return jnp.asarray(stacked, None if stacked.dtype.kind in "iu" else dtype)
 
     first, *_ = settings
     return {
@@ -162,7 +195,50 @@ def those_it_takes(function: Callable, given: Mapping[str, Any]) -> dict[str, An
     return {name: x for name, x in given.items() if takes(function, name)}
 
 
+def functions_of(uplink: Uplink | Callable) -> list[Callable]:
+    """Those that are handed the grid's parameters."""
+    if not isinstance(uplink, Uplink):
+        return [uplink] if callable(uplink) else []
+    parts = (uplink.participation, uplink.grant, uplink.channel)
+    return [part for part in parts if callable(part)]
+
+
+@dataclasses.dataclass(frozen=True)
+class UplinkOf:
+    """From a setting's values to its uplink; equal for equal functions."""
+
+    uplink: Uplink | Callable[..., Uplink]
+
+    def __call__(self, **values) -> Uplink:
+        """Every function is handed the values that it names.
+
+        Raises:
+          ValueError: what a function makes is no uplink, or no channel.
+        """
+        uplink = self.uplink
+        if callable(uplink):
+            uplink = uplink(**those_it_takes(uplink, values))
+        if not isinstance(uplink, Uplink):
+            raise ValueError(
+                f"uplink is {uplink!r}, expected an Uplink, or a function of the "
+                "grid's parameters that makes one."
+            )
+
+        def bound(function):
+            named = function and those_it_takes(function, values)
+            return functools.partial(function, **named) if named else function
+
+        channel = uplink.channel
+        if callable(channel):
+            channel = channel(**those_it_takes(channel, values))
+        return Uplink(
+            bound(uplink.participation), uplink.absent, bound(uplink.grant), channel
+        )
+
+
 def _axis(key, values) -> Axis:
+    if isinstance(values, Static):
+        return _axis(key, values.values)._replace(static=True)
     names = key if isinstance(key, tuple) else (key,)
     where = f"grid[{key!r}]"
     if not all(isinstance(name, str) and name for name in names) or not names:

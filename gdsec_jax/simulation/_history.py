@@ -11,31 +11,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gdsec_jax import _checks
 from gdsec_jax.files import _netcdf
+from gdsec_jax.simulation import _records
 
 if TYPE_CHECKING:
     import xarray as xr
 
 Outcome = Literal["completed", "target", "diverged"]
-_PARAMS = "params"
-_BITS, _NORM = "bits_", "_norm"
-# What only some runs have, by its axes.
-_OF_A_LINK = {
-    "lost": ("round",),
-    "time_s": ("round",),
-    "energy_j": ("round",),
-    "worker_time_s": ("round", "worker"),
-}
-METRIC = "metric_"  # in front of a metric's name, among columns of other kinds
+OUTCOMES: tuple[Outcome, ...] = ("completed", "target", "diverged")
 
 
 class Cost(NamedTuple):
-    """What a run had cost at some round."""
+    """What a run had cost at some round, by all workers together."""
 
     rounds: int
-    bits: int  # uploaded by all workers
+    bits: int  # uploaded
     broadcast_bits: int
     gradient_evaluations: int
+    seconds: float | None = None  # None without a channel
+    joules: float | None = None  # None without a channel
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,9 +56,8 @@ class History:
         what the caller adds, config and seed say. Values that JSON can hold.
       format_bits: by name, int64 [K], what all workers' uploads of a round cost in the
         further formats that the algorithm's `wire.Format(also=...)` names.
-      norms: by name, float64 [K], if they were asked for: gradient_norm, |grad f| at
-        theta^k, and of the memories that the algorithm keeps, the root of the sum over
-        the workers of |h_m|^2, h_norm, and of |e_m|^2, e_norm, after the round.
+      observed: by name, [K, ...], what `observe` returned in each round; of
+        `gdsec_jax.norms` say gradient_norm, h_norm and e_norm.
       metrics: by name, float64 [J], what the problem measures beside its error.
       time_s: float64 [K], the seconds that each round lasted; None without a channel.
       energy_j: float64 [K], the joules that its uploads took; None without.
@@ -84,7 +78,7 @@ class History:
     outcome: Outcome
     attributes: Mapping[str, Any]
     format_bits: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    norms: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    observed: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     metrics: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     lost: np.ndarray | None = None
     time_s: np.ndarray | None = None
@@ -101,52 +95,64 @@ class History:
         """int64 [J], what all workers together had uploaded at each evaluation."""
         return np.cumsum(self.bits.sum(axis=1))[self.eval_rounds - 1]
 
-    def rounds_to(self, error: float) -> int | None:
-        """After how many rounds the error was first at most `error`; None if never.
-
-        None too if `error` lies below what rounding leaves, the run's "resolution".
-        """
-        first = self._first_at_most(error)
-        return None if first is None else int(self.eval_rounds[first])
-
-    def bits_to(self, error: float, wire: str | None = None) -> int | None:
-        """The bits uploaded by then; None as in `rounds_to`.
+    def cost_to(self, error: float, wire: str | None = None) -> Cost | None:
+        """What the run had cost when the error was first at most `error`.
 
         Args:
-          error: to reach.
-          wire: a name of `format_bits`; by default the algorithm's own format.
-        """
-        rounds = self.rounds_to(error)
-        if rounds is None:
-            return None
-        each = self.bits.sum(axis=1) if wire is None else self.format_bits[wire]
-        return int(each[:rounds].sum())
+          error: to reach. What lies below what rounding leaves, the run's "resolution",
+            is never reached: what looks like it may be rounding.
+          wire: a name of `format_bits`, in which bits are counted; by default the
+            algorithm's own format.
 
-    def cost_to(self, error: float) -> "Cost | None":
-        """All that the error had cost by then; None as in `rounds_to`."""
-        rounds = self.rounds_to(error)
-        if rounds is None:
+        Returns:
+          A `Cost` of rounds, bits, broadcast_bits, gradient_evaluations, seconds and
+          joules; None if the error was never reached.
+        """
+        if error < self.attributes.get("resolution", -np.inf):
             return None
-        counts = (self.bits, self.broadcast_bits, self.gradient_evaluations)
-        return Cost(rounds, *(int(count[:rounds].sum()) for count in counts))
+        reached = np.flatnonzero(self.objective_error <= error)
+        if not reached.size:
+            return None
+        rounds = int(self.eval_rounds[reached[0]])
+        bits = self.bits.sum(axis=1) if wire is None else self.format_bits[wire]
+
+        def total(each: np.ndarray) -> Any:
+            return each[:rounds].sum().item()
+
+        return Cost(
+            rounds,
+            bits=total(bits),
+            broadcast_bits=total(self.broadcast_bits),
+            gradient_evaluations=total(self.gradient_evaluations),
+            seconds=None if self.time_s is None else total(self.time_s),
+            joules=None if self.energy_j is None else total(self.energy_j),
+        )
+
+    @property
+    def norms(self) -> Mapping[str, np.ndarray]:
+        """Deprecated: `observed`."""
+        _checks.deprecated("norms", "observed")
+        return self.observed
+
+    def rounds_to(self, error: float) -> int | None:
+        """Deprecated: `cost_to(error).rounds`."""
+        return self._old_cost("rounds", error)
+
+    def bits_to(self, error: float, wire: str | None = None) -> int | None:
+        """Deprecated: `cost_to(error, wire).bits`."""
+        return self._old_cost("bits", error, wire)
 
     def seconds_to(self, error: float) -> float | None:
-        """The seconds it took; None as in `rounds_to`, and without a channel."""
-        return self._sum_to(error, self.time_s)
+        """Deprecated: `cost_to(error).seconds`."""
+        return self._old_cost("seconds", error)
 
     def joules_to(self, error: float) -> float | None:
-        """The joules that it took; None as in `seconds_to`."""
-        return self._sum_to(error, self.energy_j)
+        """Deprecated: `cost_to(error).joules`."""
+        return self._old_cost("joules", error)
 
-    def _sum_to(self, error: float, each: np.ndarray | None) -> float | None:
-        rounds = self.rounds_to(error)
-        return None if rounds is None or each is None else float(each[:rounds].sum())
-
-    def _first_at_most(self, error: float) -> int | None:
-        if error < self.attributes.get("resolution", -np.inf):
-            return None  # what looks like it may be rounding
-        reached = np.flatnonzero(self.objective_error <= error)
-        return int(reached[0]) if reached.size else None
+    def _old_cost(self, name: str, error: float, wire: str | None = None) -> Any:
+        _checks.deprecated(f"{name}_to(error)", f"cost_to(error).{name}", stacklevel=4)
+        return getattr(self.cost_to(error, wire), name, None)
 
     def summary(self) -> str:
         """One sentence: how the run ended, and what it cost."""
@@ -177,28 +183,10 @@ class History:
         """The same as a labelled dataset, over round, worker and eval_round."""
         import xarray as xr
 
-        variables = {
-            "objective_error": ("eval_round", self.objective_error),
-            "entries": (("round", "worker"), self.entries),
-            "bits": (("round", "worker"), self.bits),
-            "broadcast_bits": ("round", self.broadcast_bits),
-            "gradient_evaluations": ("round", self.gradient_evaluations),
-            "participants": (("round", "worker"), self.participants),
-            "dropped": ("round", self.dropped),
-        }
-        for name, axes in _OF_A_LINK.items():
-            if getattr(self, name) is not None:
-                variables[name] = (axes, getattr(self, name))
-        variables |= {
-            f"{_BITS}{name}": ("round", bits) for name, bits in self.format_bits.items()
-        }
-        variables |= {name: ("round", norm) for name, norm in self.norms.items()}
-        variables |= {
-            f"{METRIC}{name}": ("eval_round", x) for name, x in self.metrics.items()
-        }
+        variables: dict[str, Any] = dict(_records.to_variables(self))
         leaves = jax.tree_util.tree_leaves_with_path(self.params)
         for number, (path, leaf) in enumerate(leaves):
-            name = f"{_PARAMS}{number}"
+            name = f"{_records.PARAMS}{number}"
             array = np.asarray(leaf)
             dtype = array.dtype.name
             if array.dtype.kind == "V" or dtype == "bfloat16":  # NetCDF has no bfloat16
@@ -267,37 +255,15 @@ def _from_xarray(dataset: "xr.Dataset") -> History:
             jnp.dtype(variable.attrs["dtype"])
         )
         for name, variable in dataset.data_vars.items()
-        if str(name).startswith(_PARAMS)
+        if str(name).startswith(_records.PARAMS)
     }
     return History(
         initial_error=float(dataset.attrs["initial_error"]),
         eval_rounds=dataset["eval_round"].values,
-        objective_error=dataset["objective_error"].values,
-        entries=dataset["entries"].values,
-        bits=dataset["bits"].values,
-        broadcast_bits=dataset["broadcast_bits"].values,
-        gradient_evaluations=dataset["gradient_evaluations"].values,
-        participants=dataset["participants"].values.astype(bool),
-        dropped=dataset["dropped"].values,
         params=leaves[""] if set(leaves) == {""} else leaves,
         outcome=dataset.attrs["outcome"],
         attributes=json.loads(dataset.attrs["attributes"]),
-        format_bits={
-            str(name).removeprefix(_BITS): variable.values
-            for name, variable in dataset.data_vars.items()
-            if str(name).startswith(_BITS)
-        },
-        norms={
-            str(name): variable.values
-            for name, variable in dataset.data_vars.items()
-            if str(name).endswith(_NORM) and not str(name).startswith(METRIC)
-        },
-        metrics={
-            str(name).removeprefix(METRIC): variable.values
-            for name, variable in dataset.data_vars.items()
-            if str(name).startswith(METRIC)
-        },
-        **{name: dataset[name].values for name in _OF_A_LINK if name in dataset},
+        **_records.from_dataset(dataset),
     )
 
 

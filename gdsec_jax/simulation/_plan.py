@@ -1,30 +1,19 @@
 """What a sweep will run: checked settings, in batches that fit into memory."""
 
-import hashlib
+import dataclasses
 import inspect
-import json
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from gdsec_jax import _checks, _trees
-from gdsec_jax.federation._attendance import Absent
+from gdsec_jax import _checks
 from gdsec_jax.federation._check import check
-from gdsec_jax.files import _environment
 from gdsec_jax.problems import Problem
-from gdsec_jax.simulation import _grid, _loop, _mesh
-from gdsec_jax.simulation._batch import (
-    Plan,
-    Program,
-    inputs_of,
-    lower,
-    maker,
-    num_devices,
-)
-from gdsec_jax.uplink import _uplink
+from gdsec_jax.simulation import _chunks, _grid, _mesh, _run
+from gdsec_jax.simulation._batch import Maker, Plan, inputs_of
+from gdsec_jax.uplink import Uplink
 from gdsec_jax.uplink._channel import Channel
 
 
@@ -32,40 +21,33 @@ class Common(NamedTuple):
     """What all settings share."""
 
     num_rounds: int
-    eval_every: int
-    target_error: float | None
-    divergence_factor: float
+    options: _run.Options
+    stop: _run.Stop
     key: Any
-    norms: bool
+    uplink: Uplink | Callable[..., Uplink]
     mesh: jax.sharding.Mesh | None = None
 
 
-class Around(NamedTuple):
-    """What stands around the optimizer; functions are handed the grid's parameters."""
+def plan_of(
+    group: _grid.Group,
+    problem: Problem | Callable[..., Problem],
+    make_optimizer: Callable,
+    common: Common,
+) -> Plan:
+    """The checked plan of a group, all settings in one batch.
 
-    participation: Callable[..., jax.Array] | None = None
-    absent: Absent = "hold"
-    grant: Callable[..., jax.Array] | None = None
-    channel: Channel | Callable[..., Channel] | None = None
-
-    @property
-    def functions(self) -> list[Callable | None]:
-        own = self.channel if callable(self.channel) else None
-        return [self.participation, self.grant, own]
-
-
-def plan_of(group, problem, make_optimizer, around: Around, common: Common) -> Plan:
-    """The checked plan of a group, all settings in one batch."""
-    static, key = group.static, common.key
-    handed = dict(static)
+    Raises:
+      ValueError: a setting is out of range, or they cannot be run.
+    """
+    handed = dict(group.static)
     if not isinstance(problem, Problem):
-        own = _grid.those_it_takes(problem, static)
+        own = _grid.those_it_takes(problem, group.static)
         named = inspect.signature(make_optimizer).parameters
-        handed = {n: v for n, v in static.items() if n in named or n not in own}
+        handed = {n: v for n, v in handed.items() if n in named or n not in own}
         problem = problem(**own)
     if "problem" in inspect.signature(make_optimizer).parameters:
         handed |= {"problem": problem}
-    make = maker(make_optimizer, handed)
+    make = Maker.of(make_optimizer, handed)
     for setting in group.traced:  # their values are checked here: traced, they are not
         optimizer = make(values=setting)
         if not hasattr(optimizer, "update"):
@@ -73,80 +55,110 @@ def plan_of(group, problem, make_optimizer, around: Around, common: Common) -> P
                 f"make_optimizer returns {optimizer!r}, expected an optax chain."
             )
     check(optimizer, problem.init_params, problem.num_workers)
-    seeded = _grid.SEED in group.traced[0]
-    for setting in group.traced if seeded else ():
-        _checks.integer(_grid.SEED, setting[_grid.SEED], 0, 2**31 - 1)
-    if seeded and key is not None:
-        raise ValueError(
-            "key is given beside the grid's seed, expected one of the two."
-        )
-    draws = (around.participation, around.channel)
-    key = None if seeded else _loop.key_for(problem, key, *draws)
-
-    def made(function):
-        return function and maker(function, group.static)
-
-    participates, grants, own_channel = map(made, around.functions)
-    channel: Any = None if own_channel else around.channel
-    own = _uplink.Around(around.participation, around.absent, around.grant)
-    for setting in group.traced if own_channel else ():
-        channel = own_channel(values=setting)  # of which the host needs the kind alone
-        _uplink.check(own, channel, problem.num_workers)
-    _uplink.check(own, channel, problem.num_workers)
-    error = _loop.initial_error(problem)
+    seeded, uplink = _grid.SEED in group.traced[0], _uplink_of(group, problem, common)
+    key = _key_of(group, problem, uplink, common)
+    functions, channel = common.uplink, None
+    if isinstance(functions, Uplink) and isinstance(functions.channel, Channel):
+        channel = functions.channel  # which all settings have
+        functions = dataclasses.replace(functions, channel=None)
+    error = _run.initial_error(problem)
+    limits = _run.limits(problem, common.num_rounds, common.stop, error)
+    program = _chunks.ManySettings(
+        make,
+        Maker.of(_grid.UplinkOf(functions), _named(functions, group.static)),
+        common.options,
+        own_keys=seeded,
+        size=_rounded_up(len(group.traced), common.mesh),
+        mesh=common.mesh,
+    )
     return Plan(
         group=group,
         problem=problem,
-        program=Program(
-            make,
-            participates,
-            _checks.integer("eval_every", common.eval_every, 1, 2**31 - 1),
-            seeded,
-            common.norms,
-            around.absent,
-            grants,
-            own_channel,
-            common.mesh,
-        ),
-        limits=_loop.limits(
-            problem,
-            common.num_rounds,
-            common.target_error,
-            common.divergence_factor,
-            error,
-        ),
-        channel=channel,
-        key=key,
+        program=program,
+        given=_run.Given(limits, Uplink(channel=channel), key),
+        stop=common.stop,
+        uplink=uplink,
         initial_error=error,
-        size=math.ceil(len(group.traced) / num_devices(common.mesh)),
-        needed=0,
     )
+
+
+def _named(uplink: Uplink | Callable, static: _grid.Setting) -> _grid.Setting:
+    """Of the static parameters those that the uplink's functions take."""
+    functions = _grid.functions_of(uplink)
+    return {
+        n: v for n, v in static.items() if any(_grid.takes(f, n) for f in functions)
+    }
+
+
+def _uplink_of(group: _grid.Group, problem: Problem, common: Common) -> Uplink:
+    """A setting's uplink, after those of all settings were checked."""
+    for setting in group.traced:
+        uplink = _grid.UplinkOf(common.uplink)(**group.static | setting)
+        uplink.check(problem.num_workers)
+        if uplink.channel is getattr(common.uplink, "channel", None):
+            break  # the others have the same
+    return uplink  # pyright: ignore
+
+
+def _key_of(
+    group: _grid.Group, problem: Problem, uplink: Uplink, common: Common
+) -> Any:
+    """The key of all settings; None if each has its own, of its seed."""
+    if _grid.SEED not in group.traced[0]:
+        return _run.key_for(problem, common.key, uplink)
+    for setting in group.traced:
+        _checks.integer(_grid.SEED, setting[_grid.SEED], 0, 2**31 - 1)
+    if common.key is not None:
+        raise ValueError(
+            "key is given beside the grid's seed, expected one of the two."
+        )
+    return None
+
+
+def _devices(mesh: jax.sharding.Mesh | None) -> int:
+    return 1 if mesh is None else mesh.size
+
+
+def _rounded_up(count: int, mesh: jax.sharding.Mesh | None) -> int:
+    """So many settings, or a few more, that all devices have the same number."""
+    return -(-count // _devices(mesh)) * _devices(mesh)
 
 
 def fit(plan: Plan, limit: int | None) -> Plan:
     """The plan with batches that fit into memory."""
+    mesh = plan.program.mesh
+    devices = _devices(mesh)
     if limit is None:  # that of the first process: all must take the same batches
-        limit = _mesh.agreed(_free_memory() // 2, plan.program.mesh)
+        limit = _mesh.agreed(_free_memory() // 2, mesh)
     _checks.integer("memory_limit", limit, 1)
-    arrays = jax.tree.leaves(_loop.for_loop(plan.problem))
+    arrays = jax.tree.leaves(_run.for_loop(plan.problem))
     shared = sum(jnp.asarray(array).nbytes for array in arrays)
+    size = plan.program.size // devices  # of each device
     while True:
-        needed = _memory(_lower(plan).compile())
+        needed = _memory(_lower(plan.of_size(size)).compile())
         if needed <= limit:
-            return plan._replace(needed=needed)
-        if plan.size == 1:
+            return plan.of_size(size * devices, mesh)._replace(needed=needed)
+        if size == 1:
             raise ValueError(
                 f"memory_limit is {limit:,} bytes, expected at least {needed:,}, what "
                 f"one setting of {plan.problem.name} needs."
             )
-        each = max(1, (needed - shared) // plan.size)
+        each = max(1, (needed - shared) // size)
         fits = int((limit - shared) // each)
-        plan = plan._replace(size=max(1, min(fits, plan.size - 1)))
+        size = max(1, min(fits, size - 1))
 
 
 def _lower(plan: Plan):
+    """The loop of one device's settings, of their shapes alone."""
+    params, settings = plan.problem.init_params, plan.group.traced[: plan.program.size]
+
+    def begin():
+        inputs = inputs_of(plan, settings)
+        return inputs, *_chunks.begin(plan.program, inputs, params, plan.capacity())
+
+    number = jax.ShapeDtypeStruct((), jnp.int32)
     try:
-        return lower(plan)
+        return _chunks.chunk.lower(plan.program, *jax.eval_shape(begin), number, number)
     except jax.errors.ConcretizationTypeError as error:
         reason = str(error).strip().splitlines()[0]
         traced = ", ".join(plan.group.traced[0])
@@ -176,24 +188,3 @@ def _memory(compiled) -> int:
         + analysis.temp_size_in_bytes
         - analysis.alias_size_in_bytes
     )
-
-
-def marks_of(plan: Plan) -> list[str]:
-    """What each setting computes: its program, and all that is handed to it.
-
-    Of the setting alone: in which batch it is run depends on the memory that is free.
-    """
-    common = hashlib.sha256(lower(plan._replace(size=1)).as_text().encode())
-    common.update(json.dumps(_environment.versions()).encode())
-    for leaf in jax.tree.leaves(_loop.for_loop(plan.problem)):
-        common.update(_trees.bytes_of(leaf))
-
-    def mark(setting):
-        inputs, digest = inputs_of(plan, [setting]), common.copy()
-        # The wire formats: what is counted is the same, what it costs is not.
-        digest.update(repr(jax.tree.structure(inputs.buffers)).encode())
-        for leaf in jax.tree.leaves(inputs._replace(buffers=None)):
-            digest.update(_trees.bytes_of(leaf))
-        return digest.hexdigest()
-
-    return [mark(setting) for setting in plan.group.traced]

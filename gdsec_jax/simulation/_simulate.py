@@ -1,11 +1,10 @@
 """One run, round by round, in a loop that is compiled once."""
 
 import functools
-import os
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,21 +13,21 @@ import optax
 
 from gdsec_jax import _checks
 from gdsec_jax._devices import mesh_of
-from gdsec_jax.federation._attendance import Absent, Grant
-from gdsec_jax.federation._check import check
 from gdsec_jax.files import _environment, _whole
 from gdsec_jax.problems import Problem
-from gdsec_jax.simulation import _checkpoint, _loop, _mesh, _norms
-from gdsec_jax.simulation._checkpoint import Saved
-from gdsec_jax.simulation._history import History
+from gdsec_jax.simulation import _chunks, _mesh, _records, _run
+from gdsec_jax.simulation._checkpoint import Checkpoints, Saved, Store
+from gdsec_jax.simulation._history import OUTCOMES, History
 from gdsec_jax.simulation._identity import fingerprint
-from gdsec_jax.uplink import _uplink
-from gdsec_jax.uplink._channel import Channel
-from gdsec_jax.uplink._participation import Rule
+from gdsec_jax.simulation._observe import Observe, log_columns
+from gdsec_jax.simulation._run import Stop
+from gdsec_jax.simulation._spellings import with_old_spellings
+from gdsec_jax.uplink import Uplink
 
 Log = Callable[[dict[str, Any]], None]
 
 
+@with_old_spellings
 def simulate(
     problem: Problem,
     optimizer: optax.GradientTransformation,
@@ -36,17 +35,12 @@ def simulate(
     *,
     key: Any = None,
     eval_every: int = 1,
-    target_error: float | None = None,
-    divergence_factor: float = 1e6,
-    participation: Rule | None = None,
-    absent: Absent = "hold",
-    grant: Grant | None = None,
-    channel: Channel | None = None,
-    norms: bool = False,
+    stop: Stop | None = None,
+    uplink: Uplink | None = None,
+    observe: Observe | None = None,
     worker_batch: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
-    checkpoint: str | os.PathLike | None = None,
-    checkpoint_every: int | None = None,
+    checkpoint: Checkpoints | None = None,
     log: Log | None = None,
     progress: bool | None = None,
     attributes: dict[str, Any] | None = None,
@@ -68,35 +62,25 @@ def simulate(
         that draws has a key of its own.
       eval_every: the error is evaluated after every so many rounds, and after the last.
         An evaluation costs up to half of what a round does.
-      target_error: stop after the first evaluation with at most this error; not below
-        the problem's `resolution`.
-      divergence_factor: stop after the first evaluation with an error that is not
-        finite or more than this many times the initial one, if that is above what
-        rounding leaves.
-      participation: from a round's random key and number, the first is 0, to bool [M],
-        the workers of the round: a rule of `gdsec_jax.participation` say. A function
-        that is defined once is compiled once.
-      absent: what the other workers do: "hold", compute nothing, and their memories are
-        frozen; or "accumulate", compute, and keep it all in their memories.
-      grant: who of them may send, once it is known what they would, as
-        `participation.largest_energy`; the others are absent.
-      channel: what the uploads meet: losses, delays, and the seconds and joules that
-        rounds then have in the history. Messages that may be late need an algorithm
-        with as large a `max_delay`.
-      norms: whether to keep the norms of the gradient and of the memories, too.
+      stop: a target error, and what counts as divergence, either of which ends the run.
+      uplink: what stands between the workers and the server: who takes part, who may
+        send, and the channel that loses and delays messages. By default all take part,
+        and every message arrives.
+      observe: a function of each round, a `Round`, that returns arrays by name, the
+        same in every round: `gdsec_jax.norms`, say. They are kept in the history. A
+        function that is defined once is compiled once.
       worker_batch: workers whose gradients are computed, and sent, at a time; by
         default all. Less memory: the gradients of one group are kept instead of all M.
         Not for pipelines that sum over all workers, behind optax.partition, nor with
-        norms, a grant, an aggregation or a max_norm_ratio, which look at all workers.
+        `norms`, a grant, an aggregation or a max_norm_ratio, which look at all workers.
       mesh: whose devices, all of its axes together, have the same number of workers
         each: their data and memories. The compiler adds the sums over devices. Results
         differ by rounding. `worker_batch` then is that of each device.
-      checkpoint: a folder of this run alone, made if it is not there. Called again, the
-        run goes on from what was saved last: to the same result, bit for bit, on the
-        same devices, if they repeat themselves as CPUs do; on others, or with another
-        `worker_batch`, it differs by rounding. A run that was finished is read, or goes
-        on to a larger num_rounds.
-      checkpoint_every: rounds; the run is saved after each multiple, and at its end.
+      checkpoint: a folder of this run alone, and how often it is saved. Called again,
+        the run goes on from what was saved last: to the same result, bit for bit, on
+        the same devices, if they repeat themselves as CPUs do; on others, or with
+        another `worker_batch`, it differs by rounding. A run that was finished is read,
+        or goes on to a larger num_rounds.
       log: called a few times a second with the rounds since the last call, by column;
         `gdsec_jax.logs` has some. Told, too, of the rounds that a checkpoint holds.
       progress: whether to show a bar; by default on a terminal.
@@ -130,182 +114,114 @@ def simulate(
       >>> history.bits.shape
       (50, 4)
     """
-    around = _uplink.Around(participation, absent, grant)
-    options = _loop.Options(
-        _checks.integer("eval_every", eval_every, 1, 2**31 - 1),
-        around,
-        norms,
-        _worker_batch(worker_batch, norms),
-        None if mesh is None else mesh_of(mesh, problem.num_workers),
-    )
-    _uplink.check(around, channel, problem.num_workers)
+    _checks.instance("uplink", uplink, Uplink, "an Uplink")
+    _checks.instance("stop", stop, Stop, "a Stop")
+    expected = "gdsec_jax.Checkpoints(path, every)"
+    _checks.instance("checkpoint", checkpoint, Checkpoints, expected)
+    uplink, stop = uplink or Uplink(), stop or Stop()
+    uplink.check(problem.num_workers)
     _checks.log(log)
-    every = _checkpoint.every_of(checkpoint, checkpoint_every)
     own_attributes = _whole.plain("attributes", dict(attributes or {}))
-    key = _loop.key_for(problem, key, participation, channel)
-    check(optimizer, problem.init_params, problem.num_workers, worker_batch)
-    placed = _mesh.place_problem(problem, options.mesh)
-    initial_error = _loop.initial_error(placed, options.worker_batch)
-    limits = _loop.limits(
-        problem, num_rounds, target_error, divergence_factor, initial_error
-    )
-    given = _loop.Given(limits, channel, key)
-    store = None
-    if every is not None:
-        factor = float(divergence_factor)
-        about = fingerprint(problem, optimizer, options, given, factor)
-        store = _checkpoint.Store.at(checkpoint, every, about)
-    problem = placed
-    with _mesh.in_effect(options.mesh):
+    mesh = None if mesh is None else mesh_of(mesh, problem.num_workers)
+    options = _run.options(eval_every, observe, worker_batch)
+    program = _chunks.OneRun(optimizer, options, mesh)
+    key = _run.key_for(problem, key, uplink)
+    placed = _mesh.place_problem(problem, mesh)
+    initial_error = _run.initial_error(placed, options.worker_batch)
+    limits = _run.limits(problem, num_rounds, stop, initial_error)
+    given = _run.Given(limits, uplink, key)
+    inputs = _chunks.Inputs(_run.for_loop(placed), given, values={})
+    told = _Told(log, functools.partial(_rounds, placed, uplink), observe)
+    with _mesh.in_effect(mesh):
         run, records, seconds = _run_all(
-            problem, optimizer, options, given, store, log, progress
+            problem, program, inputs, stop, checkpoint, told, progress
         )
-    rounds = np.arange(1, records.error.size + 1)
-    evaluated = _loop.evaluates(rounds, eval_every, num_rounds)
-    sent: Any = records.sent
-    columns = _loop.columns(problem, records, channel, grant is not None)
+    numbers = np.arange(1, records.error.size + 1)
+    evaluated = _run.evaluates(numbers, eval_every, num_rounds)
+    wires = [part.uploads.layout.format for part in records.sent.parts]
     history = History(
         initial_error=initial_error,
-        eval_rounds=rounds[evaluated],
-        objective_error=columns["objective_error"][evaluated],
-        entries=sent.entries.astype(np.int64),
-        bits=sent.bits,
-        format_bits={
-            name: sent.bits_in(name).sum(axis=1) for name in _loop.further_formats(sent)
-        },
-        broadcast_bits=columns["broadcast_bits"],
-        gradient_evaluations=columns["gradient_evaluations"],
-        participants=sent.participants,
-        dropped=columns["dropped"],
-        lost=columns["lost"],
-        time_s=columns.get("time_s"),
-        energy_j=columns.get("energy_j"),
-        worker_time_s=_uplink.worker_time_s(records.conditions, sent),
+        eval_rounds=numbers[evaluated],
         params=run.params,
-        outcome=_loop.OUTCOMES[int(run.outcome)],
+        outcome=OUTCOMES[int(run.outcome)],
         attributes={"problem": problem.name}
         | own_attributes
         | {
             "error_name": problem.error_name,
             "resolution": problem.resolution,
-            "wire": [part.uploads.layout.format._asdict() for part in sent.parts],
+            "wire": [wire._asdict() for wire in wires],
             "seconds": seconds,
             "versions": _environment.everything(),
         },
-        norms={name: columns[name] for name in records.norms},
-        metrics={
-            name: columns[f"{_loop.METRIC}{name}"][evaluated]
-            for name in records.metrics
-        },
+        **_records.arrays(_rounds(placed, uplink, records), evaluated),
     )
     if history.outcome == "diverged" or history.dropped.any():
-        warnings.warn(history.summary(), RuntimeWarning, stacklevel=2)
+        warnings.warn(history.summary(), RuntimeWarning, stacklevel=3)
     return history
 
 
-def _worker_batch(worker_batch: int | None, norms: bool) -> int | None:
-    if worker_batch is None:
-        return None
-    if norms:
-        raise ValueError(
-            "norms is True, expected False with worker_batch: the gradients of all "
-            "workers are never there at once."
-        )
-    return _checks.integer("worker_batch", worker_batch, 1, 2**31 - 1)
+def _rounds(problem: Problem, uplink: Uplink, records: Any) -> _records.Rounds:
+    return _records.Rounds.of(records, problem, uplink)
 
 
-def _run_all(problem, optimizer, options, given, store, log, progress) -> Saved:
+class _Told(NamedTuple):
+    """A log, and what it is told of."""
+
+    log: Log | None
+    rounds: Callable[[Any], _records.Rounds]  # from their records
+    observe: Observe | None
+
+    def of(self, records: Any, done: int) -> None:
+        """Tell it of the last of so many rounds."""
+        if self.log is not None:
+            numbers = np.arange(done - records.error.size, done) + 1
+            columns = _records.columns(self.rounds(records))
+            self.log(log_columns(columns, numbers, self.observe))
+
+
+def _run_all(
+    problem: Problem,
+    program: _chunks.OneRun,
+    inputs: _chunks.Inputs,
+    stop: Stop,
+    checkpoint: Checkpoints | None,
+    told: _Told,
+    progress: bool | None,
+) -> Saved:
     """Chunk after chunk until the run ends; the records of its rounds, on the host."""
-    start, num_rounds = time.perf_counter(), given.limits.rounds
-    loop_problem = _loop.for_loop(problem)
+    start, num_rounds = time.perf_counter(), inputs.given.limits.rounds
     # A copy: the loop is given its buffers for good, and the problem keeps its own.
     params = jax.tree.map(lambda p: jnp.array(p, copy=True), problem.init_params)
-    run = _start(optimizer, params, options.mesh)
-    one_round = functools.partial(
-        _loop.one_round, loop_problem, optimizer, options, given, run.rounds
-    )
-    record = jax.eval_shape(one_round, run)[1]
-    capacity = max(1, min(_loop.MOST_ROUNDS, _loop.MOST_RECORDS // problem.num_workers))
-    buffers = _loop.buffers_like(record, capacity)
-    none = jax.tree.map(lambda x: np.zeros((0, *x.shape), x.dtype), record)
-    before = Saved(run, none, 0.0)
-    if store is not None:
-        before = store.newest(before, options.eval_every, num_rounds)
-    run, rounds = before.run, int(before.run.rounds)
-    chunks, kept, length = [before.records], 1, min(_loop.FIRST_CHUNK, capacity)
-    tell = functools.partial(_tell, log, problem, options, given.channel)
+    capacity = _chunks.capacity_for(problem.num_workers)
+    run, buffers = _chunks.begin(program, inputs, params, capacity)
+    none = jax.tree.map(lambda x: np.zeros((0, *x.shape[1:]), x.dtype), buffers)
+    before, store = Saved(run, none, 0.0), None
+    if checkpoint is not None:
+        own = inputs._replace(problem=_run.for_loop(problem))
+        store = Store.at(checkpoint, fingerprint(problem, program, own, stop))
+        before = store.newest(before, program.options.eval_every, num_rounds)
+    run, done = before.run, int(before.run.rounds)
+    chunks, kept = [before.records], 1
     with _environment.progress_bar(progress) as bar:
-        task = bar.add_task(problem.name, total=num_rounds, completed=rounds)
-        if rounds:
-            tell(before.records, rounds)
-        while rounds < num_rounds and int(run.outcome) == _loop.RUNNING:
-            begin, done = time.perf_counter(), rounds
-            if store is not None:
-                length = min(length, store.until_save(done))
-            run, buffers = _run_chunk(
-                loop_problem, optimizer, options, given, run, buffers, length
-            )
-            rounds = int(run.rounds)
-            records = _mesh.on_host(buffers, options.mesh)
-            chunks.append(jax.tree.map(_loop.first(rounds - done), records))
-            tell(chunks[-1], rounds)
-            bar.update(task, completed=rounds)
-            now = time.perf_counter()
-            ended = rounds == num_rounds or int(run.outcome) != _loop.RUNNING
-            if store is not None and (ended or rounds % store.every == 0):
-                seconds = before.seconds + now - start
-                store.save(Saved(run, _loop.joined(chunks[kept:]), seconds))
+        task = bar.add_task(problem.name, total=num_rounds, completed=done)
+        if done:
+            told.of(before.records, done)
+        for chunk in _chunks.run_chunks(
+            program,
+            inputs,
+            run,
+            buffers,
+            done=done,
+            num_rounds=num_rounds,
+            at_most=None if store is None else store.until_save,
+        ):
+            run = chunk.run
+            chunks.append(chunk.record)
+            told.of(chunk.record, chunk.done)
+            bar.update(task, completed=chunk.done)
+            if store is not None and (chunk.ended or chunk.done % store.every == 0):
+                seconds = before.seconds + time.perf_counter() - start
+                store.save(Saved(run, _records.joined(chunks[kept:]), seconds))
                 kept = len(chunks)
-            if len(chunks) > 2:  # the first chunk's time is mostly the compiler's
-                length = _loop.next_length(length, now - begin, capacity)
-                length = _mesh.agreed(length, options.mesh)
     seconds = before.seconds + time.perf_counter() - start
-    return Saved(run, _loop.joined(chunks), seconds)
-
-
-def _tell(log, problem, options, channel, records, rounds: int) -> None:
-    """Tell the log of the last of so many rounds."""
-    if log is None:
-        return
-    granted = options.around.grant is not None
-    columns = _loop.columns(problem, records, channel, granted)
-    numbers = np.arange(rounds - records.error.size, rounds) + 1
-    # The same columns whatever memories an algorithm keeps.
-    names = _norms.NAMES if options.norms else ()
-    unknown = {name: np.full(numbers.size, np.nan) for name in names}
-    log({"round": numbers} | unknown | columns)
-
-
-@functools.partial(jax.jit, static_argnames=("optimizer", "mesh"))
-def _start(optimizer, params, mesh):
-    return _mesh.constrain(_loop.start(optimizer, params), mesh)
-
-
-@functools.partial(
-    jax.jit,
-    static_argnames=("optimizer", "options"),
-    donate_argnames=("run", "buffers"),
-)
-def _run_chunk(problem, optimizer, options, given, run, buffers, length):
-    """At most `length` rounds, fewer if the run ends; their records come first."""
-
-    def goes_on(carry):
-        i, run, _ = carry
-        ended = (run.outcome != _loop.RUNNING) | (run.rounds >= given.limits.rounds)
-        return (i < length) & ~ended
-
-    def body(carry):
-        i, run, buffers = carry
-        run, record = _loop.one_round(
-            problem, optimizer, options, given, run.rounds, run
-        )
-        buffers = jax.tree.map(lambda all, one: all.at[i].set(one), buffers, record)
-        return i + 1, *spread(run, buffers)
-
-    def spread(run, buffers):
-        mesh = options.mesh
-        return _mesh.constrain(run, mesh), _mesh.constrain(buffers, mesh, axis=1)
-
-    run, buffers = spread(run, buffers)
-    _, run, buffers = jax.lax.while_loop(goes_on, body, (0, run, buffers))
-    return run, buffers
+    return Saved(run, _records.joined(chunks), seconds)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,10 +11,28 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gdsec_jax.files import _netcdf, _whole
 from gdsec_jax.simulation import _grid
 from gdsec_jax.simulation._batch import Plan
-from gdsec_jax.simulation._plan import marks_of
+from gdsec_jax.simulation._identity import marks as marks_of
 
 if TYPE_CHECKING:
     import xarray as xr
+
+
+class SweepFile(NamedTuple):
+    """Where a sweep's result is kept, and what is said of it there.
+
+    Attributes:
+      path: of a NetCDF file.
+      attributes: kept in the result: config and the like, of what JSON can hold.
+
+    Examples:
+      >>> import gdsec_jax
+      >>> gdsec_jax.SweepFile("xi.nc", {"data": "digits"}).path
+      'xi.nc'
+    """
+
+    path: str | os.PathLike | None
+    attributes: Mapping[str, Any] = {}
+
 
 _MARK = "mark"  # of a setting, among the variables of a batch that is kept
 # Attributes that are the sweep's own, rather than the caller's.

@@ -4,7 +4,7 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,41 +14,38 @@ import optax
 
 from gdsec_jax import _checks
 from gdsec_jax._devices import mesh_of
-from gdsec_jax.federation._attendance import Absent
 from gdsec_jax.files import _environment, _whole
 from gdsec_jax.problems import Problem
-from gdsec_jax.simulation import _grid
+from gdsec_jax.simulation import _grid, _run
 from gdsec_jax.simulation._batch import Plan, run_batch
-from gdsec_jax.simulation._plan import Around, Common, fit, plan_of
-from gdsec_jax.simulation._store import Store
-from gdsec_jax.uplink._channel import Channel
+from gdsec_jax.simulation._observe import Observe
+from gdsec_jax.simulation._plan import Common, fit, plan_of
+from gdsec_jax.simulation._run import Stop
+from gdsec_jax.simulation._spellings import with_old_spellings
+from gdsec_jax.simulation._store import Store, SweepFile
+from gdsec_jax.uplink import Uplink
 
 if TYPE_CHECKING:
     import xarray as xr
 
 
+@with_old_spellings
 def sweep(
     problem: Problem | Callable[..., Problem],
     make_optimizer: Callable[..., optax.GradientTransformation],
-    grid: Mapping[str | tuple[str, ...], Any],
+    grid: Mapping[str | tuple[str, ...], Any] | _grid.Listed,
     num_rounds: int,
     *,
-    static: Collection[str] = (),
     key: Any = None,
     eval_every: int = 1,
-    target_error: float | None = None,
-    divergence_factor: float = 1e6,
-    participation: Callable[..., jax.Array] | None = None,
-    absent: Absent = "hold",
-    grant: Callable[..., jax.Array] | None = None,
-    channel: Channel | Callable[..., Channel] | None = None,
-    norms: bool = False,
+    stop: Stop | None = None,
+    uplink: Uplink | Callable[..., Uplink] | None = None,
+    observe: Observe | None = None,
     mesh: jax.sharding.Mesh | None = None,
     memory_limit: int | None = None,
-    path: str | os.PathLike | None = None,
+    path: str | os.PathLike | SweepFile | None = None,
     log: Callable[..., None] | None = None,
     progress: bool | None = None,
-    attributes: dict[str, Any] | None = None,
 ) -> "xr.Dataset":
     """Run every setting of a grid, as many side by side as fit into memory.
 
@@ -65,28 +62,23 @@ def sweep(
       grid: from a parameter's name to its values; the result has a dimension for each.
         Several names, as a tuple, change together: their values are tuples, and the
         dimension's name is theirs joined by "_". Floats, and arrays or trees of floats,
-        are traced; all else is static and compiles a loop for each value. The parameter
-        `seed` takes the place of `key` as well; it is traced.
+        are traced; all else, and floats in `Static`, is static and compiles a loop for
+        each value. The parameter `seed` takes the place of `key` as well; it is traced.
       num_rounds: K.
-      static: names of parameters that are static though they are floats: k as a
-        fraction, say.
       key: as in `simulate`; all settings draw the same minibatches.
-      eval_every, target_error, divergence_factor: as in `simulate`.
-      participation, grant: as in `simulate`, and handed the grid's parameters that they
-        name.
-      absent: as in `simulate`.
-      channel: as in `simulate`, or a function of grid parameters that makes one.
-      norms: whether to keep the norms of the gradient and of the memories, too.
+      eval_every, stop: as in `simulate`.
+      uplink: as in `simulate`, and its functions are handed the grid's parameters that
+        they name; or a function of grid parameters that makes one.
+      observe: as in `simulate`; of single numbers and arrays.
       mesh: whose devices, all of its axes together, share the settings.
       memory_limit: bytes that may be used at once, by default half of what is free. The
         settings are split into batches that fit, by what the compiler says they need.
-      path: of a NetCDF file for the result. Each batch is kept beside it when it is
-        done: the same sweep, after it was killed, goes on with the settings that are
-        not, and once it is done reads the file. Another computation, data or settings
-        start afresh.
+      path: of a NetCDF file for the result, or a `SweepFile` with words of your own.
+        Each batch is kept beside it when it is done: the same sweep, after it was
+        killed, goes on with the settings that are not, and once it is done reads the
+        file. Another computation, data or settings start afresh.
       log: as in `simulate`; also handed `setting`, the setting's parameters.
       progress: whether to show a bar; by default on a terminal.
-      attributes: kept in the result: config and the like, of what JSON can hold.
 
     Returns:
       A dataset with the grid's dimensions and `eval_round`, and in it `objective_error`
@@ -94,9 +86,8 @@ def sweep(
       `total_bits`, `total_entries`, `total_broadcast_bits`,
       `total_gradient_evaluations`, `total_participants`, `total_dropped`, `total_lost`,
       those of further formats `total_bits_NAME`, and with a channel `total_time_s` and
-      `total_energy_j`; with `norms` also `gradient_norm`, `h_norm` and
-      `e_norm`; the problem's metrics as `metric_NAME`; and of each setting `outcome`,
-      `rounds` and `initial_error`.
+      `total_energy_j`; what `observe` returns, by its names; the problem's metrics as
+      `metric_NAME`; and of each setting `outcome`, `rounds` and `initial_error`.
       Its attribute `attributes` is JSON: yours, the arguments, versions, hardware, the
       bytes that each group's batches need, and of the call that ended the sweep the
       seconds and the sizes of the batches that it ran.
@@ -122,121 +113,79 @@ def sweep(
       >>> bool((bits.sel(xi=4.0) < bits.sel(xi=0.0)).item())
       True
     """
-    axes = _grid.axes_of(grid)
-    return run_settings(
-        problem,
-        make_optimizer,
-        axes,
-        list(_grid.settings_of(axes)),
-        _grid.static_names(axes, static),
-        num_rounds,
-        key=key,
-        eval_every=eval_every,
-        target_error=target_error,
-        divergence_factor=divergence_factor,
-        participation=participation,
-        absent=absent,
-        grant=grant,
-        channel=channel,
-        norms=norms,
-        mesh=mesh,
-        memory_limit=memory_limit,
-        path=path,
-        log=log,
-        progress=progress,
-        attributes=attributes,
-    )
-
-
-def run_settings(
-    problem: Problem | Callable[..., Problem],
-    make_optimizer: Callable[..., optax.GradientTransformation],
-    axes: Sequence[_grid.Axis],
-    settings: list[_grid.Setting],
-    static: Collection[str],
-    num_rounds: int,
-    *,
-    key: Any = None,
-    eval_every: int = 1,
-    target_error: float | None = None,
-    divergence_factor: float = 1e6,
-    participation: Callable[..., jax.Array] | None = None,
-    absent: Absent = "hold",
-    grant: Callable[..., jax.Array] | None = None,
-    channel: Channel | Callable[..., Channel] | None = None,
-    norms: bool = False,
-    mesh: jax.sharding.Mesh | None = None,
-    memory_limit: int | None = None,
-    path: str | os.PathLike | None = None,
-    log: Callable[..., None] | None = None,
-    progress: bool | None = None,
-    attributes: dict[str, Any] | None = None,
-) -> "xr.Dataset":
-    """`sweep` over listed settings, in the order of the axes that label them."""
+    listed = grid if isinstance(grid, _grid.Listed) else _grid.listed(grid)
+    kept = path if isinstance(path, SweepFile) else SweepFile(path)
+    _checks.instance("stop", stop, Stop, "a Stop")
     common = Common(
         num_rounds,
-        eval_every,
-        target_error,
-        divergence_factor,
+        _run.options(eval_every, observe),
+        stop or Stop(),
         key,
-        norms,
+        Uplink() if uplink is None else uplink,
         None if mesh is None else mesh_of(mesh),
     )
-    around = Around(participation, absent, grant, channel)
-    for name in settings[0]:
-        makers = [make_optimizer, problem if callable(problem) else None]
-        makers += around.functions
-        if name != _grid.SEED and not any(m and _grid.takes(m, name) for m in makers):
-            raise ValueError(
-                f"grid has the parameter {name!r}, but neither make_optimizer nor a "
-                "function that makes the problem, the participation, the grant or the "
-                "channel takes it."
-            )
+    _check_names(listed.settings[0], problem, make_optimizer, common.uplink)
     _checks.log(log)
-    if path is not None and Path(path).is_dir():
-        raise ValueError(f"path is {str(path)!r}, a folder, expected that of a file.")
-    own_attributes = _whole.plain("attributes", dict(attributes or {}))
-    fixed = set(static)
-    fixed |= {n for n in settings[0] if callable(problem) and _grid.takes(problem, n)}
-    plans = [
-        plan_of(group, problem, make_optimizer, around, common)
-        for group in _grid.groups_of(settings, fixed)
-    ]
+    if kept.path is not None and Path(kept.path).is_dir():
+        raise ValueError(
+            f"path is {str(kept.path)!r}, a folder, expected that of a file."
+        )
+    own_attributes = _whole.plain("attributes", dict(kept.attributes))
+    groups = _grid.groups_of(listed, problem if callable(problem) else None)
+    plans = [plan_of(group, problem, make_optimizer, common) for group in groups]
     # All settings are checked before the first loop is compiled.
     plans = [fit(plan, memory_limit) for plan in plans]
     begin = time.perf_counter()
-    store = None if path is None else Store.at(Path(path), axes, plans)
+    store = None
+    if kept.path is not None:
+        store = Store.at(Path(kept.path), listed.axes, plans)
     done = None if store is None else store.finished(own_attributes)
     if done is not None:
         return done
     flat, batches = _run_plans(plans, store, log, progress)
-    result = unflatten(flat, axes)
-    first = plans[0].problem
-    result.attrs = {
-        "attributes": json.dumps(
-            own_attributes
-            | {
-                "problem": first.name,
-                "error_name": first.error_name,
-                "resolution": max(plan.problem.resolution for plan in plans),
-                "num_rounds": num_rounds,
-                "eval_every": eval_every,
-                "target_error": target_error,
-                "divergence_factor": divergence_factor,
-                "key": key if isinstance(key, int) else repr(key),
-                "values": {  # of axes that are labelled by positions
-                    axis.dimension: [repr(row) for row in axis.rows]
-                    for axis in axes
-                    if not axis.has_labels()
-                },
-                "batches": batches,
-                "bytes": [plan.needed for plan in plans],
-                "seconds": time.perf_counter() - begin,
-                "versions": _environment.everything(),
-            }
-        ),
-    }
+    result = unflatten(flat, listed.axes)
+    about = _about(plans, listed.axes, common)
+    about |= {"batches": batches, "seconds": time.perf_counter() - begin}
+    result.attrs = {"attributes": json.dumps(own_attributes | about)}
     return result if store is None else store.finish(result)
+
+
+def _check_names(setting: _grid.Setting, problem, make_optimizer, uplink) -> None:
+    """Every parameter is taken by some function.
+
+    Raises:
+      ValueError: one is not.
+    """
+    functions = [make_optimizer, *_grid.functions_of(uplink)]
+    functions += [problem] if callable(problem) else []
+    for name in setting:
+        if name != _grid.SEED and not any(_grid.takes(f, name) for f in functions):
+            raise ValueError(
+                f"grid has the parameter {name!r}, but neither make_optimizer nor a "
+                "function that makes the problem, the uplink or a part of it takes it."
+            )
+
+
+def _about(plans: Sequence[Plan], axes: Sequence[_grid.Axis], common: Common):
+    """What a result says of its sweep, in what JSON can hold."""
+    first, key = plans[0].problem, common.key
+    return {
+        "problem": first.name,
+        "error_name": first.error_name,
+        "resolution": max(plan.problem.resolution for plan in plans),
+        "num_rounds": common.num_rounds,
+        "eval_every": common.options.eval_every,
+        "target_error": common.stop.target_error,
+        "divergence_factor": common.stop.divergence_factor,
+        "key": key if isinstance(key, int) else repr(key),
+        "values": {  # of axes that are labelled by positions
+            axis.dimension: [repr(row) for row in axis.rows]
+            for axis in axes
+            if not axis.has_labels()
+        },
+        "bytes": [plan.needed for plan in plans],
+        "versions": _environment.everything(),
+    }
 
 
 def _run_plans(plans: Sequence[Plan], store: Store | None, log, progress):
@@ -253,10 +202,10 @@ def _run_plans(plans: Sequence[Plan], store: Store | None, log, progress):
         missing = [s for s in range(plan.count) if marks[s] not in kept]
         old = sorted(set(range(plan.count)) - set(missing))
         parts += [_placed(kept[marks[s]], plan, [s]) for s in old]
-        for first in range(0, len(missing), plan.at_once):
-            waiting.append((number, missing[first : first + plan.at_once]))
-    total = sum(plan.count * plan.limits.rounds for plan in plans)
-    done = total - sum(len(b) * plans[n].limits.rounds for n, b in waiting)
+        for first in range(0, len(missing), plan.program.size):
+            waiting.append((number, missing[first : first + plan.program.size]))
+    total = sum(plan.count * _rounds(plan) for plan in plans)
+    done = total - sum(len(b) * _rounds(plans[n]) for n, b in waiting)
     with _environment.progress_bar(progress) as bar:
         task = bar.add_task("", total=total, completed=done)
         for at, (number, batch) in enumerate(waiting):
@@ -277,6 +226,10 @@ def _run_plans(plans: Sequence[Plan], store: Store | None, log, progress):
         [len(b) for n, b in waiting if n == number] for number in range(len(plans))
     ]
     return flat.isel(setting=order).drop_vars("place"), sizes
+
+
+def _rounds(plan: Plan) -> int:
+    return int(plan.given.limits.rounds)
 
 
 def _placed(part: "xr.Dataset", plan: Plan, batch: list[int]) -> "xr.Dataset":

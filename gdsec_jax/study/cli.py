@@ -18,6 +18,7 @@ import tyro
 from gdsec_jax import _checks, data, logs
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.files import _whole
+from gdsec_jax.simulation import _observe as observe
 
 if TYPE_CHECKING:
     from gdsec_jax.study import config as configs
@@ -112,7 +113,7 @@ def sweep(
             console,
             memory_limit=memory_limit,
             log=logs_to,
-            norms=norms,
+            observe=observe.norms if norms else None,
         )
 
 
@@ -349,7 +350,7 @@ def _run(config: "configs.RunConfig", name: str, around: _Around) -> None:
         experiment.run(
             *(config, name, results, console),
             log=logs_to,
-            norms=around.norms,
+            observe=observe.norms if around.norms else None,
             checkpoint_every=every,
             mesh=mesh,
         )

@@ -21,6 +21,7 @@ from gdsec_jax import problems, wire
 from gdsec_jax._theory import theory
 from gdsec_jax.files import _whole
 from gdsec_jax.simulation import _grid, _sweep
+from gdsec_jax.simulation._checkpoint import Checkpoints
 from gdsec_jax.simulation._history import History
 from gdsec_jax.simulation._simulate import simulate
 from gdsec_jax.study import config as configs
@@ -79,7 +80,8 @@ def compare(
       console: for a line a run.
       checkpoint_every: rounds, after each of which a run is saved, in the folder
         `CHECKPOINTS` beside the histories; called again, they go on from there.
-      options: of `simulate`: norms, and log, also handed `setting`, {"method": label}.
+      options: of `simulate`: observe, and log, also handed `setting`, which is
+        {"method": label}.
 
     Raises:
       ValueError, OSError: the data cannot be had, or do not fit the config.
@@ -91,8 +93,8 @@ def compare(
             _ready(label, method, problem)
         for label, method in config.methods.items():
             if checkpoint_every is not None:
-                options["checkpoint"] = folder / CHECKPOINTS / label
-                options["checkpoint_every"] = checkpoint_every
+                path = folder / CHECKPOINTS / label
+                options["checkpoint"] = Checkpoints(path, checkpoint_every)
             histories[label] = simulate_method(
                 config, label, method, problem, **options
             )
@@ -125,8 +127,8 @@ def simulate_method(
             problem, method.local_steps, method.learning_rate
         )
     seed = config.problem.seed if method.seed is None else method.seed
-    around = configs.around(method, config, problem.num_workers)
-    options |= configs.bound(around, method)
+    uplink = configs.around(method, config, problem.num_workers)
+    options["uplink"] = configs.bound(uplink, method)
     attributes = {
         "label": label,
         "method": method.model_dump(mode="json"),

@@ -9,7 +9,9 @@ import numpy as np
 import xarray as xr
 
 from gdsec_jax import problems
-from gdsec_jax.simulation import _grid, _sweep
+from gdsec_jax.simulation import _grid
+from gdsec_jax.simulation._store import SweepFile
+from gdsec_jax.simulation._sweep import sweep
 from gdsec_jax.study import config as configs
 
 
@@ -28,7 +30,7 @@ def sweep_method(
       config: with the method, and a grid for all methods perhaps.
       label: of the method.
       problem: that the config makes.
-      options: target_error, memory_limit, norms, path, log and progress of `sweep`.
+      options: stop, memory_limit, observe, path, log and progress of `sweep`.
 
     Returns:
       As `sweep`, with a dimension for each axis of the grid.
@@ -44,11 +46,11 @@ def sweep_method(
             configs.resolved(configs.varied(method, **setting), problem)
             for setting in given
         ]
-        about = {"attributes": about_method(config, label)}
+        options["path"] = SweepFile(options.get("path"), about_method(config, label))
         log = options.pop("log", None)
         if log is not None:
             log = functools.partial(_log, log, label)
-        return _sweep_rows(config, rows, given, problem, axes, log, **about, **options)
+        return _sweep_rows(config, rows, given, problem, axes, log, **options)
     except ValueError as error:
         raise ValueError(f"methods.{label}: {error}") from error
 
@@ -74,7 +76,7 @@ def _sweep_rows(config, rows, given, problem, axes, log, **options) -> xr.Datase
         static += ["steps", "rate"]
         for setting, row in zip(settings, rows, strict=True):
             setting |= {"steps": row.local_steps or 1, "rate": row.learning_rate}
-    own |= configs.around(first, config, problem.num_workers)
+    own["uplink"] = configs.around(first, config, problem.num_workers)
     if first.seed is None:
         own["key"] = config.problem.seed
 
@@ -90,11 +92,9 @@ def _sweep_rows(config, rows, given, problem, axes, log, **options) -> xr.Datase
     def make_optimizer(**fields):
         return configs.make_optimizer(first.model_copy(update=fields), config, problem)
 
-    return _sweep.run_settings(
+    return sweep(
         make_optimizer=make_optimizer,
-        axes=axes,
-        settings=settings,
-        static=static,
+        grid=_grid.Listed(axes, settings, static),
         num_rounds=config.num_rounds,
         eval_every=config.eval_every,
         **own,

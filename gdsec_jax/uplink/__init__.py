@@ -1,1 +1,5 @@
 """What stands between the workers and the server: masks, seconds and joules."""
+
+from gdsec_jax.uplink._uplink import Uplink as Uplink
+
+__all__ = ["Uplink"]

@@ -26,13 +26,10 @@ def uniform(num_workers: int, share) -> Rule:
 
     Args:
       num_workers: M.
-      share: in [0, 1]; may be traced.
+      share: in [0, 1], or a ValueError is raised; may be traced.
 
     Returns:
       A rule: from a round's key and number, the first is 0, to bool [M].
-
-    Raises:
-      ValueError: share lies outside [0, 1].
 
     Examples:
       >>> import jax
@@ -53,15 +50,7 @@ def uniform(num_workers: int, share) -> Rule:
 def bernoulli(num_workers: int, probability) -> Rule:
     """Every worker for itself with a probability; in some rounds it may be none.
 
-    Args:
-      num_workers: M.
-      probability: in [0, 1], of all workers; may be traced.
-
-    Returns:
-      A rule, as of `uniform`.
-
-    Raises:
-      ValueError: probability lies outside [0, 1].
+    The probability is that of all workers; otherwise as `uniform`.
 
     Examples:
       >>> import jax
@@ -77,15 +66,7 @@ def bernoulli(num_workers: int, probability) -> Rule:
 def round_robin(num_workers: int, share) -> Rule:
     """So large a share of the workers, at least one, in turn.
 
-    Args:
-      num_workers: M.
-      share: in [0, 1]; may be traced.
-
-    Returns:
-      A rule, as of `uniform`; it draws nothing.
-
-    Raises:
-      ValueError: share lies outside [0, 1], or num_workers is above 46,340.
+    It draws nothing, and takes at most 46,340 workers; otherwise as `uniform`.
 
     Examples:
       >>> from gdsec_jax import participation
@@ -117,13 +98,11 @@ def largest_energy(budget_bits) -> Grant:
     nothing to send. What workers say is not counted.
 
     Args:
-      budget_bits: of a round, of all workers together, at least 0; may be traced.
+      budget_bits: of a round, of all workers together, at least 0, or a ValueError is
+        raised; may be traced.
 
     Returns:
-      A rule for `simulate(grant=)`: from `Offers` to bool [M].
-
-    Raises:
-      ValueError: budget_bits is negative.
+      A rule for `Uplink(grant=)`: from `Offers` to bool [M].
 
     Examples:
       >>> import jax.numpy as jnp

@@ -1,70 +1,216 @@
-"""What stands between the workers and the server in a run, and what it costs."""
+"""What stands between the workers and the server in a run, as one object."""
 
+import dataclasses
 import inspect
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
 import jax
 import numpy as np
 
 from gdsec_jax import _checks, _trees
-from gdsec_jax.federation._attendance import Absent, Grant
-from gdsec_jax.problems import Problem
+from gdsec_jax.federation._attendance import Absent, Grant, Rule
 from gdsec_jax.server import LateMessagesState
-from gdsec_jax.uplink._channel import (
-    Channel,
-    Conditions,
-    conditions,
-    energy_j,
-    round_time_s,
-    upload_s,
-)
-from gdsec_jax.uplink._participation import Rule
-from gdsec_jax.uplink._streams import CHANNEL, PARTICIPATION, stream
+from gdsec_jax.uplink import _costs, _numbers
+from gdsec_jax.uplink._channel import Channel, Conditions, conditions
 
-SUMMED = ("time_s", "energy_j")  # columns of floats that add up over rounds
+# Streams of a run's key: what is drawn for one purpose changes no other. They are
+# large: an algorithm with the same key splits it, and folds in the numbers of rounds
+# and of workers.
+MINIBATCH, PARTICIPATION, CHANNEL = 2**31 - 3, 2**31 - 2, 2**31 - 4
 
 
-class Around(NamedTuple):
-    """What stands around an optimizer, as of `simulate`; functions and words."""
-
-    participation: Rule | None = None
-    absent: Absent = "hold"
-    grant: Grant | None = None
+def stream(key: jax.Array, purpose: int, number) -> jax.Array:
+    """The key of a purpose in a round."""
+    return jax.random.fold_in(jax.random.fold_in(key, purpose), number)
 
 
-def check(around: Around, channel: Any, num_workers: int) -> None:
-    """What stands around an optimizer is what it should be.
+class Draw(NamedTuple):
+    """What one round's workers and uploads meet; None where it is nothing special."""
+
+    active: jax.Array | None  # bool [M], who takes part
+    absent: Absent | None  # what the others do
+    grant: Grant | None  # who of them may send
+    delivered: jax.Array | None  # bool [M], whose message arrives
+    delay: jax.Array | None  # int32 [M], after how many rounds
+    conditions: Conditions | tuple[()]  # all that the channel drew
+
+    def arguments(self) -> dict[str, Any]:
+        """The extra arguments that an optimizer's `update` takes of it."""
+        arguments = self._asdict()
+        del arguments["conditions"]
+        return {name: x for name, x in arguments.items() if x is not None}
+
+
+class Costs(NamedTuple):
+    """What rounds took over a channel, float64 on the host."""
+
+    time_s: np.ndarray  # [...], the seconds that each round lasted
+    energy_j: np.ndarray  # [...], the joules of its uploads
+    worker_time_s: np.ndarray  # [..., M], seconds of computing and sending; 0 if absent
+
+
+@_numbers.pytree("participation", "absent", "grant")
+@dataclasses.dataclass(frozen=True)
+class Uplink:
+    """What stands between the workers and the server: who sends, and what arrives.
+
+    It says of each round who takes part, who may send, which messages arrive and when,
+    and what the round took in seconds and joules. It sees no message. `simulate` and
+    `sweep` ask it; so can a loop of one's own.
+
+    A pytree: the channel's numbers may be traced, all else is static. In a sweep every
+    function is also handed the grid's parameters that it names.
+
+    Attributes:
+      participation: from a round's random key and number, the first is 0, to bool [M],
+        the workers of the round: a rule of `gdsec_jax.participation`, say. None: all.
+        A function that is defined once is compiled once.
+      absent: what the other workers do: "hold", compute nothing, and their memories are
+        frozen; or "accumulate", compute, and keep it all in their memories.
+      grant: who of them may send, once it is known what they would, as
+        `participation.largest_energy`; the others are absent.
+      channel: what the uploads meet: losses, delays, and the seconds and joules that
+        rounds then take; in a sweep also a function of grid parameters that makes one.
+        Messages that may be late need an algorithm with as large a `max_delay`.
 
     Raises:
-      ValueError: participation or grant is no such function; absent is unknown, or
-        said of nobody; the channel is none, or so good or so bad that uploads would
-        take no time, or for ever.
+      ValueError: participation or grant is no such function; absent is unknown, or said
+        where nobody is absent; the channel is none.
+
+    Examples:
+      >>> import jax
+      >>> from gdsec_jax import Uplink, channel, participation
+      >>> uplink = Uplink(
+      ...     participation=participation.round_robin(4, 0.5),
+      ...     channel=channel.Channel(erasure_probability=0.5))
+      >>> drawn = uplink.draw(jax.random.key(0), 0, num_workers=4)
+      >>> drawn.active.tolist(), sorted(drawn.arguments())
+      ([True, True, False, False], ['absent', 'active', 'delivered'])
     """
-    _checks.function("participation", around.participation)
-    _checks.function("grant", around.grant)
-    if around.participation is not None and not _takes_two(around.participation):
-        raise ValueError(
-            f"participation is {around.participation!r}, expected a function of a "
-            "round's key and its number, such as participation.uniform(5, 0.5)."
-        )
-    absent = around.absent
-    _checks.one_of("absent", absent, get_args(Absent))
-    nobody = around.participation is None and around.grant is None
-    if absent != "hold" and nobody:
-        raise ValueError(
-            f"absent is {absent!r}, expected a participation or a grant beside it: "
-            "nobody is absent."
-        )
-    if not (channel is None or isinstance(channel, Channel)):
-        raise ValueError(f"channel is {channel!r}, expected a channel.Channel or None.")
-    if channel is not None and channel.radio is not None:
+
+    participation: Rule | Callable[..., jax.Array] | None = None
+    absent: Absent = "hold"
+    grant: Grant | Callable[..., jax.Array] | None = None
+    channel: Channel | Callable[..., Channel] | None = None
+
+    def __post_init__(self):
+        _checks.function("participation", self.participation)
+        _checks.function("grant", self.grant)
+        if self.participation is not None and not _takes_two(self.participation):
+            raise ValueError(
+                f"participation is {self.participation!r}, expected a function of a "
+                "round's key and its number, such as participation.uniform(5, 0.5)."
+            )
+        _checks.one_of("absent", self.absent, get_args(Absent))
+        nobody = self.participation is None and self.grant is None
+        if self.absent != "hold" and nobody:
+            raise ValueError(
+                f"absent is {self.absent!r}, expected a participation or a grant "
+                "beside it: nobody is absent."
+            )
+        if not (isinstance(self.channel, Channel | None) or callable(self.channel)):
+            raise ValueError(
+                f"channel is {self.channel!r}, expected a channel.Channel or None."
+            )
+
+    @property
+    def draws(self) -> bool:
+        """Whether it needs a random key."""
+        return self.participation is not None or self.channel is not None
+
+    def check(self, num_workers: int) -> None:
+        """What only a number of workers can tell.
+
+        Raises:
+          ValueError: the channel is a function still, or its links are so good or so
+            bad that uploads would take no time, or for ever.
+        """
+        channel = self.channel
+        if channel is None:
+            return
+        if not isinstance(channel, Channel):
+            raise ValueError(
+                f"channel is {channel!r}, expected a channel.Channel or None: only a "
+                "sweep has parameters for a function."
+            )
+        if channel.radio is None:
+            return
         for m, snr in enumerate(np.asarray(channel.radio.snr(num_workers))):
             if not (snr > 0 and math.isfinite(snr)):
                 raise ValueError(
                     f"channel.radio has the mean SNR {snr:g} for worker {m}, expected "
                     "a finite number above 0."
                 )
+
+    def check_delays(self, state: Any) -> None:
+        """An optimizer with this state waits as long as messages may be late.
+
+        Raises:
+          ValueError: it does not.
+        """
+        most = self.channel.max_delay if isinstance(self.channel, Channel) else 0
+        waits = [
+            jax.tree.leaves(each)[0].shape[0]
+            for each in _trees.of_type(state, LateMessagesState)
+        ]
+        if most > min(waits, default=0):
+            raise ValueError(
+                f"channel has max_delay {most}, expected at most the algorithm's, "
+                f"{min(waits, default=0)}."
+            )
+
+    def draw(
+        self, key: Any, number: Any, num_workers: int, num_local_steps: int = 1
+    ) -> Draw:
+        """What a round's workers meet.
+
+        Args:
+          key: the run's, an int or a random key.
+          number: of the round, the first is 0; may be traced.
+          num_workers: M.
+          num_local_steps: gradients that each worker computes in the round: who is slow
+            in a round is so at each of them.
+
+        Raises:
+          ValueError: the participation returns no bool [M], or a number of the channel
+            is neither a scalar nor [M].
+        """
+        key = _trees.as_key(key)
+        active = delivered = delay = None
+        met: Conditions | tuple[()] = ()
+        if self.participation is not None:
+            drawn = self.participation(stream(key, PARTICIPATION, number), number)
+            active = _checks.mask("participation's mask", drawn, num_workers)
+        if isinstance(self.channel, Channel):
+            met = conditions(self.channel, num_workers, stream(key, CHANNEL, number))
+            met = met._replace(compute_s=num_local_steps * met.compute_s)
+            delivered = met.delivered
+            delay = met.delay if self.channel.max_delay else None
+        nobody = active is None and self.grant is None
+        absent = None if nobody else self.absent
+        return Draw(active, absent, self.grant, delivered, delay, met)
+
+    def costs(self, met: Any, sent: Any) -> Costs | None:
+        """What rounds took; None without a channel.
+
+        Args:
+          met: the `conditions` of their draws, on the host, fields [..., M].
+          sent: their `LastRound`, with the same leading axes.
+        """
+        if not isinstance(self.channel, Channel):
+            return None
+        radio = self.channel.radio
+        access = "fdma" if radio is None else radio.access
+        granted = self.grant is not None
+        bits = sent.bits
+        busy = met.compute_s + _costs.upload_s(met, bits)
+        return Costs(
+            _costs.round_time_s(met, bits, sent.awaited, access, granted=granted),
+            _costs.energy_j(met, bits),
+            np.where(sent.computed, busy, 0.0),
+        )
 
 
 def _takes_two(rule: Any) -> bool:
@@ -76,65 +222,3 @@ def _takes_two(rule: Any) -> bool:
     except ValueError:  # some have no signature
         return True
     return True
-
-
-def check_delays(channel: Channel | None, state: Any) -> None:
-    """The optimizer waits as long as messages may be late."""
-    most = 0 if channel is None else channel.max_delay
-    waits = [
-        jax.tree.leaves(each)[0].shape[0]
-        for each in _trees.of_type(state, LateMessagesState)
-    ]
-    if most > min(waits, default=0):
-        raise ValueError(
-            f"channel has max_delay {most}, expected at most the algorithm's, "
-            f"{min(waits, default=0)}."
-        )
-
-
-def fate(problem: Problem, around: Around, channel: Channel | None, key, number):
-    """What befalls a round's workers, as `federate` takes it; the channel's draws."""
-    num_workers = problem.num_workers
-    said: dict[str, Any] = {}
-    if around.participation is not None:
-        drawn = around.participation(stream(key, PARTICIPATION, number), number)
-        drawn = _checks.mask("participation's mask", drawn, num_workers)
-        said = {"active": drawn, "absent": around.absent}
-    if around.grant is not None:
-        said |= {"grant": around.grant, "absent": around.absent}
-    if channel is None:
-        return said, ()
-    met = conditions(channel, num_workers, stream(key, CHANNEL, number))
-    # Who is slow in a round is so at each of its gradients.
-    met = met._replace(compute_s=problem.num_local_steps * met.compute_s)
-    if channel.max_delay:
-        said |= {"delay": met.delay}
-    return said | {"delivered": met.delivered}, met
-
-
-def costs(
-    met: Conditions, sent: Any, channel: Channel | None, granted: bool
-) -> dict[str, Any]:
-    """float64, the seconds and joules of rounds, if there is a channel.
-
-    Args:
-      met: of the rounds, on the host.
-      sent: `LastRound` of them.
-      channel: or None.
-      granted: whether the server granted the uploads.
-    """
-    if channel is None:
-        return {}
-    access = "fdma" if channel.radio is None else channel.radio.access
-    return {
-        "time_s": round_time_s(met, sent.bits, sent.awaited, access, granted=granted),
-        "energy_j": energy_j(met, sent.bits),
-    }
-
-
-def worker_time_s(met: Any, sent: Any) -> np.ndarray | None:
-    """float64 [K, M], the seconds that each worker computed and sent; 0 if absent."""
-    if not met:
-        return None
-    seconds = met.compute_s + upload_s(met, sent.bits)
-    return np.where(sent.computed, seconds, 0.0)

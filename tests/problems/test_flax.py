@@ -303,7 +303,7 @@ def test_metrics_are_kept_at_each_evaluation_and_saved(tmp_path):
     np.testing.assert_array_equal(np.isnan(logged), [True, False, True, False, False])
     history.save(tmp_path / "run.nc")
     loaded = History.load(tmp_path / "run.nc", params_like=history.params)
-    assert loaded.norms == {}
+    assert loaded.observed == {}
     for name, values in history.metrics.items():
         np.testing.assert_array_equal(loaded.metrics[name], values)
 

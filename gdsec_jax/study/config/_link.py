@@ -9,7 +9,9 @@ from pydantic import Field
 
 from gdsec_jax import channel as channels
 from gdsec_jax import participation as rules
+from gdsec_jax.simulation import _grid
 from gdsec_jax.study.config._grid import Model
+from gdsec_jax.uplink import Uplink
 
 if TYPE_CHECKING:
     from gdsec_jax.study.config._schema import MethodConfig, RunConfig
@@ -105,10 +107,8 @@ def channel_of(method: "MethodConfig", config: "RunConfig") -> ChannelConfig | N
     return config.channel if method.channel is None else method.channel
 
 
-def around(
-    method: "MethodConfig", config: "RunConfig", num_workers: int
-) -> dict[str, Any]:
-    """Arguments of `sweep` for what stands around a method's optimizer.
+def around(method: "MethodConfig", config: "RunConfig", num_workers: int) -> Uplink:
+    """What stands around a method's optimizer.
 
     Its functions take `participation` and `budget_bits` by name; `bound` gives them the
     method's.
@@ -126,17 +126,13 @@ def around(
     channel = channel_of(method, config)
     if channel is not None:
         options["channel"] = make_channel(channel, num_workers)
-    return options
+    return Uplink(**options)
 
 
-def bound(options: dict[str, Any], method: "MethodConfig") -> dict[str, Any]:
+def bound(uplink: Uplink, method: "MethodConfig") -> Uplink:
     """The same for `simulate`."""
-    own = {"participation": "participation", "grant": "budget_bits"}
-    return options | {
-        name: functools.partial(options[name], **{field: getattr(method, field)})
-        for name, field in own.items()
-        if name in options
-    }
+    own = {name: getattr(method, name) for name in ("participation", "budget_bits")}
+    return _grid.UplinkOf(uplink)(**own)
 
 
 def takes_part(

@@ -32,15 +32,15 @@ def costs(
       '100.00 %'
     """
     reference = histories[baseline]
-    whole = reference.bits_to(target * reference.initial_error)
+    whole = reference.cost_to(target * reference.initial_error)
     rows = []
     timed = any(history.time_s is not None for history in histories.values())
     for label, history in histories.items():
         error = target * history.initial_error
         cost = history.cost_to(error)
         link = {
-            "s": _three(history.seconds_to(error)),
-            "J": _three(history.joules_to(error)),
+            "s": _three(cost and cost.seconds),
+            "J": _three(cost and cost.joules),
             "lost": f"{0 if history.lost is None else history.lost.sum():,}",
         }
         rows.append(
@@ -48,7 +48,7 @@ def costs(
                 "method": label,
                 "rounds": "never" if cost is None else f"{cost.rounds:,}",
                 "Mbit up": _millions(cost and cost.bits),
-                f"vs {baseline}": _percent(cost and cost.bits, whole),
+                f"vs {baseline}": _percent(cost and cost.bits, whole and whole.bits),
             }
             | (link if timed else {})
             | {
@@ -136,14 +136,12 @@ def format_table(
         table.add_column(name, justify="right")
     for label, history in histories.items():
         error = target * history.initial_error
-        reached = history.rounds_to(error) is not None
+        costs = [history.cost_to(error, name) for name in names]
         bits = (
-            history.bits_to(error, name)
-            if reached
-            else int(history.format_bits[name].sum())
-            for name in names
+            int(history.format_bits[name].sum()) if cost is None else cost.bits
+            for name, cost in zip(names, costs, strict=True)
         )
-        more = "" if reached else "> "
+        more = "" if all(costs) else "> "
         table.add_row(label, *(more + _millions(value) for value in bits))
     return table
 

@@ -1,0 +1,237 @@
+"""One round of a run: gradients, update, error, and what is kept of it."""
+
+import dataclasses
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gdsec_jax import _checks, _trees
+from gdsec_jax.federation._batches import WorkerBatches
+from gdsec_jax.federation._broadcast import last_broadcast
+from gdsec_jax.federation._counts import last_round
+from gdsec_jax.problems import Problem
+from gdsec_jax.simulation._observe import Observe, Round, observed
+from gdsec_jax.simulation._records import Record
+from gdsec_jax.uplink import Uplink, _uplink
+
+RUNNING, TARGET, DIVERGED = 0, 1, 2
+
+
+class Run(NamedTuple):
+    """What the loop carries from round to round."""
+
+    params: Any
+    state: Any
+    rounds: jax.Array  # int32 [], done so far
+    outcome: jax.Array  # int32 []
+
+
+@dataclasses.dataclass(frozen=True)
+class Stop:
+    """When a run ends before its last round.
+
+    Attributes:
+      target_error: after the first evaluation with at most this error; not below the
+        problem's `resolution`. None: never.
+      divergence_factor: after the first evaluation with an error that is not finite, or
+        more than this many times the initial one, if that is above what rounding
+        leaves.
+
+    Raises:
+      ValueError: divergence_factor is no finite number above 0.
+
+    Examples:
+      >>> import gdsec_jax
+      >>> gdsec_jax.Stop(target_error=1e-6)
+      Stop(target_error=1e-06, divergence_factor=1000000.0)
+    """
+
+    target_error: float | None = None
+    divergence_factor: float = 1e6
+
+    def __post_init__(self):
+        _checks.positive("divergence_factor", self.divergence_factor)
+
+
+class Limits(NamedTuple):
+    """Where a run ends. Traced, so that other values compile nothing anew."""
+
+    rounds: Any
+    target_error: Any
+    diverged_error: Any
+
+
+class Given(NamedTuple):
+    """What a run is given beside the problem. Traced, but the uplink's functions."""
+
+    limits: Limits
+    uplink: Uplink
+    key: jax.Array
+
+
+class Options(NamedTuple):
+    """How rounds are run and recorded. Static: other values compile anew."""
+
+    eval_every: int
+    observe: Observe | None = None
+    worker_batch: int | None = None
+
+
+def options(
+    eval_every: Any, observe: Observe | None = None, worker_batch: Any = None
+) -> Options:
+    """Checked options.
+
+    Raises:
+      ValueError: a number is out of range, or observe is no function.
+    """
+    _checks.function("observe", observe)
+    if worker_batch is not None:
+        worker_batch = _checks.integer("worker_batch", worker_batch, 1, 2**31 - 1)
+    every = _checks.integer("eval_every", eval_every, 1, 2**31 - 1)
+    return Options(every, observe, worker_batch)
+
+
+def start(optimizer: optax.GradientTransformation, params: Any) -> Run:
+    """Before the first round."""
+    return Run(
+        params=params,
+        state=optimizer.init(params),
+        rounds=jnp.zeros((), jnp.int32),
+        outcome=jnp.full((), RUNNING, jnp.int32),
+    )
+
+
+def one_round(
+    problem: Problem,
+    optimizer: optax.GradientTransformation,
+    options: Options,
+    given: Given,
+    number: jax.Array,
+    run: Run,
+) -> tuple[Run, Record]:
+    """Gradients, update, error; `number` counts rounds from 0."""
+    uplink, key = given.uplink, given.key
+    minibatch_key = _uplink.stream(key, _uplink.MINIBATCH, number)
+    gradients: Any
+    if options.worker_batch is None:
+        gradients = problem.gradients(run.params, minibatch_key)
+    else:
+        of_some = functools.partial(problem.gradients_of, run.params, minibatch_key)
+        gradients = WorkerBatches(of_some, problem.worker_data, options.worker_batch)
+    uplink.check_delays(run.state)
+    drawn = uplink.draw(key, number, problem.num_workers, problem.num_local_steps)
+    update = optax.with_extra_args_support(optimizer).update
+    updates, state = update(gradients, run.state, run.params, **drawn.arguments())
+    params = optax.apply_updates(run.params, updates)
+    measured, outcome = _evaluated(problem, options, given.limits, number + 1, params)
+    seen = {}
+    if options.observe is not None:
+        whole = gradients if options.worker_batch is None else None
+        now = Round(number, run.params, whole, run.state, updates, params, state)
+        seen = observed(options.observe, now)
+    record = Record(
+        error=measured.error,
+        sent=last_round(state),
+        broadcast=last_broadcast(state),
+        observed=seen,
+        metrics=measured.metrics,
+        conditions=drawn.conditions,
+    )
+    return Run(params, state, number + 1, outcome), record
+
+
+def _evaluated(problem, options: Options, limits: Limits, rounds, params):
+    """What is measured after so many rounds, NaN if nothing is; and the outcome."""
+    measured_at = functools.partial(problem.measured, worker_batch=options.worker_batch)
+    if options.eval_every == 1:
+        evaluated, measured = True, measured_at(params)
+    else:
+        evaluated = evaluates(rounds, options.eval_every, limits.rounds)
+        unknown = functools.partial(jnp.full_like, fill_value=jnp.nan)
+        shapes = jax.eval_shape(measured_at, params)
+        measured = jax.lax.cond(
+            evaluated, measured_at, lambda _: jax.tree.map(unknown, shapes), params
+        )
+    error = measured.error
+    reached = evaluated & (error <= limits.target_error)
+    bounded = jnp.isfinite(error) & (error <= limits.diverged_error)
+    diverged = evaluated & ~bounded
+    outcome = jnp.where(diverged, DIVERGED, jnp.where(reached, TARGET, RUNNING))
+    return measured, outcome.astype(jnp.int32)
+
+
+def evaluates(rounds, eval_every: int, num_rounds):
+    """Whether the error is evaluated after so many rounds."""
+    return (rounds % eval_every == 0) | (rounds == num_rounds)
+
+
+def for_loop(problem: Problem) -> Problem:
+    """What the loop needs of a problem; the rest would be copied, or compiled anew."""
+    return dataclasses.replace(
+        problem,
+        name="",
+        init_params=None,
+        solution=None,
+        smoothness=None,
+        worker_smoothness=None,
+        coordinate_smoothness=None,
+        regularization=None,
+    )
+
+
+@functools.partial(jax.jit, static_argnames="worker_batch")
+def _error(problem: Problem, params, worker_batch: int | None):
+    return problem.error(params, worker_batch)
+
+
+def initial_error(problem: Problem, worker_batch: int | None = None) -> float:
+    """The error before the first round.
+
+    Raises:
+      ValueError: it is not finite.
+    """
+    error = float(_error(for_loop(problem), problem.init_params, worker_batch))
+    if not math.isfinite(error):
+        raise ValueError(
+            f"{problem.error_name} is {error} at the initial params of "
+            f"{problem.name}, expected a finite number."
+        )
+    return error
+
+
+def limits(problem: Problem, num_rounds: Any, stop: Stop, error: float) -> Limits:
+    """Checked limits of a run that starts at this error.
+
+    Raises:
+      ValueError: num_rounds is no number of rounds, or the target lies below what
+        rounding leaves.
+    """
+    num_rounds = _checks.integer("num_rounds", num_rounds, 1, 2**31 - 1)
+    target = stop.target_error
+    if target is not None and not target >= problem.resolution:
+        raise ValueError(
+            f"target_error is {target!r}, expected at least what rounding leaves "
+            f"of the {problem.error_name}, {problem.resolution:.2g}."
+        )
+    measurable = error > max(problem.resolution, 0.0)
+    return Limits(
+        rounds=num_rounds,
+        target_error=-math.inf if target is None else float(target),
+        diverged_error=stop.divergence_factor * error if measurable else math.inf,
+    )
+
+
+def key_for(problem: Problem, key: Any, uplink: Uplink) -> jax.Array:
+    """The key of a run.
+
+    Raises:
+      ValueError: there is none, and the run draws.
+    """
+    if key is None and (problem.draw is not None or uplink.draws):
+        raise ValueError("key is None, expected an int or a random key to draw with.")
+    return _trees.as_key(0 if key is None else key)

@@ -1,0 +1,86 @@
+"""Keywords of `simulate` and `sweep` that have a new spelling, for a release more."""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from gdsec_jax import _checks
+from gdsec_jax.simulation._checkpoint import Checkpoints
+from gdsec_jax.simulation._grid import Static
+from gdsec_jax.simulation._observe import norms
+from gdsec_jax.simulation._run import Stop
+from gdsec_jax.simulation._store import SweepFile
+from gdsec_jax.uplink import Uplink
+
+_Function = TypeVar("_Function", bound=Callable)
+
+
+def with_old_spellings(function: _Function) -> _Function:
+    """`simulate` or `sweep`, which takes the keywords of before too, with a warning."""
+
+    @functools.wraps(function)
+    def call(*arguments, **options):
+        parts = ("participation", "absent", "grant", "channel")
+        _merge(options, "uplink", parts, "Uplink", Uplink)
+        parts = ("target_error", "divergence_factor")
+        _merge(options, "stop", parts, "gdsec_jax.Stop", Stop)
+        if "norms" in options:
+            _warn("norms=True", "observe=gdsec_jax.norms")
+            options |= {"observe": norms} if options.pop("norms") else {}
+        if options.get("checkpoint_every") is not None:
+            new = "checkpoint=gdsec_jax.Checkpoints(path, every=...)"
+            _warn("checkpoint_every=...", new)
+            own: Any = (options.get("checkpoint"), options["checkpoint_every"])
+            options["checkpoint"] = Checkpoints(*own)
+        options.pop("checkpoint_every", None)
+        if "static" in options:
+            arguments = _as_static(arguments, options)
+        if "attributes" in options and function.__name__ == "sweep":
+            _warn("attributes=...", "path=gdsec_jax.SweepFile(path, attributes)")
+            said = options.pop("attributes") or {}
+            options["path"] = SweepFile(options.get("path"), said)
+        return function(*arguments, **options)
+
+    return call  # pyright: ignore
+
+
+def _warn(old: str, new: str) -> None:
+    _checks.deprecated(old, new, stacklevel=4)
+
+
+def _merge(
+    options: dict[str, Any], name: str, old: Iterable[str], word: str, kind: Callable
+) -> None:
+    """Old keywords that are parts of an object now."""
+    given = {part: options.pop(part) for part in old if part in options}
+    if not given:
+        return
+    if options.get(name) is not None:
+        raise ValueError(
+            f"{next(iter(given))} is given beside {name}, expected {name} alone."
+        )
+    words = ", ".join(f"{part}=..." for part in given)
+    _checks.deprecated(words, f"{name}={word}({words})", stacklevel=4)
+    options[name] = kind(**given)
+
+
+def _as_static(arguments: tuple, options: dict[str, Any]) -> tuple:
+    """The arguments with what `static` names wrapped in the grid."""
+    _warn("static=...", "gdsec_jax.Static around the values in the grid")
+    asked = options.pop("static")
+    grid = options.get("grid", arguments[2] if len(arguments) > 2 else {})
+    names = {key: key if isinstance(key, tuple) else (key,) for key in grid}
+    for name in asked:
+        if not any(name in own for own in names.values()):
+            raise ValueError(
+                f"static names {name!r}, expected parameters of the grid: "
+                f"{', '.join(sorted(sum(names.values(), ())))}."
+            )
+    grid = {
+        key: Static(values) if set(asked) & set(names[key]) else values
+        for key, values in grid.items()
+    }
+    if "grid" in options:
+        options["grid"] = grid
+        return arguments
+    return (*arguments[:2], grid, *arguments[3:])
