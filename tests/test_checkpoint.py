@@ -533,15 +533,3 @@ def test_limits_are_the_same_in_any_type(tmp_path):
     first = run(tmp_path, 20, stop=gdsec_jax.Stop(1e-3, 100))
     stop = gdsec_jax.Stop(np.float32(1e-3), np.float32(100))
     assert_same_course(run(tmp_path, 20, stop=stop), first)
-
-
-def test_several_processes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(ValueError, match="expected None: a run of 2 processes is not"):
-        store(tmp_path)
-
-
-def test_limits_are_the_same_in_any_type(tmp_path):
-    first = run(tmp_path, 20, target_error=1e-3, divergence_factor=100)
-    limits = {"target_error": np.float32(1e-3), "divergence_factor": np.float32(100)}
-    assert_same_course(run(tmp_path, 20, **limits), first)

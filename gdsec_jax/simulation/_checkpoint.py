@@ -153,7 +153,7 @@ class Store:
                 f"the checkpoint of round {number} in {self.folder} is damaged, {why}: "
                 f"the run goes on from round {rounds}.",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=5,  # the caller of `simulate`, behind its old spellings
             )
         for number in parts.keys() - sound:
             self._set_aside(number)
@@ -165,10 +165,10 @@ class Store:
                 f"num_rounds is {num_rounds}, expected at least {rounds}, the rounds "
                 f"that the checkpoint {self.folder} has."
             )
-        kept: Any = [parts[number] for number in sound]
-        records = _records.joined([_as_like(part.records, start.records) for part in kept])
+        kept: list[Any] = [parts[number] for number in sound]
+        records = [_as_like(part.records, start.records) for part in kept]
         run = _orbax.load(self.states, rounds, start.run)
-        saved = Saved(run, records, kept[-1].seconds)
+        saved = Saved(run, _records.joined(records), kept[-1].seconds)
         return _as_if_on_the_way(saved, eval_every, num_rounds)
 
     def save(self, saved: Saved) -> None:
