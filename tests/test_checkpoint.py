@@ -70,6 +70,19 @@ def half(key, round):
     return jax.random.bernoulli(key, 0.5, (WORKERS,))
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder and the history of a finished run; the folder is to be copied."""
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, run(folder)
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    """A finished run's folder."""
+    return shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+
+
 # The same to the last bit
 
 
@@ -145,27 +158,21 @@ def test_whatever_a_run_carries_is_saved(kind, tmp_path, compiled):
 
 
 @pytest.mark.parametrize("every", cases.slow_but([7], [1, 7, 50]))
-def test_how_often_a_run_is_saved_changes_nothing(every, tmp_path):
-    expected = run()
+def test_how_often_a_run_is_saved_changes_nothing(every, tmp_path, finished):
     with pytest.raises(KilledError):
         run(tmp_path, every=every, log=killed_at(30))
-    assert_same_course(run(tmp_path, every=20), expected)
+    rows = []
+    history = run(tmp_path, every=20, log=rows.append, progress=False)
+    assert_same_course(history, finished[1])
+    # The log is told of every round once, first of those that are read.
+    columns = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
+    assert columns["round"].tolist() == list(range(1, 51))
+    np.testing.assert_array_equal(columns["bits"], history.bits.sum(axis=1))
+    np.testing.assert_array_equal(columns["objective_error"], history.objective_error)
+    assert len(rows[0]["round"]) % every == 0
 
 
 # Where a run ends
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """The folder and the history of a finished run; the folder is to be copied."""
-    folder = tmp_path_factory.mktemp("finished")
-    return folder, run(folder)
-
-
-@pytest.fixture
-def folder(finished, tmp_path):
-    """A finished run's folder."""
-    return shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
 
 
 def test_a_finished_run_is_read(folder, finished, compiled, capsys):
@@ -181,15 +188,17 @@ def test_a_finished_run_is_read(folder, finished, compiled, capsys):
     assert sorted(path.stat().st_mtime_ns for path in folder.rglob("*")) == before
 
 
-@pytest.mark.parametrize("ends", [(10, 33), (47,)])
-def test_a_run_goes_on_to_more_rounds(ends, tmp_path):
-    for end in ends:  # whose last rounds are evaluated, then no longer
-        assert run(tmp_path, end, eval_every=7).eval_rounds[-1] == end
-    rows = []
-    history = run(tmp_path, eval_every=7, log=rows.append)
-    assert_same_course(history, run(eval_every=7))
-    read = rows[0]["objective_error"]
-    assert np.isnan(read).sum() == ends[-1] - ends[-1] // 7 > 0
+def test_a_run_goes_on_to_more_rounds(tmp_path):
+    expected = run(eval_every=7)
+    for ends in ((10, 33), (47,)):
+        folder = tmp_path / f"{ends}"
+        for end in ends:  # whose last rounds are evaluated, then no longer
+            assert run(folder, end, eval_every=7).eval_rounds[-1] == end
+        rows = []
+        history = run(folder, eval_every=7, log=rows.append)
+        assert_same_course(history, expected)
+        read = rows[0]["objective_error"]
+        assert np.isnan(read).sum() == ends[-1] - ends[-1] // 7 > 0
 
 
 def test_a_run_goes_on_though_its_last_error_was_good_enough(tmp_path):
@@ -217,30 +226,13 @@ def test_fewer_rounds_than_there_are_is_refused(folder):
         run(folder, 49)
 
 
-def test_the_log_is_told_of_every_round_once(tmp_path):
-    with pytest.raises(KilledError):
-        run(tmp_path, log=killed_at(45))
-    rows = []
-    history = run(tmp_path, log=rows.append, progress=False)
-    columns = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
-    assert columns["round"].tolist() == list(range(1, 51))
-    np.testing.assert_array_equal(columns["bits"], history.bits.sum(axis=1))
-    np.testing.assert_array_equal(columns["objective_error"], history.objective_error)
-    assert rows[0]["round"].tolist() == list(range(1, 41))
-
-
 # Another run's folder
 
 
-def shifted():
-    return dataclasses.replace(
-        problem(), worker_data=jax.tree.map(lambda x: x + 1, problem().worker_data)
-    )
-
-
 def test_the_folder_of_another_run_is_refused(folder):
+    data = jax.tree.map(lambda x: x + 1, problem().worker_data)
     for name, other in [
-        ("data", {"on": shifted()}),
+        ("data", {"on": dataclasses.replace(problem(), worker_data=data)}),
         ("method or options", {"chain": optimizer("gd")}),
         ("method or options", {"chain": optimizer(scale=0.2)}),
         ("key", {"key": 1}),
@@ -256,16 +248,14 @@ def test_the_folder_of_another_run_is_refused(folder):
     assert saves(folder) == [20, 40, 50]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((3, 5), "path is 3, expected the path of a folder."),
-        *((("a", n), f"every is {n}, expected an integer from 1 ") for n in (0, 2.5)),
-    ],
-)
-def test_checkpoints_are_a_path_and_a_number(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        gdsec_jax.Checkpoints(*arguments)
+def test_checkpoints_are_a_path_and_a_number():
+    for arguments, message in {
+        (3, 5): "path is 3, expected the path of a folder.",
+        ("a", 0): "every is 0, expected an integer from 1 ",
+        ("a", 2.5): "every is 2.5, expected an integer from 1 ",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            gdsec_jax.Checkpoints(*arguments)
 
 
 def test_the_old_spelling_of_checkpoints(tmp_path):
@@ -276,15 +266,6 @@ def test_the_old_spelling_of_checkpoints(tmp_path):
     assert saves(tmp_path) == [20]
     with pytest.raises(ValueError, match=r"^checkpoint is 'a', expected gdsec_jax.Che"):
         simulate(problem(), optimizer(), 20, checkpoint="a")
-
-
-def test_a_folder_of_other_things_is_refused(tmp_path):
-    (tmp_path / "thesis.tex").touch()
-    message = "expected a folder of its own: thesis.tex is in it"
-    with pytest.raises(ValueError, match=message):
-        run(tmp_path)
-    with pytest.raises(OSError, match=r"thesis.tex is no folder that can be written"):
-        run(tmp_path / "thesis.tex")
 
 
 # Damage, without a loop: what is saved needs no meaning
@@ -395,8 +376,8 @@ def test_where_no_save_is_sound_the_run_starts_over(damage, sound, tmp_path):
         assert_is(newest(tmp_path), 0)
     said = [str(warning.message).split(" is damaged, ") for warning in caught]
     assert [one.split()[4] for one, _ in said] == ["80", "60"]
-    if damage is not flipped:
-        assert said[0][1].startswith("the rounds from 1 to 20 are missing: the run")
+    missing = said[0][1].startswith("the rounds from 1 to 20 are missing: the run")
+    assert missing == (damage is not flipped)
     assert saves(tmp_path) == []
 
 
@@ -446,18 +427,17 @@ def test_damage_is_not_taken_for_another_run(sound, tmp_path):
         store(tmp_path, problem="some")
 
 
-def test_a_run_tells_its_caller_of_damage(folder, finished):
-    flipped(records(folder, 50))
-    with pytest.warns(RuntimeWarning, match="is damaged, .* round 40") as caught:
-        assert_same_course(run(folder), finished[1])
-    assert caught[0].filename == __file__
-
-
 @pytest.mark.parametrize(
     "name",
     [
-        *("thesis/a.tex", "rounds/a.npz", "rounds/0000000020-a.npz", "states/thesis"),
-        *("states/20/a.tex", "states/20.orbax-checkpoint-tmp/a.tex", "states/20"),
+        *(
+            "a.tex",
+            "thesis/a.tex",
+            "rounds/a.npz",
+            "rounds/0000000020-a.npz",
+            "states/thesis",
+        ),
+        *("states/a", "states/20/a", "states/20.orbax-checkpoint-tmp/a", "states/20"),
     ],
 )
 def test_what_others_left_is_left_alone(name, tmp_path):
@@ -466,6 +446,8 @@ def test_what_others_left_is_left_alone(name, tmp_path):
     path.write_text("years")
     with pytest.raises(ValueError, match="expected a folder of its own: .* is in it.$"):
         store(tmp_path)
+    with pytest.raises(OSError, match=r"is no folder that can be written"):
+        store(path)
     assert path.read_text() == "years"
 
 
@@ -494,16 +476,16 @@ def test_what_cannot_be_read_now_is_not_taken_for_damage(
     assert_is(newest(tmp_path), 40)
 
 
-def test_what_is_damaged_is_set_aside(sound, tmp_path):
-    for aside in ("damaged-40", "damaged-40-2"):
-        path = records(sound(tmp_path, 40), 40)
+def test_what_is_damaged_is_set_aside_and_its_caller_is_told(folder, finished):
+    for aside in ("damaged-50", "damaged-50-2"):
+        path = records(folder, 50)
         flipped(path)
         left = path.read_bytes()
-        with pytest.warns(RuntimeWarning, match="goes on from round 20"):
-            assert_is(newest(tmp_path), 20)
-        assert (tmp_path / aside / path.name).read_bytes() == left
-        assert (tmp_path / aside / "40" / "default").is_dir()
-        shutil.rmtree(tmp_path / "rounds")
+        with pytest.warns(RuntimeWarning, match="is damaged, .* round 40") as caught:
+            assert_same_course(run(folder), finished[1])
+        assert caught[0].filename == __file__
+        assert (folder / aside / path.name).read_bytes() == left
+        assert (folder / aside / "50" / "default").is_dir()
 
 
 @pytest.mark.parametrize("name", ["40", "40.orbax-checkpoint-tmp"])
