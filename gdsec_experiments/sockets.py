@@ -11,13 +11,8 @@ that dies, hangs or sends nonsense is dropped, and the others go on; the table t
 differs. Nobody proves to be the worker that it says: this is for one machine.
 
 The table compares with the simulator: the payload bytes of each worker and round with
-the bits that it counted, and theta after each round, bit for bit. For that the gradient
-needs care. A matrix product over the samples of all workers at once rounds otherwise
-than the same over one worker's: the compiler picks another kernel, or its rows fall
-into other tiles. So this problem's loss computes its gradient worker by worker, in the
-simulator too: under `jax.vmap` it becomes a loop, each turn of which is the kernel that
-a worker runs. All behind the gradient is the package's own code, and rounds alike with
-an axis of one worker and of M. Theta is float32, and all is computed on the CPU.
+the bits that it counted, and theta after each round, bit for bit. Theta is float32, and
+all is computed on the CPU.
 """
 
 import argparse
@@ -36,42 +31,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from rich.console import Console
 from rich.table import Table
 
 import gdsec_jax
-from gdsec_jax import _trees, data, problems, server_memory, wire, worker
+from gdsec_experiments import _frames as frames
+from gdsec_experiments import _socket_worker
+from gdsec_experiments._softmax import Job, Method, make_problem, methods
+from gdsec_jax import _trees, problems, wire
 
-XI, BETA, LEVELS, K, KEY = 4.0, 0.05, 64, 20, 7
-LAQ_BITS, LAQ_ZETA = 8, 0.08
-HEAD = struct.Struct("!I")  # of a frame: how many bytes follow
-FINISHED = b""  # in theta's place, when a job is done
 GREETING = 2.0  # seconds that who connects has to say who it is
 
 
 class TransportError(RuntimeError):
     """A worker did not start, or none is left."""
-
-
-class Method(NamedTuple):
-    """A method as the server and the workers run it."""
-
-    arguments: dict[str, Any]  # of the package's function of this name
-    pipeline: optax.GradientTransformation  # of a worker
-    server: optax.GradientTransformation | None = None  # its memory, if it has one
-    key: int | None = None
-    first_whole: bool = False  # the receiver knows that a first message is
-
-
-class Job(NamedTuple):
-    """What one run through the sockets is."""
-
-    method: str
-    wire: str
-    rounds: int
 
 
 class Crew(NamedTuple):
@@ -106,214 +81,6 @@ class Result(NamedTuple):
         return np.array_equal(self.payload, self.counted)
 
 
-def methods(num_workers: int, step: float) -> dict[str, Method]:
-    """The pieces of each method, with the numbers that a worker uses."""
-    difference, censor = worker.gradient_difference, worker.censor(XI / num_workers)
-    rounded = optax.chain(censor, worker.qsgd(LEVELS))
-    sec = {"xi": XI, "beta": BETA}
-    laq = worker.laq(LAQ_BITS, LAQ_ZETA / num_workers**2, step)
-    return {
-        "gd": Method({}, worker.whole()),
-        "gdsec": Method(
-            sec, difference(worker.error_feedback(censor), BETA), server_memory(BETA)
-        ),
-        "qsgdsec": Method(
-            sec | {"levels": LEVELS},
-            difference(worker.error_feedback(rounded), BETA),
-            server_memory(BETA),
-            KEY,
-        ),
-        "laq": Method(
-            {"learning_rate": step, "bits": LAQ_BITS, "zeta": LAQ_ZETA},
-            difference(laq),
-            server_memory(),
-        ),
-        "ef21": Method(
-            {"k": K},
-            difference(worker.first_whole(worker.top_k(K))),
-            server_memory(),
-            first_whole=True,
-        ),
-        "top_j": Method({"k": K}, worker.error_feedback(worker.top_k(K))),
-        "sign_ef": Method({}, worker.error_feedback(worker.sign())),
-        "natural": Method({}, worker.natural(), key=KEY),
-        "terngrad": Method({}, worker.terngrad(), key=KEY),
-    }
-
-
-# The problem: softmax regression on digits, with a bias, so that theta is a tree.
-
-
-def _cross_entropy(params, shard: data.Shards):
-    scores = jnp.matmul(
-        shard.features, params["weights"], precision=jax.lax.Precision.HIGHEST
-    )
-    scores = scores + params["bias"]
-    own = jnp.take_along_axis(scores, jnp.asarray(shard.targets)[:, None], axis=1)[:, 0]
-    return jnp.sum(shard.weight * (jax.nn.logsumexp(scores, axis=1) - own))
-
-
-@jax.custom_batching.sequential_vmap
-def _value_and_gradient(params, shard):
-    return jax.value_and_grad(_cross_entropy)(params, shard)
-
-
-@jax.custom_vjp
-def worker_loss(params, shard):
-    """f_m, whose gradient is computed for one worker at a time, whoever asks."""
-    return _value_and_gradient(params, shard)[0]
-
-
-def _backward(gradient, cotangent):
-    return jax.tree.map(lambda g: cotangent * g, gradient), None
-
-
-worker_loss.defvjp(_value_and_gradient, _backward)
-
-
-def init_params(features: int, classes: int):
-    """theta^1."""
-    weights = jnp.zeros((features, classes), jnp.float32)
-    return {"weights": weights, "bias": jnp.zeros(classes, jnp.float32)}
-
-
-def make_problem(num_workers: int) -> problems.Problem:
-    """Softmax regression on digits, features centred, with its constant L."""
-    digits = data.load("digits")
-    x = (digits.features - digits.features.mean(axis=0)).astype(np.float32)
-    y = digits.targets.astype(np.int32)
-    shards = data.stack(x, y, data.split(y, num_workers))
-    rows = np.hstack([x, np.ones((y.size, 1))])
-    return problems.from_loss(
-        worker_loss,
-        shards,
-        init_params(x.shape[1], int(y.max()) + 1),
-        name="softmax regression on digits",
-        smoothness=float(np.linalg.norm(rows, 2) ** 2 / (2 * y.size)),
-    )
-
-
-# Frames: a length, then so many bytes.
-
-
-def send_frame(connection: socket.socket, payload: bytes) -> None:
-    """Send one, within the connection's timeout."""
-    connection.sendall(HEAD.pack(len(payload)) + payload)
-
-
-def receive_frame(connection: socket.socket, most: int) -> bytes:
-    """Receive one of at most so many bytes, all of it within the timeout.
-
-    Raises:
-      ValueError: a longer one is announced.
-      OSError: the connection ends, or the timeout does.
-    """
-    wait = connection.gettimeout()
-    until = None if wait is None else time.monotonic() + wait
-    try:
-        (size,) = HEAD.unpack(_receive(connection, HEAD.size, until))
-        if size > most:
-            raise ValueError(f"{size} bytes are announced, expected at most {most}")
-        return _receive(connection, size, until)
-    finally:
-        connection.settimeout(wait)
-
-
-def _receive(connection: socket.socket, size: int, until: float | None) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        if until is not None:  # else a byte now and then would do
-            connection.settimeout(max(until - time.monotonic(), 1e-3))
-        part = connection.recv(min(size - len(data), 2**20))
-        if not part:
-            raise ConnectionError("it closed the connection")
-        data += part
-    return bytes(data)
-
-
-def to_floats(params) -> bytes:
-    """Theta as it is broadcast: its leaves in order, little-endian."""
-    return b"".join(
-        np.asarray(p).astype("<f4").tobytes() for p in jax.tree.leaves(params)
-    )
-
-
-def from_floats(payload: bytes, like):
-    """The inverse of `to_floats`."""
-    leaves, structure = jax.tree.flatten(like)
-    flat = np.frombuffer(payload, "<f4").astype(np.float32)
-    if flat.size != sum(leaf.size for leaf in leaves):
-        raise ConnectionError(f"theta came as {len(payload)} bytes, expected another")
-    ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
-    pieces = np.split(flat, ends)
-    shaped = [p.reshape(leaf.shape) for p, leaf in zip(pieces, leaves, strict=True)]
-    return jax.tree.unflatten(structure, shaped)
-
-
-# A worker.
-
-
-def worker_main(settings: dict[str, Any]) -> None:
-    """Serve every job, from one connection, with no samples but its own."""
-    index, num_workers = settings["index"], settings["num_workers"]
-    with np.load(settings["shard"]) as file:
-        shard = data.Shards(**file)
-    like = init_params(shard.features.shape[1], settings["classes"])
-    known = methods(num_workers, settings["step"])
-    jobs = [Job(*job) for job in settings["jobs"]]
-    pieces = {job.method: known[job.method] for job in jobs}
-    steps = {
-        name: _worker_step(method, index, num_workers, like)
-        for name, method in pieces.items()
-    }
-    # Compiled by itself, as in the simulator's loop over the workers: the compiler
-    # cannot mix it with what comes behind.
-    gradient_of = jax.jit(jax.grad(worker_loss))
-    address, size = ("127.0.0.1", settings["port"]), len(to_floats(like))
-    with socket.create_connection(address, settings["timeout"]) as connection:
-        send_frame(connection, HEAD.pack(index))
-        for job in jobs:
-            init, step = steps[job.method]
-            state = init()
-            while (payload := receive_frame(connection, size)) != FINISHED:
-                params = from_floats(payload, like)
-                gradient = gradient_of(params, shard)
-                update, own, state = step(gradient, params, state)
-                if not all(np.isfinite(u).all() for u in jax.tree.leaves(update)):
-                    raise FloatingPointError("the message is not finite")
-                message = wire.message_of(update, own)
-                send_frame(connection, wire.encode(message, job.wire))
-
-
-def _worker_step(method: Method, index: int, num_workers: int, like):
-    """What a worker starts with, and its round behind the gradient."""
-    pipeline = optax.with_extra_args_support(method.pipeline)
-    rounds = gdsec_jax.rounds(num_workers, key=method.key)
-
-    def init():
-        one = jax.tree.map(lambda x: jnp.asarray(x)[None], pipeline.init(like))
-        return rounds.init(like), one
-
-    @jax.jit
-    def step(gradient, params, state):
-        common, own, known = rounds.begin(state[0], params)
-        own = jax.tree.map(lambda x: x[index][None], own)
-        own |= {"active": jnp.ones(1, bool)}
-
-        def run(gradient, state, own):
-            return pipeline.update(gradient, state, params, **(common | own))
-
-        # An axis of one worker, for pieces that sum over the axis.
-        lifted = jax.vmap(run, axis_name=worker.WORKER_AXIS)
-        gradient = jax.tree.map(lambda g: g[None], gradient)
-        updates, states = lifted(gradient, state[1], own)
-        updates = wire.flush(_trees.cast_like(updates, common["like"]))
-        update, one = jax.tree.map(lambda x: x[0], (updates, states))
-        return update, one, (known, states)
-
-    return init, step
-
-
 # The server.
 
 
@@ -345,7 +112,7 @@ def crew_of(
             crew.logs.append(folder / f"worker-{index}.log")
             with crew.logs[-1].open("wb") as log:
                 process = subprocess.Popen(
-                    [sys.executable, str(Path(__file__).resolve()), "--as-worker", own],
+                    [sys.executable, "-m", _socket_worker.__name__, own],
                     stdin=subprocess.DEVNULL,
                     stderr=log,
                     env=os.environ | {"JAX_PLATFORMS": "cpu"},
@@ -373,7 +140,8 @@ def _accept(listener: socket.socket, crew: Crew, timeout: float) -> None:
             continue
         connection.settimeout(GREETING)  # a stranger may say nothing
         try:
-            (index,) = HEAD.unpack(receive_frame(connection, HEAD.size))
+            said = frames.receive_frame(connection, frames.HEAD.size)
+            (index,) = frames.HEAD.unpack(said)
         except (OSError, ValueError, struct.error):
             index = None
         connection.settimeout(timeout)
@@ -446,12 +214,12 @@ def play(
     heard = set()  # whose first message has come: that one may be whole
     silence = jax.tree.map(np.zeros_like, like)
     for number in range(1, job.rounds + 1):
-        _broadcast(crew, to_floats(params), number)
+        _broadcast(crew, frames.to_floats(params), number)
         messages, sizes = [silence] * problem.num_workers, [0] * problem.num_workers
         for index, connection in sorted(crew.connections.items()):
             with _speaking_to(crew, index, number):
                 form = (like, job.wire, code, method.first_whole and index not in heard)
-                payload = receive_frame(connection, wire.most_bytes(*form))
+                payload = frames.receive_frame(connection, wire.most_bytes(*form))
                 messages[index] = wire.decode(payload, *form, finite=True).values
                 sizes[index] = len(payload)
                 heard |= {index} if payload else set()
@@ -460,13 +228,13 @@ def play(
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *messages)
         params, state = update(stacked, params, state)
         yield params, sizes
-    _broadcast(crew, FINISHED, job.rounds)
+    _broadcast(crew, _socket_worker.FINISHED, job.rounds)
 
 
 def _broadcast(crew: Crew, payload: bytes, number: int) -> None:
     for index, connection in sorted(crew.connections.items()):
         with _speaking_to(crew, index, number):
-            send_frame(connection, payload)
+            frames.send_frame(connection, payload)
 
 
 def _server_step(method: Method, learning_rate: float, like):
@@ -494,7 +262,7 @@ def simulated(
     method = methods(problem.num_workers, 1 / problem.smoothness)[job.method]
     options = method.arguments | {"wire": job.wire}
     if method.server is not None:
-        options["server"] = "running"
+        options["server"] = gdsec_jax.server.running()
     if method.key is not None:
         options["key"] = method.key
     algorithm = getattr(gdsec_jax, job.method)(problem.num_workers, **options)
@@ -556,11 +324,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds")
-    parser.add_argument("--as-worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.as_worker:
-        worker_main(json.loads(arguments.as_worker))
-        return 0
     for name in ("rounds", "workers", "timeout"):
         if getattr(arguments, name) <= 0:
             parser.error(

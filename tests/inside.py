@@ -25,10 +25,10 @@ from gdsec_jax.simulation import _batch as _batch
 from gdsec_jax.simulation import _checkpoint as _checkpoint
 from gdsec_jax.simulation import _chunks as _chunks
 from gdsec_jax.simulation import _grid as _grid
-from gdsec_jax.simulation import _manifest as _manifest
 from gdsec_jax.simulation import _mesh as _mesh
 from gdsec_jax.simulation import _orbax as _orbax
 from gdsec_jax.simulation import _own_log as _own_log
+from gdsec_jax.simulation import _part as _part
 from gdsec_jax.simulation import _plan as _plan
 from gdsec_jax.simulation import _records as _records
 from gdsec_jax.simulation import _run as _run

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from inside import _checkpoint, _records, _run
+from inside import _checkpoint, _records, _run, _whole
 from test_simulate import assert_same_course
 
 import gdsec_jax
-from gdsec_jax import broadcast, problems, simulate, worker
+from gdsec_jax import Uplink, broadcast, problems, simulate, worker
 
 WORKERS, EVERY = 4, 20
 
@@ -41,8 +41,9 @@ def optimizer(name="gdsec", scale=0.1):
 
 def run(folder=None, num_rounds=50, chain=None, on=None, **options):
     """A run, with checkpoints if there is a folder."""
+    every = options.pop("every", EVERY)
     if folder is not None:
-        options = {"checkpoint": folder, "checkpoint_every": EVERY} | options
+        options["checkpoint"] = gdsec_jax.Checkpoints(folder, every)
     return simulate(on or problem(), chain or optimizer(), num_rounds, **options)
 
 
@@ -60,12 +61,26 @@ def killed_at(rounds):
     return log
 
 
-def steps(folder):
-    return sorted(int(path.name[6:]) for path in folder.glob("round-*"))
+def saves(folder):
+    """The rounds after which a run was saved."""
+    return sorted(int(path.name[:10]) for path in folder.glob("rounds/[0-9]*"))
 
 
 def half(key, round):
     return jax.random.bernoulli(key, 0.5, (WORKERS,))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder and the history of a finished run; the folder is to be copied."""
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, run(folder)
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    """A finished run's folder."""
+    return shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
 
 
 # The same to the last bit
@@ -78,7 +93,7 @@ def test_a_run_that_goes_on_is_the_undisturbed_one(method, tmp_path):
     assert_same_course(run(tmp_path / "undisturbed", chain=chain), expected)
     with pytest.raises(KilledError):
         run(tmp_path / "killed", chain=chain, log=killed_at(45))
-    assert steps(tmp_path / "killed") == [20, 40]
+    assert saves(tmp_path / "killed") == [20, 40]
     assert_same_course(run(tmp_path / "killed", chain=chain), expected)
 
 
@@ -87,7 +102,7 @@ def draws_of_every_kind():
     piece = worker.error_feedback(worker.top_k(2))
     chain = optax.chain(optimizer("gd"), broadcast(piece))
     on = problems.minibatch(problem(), 3)
-    return {"on": on, "chain": chain, "participation": half, "key": 7}
+    return {"on": on, "chain": chain, "uplink": Uplink(half), "key": 7}
 
 
 def numbers_in_the_state():
@@ -124,68 +139,76 @@ def a_tree_of_halves():
     ],
 )
 def test_whatever_a_run_carries_is_saved(kind, tmp_path, compiled):
-    options = {"norms": True, "eval_every": 7} | kind()
+    options = {"observe": gdsec_jax.norms, "eval_every": 7} | kind()
     with jax.numpy_dtype_promotion("standard"):
         expected = run(**options)
         run(tmp_path, 40, **options)
         compiled()
         history = run(tmp_path, **options)
-    assert "jit(_run_chunk)" not in compiled()  # the very same loop
-    for name, norm in expected.norms.items():
-        np.testing.assert_array_equal(history.norms[name], norm, err_msg=name)
-    jax.tree.map(
-        functools.partial(np.testing.assert_array_equal, strict=True),
-        history.params,
-        expected.params,
-    )
+    assert "jit(chunk)" not in compiled()  # the very same loop
+    assert expected.observed
+    for one, other in (
+        (history.observed, expected.observed),
+        (history.params, expected.params),
+    ):
+        same = functools.partial(np.testing.assert_array_equal, strict=True)
+        jax.tree.map(same, one, other)
     for name in ("objective_error", "bits", "participants", "broadcast_bits"):
         np.testing.assert_array_equal(getattr(history, name), getattr(expected, name))
 
 
 @pytest.mark.parametrize("every", cases.slow_but([7], [1, 7, 50]))
-def test_how_often_a_run_is_saved_changes_nothing(every, tmp_path):
-    expected = run()
+def test_how_often_a_run_is_saved_changes_nothing(every, tmp_path, finished):
     with pytest.raises(KilledError):
-        run(tmp_path, checkpoint_every=every, log=killed_at(30))
-    assert_same_course(run(tmp_path, checkpoint_every=20), expected)
+        run(tmp_path, every=every, log=killed_at(30))
+    rows = []
+    history = run(tmp_path, every=20, log=rows.append, progress=False)
+    assert_same_course(history, finished[1])
+    # The log is told of every round once, first of those that are read.
+    columns = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
+    assert columns["round"].tolist() == list(range(1, 51))
+    np.testing.assert_array_equal(columns["bits"], history.bits.sum(axis=1))
+    np.testing.assert_array_equal(columns["objective_error"], history.objective_error)
+    assert len(rows[0]["round"]) % every == 0
 
 
 # Where a run ends
 
 
-def test_a_finished_run_is_read(tmp_path, compiled):
-    first = run(tmp_path)
-    assert steps(tmp_path) == [20, 40, 50]
-    before = sorted(path.stat().st_mtime_ns for path in tmp_path.rglob("*"))
-    jax.clear_caches()
+def test_a_finished_run_is_read(folder, finished, compiled, capsys):
+    assert saves(folder) == [20, 40, 50]
+    before = sorted(path.stat().st_mtime_ns for path in folder.rglob("*"))
     compiled()
-    again = run(tmp_path)
-    assert "jit(_run_chunk)" not in compiled()
-    assert_same_course(again, first)
-    assert again.attributes["seconds"] >= first.attributes["seconds"] / 2
-    assert sorted(path.stat().st_mtime_ns for path in tmp_path.rglob("*")) == before
+    again = run(folder, chain=optimizer.__wrapped__(), progress=True)
+    assert "jit(chunk)" not in compiled()
+    assert "50/50" in capsys.readouterr().err  # the bar begins where the run does
+    assert_same_course(again, finished[1])
+    seconds = finished[1].attributes["seconds"]
+    assert again.attributes["seconds"] >= seconds / 2
+    assert sorted(path.stat().st_mtime_ns for path in folder.rglob("*")) == before
 
 
-@pytest.mark.parametrize("ends", [(10, 33), (47,)])
-def test_a_run_goes_on_to_more_rounds(ends, tmp_path):
-    for end in ends:  # whose last rounds are evaluated, then no longer
-        assert run(tmp_path, end, eval_every=7).eval_rounds[-1] == end
-    rows = []
-    history = run(tmp_path, eval_every=7, log=rows.append)
-    assert_same_course(history, run(eval_every=7))
-    read = rows[0]["objective_error"]
-    assert np.isnan(read).sum() == ends[-1] - ends[-1] // 7 > 0
+def test_a_run_goes_on_to_more_rounds(tmp_path):
+    expected = run(eval_every=7)
+    for ends in ((10, 33), (47,)):
+        folder = tmp_path / f"{ends}"
+        for end in ends:  # whose last rounds are evaluated, then no longer
+            assert run(folder, end, eval_every=7).eval_rounds[-1] == end
+        rows = []
+        history = run(folder, eval_every=7, log=rows.append)
+        assert_same_course(history, expected)
+        read = rows[0]["objective_error"]
+        assert np.isnan(read).sum() == ends[-1] - ends[-1] // 7 > 0
 
 
 def test_a_run_goes_on_though_its_last_error_was_good_enough(tmp_path):
     target = 1.01 * float(run(None, 38, eval_every=7).objective_error[-1])
-    expected = run(eval_every=7, target_error=target)
+    options = {"eval_every": 7, "stop": gdsec_jax.Stop(target)}
+    expected = run(**options)
     assert expected.num_rounds == 42
-    early = run(tmp_path, 38, eval_every=7, target_error=target)
-    assert early.outcome == "target"
-    history = run(tmp_path, eval_every=7, target_error=target)
-    assert_same_course(history, expected)
-    assert_same_course(run(tmp_path, eval_every=7, target_error=target), expected)
+    assert run(tmp_path, 38, **options).outcome == "target"
+    for _ in range(2):
+        assert_same_course(run(tmp_path, **options), expected)
 
 
 def test_a_run_that_diverged_has_ended(tmp_path):
@@ -197,102 +220,60 @@ def test_a_run_that_diverged_has_ended(tmp_path):
         assert_same_course(history, run(chain=chain))
 
 
-def test_fewer_rounds_than_there_are_is_refused(tmp_path):
-    run(tmp_path, 40)
-    message = f"num_rounds is 39, expected at least 40, .* checkpoint {tmp_path} has."
+def test_fewer_rounds_than_there_are_is_refused(folder):
+    message = f"num_rounds is 49, expected at least 50, .* checkpoint {folder} has."
     with pytest.raises(ValueError, match=message):
-        run(tmp_path, 39)
-
-
-def test_the_log_is_told_of_every_round_once(tmp_path):
-    with pytest.raises(KilledError):
-        run(tmp_path, log=killed_at(45))
-    rows = []
-    history = run(tmp_path, log=rows.append, progress=False)
-    columns = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
-    assert columns["round"].tolist() == list(range(1, 51))
-    np.testing.assert_array_equal(columns["bits"], history.bits.sum(axis=1))
-    np.testing.assert_array_equal(columns["objective_error"], history.objective_error)
-    assert rows[0]["round"].tolist() == list(range(1, 41))
-
-
-def test_the_bar_begins_where_the_run_does(tmp_path, capsys):
-    run(tmp_path)
-    run(tmp_path, progress=True)
-    assert "50/50" in capsys.readouterr().err
+        run(folder, 49)
 
 
 # Another run's folder
 
 
-def shifted():
-    return dataclasses.replace(
-        problem(), worker_data=jax.tree.map(lambda x: x + 1, problem().worker_data)
-    )
+def test_the_folder_of_another_run_is_refused(folder):
+    data = jax.tree.map(lambda x: x + 1, problem().worker_data)
+    for name, other in [
+        ("data", {"on": dataclasses.replace(problem(), worker_data=data)}),
+        ("method or options", {"chain": optimizer("gd")}),
+        ("method or options", {"chain": optimizer(scale=0.2)}),
+        ("key", {"key": 1}),
+        ("method or options", {"uplink": Uplink(half), "key": 0}),
+        ("eval_every, method or options", {"eval_every": 2}),
+        ("method or options", {"observe": gdsec_jax.norms}),
+        ("target_error", {"stop": gdsec_jax.Stop(1.0)}),
+        ("divergence_factor", {"stop": gdsec_jax.Stop(divergence_factor=10.0)}),
+    ]:
+        message = f"expected a new folder or that of this run: .* differs in {name}.$"
+        with pytest.raises(ValueError, match=message):
+            run(folder, **other)
+    assert saves(folder) == [20, 40, 50]
 
 
-@pytest.mark.parametrize(
-    "name, other",
-    [
-        ("data", lambda: {"on": shifted()}),
-        ("method or options", lambda: {"chain": optimizer("gd")}),
-        ("method or options", lambda: {"chain": optimizer(scale=0.2)}),
-        ("key", lambda: {"key": 1}),
-        ("method or options", lambda: {"participation": half, "key": 0}),
-        ("eval_every, method or options", lambda: {"eval_every": 2}),
-        ("method or options", lambda: {"norms": True}),
-        ("target_error", lambda: {"target_error": 1.0}),
-        ("divergence_factor", lambda: {"divergence_factor": 10.0}),
-    ],
-)
-def test_the_folder_of_another_run_is_refused(name, other, tmp_path):
-    run(tmp_path, 20)
-    message = f"expected a new folder or that of this run: .* differs in {name}.$"
-    with pytest.raises(ValueError, match=message):
-        run(tmp_path, **other())
-    assert steps(tmp_path) == [20]
+def test_checkpoints_are_a_path_and_a_number():
+    for arguments, message in {
+        (3, 5): "path is 3, expected the path of a folder.",
+        ("a", 0): "every is 0, expected an integer from 1 ",
+        ("a", 2.5): "every is 2.5, expected an integer from 1 ",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            gdsec_jax.Checkpoints(*arguments)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"checkpoint": "somewhere"},
-        {"checkpoint_every": 5},
-        {"checkpoint": 3, "checkpoint_every": 5},
-    ],
-)
-def test_both_a_folder_and_a_number_are_needed(arguments):
-    with pytest.raises(ValueError, match=r"^checkpoint is .* and checkpoint_every .*"):
-        run(**arguments)
-
-
-def test_several_processes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(ValueError, match="expected None: a run of 2 processes is not"):
-        _checkpoint.every_of(tmp_path, 5)
-
-
-@pytest.mark.parametrize("every", [0, -1, 2.5, True])
-def test_a_number_of_rounds_is_a_positive_int(every, tmp_path):
-    message = f"checkpoint_every is {every}, expected an integer from 1"
-    with pytest.raises(ValueError, match=message):
-        run(tmp_path, checkpoint_every=every)
-
-
-def test_a_folder_of_other_things_is_refused(tmp_path):
-    (tmp_path / "thesis.tex").touch()
-    message = "expected a folder of its own: thesis.tex is in it"
-    with pytest.raises(ValueError, match=message):
-        run(tmp_path)
-    with pytest.raises(OSError, match=r"thesis.tex is no folder that can be written"):
-        run(tmp_path / "thesis.tex")
+def test_the_old_spelling_of_checkpoints(tmp_path):
+    old: dict[str, Any] = {"checkpoint": tmp_path, "checkpoint_every": EVERY}
+    with pytest.warns(DeprecationWarning, match="Checkpoints") as caught:
+        simulate(problem(), optimizer(), 20, **old)
+    assert caught[0].filename == __file__
+    assert saves(tmp_path) == [20]
+    with pytest.raises(ValueError, match=r"^checkpoint is 'a', expected gdsec_jax.Che"):
+        simulate(problem(), optimizer(), 20, checkpoint="a")
 
 
 # Damage, without a loop: what is saved needs no meaning
 
 
-def store(folder, **about):
-    return _checkpoint.Store.at(folder, 20, {"problem": "none"} | about)
+def store(folder, every=EVERY, **about):
+    about = {"problem": "none"} | about
+    return _checkpoint.Store.at(gdsec_jax.Checkpoints(folder, every), about)
 
 
 def saved(rounds, since):
@@ -309,8 +290,23 @@ def saved(rounds, since):
 
 
 def keep_to(folder, rounds):
-    for number in range(20, rounds + 1, 20):
-        store(folder).save(saved(number, number - 20))
+    kept = store(folder)
+    for number in range(EVERY, rounds + 1, EVERY):
+        kept.save(saved(number, number - EVERY))
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """A function that makes a folder with saves until some round, by copying."""
+    made = {}
+
+    def copy(folder, rounds=60):
+        if rounds not in made:
+            made[rounds] = tmp_path_factory.mktemp("sound")
+            keep_to(made[rounds], rounds)
+        return shutil.copytree(made[rounds], folder, dirs_exist_ok=True)
+
+    return copy
 
 
 def newest(folder):
@@ -325,16 +321,17 @@ def assert_is(found, rounds):
     )
 
 
-def deleted(path):
-    path.unlink()
-
-
-def truncated(path):
-    path.write_bytes(path.read_bytes()[:-1])
+def records(folder, number):
+    [path] = folder.glob(f"rounds/{number:010}-*.npz")
+    return path
 
 
 def emptied(path):
     path.write_bytes(b"")
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-1])
 
 
 def flipped(path):
@@ -343,123 +340,134 @@ def flipped(path):
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("damage", [deleted, truncated, emptied, flipped])
-def test_a_damaged_checkpoint_is_passed_over(damage, tmp_path):
-    keep_to(tmp_path / "sound", 60)
-    assert_is(newest(tmp_path / "sound"), 60)
-    newest_step = tmp_path / "sound" / f"round-{60:010}"
-    files = [p.relative_to(tmp_path) for p in newest_step.rglob("*") if p.is_file()]
+def test_a_damaged_save_is_passed_over(sound, tmp_path):
+    assert_is(newest(sound(tmp_path / "sound")), 60)
+    states = tmp_path / "sound" / "states"
+    assert sorted(path.name for path in states.iterdir()) == ["40", "60"]
+    for number in (20, 40, 60):  # each round is written once
+        with np.load(records(states.parent, number)) as file:
+            assert len(file["arr_0"]) == 20
+    state = states / "60"
+    files = [path.relative_to(state) for path in state.rglob("*") if path.is_file()]
     assert len(files) > 8
-    for number, file in enumerate(files):
-        folder = tmp_path / str(number)
-        shutil.copytree(tmp_path / "sound", folder)
-        if (folder / file.relative_to("sound")).stat().st_size:
-            damage(folder / file.relative_to("sound"))
-        else:
-            deleted(folder / file.relative_to("sound"))
-        name = file.relative_to("sound").as_posix()
-        message = rf"{folder}/round-0+60 is damaged, {name} is .* on from round 40.$"
+    damaged = [("records", damage) for damage in (truncated, emptied, flipped)]
+    for number, name in enumerate(files):  # by each kind of damage in turn
+        damage = (flipped, truncated, emptied, pathlib.Path.unlink)[number % 4]
+        empty = not (state / name).stat().st_size
+        damaged.append((name, pathlib.Path.unlink if empty else damage))
+    for number, (name, damage) in enumerate(damaged):
+        folder = sound(tmp_path / str(number))
+        at = folder / "states" / "60" / name
+        damage(records(folder, 60) if name == "records" else at)
+        what = "rounds/0000000060" if name == "records" else f"states/60/{name}"
+        message = f"60 in {folder} is damaged, {what}.* is .* goes on from round 40.$"
         with pytest.warns(RuntimeWarning, match=message):
             found = newest(folder)
         assert_is(found, 40)
-        assert steps(folder) == [20, 40]
+        assert saves(folder) == [20, 40]
     store(folder).save(saved(60, 40))
     assert_is(newest(folder), 60)
 
 
-@pytest.mark.parametrize("name", ["records.npz", "manifest.json"])
-def test_where_no_checkpoint_is_sound_the_run_starts_over(name, tmp_path):
-    keep_to(tmp_path, 80)
-    flipped(tmp_path / f"round-{20:010}" / name)
+@pytest.mark.parametrize("damage", [flipped, pathlib.Path.unlink])
+def test_where_no_save_is_sound_the_run_starts_over(damage, sound, tmp_path):
+    damage(records(sound(tmp_path, 80), 20))
     with pytest.warns(RuntimeWarning, match="goes on from round 0") as caught:
         assert_is(newest(tmp_path), 0)
-    assert [str(w.message).split(" is damaged")[0][-2:] for w in caught] == ["80", "60"]
-    assert steps(tmp_path) == []
+    said = [str(warning.message).split(" is damaged, ") for warning in caught]
+    assert [one.split()[4] for one, _ in said] == ["80", "60"]
+    missing = said[0][1].startswith("the rounds from 1 to 20 are missing: the run")
+    assert missing == (damage is not flipped)
+    assert saves(tmp_path) == []
 
 
-def test_a_missing_step_is_damage(tmp_path):
-    keep_to(tmp_path, 60)
-    shutil.rmtree(tmp_path / f"round-{40:010}")
-    with pytest.warns(RuntimeWarning) as caught:
-        assert_is(newest(tmp_path), 0)
-    why = [str(w.message).split(" is damaged, ")[1] for w in caught]
-    assert why[0].startswith("the rounds from 21 to 40 are missing: the run goes on")
-    assert why[1].startswith("round-0000000020/state/_CHECKPOINT_METADATA is missing: ")
-
-
-def test_a_save_that_was_broken_off_is_none(tmp_path):
-    keep_to(tmp_path, 60)
-    shutil.copytree(tmp_path / f"round-{60:010}", tmp_path / f".round-{80:010}")
+def test_a_save_that_was_broken_off_is_none(sound, tmp_path):
+    """Killed while orbax wrote, after it, while the records were written, or while an
+    old state was removed."""
+    sound(tmp_path)
+    states, rounds = tmp_path / "states", tmp_path / "rounds"
+    (states / "20" / "default").mkdir(parents=True)
+    shutil.copytree(states / "60", states / "80")
+    shutil.copytree(states / "60", states / "90.orbax-checkpoint-tmp")
+    shutil.copy(records(tmp_path, 60), rounds / ".0000000080-.x.npz")
+    hidden = [tmp_path / name / ".DS_Store" for name in ("", "rounds", "states/60")]
+    for path in hidden:
+        path.touch()
     assert_is(newest(tmp_path), 60)
+    assert all(path.exists() for path in hidden)  # somebody else's
     store(tmp_path).save(saved(80, 60))
     assert_is(newest(tmp_path), 80)
-    assert steps(tmp_path) == [20, 40, 60, 80]
+    assert sorted(path.name for path in states.iterdir()) == ["60", "80"]
+    assert len(list(rounds.iterdir())) == 5
 
 
-def test_old_states_are_removed_and_records_written_once(tmp_path):
-    keep_to(tmp_path, 100)
-    folders = sorted(tmp_path.iterdir())
-    assert [(path / "state").exists() for path in folders] == 3 * [False] + 2 * [True]
-    for path in folders:
-        with np.load(path / "records.npz") as file:
-            assert len(file["arr_0"]) == 20
+def test_all_is_on_the_disk_before_a_save_counts(tmp_path, monkeypatch):
+    synced, kept = [], store(tmp_path)
+
+    def sync(*paths):
+        synced.extend(paths)
+        if paths[0].suffix == ".npz":  # the last file, before it has its name
+            assert not saves(tmp_path)
+            assert {tmp_path, *tmp_path.glob("states/**/*")} <= {*synced}
+
+    monkeypatch.setattr(_whole, "sync", sync)
+    kept.save(saved(20, 0))
+    assert synced[-2].suffix == ".npz"
+    assert synced[-1] == tmp_path / "rounds"
+    assert saves(tmp_path) == [20]
 
 
-def test_a_damaged_manifest_is_not_taken_for_another_run(tmp_path):
-    keep_to(tmp_path, 40)
-    path = tmp_path / f"round-{40:010}" / "manifest.json"
-    path.write_text(path.read_text().replace('"none"', '"some"'))
+def test_damage_is_not_taken_for_another_run(sound, tmp_path):
+    path = records(sound(tmp_path, 40), 40)
+    none, some = (word.encode("utf-32-le") for word in ("none", "some"))
+    path.write_bytes(path.read_bytes().replace(none, some))
     with pytest.warns(RuntimeWarning, match="is damaged"):
         assert_is(newest(tmp_path), 20)
     with pytest.raises(ValueError, match="differs in problem"):
         store(tmp_path, problem="some")
 
 
-def test_a_run_tells_its_caller_of_damage(tmp_path):
-    expected = run(tmp_path)
-    flipped(tmp_path / f"round-{50:010}" / "records.npz")
-    with pytest.warns(RuntimeWarning, match="is damaged, .* round 40") as caught:
-        assert_same_course(run(tmp_path), expected)
-    assert caught[0].filename == __file__
-
-
 @pytest.mark.parametrize(
     "name",
-    ["round-1/thesis.tex", f"round-{20:010}/thesis.tex", f".round-{20:010}/thesis.tex"],
+    [
+        *(
+            "a.tex",
+            "thesis/a.tex",
+            "rounds/a.npz",
+            "rounds/0000000020-a.npz",
+            "states/thesis",
+        ),
+        *("states/a", "states/20/a", "states/20.orbax-checkpoint-tmp/a", "states/20"),
+    ],
 )
-def test_folders_of_others_are_left_alone(name, tmp_path):
+def test_what_others_left_is_left_alone(name, tmp_path):
     path = tmp_path / name
-    path.parent.mkdir()
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("years")
-    message = f"expected a folder of its own: {path.parent.name} is in it.$"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="expected a folder of its own: .* is in it.$"):
         store(tmp_path)
+    with pytest.raises(OSError, match=r"is no folder that can be written"):
+        store(path)
     assert path.read_text() == "years"
 
 
-@pytest.mark.parametrize("name", ["round-notes.txt", f"round-{20:010}"])
-def test_a_file_that_is_called_as_a_step_is_refused(name, tmp_path):
-    (tmp_path / name).touch()
-    with pytest.raises(ValueError, match=f"folder of its own: {name} is in it.$"):
+def test_saves_that_nothing_says_whose_they_are_are_refused(sound, tmp_path):
+    flipped(records(sound(tmp_path, 20), 20))
+    with pytest.raises(ValueError, match="nothing that can be read says whose the one"):
         store(tmp_path)
+    assert (tmp_path / "states" / "20").exists()
 
 
-def test_steps_that_nothing_says_whose_they_are_are_refused(tmp_path):
-    state = tmp_path / f"round-{20:010}" / "state"
-    state.mkdir(parents=True)
-    with pytest.raises(ValueError, match="no manifest of the one there can be read.$"):
-        store(tmp_path)
-    assert state.exists()
-
-
-@pytest.mark.parametrize("name", ["manifest.json", "records.npz"])
-def test_what_cannot_be_read_now_is_not_taken_for_damage(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["_METADATA", "0000000040-"])
+def test_what_cannot_be_read_now_is_not_taken_for_damage(
+    name, sound, tmp_path, monkeypatch
+):
     def failing(self, *arguments, **options):
-        if self.name == name:
+        if self.name.startswith(name):
             raise OSError(errno.EIO, "Input/output error")
         return opened(self, *arguments, **options)
 
-    keep_to(tmp_path, 40)
+    sound(tmp_path, 40)
     opened = pathlib.Path.open
     with monkeypatch.context() as patched:
         patched.setattr(pathlib.Path, "open", failing)
@@ -468,39 +476,22 @@ def test_what_cannot_be_read_now_is_not_taken_for_damage(name, tmp_path, monkeyp
     assert_is(newest(tmp_path), 40)
 
 
-def test_what_is_damaged_is_set_aside(tmp_path):
-    for aside in ("damaged-round-0000000040", "damaged-round-0000000040-2"):
-        keep_to(tmp_path / "sound", 40)
-        records = tmp_path / "sound" / f"round-{40:010}" / "records.npz"
-        flipped(records)
-        left = records.read_bytes()
-        with pytest.warns(RuntimeWarning, match="goes on from round 20"):
-            assert_is(newest(tmp_path / "sound"), 20)
-        assert (tmp_path / "sound" / aside / "records.npz").read_bytes() == left
-        shutil.rmtree(tmp_path / "sound" / f"round-{20:010}")
+def test_what_is_damaged_is_set_aside_and_its_caller_is_told(folder, finished):
+    for aside in ("damaged-50", "damaged-50-2"):
+        path = records(folder, 50)
+        flipped(path)
+        left = path.read_bytes()
+        with pytest.warns(RuntimeWarning, match="is damaged, .* round 40") as caught:
+            assert_same_course(run(folder), finished[1])
+        assert caught[0].filename == __file__
+        assert (folder / aside / path.name).read_bytes() == left
+        assert (folder / aside / "50" / "default").is_dir()
 
 
-def test_hidden_files_are_no_matter(tmp_path):
-    keep_to(tmp_path, 20)
-    (tmp_path / ".DS_Store").touch()
-    (tmp_path / f"round-{20:010}" / ".DS_Store").touch()
-    assert_is(newest(tmp_path), 20)
-    assert (tmp_path / ".DS_Store").exists()
-
-
-def test_what_kills_left_is_removed(tmp_path):
-    keep_to(tmp_path, 20)
-    for name in ("records.npz", "state.orbax-checkpoint-tmp-7"):
-        (tmp_path / f".round-{33:010}" / name).mkdir(parents=True)
-    store(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [f"round-{20:010}"]
-
-
-@pytest.mark.parametrize("name", [f"round-{40:010}", f".round-{40:010}"])
-def test_two_runs_in_one_folder_are_told(name, tmp_path):
-    keep_to(tmp_path, 20)
-    one = store(tmp_path)
-    (tmp_path / name / "state").mkdir(parents=True)
+@pytest.mark.parametrize("name", ["40", "40.orbax-checkpoint-tmp"])
+def test_two_runs_in_one_folder_are_told(name, sound, tmp_path):
+    one = store(sound(tmp_path, 20))
+    (tmp_path / "states" / name).mkdir()
     with pytest.raises(OSError, match="40 cannot be saved, expected one run at a time"):
         one.save(saved(40, 20))
 
@@ -509,12 +500,18 @@ def test_what_a_full_disk_says_is_passed_on(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(_checkpoint.np, "savez", full)
+    monkeypatch.setattr(_whole, "sync", full)
     with pytest.raises(OSError, match="No space left on device"):
         store(tmp_path).save(saved(20, 0))
 
 
+def test_several_processes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match="expected None: a run of 2 processes is not"):
+        store(tmp_path)
+
+
 def test_limits_are_the_same_in_any_type(tmp_path):
-    first = run(tmp_path, 20, target_error=1e-3, divergence_factor=100)
-    limits = {"target_error": np.float32(1e-3), "divergence_factor": np.float32(100)}
-    assert_same_course(run(tmp_path, 20, **limits), first)
+    first = run(tmp_path, 20, stop=gdsec_jax.Stop(1e-3, 100))
+    stop = gdsec_jax.Stop(np.float32(1e-3), np.float32(100))
+    assert_same_course(run(tmp_path, 20, stop=stop), first)

@@ -10,7 +10,7 @@ import textwrap
 import time
 
 import pytest
-from test_checkpoint import steps
+from test_checkpoint import saves
 from test_simulate import assert_same_course
 
 import gdsec_jax
@@ -50,7 +50,7 @@ ROUNDS = 6000
 RUN = """
     history = gdsec_jax.simulate(
         problem, optimizer, int(sys.argv[3]), key=2,
-        checkpoint=sys.argv[1], checkpoint_every=50,
+        checkpoint=gdsec_jax.Checkpoints(sys.argv[1], 50),
     )
     history.save(sys.argv[2])
 """
@@ -63,11 +63,11 @@ def test_a_run_that_is_killed_is_the_undisturbed_one(tmp_path):
     folder.mkdir()
     went_on = 0
     for kill in range(4):
-        before = steps(folder)
+        before = saves(folder)
         process = python(RUN, folder, left, ROUNDS)
         # Half of them at any moment until it has saved something, the others after it.
         until = time.monotonic() + (math.inf if kill % 2 else rng.uniform(0.0, 3.0))
-        while steps(folder) == before and time.monotonic() < until:
+        while saves(folder) == before and time.monotonic() < until:
             assert process.poll() is None, process.communicate()[1]
             time.sleep(0.001)
         if kill % 2:
@@ -75,9 +75,9 @@ def test_a_run_that_is_killed_is_the_undisturbed_one(tmp_path):
         assert process.poll() is None, "it was finished before it was killed"
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        went_on += steps(folder) != before
+        went_on += saves(folder) != before
     assert went_on >= 2
-    assert steps(folder)[-1] < ROUNDS
+    assert saves(folder)[-1] < ROUNDS
     assert not left.exists()
     assert "damaged" not in finish(python(RUN, folder, left, ROUNDS))
     one, other = (
@@ -87,80 +87,56 @@ def test_a_run_that_is_killed_is_the_undisturbed_one(tmp_path):
     assert_same_course(one, other)
 
 
+OTHER_DEVICES = """
+    import jax
+    from pathlib import Path
+    from jax.sharding import NamedSharding, PartitionSpec
+    from inside import _orbax
+
+    folder = Path(sys.argv[1])
+    mesh = jax.make_mesh((4,), ("workers",))
+    assert mesh.size == 4
+
+    def course(num_rounds, name=None, **options):
+        if name is not None:
+            options["checkpoint"] = gdsec_jax.Checkpoints(folder / name, 50)
+        return gdsec_jax.simulate(problem, optimizer, num_rounds, key=2, **options)
+
+    def alike(one, other):
+        np.testing.assert_array_equal(one.bits, other.bits)
+        error = other.objective_error
+        np.testing.assert_allclose(one.objective_error, error, rtol=1e-4)
+        np.testing.assert_allclose(one.params, other.params, rtol=1e-4, atol=1e-6)
+
+    alone, spread = course(250), course(250, mesh=mesh)
+    out = course(250, "out", mesh=mesh)
+    alike(out, alone)
+    np.testing.assert_array_equal(out.bits[:120], alone.bits[:120])
+    course(120, "in", mesh=mesh)
+    alike(course(250, "in"), alone)
+    course(120, "same", mesh=mesh)
+    same = course(250, "same", mesh=mesh)
+    np.testing.assert_array_equal(same.params, spread.params)
+    course(120, "batches", worker_batch=2)
+    alike(course(250, "batches"), alone)
+
+    over = NamedSharding(mesh, PartitionSpec("workers"))
+    tree = {"a": np.arange(8.0, dtype="float32"), "none": np.zeros((4, 0))}
+    tree = jax.tree.map(jax.numpy.asarray, tree) | {"k": jax.random.key(3)}
+    shardings = {"a": over, "none": over, "k": NamedSharding(mesh, PartitionSpec())}
+    states = _orbax.manager(folder / "tree")
+    _orbax.save(states, 7, tree)
+    loaded = _orbax.load(states, 7, jax.device_put(tree, shardings))
+    for name, array in loaded.items():
+        assert array.sharding.is_equivalent_to(shardings[name], array.ndim)
+        assert array.dtype == tree[name].dtype
+        assert (array == tree[name]).all()
+    assert len({s.device for s in loaded["a"].addressable_shards}) == 4
+"""
+
+
 @pytest.mark.slow
 def test_a_run_goes_on_on_other_devices(tmp_path):
-    finish(
-        python(
-            """
-            gdsec_jax.simulate(
-                problem, optimizer, 120, key=2,
-                checkpoint=sys.argv[1], checkpoint_every=50,
-            )
-            """,
-            tmp_path / "out",
-        )
-    )
-    finish(
-        python(
-            """
-            import jax
-            from pathlib import Path
-            from jax.sharding import NamedSharding, PartitionSpec
-            from inside import _orbax
-
-            folder = Path(sys.argv[1])
-            mesh = jax.make_mesh((4,), ("workers",))
-            assert mesh.size == 4
-
-            def course(num_rounds, name=None, **options):
-                if name is not None:
-                    options |= {"checkpoint": folder / name, "checkpoint_every": 50}
-                return gdsec_jax.simulate(
-                    problem, optimizer, num_rounds, key=2, **options
-                )
-
-            def alike(one, other):
-                np.testing.assert_array_equal(one.bits, other.bits)
-                np.testing.assert_allclose(
-                    one.objective_error, other.objective_error, rtol=1e-4
-                )
-                np.testing.assert_allclose(
-                    one.params, other.params, rtol=1e-4, atol=1e-6
-                )
-
-            alone, spread = course(250), course(250, mesh=mesh)
-            out = course(250, "out", mesh=mesh)
-            alike(out, alone)
-            np.testing.assert_array_equal(out.bits[:120], alone.bits[:120])
-            course(120, "in", mesh=mesh)
-            alike(course(250, "in"), alone)
-            course(120, "same", mesh=mesh)
-            same = course(250, "same", mesh=mesh)
-            np.testing.assert_array_equal(same.params, spread.params)
-            course(120, "groups", worker_batch=2)
-            alike(course(250, "groups"), alone)
-
-            over = NamedSharding(mesh, PartitionSpec("workers"))
-            tree = {"a": np.arange(8.0, dtype="float32"), "k": jax.random.key(3)}
-            tree |= {"none": np.zeros((4, 0), "float32")}
-            tree = jax.tree.map(jax.numpy.asarray, tree)
-            _orbax.save(folder / "tree", tree)
-            shardings = {"a": over, "k": NamedSharding(mesh, PartitionSpec())}
-            shardings |= {"none": over}
-            like = jax.tree.map(
-                lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-                tree,
-                shardings,
-            )
-            loaded = _orbax.load(folder / "tree", like)
-            for name, array in loaded.items():
-                assert array.sharding.is_equivalent_to(shardings[name], array.ndim)
-                assert array.dtype == tree[name].dtype
-            np.testing.assert_array_equal(loaded["a"], tree["a"])
-            assert (loaded["k"] == tree["k"]).all()
-            assert len({s.device for s in loaded["a"].addressable_shards}) == 4
-            """,
-            tmp_path,
-            XLA_FLAGS="--xla_force_host_platform_device_count=4",
-        )
-    )
+    finish(python(RUN, tmp_path / "out", tmp_path / "out.nc", 120))
+    flag = "--xla_force_host_platform_device_count=4"
+    finish(python(OTHER_DEVICES, tmp_path, XLA_FLAGS=flag))

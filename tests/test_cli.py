@@ -455,8 +455,8 @@ def test_a_run_that_was_killed_goes_on(name, call, monkeypatch):
     assert call(*run)[0] == 130
     assert Path(name).exists()
     folder = Path("results/tiny/checkpoints")
-    kept_to = [max(p.name for p in (folder / x).glob("r*")) for x in saves[::5]]
-    assert kept_to == ["round-0000000100", "round-0000000030"]
+    kept_to = [max(p.name for p in (folder / x).glob("rounds/*")) for x in saves[::5]]
+    assert [name[:10] for name in kept_to] == ["0000000100", "0000000030"]
     assert call(*run)[0] == 0
     assert saves[6:] == 3 * ["GD-SEC xi 10"]
     assert left() == LEFT
@@ -485,9 +485,9 @@ def test_checkpoints_of_another_config_are_refused(call, monkeypatch):
     status, _, err = call(*run[:-1], "--checkpoint-every=0")
     assert status == 2
     assert err.startswith("gdsec: checkpoint_every is 0, expected an integer from 1 ")
-    damaged = Path("results/tiny/checkpoints/GD/round-0000000040/records.npz")
+    [damaged] = Path("results/tiny/checkpoints/GD/rounds").glob("0000000040-*")
     damaged.write_bytes(b"")
-    with pytest.warns(RuntimeWarning, match=r"GD/.*40 is damaged, .* from round 20"):
+    with pytest.warns(RuntimeWarning, match=r"40 in .*GD is damaged, .* from round 20"):
         assert call(*run)[0] == 0
     assert left() == LEFT
 

@@ -16,6 +16,10 @@ def test_a_file_appears_when_the_block_ends(tmp_path):
         temporary.write_text("done")
         assert not path.exists()
     assert path.read_text() == "done"
+    with _whole.whole(str(path)) as temporary:
+        temporary.write_text("again")
+        assert path.read_text() == "done"
+    assert path.read_text() == "again"
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -31,27 +35,16 @@ def test_a_target_is_a_file_that_can_be_written(tmp_path):
         _whole.target(path / "b.json")
 
 
-def test_what_stood_there_is_replaced(tmp_path):
-    path = tmp_path / "result.txt"
-    path.write_text("old")
-    with _whole.whole(str(path)) as temporary:
-        temporary.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
-
-
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("stood", [True, False], ids=["replacing", "new"])
-def test_a_failure_leaves_nothing_behind(error, stood, tmp_path):
+def test_a_failure_leaves_nothing_behind(error, tmp_path):
     path = tmp_path / "result.txt"
-    if stood:
+    for stood in ([], [path]):
+        with pytest.raises(error), _whole.whole(path) as temporary:
+            temporary.write_text("half")
+            raise error
+        assert list(tmp_path.iterdir()) == stood
         path.write_text("old")
-    with pytest.raises(error), _whole.whole(path) as temporary:
-        temporary.write_text("half")
-        raise error
-    assert list(tmp_path.iterdir()) == ([path] if stood else [])
-    if stood:
-        assert path.read_text() == "old"
+    assert path.read_text() == "old"
 
 
 def test_a_folder_in_the_way_is_an_error_that_leaves_nothing_behind(tmp_path):

@@ -30,10 +30,8 @@ from gdsec_experiments.benchmarks._tables import compare as compare
 from gdsec_experiments.benchmarks._tables import differences as differences
 from gdsec_experiments.benchmarks._tables import machine as machine
 from gdsec_experiments.benchmarks._tables import show as show
-from gdsec_experiments.benchmarks._tables import tables as tables
 from gdsec_experiments.benchmarks._tables import verdict as verdict
 from gdsec_experiments.benchmarks._timing import Times as Times
-from gdsec_experiments.benchmarks._timing import bandwidth as bandwidth
 from gdsec_experiments.benchmarks._timing import exponent as exponent
 from gdsec_experiments.benchmarks._timing import interleaved as interleaved
 from gdsec_experiments.benchmarks._timing import ratio as ratio
@@ -43,40 +41,3 @@ from gdsec_experiments.benchmarks._timing import summary as summary
 from gdsec_experiments.benchmarks._timing import threaded as threaded
 from gdsec_experiments.benchmarks._timing import triad as triad
 from gdsec_experiments.benchmarks._timing import triad_size as triad_size
-
-__all__ = [
-    "Measure",
-    "Report",
-    "Result",
-    "Settings",
-    "Skipped",
-    "Times",
-    "about",
-    "append",
-    "as_json",
-    "available",
-    "bandwidth",
-    "change",
-    "chosen",
-    "compare",
-    "differences",
-    "exponent",
-    "fresh",
-    "from_json",
-    "interleaved",
-    "load",
-    "machine",
-    "module",
-    "ratio",
-    "roofline",
-    "run",
-    "save",
-    "show",
-    "speed",
-    "summary",
-    "tables",
-    "threaded",
-    "triad",
-    "triad_size",
-    "verdict",
-]

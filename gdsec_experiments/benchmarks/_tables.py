@@ -1,7 +1,8 @@
 """Results as people read them: the table, and the comparison of two."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import Any
 
 import rich.console
 import rich.table
@@ -19,76 +20,60 @@ def verdict(measure: Measure) -> str:
     """
     if math.isnan(measure.value):
         return "skipped"
-    if _reaches(measure, measure.goal):
-        return "goal"
-    if _reaches(measure, measure.must):
-        return "must"
+    sign = -1 if measure.larger_is_better else 1
+    for name, limit in (("goal", measure.goal), ("must", measure.must)):
+        if limit is not None and sign * measure.value <= sign * limit:
+            return name
     return "" if measure.must is None else "missed"
-
-
-def _reaches(measure: Measure, limit: float | None) -> bool:
-    if limit is None:
-        return False
-    if measure.larger_is_better:
-        return measure.value >= limit
-    return measure.value <= limit
 
 
 _STYLES = {"goal": "green", "must": "yellow", "missed": "red", "skipped": "dim"}
 
 
-def tables(result: Result) -> list[rich.table.Table]:
+def _tables(result: Result) -> list[rich.table.Table]:
     """What must be reached, and what was measured beside it.
 
     At small sizes nothing is measured, so nothing is asked and nothing judged.
     """
-    if result.small:
-        everything = _table("At small sizes", asks=False)
+    asks = not result.small
+    wanted: dict[str, Callable[[Measure], Any]] = {
+        "What must be reached": verdict,
+        "Also measured": lambda measure: not verdict(measure),
+    }
+    if not asks:
+        wanted = {"At small sizes": lambda _: True}
+    made = []
+    for title, wants in wanted.items():
+        table = rich.table.Table(title=title, title_justify="left")
+        table.add_column("bench")
+        table.add_column("what was measured", overflow="fold")
+        for column in ("value", "spread", *(("must", "goal") if asks else ())):
+            table.add_column(column, justify="right", no_wrap=True)
+        if asks:
+            table.add_column("verdict")
         for name, report in result.reports.items():
-            _add_rows(everything, name, report.measures, asks=False)
-        return [everything] if everything.row_count else []
-    asked, others = _table("What must be reached"), _table("Also measured")
-    for name, report in result.reports.items():
-        for table, chosen in (
-            (asked, [m for m in report.measures if verdict(m)]),
-            (others, [m for m in report.measures if not verdict(m)]),
-        ):
-            _add_rows(table, name, chosen)
-    return [table for table in (asked, others) if table.row_count]
+            measures = [measure for measure in report.measures if wants(measure)]
+            for measure in measures:
+                table.add_row(
+                    name if measure is measures[0] else "",
+                    *_cells(measure)[: None if asks else 3],
+                    end_section=measure is measures[-1],
+                )
+        made.append(table)
+    return [table for table in made if table.row_count]
 
 
-def _table(title: str, asks: bool = True) -> rich.table.Table:
-    table = rich.table.Table(title=title, title_justify="left")
-    table.add_column("bench")
-    table.add_column("what was measured", overflow="fold")
-    for column in ("value", "spread", *(("must", "goal") if asks else ())):
-        table.add_column(column, justify="right", no_wrap=True)
-    if asks:
-        table.add_column("verdict")
-    return table
-
-
-def _add_rows(table, name: str, measures: Sequence[Measure], asks: bool = True) -> None:
-    for measure in measures:
-        said = verdict(measure)
-        judged = (
-            *(_limit(measure, limit) for limit in (measure.must, measure.goal)),
-            f"[{_STYLES[said]}]{said}[/]" if said else "",
-        )
-        table.add_row(
-            name if measure is measures[0] else "",
-            measure.name,
-            _with_unit(measure.value, measure.unit),
-            f"{measure.spread:.0%}" if measure.spread else "",
-            *(judged if asks else ()),
-            end_section=measure is measures[-1],
-        )
-
-
-def _limit(measure: Measure, limit: float | None) -> str:
-    if limit is None:
-        return ""
-    return f"{'≥' if measure.larger_is_better else '≤'} {_number(limit)}"
+def _cells(measure: Measure) -> tuple[str, ...]:
+    """Name, value, spread; must, goal, verdict."""
+    sign, said = "≥" if measure.larger_is_better else "≤", verdict(measure)
+    limits = (measure.must, measure.goal)
+    return (
+        measure.name,
+        _with_unit(measure.value, measure.unit),
+        f"{measure.spread:.0%}" if measure.spread else "",
+        *("" if limit is None else f"{sign} {_number(limit)}" for limit in limits),
+        f"[{_STYLES[said]}]{said}[/]" if said else "",
+    )
 
 
 def _number(value: float) -> str:
@@ -106,7 +91,7 @@ def _with_unit(value: float, unit: str) -> str:
 
 def show(result: Result, console: rich.console.Console) -> None:
     """Print a result: the tables, then notes, what did not run, and the machine."""
-    for table in tables(result):
+    for table in _tables(result):
         console.print(table)
     for name, report in result.reports.items():
         for measure in report.measures:

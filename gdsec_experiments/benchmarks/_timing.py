@@ -20,7 +20,7 @@ class Times(NamedTuple):
 
     @property
     def median(self) -> float:
-        """Of the repeats."""
+        """The one in the middle."""
         return float(np.median(self.seconds))
 
     @property
@@ -95,7 +95,8 @@ def triad_size(settings: Settings) -> int:
 def triad(size: int = TRIAD_SIZE) -> Callable[[], Any]:
     """A call of a += s b over float32 arrays of a size, in place by donation.
 
-    It moves 12 bytes a number: it reads a and b and writes a.
+    It moves 12 bytes a number: it reads a and b and writes a. What a cache reads beside
+    them, as before a write, is not counted.
     """
 
     def add(a, b, s):
@@ -109,26 +110,11 @@ def triad(size: int = TRIAD_SIZE) -> Callable[[], Any]:
 def speed(times: Times, size: int = TRIAD_SIZE) -> dict[str, float]:
     """GB/s (1e9 bytes) of a `triad` of that size, by the names that `Measure` has.
 
-    The value is that of the fastest repeat, the spread that of all of them.
+    The value is that of the fastest repeat, what the machine can do rather than what it
+    did while disturbed; the spread is that of all of them.
     """
     all_of_them = summary(12 * size / taken / 1e9 for taken in times.seconds)
     return all_of_them | {"value": 12 * size / times.best / 1e9}
-
-
-def bandwidth(repeats: int = 10, size: int = TRIAD_SIZE) -> float:
-    """GB/s (1e9 bytes) that the machine's memory moves, the best of the repeats.
-
-    Measured as an in-place triad, a += s b of float32, compiled by XLA with its default
-    flags and threads. Counted are 12 bytes a number: read a, read b, write a; what a
-    cache reads beside them, as before a write, is not counted. The best repeat is
-    taken: the reference is what the machine can do, not what it did while disturbed.
-
-    Args:
-      repeats: after one that warms up.
-      size: numbers in each of the two arrays, beyond what the caches hold.
-    """
-    times = interleaved({"triad": triad(size)}, repeats)["triad"]
-    return speed(times, size)["value"]
 
 
 def roofline(

@@ -9,20 +9,17 @@ import functools
 import itertools
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-import psutil
 
 import gdsec_jax
 from gdsec_experiments import benchmarks
 from gdsec_experiments.benchmarks import Measure, Settings
+from gdsec_experiments.benchmarks import _resident as resident
 from gdsec_jax import problems
-from gdsec_jax.simulation import _loop, _simulate
 
 NUM_WORKERS, BATCH = 4, 16
 WIDTHS = (784, 6_000, 6_000, 1_500, 10)  # 49.7 million parameters
@@ -43,7 +40,7 @@ def bench(settings: Settings) -> list[Measure]:
         measures.append(
             Measure(f"workers {name}: memory / least", ratio, must=1.2, note=note)
         )
-        if Path("/proc/self/clear_refs").exists():
+        if resident.TOLD:
             said = benchmarks.fresh(
                 __file__, *map(str, widths), str(worker_batch or NUM_WORKERS)
             )
@@ -82,28 +79,32 @@ def optimizer_for() -> optax.GradientTransformation:
 
 
 def _planned(widths, worker_batch: int | None) -> int:
-    """Bytes that the compiled loop holds at its peak."""
+    """Bytes that a compiled loop of rounds holds at its peak."""
     problem, optimizer = problem_of(widths), optimizer_for()
-    options = _loop.Options(1, False, worker_batch)
-    limits = _loop.Limits(ROUNDS, -np.inf, np.inf)
-    run = jax.eval_shape(lambda p: _loop.start(optimizer, p), problem.init_params)
-    given = _loop.Given(limits, gdsec_jax.Uplink(), jax.random.key(0))
-    arguments = (_loop.for_loop(problem), optimizer, options, given)
-    one = functools.partial(_loop.one_round, *arguments, jnp.int32(0))
-    buffers = _loop.buffers_like(jax.eval_shape(one, run)[1], ROUNDS)
-    loop = _simulate._run_chunk.lower(*arguments, run, buffers, ROUNDS)
-    plan = loop.compile().memory_analysis()
-    return (
-        plan.argument_size_in_bytes
-        + plan.output_size_in_bytes
-        - plan.alias_size_in_bytes
-        + plan.temp_size_in_bytes
-    )
+
+    def one(_, carry):
+        params, state = carry
+        if worker_batch is None:
+            gradients = problem.gradients(params)
+        else:
+            of_some = functools.partial(problem.gradients_of, params, None)
+            data = problem.worker_data
+            gradients = gdsec_jax.WorkerBatches(of_some, data, worker_batch)
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def rounds(carry):
+        return jax.lax.fori_loop(0, ROUNDS, one, carry)
+
+    start = jax.eval_shape(lambda p: (p, optimizer.init(p)), problem.init_params)
+    compiled = rounds.lower(start).compile()
+    return resident.held(compiled) + resident.temporary(compiled)
 
 
 def _taken(widths: tuple[int, ...], worker_batch: int) -> tuple[int, float]:
     """Peak bytes of this process beyond its start, and the seconds of a round."""
-    before = psutil.Process().memory_info().rss
+    before = resident.now()
     problem = problem_of(widths)
     run = functools.partial(
         gdsec_jax.simulate,
@@ -113,11 +114,9 @@ def _taken(widths: tuple[int, ...], worker_batch: int) -> tuple[int, float]:
         progress=False,
     )
     run()  # compiles
-    Path("/proc/self/clear_refs").write_text("5", "ascii")
+    resident.forget_peak()
     seconds = run().attributes["seconds"] / ROUNDS
-    status = Path("/proc/self/status").read_text("ascii")
-    (peak,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(peak.split()[1]) * 1024 - before, seconds
+    return resident.peak() - before, seconds
 
 
 if __name__ == "__main__":

@@ -96,8 +96,14 @@ def compile_step(setup: Setup, **options):
     rows = NamedSharding(mesh, PartitionSpec("workers"))
     everywhere = NamedSharding(mesh, PartitionSpec())
 
-    def placed(tree, sharding):
-        return jax.tree.map(lambda x: x.update(sharding=sharding), tree)
+    def placed(tree):
+        """Each worker's own on its chip, the rest everywhere."""
+
+        def where(x):
+            own = x.shape[:1] == (setup.num_workers,)
+            return x.update(sharding=rows if own else everywhere)
+
+        return jax.tree.map(where, tree)
 
     algorithm = gdsec_jax.gdsec(
         setup.num_workers, xi=4.0, beta=0.01, wire="coo", **options
@@ -105,17 +111,11 @@ def compile_step(setup: Setup, **options):
     params = jax.ShapeDtypeStruct((setup.length,), jnp.float32)
     gradients = jax.ShapeDtypeStruct((setup.num_workers, setup.length), jnp.float32)
     state = jax.eval_shape(algorithm.init, params)
-    state = type(state)(
-        rounds=placed(state.rounds, everywhere),
-        workers=placed(state.workers, rows),
-        server=placed(state.server, everywhere),
-        sent=placed(state.sent, rows),
-    )
-    arguments = placed(gradients, rows), state, placed(params, everywhere)
+    arguments = placed((gradients, state, params))
     step = jax.jit(
         algorithm.update,
         donate_argnums=1,
-        out_shardings=(everywhere, jax.tree.map(lambda x: x.sharding, state)),
+        out_shardings=(everywhere, jax.tree.map(lambda x: x.sharding, arguments[1])),
     )
     return arguments, step.lower(*arguments).compile()
 

@@ -1,5 +1,6 @@
 """Files are written whole or not at all."""
 
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -15,7 +16,8 @@ import numpy as np
 def whole(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary path beside `path` that becomes it when the block ends well.
 
-    If the block fails nothing is left behind, and what stood at `path` still does.
+    If the block fails nothing is left behind, and what stood at `path` still does. What
+    was written is on the disk when the block is left: a power loss takes nothing of it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,9 +29,30 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
+        sync(temporary)
         temporary.replace(path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync(*paths: Path) -> None:
+    """Force files, and the names in folders, onto the disk.
+
+    All at once: one after the other each would wait for the disk anew.
+    """
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        list(threads.map(_sync_one, paths))
+
+
+def _sync_one(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def folder(path: str | os.PathLike) -> Path:

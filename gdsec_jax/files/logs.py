@@ -2,7 +2,13 @@
 
 A log is a function ``log(rows, setting=None)``. ``rows`` maps a column's name to its
 values in the rounds since the last call, all columns of one length; ``setting`` names
-the coordinates of the run in a sweep, e.g. ``{"xi": 10.0, "method": "gdsec"}``.
+the coordinates of the run in a sweep, e.g. ``{"xi": 10.0, "method": "gdsec"}``, which
+stand before the columns. After each call all its rounds are in the file.
+
+A log that is there is not replaced, other than a result saved once more: of a run that
+was broken off its log is all there is, and forgetting ``append`` must not cost it. With
+``append`` the log goes on where it is; rounds run again since the last checkpoint stand
+there twice, and the later ones count.
 """
 
 import contextlib
@@ -16,7 +22,6 @@ import socket
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -30,20 +35,24 @@ _EVENTS = "events.out.tfevents."  # TensorBoard looks for the last word
 
 def open_log(
     path: str | os.PathLike, *, append: bool = False
-) -> AbstractContextManager[Log]:
+) -> contextlib.AbstractContextManager[Log]:
     """The log that a path asks for.
 
     Args:
       path: a name ending in ``.csv`` makes a `csv`, one in ``.jsonl`` `json_lines`, any
-        other is the folder of a `tensorboard` log.
-      append: go on with what is there.
+        other is the folder of a `tensorboard` log. Folders are made if need be.
+      append: go on with what is there. A line that was cut short is taken away.
 
     Returns:
-      A context manager that yields ``log(rows, setting=None)``.
+      A context manager that yields ``log(rows, setting=None)``. That raises ValueError,
+      and writes nothing, if the columns are not of one length and one axis, or hold
+      other things than numbers and words.
 
     Raises:
-      OSError: on entering, as the log it is does.
-      ImportError: on entering, as `tensorboard` does.
+      FileExistsError: on entering, there is such a log, and `append` is False. An empty
+        file is as good as none.
+      OSError: on entering, it cannot be written to.
+      ImportError: on entering, `tensorboard` lacks its library.
 
     Examples:
       >>> import pathlib, tempfile
@@ -63,31 +72,21 @@ def open_log(
 
 @contextlib.contextmanager
 def csv(path: str | os.PathLike, *, append: bool = False) -> Iterator[Log]:
-    """A line of comma-separated values a round, readable while the run goes on.
+    """A line of comma-separated values a round.
 
-    The first line names the columns of the first call, those of ``setting`` before
-    those of ``rows``. Numbers are written with all their digits, NaN and the infinities
-    as ``nan``, ``inf`` and ``-inf``, which pandas and NumPy read. Every call ends with
-    all its lines in the file.
-
-    A file that is there is not replaced, other than a result saved once more: of a run
-    that was broken off its log is all there is, and forgetting `append` must not cost
-    it. An empty file is as good as none.
+    The first line names the columns of the first call. Numbers are written with all
+    their digits, NaN and the infinities as ``nan``, ``inf`` and ``-inf``, which pandas
+    and NumPy read.
 
     Args:
-      path: of the file; its folder is made if it is not there.
-      append: go on in the file, if there is one. A last line that was cut short is
-        taken away. Rounds run again since the last checkpoint stand there twice: the
-        later line counts.
+      path: of the file.
+      append: as in `open_log`.
 
     Yields:
-      ``log(rows, setting=None)``. It raises ValueError, and writes nothing, if the
-      columns are not of one length and one axis, hold other things than numbers and
-      words, or have other names than those in the file.
+      A log; it raises ValueError also if the columns are others than the file's.
 
     Raises:
-      FileExistsError: on entering, there is such a file, and `append` is False.
-      OSError: on entering, the file cannot be written to.
+      FileExistsError, OSError: as in `open_log`.
 
     Examples:
       >>> import pathlib, tempfile
@@ -106,50 +105,40 @@ def csv(path: str | os.PathLike, *, append: bool = False) -> Iterator[Log]:
     with _stream(path, append) as file:
         header = _header(path)
 
-        def log(rows: Mapping[str, Any], setting: Mapping[str, Any] | None = None):
+        def lines(columns: dict[str, list]) -> str:
             nonlocal header
-            columns = _columns(rows, setting)
             text = io.StringIO()
             writer = _csv.writer(text, lineterminator="\n")
             if header is None:
                 writer.writerow(columns)
+                header = list(columns)
             elif set(columns) != set(header):
                 raise ValueError(
                     f"rows and setting are of the columns {', '.join(columns)}, "
                     f"expected those in {path}: {', '.join(header)}."
                 )
-            names = header or list(columns)
-            writer.writerows(zip(*(columns[name] for name in names), strict=True))
-            file.write(text.getvalue())
-            file.flush()
-            header = names
+            writer.writerows(zip(*(columns[name] for name in header), strict=True))
+            return text.getvalue()
 
-        yield log
+        yield _log_into(file, lines)
 
 
 @contextlib.contextmanager
 def json_lines(path: str | os.PathLike, *, append: bool = False) -> Iterator[Log]:
-    """An object of JSON a round and line, readable while the run goes on.
+    """A line with an object of JSON a round.
 
-    The keys are the columns' names, those of ``setting`` before those of ``rows``;
-    calls may differ in them. JSON knows no NaN and no infinity: they become null. Every
-    call ends with all its lines in the file. As for `csv`, a file that is there is not
-    replaced.
+    The keys are the columns' names; calls may differ in them. JSON knows no NaN and no
+    infinity: they become null.
 
     Args:
-      path: of the file; its folder is made if it is not there.
-      append: go on in the file, if there is one. A last line that was cut short is
-        taken away. Rounds run again since the last checkpoint stand there twice: the
-        later line counts.
+      path: of the file.
+      append: as in `open_log`.
 
     Yields:
-      ``log(rows, setting=None)``. It raises ValueError, and writes nothing, if the
-      columns are not of one length and one axis, or hold other things than numbers and
-      words.
+      A log.
 
     Raises:
-      FileExistsError: on entering, there is such a file, and `append` is False.
-      OSError: on entering, the file cannot be written to.
+      FileExistsError, OSError: as in `open_log`.
 
     Examples:
       >>> import pathlib, tempfile
@@ -164,19 +153,17 @@ def json_lines(path: str | os.PathLike, *, append: bool = False) -> Iterator[Log
       {"method": "gd", "round": 1, "objective_error": 0.5}
       {"method": "gd", "round": 2, "objective_error": null}
     """
+
+    def lines(columns: dict[str, list]) -> str:
+        rows = zip(*columns.values(), strict=True)
+        objects = (dict(zip(columns, map(finite, row), strict=True)) for row in rows)
+        return "".join(json.dumps(one) + "\n" for one in objects)
+
+    def finite(value: Any) -> Any:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
     with _stream(path, append) as file:
-
-        def log(rows: Mapping[str, Any], setting: Mapping[str, Any] | None = None):
-            columns = {
-                name: [_finite_or_none(value) for value in column]
-                for name, column in _columns(rows, setting).items()
-            }
-            lines = zip(*columns.values(), strict=True)
-            objects = (dict(zip(columns, line, strict=True)) for line in lines)
-            file.write("".join(json.dumps(one) + "\n" for one in objects))
-            file.flush()
-
-        yield log
+        yield _log_into(file, lines)
 
 
 @contextlib.contextmanager
@@ -186,27 +173,19 @@ def tensorboard(folder: str | os.PathLike, *, append: bool = False) -> Iterator[
     The column ``round`` is the step, and every other column a tag. In a sweep each
     setting is a run of its own, in a sub-folder named by its coordinates, such as
     ``xi=10,beta=0.01``. Event files hold float32: a value that is not finite in it is
-    left out, and a count above 2^24 is rounded. Every call ends with all its rounds in
-    the files.
-
-    As for `csv`, a log that is there is not replaced; nor could TensorBoard tell two
-    runs in one folder apart.
+    left out, and a count above 2^24 is rounded.
 
     Args:
-      folder: is made if it is not there.
-      append: go on with the runs in the folder, if there are any, in further files.
-        TensorBoard drops what they held from the first new round on.
+      folder: of the event files; TensorBoard could not tell two runs in it apart.
+      append: go on in further files. TensorBoard drops what the earlier ones held from
+        the first new round on.
 
     Yields:
-      ``log(rows, setting=None)``. It raises ValueError, and writes nothing, if the
-      columns are not of one length and one axis, hold other things than numbers, or
-      none is named ``round``.
+      A log; it raises ValueError also if a column holds words, or none is ``round``.
 
     Raises:
-      ImportError: on entering, tensorboardX is not installed.
-      FileExistsError: on entering, the folder or a folder in it has a log, and `append`
-        is False.
-      OSError: on entering, the folder cannot be written to.
+      FileExistsError, OSError, ImportError: as in `open_log`; also for a log in a
+        sub-folder.
 
     Examples:
       >>> import pathlib, tempfile
@@ -233,42 +212,49 @@ def tensorboard(folder: str | os.PathLike, *, append: bool = False) -> Iterator[
         columns = _rows(rows)
         _coordinates(setting, columns)
         steps, tags = _scalars(columns)
-        run = folder / _run_name(setting or {})
-        now = time.time()
+        run, now = folder / _run_name(setting or {}), time.time()
         events = []
         if run not in files:
             events.append(event(wall_time=now, file_version="brain.Event:2"))
             if append and steps:
                 start = {"status": 1}  # START: what an earlier file has from here on is
                 events.append(event(wall_time=now, step=steps[0], session_log=start))
-        for index, step in enumerate(steps):
+        for step, *values in zip(steps, *tags.values(), strict=True):
             value = [
-                {"tag": tag, "simple_value": values[index]}
-                for tag, values in tags.items()
-                if math.isfinite(values[index])
+                {"tag": tag, "simple_value": number}
+                for tag, number in zip(tags, values, strict=True)
+                if math.isfinite(number)
             ]
             if value:
                 summary = {"value": value}
                 events.append(event(wall_time=now, step=step, summary=summary))
-        content = b"".join(record(one.SerializeToString()) for one in events)
-        file = files.get(run) or run / _events_name()
+        # No other file's name, and behind all earlier ones as TensorBoard sorts them.
+        name = f"{_EVENTS}{now:017.6f}.{socket.gethostname()}.{os.getpid()}"
+        file = files.get(run) or run / name
         run.mkdir(parents=True, exist_ok=True)
         with file.open("ab") as stream:  # not kept open: a sweep has too many
-            stream.write(content)
+            stream.write(b"".join(record(one.SerializeToString()) for one in events))
         files[run] = file
 
     yield log
 
 
-def _columns(rows: Mapping[str, Any], setting: Mapping[str, Any] | None):
-    """Lists of Python's numbers and words, by name, all as long as the rows."""
-    columns = _rows(rows)
-    length = len(next(iter(columns.values())))
-    coordinates = _coordinates(setting, columns)
-    return {name: [value] * length for name, value in coordinates.items()} | columns
+def _log_into(file: TextIO, lines: Callable[[dict[str, list]], str]) -> Log:
+    """A log that writes the lines which a function makes of columns."""
+
+    def log(rows: Mapping[str, Any], setting: Mapping[str, Any] | None = None):
+        columns = _rows(rows)
+        length = len(next(iter(columns.values())))
+        coordinates = _coordinates(setting, columns)
+        leading = {name: [value] * length for name, value in coordinates.items()}
+        file.write(lines(leading | columns))
+        file.flush()
+
+    return log
 
 
 def _rows(rows: Mapping[str, Any]) -> dict[str, list]:
+    """Lists of Python's numbers and words, by name, all of one length."""
     columns = {name: _column(name, values) for name, values in rows.items()}
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) != 1:
@@ -281,6 +267,7 @@ def _rows(rows: Mapping[str, Any]) -> dict[str, list]:
 def _coordinates(
     setting: Mapping[str, Any] | None, columns: Mapping[str, Any]
 ) -> dict[str, Any]:
+    """The setting's numbers and words, none named as a column is."""
     coordinates = {}
     for name, value in (setting or {}).items():
         if name in columns:
@@ -311,13 +298,7 @@ def _column(name: str, values: Any) -> list:
     return column
 
 
-def _finite_or_none(value):
-    return value if not isinstance(value, float) or math.isfinite(value) else None
-
-
-def _scalars(
-    columns: Mapping[str, list],
-) -> tuple[list[int], dict[str, list[float]]]:
+def _scalars(columns: dict[str, list]) -> tuple[list[int], dict[str, list[float]]]:
     """The rounds, and the other columns in the precision of an event file."""
     if "round" not in columns:
         raise ValueError(
@@ -351,33 +332,30 @@ def _stream(path: str | os.PathLike, append: bool) -> Iterator[TextIO]:
             f"{path} is no file that can be written to: {error.strerror}."
         ) from error
     with file:
-        if os.fstat(file.fileno()).st_size:
-            if not append:
-                raise FileExistsError(
-                    f"{path} is there already, expected a new file, or append=True to "
-                    "go on with it."
-                )
-            _drop_cut_line(path)
+        if path.stat().st_size and not append:
+            raise FileExistsError(
+                f"{path} is there already, expected a new file, or append=True to go "
+                "on with it."
+            )
+        _drop_cut_line(path)
         yield file
 
 
 def _drop_cut_line(path: Path) -> None:
     """Takes away what stands behind the last line's end."""
     with path.open("rb+") as file:
-        file.seek(-1, os.SEEK_END)
-        if file.read() != b"\n":
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        if file.read() not in (b"", b"\n"):
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _header(path: str | os.PathLike) -> list[str] | None:
     """The columns that a file names; None where nothing stands yet."""
-    if not Path(path).stat().st_size:
-        return None
     # What is no text becomes names that no column has.
     with Path(path).open(encoding="utf-8", errors="replace", newline="") as file:
         try:
-            return next(_csv.reader(file))
+            return next(_csv.reader(file), None)
         except _csv.Error as error:
             raise OSError(f"{path} is no CSV file to go on with: {error}.") from error
 
@@ -395,11 +373,6 @@ def _run_name(setting: Mapping[str, Any]) -> str:
     return ",".join(
         f"{quoted(name)}={quoted(value)}" for name, value in setting.items()
     )
-
-
-def _events_name() -> str:
-    """No other file's, and behind all earlier ones', as TensorBoard sorts them."""
-    return f"{_EVENTS}{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}"
 
 
 def _event_and_record() -> tuple[Callable[..., Any], Callable[[bytes], bytes]]:

@@ -1,19 +1,17 @@
 """A run in a folder, from which it goes on after it was killed.
 
-    FOLDER/round-0000000200/    what it did up to round 200, from the folder before
-      records.npz               what each of these rounds left behind
-      state/                    the run after them
-      manifest.json             which run, from which round on, a checksum of each file
+    FOLDER/states/200/              the run after round 200, as orbax writes it
+    FOLDER/rounds/0000000200-*.npz  what the rounds since the save before left behind,
+                                    which run it is, checksums of the state's files
 
-A folder is written beside its place and then renamed: whenever a run is killed, it is
-there whole or not at all. Nothing is forced onto the disk: a power loss may damage what
-was written shortly before it, even both states that are kept. The checksums tell; the
-run then starts anew, or is refused if no manifest is left to say whose the folder is.
-Damaged ones are renamed, to damaged-round-0000000200 say. Of older ones the records
-stay.
+The second is written once the first was forced onto the disk: only with it a save
+counts, and the state of the save before is still there. So a run may be killed at any
+moment, and a power loss costs one save at most. Of old saves the records stay. What is
+not as it was written is moved into a folder of its own, FOLDER/damaged-200 say.
 """
 
 import dataclasses
+import functools
 import os
 import re
 import shutil
@@ -26,13 +24,16 @@ import numpy as np
 
 from gdsec_jax import _checks
 from gdsec_jax.files import _whole
-from gdsec_jax.simulation import _manifest, _orbax, _records, _run
-from gdsec_jax.simulation._manifest import RECORDS, STATE
+from gdsec_jax.simulation import _orbax, _part, _records, _run
+from gdsec_jax.simulation._part import Part
 
-STATES = 2  # that are kept: the newest, and another should it be damaged
-_STEP = re.compile(r"round-\d{10}")
-_BROKEN_OFF = re.compile(r"\.round-\d{10}")
-_DAMAGED = re.compile(r"damaged-round-\d{10}(-\d+)?")
+# All that may be in the folder, folders with a slash: what runs left, or hidden files.
+_OURS = re.compile(
+    r"states/|rounds/|rounds/\d{10}-\w{32}\.npz|damaged-\d+(-\d+)?/.*"
+    r"|states/\d+(\.orbax-checkpoint-tmp)?/"
+    r"(_CHECKPOINT_METADATA|commit_success\.txt|default(\.orbax-checkpoint-tmp)?/.*)?"
+    r"|(.*/)?\..*"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,49 +70,54 @@ class Saved(NamedTuple):
     seconds: float  # that they took
 
 
-class Store(NamedTuple):
-    """Where a run is kept, and how often it is saved."""
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """The folder of one run."""
 
     folder: Path
-    every: int  # rounds
+    every: int  # rounds from one save to the next
     fingerprint: dict[str, str]  # of what is run
 
     @classmethod
     def at(cls, checkpoints: Checkpoints, fingerprint: dict[str, str]) -> "Store":
-        """The store in a folder, made if it is not there; without what was broken off.
+        """The store in a folder, made if it is not there.
 
         Raises:
-          ValueError: it holds another run, or something else.
+          ValueError: it holds another run, or something else; or there are several
+            processes.
           OSError: it cannot be made, read or written to.
         """
-        folder = checkpoints.path
+        expected = f"checkpoint is {os.fspath(checkpoints.path)!r}, expected"
         if jax.process_count() > 1:
             raise ValueError(
-                f"checkpoint is {os.fspath(folder)!r}, expected None: a run of "
-                f"{jax.process_count()} processes is not saved."
+                f"{expected} None: a run of {jax.process_count()} processes is not "
+                "saved."
             )
-        every = checkpoints.every
-        store = cls(_whole.folder(folder).absolute(), every, fingerprint)
-        expected = f"checkpoint is {os.fspath(folder)!r}, expected a"
-        for path in sorted(store.folder.iterdir()):
-            if not _is_ours(path):
-                raise ValueError(f"{expected} folder of its own: {path.name} is in it.")
-        manifests = [_manifest.read(path) for path in store._steps()]
-        if manifests and not any(manifests):
+        folder = _whole.folder(checkpoints.path).absolute()
+        for path in sorted(folder.rglob("*")):
+            name = path.relative_to(folder).as_posix()
+            if not _OURS.fullmatch(f"{name}/" if path.is_dir() else name):
+                raise ValueError(f"{expected} a folder of its own: {name} is in it.")
+        store = cls(folder, checkpoints.every, fingerprint)
+        parts = store._parts().values()
+        if parts and not any(parts):
             raise ValueError(
-                f"{expected} new folder or that of this run: no manifest of the one "
-                "there can be read."
+                f"{expected} a new folder or that of this run: nothing that can be "
+                "read says whose the one there is."
             )
-        for manifest in filter(None, manifests):
-            differs = _manifest.differences(manifest, fingerprint)
+        for part in filter(None, parts):
+            differs = {n for n, _ in part.fingerprint.items() ^ fingerprint.items()}
             if differs:
                 raise ValueError(
-                    f"{expected} new folder or that of this run: the one there differs "
-                    f"in {', '.join(differs)}."
+                    f"{expected} a new folder or that of this run: the one there "
+                    f"differs in {', '.join(sorted(differs))}."
                 )
-        for path in store._named(_BROKEN_OFF):
-            shutil.rmtree(path)
         return store
+
+    @functools.cached_property
+    def states(self) -> Any:
+        """Orbax's manager of the states, as they are when it is first asked for."""
+        return _orbax.manager(self.folder / "states")
 
     def until_save(self, rounds: int) -> int:
         """How many rounds there are from one to the next that is saved."""
@@ -124,33 +130,34 @@ class Store(NamedTuple):
 
         Args:
           start: the run before its first round, on the devices that it shall be on.
-          eval_every: as of `simulate`.
+          eval_every: as in `simulate`.
           num_rounds: to which it shall go.
 
         Raises:
           ValueError: it went further.
 
         Warns:
-          RuntimeWarning: a checkpoint is damaged; the one before is used.
+          RuntimeWarning: a save is damaged; the one before is used.
         """
-        steps, sound, damaged = self._steps(), [], []
-        for path in reversed(steps[-STATES:]):
-            before = [step for step in steps if step <= path]
-            why = _manifest.damage(before)
+        parts, damage = self._parts(), {}
+        for number in list(parts)[: -_orbax.KEPT - 1 : -1]:
+            why = self._damage({n: part for n, part in parts.items() if n <= number})
             if why is None:
-                sound = before
                 break
-            damaged.append((path, why))
-        rounds = _manifest.round_of(sound[-1]) if sound else 0
-        for path, why in damaged:
+            damage[number] = why
+        older = [n for n in parts if n < min(damage, default=n + 1)]
+        sound = older if len(damage) < _orbax.KEPT else []  # whose states are gone
+        rounds = sound[-1] if sound else 0
+        for number, why in damage.items():
             warnings.warn(
-                f"the checkpoint {path} is damaged, {why}: the run goes on from round "
-                f"{rounds}.",
+                f"the checkpoint of round {number} in {self.folder} is damaged, {why}: "
+                f"the run goes on from round {rounds}.",
                 RuntimeWarning,
-                stacklevel=5,
+                stacklevel=5,  # the caller of `simulate`, behind its old spellings
             )
-        for path in reversed(steps[len(sound) :]):
-            path.rename(_free(path.with_name(f"damaged-{path.name}")))
+        for number in parts.keys() - sound:
+            self._set_aside(number)
+        self._remove_broken_off(sound)
         if not sound:
             return start
         if rounds > num_rounds:
@@ -158,10 +165,10 @@ class Store(NamedTuple):
                 f"num_rounds is {num_rounds}, expected at least {rounds}, the rounds "
                 f"that the checkpoint {self.folder} has."
             )
-        parts = [_load_records(path / RECORDS, start.records) for path in sound]
-        run = _orbax.load(sound[-1] / STATE, start.run)
-        about: Any = _manifest.read(sound[-1])
-        saved = Saved(run, _records.joined(parts), about["seconds"])
+        kept: list[Any] = [parts[number] for number in sound]
+        records = [_as_like(part.records, start.records) for part in kept]
+        run = _orbax.load(self.states, rounds, start.run)
+        saved = Saved(run, _records.joined(records), kept[-1].seconds)
         return _as_if_on_the_way(saved, eval_every, num_rounds)
 
     def save(self, saved: Saved) -> None:
@@ -170,37 +177,69 @@ class Store(NamedTuple):
         Raises:
           OSError: it cannot be written, or another run is saved in the folder.
         """
-        path = self.folder / f"round-{int(saved.run.rounds):010}"
-        temporary = path.with_name(f".{path.name}")
-        try:
-            temporary.mkdir()
-            self._write(temporary, saved)
-            temporary.rename(path)
-        except OSError as error:
-            taken = isinstance(error, FileExistsError) or path.exists()
-            if taken or not temporary.exists():
-                raise OSError(
-                    f"{path} cannot be saved, expected one run at a time in this "
-                    "folder: another one writes to it, or removed it."
-                ) from error
-            raise
-        for old in self._steps()[:-STATES]:
-            shutil.rmtree(old / STATE, ignore_errors=True)
+        number, records = int(saved.run.rounds), jax.tree.leaves(saved.records)
+        states, state = self.states, self.folder / "states" / str(number)
+        # What another run is writing: orbax would write over it.
+        taken = any(state.parent.glob(f"{number}.*")) or state.exists()
+        if taken or not state.parent.exists():
+            raise OSError(
+                f"{state} cannot be saved, expected one run at a time in this folder: "
+                "another one writes to it, or removed it."
+            )
+        _orbax.save(states, number, saved.run)
+        _whole.sync(*state.rglob("*"), state, state.parent, self.folder)
+        files = _part.sums_of_files(state)
+        begin = number - records[0].shape[0]
+        part = Part(begin, number, saved.seconds, self.fingerprint, files, records)
+        _part.write(self.folder / "rounds", part)
 
-    def _write(self, step: Path, saved: Saved) -> None:
-        leaves = jax.tree.leaves(saved.records)
-        np.savez(step / RECORDS, *leaves)
-        _orbax.save(step / STATE, saved.run)
-        begin = int(saved.run.rounds) - leaves[0].shape[0]
-        about = {"run": self.fingerprint, "begin": begin, "seconds": saved.seconds}
-        _manifest.write(step, about)
+    def _parts(self) -> dict[int, Part | None]:
+        """What each save left of its rounds, by its number, oldest first."""
+        paths = sorted(self.folder.glob("rounds/[0-9]*.npz"))
+        return {int(path.name[:10]): _part.read(path) for path in paths}
 
-    def _steps(self) -> list[Path]:
-        """The folders, oldest first."""
-        return self._named(_STEP)
+    def _damage(self, parts: dict[int, Part | None]) -> str | None:
+        """What is wrong with the last of these saves; None if nothing is.
 
-    def _named(self, pattern: re.Pattern) -> list[Path]:
-        return sorted(p for p in self.folder.iterdir() if pattern.fullmatch(p.name))
+        Only a file that is not there, or not what was written, is damage. One that
+        cannot be read now, for the disk or the network, is an error: it may be sound.
+
+        Raises:
+          OSError: a file is there and cannot be read.
+        """
+        end, files = 0, {}
+        for number, part in parts.items():
+            if part is None:
+                return f"rounds/{number:010}-*.npz is not what was written"
+            if part.begin != end:
+                return f"the rounds from {end + 1} to {part.begin} are missing"
+            end, files = number, part.files
+        found = _part.sums_of_files(self.folder / "states" / str(end))
+        for name, digest in files.items():
+            if found.get(name) != digest:
+                what = "not what was written" if name in found else "missing"
+                return f"states/{end}/{name} is {what}"
+        return None
+
+    def _set_aside(self, number: int) -> None:
+        """Move what a save left out of the way."""
+        aside, again = self.folder / f"damaged-{number}", 2
+        while aside.exists():
+            aside, again = self.folder / f"damaged-{number}-{again}", again + 1
+        aside.mkdir()
+        # The records first: a state without them is what a broken-off save leaves.
+        for pattern in (f"rounds/{number:010}-*", f"states/{number}"):
+            for path in self.folder.glob(pattern):
+                path.rename(aside / path.name)
+
+    def _remove_broken_off(self, numbers: list[int]) -> None:
+        """Remove what belongs to no save, these being all that there are."""
+        for path in self.folder.glob("states/*.orbax-checkpoint-tmp"):
+            shutil.rmtree(path)
+        for path in self.folder.glob("rounds/.*.npz"):
+            path.unlink()
+        for number in {*self.states.all_steps()} - {*numbers}:
+            self.states.delete(number)
 
 
 def _as_if_on_the_way(saved: Saved, eval_every: int, num_rounds: int) -> Saved:
@@ -214,24 +253,8 @@ def _as_if_on_the_way(saved: Saved, eval_every: int, num_rounds: int) -> Saved:
     return Saved(run, records._replace(error=error), seconds)
 
 
-def _load_records(path: Path, like: _records.Record) -> _records.Record:
+def _as_like(arrays: list[np.ndarray], like: _records.Record) -> _records.Record:
+    """The arrays as a record, of its types."""
     leaves, structure = jax.tree.flatten(like)
-    with np.load(path) as file:  # which gives bfloat16, say, as mere bytes
-        arrays = [file[f"arr_{i}"].view(x.dtype) for i, x in enumerate(leaves)]
-    return structure.unflatten(arrays)
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether a store may be beside it: what one left, or a hidden file."""
-    name = path.name
-    if _STEP.fullmatch(name) or _BROKEN_OFF.fullmatch(name):
-        return _manifest.has_only_ours(path)
-    return name.startswith(".") or _DAMAGED.fullmatch(name) is not None
-
-
-def _free(path: Path) -> Path:
-    """The path, with a number if it is taken."""
-    free, number = path, 2
-    while free.exists():
-        free, number = path.with_name(f"{path.name}-{number}"), number + 1
-    return free
+    typed = [x.view(leaf.dtype) for x, leaf in zip(arrays, leaves, strict=True)]
+    return structure.unflatten(typed)

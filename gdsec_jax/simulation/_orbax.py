@@ -1,4 +1,4 @@
-"""Trees of arrays in folders, which orbax writes and reads."""
+"""The last states of a run in a folder, which orbax writes, numbers and removes."""
 
 from pathlib import Path
 from typing import Any
@@ -7,56 +7,74 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+KEPT = 2  # states: the newest, and another should it be damaged
 
-def save(path: Path, tree: Any) -> None:
-    """Write the arrays of a tree, by orbax."""
+
+def manager(folder: Path) -> Any:
+    """Orbax's manager of the states in a folder, which works in this thread alone.
+
+    Of the states that are there it reads the numbers and nothing else, for one may be
+    damaged or half removed; its `reload` would read more.
+    """
     import orbax.checkpoint as ocp
 
-    # Without empty ones, which orbax refuses.
-    arrays = {str(i): x for i, x in enumerate(jax.tree.leaves(tree)) if x.size}
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        checkpointer.save(path, arrays)
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=KEPT,
+        enable_async_checkpointing=False,
+        lightweight_initialize=True,
+        num_deletion_threads=1,  # with more each removal takes at least 0.1 s
+    )
+    return ocp.CheckpointManager(folder, options=options)
 
 
-def load(path: Path, like: Any) -> Any:
-    """The tree that `save` wrote, onto other devices if need be.
+def save(states: Any, number: int, tree: Any) -> None:
+    """Write the arrays of a tree as the state after a round, and remove older ones.
 
     Args:
-      path: of the folder.
-      like: the tree's arrays, or jax.ShapeDtypeStructs with the shardings that they are
-        to have, whatever those were that they had.
+      states: of `manager`.
+      number: of the round, larger than those that are there.
+      tree: of arrays; the empty ones, which orbax refuses, are left out.
+    """
+    import orbax.checkpoint as ocp
+
+    arrays = enumerate(map(_without_key_type, jax.tree.leaves(tree)))
+    kept = ocp.args.PyTreeSave({str(i): x for i, x in arrays if x.size})
+    states.save(number, args=kept, force=True)
+
+
+def load(states: Any, number: int, like: Any) -> Any:
+    """The tree that `save` wrote.
+
+    Args:
+      states: of `manager`.
+      number: of the round.
+      like: arrays of the same shapes and types, on the devices that the tree shall be
+        on, wherever it was.
     """
     import orbax.checkpoint as ocp
 
     leaves, structure = jax.tree.flatten(like)
-    target = {
-        str(i): jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-        for i, x in enumerate(leaves)
-        if x.size
+    names = {
+        str(i): ocp.RestoreArgs(np.ndarray) for i, x in enumerate(leaves) if x.size
     }
-    where = ocp.checkpoint_utils.construct_restore_args(target)
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        arrays = checkpointer.restore(path, item=target, restore_args=where)
+    target = dict.fromkeys(names, 0)
+    found = states.restore(number, args=ocp.args.PyTreeRestore(target, names))
     return structure.unflatten(
-        _as_bound(x, arrays[str(i)]) if x.size else _empty(x)
-        for i, x in enumerate(leaves)
+        _placed(found[str(i)], x) if x.size else x for i, x in enumerate(leaves)
     )
 
 
-def _as_bound(like: Any, array: jax.Array) -> jax.Array:
-    """The array, free to follow others to their devices if `like` is.
+def _without_key_type(array: jax.Array) -> jax.Array:
+    typed = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(array) if typed else array
+
+
+def _placed(array: np.ndarray, like: jax.Array) -> jax.Array:
+    """The array where another one is, and free to follow others if that is.
 
     What is bound to a device compiles anew what was compiled for arrays that are not.
     """
-    if getattr(like, "committed", True):
-        return array
-    if not jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-        return jnp.array(np.asarray(array))
-    data = jnp.array(np.asarray(jax.random.key_data(array)))
-    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
-
-
-def _empty(like: Any) -> jax.Array:
-    array = jnp.zeros(like.shape, like.dtype)
-    bound = getattr(like, "committed", True)
-    return jax.device_put(array, like.sharding) if bound else array
+    placed = jnp.array(array)
+    if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+        placed = jax.random.wrap_key_data(placed, impl=jax.random.key_impl(like))
+    return jax.device_put(placed, like.sharding) if like.committed else placed

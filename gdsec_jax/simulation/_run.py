@@ -222,7 +222,9 @@ def limits(problem: Problem, num_rounds: Any, stop: Stop, error: float) -> Limit
     return Limits(
         rounds=num_rounds,
         target_error=-math.inf if target is None else float(target),
-        diverged_error=stop.divergence_factor * error if measurable else math.inf,
+        diverged_error=float(stop.divergence_factor) * error
+        if measurable
+        else math.inf,
     )
 
 

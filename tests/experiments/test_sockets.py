@@ -13,14 +13,18 @@ import jax
 import numpy as np
 import pytest
 
-from gdsec_experiments import sockets
+from gdsec_experiments import _frames as frames
+from gdsec_experiments import _softmax, sockets
 from gdsec_jax import wire
 
 
-def _check(jobs, num_workers):
+@pytest.mark.slow
+def test_every_method_and_every_format():
+    names, formats = _softmax.methods(1, 1.0), itertools.cycle(wire.FORMATS)
+    jobs = [_softmax.Job(name, next(formats), 10) for name in names]
     seen = []
-    for job, result in sockets.run(jobs, num_workers):
-        assert result.payload.shape == (job.rounds, num_workers)
+    for job, result in sockets.run(jobs, 3):
+        assert result.payload.shape == (job.rounds, 3)
         np.testing.assert_array_equal(result.thetas, result.simulated, str(job))
         assert result.same_iterates, job
         np.testing.assert_array_equal(result.payload, result.counted, str(job))
@@ -29,19 +33,8 @@ def _check(jobs, num_workers):
     assert seen == jobs
 
 
-@pytest.mark.slow
-def test_a_few_rounds_with_two_workers():
-    _check([sockets.Job("gdsec", "rle", 6), sockets.Job("ef21", "golomb", 3)], 2)
-
-
-@pytest.mark.slow
-def test_every_method_and_every_format():
-    names, formats = sockets.methods(1, 1.0), itertools.cycle(wire.FORMATS)
-    _check([sockets.Job(name, next(formats), 12) for name in names], 3)
-
-
 def test_a_killed_worker_is_dropped_and_the_other_goes_on():
-    problem, job = sockets.make_problem(2), sockets.Job("gd", "dense", 4)
+    problem, job = _softmax.make_problem(2), _softmax.Job("gd", "dense", 4)
     with (
         jax.default_device(jax.devices("cpu")[0]),
         sockets.crew_of(problem, [job], timeout=60.0) as crew,
@@ -59,7 +52,7 @@ def test_a_killed_worker_is_dropped_and_the_other_goes_on():
 
 @pytest.mark.slow
 def test_a_worker_that_hangs_is_dropped_after_the_timeout():
-    problem, job = sockets.make_problem(2), sockets.Job("gd", "dense", 3)
+    problem, job = _softmax.make_problem(2), _softmax.Job("gd", "dense", 3)
     with sockets.crew_of(problem, [job], timeout=60.0) as crew:
         rounds = sockets.play(crew, problem, job)
         next(rounds)
@@ -74,7 +67,7 @@ def test_a_worker_that_hangs_is_dropped_after_the_timeout():
 # Hostile workers, which are threads: what one does with its connection in round 2
 
 MESSAGE = np.ones(650, ">f4")
-FRAME = sockets.HEAD.pack(2600) + MESSAGE.tobytes()
+FRAME = frames.HEAD.pack(2600) + MESSAGE.tobytes()
 
 
 def drips(connection):
@@ -85,11 +78,11 @@ def drips(connection):
 
 HOSTILE = {
     "garbage": (
-        lambda c: sockets.send_frame(c, b"garbage"),
+        lambda c: frames.send_frame(c, b"garbage"),
         "sent no message in round 2: data are 7 bytes, expected 2600",
     ),
     "not a number": (
-        lambda c: sockets.send_frame(c, np.full(650, np.nan, ">f4").tobytes()),
+        lambda c: frames.send_frame(c, np.full(650, np.nan, ">f4").tobytes()),
         r"sent no message in round 2: data hold infinities or NaNs as values of like\[",
     ),
     "half a message": (
@@ -102,7 +95,7 @@ HOSTILE = {
         "2600",
     ),
     "one byte more": (
-        lambda c: sockets.send_frame(c, bytes(2601)),
+        lambda c: frames.send_frame(c, bytes(2601)),
         "sent no message in round 2: 2601 bytes are announced, expected at most 2600",
     ),
     "nothing": (lambda c: None, "did not answer for 0.3 s in round 2"),
@@ -136,8 +129,8 @@ def crew_of_threads(*behaviours, timeout):
 
 def honest(connection, rounds=3):
     for _ in range(rounds):
-        sockets.receive_frame(connection, 2600)
-        sockets.send_frame(connection, MESSAGE.tobytes())
+        frames.receive_frame(connection, 2600)
+        frames.send_frame(connection, MESSAGE.tobytes())
 
 
 @pytest.mark.parametrize("hostile, why", HOSTILE.values(), ids=HOSTILE)
@@ -149,10 +142,10 @@ def test_a_hostile_worker_is_dropped_and_the_other_goes_on(hostile, why, monkeyp
     def second(connection):
         honest(connection, 1)
         with contextlib.suppress(OSError):
-            sockets.receive_frame(connection, 2600)
+            frames.receive_frame(connection, 2600)
             hostile(connection)
 
-    problem, job = sockets.make_problem(2), sockets.Job("gd", "dense", 3)
+    problem, job = _softmax.make_problem(2), _softmax.Job("gd", "dense", 3)
     step = np.float32(1 / problem.smoothness)
     expected = np.zeros(650, np.float32)
     with crew_of_threads(honest, second, timeout=0.3) as crew:
@@ -166,7 +159,7 @@ def test_a_hostile_worker_is_dropped_and_the_other_goes_on(hostile, why, monkeyp
 
 
 def test_without_a_worker_there_is_no_run():
-    problem, job = sockets.make_problem(1), sockets.Job("gd", "dense", 3)
+    problem, job = _softmax.make_problem(1), _softmax.Job("gd", "dense", 3)
     with (
         crew_of_threads(lambda connection: connection.close(), timeout=1.0) as crew,
         pytest.raises(sockets.TransportError, match="worker 0 .*in round 1"),
@@ -188,9 +181,9 @@ def test_strangers_hold_up_no_worker(monkeypatch):
 
         connected(b"")
         connected(b"\xff" * 8)
-        connected(sockets.HEAD.pack(4) + sockets.HEAD.pack(1))  # there is no worker 1
-        connected(sockets.HEAD.pack(3) + b"abc")
-        connected(sockets.HEAD.pack(4) + sockets.HEAD.pack(0))
+        connected(frames.HEAD.pack(4) + frames.HEAD.pack(1))  # there is no worker 1
+        connected(frames.HEAD.pack(3) + b"abc")
+        connected(frames.HEAD.pack(4) + frames.HEAD.pack(0))
         sockets._accept(listener, crew, 5.0)
         assert list(crew.connections) == [0]
         assert crew.connections[0].gettimeout() == 5.0
@@ -198,7 +191,7 @@ def test_strangers_hold_up_no_worker(monkeypatch):
 
 @pytest.mark.slow
 def test_a_worker_that_cannot_start_is_an_error():
-    problem, job = sockets.make_problem(2), sockets.Job("no such method", "rle", 1)
+    problem, job = _softmax.make_problem(2), _softmax.Job("no such method", "rle", 1)
     with (
         pytest.raises(
             sockets.TransportError,
@@ -221,26 +214,26 @@ def pair():
 @pytest.mark.parametrize("size", [0, 1, 3_000_000])
 def test_frames_arrive_whole(pair, size):
     payload = np.random.default_rng(0).bytes(size)
-    sender = threading.Thread(target=sockets.send_frame, args=(pair[0], payload))
+    sender = threading.Thread(target=frames.send_frame, args=(pair[0], payload))
     sender.start()
-    received = sockets.receive_frame(pair[1], size)
+    received = frames.receive_frame(pair[1], size)
     sender.join()
     assert received == payload
 
 
 def test_broken_frames(pair):
     ours, theirs = pair
-    ours.sendall(sockets.HEAD.pack(2**32 - 1))
+    ours.sendall(frames.HEAD.pack(2**32 - 1))
     with pytest.raises(ValueError, match="4294967295 bytes are announced, expected at"):
-        sockets.receive_frame(theirs, 9)
-    ours.sendall(sockets.HEAD.pack(5) + b"four")
+        frames.receive_frame(theirs, 9)
+    ours.sendall(frames.HEAD.pack(5) + b"four")
     ours.shutdown(socket.SHUT_WR)
     with pytest.raises(ConnectionError, match="closed the connection"):
-        sockets.receive_frame(theirs, 9)
+        frames.receive_frame(theirs, 9)
     theirs.settimeout(0.05)
     ours.settimeout(0.05)
     with pytest.raises(TimeoutError):
-        sockets.receive_frame(ours, 9)
+        frames.receive_frame(ours, 9)
 
 
 def test_theta_travels_bit_for_bit():
@@ -249,23 +242,23 @@ def test_theta_travels_bit_for_bit():
         "weights": rng.standard_normal((3, 2), np.float32),
         "bias": np.float32([np.inf, -0.0]),
     }
-    again = sockets.from_floats(sockets.to_floats(params), params)
+    again = frames.from_floats(frames.to_floats(params), params)
     for name, leaf in params.items():
         assert again[name].tobytes() == leaf.tobytes()
         assert again[name].shape == leaf.shape
     with pytest.raises(ConnectionError, match="theta came as 4 bytes"):
-        sockets.from_floats(bytes(4), params)
+        frames.from_floats(bytes(4), params)
 
 
 def test_the_gradient_of_one_worker_is_its_part_of_all():
     """What equal iterates rest on, for a gradient away from zero."""
-    problem = sockets.make_problem(5)
+    problem = _softmax.make_problem(5)
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda p: rng.standard_normal(p.shape, np.float32), problem.init_params
     )
     every = jax.jit(problem.gradients)(params)
-    one = jax.jit(jax.grad(sockets.worker_loss))
+    one = jax.jit(jax.grad(_softmax.worker_loss))
     for m in range(5):
         shard = jax.tree.map(lambda x, m=m: np.asarray(x[m]), problem.worker_data)
         own = one(params, shard)
@@ -275,7 +268,7 @@ def test_the_gradient_of_one_worker_is_its_part_of_all():
 
 def test_messages_are_of_the_parameters_shapes():
     """The server decodes them so."""
-    problem = sockets.make_problem(2)
-    for name, method in sockets.methods(2, 1.0).items():
+    problem = _softmax.make_problem(2)
+    for name, method in _softmax.methods(2, 1.0).items():
         packing = wire.packing_of(method.pipeline.init(problem.init_params))
         assert packing is None or packing.payload is None, name

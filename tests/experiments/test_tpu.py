@@ -3,7 +3,7 @@
 import importlib.util
 
 import pytest
-from inside import _blocks
+from inside import _parts
 from rich.console import Console
 
 from gdsec_experiments import benchmarks
@@ -95,7 +95,7 @@ def test_the_step_compiles_for_a_tpu():
 def test_traffic_is_what_xla_counts_where_nothing_loops_or_stays_on_the_chip(
     monkeypatch,
 ):
-    monkeypatch.setattr(_blocks, "LEAST_BYTES", 2**60)
+    monkeypatch.setattr(_parts, "LEAST_BYTES", 2**60)
     _, compiled = tpu.compile_step(tpu.FULL, on_nonfinite="propagate")
     text = compiled.as_text()
     if "while(" in text:
