@@ -123,7 +123,7 @@ def gradient_change(
     def update(updates, state, params=None, **extra_args):
         gradient = needed(extra_args, "gradient", "gradient_change")
         round_key = needed(extra_args, "round_key", "gradient_change")
-        coin = jax.random.uniform(round_key) < chance(updates)
+        coin = jax.random.uniform(round_key) < chance(updates)  # pyright: ignore
         full = coin | (extra_args.get("round", 0) == 0)
         change, inner = compressor.update(
             _trees.sub(gradient, state.gradient), state.compressor, params, **extra_args
