@@ -150,7 +150,7 @@ def _real_problem(name, wide, **options):
 def tree_params(dtype=jnp.float32):
     """Parameters of several shapes, nested, with a scalar."""
     return {
-        "layers": [jnp.ones((3, 2), dtype), jnp.full((2,), 0.5, dtype)],
+        "layers": [jnp.asarray(np.ones((3, 2)), dtype), jnp.asarray([0.5] * 2, dtype)],
         "scale": jnp.asarray(2.0, dtype),
     }
 

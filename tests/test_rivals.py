@@ -14,7 +14,7 @@ import optax
 import oracle
 import oracle_rivals as rivals
 import pytest
-from cases import METHODS, real_problem
+from cases import METHODS, real_problem, slow_but
 from inside import _trees
 
 import gdsec_jax
@@ -497,6 +497,17 @@ def test_a_further_limit_case_is_gradient_descent(name, arguments):
     """Beside those in cases.py, where the parameters are a vector."""
     algorithm = gdsec_jax.METHODS[name].factory(WORKERS, **arguments, key=KEY)
     _is_gradient_descent(*_problem("digits", name), algorithm)
+
+
+@pytest.mark.parametrize("dtype", slow_but(["bfloat16"], ["bfloat16", "float16"]))
+def test_a_narrow_state_keeps_the_limit_case(dtype):
+    problem, gradient = _problem("digits", "vectors")
+    alpha = 1 / float(problem.smoothness)
+    narrow = gdsec_jax.gdsec(WORKERS, xi=0.0, beta=0.1, state_dtype=jnp.dtype(dtype))
+    _, ours, _ = _library(problem, optax.chain(narrow, optax.sgd(alpha)), 300)
+    gd = oracle.gd(gradient, np.zeros(64), alpha, 300, WORKERS).thetas[-1]
+    errors = [float(problem.error(jnp.float32(theta))) for theta in (ours[-1], gd)]
+    assert abs(errors[0] - errors[1]) < 1e-2 * errors[1]
 
 
 def _is_gradient_descent(problem, gradient, algorithm):
