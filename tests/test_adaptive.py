@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from cases import random_gradients, real_problem, run, slow_but
-from inside import ControlState, _trees
+from inside import ControlState, _blocks, _parts, _trees
 
 import gdsec_jax
 from gdsec_jax import adaptive_xi, data, problems
@@ -318,22 +318,19 @@ def test_the_step_is_estimated_behind_momentum_too(x64):
 
 
 def test_large_gradients_go_in_blocks_with_it(monkeypatch):
-    from inside import _blocks, _columns
+    taken, in_blocks = [], _blocks.in_blocks
 
-    plans = []
+    def spy(*args, **keywords):
+        taken.append(args)
+        return in_blocks(*args, **keywords)
 
-    def planned(*args):
-        plans.append(plan(*args))
-        return plans[-1]
-
-    plan = _columns.plan
-    monkeypatch.setattr(_blocks, "LEAST_BYTES", 1)
-    monkeypatch.setattr(_columns, "plan", planned)
+    monkeypatch.setattr(_blocks, "in_blocks", spy)
+    monkeypatch.setattr(_parts, "LEAST_BYTES", 1)
     optimizer = gdsec_jax.gdsec(2, adaptive_xi(), 0.1)
     params = jnp.zeros(64)
-    jax.jit(optimizer.update)(jnp.ones((2, 64)), optimizer.init(params), params)
-    assert plans
-    assert plans[0] is not None
+    state = jax.eval_shape(optimizer.init, params)
+    jax.jit(optimizer.update).lower(jnp.ones((2, 64)), state, params)
+    assert taken
 
 
 @pytest.mark.parametrize(

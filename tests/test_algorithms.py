@@ -23,7 +23,7 @@ from inside import _trees
 from optax.experimental import aggregating
 
 import gdsec_jax
-from gdsec_jax import worker
+from gdsec_jax import server, worker
 
 M, ROUNDS = 4, 6
 BY_NAME = {method.name: method for method in METHODS}
@@ -300,7 +300,7 @@ def test_conservation():
     @jax.jit
     @jax.vmap
     def of_beta(beta):
-        algorithm = gdsec_jax.gdsec(4, xi=40.0, beta=beta, server="running")
+        algorithm = gdsec_jax.gdsec(4, xi=40.0, beta=beta, server=server.running())
         return run(optax.chain(algorithm, optax.sgd(0.01)), params, grads)[1:]
 
     state, sent, updates = of_beta(jnp.asarray([0.0, 0.01, 1.0]))
@@ -320,18 +320,18 @@ def test_conservation():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "tolerance", "server"),
+    ("dtype", "tolerance", "make_server"),
     [
-        ("float16", 2e-2, "workers"),
-        ("bfloat16", 1e-1, "running"),
-        pytest.param("float16", 2e-2, "running", marks=pytest.mark.slow),
-        pytest.param("bfloat16", 1e-1, "workers", marks=pytest.mark.slow),
-        pytest.param("float32", 1e-5, "workers", marks=pytest.mark.slow),
-        pytest.param("float32", 1e-5, "running", marks=pytest.mark.slow),
+        ("float16", 2e-2, server.total),
+        ("bfloat16", 1e-1, server.running),
+        pytest.param("float16", 2e-2, server.running, marks=pytest.mark.slow),
+        pytest.param("bfloat16", 1e-1, server.total, marks=pytest.mark.slow),
+        pytest.param("float32", 1e-5, server.total, marks=pytest.mark.slow),
+        pytest.param("float32", 1e-5, server.running, marks=pytest.mark.slow),
     ],
 )
 def test_conservation_in_few_bits_with_absent_and_dropped_workers(
-    dtype, tolerance, server
+    dtype, tolerance, make_server
 ):
     """The gradient of an absent worker counts as its h_m; nothing else is lost."""
     rounds, params = 60, jnp.zeros(20, dtype)
@@ -342,7 +342,7 @@ def test_conservation_in_few_bits_with_absent_and_dropped_workers(
     grads[::7, 1, 4] = np.nan
     grads = jnp.asarray(grads, dtype)
     active = jnp.asarray(rng.random((rounds, 3)) < 0.7)
-    algorithm = gdsec_jax.gdsec(3, xi=3.0, beta=0.3, server=server)
+    algorithm = gdsec_jax.gdsec(3, xi=3.0, beta=0.3, server=make_server())
 
     def one(carry, this):
         theta, state = carry
@@ -376,7 +376,7 @@ def test_a_worker_that_is_not_finite_is_absent(method):
     params = tree_params()
     algorithm = method.make(M, wire="rle")
     _, (state,), _, _ = run(optax.chain(algorithm), params, grads_of(params, seed=8))
-    previous = state.rounds.previous_params
+    previous = state.clock.previous_params
     moved = jax.tree.map(lambda p: np.asarray(p) + np.float32(0.01), previous)
     last = jax.tree.map(lambda g: g[0], grads_of(params, seed=9))
     update = jax.jit(algorithm.update)
@@ -657,7 +657,7 @@ def test_where_theta_stands_still(standstill):
         (lambda: gdsec_jax.gdsec(2, 1.0, beta=lambda k: 1.0), "expected one number"),
         (lambda: gdsec_jax.gdsec(2, 1.0, state_dtype=int), "expected a floating-point"),
         (lambda: gdsec_jax.gdsec(2, 1.0, state_dtype="foo"), "state_dtype is 'foo'"),
-        (lambda: gdsec_jax.gdsec(2, 1.0, server="x"), "server is 'x', expected one of"),  # pyright: ignore
+        (lambda: gdsec_jax.gdsec(2, 1.0, server=3), "server is 3, expected"),  # pyright: ignore
     ],
 )
 def test_bad_arguments(make, message):

@@ -9,10 +9,10 @@ import pytest
 import gdsec_jax
 from gdsec_jax import wire, worker
 
-nothing = worker.UnbiasedCompressor(
+nothing = worker.Piece(
     optax.init_empty_state,
     lambda u, state, params=None, **extra: (jax.tree.map(jnp.zeros_like, u), state),
-    lambda params: 1.0,
+    variance=lambda params: 1.0,
 )
 
 
@@ -64,7 +64,7 @@ def run_change(piece, rounds, num_workers=4, key=0):
     algorithm = gdsec_jax.federate(
         worker.gradient_difference(piece),
         num_workers,
-        summand=gdsec_jax.gradient_estimate,
+        server=gdsec_jax.server.Server(prepare=gdsec_jax.gradient_estimate),
         key=key,
         wire="bitmap",
     )
@@ -104,13 +104,13 @@ def test_the_probability_is_of_the_compressor_or_a_function(probability, expecte
 
 
 def test_between_full_rounds_only_the_change_is_compressed():
-    twice = worker.UnbiasedCompressor(  # not what its name says: to tell it apart
+    twice = worker.Piece(  # not what its name says: to tell it apart
         optax.init_empty_state,
         lambda u, state, params=None, **extra: (
             jax.tree.map(lambda x: 2 * x, u),
             state,
         ),
-        lambda params: 1.0,
+        variance=lambda params: 1.0,
     )
     grads, updates, whole, _ = run_change(worker.gradient_change(twice, 0.4), 20)
     whole = np.asarray(whole)[:, 0]
@@ -168,7 +168,5 @@ def test_bad_input():
     message = "key is None, .*: gradient_change draws, so hand federate a key"
     with pytest.raises(ValueError, match=message):
         algorithm.update(g, algorithm.init(params), params)
-    with pytest.raises(
-        ValueError, match="expected a worker.UnbiasedCompressor: random"
-    ):
+    with pytest.raises(ValueError, match="expected a worker.Piece that declares its"):
         gdsec_jax.marina(1, worker.top_k(1), probability=0.5)
