@@ -46,7 +46,7 @@ def methods(num_workers: int, step: float) -> dict[str, Method]:
     difference, censor = worker.gradient_difference, worker.censor(XI / num_workers)
     rounded = optax.chain(censor, worker.qsgd(LEVELS))
     sec = {"xi": XI, "beta": BETA}
-    laq = worker.laq(LAQ_BITS, LAQ_ZETA / num_workers**2, step)
+    laq = worker.laq(learning_rate=step, bits=LAQ_BITS, zeta=LAQ_ZETA / num_workers**2)
     return {
         "gd": Method({}, worker.whole()),
         "gdsec": Method(

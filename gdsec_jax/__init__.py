@@ -14,6 +14,7 @@ from gdsec_jax._devices import DEVICE_AXIS as DEVICE_AXIS
 from gdsec_jax._theory import Theory as Theory
 from gdsec_jax._theory import theory as theory
 from gdsec_jax.algorithms import METHODS as METHODS
+from gdsec_jax.algorithms import STATIC_ARGS as STATIC_ARGS
 from gdsec_jax.algorithms import Method as Method
 from gdsec_jax.algorithms import cgd as cgd
 from gdsec_jax.algorithms import clag as clag
@@ -66,6 +67,7 @@ from gdsec_jax.uplink import Uplink as Uplink
 __all__ = [
     "DEVICE_AXIS",
     "METHODS",
+    "STATIC_ARGS",
     "Checkpoints",
     "Controller",
     "Cost",

@@ -22,14 +22,14 @@ class Theory(NamedTuple):
 
 
 class _Constants(NamedTuple):
-    """Of f = sum of f_m, and of f = (1/M) sum of M f_m as other papers write it."""
+    """A problem's; L_max and L~ are of f = (1/M) sum of M f_m, as papers write it."""
 
     smoothness: float  # L
     largest: float  # L_max = M max L_m
     mean_square: float  # L~ = sqrt(M sum L_m^2)
-    workers: np.ndarray  # L_m
+    workers: np.ndarray  # L_m; NaN where they are not known
     num_workers: int  # M
-    params: Any
+    params: Any  # for their shapes
 
 
 def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
@@ -49,10 +49,11 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
     all others                      1/L, heuristic
     ==============================  ====================================================
 
-    The theorems are about full gradients of smooth f_m, convex ones but for ef21, clag
-    and marina: for minibatches and for problems known not to be convex the same steps
-    are marked as heuristic; whether a loss of one's own is convex, and that a lasso is
-    not smooth, this function does not see. f is the sum of the f_m, without weights.
+    f is the sum of the f_m, without weights. The theorems are about full gradients of
+    smooth f_m, which must be convex but for gd, ef21, clag and marina. For minibatches
+    and for problems known not to be convex the same steps are marked as heuristic. This
+    function does not see whether a loss of one's own is convex, nor that a lasso is not
+    smooth.
 
     Args:
       method: its name, of `gdsec_jax.METHODS`.
@@ -120,11 +121,10 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
 
 
 def _constants(problem: Problem) -> _Constants:
-    workers = problem.worker_smoothness
     num_workers = problem.num_workers
-    if workers is None:
-        workers = np.full(num_workers, np.nan)
-    workers = np.asarray(workers, np.float64)
+    workers = np.full(num_workers, np.nan)
+    if problem.worker_smoothness is not None:
+        workers = np.asarray(problem.worker_smoothness, np.float64)
     return _Constants(
         smoothness=float(problem.smoothness),
         largest=float(num_workers * workers.max()),
@@ -137,8 +137,7 @@ def _constants(problem: Problem) -> _Constants:
 
 def _gradient_descent(constants: _Constants, parameters) -> Theory:
     del parameters
-    source = "gradient descent's step"
-    return Theory(1 / constants.smoothness, {}, True, source)
+    return Theory(1 / constants.smoothness, {}, True, "gradient descent's step")
 
 
 def _iag(constants: _Constants, parameters) -> Theory:
@@ -183,15 +182,13 @@ def _ef21(constants: _Constants, parameters, zeta: float = 0.0) -> Theory:
 def _clag(constants: _Constants, parameters) -> Theory:
     zeta = float(parameters.get("zeta", 1.0))
     _checks.number_in_range("zeta", zeta, 0.0, _checks.LARGEST)
-    own = _ef21(constants, parameters, zeta)
-    return own._replace(source=METHODS["clag"].paper)
+    return _ef21(constants, parameters, zeta)._replace(source=METHODS["clag"].paper)
 
 
 def _ef21_sgdm(constants: _Constants, parameters) -> Theory:
-    own = _ef21(constants, parameters)
     eta = float(parameters.get("eta", 0.1))
     _checks.number_in_range("eta", eta, 0.0, 1.0)
-    step = eta * own.learning_rate
+    step = eta * _ef21(constants, parameters).learning_rate
     return Theory(step, {}, True, "EF21's step, times eta")
 
 
@@ -214,6 +211,7 @@ def _marina(constants: _Constants, parameters) -> Theory:
 
 
 def _known(constants: _Constants) -> _Constants:
+    """The constants, if the workers' are known too."""
     if not np.isfinite(constants.workers).all():
         raise ValueError(
             "the problem's worker_smoothness is not known, which this method's step "

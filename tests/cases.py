@@ -1,10 +1,12 @@
 """What the shared tests run over: every method, with what is particular to it."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import gdsec_jax
@@ -130,6 +132,11 @@ def slow_but(fast, values):
 
 def real_problem(name, **options):
     """A problem on embedded data, with the samples' split: (problem, x, y, parts)."""
+    return _real_problem(name, jax.config.jax_enable_x64, **options)
+
+
+@functools.cache
+def _real_problem(name, wide, **options):
     kind = {"digits": problems.ridge, "breast_cancer": problems.logistic}[name]
     loaded = data.load(name)
     parts = data.split(loaded.targets, 5, seed=1)
@@ -143,7 +150,7 @@ def real_problem(name, **options):
 def tree_params(dtype=jnp.float32):
     """Parameters of several shapes, nested, with a scalar."""
     return {
-        "layers": [jnp.ones((3, 2), dtype), jnp.full((2,), 0.5, dtype)],
+        "layers": [jnp.asarray(np.ones((3, 2)), dtype), jnp.asarray([0.5] * 2, dtype)],
         "scale": jnp.asarray(2.0, dtype),
     }
 
@@ -185,9 +192,12 @@ def mutated(rng, data, words=()):
     return bytes(result)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def run(optimizer, params, gradients):
-    """Scan over the rounds of `gradients`: final params, state, and each LastRound."""
-    import optax
+    """Scan over the rounds of `gradients`: final params, state, and each LastRound.
+
+    One program for an optimizer and shapes: hand over the same object again.
+    """
 
     def one(carry, grads):
         params, state = carry

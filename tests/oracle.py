@@ -84,44 +84,13 @@ def gdsec(
     num_workers: int,
     xi: float | np.ndarray,
     beta: float,
+    correct_errors: bool = True,
 ) -> Trajectory:
-    """Run GD-SEC: per-entry censoring with state variables and error correction."""
-    return _censored_descent(
-        gradient, theta, alpha, rounds, num_workers, xi, beta, correct_errors=True
-    )
+    """Run GD-SEC; or GD-SOEC, which is GD-SEC with every e_m held at zero.
 
-
-def gdsoec(
-    gradient: Gradient,
-    theta: np.ndarray,
-    alpha: float,
-    rounds: int,
-    num_workers: int,
-    xi: float | np.ndarray,
-    beta: float,
-) -> Trajectory:
-    """Run GD-SOEC: GD-SEC with every e_m held at zero."""
-    return _censored_descent(
-        gradient, theta, alpha, rounds, num_workers, xi, beta, correct_errors=False
-    )
-
-
-def _censor(delta: np.ndarray, threshold: np.ndarray) -> np.ndarray:
-    """Return delta with every entry of size at most its threshold set to zero."""
-    return np.where(np.abs(delta) <= threshold, 0.0, delta)
-
-
-def _censored_descent(
-    gradient: Gradient,
-    theta: np.ndarray,
-    alpha: float,
-    rounds: int,
-    num_workers: int,
-    xi: float | np.ndarray,
-    beta: float,
-    correct_errors: bool,
-) -> Trajectory:
-    """Run the rounds that GD-SEC and GD-SOEC share."""
+    delta = g - h_m + e_m; msg = censor(delta); h_m <- h_m + beta msg;
+    e_m <- delta - msg; theta <- theta - alpha (h + sum msg); h <- h + beta sum msg.
+    """
     out = _empty_trajectory(theta, rounds, num_workers)
     xi = np.asarray(xi, dtype=np.float64)
     for k in range(rounds):
@@ -131,8 +100,7 @@ def _censored_descent(
         total = np.zeros_like(theta_now)
         for m in range(num_workers):
             h_m = out.worker_memory[k, m]
-            e_m = out.errors[k, m]
-            delta = gradient(m, theta_now) - h_m + e_m
+            delta = gradient(m, theta_now) - h_m + out.errors[k, m]
             message = _censor(delta, threshold)
             total += message
             out.messages[k, m] = message
@@ -144,6 +112,11 @@ def _censored_descent(
         out.thetas[k + 1] = theta_now - alpha * (h + total)
         out.server_memory[k + 1] = h + beta * total
     return out
+
+
+def _censor(delta: np.ndarray, threshold: np.ndarray) -> np.ndarray:
+    """Return delta with every entry of size at most its threshold set to zero."""
+    return np.where(np.abs(delta) <= threshold, 0.0, delta)
 
 
 # Problems
@@ -166,156 +139,69 @@ def _log_sum_exp(scores: np.ndarray) -> np.ndarray:
     return top + np.log(np.sum(np.exp(scores - top[:, None]), axis=1))
 
 
-def _as_float(features: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return the data as float64."""
-    return np.asarray(features, np.float64), np.asarray(targets, np.float64)
+def _objective(loss, penalty=lambda theta: np.sum(theta**2) / 2):
+    """Return a maker of f = (1/N) sum_n loss(x_n.theta, y_n) + lam penalty(theta).
 
-
-def ridge_objective(features: np.ndarray, targets: np.ndarray, lam: float) -> Objective:
-    """Return f = (1/2N) sum_n (x_n.theta - y_n)^2 + (lam/2) |theta|^2."""
-    x, y = _as_float(features, targets)
-
-    def objective(theta: np.ndarray) -> float:
-        loss = np.sum((x @ theta - y) ** 2) / (2 * len(x))
-        return float(loss + lam / 2 * np.sum(theta**2))
-
-    return objective
-
-
-def ridge_gradient(
-    features: np.ndarray, targets: np.ndarray, parts: Parts, lam: float
-) -> Gradient:
-    """Return grad f_m = (1/N) sum_{S_m} (x_n.theta - y_n) x_n + (lam/M) theta."""
-    x, y = _as_float(features, targets)
-
-    def gradient(m: int, theta: np.ndarray) -> np.ndarray:
-        x_m, y_m = x[parts[m]], y[parts[m]]
-        residual = x_m @ theta - y_m
-        return x_m.T @ residual / len(x) + lam / len(parts) * theta
-
-    return gradient
-
-
-def logistic_objective(
-    features: np.ndarray, targets: np.ndarray, lam: float
-) -> Objective:
-    """Return f = (1/N) sum_n log(1 + exp(-y_n x_n.theta)) + (lam/2) |theta|^2."""
-    x, y = _as_float(features, targets)
-
-    def objective(theta: np.ndarray) -> float:
-        loss = np.sum(np.logaddexp(0.0, -y * (x @ theta))) / len(x)
-        return float(loss + lam / 2 * np.sum(theta**2))
-
-    return objective
-
-
-def logistic_gradient(
-    features: np.ndarray, targets: np.ndarray, parts: Parts, lam: float
-) -> Gradient:
-    """Return grad f_m = (1/N) sum_{S_m} -y_n s(-y_n x_n.theta) x_n + (lam/M) theta.
-
-    The targets are -1 or 1 and s is the sigmoid.
+    `loss` takes all scores and targets, and returns the losses, [N].
     """
-    x, y = _as_float(features, targets)
 
-    def gradient(m: int, theta: np.ndarray) -> np.ndarray:
-        x_m, y_m = x[parts[m]], y[parts[m]]
-        slope = -y_m * _sigmoid(-y_m * (x_m @ theta))
-        return x_m.T @ slope / len(x) + lam / len(parts) * theta
+    def make(features: np.ndarray, targets: np.ndarray, lam: float) -> Objective:
+        x, y = np.asarray(features, np.float64), np.asarray(targets)
+        return lambda theta: float(
+            np.sum(loss(x @ theta, y)) / len(x) + lam * penalty(theta)
+        )
 
-    return gradient
+    return make
 
 
-def softmax_objective(
-    features: np.ndarray, targets: np.ndarray, lam: float
-) -> Objective:
-    """Return f = (1/N) sum_n -log p_n[y_n] + (lam/2) |theta|^2, theta [D, C].
+def _gradient(slope, of_penalty=lambda theta: theta):
+    """Return a maker of grad f_m, the derivatives of loss and penalty given:
 
-    The targets are integer labels and p_n = softmax(theta^T x_n).
+    (1/N) sum_{S_m} x_n slope(x_n.theta, y_n) + (lam/M) of_penalty(theta).
     """
-    x = np.asarray(features, dtype=np.float64)
-    labels = np.asarray(targets)
 
-    def objective(theta: np.ndarray) -> float:
-        scores = x @ theta
-        right = scores[np.arange(len(x)), labels]
-        loss = np.sum(_log_sum_exp(scores) - right) / len(x)
-        return float(loss + lam / 2 * np.sum(theta**2))
+    def make(
+        features: np.ndarray, targets: np.ndarray, parts: Parts, lam: float
+    ) -> Gradient:
+        x, y = np.asarray(features, np.float64), np.asarray(targets)
 
-    return objective
+        def gradient(m: int, theta: np.ndarray) -> np.ndarray:
+            x_m, y_m = x[parts[m]], y[parts[m]]
+            data = x_m.T @ slope(x_m @ theta, y_m) / len(x)
+            return data + lam / len(parts) * of_penalty(theta)
 
+        return gradient
 
-def softmax_gradient(
-    features: np.ndarray, targets: np.ndarray, parts: Parts, lam: float
-) -> Gradient:
-    """Return grad f_m = (1/N) sum_{S_m} x_n (p_n - onehot(y_n))^T + (lam/M) theta."""
-    x = np.asarray(features, dtype=np.float64)
-    labels = np.asarray(targets)
-
-    def gradient(m: int, theta: np.ndarray) -> np.ndarray:
-        x_m, labels_m = x[parts[m]], labels[parts[m]]
-        scores = x_m @ theta
-        probabilities = np.exp(scores - _log_sum_exp(scores)[:, None])
-        one_hot = np.eye(theta.shape[1])[labels_m]
-        return x_m.T @ (probabilities - one_hot) / len(x) + lam / len(parts) * theta
-
-    return gradient
+    return make
 
 
-def lasso_objective(features: np.ndarray, targets: np.ndarray, lam: float) -> Objective:
-    """Return f = (1/2N) sum_n (x_n.theta - y_n)^2 + lam |theta|_1."""
-    x, y = _as_float(features, targets)
-
-    def objective(theta: np.ndarray) -> float:
-        loss = np.sum((x @ theta - y) ** 2) / (2 * len(x))
-        return float(loss + lam * np.sum(np.abs(theta)))
-
-    return objective
+def _softmax_loss(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return -log p[n, y_n], with p_n = softmax(scores[n])."""
+    return _log_sum_exp(scores) - scores[np.arange(len(scores)), labels]
 
 
-def lasso_subgradient(
-    features: np.ndarray, targets: np.ndarray, parts: Parts, lam: float
-) -> Gradient:
-    """Return (1/N) sum_{S_m} (x_n.theta - y_n) x_n + (lam/M) sign(theta)."""
-    x, y = _as_float(features, targets)
-
-    def gradient(m: int, theta: np.ndarray) -> np.ndarray:
-        x_m, y_m = x[parts[m]], y[parts[m]]
-        residual = x_m @ theta - y_m
-        return x_m.T @ residual / len(x) + lam / len(parts) * np.sign(theta)
-
-    return gradient
+def _softmax_slope(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return p_n - onehot(y_n), [n, C]."""
+    probabilities = np.exp(scores - _log_sum_exp(scores)[:, None])
+    return probabilities - np.eye(scores.shape[1])[labels]
 
 
-def nonlinear_least_squares_objective(
-    features: np.ndarray, targets: np.ndarray, lam: float
-) -> Objective:
-    """Return f = (1/2N) sum_n (y_n - s(x_n.theta))^2 + (lam/2) |theta|^2."""
-    x, y = _as_float(features, targets)
-
-    def objective(theta: np.ndarray) -> float:
-        loss = np.sum((y - _sigmoid(x @ theta)) ** 2) / (2 * len(x))
-        return float(loss + lam / 2 * np.sum(theta**2))
-
-    return objective
-
-
-def nonlinear_least_squares_gradient(
-    features: np.ndarray, targets: np.ndarray, parts: Parts, lam: float
-) -> Gradient:
-    """Return (1/N) sum_{S_m} (s_n - y_n) s_n (1 - s_n) x_n + (lam/M) theta.
-
-    Here s_n = sigmoid(x_n.theta).
-    """
-    x, y = _as_float(features, targets)
-
-    def gradient(m: int, theta: np.ndarray) -> np.ndarray:
-        x_m, y_m = x[parts[m]], y[parts[m]]
-        s = _sigmoid(x_m @ theta)
-        slope = (s - y_m) * s * (1.0 - s)
-        return x_m.T @ slope / len(x) + lam / len(parts) * theta
-
-    return gradient
+ridge_objective = _objective(lambda z, y: (z - y) ** 2 / 2)
+ridge_gradient = _gradient(lambda z, y: z - y)
+lasso_objective = _objective(
+    lambda z, y: (z - y) ** 2 / 2, lambda theta: np.sum(np.abs(theta))
+)
+lasso_subgradient = _gradient(lambda z, y: z - y, np.sign)
+# Targets -1 and 1.
+logistic_objective = _objective(lambda z, y: np.logaddexp(0.0, -y * z))
+logistic_gradient = _gradient(lambda z, y: -y * _sigmoid(-y * z))
+# Integer labels; theta is [D, C].
+softmax_objective = _objective(_softmax_loss)
+softmax_gradient = _gradient(_softmax_slope)
+nonlinear_least_squares_objective = _objective(lambda z, y: (y - _sigmoid(z)) ** 2 / 2)
+nonlinear_least_squares_gradient = _gradient(
+    lambda z, y: (_sigmoid(z) - y) * _sigmoid(z) * (1.0 - _sigmoid(z))
+)
 
 
 # Bits of one message, by writing it out as a string and taking the length

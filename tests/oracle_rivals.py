@@ -34,27 +34,50 @@ LAG_WINDOW = 10
 LAQ_MOST_SKIPS = 100
 
 
+class Start(NamedTuple):
+    """What every run is given."""
+
+    gradient: Gradient
+    theta: np.ndarray
+    alpha: float
+    rounds: int
+    num_workers: int
+
+    def zeros(self) -> np.ndarray:
+        """A memory of every worker, [M, *theta.shape]."""
+        return np.zeros((self.num_workers, *np.shape(self.theta)))
+
+
 class Run(NamedTuple):
     """All that was sent in a run; row k of thetas is before round k."""
 
     thetas: np.ndarray  # [rounds + 1, *theta.shape]
     messages: np.ndarray  # [rounds, M, *theta.shape], zeros where a worker is silent
     whole: np.ndarray  # bool [rounds, M], an uncompressed vector that is not zero
-    scales: np.ndarray  # [rounds, M, S], what quantisers send along; S may be 0
 
 
-def _empty_run(
-    theta: np.ndarray, rounds: int, num_workers: int, num_scales: int = 0
-) -> Run:
-    """Return a run of zeros that starts at theta."""
-    theta = np.asarray(theta, dtype=np.float64)
+def _descend(start: Start, speak: Callable) -> Run:
+    """Run theta <- theta - alpha sum_m d_m, in every round for every worker in turn.
+
+    speak(k, m, g, thetas) returns a worker's message, what the server adds up for it,
+    d_m, and whether the message goes whole; thetas are those of rounds 0 to k.
+    """
+    shape = np.shape(start.theta)
     run = Run(
-        thetas=np.zeros((rounds + 1, *theta.shape)),
-        messages=np.zeros((rounds, num_workers, *theta.shape)),
-        whole=np.zeros((rounds, num_workers), dtype=bool),
-        scales=np.zeros((rounds, num_workers, num_scales)),
+        thetas=np.zeros((start.rounds + 1, *shape)),
+        messages=np.zeros((start.rounds, start.num_workers, *shape)),
+        whole=np.zeros((start.rounds, start.num_workers), dtype=bool),
     )
-    run.thetas[0] = theta
+    run.thetas[0] = start.theta
+    for k in range(start.rounds):
+        total = np.zeros(shape)
+        for m in range(start.num_workers):
+            g = start.gradient(m, run.thetas[k])
+            message, d, whole = speak(k, m, g, run.thetas[: k + 1])
+            total += d
+            run.messages[k, m] = message
+            run.whole[k, m] = whole and message.any()
+        run.thetas[k + 1] = run.thetas[k] - start.alpha * total
     return run
 
 
@@ -163,169 +186,61 @@ def compress_rand_k(
 # Methods without memory, and with error feedback
 
 
-def _memoryless(
-    gradient: Gradient,
-    theta: np.ndarray,
-    alpha: float,
-    rounds: int,
-    num_workers: int,
-    compress: Callable[[int, int, np.ndarray], tuple[np.ndarray, list[float]]],
-    num_scales: int,
-) -> Run:
+def _memoryless(start: Start, compress: Compress) -> Run:
     """Run msg = C(g); theta <- theta - alpha sum msg."""
-    run = _empty_run(theta, rounds, num_workers, num_scales)
-    for k in range(rounds):
-        total = np.zeros_like(run.thetas[k])
-        for m in range(num_workers):
-            g = gradient(m, run.thetas[k])
-            message, scales = compress(k, m, g)
-            total += message
-            run.messages[k, m] = message
-            run.scales[k, m] = scales
-        run.thetas[k + 1] = run.thetas[k] - alpha * total
-    return run
+
+    def speak(k, m, g, thetas):
+        message = compress(k, m, g)
+        return message, message, False
+
+    return _descend(start, speak)
 
 
-def _error_feedback(
-    gradient: Gradient,
-    theta: np.ndarray,
-    alpha: float,
-    rounds: int,
-    num_workers: int,
-    compress: Callable[[int, int, np.ndarray], tuple[np.ndarray, list[float]]],
-    num_scales: int,
-) -> Run:
+def _error_feedback(start: Start, compress: Compress) -> Run:
     """Run v = g + e; msg = C(v); e <- v - msg; theta <- theta - alpha sum msg."""
-    run = _empty_run(theta, rounds, num_workers, num_scales)
-    e = np.zeros_like(run.messages[0])
-    for k in range(rounds):
-        total = np.zeros_like(run.thetas[k])
-        for m in range(num_workers):
-            v = gradient(m, run.thetas[k]) + e[m]
-            message, scales = compress(k, m, v)
-            e[m] = v - message
-            total += message
-            run.messages[k, m] = message
-            run.scales[k, m] = scales
-        run.thetas[k + 1] = run.thetas[k] - alpha * total
-    return run
+    e = start.zeros()
+
+    def speak(k, m, g, thetas):
+        v = g + e[m]
+        message = compress(k, m, v)
+        e[m] = v - message
+        return message, message, False
+
+    return _descend(start, speak)
 
 
-def top_j(
-    gradient: Gradient,
-    theta: np.ndarray,
-    alpha: float,
-    rounds: int,
-    num_workers: int,
-    k: int,
-) -> Run:
+def top_j(start: Start, k: int) -> Run:
     """Run error feedback with the k largest magnitudes."""
-    return _error_feedback(
-        gradient,
-        theta,
-        alpha,
-        rounds,
-        num_workers,
-        lambda _round, _m, v: (compress_top_k(v, k), []),
-        num_scales=0,
-    )
+    return _error_feedback(start, lambda _round, _m, v: compress_top_k(v, k))
 
 
-def rand_k(
-    gradient: Gradient,
-    theta: np.ndarray,
-    alpha: float,
-    rounds: int,
-    num_workers: int,
-    k: int,
-    masks: np.ndarray,
-    error_feedback: bool,
-) -> Run:
+def rand_k(start: Start, k: int, masks: np.ndarray, error_feedback: bool) -> Run:
     """Run k random entries: times D / k without memory, or with error feedback."""
     loop = _error_feedback if error_feedback else _memoryless
-    return loop(
-        gradient,
-        theta,
-        alpha,
-        rounds,
-        num_workers,
-        lambda r, m, v: (
-            compress_rand_k(v, k, masks[r, m], unbiased=not error_feedback),
-            [],
-        ),
-        num_scales=0,
-    )
+    scaled = not error_feedback
+    return loop(start, lambda r, m, v: compress_rand_k(v, k, masks[r, m], scaled))
 
 
-def sign_ef(
-    gradient: Gradient,
-    theta: np.ndarray,
-    alpha: float,
-    rounds: int,
-    num_workers: int,
-) -> Run:
+def sign_ef(start: Start) -> Run:
     """Run EF-sign: error feedback with (|v|_1 / D) sign(v)."""
-
-    def compress(_round: int, _m: int, v: np.ndarray):
-        message, scale = compress_sign(v)
-        return message, [scale]
-
-    return _error_feedback(gradient, theta, alpha, rounds, num_workers, compress, 1)
+    return _error_feedback(start, lambda _round, _m, v: compress_sign(v)[0])
 
 
-def natural(
-    gradient: Gradient,
-    theta: np.ndarray,
-    alpha: float,
-    rounds: int,
-    num_workers: int,
-    uniforms: np.ndarray,
-) -> Run:
+def natural(start: Start, uniforms: np.ndarray) -> Run:
     """Run gradients rounded at random to powers of two."""
-    return _memoryless(
-        gradient,
-        theta,
-        alpha,
-        rounds,
-        num_workers,
-        lambda k, m, v: (compress_natural(v, uniforms[k, m]), []),
-        num_scales=0,
-    )
+    return _memoryless(start, lambda k, m, v: compress_natural(v, uniforms[k, m]))
 
 
-def terngrad(
-    gradient: Gradient,
-    theta: np.ndarray,
-    alpha: float,
-    rounds: int,
-    num_workers: int,
-    uniforms: np.ndarray,
-) -> Run:
+def terngrad(start: Start, uniforms: np.ndarray) -> Run:
     """Run TernGrad: entries rounded at random to 0 or +-|g|_inf."""
-
-    def compress(k: int, m: int, v: np.ndarray):
-        message, scale = compress_terngrad(v, uniforms[k, m])
-        return message, [scale]
-
-    return _memoryless(gradient, theta, alpha, rounds, num_workers, compress, 1)
+    return _memoryless(start, lambda k, m, v: compress_terngrad(v, uniforms[k, m])[0])
 
 
-def qgd(
-    gradient: Gradient,
-    theta: np.ndarray,
-    alpha: float,
-    rounds: int,
-    num_workers: int,
-    levels: int,
-    uniforms: np.ndarray,
-) -> Run:
+def qgd(start: Start, levels: int, uniforms: np.ndarray) -> Run:
     """Run QGD: gradients through the unbiased quantiser of s levels."""
-
-    def compress(k: int, m: int, v: np.ndarray):
-        message, scale = compress_qsgd(v, levels, uniforms[k, m])
-        return message, [scale]
-
-    return _memoryless(gradient, theta, alpha, rounds, num_workers, compress, 1)
+    return _memoryless(
+        start, lambda k, m, v: compress_qsgd(v, levels, uniforms[k, m])[0]
+    )
 
 
 def _basis(columns: np.ndarray) -> np.ndarray:
@@ -333,188 +248,115 @@ def _basis(columns: np.ndarray) -> np.ndarray:
     return np.linalg.qr(columns)[0]
 
 
-def _initial_factor(
-    initial: np.ndarray, rank: int, shape: tuple[int, int]
-) -> np.ndarray:
-    """Return the first Q in float64, [cols, rank]."""
-    initial = np.array(initial, dtype=np.float64)
-    if initial.shape != (shape[1], rank):
-        raise ValueError(f"initial is {initial.shape}, not {(shape[1], rank)}")
-    return initial
-
-
-def low_rank(
-    gradient: Gradient,
-    theta: np.ndarray,
-    alpha: float,
-    rounds: int,
-    num_workers: int,
-    rank: int,
-    initial: np.ndarray,
-    shape: tuple[int, int],
-) -> Run:
+def low_rank(start: Start, initial: np.ndarray) -> Run:
     """Run error feedback with a rank-r factorisation by every worker for itself.
 
-    V = G + E; P = basis(V Q); Q <- V^T P; msg = P Q^T; E <- V - msg.
+    V = G + E; P = basis(V Q); Q <- V^T P; msg = P Q^T; E <- V - msg. The first Q is
+    `initial`, [cols, r]; theta is a matrix.
     """
-    run = _empty_run(theta, rounds, num_workers)
-    q = [_initial_factor(initial, rank, shape) for _ in range(num_workers)]
-    e = np.zeros((num_workers, *shape))
-    for k in range(rounds):
-        total = np.zeros_like(run.thetas[k])
-        for m in range(num_workers):
-            v = gradient(m, run.thetas[k]).reshape(shape) + e[m]
-            p = _basis(v @ q[m])
-            q[m] = v.T @ p
-            message = _flush(p @ q[m].T)
-            e[m] = v - message
-            run.messages[k, m] = message.reshape(run.thetas[k].shape)
-            total += run.messages[k, m]
-        run.thetas[k + 1] = run.thetas[k] - alpha * total
-    return run
+    q = [np.array(initial, np.float64) for _ in range(start.num_workers)]
+
+    def compress(_round, m, v):
+        p = _basis(v @ q[m])
+        q[m] = v.T @ p
+        return _flush(p @ q[m].T)
+
+    return _error_feedback(start, compress)
 
 
-def power_sgd(
-    gradient: Gradient,
-    theta: np.ndarray,
-    alpha: float,
-    rounds: int,
-    num_workers: int,
-    rank: int,
-    initial: np.ndarray,
-    shape: tuple[int, int],
-) -> Run:
+def power_sgd(start: Start, initial: np.ndarray) -> Run:
     """Run PowerSGD: error feedback with factors formed by all workers together.
 
     V_m = G_m + E_m; P = basis((sum V_m) Q); msg_m = P (V_m^T P)^T;
     E_m <- V_m - msg_m; Q <- sum V_m^T P.
     """
-    run = _empty_run(theta, rounds, num_workers)
-    q = _initial_factor(initial, rank, shape)
-    e = np.zeros((num_workers, *shape))
-    for k in range(rounds):
-        v = np.zeros_like(e)
-        for m in range(num_workers):
-            v[m] = gradient(m, run.thetas[k]).reshape(shape) + e[m]
-        p = _basis(sum(v[m] for m in range(num_workers)) @ q)
-        q = np.zeros((shape[1], p.shape[1]))
-        total = np.zeros_like(run.thetas[k])
-        for m in range(num_workers):
-            q_m = v[m].T @ p
-            q += q_m
-            message = _flush(p @ q_m.T)
-            e[m] = v[m] - message
-            run.messages[k, m] = message.reshape(run.thetas[k].shape)
-            total += run.messages[k, m]
-        run.thetas[k + 1] = run.thetas[k] - alpha * total
+    run = _descend(start, lambda k, m, g, thetas: (0 * g, 0 * g, False))  # zeros
+    q, e = np.array(initial, np.float64), start.zeros()
+    workers = range(start.num_workers)
+    for k in range(start.rounds):
+        v = [start.gradient(m, run.thetas[k]) + e[m] for m in workers]
+        p = _basis(sum(v) @ q)
+        q_m = [v[m].T @ p for m in workers]
+        q = sum(q_m)
+        for m in workers:
+            run.messages[k, m] = _flush(p @ q_m[m].T)
+            e[m] = v[m] - run.messages[k, m]
+        run.thetas[k + 1] = run.thetas[k] - start.alpha * run.messages[k].sum(axis=0)
     return run
 
 
 # Methods with gradient differences
 
 
-def cgd(
-    gradient: Gradient,
-    theta: np.ndarray,
-    alpha: float,
-    rounds: int,
-    num_workers: int,
-    xi: float,
-) -> Run:
-    """Run censored GD: v = g - h_m goes iff |v| > (xi/M) |theta^k - theta^(k-1)|."""
-    run = _empty_run(theta, rounds, num_workers)
-    h = np.zeros_like(run.messages[0])
-    for k in range(rounds):
-        change = run.thetas[k] - run.thetas[max(k - 1, 0)]  # theta^0 = theta^1
-        threshold = xi / num_workers * math.sqrt(_squared_norm(change))
-        for m in range(num_workers):
-            v = _flush(gradient(m, run.thetas[k]) - h[m])
-            if math.sqrt(_squared_norm(v)) > threshold:
-                run.messages[k, m] = v
-                run.whole[k, m] = v.any()
-                h[m] += v
-        run.thetas[k + 1] = run.thetas[k] - alpha * h.sum(axis=0)
-    return run
+def _differences(start: Start, choose: Callable, beta: float = 1.0) -> Run:
+    """Run v = g - h_m; msg = choose(k, m, g, v, thetas); h_m <- h_m + beta msg.
+
+    The server adds up h_m + msg, with h_m from before the round. choose returns the
+    message and whether it goes whole; None is silence.
+    """
+    h = start.zeros()
+
+    def speak(k, m, g, thetas):
+        chosen = choose(k, m, g, g - h[m], thetas)
+        message, whole = (np.zeros_like(g), False) if chosen is None else chosen
+        d = h[m] + message
+        h[m] += beta * message
+        return message, d, whole
+
+    return _descend(start, speak)
 
 
-def _lag_threshold(
-    thetas: np.ndarray, k: int, alpha: float, num_workers: int, zeta: float
-) -> float:
+def cgd(start: Start, xi: float) -> Run:
+    """Run censored GD: v goes iff |v| > (xi/M) |theta^k - theta^(k-1)|."""
+
+    def choose(k, m, g, v, thetas):
+        change = thetas[-1] - thetas[max(k - 1, 0)]  # theta^0 = theta^1
+        threshold = xi / start.num_workers * math.sqrt(_squared_norm(change))
+        return (_flush(v), True) if math.sqrt(_squared_norm(v)) > threshold else None
+
+    return _differences(start, choose)
+
+
+def _lag_threshold(start: Start, thetas: np.ndarray, zeta: float) -> float:
     """Return (1 / (alpha M)^2) sum_{d=1}^{10} zeta |theta^(k+1-d) - theta^(k-d)|^2."""
-    motion = 0.0
-    for d in range(1, LAG_WINDOW + 1):
-        if k - d >= 0:
-            motion += zeta * _squared_norm(thetas[k + 1 - d] - thetas[k - d])
-    return motion / (alpha**2 * num_workers**2)
+    changes = np.diff(thetas[-LAG_WINDOW - 1 :], axis=0)
+    return zeta * _squared_norm(changes) / (start.alpha**2 * start.num_workers**2)
 
 
-def lag(
-    gradient: Gradient,
-    theta: np.ndarray,
-    alpha: float,
-    rounds: int,
-    num_workers: int,
-    zeta: float = 0.1,
-) -> Run:
-    """Run LAG-WK: v = g - h_m stays back iff |v|^2 <= the threshold above."""
-    run = _empty_run(theta, rounds, num_workers)
-    h = np.zeros_like(run.messages[0])
-    for k in range(rounds):
-        threshold = _lag_threshold(run.thetas, k, alpha, num_workers, zeta)
-        for m in range(num_workers):
-            v = _flush(gradient(m, run.thetas[k]) - h[m])
-            if not _squared_norm(v) <= threshold:
-                run.messages[k, m] = v
-                run.whole[k, m] = v.any()
-                h[m] += v
-        run.thetas[k + 1] = run.thetas[k] - alpha * h.sum(axis=0)
-    return run
+def lag(start: Start, zeta: float = 0.1) -> Run:
+    """Run LAG-WK: v stays back iff |v|^2 <= the threshold above."""
+
+    def choose(k, m, g, v, thetas):
+        small = _squared_norm(v) <= _lag_threshold(start, thetas, zeta)
+        return None if small else (_flush(v), True)
+
+    return _differences(start, choose)
 
 
-def laq(
-    gradient: Gradient,
-    theta: np.ndarray,
-    alpha: float,
-    rounds: int,
-    num_workers: int,
-    bits: int = 4,
-    zeta: float = 0.08,
-) -> Run:
-    """Run LAQ: msg = grid(g - h_m) and eps = v - msg; it stays back iff
+def laq(start: Start, bits: int = 4, zeta: float = 0.08) -> Run:
+    """Run LAQ: msg = grid(v) and eps = v - msg; it stays back iff
 
     |msg|^2 <= LAG's threshold + 3 (|eps|^2 + |eps_hat|^2), fewer than 100 rounds
     were skipped in a row and this is not the first; eps_hat is the last upload's eps.
     """
-    run = _empty_run(theta, rounds, num_workers, 1)
-    h = np.zeros_like(run.messages[0])
-    eps_hat = np.zeros_like(h)
-    skips = [0] * num_workers
-    for k in range(rounds):
-        threshold = _lag_threshold(run.thetas, k, alpha, num_workers, zeta)
-        for m in range(num_workers):
-            v = gradient(m, run.thetas[k]) - h[m]
-            message, scale = compress_grid(v, bits)
-            eps = v - message
-            slack = 3.0 * (_squared_norm(eps) + _squared_norm(eps_hat[m]))
-            small = _squared_norm(message) <= threshold + slack
-            if k > 0 and small and skips[m] < LAQ_MOST_SKIPS:
-                skips[m] += 1
-                continue
-            skips[m] = 0
-            eps_hat[m] = eps
-            run.messages[k, m] = message
-            run.scales[k, m] = scale
-            h[m] += message
-        run.thetas[k + 1] = run.thetas[k] - alpha * h.sum(axis=0)
-    return run
+    eps_hat, skips = start.zeros(), [0] * start.num_workers
+
+    def choose(k, m, g, v, thetas):
+        message, _ = compress_grid(v, bits)
+        eps = v - message
+        slack = 3.0 * (_squared_norm(eps) + _squared_norm(eps_hat[m]))
+        small = _squared_norm(message) <= _lag_threshold(start, thetas, zeta) + slack
+        if k > 0 and small and skips[m] < LAQ_MOST_SKIPS:
+            skips[m] += 1
+            return None
+        skips[m], eps_hat[m] = 0, eps
+        return message, False
+
+    return _differences(start, choose)
 
 
 def qsgdsec(
-    gradient: Gradient,
-    theta: np.ndarray,
-    alpha: float,
-    rounds: int,
-    num_workers: int,
+    start: Start,
     xi: float | np.ndarray,
     beta: float,
     levels: int,
@@ -522,193 +364,88 @@ def qsgdsec(
 ) -> Run:
     """Run QSGD-SEC: GD-SEC whose surviving entries are quantised.
 
-    delta = g - h_m + e_m; msg = qsgd(censor(delta)); h_m <- h_m + beta msg;
-    e_m <- delta - msg; theta <- theta - alpha (h + sum msg) with the h of before.
+    delta = v + e_m; msg = qsgd(censor(delta)); e_m <- delta - msg.
     """
-    run = _empty_run(theta, rounds, num_workers, 1)
-    h = np.zeros_like(run.messages[0])
-    e = np.zeros_like(h)
-    for k in range(rounds):
-        change = np.abs(run.thetas[k] - run.thetas[max(k - 1, 0)])
-        threshold = np.asarray(xi) / num_workers * change
-        total = h.sum(axis=0)
-        for m in range(num_workers):
-            delta = gradient(m, run.thetas[k]) - h[m] + e[m]
-            survivors = _censor(delta, threshold)
-            message, scale = compress_qsgd(survivors, levels, uniforms[k, m])
-            total += message
-            run.messages[k, m] = message
-            run.scales[k, m] = scale
-            h[m] += beta * message
-            e[m] = delta - message
-        run.thetas[k + 1] = run.thetas[k] - alpha * total
-    return run
+    e = start.zeros()
+
+    def choose(k, m, g, v, thetas):
+        change = np.abs(thetas[-1] - thetas[max(k - 1, 0)])
+        delta = v + e[m]
+        survivors = _censor(delta, np.asarray(xi) / start.num_workers * change)
+        message, _ = compress_qsgd(survivors, levels, uniforms[k, m])
+        e[m] = delta - message
+        return message, False
+
+    return _differences(start, choose, beta)
 
 
-def iag(
-    gradient: Gradient,
-    theta: np.ndarray,
-    alpha: float,
-    rounds: int,
-    num_workers: int,
-    chosen: np.ndarray,
-) -> Run:
+def iag(start: Start, chosen: np.ndarray) -> Run:
     """Run incremental aggregated gradients: only worker chosen[k] renews its h_m."""
-    run = _empty_run(theta, rounds, num_workers)
-    h = np.zeros_like(run.messages[0])
-    for k in range(rounds):
-        m = int(chosen[k])
-        v = _flush(gradient(m, run.thetas[k]) - h[m])
-        run.messages[k, m] = v
-        run.whole[k, m] = v.any()
-        h[m] += v
-        run.thetas[k + 1] = run.thetas[k] - alpha * h.sum(axis=0)
-    return run
+    return _differences(
+        start,
+        lambda k, m, g, v, thetas: (_flush(v), True) if m == chosen[k] else None,
+    )
 
 
-def ef21(
-    gradient: Gradient,
-    theta: np.ndarray,
-    alpha: float,
-    rounds: int,
-    num_workers: int,
-    k: int,
-) -> Run:
-    """Run EF21: msg = top_k(g - h_m), the first one whole; h_m <- h_m + msg."""
-    run = _empty_run(theta, rounds, num_workers)
-    h = np.zeros_like(run.messages[0])
-    for r in range(rounds):
-        for m in range(num_workers):
-            v = gradient(m, run.thetas[r]) - h[m]
-            message = _flush(v) if r == 0 else compress_top_k(v, k)
-            run.messages[r, m] = message
-            run.whole[r, m] = r == 0 and message.any()
-            h[m] += message
-        run.thetas[r + 1] = run.thetas[r] - alpha * h.sum(axis=0)
-    return run
+def ef21(start: Start, k: int) -> Run:
+    """Run EF21: msg = top_k(v), the first one whole."""
+    return clag(start, k, zeta=0.0)
 
 
-def ef21_sgdm(
-    gradient: Gradient,
-    theta: np.ndarray,
-    alpha: float,
-    rounds: int,
-    num_workers: int,
-    k: int,
-    eta: float,
-) -> Run:
-    """Run EF21 on v^k = (1 - eta) v^(k-1) + eta g^k, v^1 = g^1."""
-    run = _empty_run(theta, rounds, num_workers)
-    h = np.zeros_like(run.messages[0])
-    v = np.zeros_like(h)
-    for r in range(rounds):
-        for m in range(num_workers):
-            g = gradient(m, run.thetas[r])
-            v[m] = g if r == 0 else (1.0 - eta) * v[m] + eta * g
-            difference = v[m] - h[m]
-            message = _flush(difference) if r == 0 else compress_top_k(difference, k)
-            run.messages[r, m] = message
-            run.whole[r, m] = r == 0 and message.any()
-            h[m] += message
-        run.thetas[r + 1] = run.thetas[r] - alpha * h.sum(axis=0)
-    return run
+def ef21_sgdm(start: Start, k: int, eta: float) -> Run:
+    """Run EF21 on a^r = (1 - eta) a^(r-1) + eta g^r, a^1 = g^1."""
+    a, h = start.zeros(), start.zeros()
+
+    def speak(r, m, g, thetas):
+        a[m] = g if r == 0 else (1.0 - eta) * a[m] + eta * g
+        v = a[m] - h[m]
+        message = _flush(v) if r == 0 else compress_top_k(v, k)
+        h[m] += message
+        return message, h[m], r == 0
+
+    return _descend(start, speak)
 
 
-def diana(
-    gradient: Gradient,
-    theta: np.ndarray,
-    alpha: float,
-    rounds: int,
-    num_workers: int,
-    compress: Compress,
-    omega: float,
-) -> Run:
-    """Run DIANA: msg = C(g - h_m); h_m <- h_m + msg / (1 + omega).
+def clag(start: Start, k: int, zeta: float) -> Run:
+    """Run CLAG: top_k(v) goes iff |v|^2 > zeta |g - p_m|^2; the first is v, whole.
 
-    The server steps with sum (h_m + msg), h_m from before the round.
+    p_m is the gradient of the round before.
     """
-    run = _empty_run(theta, rounds, num_workers)
-    h = np.zeros_like(run.messages[0])
-    for k in range(rounds):
-        total = h.sum(axis=0)
-        for m in range(num_workers):
-            v = gradient(m, run.thetas[k]) - h[m]
-            message = _flush(compress(k, m, v))
-            total += message
-            run.messages[k, m] = message
-            h[m] += message / (1.0 + omega)
-        run.thetas[k + 1] = run.thetas[k] - alpha * total
-    return run
+    p = start.zeros()
+
+    def choose(r, m, g, v, thetas):
+        large = r == 0 or _squared_norm(v) > zeta * _squared_norm(g - p[m])
+        p[m] = g
+        if not large:
+            return None
+        return (_flush(v), True) if r == 0 else (compress_top_k(v, k), False)
+
+    return _differences(start, choose)
 
 
-def marina(
-    gradient: Gradient,
-    theta: np.ndarray,
-    alpha: float,
-    rounds: int,
-    num_workers: int,
-    compress: Compress,
-    p: float,
-    coins: np.ndarray,
-) -> Run:
-    """Run MARINA: msg = g - g_m in a full round, else C(g - p_m); p_m <- g.
+def diana(start: Start, compress: Compress, omega: float) -> Run:
+    """Run DIANA: msg = C(v); h_m <- h_m + msg / (1 + omega)."""
 
-    g_m <- g_m + msg, and the server steps with sum g_m.  Round 0 is full; the others
-    are where coins [rounds] is True.  The coins are given, so p is only checked.
+    def choose(k, m, g, v, thetas):
+        return _flush(compress(k, m, v)), False
+
+    return _differences(start, choose, 1.0 / (1.0 + omega))
+
+
+def marina(start: Start, compress: Compress, coins: np.ndarray) -> Run:
+    """Run MARINA: msg = v in a full round, else C(g - p_m); p_m <- g.
+
+    Round 0 is full; the others are where coins [rounds] is True.
     """
-    if not 0.0 < p <= 1.0:
-        raise ValueError(f"p is a probability above 0, not {p}")
-    run = _empty_run(theta, rounds, num_workers)
-    estimate = np.zeros_like(run.messages[0])  # g_m
-    previous = np.zeros_like(estimate)  # p_m
-    for k in range(rounds):
+    p = start.zeros()
+
+    def choose(k, m, g, v, thetas):
         full = k == 0 or bool(coins[k])
-        for m in range(num_workers):
-            g = gradient(m, run.thetas[k])
-            if full:
-                message = _flush(g - estimate[m])
-            else:
-                message = _flush(compress(k, m, g - previous[m]))
-            run.messages[k, m] = message
-            run.whole[k, m] = full and message.any()
-            estimate[m] += message
-            previous[m] = g
-        run.thetas[k + 1] = run.thetas[k] - alpha * estimate.sum(axis=0)
-    return run
+        message = v if full else compress(k, m, g - p[m])
+        p[m] = g
+        return _flush(message), full
 
-
-def clag(
-    gradient: Gradient,
-    theta: np.ndarray,
-    alpha: float,
-    rounds: int,
-    num_workers: int,
-    k: int,
-    zeta: float,
-) -> Run:
-    """Run CLAG: with v = g - h_m, top_k(v) goes iff |v|^2 > zeta |g - p_m|^2.
-
-    p_m is the gradient of the round before; the first message is v, whole.
-    """
-    run = _empty_run(theta, rounds, num_workers)
-    h = np.zeros_like(run.messages[0])
-    previous = np.zeros_like(h)  # p_m
-    for r in range(rounds):
-        for m in range(num_workers):
-            g = gradient(m, run.thetas[r])
-            v = g - h[m]
-            if r == 0:
-                message = _flush(v)
-            elif _squared_norm(v) > zeta * _squared_norm(g - previous[m]):
-                message = compress_top_k(v, k)
-            else:
-                message = np.zeros_like(v)
-            run.messages[r, m] = message
-            run.whole[r, m] = r == 0 and message.any()
-            h[m] += message
-            previous[m] = g
-        run.thetas[r + 1] = run.thetas[r] - alpha * h.sum(axis=0)
-    return run
+    return _differences(start, choose)
 
 
 # Bits of one message, by writing it out as a string and taking the length

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import real_problem, slow_but
-from inside import ControlState, _trees
+from cases import random_gradients, real_problem, run, slow_but
+from inside import ControlState, _blocks, _parts, _trees
 
 import gdsec_jax
 from gdsec_jax import adaptive_xi, data, problems
@@ -129,17 +129,18 @@ def test_equals_a_loop_in_plain_python(options):
 def steps(lengths, *, beta=0.1, share=0.5, **options):
     """The controller's states and xis, where theta moves by these lengths at step 1."""
     controller = adaptive_xi(**options)
-    state = controller.init(jnp.zeros(3))
-    past, seen = jnp.zeros(10), []
+    state, update = controller.init(jnp.zeros(3)), jax.jit(controller.update)
+    past, seen = np.zeros(10, np.float32), []
     for k, length in enumerate(lengths):
-        past = jnp.roll(past, 1).at[0].set(length**2)
-        xi, state = controller.update(
+        square = np.float32(length) ** 2
+        past = np.concatenate([[square], past[:-1]])
+        xi, state = update(
             state,
-            beta=beta,
-            round=jnp.asarray(k),
+            beta=np.float32(beta),
+            round=np.int32(k),
             past_changes=past,
-            direction=jnp.asarray(length**2),
-            share=jnp.asarray(share),
+            direction=square,
+            share=np.float32(share),
         )
         seen.append((float(xi), state))
     return seen
@@ -209,23 +210,23 @@ def test_more_than_the_problem_bears_is_not_asked_of_it(x64):
     assert entries[200:].mean() / 64 > 2e-4
 
 
-def test_steps_longer_than_one_over_l_cost_bits_but_not_the_run(x64):
+@pytest.mark.parametrize("step", slow_but([1.6], [1.0, 1.6]))
+def test_steps_longer_than_one_over_l_cost_bits_but_not_the_run(step, x64):
     problem = problems.ridge(
         *_gaussian(), num_workers=4, regularization=0.01, dtype="float64"
     )
-    for step in (1.0, 1.6):
-        optimizer = gdsec(problem, step=step, beta=0.1, growth=0.0)
-        _, params, *_ = course(problem, optimizer, 400)
-        xi = 0.5 * problem.smoothness / (step * 0.1)
-        fixed = optax.chain(
-            gdsec_jax.gdsec(4, _constant(xi), 0.1),
-            optax.sgd(step / problem.smoothness),
-        )
-        _, lost, *_ = course(problem, fixed, 400)
-        errors = jax.vmap(problem.error)(jnp.stack([params[-1], lost[-1]]))
-        initial = problem.error(problem.init_params)
-        assert errors[0] < 1e-3 * initial
-        assert errors[1] > initial
+    optimizer = gdsec(problem, step=step, beta=0.1, growth=0.0)
+    _, params, *_ = course(problem, optimizer, 400)
+    xi = 0.5 * problem.smoothness / (step * 0.1)
+    fixed = optax.chain(
+        gdsec_jax.gdsec(4, _constant(xi), 0.1),
+        optax.sgd(step / problem.smoothness),
+    )
+    _, lost, *_ = course(problem, fixed, 400)
+    errors = jax.jit(jax.vmap(problem.error))(np.stack([params[-1], lost[-1]]))
+    initial = problem.error(problem.init_params)
+    assert errors[0] < 1e-3 * initial
+    assert errors[1] > initial
 
 
 def _gaussian():
@@ -242,15 +243,12 @@ def test_side_by_side_equals_one_after_the_other():
     grid = {"start": [0.5, 1.5], "growth": [0.0, 0.2], "budget": [0.05, 0.2]}
     make = functools.partial(gdsec, problem, beta=0.1)
     swept = gdsec_jax.sweep(problem, make, grid, 40)
-    for start, growth, budget in ((0.5, 0.2, 0.05), (1.5, 0.0, 0.2)):
-        setting = {"start": start, "growth": growth, "budget": budget}
-        alone = gdsec_jax.simulate(problem, make(**setting), 40)
-        one = swept.sel(setting)
-        np.testing.assert_allclose(
-            one["objective_error"], alone.objective_error, rtol=1e-3
-        )
-        entries = float(one["total_entries"][-1])
-        np.testing.assert_allclose(entries, alone.entries.sum(), rtol=0.02)
+    setting = {"start": 0.5, "growth": 0.2, "budget": 0.05}
+    alone = gdsec_jax.simulate(problem, make(**setting), 40)
+    one = swept.sel(setting)
+    np.testing.assert_allclose(one["objective_error"], alone.objective_error, rtol=1e-3)
+    entries = float(one["total_entries"][-1])
+    np.testing.assert_allclose(entries, alone.entries.sum(), rtol=0.02)
 
 
 def test_the_conservation_law_holds(x64):
@@ -258,44 +256,39 @@ def test_the_conservation_law_holds(x64):
     problem, *_ = real_problem("breast_cancer", dtype="float64")
     optimizer = gdsec(problem, beta=0.1, start=3.0)
     xi, params, _, state = course(problem, optimizer, 80)
-    before = jnp.concatenate([problem.init_params[None], params[:-1]])
-    gradients = jax.vmap(problem.gradients)(before).sum((0, 1))
-    directions = (problem.init_params - params[-1]) * problem.smoothness
+    start = np.asarray(problem.init_params)
+    before = np.concatenate([start[None], params[:-1]])
+    gradients = np.asarray(jax.jit(jax.vmap(problem.gradients))(before)).sum((0, 1))
+    directions = (start - params[-1]) * float(problem.smoothness)
     (memory,) = _trees.of_type(state, ErrorFeedbackState)
-    np.testing.assert_allclose(
-        directions + memory.error.sum(0), gradients, rtol=1e-9, atol=1e-10
-    )
+    total = directions + np.asarray(memory.error).sum(0)
+    np.testing.assert_allclose(total, gradients, rtol=1e-9, atol=1e-10)
     assert len(set(xi)) > 10
 
 
 def test_absent_workers_know_the_same_xi(x64):
     """It is the federation's: one who slept censors with the others' threshold."""
     optimizer = gdsec_jax.gdsec(2, adaptive_xi(growth=0.0), beta=0.5)
-    params = jnp.zeros(1)
-    state = optimizer.init(params)
+    theta, update = np.zeros(1), jax.jit(optimizer.update)
+    state = jax.jit(optimizer.init)(theta)
     rounds = [(True, True), (True, False), (True, False), (True, True)]
     for change, active in zip((0.0, 1.0, 0.1, 0.01), rounds, strict=True):
-        params = params - change
-        grads = jnp.ones((2, 1))
-        _, state = optimizer.update(grads, state, params, active=jnp.array(active))
+        theta = theta - change
+        _, state = update(np.ones((2, 1)), state, theta, active=jnp.asarray(active))
     (control,) = _trees.of_type(state, ControlState)
     assert control.xi.shape == ()
     assert control.controller.kappa.shape == ()
 
 
 def test_the_mean_convention_is_the_same(x64):
-    problem, *_ = real_problem("breast_cancer", dtype="float64")
+    params = jnp.ones(6)
+    grads = np.asarray(random_gradients(params, 5, seed=0, rounds=25))
     results = []
     for reduction, factor in (("sum", 1.0), ("mean", 5.0)):
         algorithm = gdsec_jax.gdsec(5, adaptive_xi(), 0.1, reduction=reduction)
-        optimizer = optax.chain(algorithm, optax.sgd(1 / problem.smoothness))
-        params, state = problem.init_params, optimizer.init(problem.init_params)
-        update = jax.jit(optimizer.update)
-        for _ in range(25):
-            gradients = factor * problem.gradients(params)
-            updates, state = update(gradients, state, params)
-            params = optax.apply_updates(params, updates)
-        results.append((params, gdsec_jax.last_xi(state)))
+        optimizer = optax.chain(algorithm, optax.sgd(0.05))
+        final, state, *_ = run(optimizer, params, factor * grads)
+        results.append((final, gdsec_jax.last_xi(state)))
     (one, xi), (other, other_xi) = results
     np.testing.assert_allclose(one, other, rtol=1e-9)
     np.testing.assert_allclose(xi, other_xi, rtol=1e-9)
@@ -325,22 +318,19 @@ def test_the_step_is_estimated_behind_momentum_too(x64):
 
 
 def test_large_gradients_go_in_blocks_with_it(monkeypatch):
-    from inside import _blocks, _columns
+    taken, in_blocks = [], _blocks.in_blocks
 
-    plans = []
+    def spy(*args, **keywords):
+        taken.append(args)
+        return in_blocks(*args, **keywords)
 
-    def planned(*args):
-        plans.append(plan(*args))
-        return plans[-1]
-
-    plan = _columns.plan
-    monkeypatch.setattr(_blocks, "LEAST_BYTES", 1)
-    monkeypatch.setattr(_columns, "plan", planned)
+    monkeypatch.setattr(_blocks, "in_blocks", spy)
+    monkeypatch.setattr(_parts, "LEAST_BYTES", 1)
     optimizer = gdsec_jax.gdsec(2, adaptive_xi(), 0.1)
     params = jnp.zeros(64)
-    jax.jit(optimizer.update)(jnp.ones((2, 64)), optimizer.init(params), params)
-    assert plans
-    assert plans[0] is not None
+    state = jax.eval_shape(optimizer.init, params)
+    jax.jit(optimizer.update).lower(jnp.ones((2, 64)), state, params)
+    assert taken
 
 
 @pytest.mark.parametrize(
@@ -390,9 +380,9 @@ def test_whole_vectors_have_no_controller():
 def test_it_keeps_the_dtypes():
     for dtype, wide in ((jnp.float32, jnp.float32), (jnp.bfloat16, jnp.float32)):
         optimizer = gdsec_jax.gdsec(2, adaptive_xi())
-        params = jnp.zeros(3, dtype)
-        state = optimizer.init(params)
-        updates, new = optimizer.update(jnp.ones((2, 3), dtype), state, params)
+        params, grads = jnp.zeros(3, dtype), jnp.ones((2, 3), dtype)
+        state = jax.eval_shape(optimizer.init, params)
+        updates, new = jax.eval_shape(optimizer.update, grads, state, params)
         assert updates.dtype == dtype
         assert gdsec_jax.last_xi(new).dtype == wide
         assert [x.dtype for x in jax.tree.leaves(state)] == [
@@ -443,7 +433,9 @@ def _rounds_to(problem, algorithm, start, target):
     return np.argmax(reached) + 1 if reached.any() and stays else np.inf
 
 
-@pytest.mark.parametrize("fields", [{"budget": 0.2}, {}])
+@pytest.mark.parametrize(
+    "fields", [{"budget": 0.2}, pytest.param({}, marks=pytest.mark.slow)]
+)
 def test_a_config_makes_it(fields):
     method = config.MethodConfig(name="gdsec", xi="adaptive", **fields)
     made = config.validate({"methods": {"SEC": method.model_dump()}}, "here")
@@ -454,6 +446,7 @@ def test_a_config_makes_it(fields):
     assert entries[10:].mean() < 0.5 * 64
 
 
+@pytest.mark.slow
 def test_budgets_are_swept_side_by_side():
     values = {
         "num_rounds": 30,

@@ -2,25 +2,9 @@
 
 Each is an `optax.experimental.aggregating.Aggregator`: it stands first in an optax
 chain, takes gradients with a leading axis of workers, and returns the direction that
-plain gradient descent would get from the server. These options are common to all:
-
-reduction
-    "sum": f is the sum of the workers' f_m. "mean": it is their mean; xi, beta and the
-    like mean the same in both, so that both give the same iterates.
-weights
-    [M], the weight of each f_m in f; see `federate`.
-wire
-    The bit format that `last_round` reports; see `gdsec_jax.wire`.
-server
-    How the server makes one direction of the messages; see `gdsec_jax.server`. By
-    default the sum, with the workers' memories where they keep some.
-on_nonfinite, on_standstill
-    See `federate`.
-
-To all with a memory:
-
-state_dtype
-    dtype of the memories; by default the parameter's, but at least float32.
+plain gradient descent would get from the server. `help` of a method describes what is
+common to all of them, too: written once in `_pages.py`, the decorator `algorithm` puts
+it there, and the common options into the signature.
 """
 
 from gdsec_jax import _checks
@@ -39,6 +23,7 @@ from gdsec_jax.algorithms._options import MemoryOptions as MemoryOptions
 from gdsec_jax.algorithms._options import Options as Options
 from gdsec_jax.algorithms._options import algorithm as algorithm
 from gdsec_jax.algorithms._registry import METHODS as METHODS
+from gdsec_jax.algorithms._registry import STATIC_ARGS as STATIC_ARGS
 from gdsec_jax.algorithms._registry import Method as Method
 from gdsec_jax.algorithms._variance_reduced import clag as clag
 from gdsec_jax.algorithms._variance_reduced import diana as diana
@@ -53,6 +38,7 @@ from gdsec_jax.algorithms._whole_vectors import laq as laq
 
 __all__ = [
     "METHODS",
+    "STATIC_ARGS",
     "MemoryOptions",
     "Method",
     "Options",

@@ -20,10 +20,7 @@ from gdsec_jax.worker import Piece, Scope, censor, chain, error_feedback, qsgd
 
 @algorithm(MemoryOptions)
 def gdsec(
-    num_workers: int,
-    xi,
-    beta=0.01,
-    **options: Unpack[MemoryOptions],
+    num_workers: int, xi, beta=0.01, **options: Unpack[MemoryOptions]
 ) -> aggregating.Aggregator:
     r"""GD-SEC: send what changed enough of the gradient, remember the rest.
 
@@ -41,7 +38,6 @@ def gdsec(
     diverges, the earlier the larger beta is: `adaptive_xi` says about where, and why.
 
     Args:
-      num_workers: M.
       xi: :math:`\xi_i \ge 0`, in the units of L: a scalar, a prefix of the parameters'
         tree whose leaves broadcast against theirs, or a schedule of the round; may be
         traced. A coordinate choice is xi / L^i, with L^i the problem's
@@ -49,16 +45,10 @@ def gdsec(
         known beforehand.
       beta: :math:`\beta` in [0, 1]; may be traced. Small smooths the memory of the
         gradient, 0 drops it.
-      options: see the package.
 
     Returns:
-      An Aggregator, from gradients [M, *param] to the direction
-      :math:`h + \sum_m \hat\Delta_m`, [*param]. Its update needs the parameters. The
-      step 1/L is gradient descent's, a heuristic for xi > 0.
-
-    Raises:
-      ValueError: xi is negative or does not fit the parameters; beta lies outside
-        [0, 1]; and as `federate`.
+      :math:`h + \sum_m \hat\Delta_m`. The step 1/L is gradient descent's, a heuristic
+      for xi > 0.
 
     Examples:
       >>> import jax.numpy as jnp, optax
@@ -88,10 +78,7 @@ def gdsec(
 
 @algorithm(MemoryOptions)
 def gdsoec(
-    num_workers: int,
-    xi,
-    beta=0.01,
-    **options: Unpack[MemoryOptions],
+    num_workers: int, xi, beta=0.01, **options: Unpack[MemoryOptions]
 ) -> aggregating.Aggregator:
     r"""GD-SOEC: GD-SEC without error correction, the ablation of its paper.
 
@@ -99,17 +86,12 @@ def gdsoec(
     difference :math:`\nabla f_m - h_m` brings it back.
 
     Args:
-      num_workers: M.
       xi: as in `gdsec`; it stalls or diverges at values that GD-SEC bears.
         `adaptive_xi` needs a budget.
       beta: as in `gdsec`.
-      options: see the package.
 
     Returns:
-      An Aggregator, as `gdsec`. The step 1/L is a heuristic.
-
-    Raises:
-      ValueError: as `gdsec`.
+      :math:`h + \sum_m \hat\Delta_m`. The step 1/L is a heuristic.
 
     Examples:
       >>> import gdsec_jax, optax
@@ -150,18 +132,11 @@ def qsgdsec(
     converges; with beta = 0 it stalls near the solution.
 
     Args:
-      num_workers: M.
       xi, beta: as in `gdsec`.
-      levels: s, of the quantiser; 2^b - 1 makes the most of b + 1 bits a value.
-      scope: "message", one norm, or "leaf", a norm for each leaf.
-      key: an int or a random key; may be traced.
-      options: see the package.
+      levels: s, of the quantiser, at least 1; 2^b - 1 makes the most of b + 1 bits.
 
     Returns:
-      An Aggregator, as `gdsec`. The step 1/L is a heuristic.
-
-    Raises:
-      ValueError: as `gdsec` and `worker.qsgd`.
+      :math:`h + \sum_m \hat\Delta_m`. The step 1/L is a heuristic.
 
     Examples:
       >>> import gdsec_jax, optax

@@ -28,17 +28,10 @@ def top_j(
     solution, the smaller the smaller the step.
 
     Args:
-      num_workers: M.
-      k: how many, an int, or a fraction of D in (0, 1], a float.
-      scope: "message", the k largest of all entries, or "leaf", of every leaf.
-      options: see the package.
+      k: how many, an int of at least 1, or a fraction of D in (0, 1], a float.
 
     Returns:
-      An Aggregator, from gradients [M, *param] to :math:`\sum_m u_m`, [*param]. The
-      step 1/L is a heuristic.
-
-    Raises:
-      ValueError: k is no such number; and as `federate`.
+      :math:`\sum_m u_m`. The step 1/L is a heuristic.
 
     Examples:
       >>> import gdsec_jax, optax
@@ -53,10 +46,7 @@ def top_j(
 
 @algorithm(MemoryOptions)
 def sign_ef(
-    num_workers: int,
-    *,
-    scope: Scope = "message",
-    **options: Unpack[MemoryOptions],
+    num_workers: int, *, scope: Scope = "message", **options: Unpack[MemoryOptions]
 ) -> aggregating.Aggregator:
     r"""EF-sign: signs and the mean magnitude of gradient and error memory.
 
@@ -67,17 +57,8 @@ def sign_ef(
 
     At a fixed step it reaches a neighbourhood of the solution.
 
-    Args:
-      num_workers: M.
-      scope: "message", one magnitude, or "leaf", one for each leaf.
-      options: see the package.
-
     Returns:
-      An Aggregator, from gradients [M, *param] to :math:`\sum_m u_m`, [*param]. The
-      step 1/L is a heuristic.
-
-    Raises:
-      ValueError: the scope is unknown; and as `federate`.
+      :math:`\sum_m u_m`. The step 1/L is a heuristic.
 
     Examples:
       >>> import gdsec_jax, optax
@@ -104,17 +85,10 @@ def low_rank(
     factors. At a fixed step it reaches a neighbourhood of the solution.
 
     Args:
-      num_workers: M.
-      rank: r.
-      key: an int or a random key, for the first Q; may be traced.
-      options: see the package.
+      rank: r, at least 1.
 
     Returns:
-      An Aggregator, from gradients [M, *param] to :math:`\sum_m U_m`, [*param]. The
-      step 1/L is a heuristic.
-
-    Raises:
-      ValueError: rank is no positive int; and as `federate`.
+      :math:`\sum_m U_m`. The step 1/L is a heuristic.
 
     Examples:
       >>> import gdsec_jax, optax
@@ -144,17 +118,10 @@ def power_sgd(
     gradients it converges.
 
     Args:
-      num_workers: M.
-      rank: r.
-      key: an int or a random key, for the first Q; may be traced.
-      options: see the package.
+      rank: r, at least 1.
 
     Returns:
-      An Aggregator, from gradients [M, *param] to :math:`\sum_m U_m`, [*param]. The
-      step 1/L is a heuristic.
-
-    Raises:
-      ValueError: rank is no positive int; and as `federate`.
+      :math:`\sum_m U_m`. The step 1/L is a heuristic.
 
     Examples:
       >>> import gdsec_jax, optax

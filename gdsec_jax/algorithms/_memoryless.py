@@ -15,6 +15,7 @@ https://arxiv.org/abs/1905.11261).
 
 from typing import Unpack
 
+from jax.typing import DTypeLike
 from optax.experimental import aggregating
 
 from gdsec_jax import worker as pieces
@@ -42,19 +43,11 @@ def qgd(
     many levels it is gradient descent.
 
     Args:
-      num_workers: M.
-      levels: s; 2^b - 1 makes the most of b + 1 bits a value.
-      scope: "message", one norm, or "leaf", a norm for each leaf.
-      key: an int or a random key; may be traced.
-      options: see the package.
+      levels: s, at least 1; 2^b - 1 makes the most of b + 1 bits a value.
 
     Returns:
-      An Aggregator, from gradients [M, *param] to the sum of the messages, [*param].
-      The step is :math:`1/(L + 2 \omega L_{max}/M)` with
+      The sum of the messages. The step is :math:`1/(L + 2 \omega L_{max}/M)` with
       :math:`\omega = \min(D/s^2, \sqrt D/s)`.
-
-    Raises:
-      ValueError: levels is no positive int; and as `federate`.
 
     Examples:
       >>> import gdsec_jax, optax
@@ -80,17 +73,9 @@ def natural(
     with b_i 0 or 1 at random, unbiased. No memory: at a fixed step it reaches a
     neighbourhood of the solution.
 
-    Args:
-      num_workers: M.
-      key: an int or a random key; may be traced.
-      options: see the package.
-
     Returns:
-      An Aggregator, from gradients [M, *param] to the sum of the messages, [*param].
-      The step is :math:`1/(L + 2 \omega L_{max}/M)` with :math:`\omega = 1/8`.
-
-    Raises:
-      ValueError: see `federate`.
+      The sum of the messages. The step is :math:`1/(L + 2 \omega L_{max}/M)` with
+      :math:`\omega = 1/8`.
 
     Examples:
       >>> import gdsec_jax, optax
@@ -105,11 +90,7 @@ def natural(
 
 @algorithm(Options)
 def terngrad(
-    num_workers: int,
-    *,
-    scope: Scope = "message",
-    key=0,
-    **options: Unpack[Options],
+    num_workers: int, *, scope: Scope = "message", key=0, **options: Unpack[Options]
 ) -> aggregating.Aggregator:
     r"""TernGrad: gradients rounded at random to -c, 0 or c.
 
@@ -121,19 +102,9 @@ def terngrad(
     clipping is a piece in front: `federate(optax.chain(optax.clip(c),
     worker.terngrad()), ...)`.
 
-    Args:
-      num_workers: M.
-      scope: "message", one scale, or "leaf", a scale for each leaf, as the paper has.
-      key: an int or a random key; may be traced.
-      options: see the package.
-
     Returns:
-      An Aggregator, from gradients [M, *param] to the sum of the messages, [*param].
-      The step is :math:`1/(L + 2 \omega L_{max}/M)` with
+      The sum of the messages. The step is :math:`1/(L + 2 \omega L_{max}/M)` with
       :math:`\omega = \sqrt D - 1`.
-
-    Raises:
-      ValueError: see `federate`.
 
     Examples:
       >>> import gdsec_jax, optax
@@ -153,7 +124,7 @@ def rand_k(
     error_feedback: bool = False,
     scope: Scope = "message",
     key=0,
-    state_dtype=None,
+    state_dtype: DTypeLike | None = None,
     **options: Unpack[Options],
 ) -> aggregating.Aggregator:
     r"""Rand-k: k entries drawn at random, scaled to be unbiased, or with a memory.
@@ -169,21 +140,13 @@ def rand_k(
     gradient descent.
 
     Args:
-      num_workers: M.
-      k: how many, an int, or a fraction of D in (0, 1], a float.
+      k: how many, an int of at least 1, or a fraction of D in (0, 1], a float.
       error_feedback: whether an error memory takes the place of the scaling.
-      scope: "message", k of all entries, or "leaf", of every leaf.
-      key: an int or a random key; may be traced.
-      state_dtype: of the error memory, if there is one.
-      options: see the package.
+      state_dtype: dtype of the error memory, if there is one.
 
     Returns:
-      An Aggregator, from gradients [M, *param] to the sum of the messages, [*param].
-      The step is :math:`1/(L + 2 \omega L_{max}/M)` with :math:`\omega = D/k - 1`;
-      with error feedback 1/L is a heuristic.
-
-    Raises:
-      ValueError: k is no such number; and as `federate`.
+      The sum of the messages. The step is :math:`1/(L + 2 \omega L_{max}/M)` with
+      :math:`\omega = D/k - 1`; with error feedback 1/L is a heuristic.
 
     Examples:
       >>> import gdsec_jax, optax

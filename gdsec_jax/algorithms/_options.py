@@ -5,15 +5,12 @@ from collections.abc import Callable
 from typing import Any, TypedDict, TypeVar, get_type_hints
 
 import jax
+from jax.typing import DTypeLike
 from optax.experimental import aggregating
 
 from gdsec_jax import _checks
-from gdsec_jax.federation import (
-    OnNonfinite,
-    OnStandstill,
-    Reduction,
-    federate,
-)
+from gdsec_jax.algorithms._pages import page
+from gdsec_jax.federation import OnNonfinite, OnStandstill, Reduction, federate
 from gdsec_jax.server import Server
 from gdsec_jax.server._old import old_options
 from gdsec_jax.server._server import as_server
@@ -37,15 +34,15 @@ class Options(TypedDict, total=False):
 class MemoryOptions(Options, total=False):
     """Of an algorithm with a memory."""
 
-    state_dtype: Any
+    state_dtype: DTypeLike | None
 
 
-def algorithm(
-    options: type,
-) -> Callable[[_Factory], _Factory]:
-    """Name the common options in an algorithm's signature, where others look for them.
+def algorithm(options: type) -> Callable[[_Factory], _Factory]:
+    """Name the common options in an algorithm's signature, and describe them.
 
     optax.inject_hyperparams and the configs read signatures, which `**options` hides.
+    The function's page, its docstring, gets the description of every argument that it
+    shares with other methods, so that `help` and documentation show all of them.
 
     Args:
       options: `Options` or one of those made of it; their defaults are those
@@ -72,12 +69,16 @@ def algorithm(
         own = [p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
         common = [
             inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name].default
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=defaults[name].default,
+                annotation=hint,
             )
-            for name in get_type_hints(options)
+            for name, hint in get_type_hints(options).items()
             if name not in signature.parameters
         ]
         factory.__signature__ = signature.replace(parameters=own + common)
+        factory.__doc__ = page(factory)
         return factory
 
     return decorate

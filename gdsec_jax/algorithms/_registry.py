@@ -1,11 +1,12 @@
-"""One row a method: what commands, configs, figures and tests go through."""
+"""One row a method, and which of their arguments cannot be traced."""
 
 import inspect
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from optax.experimental import aggregating
 
+from gdsec_jax import worker
 from gdsec_jax.algorithms import (
     _censored,
     _error_feedback,
@@ -76,3 +77,42 @@ METHODS = _table(
     (_variance_reduced.marina, "MARINA", "https://arxiv.org/abs/2102.07845"),
     (_variance_reduced.clag, "CLAG", "https://arxiv.org/abs/2202.00998"),
 )
+
+
+class StaticArgs(frozenset[str]):
+    """Names of arguments that cannot be traced: shapes, counts, words and functions.
+
+    optax.inject_hyperparams accepts no names that a function does not have, so hand it
+    those `of` the function. Whatever else it takes may change from round to round.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> import gdsec_jax
+      >>> static_args = gdsec_jax.STATIC_ARGS.of(gdsec_jax.gdsec)
+      >>> make = optax.inject_hyperparams(gdsec_jax.gdsec, static_args=static_args)
+      >>> params = jnp.zeros(2)
+      >>> state = make(num_workers=5, xi=4.0, wire="rle").init(params)
+      >>> sorted(state.hyperparams)
+      ['beta', 'xi']
+      >>> state.hyperparams["beta"] = jnp.array(0.1)  # from now on
+    """
+
+    def of(self, function: Callable) -> tuple[str, ...]:
+        """Those that a method or a piece has, in their order."""
+        names = inspect.signature(function).parameters
+        return tuple(name for name in names if name in self)
+
+
+def _of_all() -> StaticArgs:
+    """By their types: an argument that may be traced is declared without one."""
+    factories = [method.factory for method in METHODS.values()]
+    pieces = [getattr(worker, name) for name in worker.__all__]
+    return StaticArgs(
+        name
+        for function in (*factories, *filter(inspect.isfunction, pieces))
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.annotation not in (inspect.Parameter.empty, Any)
+    )
+
+
+STATIC_ARGS = _of_all()

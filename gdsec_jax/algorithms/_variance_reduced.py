@@ -33,18 +33,11 @@ def ef21(
     linearly.
 
     Args:
-      num_workers: M.
-      k: how many, an int, or a fraction of D in (0, 1], a float.
-      scope: "message", the k largest of all entries, or "leaf", of every leaf.
-      options: see the package.
+      k: how many, an int of at least 1, or a fraction of D in (0, 1], a float.
 
     Returns:
-      An Aggregator, from gradients [M, *param] to :math:`\sum_m h_m`, [*param]. The
-      step is :math:`1/(L + \tilde L \sqrt{b/t})` with :math:`t = 1 - \sqrt{1 - k/D}`
-      and :math:`b = (1 - k/D)/t`.
-
-    Raises:
-      ValueError: k is no such number; and as `federate`.
+      :math:`\sum_m h_m`. The step is :math:`1/(L + \tilde L \sqrt{b/t})` with
+      :math:`t = 1 - \sqrt{1 - k/D}` and :math:`b = (1 - k/D)/t`.
 
     Examples:
       >>> import gdsec_jax, optax
@@ -78,18 +71,11 @@ def ef21_sgdm(
     converges linearly.
 
     Args:
-      num_workers: M.
-      k: how many, an int, or a fraction of D in (0, 1], a float.
+      k: how many, an int of at least 1, or a fraction of D in (0, 1], a float.
       eta: :math:`\eta` in [0, 1]; may be traced.
-      scope: "message", the k largest of all entries, or "leaf", of every leaf.
-      options: see the package.
 
     Returns:
-      An Aggregator, from gradients [M, *param] to :math:`\sum_m h_m`, [*param]. The
-      step, :math:`\eta` times EF21's, is a heuristic.
-
-    Raises:
-      ValueError: k is no such number; eta lies outside [0, 1]; and as `federate`.
+      :math:`\sum_m h_m`. The step, :math:`\eta` times EF21's, is a heuristic.
 
     Examples:
       >>> import gdsec_jax, optax
@@ -124,19 +110,14 @@ def diana(
     convex f it converges linearly.
 
     Args:
-      num_workers: M.
       compressor: C: `worker.random_k`, `qsgd`, `natural`, `terngrad` or `whole`.
       beta: :math:`\beta` in [0, 1]; by default :math:`1/(1 + \omega)`.
-      key: an int or a random key; may be traced.
-      options: see the package.
 
     Returns:
-      An Aggregator, from gradients [M, *param] to :math:`\sum_m (h_m + u_m)`,
-      [*param]. The step is :math:`1/(L_{max} (1 + 6 \omega / M))`.
+      :math:`\sum_m (h_m + u_m)`. The step is :math:`1/(L_{max} (1 + 6 \omega / M))`.
 
     Raises:
-      ValueError: beta lies outside [0, 1]; the compressor is not known to be unbiased;
-        and as `federate`.
+      ValueError: the compressor is not known to be unbiased.
 
     Examples:
       >>> import gdsec_jax, optax
@@ -180,19 +161,15 @@ def marina(
     converges linearly.
 
     Args:
-      num_workers: M.
       compressor: C: `worker.random_k`, `qsgd`, `natural`, `terngrad` or `whole`.
       probability: p in (0, 1]; may be traced; by default :math:`1/(1 + \omega)`.
-      key: an int or a random key; may be traced.
-      options: see the package.
 
     Returns:
-      An Aggregator, from gradients [M, *param] to :math:`\sum_m h_m`, [*param]. The
-      step is :math:`1/(L + \tilde L \sqrt{(1 - p) \omega / (p M)})`.
+      :math:`\sum_m h_m`. The step is
+      :math:`1/(L + \tilde L \sqrt{(1 - p) \omega / (p M)})`.
 
     Raises:
-      ValueError: probability lies outside (0, 1]; the compressor is not known to be
-        unbiased; and as `federate`.
+      ValueError: the compressor is not known to be unbiased.
 
     Examples:
       >>> import gdsec_jax, optax
@@ -231,19 +208,12 @@ def clag(
     smooth strongly convex f it converges linearly.
 
     Args:
-      num_workers: M.
-      k: how many, an int, or a fraction of D in (0, 1], a float.
+      k: how many, an int of at least 1, or a fraction of D in (0, 1], a float.
       zeta: :math:`\zeta \ge 0`; may be traced.
-      scope: "message", the k largest of all entries, or "leaf", of every leaf.
-      options: see the package.
 
     Returns:
-      An Aggregator, from gradients [M, *param] to :math:`\sum_m h_m`, [*param]. The
-      step is :math:`1/(L + \tilde L \sqrt{B/A})` with :math:`A = 1 - \sqrt{1 - k/D}`
-      and :math:`B = \max((1 - k/D)/A, \zeta)`.
-
-    Raises:
-      ValueError: k is no such number; zeta is negative; and as `federate`.
+      :math:`\sum_m h_m`. The step is :math:`1/(L + \tilde L \sqrt{B/A})` with
+      :math:`A = 1 - \sqrt{1 - k/D}` and :math:`B = \max((1 - k/D)/A, \zeta)`.
 
     Examples:
       >>> import gdsec_jax, optax

@@ -30,16 +30,8 @@ def gd(num_workers: int, **options: Unpack[Options]) -> aggregating.Aggregator:
     The baseline of every percentage. Its messages are whole vectors, which cost D
     values in any format.
 
-    Args:
-      num_workers: M.
-      options: see the package.
-
     Returns:
-      An Aggregator, from gradients [M, *param] to the gradient of f, [*param]. The step
-      behind it, :math:`\alpha = 1/L`, is optax.sgd's.
-
-    Raises:
-      ValueError: see `federate`.
+      The gradient of f. The step behind it, :math:`\alpha = 1/L`, is optax.sgd's.
 
     Examples:
       >>> import jax.numpy as jnp, optax
@@ -74,17 +66,11 @@ def cgd(
     linearly while xi is small enough.
 
     Args:
-      num_workers: M.
       xi: :math:`\xi \ge 0`, in the units of L: a number or a schedule of the round; may
         be traced.
-      options: see the package.
 
     Returns:
-      An Aggregator, from gradients [M, *param] to :math:`\sum_m h_m`, [*param]. The
-      step 1/L is gradient descent's, a heuristic for xi > 0.
-
-    Raises:
-      ValueError: xi is negative; and as `federate`.
+      :math:`\sum_m h_m`. The step 1/L is gradient descent's, a heuristic for xi > 0.
 
     Examples:
       >>> import gdsec_jax, optax
@@ -117,18 +103,12 @@ def lag(
     linearly while zeta and the step are small enough.
 
     Args:
-      num_workers: M.
-      learning_rate: :math:`\alpha`, the same as of the step behind: a number or a
-        schedule of the round; may be traced.
+      learning_rate: :math:`\alpha`, the step behind this method: a number above 0
+        or a schedule of the round; may be traced.
       zeta: :math:`\zeta \ge 0`; may be traced.
-      options: see the package.
 
     Returns:
-      An Aggregator, from gradients [M, *param] to :math:`\sum_m h_m`, [*param]. The
-      step 1/L is customary, a heuristic.
-
-    Raises:
-      ValueError: zeta is negative, or learning_rate not positive; and as `federate`.
+      :math:`\sum_m h_m`. The step 1/L is customary, a heuristic.
 
     Examples:
       >>> import gdsec_jax, optax
@@ -140,7 +120,8 @@ def lag(
       https://arxiv.org/abs/1805.09965
     """
     zeta = _squared_share(zeta, num_workers, options)
-    return difference_memory(pieces.lag(zeta, learning_rate), num_workers, **options)
+    piece = pieces.lag(learning_rate=learning_rate, zeta=zeta)
+    return difference_memory(piece, num_workers, **options)
 
 
 @algorithm(MemoryOptions)
@@ -170,18 +151,12 @@ def laq(
     strongly convex f it converges linearly.
 
     Args:
-      num_workers: M.
-      learning_rate, zeta: as of `lag`.
-      bits: b, of the quantiser.
-      scope: "message", one radius R, or "leaf", one for each leaf.
-      options: see the package.
+      learning_rate, zeta: as in `lag`.
+      bits: b, of the quantiser, from 1 to 30.
 
     Returns:
-      An Aggregator, from gradients [M, *param] to :math:`\sum_m h_m`, [*param]. The
-      step 1/L is a heuristic: the paper's bound has constants that are not computed.
-
-    Raises:
-      ValueError: as `lag`; bits is no int from 1 to 30.
+      :math:`\sum_m h_m`. The step 1/L is a heuristic: the paper's bound has constants
+      that are not computed.
 
     Examples:
       >>> import gdsec_jax, optax
@@ -192,17 +167,13 @@ def laq(
       Lazily Aggregated Quantized Gradients, 2019, https://arxiv.org/abs/1909.07588
     """
     zeta = _squared_share(zeta, num_workers, options)
-    compressor = pieces.laq(bits, zeta, learning_rate, scope=scope)
-    return difference_memory(compressor, num_workers, **options)
+    piece = pieces.laq(learning_rate=learning_rate, bits=bits, zeta=zeta, scope=scope)
+    return difference_memory(piece, num_workers, **options)
 
 
 @algorithm(MemoryOptions)
 def iag(
-    num_workers: int,
-    probabilities=None,
-    *,
-    key=0,
-    **options: Unpack[MemoryOptions],
+    num_workers: int, probabilities=None, *, key=0, **options: Unpack[MemoryOptions]
 ) -> aggregating.Aggregator:
     r"""NoUnif-IAG, incremental aggregated gradients: one worker a round, drawn.
 
@@ -213,19 +184,12 @@ def iag(
     convex f it converges linearly.
 
     Args:
-      num_workers: M.
-      probabilities: [M], of each worker; by default all the same. The method's name
-        asks for :math:`L_m / \sum L_m`, a problem's `worker_smoothness`.
-      key: an int or a random key; may be traced.
-      options: see the package.
+      probabilities: [M], of each worker, at least 0 with a sum of 1; by default all
+        the same. The method's name asks for :math:`L_m / \sum L_m`, a
+        problem's `worker_smoothness`.
 
     Returns:
-      An Aggregator, from gradients [M, *param] to :math:`\sum_m h_m`, [*param]. The
-      step 1/(M L) is used with it.
-
-    Raises:
-      ValueError: probabilities are not M numbers of at least 0 with a sum of 1; and as
-        `federate`.
+      :math:`\sum_m h_m`. The step 1/(M L) is used with it.
 
     Examples:
       >>> import gdsec_jax, optax

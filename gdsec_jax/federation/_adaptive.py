@@ -9,31 +9,31 @@ import jax.numpy as jnp
 from gdsec_jax import _checks, _trees
 from gdsec_jax.federation._controller import Controller
 
-CUT = 0.25  # of kappa, where the steps grow
-BELOW = 0.7  # of a kappa that was cut, the limit since
-RECOVERY = 0.7  # growth of log kappa below the limit, in 1/beta rounds
-LIMIT_GROWTH = 0.2  # of the limit, as a share of kappa's before the first cut
-RISE = 1.25  # of the mean step: too much
-WARM = 2.0  # in units of 1/beta: before, the memories are filling
-ALARM, IN_A_ROW = 2.0, 5  # so many steps, each so much longer than the first
-STEP_RATE = 0.1  # of the estimate of the step size
-LEAST_BETA = 1e-3  # below, it counts as this
+CUT = 0.25  # kappa is cut to this part of itself
+BELOW = 0.7  # its limit from then on is this part of the kappa that was cut
+RECOVERY = 0.7  # by which log kappa grows in 1/beta rounds, on its way to the limit
+LIMIT_GROWTH = 0.2  # the limit grows at this part of `growth`
+RISE = 1.25  # kappa is cut where the mean step is so many times the least mean
+WARM = 2.0  # but not before so many times 1/beta rounds: the memories are filling
+ALARM, IN_A_ROW = 2.0, 5  # and at once after 5 steps, each over twice the first one
+STEP_RATE = 0.1  # weight of a round in the estimate of the step size
+LEAST_BETA = 1e-3  # a smaller beta counts as this
 
 
 class AdaptiveXiState(NamedTuple):
-    """State of `adaptive_xi`; all float []."""
+    """State of `adaptive_xi`; every field is float []."""
 
     kappa: jax.Array  # xi = kappa / (alpha beta)
     limit: jax.Array  # of kappa, since it was last cut; inf before
     step: jax.Array  # log alpha, estimated
-    level: jax.Array  # mean of log |theta^k - theta^{k-1}|, about the last 1/beta
+    level: jax.Array  # mean log |theta^k - theta^{k-1}| of about the last 1/beta rounds
     least: jax.Array  # the least level since kappa was cut
     longest: jax.Array  # |theta^k - theta^{k-1}| of the first step, or of an alarm
-    wait: jax.Array  # rounds until the level counts again
-    share: jax.Array  # mean of the share of entries sent, about the last 1/beta
+    wait: jax.Array  # rounds after a cut until the level is looked at again
+    share: jax.Array  # mean share of entries sent in about the last 1/beta rounds
 
 
-def adaptive_xi(*, start: Any = 1.5, growth: Any = 0.07, budget: Any = None):
+def adaptive_xi(*, start=1.5, growth=0.07, budget=None) -> Controller:
     r"""Choose GD-SEC's threshold in each round from what the server has seen.
 
     .. math:: \xi^k = \kappa^k / (\hat\alpha \beta), \quad
@@ -147,8 +147,8 @@ def adaptive_xi(*, start: Any = 1.5, growth: Any = 0.07, budget: Any = None):
         )
         pace = jnp.where(seen.limit < jnp.inf, RECOVERY, growth)
         if budget is not None:
-            to_it = jnp.log(jnp.maximum(seen.share, 1e-9) / budget) / 2
-            pace = jnp.minimum(pace, to_it)
+            to_budget = jnp.log(jnp.maximum(seen.share, 1e-9) / budget) / 2
+            pace = jnp.minimum(pace, to_budget)
         new = _grown_or_cut(seen, past_changes, beta, round, pace, growth)
         new = jax.tree.map(lambda x, old: jnp.where(moved, x, old), new, state)
         xi = new.kappa * jnp.exp(-new.step) / beta
@@ -178,13 +178,16 @@ def _grown_or_cut(state, past_changes, beta, round, pace, growth) -> AdaptiveXiS
 
 
 def _mean(mean, value, rate):
+    """A running mean that gives the new value this weight."""
     return mean + rate * (value - mean)
 
 
 def _sound(square):
+    """Neither 0 nor overflowed, so that it has a logarithm."""
     return (square > 0) & (square < jnp.inf)
 
 
 def _positive(name: str, value: Any) -> None:
+    """Above 0, unless it is traced."""
     if not _checks.is_traced(value):
         _checks.positive(name, value)

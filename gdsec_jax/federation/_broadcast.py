@@ -24,8 +24,9 @@ from gdsec_jax.wire import (
     whole_of,
 )
 from gdsec_jax.worker import WORKER_AXIS, GradientDifferenceState
+from gdsec_jax.worker._vectors import some
 
-_STREAM = 2**31 - 1  # of the key: apart from the workers', if theirs is the same
+_STREAM = 2**31 - 1  # folded into the key: an algorithm with the same one draws apart
 
 
 class BroadcastState(NamedTuple):
@@ -33,7 +34,7 @@ class BroadcastState(NamedTuple):
 
     clock: ClockState  # theta^{k-1}, k, the random key
     compressor: optax.OptState
-    sent: Uploads  # in the last round: entries int32 [G], runs uint32 [R]
+    sent: Uploads  # counts of the last round: entries int32 [G], runs uint32 [R]
 
 
 def broadcast(
@@ -103,9 +104,7 @@ def broadcast(
                 "error_feedback."
             )
         packing = packing_of(inner)
-        code, payload = (
-            (None, None) if packing is None else (packing.code, packing.payload)
-        )
+        code, payload = (packing.code, packing.payload) if packing else (None, None)
         layout = layout_of(params, wire, code, payload)
         silence = optax.tree.zeros_like(params if payload is None else payload)
         return BroadcastState(known, inner, count(silence, layout))
@@ -114,7 +113,7 @@ def broadcast(
         like = state.clock.previous_params
         _checks.same_shapes("step", updates, like)
         common, own, known = clock.begin(state.clock, params)
-        # What is said of the workers' uploads is not said of this.
+        # Masks of the workers' uploads mean nothing to the server's one message.
         kept = {name: x for name, x in extra_args.items() if name not in Said._fields}
         shared = kept | common | {"active": jnp.ones((), bool)}
 
@@ -135,13 +134,11 @@ def broadcast(
 
 
 def _count(message, compressor_state, layout: Layout) -> Uploads:
-    """Count what travels of the message, as the compressor has it."""
+    """Count what travels: the message, or the payload that a compressor has of it."""
     packing, whole = packing_of(compressor_state), whole_of(compressor_state)
     if packing is not None and packing.payload is not None:
-        nonzero = ((x != 0).any() for x in jax.tree.leaves(message))
-        some = functools.reduce(jnp.logical_or, nonzero, jnp.zeros((), bool))
         nothing = optax.tree.zeros_like(packing.payload)
-        message = optax.tree.where(some, packing.payload, nothing)
+        message = optax.tree.where(some(message), packing.payload, nothing)
     return count(message, layout, whole)
 
 
@@ -152,7 +149,7 @@ def _count(message, compressor_state, layout: Layout) -> Uploads:
 class LastBroadcast:
     """What the server sent in a round; a pytree, so it may leave a scan as an output.
 
-    As of `LastRound`, totals are formed when they are asked for, in 64-bit integers on
+    As in `LastRound`, totals are formed when they are asked for, in 64-bit integers on
     the host, and leading axes come first. Without a `broadcast` in the optimizer there
     is nothing to report, and each attribute is None: all parameters go down, whole.
 

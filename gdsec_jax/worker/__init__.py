@@ -1,4 +1,14 @@
-"""Pieces for one worker: optax transformations from its gradient to its message."""
+"""Pieces for one worker: optax transformations from its gradient to its message.
+
+`federate` runs a piece, or a chain of them, for every worker, and hands its update the
+extra arguments that the piece's page names. Vectors have the parameters' tree and
+shapes; a message that goes through a memory has the parameters' dtype.
+
+Every piece raises a ValueError for an argument outside the range that its page gives,
+for a word that is none of those it names, and for gradients of another tree or shape
+than the parameters'; its update raises one where an extra argument that it needs is
+missing. Under Raises stands what else a piece refuses.
+"""
 
 from gdsec_jax import _checks
 from gdsec_jax.worker._censor import censor as censor

@@ -6,6 +6,7 @@ import optax
 
 from gdsec_jax import _checks, _trees
 from gdsec_jax.worker._piece import Piece
+from gdsec_jax.worker._vectors import needed
 
 
 def censor(xi) -> Piece:
@@ -24,14 +25,8 @@ def censor(xi) -> Piece:
         first is 0), that returns one of these. May be traced. 0 sends everything, and
         so does a schedule that returns less.
 
-    Returns:
-      A transformation for one worker. Its update needs the extra argument
-      `params_change`, :math:`\theta^k - \theta^{k-1}`, with the parameters' tree, and
-      for a schedule `round`; `federate` provides both.
-
-    Raises:
-      ValueError: xi is negative or NaN, or does not fit the parameters; `params_change`
-        is missing because update was called without params.
+    Its update needs `params_change`, :math:`\theta^k - \theta^{k-1}`, with the
+    parameters' tree, and for a schedule `round`.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -48,17 +43,12 @@ def censor(xi) -> Piece:
     """
     _checks.in_range("xi", xi, 0.0, _checks.LARGEST)
 
-    def update(updates, state, params=None, *, params_change=None, round=0, **extra):
-        del params, extra
-        if params_change is None:
-            raise ValueError(
-                "censor compares with the last change of the params, got none: call "
-                "update(gradients, state, params)."
-            )
-        value = xi(round) if callable(xi) else xi
-        return jax.tree.map(
-            _censor_leaf, updates, params_change, _fit(value, updates)
-        ), state
+    def update(updates, state, params=None, **extra_args):
+        del params
+        change = needed(extra_args, "params_change", "censor")
+        value = xi(extra_args.get("round", 0)) if callable(xi) else xi
+        sent = jax.tree.map(_censor_leaf, updates, change, _fit(value, updates))
+        return sent, state
 
     # A schedule may return an array, an array may have an entry for each component.
     alike = not callable(xi) and all(jnp.ndim(x) == 0 for x in jax.tree.leaves(xi))

@@ -1,6 +1,5 @@
 """Memories of past gradients: their average, and the last one."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -11,21 +10,21 @@ from gdsec_jax import _checks, _trees
 from gdsec_jax.wire import Whole
 from gdsec_jax.worker._piece import Piece, as_piece
 from gdsec_jax.worker._unbiased import check_unbiased, variance_of
-from gdsec_jax.worker._vectors import own_gradient
+from gdsec_jax.worker._vectors import needed
 
 
 class MomentumState(NamedTuple):
     """State of `momentum`."""
 
     average: optax.Updates  # v: a leaf a parameter, its shape, in the state's dtype
-    begun: jax.Array  # bool []: a gradient was seen
+    begun: jax.Array  # bool []: whether a gradient was seen
 
 
 class GradientChangeState(NamedTuple):
     """State of `gradient_change`."""
 
     gradient: optax.Updates  # p: the previous gradient, in the state's dtype
-    whole: Whole  # of the last message
+    whole: Whole  # whether the last message was the whole difference
     compressor: optax.OptState
 
 
@@ -37,12 +36,6 @@ def momentum(eta, *, state_dtype=None) -> Piece:
     Args:
       eta: :math:`\eta` in [0, 1]; may be traced. 1 hands the gradient on.
       state_dtype: dtype of v; by default the parameter's, but at least float32.
-
-    Returns:
-      A transformation for one worker, from its gradient to the average.
-
-    Raises:
-      ValueError: eta lies outside [0, 1].
 
     Examples:
       >>> import jax.numpy as jnp
@@ -76,7 +69,7 @@ def momentum(eta, *, state_dtype=None) -> Piece:
 
 def gradient_change(
     compressor: optax.GradientTransformation,
-    probability: float | Callable | None = None,
+    probability=None,
     *,
     state_dtype=None,
 ) -> Piece:
@@ -85,23 +78,15 @@ def gradient_change(
     .. math:: u = v \text{ in the first round, and with probability } p, \text{ else }
        C(g - p_m); \quad p_m \leftarrow g
 
-    A message that is lost, where the extra argument `delivered` is False, leaves p_m.
     The worker's side of MARINA inside a `gradient_difference`, which hands it v = g - h
-    and g. One coin for all workers, drawn with the extra argument `round_key`.
+    and g, as `gradient`. One coin for all workers, drawn with `round_key`; a message
+    that is lost (`delivered` is False) leaves p_m. Its update needs `round`, too.
 
     Args:
       compressor: C, unbiased.
       probability: p in (0, 1]: a number, perhaps traced, or a function of the
         parameters' shapes; by default :math:`1/(1 + \omega)`.
       state_dtype: dtype of p_m; by default the parameter's, but at least float32.
-
-    Returns:
-      A transformation for one worker. Its update needs `gradient`, `round` and
-      `round_key`.
-
-    Raises:
-      ValueError: probability lies outside (0, 1]; the compressor is not known to be
-        unbiased; there is no key.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -136,19 +121,12 @@ def gradient_change(
         )
 
     def update(updates, state, params=None, **extra_args):
-        gradient = own_gradient(extra_args, "gradient_change")
-        if extra_args.get("round_key") is None:
-            raise ValueError(
-                "key is None, expected an int or a random key: gradient_change draws, "
-                "so hand federate a key."
-            )
-        coin = jax.random.uniform(extra_args["round_key"]) < chance(updates)
+        gradient = needed(extra_args, "gradient", "gradient_change")
+        round_key = needed(extra_args, "round_key", "gradient_change")
+        coin = jax.random.uniform(round_key) < chance(updates)  # pyright: ignore
         full = coin | (extra_args.get("round", 0) == 0)
         change, inner = compressor.update(
-            _trees.sub(gradient, state.gradient),
-            state.compressor,
-            params,
-            **extra_args,
+            _trees.sub(gradient, state.gradient), state.compressor, params, **extra_args
         )
         change = _trees.cast_like(change, updates)
         delivered = jnp.asarray(extra_args.get("delivered", True))

@@ -37,12 +37,6 @@ def low_rank(rank: int, *, key=0) -> Piece:
       rank: r, at least 1; at most the matrix's own.
       key: an int or a random key, for the first Q; may be traced.
 
-    Returns:
-      A transformation for one worker.
-
-    Raises:
-      ValueError: rank is no positive int.
-
     Examples:
       >>> import jax.numpy as jnp
       >>> from gdsec_jax import worker
@@ -78,14 +72,7 @@ def power_sgd(rank: int, *, key=0) -> Piece:
     round.
 
     Args:
-      rank: r, as of `low_rank`.
-      key: as of `low_rank`.
-
-    Returns:
-      A transformation for one worker.
-
-    Raises:
-      ValueError: rank is no positive int.
+      rank, key: as in `low_rank`.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -119,7 +106,10 @@ def power_sgd(rank: int, *, key=0) -> Piece:
 
 
 def _power_iteration(rank: int, key, factorise, sums_over_workers: bool):
-    """`factorise` returns P, Q_m, the left factor that travels, and the next Q."""
+    """The piece of a `factorise`, which is called for every matrix.
+
+    Its results: P, Q_m, the left factor that travels, and the Q of the next round.
+    """
     _checks.integer("rank", rank, 1)
 
     def init(params):
@@ -151,7 +141,7 @@ def _power_iteration(rank: int, key, factorise, sums_over_workers: bool):
                 payload.append(flush(v.astype(known.dtype)))
                 continue
 
-            def narrow(x, dtype=known.left.dtype):  # as it travels
+            def narrow(x, dtype=known.left.dtype):  # to what can travel
                 return flush(x.astype(dtype)).astype(x.dtype)
 
             matrix = _matrix(v).astype(q.dtype)

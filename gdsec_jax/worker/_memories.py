@@ -38,20 +38,13 @@ def error_feedback(
 
     .. math:: v = g + e, \quad u = C(v), \quad e \leftarrow v - u
 
-    Where the extra argument `delivered` is False the message is lost, and e <- v. The
-    message u travels in the parameter's dtype, without subnormal numbers; what that
-    takes off goes into e with the rest.
+    Where `delivered` is False the message is lost, and e <- v. The message u travels in
+    the parameter's dtype, without subnormal numbers; what that takes off goes into e
+    with the rest.
 
     Args:
       compressor: :math:`C`, a transformation for one worker.
       state_dtype: dtype of e; by default the parameter's, but at least float32.
-
-    Returns:
-      A transformation for one worker, from its gradient to its message. Leaves have the
-      parameter's shape.
-
-    Raises:
-      ValueError: the gradient's tree or a leaf's shape differs from the parameters'.
 
     Examples:
       >>> import jax.numpy as jnp, optax
@@ -100,23 +93,15 @@ def gradient_difference(
 
     .. math:: v = g - h, \quad u = C(v), \quad h \leftarrow h + \beta u
 
-    Where the extra argument `delivered` is False the message is lost, and h stays. The
-    server adds its own h, the workers' sum, before it steps: `server_memory`, or
-    `gradient_estimate`. C is handed g too, as the extra argument `gradient`.
+    Where `delivered` is False the message is lost, and h stays. The server adds its own
+    h, the workers' sum, before it steps: `server_memory`, or `gradient_estimate`. C is
+    handed g too, as the extra argument `gradient`.
 
     Args:
       compressor: :math:`C`, a transformation for one worker.
       beta: :math:`\beta` in [0, 1]; may be traced. 0 keeps h at zero. Or a function of
         the parameters' shapes, for a beta that depends on the message's length.
       state_dtype: dtype of h; by default the parameter's, but at least float32.
-
-    Returns:
-      A transformation for one worker, from its gradient to its message. Leaves have the
-      parameter's shape.
-
-    Raises:
-      ValueError: beta lies outside [0, 1]; the gradient's tree or a leaf's shape
-        differs from the parameters'.
 
     Examples:
       >>> import jax.numpy as jnp, optax

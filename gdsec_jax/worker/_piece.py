@@ -133,7 +133,8 @@ def as_piece(transformation: optax.GradientTransformation) -> Piece:
         return transformation
     update = transformation.update
     name = getattr(update, "__qualname__", "").partition(".")[0]
-    of_optax = getattr(update, "__module__", "").startswith("optax.")
+    module = getattr(update, "__module__", None) or ""  # None where it was exec'd
+    of_optax = module.startswith("optax.")
     known = of_optax and name in _COMPONENT_WISE_OF_OPTAX
     return declare(
         transformation,

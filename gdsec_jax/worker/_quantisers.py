@@ -12,14 +12,14 @@ from gdsec_jax.worker._piece import Piece
 from gdsec_jax.worker._vectors import (
     Scope,
     check_scope,
-    draw_key,
     lengths,
+    needed,
     tree_of,
     vectors,
 )
 
 
-def qsgd(levels: int, *, scope: Scope = "message"):
+def qsgd(levels: int, *, scope: Scope = "message") -> Piece:
     r"""Round to s levels of the norm, up or down at random: unbiased.
 
     .. math:: C(v)_i = \text{sign}(v_i) \, c \, l_i, \quad c = \|v\|_2 / s, \quad
@@ -29,15 +29,14 @@ def qsgd(levels: int, *, scope: Scope = "message"):
     rounded up, so that no level exceeds s.
 
     Args:
-      levels: s.
+      levels: s, at least 1.
       scope: "message", one norm, or "leaf", a norm for each leaf.
 
     Returns:
       An unbiased `worker.Piece`. Its update needs the extra argument `key`.
 
     Raises:
-      ValueError: levels is no positive int, or the message's dtype cannot tell so many
-        apart; the scope is unknown; there is no key.
+      ValueError: the message's dtype cannot tell so many levels apart.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -61,7 +60,7 @@ def qsgd(levels: int, *, scope: Scope = "message"):
     return _dither("qsgd", Code("levels", levels), levels, _norm, variance, scope)
 
 
-def terngrad(*, scope: Scope = "message"):
+def terngrad(*, scope: Scope = "message") -> Piece:
     r"""Round to 0 or to plus or minus the largest magnitude, at random: unbiased.
 
     .. math:: C(v)_i = \text{sign}(v_i) \, c \, b_i, \quad c = \|v\|_\infty, \quad
@@ -74,9 +73,6 @@ def terngrad(*, scope: Scope = "message"):
 
     Returns:
       An unbiased `worker.Piece`. Its update needs the extra argument `key`.
-
-    Raises:
-      ValueError: the scope is unknown, or there is no key.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -96,7 +92,7 @@ def terngrad(*, scope: Scope = "message"):
     return _dither("terngrad", Code("ternary"), 1, _largest, variance, scope)
 
 
-def natural():
+def natural() -> Piece:
     r"""Round to a power of two, up or down at random: unbiased.
 
     .. math:: C(v)_i = \text{sign}(v_i) \, 2^{\lfloor \log_2 |v_i| \rfloor + b_i}, \quad
@@ -107,9 +103,6 @@ def natural():
 
     Returns:
       An unbiased `worker.Piece`. Its update needs the extra argument `key`.
-
-    Raises:
-      ValueError: there is no key.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -129,7 +122,7 @@ def natural():
 
     def update(updates, state, params=None, **extra_args):
         del params
-        key = draw_key(extra_args, "natural")
+        key = needed(extra_args, "key", "natural")
         rounded = [
             _to_power_of_two(v, jax.random.uniform(key, v.shape, v.dtype))
             for v in vectors(updates, "message")
@@ -139,7 +132,7 @@ def natural():
     return Piece(init, update, variance=lambda params: 1 / 8)
 
 
-def sign(*, scope: Scope = "message"):
+def sign(*, scope: Scope = "message") -> Piece:
     r"""Send the signs alone, and the mean magnitude.
 
     .. math:: C(v) = (\|v\|_1 / D) \, \text{sign}(v), \quad \text{sign}(0) = 1
@@ -149,12 +142,6 @@ def sign(*, scope: Scope = "message"):
 
     Args:
       scope: "message", one scale, or "leaf", a scale for each leaf.
-
-    Returns:
-      A transformation for one worker.
-
-    Raises:
-      ValueError: the scope is unknown.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -176,7 +163,7 @@ def sign(*, scope: Scope = "message"):
     return _scaled(Code("grid", 1), one, scope)
 
 
-def grid(bits: int, *, scope: Scope = "message"):
+def grid(bits: int, *, scope: Scope = "message") -> Piece:
     r"""Round to the nearest of :math:`2^b` values, evenly from -R to R.
 
     .. math:: C(v) = 2 \tau R q - R, \quad R = \|v\|_\infty, \quad
@@ -186,15 +173,11 @@ def grid(bits: int, *, scope: Scope = "message"):
     written, b bits each, whatever the format.
 
     Args:
-      bits: b.
+      bits: b, from 1 to 30.
       scope: "message", one R, or "leaf", an R for each leaf.
 
-    Returns:
-      A transformation for one worker.
-
     Raises:
-      ValueError: bits is no int from 1 to 30, or the message's dtype cannot tell so
-        many values apart; the scope is unknown.
+      ValueError: the message's dtype cannot tell so many values apart.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -249,7 +232,7 @@ def _scaled(code: Code, one: Callable, scope: Scope, draws: str | None = None) -
         pieces = vectors(updates, scope)
         keys = [None] * len(pieces)
         if draws is not None:
-            key = draw_key(extra_args, draws)
+            key = needed(extra_args, "key", draws)
             keys = jax.random.split(key, len(pieces)) if scope == "leaf" else [key]
         scales, messages = [], []
         for v, own in zip(pieces, keys):  # noqa: B905, a tree may have no leaves

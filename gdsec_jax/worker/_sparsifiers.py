@@ -6,6 +6,7 @@ from numbers import Integral, Real
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 
 from gdsec_jax import _checks, _trees
 from gdsec_jax.wire import Code, Packing
@@ -13,14 +14,14 @@ from gdsec_jax.worker._piece import Piece
 from gdsec_jax.worker._vectors import (
     Scope,
     check_scope,
-    draw_key,
     lengths,
+    needed,
     tree_of,
     vectors,
 )
 
 
-def top_k(k: float, *, scope: Scope = "message"):
+def top_k(k: float, *, scope: Scope = "message") -> Piece:
     r"""Send the k entries of largest magnitude.
 
     .. math:: \|C(v) - v\|^2 \le (1 - k/D) \|v\|^2
@@ -32,12 +33,6 @@ def top_k(k: float, *, scope: Scope = "message"):
         fraction of the vector's length in (0, 1], a float, rounded up.
       scope: "message", the k largest of the leaves concatenated, or "leaf", the k
         largest of every leaf.
-
-    Returns:
-      A transformation for one worker.
-
-    Raises:
-      ValueError: k is neither, or the scope is unknown.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -63,24 +58,20 @@ def top_k(k: float, *, scope: Scope = "message"):
     return Piece(optax.init_empty_state, update)
 
 
-def random_k(k: float, *, scaled: bool = True, scope: Scope = "message"):
+def random_k(k: float, *, scaled: bool = True, scope: Scope = "message") -> Piece:
     r"""Send k entries drawn uniformly without replacement.
 
     .. math:: C(v)_i = (D/k) v_i \text{ for the k drawn, else } 0; \quad
        \omega = D/k - 1
 
     Args:
-      k: how many, or a fraction of the vector's length, as of `top_k`.
+      k: how many, or a fraction of the vector's length, as in `top_k`.
       scaled: whether entries are scaled by D/k, which makes C unbiased; without it,
         :math:`E \|C(v) - v\|^2 = (1 - k/D) \|v\|^2`, for an error memory.
       scope: "message", or "leaf": k entries of every leaf.
 
     Returns:
-      A transformation for one worker, unbiased if scaled. Its
-      update needs the extra argument `key`, which `federate` provides if it has one.
-
-    Raises:
-      ValueError: k is neither, the scope is unknown, or there is no key.
+      An unbiased `worker.Piece` if scaled. Its update needs `key`.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -99,7 +90,7 @@ def random_k(k: float, *, scaled: bool = True, scope: Scope = "message"):
 
     def update(updates, state, params=None, **extra_args):
         del params
-        key = draw_key(extra_args, "random_k")
+        key = needed(extra_args, "key", "random_k")
         pieces = vectors(updates, scope)
         keys = jax.random.split(key, len(pieces))
         chosen = [
@@ -124,13 +115,10 @@ def random_k(k: float, *, scaled: bool = True, scope: Scope = "message"):
     return Piece(optax.init_empty_state, update)
 
 
-def whole():
+def whole() -> Piece:
     r"""Send every entry, zeros included: it costs D values in any format.
 
     .. math:: C(v) = v, \quad \omega = 0
-
-    Returns:
-      A transformation for one worker, unbiased.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -154,7 +142,7 @@ def whole():
     return Piece(init, update, component_wise=True, variance=lambda params: 0.0)
 
 
-def cast(dtype):
+def cast(dtype: DTypeLike) -> Piece:
     r"""Send every value in a narrower float; non-zeros alone travel.
 
     .. math:: C(v)_i = v_i \text{ rounded to the dtype}
@@ -163,13 +151,7 @@ def cast(dtype):
     dtype's normal range become 0, too large ones infinite, which drops the worker.
 
     Args:
-      dtype: "float32", "float16", "bfloat16", or the like.
-
-    Returns:
-      A transformation for one worker.
-
-    Raises:
-      ValueError: dtype is not a floating-point dtype, or wider than the message's.
+      dtype: a floating-point dtype no wider than the parameters', "bfloat16" say.
 
     Examples:
       >>> import jax.numpy as jnp

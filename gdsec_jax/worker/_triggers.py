@@ -15,19 +15,19 @@ from gdsec_jax.worker._vectors import (
     Scope,
     arrived,
     as_it_travels,
-    own_gradient,
+    needed,
     some,
     squared_norm,
 )
 
-MOST_SKIPS = 100  # of LAQ in a row
+MOST_SKIPS = 100  # rounds in a row without an upload, in LAQ
 
 
 class FirstWholeState(NamedTuple):
     """State of `first_whole`."""
 
-    whole: Whole  # of the last message
-    begun: jax.Array  # bool []: a message was sent
+    whole: Whole  # whether the last message was whole
+    begun: jax.Array  # bool []: whether a message was sent
     compressor: optax.OptState
 
 
@@ -43,7 +43,7 @@ class CLAGState(NamedTuple):
     """State of `clag`."""
 
     gradient: optax.Updates  # p: the previous gradient
-    begun: jax.Array  # bool []: a message was sent
+    begun: jax.Array  # bool []: whether a message was sent
     compressor: optax.OptState
 
 
@@ -53,16 +53,11 @@ def censor_whole(xi) -> Piece:
     .. math:: C(v) = 0 \text{ if } \|v\|_2 \le \xi \|\theta^k - \theta^{k-1}\|_2,
        \text{ else } v
 
+    Its update needs `params_change`, and for a schedule `round`.
+
     Args:
       xi: :math:`\xi \ge 0` as this worker uses it: a number, or a schedule of the
         round; may be traced.
-
-    Returns:
-      A transformation for one worker. Its update needs the extra arguments
-      `params_change` and `round`, which `federate` provides.
-
-    Raises:
-      ValueError: xi is negative, or params_change is missing.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -75,49 +70,40 @@ def censor_whole(xi) -> Piece:
     if not callable(xi):
         _checks.number_in_range("xi", xi, 0.0, _checks.LARGEST)
 
-    def update(updates, state, params=None, *, params_change=None, round=0, **extra):
-        del params, extra
-        if params_change is None:
-            raise ValueError(
-                "censor_whole compares with the last change of the params, got none: "
-                "call update(gradients, state, params)."
-            )
-        squared_xi = jnp.square(xi(round) if callable(xi) else xi)  # pyright: ignore
-        limit = squared_xi * squared_norm(params_change)
+    def update(updates, state, params=None, **extra_args):
+        del params
+        change = needed(extra_args, "params_change", "censor_whole")
+        value = xi(extra_args.get("round", 0)) if callable(xi) else xi
+        limit = jnp.square(value) * squared_norm(change)  # pyright: ignore
         return _unless(_at_most(updates, limit), updates), state
 
     return Piece(whole().init, update)
 
 
-def lag(zeta, learning_rate) -> Piece:
+def lag(*, learning_rate, zeta) -> Piece:
     r"""Send the whole vector, unless the parameters moved more in the last rounds.
 
     .. math:: C(v) = 0 \text{ if } \|v\|^2 \le \frac{\zeta}{\alpha^2}
        \sum_{d=1}^{10} \|\theta^{k+1-d} - \theta^{k-d}\|^2, \text{ else } v
 
+    Its update needs `past_changes`, and for a schedule `round`.
+
     Args:
+      learning_rate: :math:`\alpha`, the step behind the federation: a number above 0 or
+        a schedule of the round; may be traced.
       zeta: :math:`\zeta \ge 0` as this worker uses it; may be traced.
-      learning_rate: :math:`\alpha`, the step behind the federation: a number or a
-        schedule of the round; may be traced.
-
-    Returns:
-      A transformation for one worker. Its update needs the extra arguments
-      `past_changes` and `round`, which `federate` provides.
-
-    Raises:
-      ValueError: zeta is negative, or learning_rate not positive.
 
     Examples:
       >>> import jax.numpy as jnp
       >>> from gdsec_jax import worker
-      >>> piece = worker.lag(zeta=0.5, learning_rate=1.0)
+      >>> piece = worker.lag(learning_rate=1.0, zeta=0.5)
       >>> v = jnp.array([1.0, 1.0])
       >>> piece.update(v, piece.init(v), past_changes=jnp.array([3.0, 1.0]))[0]
       Array([0., 0.], dtype=float32)
 
     References: Chen, Giannakis, Sun, Yin, LAG, 2018, https://arxiv.org/abs/1805.09965
     """
-    moved = _movement(zeta, learning_rate)
+    moved = _movement("lag", learning_rate, zeta)
 
     def update(updates, state, params=None, **extra_args):
         del params
@@ -126,7 +112,7 @@ def lag(zeta, learning_rate) -> Piece:
     return Piece(whole().init, update)
 
 
-def laq(bits: int, zeta, learning_rate, *, scope: Scope = "message") -> Piece:
+def laq(*, learning_rate, bits: int, zeta, scope: Scope = "message") -> Piece:
     r"""Send the quantised vector, unless it is small against movement and errors.
 
     .. math:: C(v) = 0 \text{ if } \|Q(v)\|^2 \le \frac{\zeta}{\alpha^2}
@@ -138,20 +124,13 @@ def laq(bits: int, zeta, learning_rate, *, scope: Scope = "message") -> Piece:
     that did not.
 
     Args:
-      bits: b, of the grid.
-      zeta, learning_rate: as of `lag`.
-      scope: as of `grid`.
-
-    Returns:
-      A transformation for one worker, which needs what `lag` needs.
-
-    Raises:
-      ValueError: as `lag` and `grid`.
+      learning_rate, zeta: as in `lag`, and the update needs the same.
+      bits, scope: as in `grid`.
 
     Examples:
       >>> import jax.numpy as jnp
       >>> from gdsec_jax import worker
-      >>> piece = worker.laq(bits=2, zeta=0.5, learning_rate=1.0)
+      >>> piece = worker.laq(learning_rate=1.0, bits=2, zeta=0.5)
       >>> v = jnp.array([3.0, 0.5])
       >>> piece.update(v, piece.init(v), past_changes=jnp.zeros(10), round=0)[0]
       Array([3., 1.], dtype=float32)
@@ -159,7 +138,7 @@ def laq(bits: int, zeta, learning_rate, *, scope: Scope = "message") -> Piece:
     References: Sun, Chen, Giannakis, Yang, 2019, https://arxiv.org/abs/1909.07588
     """
     quantiser = grid(bits, scope=scope)
-    moved = _movement(zeta, learning_rate)
+    moved = _movement("laq", learning_rate, zeta)
 
     def init(params):
         dtypes = (jnp.result_type(leaf) for leaf in jax.tree.leaves(params))
@@ -192,18 +171,13 @@ def clag(compressor: optax.GradientTransformation, zeta, *, state_dtype=None) ->
     .. math:: u = C(v) \text{ if } \|v\|^2 > \zeta \|g - p\|^2, \text{ else } 0;
        \quad p \leftarrow g
 
-    Stands in a `gradient_difference`, which hands it g. The first round sends.
+    Stands in a `gradient_difference`, which hands it g, as `gradient`. The first round
+    sends.
 
     Args:
       compressor: C, a transformation for one worker.
       zeta: :math:`\zeta \ge 0`; may be traced. 0 sends always.
       state_dtype: dtype of p; by default the parameter's, but at least float32.
-
-    Returns:
-      A transformation for one worker. Its update needs the extra argument `gradient`.
-
-    Raises:
-      ValueError: zeta is negative.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -229,7 +203,7 @@ def clag(compressor: optax.GradientTransformation, zeta, *, state_dtype=None) ->
         )
 
     def update(updates, state, params=None, **extra_args):
-        gradient = own_gradient(extra_args, "clag")
+        gradient = needed(extra_args, "gradient", "clag")
         change = squared_norm(_trees.sub(gradient, state.gradient))
         silent = state.begun & _at_most(updates, zeta * change)
         message, inner = compressor.update(
@@ -256,9 +230,6 @@ def first_whole(
 
     Args:
       compressor: a transformation for one worker.
-
-    Returns:
-      A transformation for one worker.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -290,18 +261,15 @@ def first_whole(
     return Piece(init, update, sums_over_workers=compressor.sums_over_workers)
 
 
-def _movement(zeta, learning_rate):
-    """LAG's right side, from the extra arguments of an update."""
+def _movement(piece: str, learning_rate, zeta):
+    """The right side of LAG's rule, a function of the extra arguments of an update."""
     _checks.number_in_range("zeta", zeta, 0.0, _checks.LARGEST)
     if not (callable(learning_rate) or _checks.is_traced(learning_rate)):
         _checks.positive("learning_rate", learning_rate)
 
     def moved(extra_args):
-        if "params_change" in extra_args and extra_args["params_change"] is None:
-            raise ValueError(
-                "lag and laq compare with the last changes of the params, got none: "
-                "call update(gradients, state, params)."
-            )
+        if "params_change" in extra_args:
+            needed(extra_args, "params_change", piece)
         past = extra_args["past_changes"]
         alpha = learning_rate
         if callable(learning_rate):
@@ -319,5 +287,5 @@ def _at_most(v, limit):
 
 
 def _unless(silent, message):
-    """0 if `silent`: a NaN is never that, since comparisons with it are false."""
+    """The message, or 0 if `silent`. A NaN is sent: comparisons with it are false."""
     return jax.tree.map(lambda x: jnp.where(silent, jnp.zeros_like(x), x), message)

@@ -12,7 +12,7 @@ Scope = Literal["message", "leaf"]
 
 
 def check_scope(scope: Any) -> None:
-    """It is one of the two."""
+    """Raise a ValueError unless it is one of the two words."""
     _checks.one_of("scope", scope, ("message", "leaf"))
 
 
@@ -26,7 +26,7 @@ def vectors(tree: Any, scope: Scope) -> list[jax.Array]:
 
 
 def lengths(tree: Any, scope: Scope) -> list[int]:
-    """Of the `vectors` of a tree, whose leaves need no more than a shape."""
+    """The lengths of `vectors(tree, scope)`; a leaf may be a mere shape."""
     sizes = [int(np.prod(jnp.shape(leaf))) for leaf in jax.tree.leaves(tree)]
     return sizes if scope == "leaf" else [sum(sizes)] if sizes else []
 
@@ -57,10 +57,7 @@ def as_it_travels(message: Any, params: Any, extra_args: dict[str, Any]) -> Any:
 
 
 def arrived(message: Any, extra_args: dict[str, Any]) -> Any:
-    """What the memories of this worker may count on: nothing of a lost message.
-
-    That is what `federate` says by `delivered`; a message it does not speak of arrives.
-    """
+    """What of a message reaches the server: 0 if `delivered` is False, else all."""
     delivered = extra_args.get("delivered")
     if delivered is None:
         return message
@@ -68,38 +65,33 @@ def arrived(message: Any, extra_args: dict[str, Any]) -> Any:
 
 
 def some(tree: Any) -> jax.Array:
-    """bool []: an entry is not zero."""
+    """Whether some entry is not zero, bool []."""
     found = jnp.zeros((), bool)
     for leaf in jax.tree.leaves(tree):
         found |= (leaf != 0).any()
     return found
 
 
-def own_gradient(extra_args: dict[str, Any], name: str) -> Any:
-    """This worker's gradient, beside the difference that is compressed.
+def needed(extra_args: dict[str, Any], argument: str, piece: str) -> Any:
+    """An extra argument that a piece cannot do without.
 
     Raises:
-      ValueError: nobody hands it on.
+      ValueError: nobody hands it on; the message says who would.
     """
-    gradient = extra_args.get("gradient")
-    if gradient is None:
-        raise ValueError(
-            f"gradient is None, expected this worker's: {name} stands in a "
-            "gradient_difference, which hands it on."
-        )
-    return gradient
+    value = extra_args.get(argument)
+    if value is None:
+        raise ValueError(_MISSING[argument].format(piece))
+    return value
 
 
-def draw_key(extra_args: dict[str, Any], name: str) -> jax.Array:
-    """This worker's key for this round.
-
-    Raises:
-      ValueError: the federation has none.
-    """
-    key = extra_args.get("key")
-    if key is None:
-        raise ValueError(
-            f"key is None, expected an int or a random key: {name} draws, so hand "
-            "federate a key."
-        )
-    return key
+_DRAWS = (
+    "key is None, expected an int or a random key: {} draws, so hand federate a key."
+)
+_MISSING = {
+    "key": _DRAWS,  # this worker's for the round
+    "round_key": _DRAWS,  # common to all workers
+    "gradient": "gradient is None, expected this worker's: {} stands in a "
+    "gradient_difference, which hands it on.",
+    "params_change": "{} compares with the last change of the params, got none: call "
+    "update(gradients, state, params).",
+}

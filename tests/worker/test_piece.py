@@ -28,7 +28,7 @@ PIECES = {
     "beta by length": worker.gradient_difference(worker.censor(0.3), lambda p: 0.1),
     "grid": worker.grid(3),
     "lag": worker.lag(zeta=0.5, learning_rate=0.1),
-    "laq": worker.laq(3, zeta=0.5, learning_rate=0.1),
+    "laq": worker.laq(learning_rate=0.1, bits=3, zeta=0.5),
     "low_rank": worker.low_rank(1),
     "momentum": worker.momentum(0.5),
     "natural": worker.natural(),

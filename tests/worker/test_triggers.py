@@ -1,4 +1,4 @@
-"""Rules on whole messages, on numbers made by hand."""
+"""Rules on entries and on whole messages, on numbers made by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,32 @@ def sent(piece, v, state=None, **extra):
     v = jnp.asarray(v, jnp.float32)
     state = piece.init(v) if state is None else state
     return jax.jit(piece.update)(v, state, **extra)[0].tolist()
+
+
+def censored(v, change, xi, **extra):
+    return sent(worker.censor(xi), v, params_change=jnp.asarray(change), **extra)
+
+
+def test_censor_compares_each_entry_with_its_own_change():
+    change = [0.1, -0.1, 0.0, 0.0]
+    assert censored([0.9, -1.1, 0.0, 1e-9], change, 10.0) == pytest.approx(
+        [0.0, -1.1, 0.0, 1e-9]
+    )
+    above = float(np.nextafter(np.float32(2.0), np.float32(3.0)))
+    assert censored([2.0, above], [0.5, 0.5], 4.0) == [0.0, above], "equality"
+    out = censored([np.nan, np.inf], [1.0, 1.0], 1e30)
+    assert np.isnan(out[0]) and out[1] == np.inf
+    # An infinite change makes no NaN of a number.
+    assert censored([1.0], [np.inf], 0.0) == [1.0]
+    assert censored([1.0], [np.inf], 1.0) == [0.0]
+
+
+def test_censor_takes_an_xi_for_each_coordinate_and_by_round():
+    change, v = [1.0] * 3, [1.0] * 3
+    assert censored(v, change, jnp.asarray([0.5, 1.0, 2.0])) == [1.0, 0.0, 0.0]
+    by_round = lambda k: 2.0 * k  # noqa: E731
+    assert censored(v, change, by_round, round=0) == v
+    assert censored(v, change, by_round, round=1) == [0.0] * 3
 
 
 def test_censor_whole_compares_norms():
@@ -46,23 +72,23 @@ def test_censor_whole_takes_a_schedule_and_a_traced_xi():
 
 
 def test_lag_compares_with_the_last_ten_changes():
-    piece = worker.lag(zeta=0.5, learning_rate=0.5)  # 0.5 / 0.25 * 9 = 18
+    piece = worker.lag(learning_rate=0.5, zeta=0.5)  # 0.5 / 0.25 * 9 = 18
     assert sent(piece, [3.0, 3.0], past_changes=PAST) == [0.0, 0.0], "equality"
     assert sent(piece, [3.0, 3.01], past_changes=PAST) == pytest.approx([3.0, 3.01])
     assert sent(piece, [1e-3], past_changes=jnp.zeros(10)) == pytest.approx([1e-3])
     assert np.isnan(sent(piece, [jnp.nan], past_changes=PAST)[0])
-    everything = worker.lag(zeta=0.0, learning_rate=0.5)
+    everything = worker.lag(learning_rate=0.5, zeta=0.0)
     assert sent(everything, [1e-3], past_changes=PAST) == pytest.approx([1e-3])
 
 
 def test_lag_takes_a_schedule_of_the_learning_rate():
-    piece = worker.lag(zeta=1.0, learning_rate=lambda k: jnp.where(k < 5, 1.0, 3.0))
+    piece = worker.lag(learning_rate=lambda k: jnp.where(k < 5, 1.0, 3.0), zeta=1.0)
     assert sent(piece, [2.0], past_changes=PAST, round=4) == [0.0]  # 4 <= 9
     assert sent(piece, [2.0], past_changes=PAST, round=5) == [2.0]  # 4 > 1
 
 
 def test_laq_skips_by_its_errors_and_remembers_the_last_uploads():
-    piece = worker.laq(bits=2, zeta=1.0, learning_rate=1.0)
+    piece = worker.laq(learning_rate=1.0, bits=2, zeta=1.0)
     update = jax.jit(piece.update)
     v = jnp.asarray([3.0, 0.5])  # Q(v) = [3, 1], an error of 0.25
     still = jnp.zeros(10)
@@ -84,7 +110,7 @@ def test_laq_skips_by_its_errors_and_remembers_the_last_uploads():
 
 
 def test_laq_uploads_after_a_hundred_skips():
-    piece = worker.laq(bits=2, zeta=1.0, learning_rate=lambda k: 1.0 + 0 * k)
+    piece = worker.laq(learning_rate=lambda k: 1.0 + 0 * k, bits=2, zeta=1.0)
     v = jnp.asarray([3.0, 0.5])
 
     @jax.jit
@@ -103,7 +129,7 @@ def test_laq_uploads_after_a_hundred_skips():
 
 
 def test_a_lost_upload_is_a_skip_to_laq():
-    piece = worker.laq(bits=2, zeta=1.0, learning_rate=1.0)
+    piece = worker.laq(learning_rate=1.0, bits=2, zeta=1.0)
     update = jax.jit(piece.update)
     v, still = jnp.asarray([3.0, 0.5]), jnp.zeros(10)
     _, state = update(v, piece.init(v), past_changes=still, round=0)
@@ -133,7 +159,7 @@ def test_clag_begins_with_the_first_upload_that_arrives():
 
 
 def test_laq_sends_a_nan():
-    piece = worker.laq(bits=2, zeta=1.0, learning_rate=1.0)
+    piece = worker.laq(learning_rate=1.0, bits=2, zeta=1.0)
     message = sent(piece, [jnp.nan, 1.0], past_changes=PAST * 1e6, round=3)
     assert np.isnan(message).all()
 
@@ -203,8 +229,8 @@ def test_first_whole_holds_its_compressors_state():
     "piece",
     [
         worker.censor_whole(1.0),
-        worker.lag(0.1, 0.5),
-        worker.laq(3, 0.1, 0.5, scope="leaf"),
+        worker.lag(learning_rate=0.5, zeta=0.1),
+        worker.laq(learning_rate=0.5, bits=3, zeta=0.1, scope="leaf"),
         worker.clag(worker.top_k(2), 0.5),
     ],
     ids=["censor_whole", "lag", "laq", "clag"],
@@ -224,30 +250,36 @@ def test_strict_dtypes_and_batches(piece, wide):
 
 def test_bad_input():
     negative = [
+        lambda: worker.censor(-1.0),
         lambda: worker.censor_whole(-1.0),
         lambda: worker.censor_whole(float("nan")),
-        lambda: worker.lag(-1.0, 0.1),
-        lambda: worker.laq(4, -1.0, 0.1),
+        lambda: worker.lag(learning_rate=0.1, zeta=-1.0),
+        lambda: worker.laq(learning_rate=0.1, bits=4, zeta=-1.0),
         lambda: worker.clag(worker.top_k(1), -1.0),
     ]
     for make in negative:
-        with pytest.raises(
-            ValueError, match=r"(xi|zeta) is (-1|nan), expected a number"
-        ):
+        with pytest.raises(ValueError, match=r"(xi|zeta) is (-1|nan), expected a numb"):
             make()
     for rate in (0.0, -1.0, float("inf")):
         with pytest.raises(ValueError, match="learning_rate is .*, expected a finite"):
-            worker.lag(0.1, rate)
-    with pytest.raises(
-        ValueError, match="bits is 31, expected an integer from 1 to 30"
-    ):
-        worker.laq(31, 0.1, 0.1)
+            worker.lag(learning_rate=rate, zeta=0.1)
+    with pytest.raises(ValueError, match="bits is 31, expected an integer from 1 to"):
+        worker.laq(learning_rate=0.1, bits=31, zeta=0.1)
     with pytest.raises(ValueError, match="scope is 'x', expected one of message, leaf"):
-        worker.laq(4, 0.1, 0.1, scope="x")
-    piece, v = worker.censor_whole(1.0), jnp.ones(2)
-    message = r"censor_whole compares .* got none: call update\(gradients, state, para"
-    with pytest.raises(ValueError, match=message):
-        piece.update(v, piece.init(v))
+        worker.laq(learning_rate=0.1, bits=4, zeta=0.1, scope="x")
+    v = jnp.ones(2)
+    for piece, name in (
+        (worker.censor(1.0), "censor"),
+        (worker.censor_whole(1.0), "censor_whole"),
+        (worker.lag(learning_rate=1.0, zeta=1.0), "lag"),
+        (worker.laq(learning_rate=1.0, bits=2, zeta=1.0), "laq"),
+    ):
+        message = rf"{name} compares .* got none: call update\(gradients, state, para"
+        with pytest.raises(ValueError, match=message):
+            piece.update(v, piece.init(v), params_change=None)
+    for make in (worker.lag, worker.laq):  # the order was another once
+        with pytest.raises(TypeError, match="positional"):
+            make(0.1, 0.5)
     for xi, text in (
         ({"c": 1.0}, "xi is the tree .*, expected a scalar or a prefix of the params'"),
         ({"a": jnp.ones(3)}, r"xi\['a'\] has shape \(3,\), expected one that broadcas"),
