@@ -10,15 +10,15 @@ import numpy as np
 import optax
 
 from gdsec_jax import _trees
-from gdsec_jax.wire import (
+from gdsec_jax.wire import packing_of
+from gdsec_jax.wire._codes import whole_of
+from gdsec_jax.wire._uploads import (
     Layout,
     Uploads,
     count,
     layout_of,
     nonzeros_of,
-    packing_of,
     tally,
-    whole_of,
 )
 
 

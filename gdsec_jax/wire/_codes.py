@@ -88,6 +88,9 @@ class Whole(NamedTuple):
 def packing_of(state: Any) -> Packing | None:
     """How a pipeline says, in its state, that its messages are to be written.
 
+    Returns:
+      Its `Packing`, or None where no piece says anything: as floats.
+
     Raises:
       ValueError: several of its pieces do; or one sends a payload in the message's
         stead, and another leaves the message whole now and then.
@@ -117,15 +120,6 @@ def packing_of(state: Any) -> Packing | None:
 
 
 def whole_of(state: Any) -> Any:
-    """Whether a pipeline says, in its state, that its last message is whole.
-
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> from gdsec_jax import wire, worker
-      >>> piece = worker.first_whole(worker.top_k(1))
-      >>> _, state = piece.update(jnp.ones(3), piece.init(jnp.ones(3)))
-      >>> bool(wire.whole_of(state))
-      True
-    """
+    """Whether a pipeline says, in its state, that its last message is whole; bool."""
     flags = (marker.flag for marker in _trees.of_type(state, Whole))
     return functools.reduce(jnp.logical_or, flags, False)

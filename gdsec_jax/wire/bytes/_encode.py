@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 
-from gdsec_jax.wire import _bits, _values
-from gdsec_jax.wire._bits import Bits
 from gdsec_jax.wire._formats import Format
-from gdsec_jax.wire._message import (
+from gdsec_jax.wire.bytes import _bits, _values
+from gdsec_jax.wire.bytes._bits import Bits
+from gdsec_jax.wire.bytes._message import (
     Leaf,
     Message,
     Plan,

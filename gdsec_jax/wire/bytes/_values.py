@@ -6,9 +6,9 @@ theirs, and in blocks, so that what is computed in between stays in the cache.
 
 import numpy as np
 
-from gdsec_jax.wire import _bits
 from gdsec_jax.wire._codes import Code
-from gdsec_jax.wire._message import Leaf, Plan, bits_of, flush
+from gdsec_jax.wire.bytes import _bits
+from gdsec_jax.wire.bytes._message import Leaf, Plan, bits_of, flush
 
 _BLOCK = 2**15
 

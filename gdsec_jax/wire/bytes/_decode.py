@@ -5,10 +5,10 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
-from gdsec_jax.wire import _bits, _values
 from gdsec_jax.wire._codes import Code
 from gdsec_jax.wire._formats import Format
-from gdsec_jax.wire._message import (
+from gdsec_jax.wire.bytes import _bits, _values
+from gdsec_jax.wire.bytes._message import (
     AS_FLOATS,
     Message,
     Plan,
