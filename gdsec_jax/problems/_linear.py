@@ -71,6 +71,7 @@ def samples(
     features: Any, targets, num_workers, regularization, split, seed, dtype
 ) -> Samples:
     """Check what the user gave, and split it over the workers."""
+    _checks.number_of_workers(num_workers)
     if not scipy.sparse.issparse(features):
         features = np.asarray(features)
     if features.dtype.kind not in "biuf":

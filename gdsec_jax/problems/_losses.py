@@ -88,7 +88,6 @@ def ridge(
       >>> problem.smoothness, problem.solution
       (0.5, Array([0. , 0.5, 1. , 1.5], dtype=float32))
     """
-    _checks.number_of_workers(num_workers)
     data = _linear.samples(
         features, targets, num_workers, regularization, split, seed, dtype
     )
@@ -143,7 +142,6 @@ def logistic(
       >>> problem.smoothness
       0.3125
     """
-    _checks.number_of_workers(num_workers)
     data = _linear.samples(
         features, targets, num_workers, regularization, split, seed, dtype
     )
@@ -231,7 +229,6 @@ def softmax(
       >>> problem.init_params.shape, problem.smoothness
       ((4, 3), 0.375)
     """
-    _checks.number_of_workers(num_workers)
     data = _linear.samples(
         features, targets, num_workers, regularization, split, seed, dtype
     )
@@ -314,7 +311,6 @@ def lasso(
       >>> problems.lasso(x, y, 2, regularization=0.25).solution
       Array([ 2.,  0., -1.,  0.], dtype=float32)
     """
-    _checks.number_of_workers(num_workers)
     data = _linear.samples(
         features, targets, num_workers, regularization, split, seed, dtype
     )
@@ -370,7 +366,6 @@ def nonlinear_least_squares(
       >>> problem.error_name
       'squared gradient norm'
     """
-    _checks.number_of_workers(num_workers)
     data = _linear.samples(
         features, targets, num_workers, regularization, split, seed, dtype
     )

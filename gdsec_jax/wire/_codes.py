@@ -1,7 +1,7 @@
 """How the values of a message are written: as floats, or as multiples of a scale."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -58,11 +58,7 @@ class Code(NamedTuple):
                 return 9
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["scales", "payload"],
-    meta_fields=["code"],
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Packing:
     """What a worker's piece says, in its state, of how its message is to be written.
@@ -74,7 +70,7 @@ class Packing:
         the factors of a low-rank message; None: the message itself.
     """
 
-    code: Code
+    code: Code = field(metadata={"static": True})
     scales: jax.Array
     payload: Any = None
 

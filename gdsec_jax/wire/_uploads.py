@@ -31,11 +31,7 @@ class Layout(NamedTuple):
         return () if self.code.always_dense else self.format.run_coded
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["entries", "runs", "whole"],
-    meta_fields=["layout"],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Uploads:
     """Exact counts of messages: what leaves the compiled loop for each of them.
@@ -46,7 +42,7 @@ class Uploads:
     entries: jax.Array  # int32 [G]: values sent, of each width: the non-zeros, or all
     runs: jax.Array  # uint32 [R]: what `rle_bits` and `golomb_bits` count, if asked for
     whole: jax.Array  # bool []: not compressed, whatever the format
-    layout: Layout
+    layout: Layout = dataclasses.field(metadata={"static": True})
 
     def bits(self, name: str | None = None) -> np.ndarray | jax.Array:
         """Bits of each message: int64, exact.
