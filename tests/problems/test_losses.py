@@ -232,8 +232,32 @@ def test_gradient_vanishes_at_the_solution(row, x64):
     assert np.abs(gradient.sum(0)).max() < 1e-13
 
 
-def assert_optimal_for_the_lasso(theta, x, y, lam):
+def nearly_equal_columns():
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((60, 1)) + 0.01 * rng.standard_normal((60, 8))
+    return x, x @ np.linspace(1, 2, 8) + 0.1 * rng.standard_normal(60)
+
+
+def more_features_than_samples():
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((50, 80)) + 0.5
+    return x, x[:, :5].sum(1) + 0.1 * rng.standard_normal(50)
+
+
+@pytest.mark.parametrize(
+    ("xy", "lam", "proximal"),
+    [
+        (make_data("real"), 0.5, False),
+        (make_data("real"), 0.5, True),
+        (nearly_equal_columns(), 1e-4, False),
+        *((more_features_than_samples(), lam, False) for lam in (0.003, 0.1, 0.5)),
+    ],
+)
+def test_lasso_solution_meets_the_optimality_condition(xy, lam, proximal, x64):
     """A slope of at most lambda, and of lambda against the sign where it is not 0."""
+    x, y = xy
+    problem = problems.lasso(x, y, WORKERS, regularization=lam, proximal=proximal)
+    theta = np.asarray(problem.solution)
     slope = x.T @ (x @ theta - y) / len(x)
     support = theta != 0
     assert 0 < support.sum() < len(theta)
@@ -241,47 +265,6 @@ def assert_optimal_for_the_lasso(theta, x, y, lam):
         slope[support], -lam * np.sign(theta[support]), atol=1e-13
     )
     assert np.abs(slope[~support]).max() < lam
-
-
-@pytest.mark.parametrize("proximal", [False, True])
-def test_lasso_solution_meets_the_optimality_condition(proximal, x64):
-    x, y = make_data("real")
-    problem = problems.lasso(x, y, WORKERS, regularization=0.5, proximal=proximal)
-    assert_optimal_for_the_lasso(np.asarray(problem.solution), x, y, 0.5)
-
-
-def test_lasso_of_nearly_equal_columns_is_solved_to_rounding(x64):
-    rng = np.random.default_rng(5)
-    x = rng.standard_normal((60, 1)) + 0.01 * rng.standard_normal((60, 8))
-    y = x @ np.linspace(1, 2, 8) + 0.1 * rng.standard_normal(60)
-    problem = problems.lasso(x, y, WORKERS, regularization=1e-4)
-    assert_optimal_for_the_lasso(np.asarray(problem.solution), x, y, 1e-4)
-
-
-def fista(x, y, lam, rounds):
-    """Accelerated proximal gradients with restarts, in NumPy."""
-    step = len(x) / oracle.gram_norm(x)
-    theta = ahead = np.zeros(x.shape[1])
-    t = 1.0
-    for _ in range(rounds):
-        z = ahead - step * x.T @ (x @ ahead - y) / len(x)
-        new = np.sign(z) * np.maximum(np.abs(z) - step * lam, 0)
-        if (ahead - new) @ (new - theta) > 0:
-            t = 1.0
-        t_new = (1 + np.sqrt(1 + 4 * t**2)) / 2
-        ahead = new + (t - 1) / t_new * (new - theta)
-        theta, t = new, t_new
-    return theta
-
-
-@pytest.mark.parametrize("lam", [0.003, 0.1, 0.5])
-def test_lasso_solution_is_that_of_accelerated_proximal_gradients(lam, x64):
-    rng = np.random.default_rng(5)
-    x = rng.standard_normal((50, 80)) + 0.5  # more features than samples
-    y = x[:, :5].sum(1) + 0.1 * rng.standard_normal(50)
-    problem = problems.lasso(x, y, WORKERS, regularization=lam)
-    theta = fista(x, y, lam, 20_000)
-    np.testing.assert_allclose(problem.solution, theta, rtol=0, atol=1e-9)
     objective = oracle.lasso_objective(x, y, lam)(theta)
     assert problem.optimum == pytest.approx(objective, rel=1e-13)
 

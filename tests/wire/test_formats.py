@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
+import oracle_rivals
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -140,21 +141,32 @@ def test_entropy_of_one_entry_is_its_index(length):
 
 
 @pytest.mark.parametrize(
-    ("form", "code", "expected"),
+    ("code", "width", "dense_width"),
     [
-        ("coo", wire.Code("levels", 4, num_scales=1), 32 + 2 + 2 * (4 + 2)),
-        ("coo", wire.Code("grid", 4, num_scales=1), 32 + 3 * 4),
-        ("bitmap", wire.Code("ternary", num_scales=1), 32 + 3 + 2),
-        ("dense", wire.Code("ternary", num_scales=1), 32 + 3 * 2),
-        ("bitmap", wire.Code("power"), 3 + 2 * 9),
+        (wire.Code("levels", 8, num_scales=1), 5, 5),  # a sign, and 0 to 8
+        (wire.Code("ternary", num_scales=1), 1, 2),
+        (wire.Code("power"), 9, 9),
+        (wire.Code("float", dtype="bfloat16"), 16, 16),
+        (wire.Code("grid", 4, num_scales=1), None, 4),
+        (wire.Code(dense=True), None, 32),
     ],
+    ids=str,
 )
-def test_codes_have_widths_and_scales_of_their_own(form, code, expected):
-    message = np.float32([1, 0, -2])
-    layout = layout_of(message, form, code)
-    assert count(message, layout, False).bits() == expected
-    assert count(message, layout, True).bits() == 96
-    assert count(0 * message, layout, False).bits() == 0
+def test_codes_have_widths_and_scales_of_their_own(code, width, dense_width):
+    """Without a width of its non-zeros a message is dense in every format."""
+    message = np.zeros(300, np.float32)
+    message[[0, 17, 40]] = 1, -2, 1
+    layout = layout_of(message, ALL, code)
+    uploads, whole = count(message, layout, False), count(message, layout, True)
+    silent = count(0 * message, layout, False)
+    for name, cost in COSTS.items():
+        v, of_name = (width, cost) if width and name != "dense" else (dense_width, None)
+        expected = oracle_rivals.quantised_bits(
+            message, of_name or COSTS["dense"], v, code.num_scales
+        )
+        assert uploads.bits(name) == expected, name
+        assert whole.bits(name) == 300 * 32
+        assert silent.bits(name) == 0
 
 
 def test_what_is_refused():

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import oracle_rivals
 import pytest
 from cases import METHODS, Method
 from inside import (
@@ -204,43 +203,7 @@ def test_the_format_that_last_round_reports_is_the_one_asked_for(name):
     np.testing.assert_array_equal(alone.bits, bits)
 
 
-# Counts of every format and convention, against strings written codeword by codeword
-
-
-def widths_of(code, dtype_bits, every):
-    """Bits of a value and number of scales, as the table of messages has them."""
-    match code:
-        case "levels":
-            return 5, 1  # a sign, and 0 to 8
-        case "power":
-            return 9, 0
-        case "ternary":
-            return (2 if every else 1), 1
-        case _:
-            return dtype_bits, 0
-
-
-@pytest.mark.usefixtures("recorded")
-@pytest.mark.parametrize(
-    "method",
-    named("qsgdsec", "natural", "terngrad", "gdsec")
-    + [
-        pytest.param(method, marks=slow)
-        for method in named("gdsoec", "top_j", "qgd", "rand_k", "diana")
-    ],
-    ids=lambda method: method.name,
-)
-def test_counts_equal_the_strings(method):
-    messages, _, sent = rounds_of(method)
-    uploads = sent.parts[0].uploads
-    counted = {name: uploads.bits(name) for name in CONVENTIONS}
-    for k, m in np.ndindex(ROUNDS, WORKERS):
-        leaves = jax.tree.leaves(part(messages, k, m))
-        message = np.concatenate([leaf.ravel() for leaf in leaves])
-        for name, bits in counted.items():
-            width, scales = widths_of(method.code, 32, every=name == "dense")
-            expected = oracle_rivals.quantised_bits(message, COSTS[name], width, scales)
-            assert bits[k, m] == expected, (name, k, m)
+# Counts that follow from the method: of dense messages, and of whole ones
 
 
 # What every message costs that is dense: the parameters have 20 + 7 + 1 = 28 entries.
