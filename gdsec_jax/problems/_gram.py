@@ -28,7 +28,7 @@ class Gram(NamedTuple):
 
 
 def pays(features, parts: Sequence[np.ndarray]) -> bool:
-    """Whether it reads less than the samples do, which a gradient reads twice."""
+    """Whether a gradient reads less from H than from the samples, read twice."""
     dense = isinstance(features, np.ndarray)
     return dense and max(len(part) for part in parts) > features.shape[1]
 
@@ -36,7 +36,7 @@ def pays(features, parts: Sequence[np.ndarray]) -> bool:
 def gram_of(features, targets, parts, regularization: float, center, dtype) -> Gram:
     """The f_m of ridge regression, stacked over workers; computed in float64."""
     num_samples, length = features.shape
-    # As it will be rounded: slopes are taken there.
+    # As the device will have it: the slope is taken at the rounded center.
     center = np.asarray(center, dtype).astype(np.float64)
     convexity = regularization / len(parts)
 

@@ -41,7 +41,7 @@ class Network:
     """A model without its parameters, in the three ways in which it is called.
 
     Attributes:
-      training: what stands around the variables: with dropout, normalised by the batch.
+      training: the graph without its variables: with dropout, normalised by the batch.
       deterministic: without dropout, normalised by the batch; its statistics stay.
       inference: without dropout, normalised by statistics that were kept.
       normalises: whether it does so by the batch at all.
@@ -160,7 +160,7 @@ def normalises(model: "nnx.Module") -> bool:
 
 
 def split(model: "nnx.Module") -> tuple[Any, PyTree, PyTree, PyTree]:
-    """What stands around the variables, parameters, random keys, and the rest."""
+    """The graph without its variables, parameters, random keys, and other variables."""
     from flax import nnx
 
     graph, *states = nnx.split(model, nnx.Param, nnx.RngKey, ...)

@@ -29,7 +29,7 @@ class HeldOut(NamedTuple):
     """What is evaluated on, beside the data of the workers."""
 
     shards: Shards | None  # without the axis of workers
-    sample: jax.Array | None  # features that batch statistics are those of
+    sample: jax.Array | None  # features whose statistics normalise what is evaluated
 
 
 @dataclasses.dataclass(frozen=True)

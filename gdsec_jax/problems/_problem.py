@@ -19,7 +19,7 @@ _STATIC = {"static": True}  # part of a problem's structure, not one of its arra
 
 
 class Measured(NamedTuple):
-    """What is looked at when a run is evaluated; scalars."""
+    """What an evaluation of a run records; scalars."""
 
     error: jax.Array
     metrics: dict[str, jax.Array]  # beside the error, by name
@@ -163,7 +163,7 @@ class Problem:
 
         if worker_batch is None or worker_batch >= self.num_workers:
             return of_some(0, self.num_workers)
-        groups, rest = divmod(self.num_workers, worker_batch)
+        batches, rest = divmod(self.num_workers, worker_batch)
         if rest:
             total = of_some(self.num_workers - rest, rest)
         else:
@@ -173,7 +173,7 @@ class Problem:
         def add(i, total):
             return _trees.add(total, of_some(i * worker_batch, worker_batch))
 
-        return jax.lax.fori_loop(0, groups, add, total)
+        return jax.lax.fori_loop(0, batches, add, total)
 
     @property
     def evaluations(self) -> np.ndarray:

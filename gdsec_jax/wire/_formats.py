@@ -25,7 +25,7 @@ coo64     64 n
 ========  ===========================================================================
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +78,7 @@ def as_format(wire: "str | Format") -> Format:
     return chosen
 
 
-def index_length(name: str, length: int, entries, runs):
+def index_length(name: str, length: int, entries, runs) -> Any:
     """Bits that say where the values of a message with non-zeros belong.
 
     Args:

@@ -60,7 +60,7 @@ def decode(
     """
     if not isinstance(data, bytes | bytearray | memoryview):
         raise ValueError(f"data are a {type(data).__name__}, expected bytes.")
-    data = bytes(data)  # of a view of anything else than bytes too
+    data = bytes(data)  # a view may have items wider than a byte
     plan = plan_of("like", like, format, code, whole)
     scales = np.zeros(code.num_scales, np.float32)
     if len(data) == 0:

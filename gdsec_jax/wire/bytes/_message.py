@@ -11,7 +11,7 @@ import numpy as np
 from gdsec_jax import _checks
 from gdsec_jax.wire import _formats
 from gdsec_jax.wire._codes import Code, packing_of, whole_of
-from gdsec_jax.wire._formats import Format
+from gdsec_jax.wire._formats import Format, index_length
 
 KINDS = ("float", "levels", "ternary", "grid", "power")
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -70,7 +70,8 @@ def message_of(update: Any, state: Any) -> Message:
         return Message(jax.tree.map(np.asarray, update), whole=whole)
     travels = update if packing.payload is None else packing.payload
     if not any(np.any(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(update)):
-        travels = jax.tree.map(np.zeros_like, travels)  # a payload may know better
+        # Factors need not be zero where their product is.
+        travels = jax.tree.map(np.zeros_like, travels)
     return Message(
         jax.tree.map(np.asarray, travels),
         packing.code,
@@ -116,13 +117,9 @@ class Plan(NamedTuple):
     def most_bits(self) -> int:
         """What no message exceeds, whatever its entries."""
         length = self.length
-        index = {
-            "dense": 0,
-            "coo": length.bit_length() + length * (length - 1).bit_length(),
-            "bitmap": length,
-            "rle": length + length // 2 + 63,  # at most as `rle_bits` says
-            "golomb": length + 68,
-        }[self.form]
+        # Of run lengths, as `rle_bits` and `golomb_bits` say.
+        runs = {"rle": length + length // 2 + 63, "golomb": length + 68}.get(self.form)
+        index = 0 if self.dense else index_length(self.form, length, length, runs)
         values = sum(leaf.size * self.width(leaf) for leaf in self.leaves)
         return 32 * self.num_scales + index + values
 
