@@ -159,7 +159,7 @@ def uploads_of(
       states: of the pipelines, leaves [M, ...].
       gradients: leaves [M, *param], and
       like: leaves [*param]: the shapes and dtypes of messages that are not there.
-      nonzeros: what `wire.nonzeros_of` says of each message, if it is known.
+      nonzeros: what `nonzeros_of` says of each message, if it is known.
     """
     if nonzeros is None:
         nonzeros = jax.vmap(nonzeros_of)(messages)
