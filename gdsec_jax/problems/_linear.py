@@ -187,7 +187,8 @@ def linear_problem(
       init_shape: of the parameters, [D] or [D, C].
       quadratic: whether the loss is that of ridge regression.
     """
-    features, targets, parts, regularization, dtype = samples
+    features, targets, parts = samples.features, samples.targets, samples.parts
+    regularization, dtype = samples.regularization, samples.dtype
     gram = None
     if quadratic and pays(features, parts):
         gram = gram_of(features, targets, parts, regularization, solution, dtype)

@@ -51,6 +51,7 @@ def test_a_loss_of_a_tree_of_parameters(x64):
     assert float(error_of(by_gradient, params)) == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_a_tree_of_parameters_is_trained(x64):
     problem = problems.from_loss(pull, POINTS, start(), optimum=OPTIMUM)
     optimizer = optax.chain(gdsec_jax.gdsec(3, xi=1.0), optax.sgd(0.1))
