@@ -206,8 +206,7 @@ def linear_problem(
         shards = data.stack(features[:, :0], targets, parts)
         shards = shards._replace(features=sparse_features(features, parts))
     else:
-        dense = features.toarray() if scipy.sparse.issparse(features) else features
-        shards = data.stack(dense, targets, parts)
+        shards = data.stack(_constants.dense(features), targets, parts)
     return Problem(
         name=name,
         num_workers=num_workers,
