@@ -21,7 +21,7 @@ DENSE_DENSITY = 0.02
 
 
 class LinearData(NamedTuple):
-    """What a worker knows; stacked over workers, each leaf has the axis M first."""
+    """A worker's data; of all workers, each leaf has the axis M in front."""
 
     shards: data.Shards  # features [n, D], targets [n], weight [n]
     regularization: jax.Array  # lambda / M

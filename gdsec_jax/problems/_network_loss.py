@@ -19,14 +19,14 @@ PerSample = Callable[[Any, jax.Array], jax.Array]
 
 
 class Drawn(NamedTuple):
-    """What a worker computes on in a round."""
+    """What a worker draws in a round."""
 
     shards: Shards
     key: jax.Array | None  # of dropout
 
 
 class HeldOut(NamedTuple):
-    """What is evaluated on, beside the data of the workers."""
+    """What an evaluation reads beside the data of the workers."""
 
     shards: Shards | None  # without the axis of workers
     sample: jax.Array | None  # features whose statistics normalise what is evaluated

@@ -192,7 +192,7 @@ class Problem:
 
     @property
     def resolution(self) -> float:
-        """The least error that rounding can tell from none: of f - f*, eps |f*|."""
+        """The least error that rounding can tell from 0: of f - f* it is eps |f*|."""
         if self.measure == "gradient":
             return 0.0
         if self.optimum is None:
@@ -212,7 +212,7 @@ class Problem:
 
 
 def _values(array) -> np.ndarray:
-    """Of an array, also where other processes hold parts of it."""
+    """The values of an array, also where other processes hold parts of it."""
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         from jax.experimental import multihost_utils
 

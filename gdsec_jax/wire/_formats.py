@@ -53,11 +53,11 @@ class Format(NamedTuple):
 
     name: str = "coo"
     value_bits: int | None = None  # v of floats; None: the width of their dtype
-    also: tuple[str, ...] = ()  # further formats to count, for `Uploads.bits(name)`
+    also: tuple[str, ...] = ()  # further formats to count, for `bits_in(name)`
 
     @property
     def run_coded(self) -> tuple[str, ...]:
-        """Those of its names whose cost takes a pass over the message."""
+        """Of its formats, those that need a look at where each non-zero stands."""
         return tuple(name for name in _RUN_CODED if name in (self.name, *self.also))
 
 

@@ -27,7 +27,7 @@ class Layout(NamedTuple):
 
     @property
     def run_coded(self) -> tuple[str, ...]:
-        """The formats whose cost takes a pass over the message."""
+        """Of its formats, those that need a look at where each non-zero stands."""
         return () if self.code.always_dense else self.format.run_coded
 
 
@@ -91,7 +91,7 @@ class Uploads:
         return number.asarray(self.runs).astype(integer)[..., counted.index(name)]
 
     def _integers(self):
-        """The array module and integer type that hold the bits of any message here."""
+        """NumPy or jax.numpy, and the integer that holds the bits of any message."""
         if not _checks.is_traced(self.entries):
             return np, np.int64
         widest = jax.dtypes.canonicalize_dtype(np.uint64)  # uint32 without x64

@@ -86,7 +86,7 @@ def _period(width: int) -> tuple[int, int]:
 
 
 def _overlaps(width: int) -> Iterable[tuple[int, int, int]]:
-    """Number, byte, and how far right the number moves into it, for each that meet."""
+    """Which number overlaps which byte, and how far right it is shifted into it."""
     for place in range(_period(width)[0]):
         end = (place + 1) * width
         for byte in range(place * width // 8, (end - 1) // 8 + 1):
@@ -94,7 +94,7 @@ def _overlaps(width: int) -> Iterable[tuple[int, int, int]]:
 
 
 def _padded(array: np.ndarray, multiple: int) -> np.ndarray:
-    """The array with zeros behind it, up to a multiple in length."""
+    """The array with zeros appended, so that its length is a multiple of this."""
     missing = -array.size % multiple
     if not missing:
         return array

@@ -106,7 +106,7 @@ class _Reader:
         self.data, self.start = data, 0  # in bits
 
     def _advance(self, bits: int) -> int:
-        """Where the next bits start, of which there must be so many."""
+        """Move on by so many bits, which must exist; returns where they start."""
         start = self.start
         self.start += bits
         if self.start > 8 * self.data.size:
@@ -237,7 +237,7 @@ def _positions(reader: _Reader, plan: Plan) -> np.ndarray:
 
 
 def _exactly(data: np.ndarray, bits: int) -> None:
-    """There are so many bits, and behind them less than eight, which are zeros."""
+    """Check that the data are so many bits, and zeros up to the full byte."""
     size = -(-bits // 8)
     if data.size != size:
         raise ValueError(

@@ -115,7 +115,7 @@ class Plan(NamedTuple):
 
     @property
     def most_bits(self) -> int:
-        """What no message exceeds, whatever its entries."""
+        """A bound on the bits of a message, whatever its entries."""
         length = self.length
         # Of run lengths, as `rle_bits` and `golomb_bits` say.
         runs = {"rle": length + length // 2 + 63, "golomb": length + 68}.get(self.form)
@@ -228,7 +228,7 @@ def bits_of(dtype: np.dtype) -> np.dtype:
 
 
 def count_nonzero(bits: np.ndarray, dtype: np.dtype) -> tuple[int, bool]:
-    """How many floats are no zeros, and whether all those are flushed."""
+    """How many floats are not +0.0, and whether all of those are normal numbers."""
     nonzero = normal = 0
     smallest = _smallest_normal(dtype)
     for block in range(0, bits.size, 2**16):  # the comparisons stay in the cache
@@ -245,7 +245,7 @@ def flush(bits: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def _smallest_normal(dtype: np.dtype) -> np.unsignedinteger:
-    """Its bits without the sign, which is shifted out to the left."""
+    """The bits of the smallest normal number, shifted left so that the sign is out."""
     return bits_of(dtype).type(2 << jnp.finfo(dtype).nmant)
 
 
