@@ -43,11 +43,12 @@ from gdsec_jax.uplink._channel import _COMPUTE as _COMPUTE
 from gdsec_jax.uplink._channel import _DELAY as _DELAY
 from gdsec_jax.uplink._channel import _ERASURE as _ERASURE
 from gdsec_jax.uplink._channel import _FADING as _FADING
-from gdsec_jax.wire import _bits as _bits
 from gdsec_jax.wire import _codes as _codes
-from gdsec_jax.wire import _decode as _decode
-from gdsec_jax.wire import _encode as _encode
 from gdsec_jax.wire import _formats as _formats
-from gdsec_jax.wire import _message as _message
+from gdsec_jax.wire import _uploads as _uploads
+from gdsec_jax.wire.bytes import _bits as _bits
+from gdsec_jax.wire.bytes import _decode as _decode
+from gdsec_jax.wire.bytes import _encode as _encode
+from gdsec_jax.wire.bytes import _message as _message
 from gdsec_jax.worker import _censor as _censor
 from gdsec_jax.worker import _memories as _memories

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pydantic
 import pytest
+from inside import _formats
 
 import gdsec_jax
 from gdsec_jax import problems, wire
@@ -143,7 +144,7 @@ def test_a_step_factor_and_the_formats_reach_the_optimizer(load):
     for label in ("L", "I"):
         optimizer = configs.make_optimizer(config.methods[label], config, problem)
         history = gdsec_jax.simulate(problem, optimizer, 2)
-        assert set(history.format_bits) == {*wire.FORMATS, *wire.CONVENTIONS}
+        assert set(history.format_bits) == {*wire.FORMATS, *_formats.CONVENTIONS}
         step = gdsec_jax.theory(config.methods[label].name, problem).learning_rate
         first = gdsec_jax.simulate(problem, optimizer, 1)
         grads = problem.gradients(problem.init_params)

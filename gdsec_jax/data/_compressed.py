@@ -27,7 +27,7 @@ _ANYWAY = 2**28
 
 
 def most_bytes(path: Path) -> int:
-    """How much a compressed file may hold; more is made to fill the memory."""
+    """How many bytes a compressed file may hold: one with more is a trap."""
     return max(_ANYWAY, _MOST_TIMES * path.stat().st_size)
 
 

@@ -45,21 +45,10 @@ _LOADERS: dict[str, Callable[[], Dataset]] = {
     "breast_cancer": _breast_cancer,
 }
 _TOY_DATA = "https://scikit-learn.org/stable/datasets/toy_dataset.html"
+_HERE = {"train": "embedded"}
 _EMBEDDED = (
-    Entry(
-        "digits",
-        "multiclass",
-        {"train": (1_797, 64)},
-        _TOY_DATA,
-        {"train": "embedded"},
-    ),
-    Entry(
-        "breast_cancer",
-        "binary",
-        {"train": (569, 30)},
-        _TOY_DATA,
-        {"train": "embedded"},
-    ),
+    Entry("digits", "multiclass", {"train": (1_797, 64)}, _TOY_DATA, _HERE),
+    Entry("breast_cancer", "binary", {"train": (569, 30)}, _TOY_DATA, _HERE),
 )
 
 
@@ -102,10 +91,7 @@ def fetch(name: str, *, progress: bool = False) -> list[Path]:
       The paths of the verified files; none for an embedded data set.
 
     Raises:
-      FileNotFoundError: GDSEC_DATA_DIR is set, but not to a folder.
-      OSError: a file is missing and no mirror serves it whole.
-      ValueError: the name is unknown, or a file already present is not the
-        published one.
+      FileNotFoundError, OSError, ValueError: as `load`.
 
     Examples:
       >>> from gdsec_jax.data import fetch

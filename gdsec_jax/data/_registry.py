@@ -42,206 +42,157 @@ _FASHION_MIRRORS = (
 )
 
 
-def _idx_files(
+def _images(
+    page: str,
     mirrors: tuple[str, ...],
-    prefix: str,
-    num_samples: int,
-    *,
     folder: str = "",
-    sha256: tuple[str | None, str | None] = (None, None),
-    served: tuple[str | None, str | None] = (None, None),
-) -> tuple[File, ...]:
-    names = (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
-    shapes = ((num_samples, 28, 28), (num_samples,))
-    return tuple(
-        File(
-            folder + name,
-            tuple(f"{mirror}{name}.gz" for mirror in mirrors),
-            shape,
-            content,
-            file,
+    sha256: tuple[str | None, ...] = (None,) * 4,
+    served: tuple[str | None, ...] = (None,) * 4,
+) -> Remote:
+    """A set in MNIST's files; hashes: images and labels of train, then of test."""
+    hashes = zip(sha256, served, strict=True)
+    splits = {}
+    for split, prefix, number in (("train", "train", 60_000), ("test", "t10k", 10_000)):
+        contents = (("images-idx3", (28, 28)), ("labels-idx1", ()))
+        splits[split] = tuple(
+            File(
+                f"{folder}{prefix}-{kind}-ubyte",
+                tuple(f"{mirror}{prefix}-{kind}-ubyte.gz" for mirror in mirrors),
+                (number, *shape),
+                *next(hashes),
+            )
+            for kind, shape in contents
         )
-        for name, shape, content, file in zip(
-            names, shapes, sha256, served, strict=True
-        )
-    )
+    return Remote("multiclass", page, splits)
 
 
-def _libsvm_file(
-    path: str,
-    shape: tuple[int, int],
-    *,
-    sha256: str | None = None,
-    served: str | None = None,
-) -> tuple[File, ...]:
+def _file(path: str, shape: tuple[int, int], sha256=None, served_hash=None) -> File:
+    """A file of the LIBSVM site."""
     name = path.rpartition("/")[2].removesuffix(".bz2")
-    return (File(name, (_LIBSVM + path,), shape, sha256, served),)
+    return File(name, (_LIBSVM + path,), shape, sha256, served_hash)
+
+
+def _libsvm(
+    task: Literal["binary", "multiclass"], anchor: str, **splits: File
+) -> Remote:
+    """A set of the LIBSVM site, one file a split."""
+    page = f"{_LIBSVM}{task}.html#{anchor}"
+    return Remote(task, page, {split: (file,) for split, file in splits.items()})
 
 
 REMOTE: Mapping[str, Remote] = {
-    "mnist": Remote(
-        "multiclass",
+    # The training files' hashes are published in several public projects, beside the
+    # test files' hashes, which are as computed here.
+    "mnist": _images(
         "http://yann.lecun.com/exdb/mnist/",
-        {
-            # Published with the compressed files' hashes in several public projects,
-            # beside the test files' hashes, which are as computed here.
-            "train": _idx_files(
-                _MNIST_MIRRORS,
-                "train",
-                60_000,
-                sha256=(
-                    "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-                    "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-                ),
-            ),
-            "test": _idx_files(
-                _MNIST_MIRRORS,
-                "t10k",
-                10_000,
-                sha256=(
-                    "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-                    "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-                ),
-            ),
-        },
+        _MNIST_MIRRORS,
+        sha256=(
+            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        ),
     ),
     # The files are named like MNIST's, so they have a folder of their own. Hashes:
     # tensorflow_datasets/url_checksums/fashion_mnist.txt.
-    "fashion_mnist": Remote(
-        "multiclass",
+    "fashion_mnist": _images(
         "https://github.com/zalandoresearch/fashion-mnist",
-        {
-            "train": _idx_files(
-                _FASHION_MIRRORS,
-                "train",
-                60_000,
-                folder="fashion_mnist/",
-                served=(
-                    "sha256:3aede38d61863908ad78613f6a32ed27"
-                    "1626dd12800ba2636569512369268a84",
-                    "sha256:a04f17134ac03560a47e3764e11b92fc"
-                    "97de4d1bfaf8ba1a3aa29af54cc90845",
-                ),
-            ),
-            "test": _idx_files(
-                _FASHION_MIRRORS,
-                "t10k",
-                10_000,
-                folder="fashion_mnist/",
-                served=(
-                    "sha256:346e55b948d973a97e58d2351dde16a4"
-                    "84bd415d4595297633bb08f03db6a073",
-                    "sha256:67da17c76eaffca5446c3361aaab5c3c"
-                    "d6d1c2608764d35dfb1850b086bf8dd5",
-                ),
-            ),
-        },
+        _FASHION_MIRRORS,
+        folder="fashion_mnist/",
+        served=(
+            "sha256:3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+            "sha256:a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+            "sha256:346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+            "sha256:67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+        ),
     ),
-    "dna": Remote(
+    "dna": _libsvm(
         "multiclass",
-        _LIBSVM + "multiclass.html#dna",
-        {
-            "train": _libsvm_file(
-                "multiclass/dna.scale",
-                (2_000, 180),
-                sha256="f74937ccb8908628058ae1819d4d46c960ce64383f622c994d4f2e6e21026494",
-            ),
-            "test": _libsvm_file("multiclass/dna.scale.t", (1_186, 180)),
-        },
+        "dna",
+        train=_file(
+            "multiclass/dna.scale",
+            (2_000, 180),
+            "f74937ccb8908628058ae1819d4d46c960ce64383f622c994d4f2e6e21026494",
+        ),
+        test=_file("multiclass/dna.scale.t", (1_186, 180)),
     ),
     # MD5 of rcv1 and covtype: epfml/pax, pax/tasks/datasets/libsvm.py, a single source.
-    "rcv1": Remote(
+    "rcv1": _libsvm(
         "binary",
-        _LIBSVM + "binary.html#rcv1.binary",
-        {
-            "train": _libsvm_file(
-                "binary/rcv1_train.binary.bz2",
-                (20_242, 47_236),
-                served="md5:1aeda848408e621468c0fe6944d9382f",
-            ),
-            "test": _libsvm_file(
-                "binary/rcv1_test.binary.bz2",
-                (677_399, 47_236),
-                served="md5:d6e3ab397758fb5c036d9cced52aedae",
-            ),
-        },
+        "rcv1.binary",
+        train=_file(
+            "binary/rcv1_train.binary.bz2",
+            (20_242, 47_236),
+            served_hash="md5:1aeda848408e621468c0fe6944d9382f",
+        ),
+        test=_file(
+            "binary/rcv1_test.binary.bz2",
+            (677_399, 47_236),
+            served_hash="md5:d6e3ab397758fb5c036d9cced52aedae",
+        ),
     ),
-    "w2a": Remote(
+    "w2a": _libsvm(
         "binary",
-        _LIBSVM + "binary.html#w2a",
-        {
-            "train": _libsvm_file("binary/w2a", (3_470, 300)),
-            "test": _libsvm_file("binary/w2a.t", (46_279, 300)),
-        },
+        "w2a",
+        train=_file("binary/w2a", (3_470, 300)),
+        test=_file("binary/w2a.t", (46_279, 300)),
     ),
     # w8a and colon-cancer: a public pooch registry whose hash of mushrooms is the
     # one computed here.
-    "w8a": Remote(
+    "w8a": _libsvm(
         "binary",
-        _LIBSVM + "binary.html#w8a",
-        {
-            "train": _libsvm_file(
-                "binary/w8a",
-                (49_749, 300),
-                sha256="6a9fa8fd5f524303240a5db07d4b3d4a51e8b7b4b20a914105d8e3e8c81640f2",
-            ),
-            "test": _libsvm_file("binary/w8a.t", (14_951, 300)),
-        },
+        "w8a",
+        train=_file(
+            "binary/w8a",
+            (49_749, 300),
+            "6a9fa8fd5f524303240a5db07d4b3d4a51e8b7b4b20a914105d8e3e8c81640f2",
+        ),
+        test=_file("binary/w8a.t", (14_951, 300)),
     ),
     # a9a.t: a public report that lists the hash of a9a computed here beside it.
-    "a9a": Remote(
+    "a9a": _libsvm(
         "binary",
-        _LIBSVM + "binary.html#a9a",
-        {
-            "train": _libsvm_file(
-                "binary/a9a",
-                (32_561, 123),
-                sha256="f5d5ffd8d865ff41328e7ee043e4b020816914ff6843ff15b98905ddbedce906",
-            ),
-            "test": _libsvm_file(
-                "binary/a9a.t",
-                (16_281, 123),
-                sha256="1f448a153f0320399a7e40836eb207655b0bde0f21fc941cc472193daa9f5de9",
-            ),
-        },
+        "a9a",
+        train=_file(
+            "binary/a9a",
+            (32_561, 123),
+            "f5d5ffd8d865ff41328e7ee043e4b020816914ff6843ff15b98905ddbedce906",
+        ),
+        test=_file(
+            "binary/a9a.t",
+            (16_281, 123),
+            "1f448a153f0320399a7e40836eb207655b0bde0f21fc941cc472193daa9f5de9",
+        ),
     ),
-    "mushrooms": Remote(
+    "mushrooms": _libsvm(
         "binary",
-        _LIBSVM + "binary.html#mushrooms",
-        {
-            "train": _libsvm_file(
-                "binary/mushrooms",
-                (8_124, 112),
-                sha256="f39a4eb628dc61a7d43760815b061c9e497aa728ce1ad8bde57a09ef6043b538",
-            )
-        },
+        "mushrooms",
+        train=_file(
+            "binary/mushrooms",
+            (8_124, 112),
+            "f39a4eb628dc61a7d43760815b061c9e497aa728ce1ad8bde57a09ef6043b538",
+        ),
     ),
-    "phishing": Remote(
-        "binary",
-        _LIBSVM + "binary.html#phishing",
-        {"train": _libsvm_file("binary/phishing", (11_055, 68))},
+    "phishing": _libsvm(
+        "binary", "phishing", train=_file("binary/phishing", (11_055, 68))
     ),
-    "covtype": Remote(
+    "covtype": _libsvm(
         "binary",
-        _LIBSVM + "binary.html#covtype.binary",
-        {
-            "train": _libsvm_file(
-                "binary/covtype.libsvm.binary.scale.bz2",
-                (581_012, 54),
-                served="md5:d95f45e15c284005c2c7a4c82e4be102",
-            )
-        },
+        "covtype.binary",
+        train=_file(
+            "binary/covtype.libsvm.binary.scale.bz2",
+            (581_012, 54),
+            served_hash="md5:d95f45e15c284005c2c7a4c82e4be102",
+        ),
     ),
-    "colon_cancer": Remote(
+    "colon_cancer": _libsvm(
         "binary",
-        _LIBSVM + "binary.html#colon-cancer",
-        {
-            "train": _libsvm_file(
-                "binary/colon-cancer.bz2",
-                (62, 2_000),
-                served="sha256:724d7291efb9a833b8407442a27f70f6"
-                "4beeb86c107d7b3ce98e8c48fe878867",
-            )
-        },
+        "colon-cancer",
+        train=_file(
+            "binary/colon-cancer.bz2",
+            (62, 2_000),
+            served_hash="sha256:"
+            "724d7291efb9a833b8407442a27f70f64beeb86c107d7b3ce98e8c48fe878867",
+        ),
     ),
 }

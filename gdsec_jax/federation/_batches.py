@@ -13,7 +13,7 @@ from gdsec_jax._devices import num_devices
 from gdsec_jax.federation import _parts
 from gdsec_jax.federation._counts import uploads_of
 from gdsec_jax.federation._round import Common, Federation, Workers, respond, sound
-from gdsec_jax.wire import Layout, Uploads
+from gdsec_jax.wire._uploads import Layout, Uploads
 
 # A batch of fewer workers gains less by staying in the cache than it costs to add its
 # sum, an entry a component, to that of the others.

@@ -21,7 +21,7 @@ from gdsec_jax.federation._round import (
     sound,
     step,
 )
-from gdsec_jax.wire import nonzeros_of
+from gdsec_jax.wire._uploads import nonzeros_of
 
 # With more of them it takes the compiler minutes.
 MOST_LEAVES = 16

@@ -12,17 +12,10 @@ from gdsec_jax import _checks, _trees
 from gdsec_jax.federation._attendance import Said
 from gdsec_jax.federation._clock import ClockState
 from gdsec_jax.federation._clock import clock as make_clock
-from gdsec_jax.wire import (
-    Format,
-    Layout,
-    Uploads,
-    as_format,
-    count,
-    flush,
-    layout_of,
-    packing_of,
-    whole_of,
-)
+from gdsec_jax.wire import Format, flush, packing_of
+from gdsec_jax.wire._codes import whole_of
+from gdsec_jax.wire._formats import as_format
+from gdsec_jax.wire._uploads import Layout, Uploads, count, layout_of
 from gdsec_jax.worker import WORKER_AXIS, GradientDifferenceState
 from gdsec_jax.worker._vectors import some
 

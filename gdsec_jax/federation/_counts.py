@@ -10,15 +10,15 @@ import numpy as np
 import optax
 
 from gdsec_jax import _trees
-from gdsec_jax.wire import (
+from gdsec_jax.wire import packing_of
+from gdsec_jax.wire._codes import whole_of
+from gdsec_jax.wire._uploads import (
     Layout,
     Uploads,
     count,
     layout_of,
     nonzeros_of,
-    packing_of,
     tally,
-    whole_of,
 )
 
 
@@ -159,7 +159,7 @@ def uploads_of(
       states: of the pipelines, leaves [M, ...].
       gradients: leaves [M, *param], and
       like: leaves [*param]: the shapes and dtypes of messages that are not there.
-      nonzeros: what `wire.nonzeros_of` says of each message, if it is known.
+      nonzeros: what `nonzeros_of` says of each message, if it is known.
     """
     if nonzeros is None:
         nonzeros = jax.vmap(nonzeros_of)(messages)

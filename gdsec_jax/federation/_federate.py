@@ -15,7 +15,8 @@ from gdsec_jax.federation._one_round import FederationState, one_round
 from gdsec_jax.federation._round import Common, Federation
 from gdsec_jax.server._old import old_options
 from gdsec_jax.server._server import Server, as_server
-from gdsec_jax.wire import Format, as_format
+from gdsec_jax.wire import Format
+from gdsec_jax.wire._formats import as_format
 from gdsec_jax.worker._piece import as_piece
 
 Reduction = Literal["sum", "mean"]

@@ -18,7 +18,7 @@ from gdsec_jax.federation._round import (
     sound,
     step,
 )
-from gdsec_jax.wire import Layout, Uploads
+from gdsec_jax.wire._uploads import Layout, Uploads
 
 
 class Outcome(NamedTuple):

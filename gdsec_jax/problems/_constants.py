@@ -12,20 +12,22 @@ DENSE_LIMIT = 2000  # above it iterative linear algebra, below it factorisations
 Matrix = Any  # np.ndarray or scipy.sparse.csr_array, of which type checkers know little
 
 
+def dense(matrix: Matrix) -> np.ndarray:
+    """The matrix as an array, where it may be sparse."""
+    return matrix.toarray() if scipy.sparse.issparse(matrix) else matrix
+
+
 def gram_norm(features: Matrix) -> float:
     """The largest eigenvalue of X^T X, to rounding."""
-    smaller = min(features.shape)
+    smaller, wide = min(features.shape), features.shape[0] < features.shape[1]
     if smaller == 0 or not squared_columns(features).any():
         return 0.0
     if smaller <= DENSE_LIMIT:
-        wide = features.shape[0] < features.shape[1]
-        gram = features @ features.T if wide else features.T @ features
-        gram = gram.toarray() if scipy.sparse.issparse(gram) else gram
+        gram = dense(features @ features.T if wide else features.T @ features)
         last = [smaller - 1, smaller - 1]
         value = scipy.linalg.eigh(gram, eigvals_only=True, subset_by_index=last)[0]
     else:
         start = np.random.default_rng(0).standard_normal(smaller)
-        wide = features.shape[0] < features.shape[1]
         x = features.T if wide else features
         gram = _operator(smaller, lambda v: x.T @ (x @ v))
         value = scipy.sparse.linalg.eigsh(
@@ -50,11 +52,8 @@ def solve_ridge(features: Matrix, targets: np.ndarray, regularization: float):
     num_samples, length = features.shape
     right = features.T @ targets / num_samples
     if length <= DENSE_LIMIT:
-        gram = features.T @ features / num_samples
-        gram = gram.toarray() if scipy.sparse.issparse(gram) else gram
-        if (
-            regularization == 0
-        ):  # the gram matrix may be singular: the shortest solution
+        gram = dense(features.T @ features / num_samples)
+        if regularization == 0:  # it may be singular: the shortest solution
             return np.linalg.lstsq(gram, right)[0]
         return scipy.linalg.solve(
             gram + regularization * np.eye(length), right, assume_a="pos"
@@ -88,8 +87,7 @@ def solve_lasso(features: Matrix, targets: np.ndarray, regularization: float):
         return theta
     # On the true support with the true signs the optimum is a linear system's solution.
     columns = x[:, support]
-    gram = columns.T @ columns
-    gram = gram.toarray() if scipy.sparse.issparse(gram) else gram
+    gram = dense(columns.T @ columns)
     signs = np.sign(theta[support])
     right = columns.T @ targets - targets.size * regularization * signs
     polished = np.linalg.lstsq(gram, right)[0]

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,23 +28,23 @@ class Gram(NamedTuple):
 
 
 def pays(features, parts: Sequence[np.ndarray]) -> bool:
-    """Whether it reads less than the samples do, which a gradient reads twice."""
+    """Whether a gradient reads less from H than from the samples, read twice."""
     dense = isinstance(features, np.ndarray)
     return dense and max(len(part) for part in parts) > features.shape[1]
 
 
-def gram_of(features, targets, parts, regularization: float, center, dtype) -> Gram:
+def gram_of(features, targets, parts, regularization, center: Any, dtype) -> Gram:
     """The f_m of ridge regression, stacked over workers; computed in float64."""
     num_samples, length = features.shape
-    # As it will be rounded: slopes are taken there.
+    # As the device will have it: the slope is taken at the rounded center.
     center = np.asarray(center, dtype).astype(np.float64)
     convexity = regularization / len(parts)
 
-    def of_worker(part) -> dict:
+    def of_worker(part) -> Gram:
         rows, y = features[part], targets[part]
         residual = rows @ center - y
         square = residual @ residual / num_samples + convexity * center @ center
-        return dict(
+        return Gram(
             hessian=rows.T @ rows / num_samples + convexity * np.eye(length),
             linear=rows.T @ y / num_samples,
             center=center,
@@ -52,13 +52,8 @@ def gram_of(features, targets, parts, regularization: float, center, dtype) -> G
             value=square / 2,
         )
 
-    workers = [of_worker(part) for part in parts]
-    return Gram(
-        **{
-            name: jnp.asarray(np.stack([one[name] for one in workers]), dtype)
-            for name in Gram._fields
-        }
-    )
+    workers = map(of_worker, parts)
+    return jax.tree.map(lambda *own: jnp.asarray(np.stack(own), dtype), *workers)
 
 
 @jax.custom_jvp

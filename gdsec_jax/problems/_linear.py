@@ -21,7 +21,7 @@ DENSE_DENSITY = 0.02
 
 
 class LinearData(NamedTuple):
-    """What a worker knows; stacked over workers, each leaf has the axis M first."""
+    """A worker's data; of all workers, each leaf has the axis M in front."""
 
     shards: data.Shards  # features [n, D], targets [n], weight [n]
     regularization: jax.Array  # lambda / M
@@ -71,6 +71,7 @@ def samples(
     features: Any, targets, num_workers, regularization, split, seed, dtype
 ) -> Samples:
     """Check what the user gave, and split it over the workers."""
+    _checks.number_of_workers(num_workers)
     if not scipy.sparse.issparse(features):
         features = np.asarray(features)
     if features.dtype.kind not in "biuf":
@@ -186,7 +187,8 @@ def linear_problem(
       init_shape: of the parameters, [D] or [D, C].
       quadratic: whether the loss is that of ridge regression.
     """
-    features, targets, parts, regularization, dtype = samples
+    features, targets, parts = samples.features, samples.targets, samples.parts
+    regularization, dtype = samples.regularization, samples.dtype
     gram = None
     if quadratic and pays(features, parts):
         gram = gram_of(features, targets, parts, regularization, solution, dtype)
@@ -204,8 +206,7 @@ def linear_problem(
         shards = data.stack(features[:, :0], targets, parts)
         shards = shards._replace(features=sparse_features(features, parts))
     else:
-        dense = features.toarray() if scipy.sparse.issparse(features) else features
-        shards = data.stack(dense, targets, parts)
+        shards = data.stack(_constants.dense(features), targets, parts)
     return Problem(
         name=name,
         num_workers=num_workers,

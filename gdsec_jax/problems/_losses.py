@@ -6,7 +6,13 @@ import numpy as np
 import scipy
 
 from gdsec_jax import _checks
-from gdsec_jax.problems import _constants, _linear
+from gdsec_jax.problems import _constants
+from gdsec_jax.problems._linear import (
+    half_square,
+    linear_loss,
+    linear_problem,
+    samples,
+)
 from gdsec_jax.problems._problem import Problem
 
 # max over z, and y in [0, 1], of the second derivative of (y - sigma(z))^2 / 2
@@ -36,12 +42,12 @@ def _absolute(params):
 
 
 # Made once: the compiled loop knows them by identity.
-_ridge_loss = _linear.linear_loss(_squares, _linear.half_square)
-_logistic_loss = _linear.linear_loss(_logistic, _linear.half_square)
-_softmax_loss = _linear.linear_loss(_softmax, _linear.half_square)
-_sigmoid_loss = _linear.linear_loss(_sigmoid_squares, _linear.half_square)
-_lasso_loss = _linear.linear_loss(_squares, _absolute)
-_squares_loss = _linear.linear_loss(_squares, None)
+_ridge_loss = linear_loss(_squares, half_square)
+_logistic_loss = linear_loss(_logistic, half_square)
+_softmax_loss = linear_loss(_softmax, half_square)
+_sigmoid_loss = linear_loss(_sigmoid_squares, half_square)
+_lasso_loss = linear_loss(_squares, _absolute)
+_squares_loss = linear_loss(_squares, None)
 
 
 def ridge(
@@ -88,14 +94,11 @@ def ridge(
       >>> problem.smoothness, problem.solution
       (0.5, Array([0. , 0.5, 1. , 1.5], dtype=float32))
     """
-    _checks.number_of_workers(num_workers)
-    data = _linear.samples(
-        features, targets, num_workers, regularization, split, seed, dtype
-    )
+    data = samples(features, targets, num_workers, regularization, split, seed, dtype)
     x, y = data.features, data.targets.astype(np.float64)
     solution = _constants.solve_ridge(x, y, data.regularization)
     residual = x @ solution - y
-    return _linear.linear_problem(
+    return linear_problem(
         "ridge",
         data._replace(targets=y),
         worker_loss=_ridge_loss,
@@ -143,10 +146,7 @@ def logistic(
       >>> problem.smoothness
       0.3125
     """
-    _checks.number_of_workers(num_workers)
-    data = _linear.samples(
-        features, targets, num_workers, regularization, split, seed, dtype
-    )
+    data = samples(features, targets, num_workers, regularization, split, seed, dtype)
     labels = np.unique(data.targets)
     if labels.size != 2:
         raise ValueError(
@@ -174,16 +174,14 @@ def logistic(
     def hessian(theta):
         root = np.sqrt(curvatures(theta))[:, None]
         scaled = x.multiply(root).tocsr() if scipy.sparse.issparse(x) else x * root
-        gram = scaled.T @ scaled
-        gram = gram.toarray() if scipy.sparse.issparse(gram) else gram
-        return gram + lam * np.eye(theta.size)
+        return _constants.dense(scaled.T @ scaled) + lam * np.eye(theta.size)
 
     length = x.shape[1]
     small = length <= _constants.DENSE_LIMIT
     solution = _constants.newton(
         value, gradient, hessian_product, np.zeros(length), hessian if small else None
     )
-    return _linear.linear_problem(
+    return linear_problem(
         "logistic",
         data._replace(targets=y),
         worker_loss=_logistic_loss,
@@ -231,10 +229,7 @@ def softmax(
       >>> problem.init_params.shape, problem.smoothness
       ((4, 3), 0.375)
     """
-    _checks.number_of_workers(num_workers)
-    data = _linear.samples(
-        features, targets, num_workers, regularization, split, seed, dtype
-    )
+    data = samples(features, targets, num_workers, regularization, split, seed, dtype)
     labels, y = np.unique(data.targets, return_inverse=True)
     if labels.size < 2:
         raise ValueError(f"targets must have two labels or more, got {labels.size}.")
@@ -264,7 +259,7 @@ def softmax(
     solution = _constants.newton(
         value, gradient, hessian_product, np.zeros(shape[0] * shape[1])
     )
-    return _linear.linear_problem(
+    return linear_problem(
         "softmax",
         data._replace(targets=y),
         worker_loss=_softmax_loss,
@@ -314,14 +309,11 @@ def lasso(
       >>> problems.lasso(x, y, 2, regularization=0.25).solution
       Array([ 2.,  0., -1.,  0.], dtype=float32)
     """
-    _checks.number_of_workers(num_workers)
-    data = _linear.samples(
-        features, targets, num_workers, regularization, split, seed, dtype
-    )
+    data = samples(features, targets, num_workers, regularization, split, seed, dtype)
     x, y = data.features, data.targets.astype(np.float64)
     solution = _constants.solve_lasso(x, y, data.regularization)
     residual = x @ solution - y
-    return _linear.linear_problem(
+    return linear_problem(
         "lasso",
         data._replace(targets=y),
         worker_loss=_squares_loss if proximal else _lasso_loss,
@@ -370,12 +362,9 @@ def nonlinear_least_squares(
       >>> problem.error_name
       'squared gradient norm'
     """
-    _checks.number_of_workers(num_workers)
-    data = _linear.samples(
-        features, targets, num_workers, regularization, split, seed, dtype
-    )
+    data = samples(features, targets, num_workers, regularization, split, seed, dtype)
     _checks.in_range("targets", data.targets, 0.0, 1.0)
-    return _linear.linear_problem(
+    return linear_problem(
         "nonlinear_least_squares",
         data._replace(targets=data.targets.astype(np.float64)),
         worker_loss=_sigmoid_loss,

@@ -41,7 +41,7 @@ class Network:
     """A model without its parameters, in the three ways in which it is called.
 
     Attributes:
-      training: what stands around the variables: with dropout, normalised by the batch.
+      training: the graph without its variables: with dropout, normalised by the batch.
       deterministic: without dropout, normalised by the batch; its statistics stay.
       inference: without dropout, normalised by statistics that were kept.
       normalises: whether it does so by the batch at all.
@@ -62,7 +62,7 @@ class Network:
         return bool(self.keys[1])
 
     def outputs(self, params: PyTree, features, key=None) -> Any:
-        """Of a batch: with a key as in training, else deterministic."""
+        """The outputs of a batch: in training with a key, deterministic without one."""
         graph = self.deterministic if key is None else self.training
         return _wide(self._model(graph, params, key)(features))
 
@@ -78,11 +78,11 @@ class Network:
         return _with(rest, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 
     def inferred(self, params: PyTree, rest: PyTree, features) -> Any:
-        """The outputs of samples, each on its own."""
+        """The outputs in inference, where each sample is on its own."""
         return _wide(self.model(params, rest)(features))
 
     def model(self, params: PyTree, rest: PyTree) -> "nnx.Module":
-        """As it is called in inference."""
+        """The model in inference, with these parameters and other variables."""
         return self._model(self.inference, params, rest=rest)
 
     def _model(self, graph, params, key=None, rest=None):
@@ -160,7 +160,7 @@ def normalises(model: "nnx.Module") -> bool:
 
 
 def split(model: "nnx.Module") -> tuple[Any, PyTree, PyTree, PyTree]:
-    """What stands around the variables, parameters, random keys, and the rest."""
+    """The graph without its variables, parameters, random keys, and other variables."""
     from flax import nnx
 
     graph, *states = nnx.split(model, nnx.Param, nnx.RngKey, ...)
@@ -175,7 +175,7 @@ def _with(tree: PyTree, some: PyTree) -> PyTree:
 
 
 def _wide(outputs):
-    """In float32 at least: losses of numbers with few digits are of little use."""
+    """Outputs in float32 at least: losses of numbers with few digits say little."""
     return jax.tree.map(
         lambda x: (
             x.astype(_trees.widest(x.dtype, jnp.float32))

@@ -19,17 +19,17 @@ PerSample = Callable[[Any, jax.Array], jax.Array]
 
 
 class Drawn(NamedTuple):
-    """What a worker computes on in a round."""
+    """What a worker draws in a round."""
 
     shards: Shards
-    key: jax.Array  # of dropout
+    key: jax.Array | None  # of dropout
 
 
 class HeldOut(NamedTuple):
-    """What is evaluated on, beside the data of the workers."""
+    """What an evaluation reads beside the data of the workers."""
 
     shards: Shards | None  # without the axis of workers
-    sample: jax.Array | None  # features that batch statistics are those of
+    sample: jax.Array | None  # features whose statistics normalise what is evaluated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +54,9 @@ class WorkerLoss:
     loss: PerSample
 
     def __call__(self, params: PyTree, own: Shards | Drawn) -> jax.Array:
-        shards, key = own if isinstance(own, Drawn) else (own, None)
-        outputs = self.network.outputs(params, shards.features, key)
-        return _weighted_sum("loss", self.loss, outputs, shards)
+        drawn = own if isinstance(own, Drawn) else Drawn(own, None)
+        outputs = self.network.outputs(params, drawn.shards.features, drawn.key)
+        return _weighted_sum("loss", self.loss, outputs, drawn.shards)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +68,9 @@ class Measure:
     batch_size: int
 
     def __call__(self, problem: Problem, params: PyTree, worker_batch) -> Measured:
-        held, sample = problem.held_out
-        at = params, self.network.rest_at(params, sample)
-        if held is not None:
-            values = self._sums(at, held)
+        at = params, self.network.rest_at(params, problem.held_out.sample)
+        if problem.held_out.shards is not None:
+            values = self._sums(at, problem.held_out.shards)
         else:
             values = problem.over_workers(self._sums, at, worker_batch)
         error, *metrics = values

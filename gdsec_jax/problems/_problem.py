@@ -1,9 +1,8 @@
 """A problem: a sum of the workers' objectives, with what is known of its optimum."""
 
-import dataclasses
-import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -14,41 +13,20 @@ from gdsec_jax import _checks, _trees, data
 
 PyTree = Any
 ErrorMeasure = Literal["objective", "gradient", "held-out"]
+Draw = Callable[[jax.Array, PyTree], PyTree]
+MeasureWith = Callable[["Problem", PyTree, int | None], "Measured"]
+_STATIC = {"static": True}  # part of a problem's structure, not one of its arrays
 
 
 class Measured(NamedTuple):
-    """What is looked at when a run is evaluated; scalars."""
+    """What an evaluation of a run records; scalars."""
 
     error: jax.Array
     metrics: dict[str, jax.Array]  # beside the error, by name
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "worker_data",
-        "init_params",
-        "optimum",
-        "solution",
-        "smoothness",
-        "worker_smoothness",
-        "coordinate_smoothness",
-        "regularization",
-        "local_learning_rate",
-        "held_out",
-    ],
-    meta_fields=[
-        "name",
-        "num_workers",
-        "worker_loss",
-        "worker_objective",
-        "measure",
-        "draw",
-        "num_local_steps",
-        "measure_with",
-    ],
-)
-@dataclasses.dataclass(frozen=True, eq=False)
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
 class Problem:
     r"""Minimise :math:`f(\theta) = \sum_m f_m(\theta)`, f_m known to worker m alone.
 
@@ -83,11 +61,11 @@ class Problem:
       held_out: data that it needs beside the workers'.
     """
 
-    name: str
-    num_workers: int
-    worker_loss: Callable[[PyTree, PyTree], jax.Array]
-    worker_objective: Callable[[PyTree, PyTree], jax.Array]
-    measure: ErrorMeasure
+    name: str = field(metadata=_STATIC)
+    num_workers: int = field(metadata=_STATIC)
+    worker_loss: Callable[[PyTree, PyTree], jax.Array] = field(metadata=_STATIC)
+    worker_objective: Callable[[PyTree, PyTree], jax.Array] = field(metadata=_STATIC)
+    measure: ErrorMeasure = field(metadata=_STATIC)
     worker_data: PyTree
     init_params: PyTree
     optimum: Any = None
@@ -96,19 +74,18 @@ class Problem:
     worker_smoothness: Any = None
     coordinate_smoothness: PyTree = None
     regularization: Any = None
-    draw: Callable[[jax.Array, PyTree], PyTree] | None = None
-    num_local_steps: int = 1
+    draw: Draw | None = field(default=None, metadata=_STATIC)
+    num_local_steps: int = field(default=1, metadata=_STATIC)
     local_learning_rate: Any = None
-    measure_with: Callable[["Problem", PyTree, int | None], Measured] | None = None
+    measure_with: "MeasureWith | None" = field(default=None, metadata=_STATIC)
     held_out: PyTree = None
 
     def gradients(self, params: PyTree, key: jax.Array | None = None) -> PyTree:
         """What the workers send of theta, leaves [M, *param].
 
-        Without a key the gradient of each f_m, whatever the problem does in a round;
-        it is that which `error` measures, but for networks that normalise by the batch
-        and for held-out data. With a key, what each worker computes in one
-        round: on a draw, after local steps.
+        Without a key, the gradient of each f_m. With one, what each worker computes in
+        the round of that key: on a draw, after local steps. `error` measures the sum
+        of the f_m, but for networks that normalise by the batch and for held-out data.
         """
         index = jnp.arange(self.num_workers)
         return self.gradients_of(params, key, index, self.worker_data)
@@ -117,7 +94,7 @@ class Problem:
         """`gradients` of some workers, leaves [G, *param].
 
         Args:
-          params, key: as of `gradients`.
+          params, key: as in `gradients`.
           index: int [G], their numbers.
           worker_data: theirs, leaves [G, ...].
         """
@@ -134,24 +111,20 @@ class Problem:
     def _in_a_round(self, params, key, own_data):
         """The sum of one worker's gradients along its local steps."""
 
-        def gradient(at, step):
-            drawn = own_data
-            if self.draw is not None:
-                several = self.num_local_steps > 1
-                drawn = self.draw(
-                    jax.random.fold_in(key, step) if several else key, own_data
-                )
+        def gradient(at, key):
+            drawn = own_data if self.draw is None else self.draw(key, own_data)
             return jax.grad(self.worker_loss)(at, drawn)
 
         if self.num_local_steps == 1:
-            return gradient(params, 0)
+            return gradient(params, key)
         # The sum alone is carried, and says where the worker is.
         scale = -self.local_learning_rate * self.num_workers
 
         def one_step(step, total):
             wide = _trees.cast_like(params, total)
             at = _trees.cast_like(_trees.add_scaled(wide, scale, total), params)
-            return _trees.add(total, gradient(at, step))
+            own_key = None if key is None else jax.random.fold_in(key, step)
+            return _trees.add(total, gradient(at, own_key))
 
         total = jax.lax.fori_loop(
             0, self.num_local_steps, one_step, _trees.zero_memory(params)
@@ -190,7 +163,7 @@ class Problem:
 
         if worker_batch is None or worker_batch >= self.num_workers:
             return of_some(0, self.num_workers)
-        groups, rest = divmod(self.num_workers, worker_batch)
+        batches, rest = divmod(self.num_workers, worker_batch)
         if rest:
             total = of_some(self.num_workers - rest, rest)
         else:
@@ -200,7 +173,7 @@ class Problem:
         def add(i, total):
             return _trees.add(total, of_some(i * worker_batch, worker_batch))
 
-        return jax.lax.fori_loop(0, groups, add, total)
+        return jax.lax.fori_loop(0, batches, add, total)
 
     @property
     def evaluations(self) -> np.ndarray:
@@ -219,7 +192,7 @@ class Problem:
 
     @property
     def resolution(self) -> float:
-        """The least error that rounding can tell from none: of f - f*, eps |f*|."""
+        """The least error that rounding can tell from 0: of f - f* it is eps |f*|."""
         if self.measure == "gradient":
             return 0.0
         if self.optimum is None:
@@ -239,7 +212,7 @@ class Problem:
 
 
 def _values(array) -> np.ndarray:
-    """Of an array, also where other processes hold parts of it."""
+    """The values of an array, also where other processes hold parts of it."""
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         from jax.experimental import multihost_utils
 

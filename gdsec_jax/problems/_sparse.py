@@ -11,7 +11,7 @@ import scipy
 
 from gdsec_jax import _checks
 
-# Of segments, beside that of the longest row.
+# What segments may be wide, beside the length of the longest row.
 WIDTHS = tuple(2**k for k in range(2, 10))
 # Adding a segment's sum to its row takes as long as reading so many non-zeros.
 SEGMENT_COST = 4
@@ -50,7 +50,7 @@ def sparse_features(
 
 
 def segments_of(matrices: Sequence["scipy.sparse.csr_array"]) -> Segments:
-    """Of matrices of one shape, stacked; as wide as makes them the fastest."""
+    """Matrices of one shape as stacked segments, of the width that is the fastest."""
     lengths = [np.diff(matrix.indptr) for matrix in matrices]
     longest = max(1, *(each.max() for each in lengths))
     num_rows = matrices[0].shape[0]

@@ -26,6 +26,7 @@ from gdsec_jax.simulation._history import History
 from gdsec_jax.simulation._simulate import simulate
 from gdsec_jax.study import config as configs
 from gdsec_jax.study import report, tuning
+from gdsec_jax.wire._formats import CONVENTIONS
 
 CHECKPOINTS = "checkpoints"  # a folder among the histories, with one a method
 
@@ -206,7 +207,7 @@ def run(
     )
     if config.all_formats:
         title = f"{title}, Mbit by format"
-        for names in (wire.FORMATS, wire.CONVENTIONS):  # both, for a terminal's width
+        for names in (wire.FORMATS, CONVENTIONS):  # both, for a terminal's width
             console.print(
                 report.format_table(
                     runs.histories, config.target, title=title, names=names

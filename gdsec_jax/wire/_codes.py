@@ -1,7 +1,7 @@
 """How the values of a message are written: as floats, or as multiples of a scale."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -58,11 +58,7 @@ class Code(NamedTuple):
                 return 9
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["scales", "payload"],
-    meta_fields=["code"],
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Packing:
     """What a worker's piece says, in its state, of how its message is to be written.
@@ -74,7 +70,7 @@ class Packing:
         the factors of a low-rank message; None: the message itself.
     """
 
-    code: Code
+    code: Code = field(metadata={"static": True})
     scales: jax.Array
     payload: Any = None
 
@@ -87,6 +83,9 @@ class Whole(NamedTuple):
 
 def packing_of(state: Any) -> Packing | None:
     """How a pipeline says, in its state, that its messages are to be written.
+
+    Returns:
+      Its `Packing`, or None where no piece says anything: as floats.
 
     Raises:
       ValueError: several of its pieces do; or one sends a payload in the message's
@@ -117,15 +116,6 @@ def packing_of(state: Any) -> Packing | None:
 
 
 def whole_of(state: Any) -> Any:
-    """Whether a pipeline says, in its state, that its last message is whole.
-
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> from gdsec_jax import wire, worker
-      >>> piece = worker.first_whole(worker.top_k(1))
-      >>> _, state = piece.update(jnp.ones(3), piece.init(jnp.ones(3)))
-      >>> bool(wire.whole_of(state))
-      True
-    """
+    """Whether a pipeline says, in its state, that its last message is whole; bool."""
     flags = (marker.flag for marker in _trees.of_type(state, Whole))
     return functools.reduce(jnp.logical_or, flags, False)

@@ -25,7 +25,7 @@ coo64     64 n
 ========  ===========================================================================
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,19 +42,22 @@ _RUN_CODED = ("rle", "golomb")
 class Format(NamedTuple):
     """How a message is written: the name of the format, and the width of a value.
 
+    The formats are dense, coo, bitmap, rle and golomb; entropy, values, coo_bare and
+    coo64 are conventions of published papers, which are counted, and have no bytes.
+
     Examples:
       >>> from gdsec_jax import wire
       >>> wire.Format("rle", value_bits=32).run_coded
       ('rle',)
     """
 
-    name: str = "coo"  # one of FORMATS or CONVENTIONS
+    name: str = "coo"
     value_bits: int | None = None  # v of floats; None: the width of their dtype
-    also: tuple[str, ...] = ()  # further formats to count, for `Uploads.bits(name)`
+    also: tuple[str, ...] = ()  # further formats to count, for `bits_in(name)`
 
     @property
     def run_coded(self) -> tuple[str, ...]:
-        """Those of its names whose cost takes a pass over the message."""
+        """Of its formats, those that need a look at where each non-zero stands."""
         return tuple(name for name in _RUN_CODED if name in (self.name, *self.also))
 
 
@@ -64,11 +67,6 @@ def as_format(wire: "str | Format") -> Format:
     Raises:
       ValueError: a name is none of `FORMATS` and `CONVENTIONS`, or value_bits is no
         positive int.
-
-    Examples:
-      >>> from gdsec_jax import wire
-      >>> wire.as_format("rle")
-      Format(name='rle', value_bits=None, also=())
     """
     chosen = Format(wire) if isinstance(wire, str) else wire
     if not isinstance(chosen, Format):
@@ -80,14 +78,14 @@ def as_format(wire: "str | Format") -> Format:
     return chosen
 
 
-def index_length(name: str, length: int, entries, runs):
-    """Bits of one message that say where its values belong, silence aside.
+def index_length(name: str, length: int, entries, runs) -> Any:
+    """Bits that say where the values of a message with non-zeros belong.
 
     Args:
-      name: a format or convention with a value for each non-zero.
+      name: a format or convention that writes the non-zeros alone: not "dense".
       length: D.
       entries: n, int64 (or any width that holds the result), any shape.
-      runs: of the same shape, what `rle_bits` or `golomb_bits` counted, if it is one.
+      runs: what `rle_bits` or `golomb_bits` counted, for those two formats.
     """
     match name:
         case "coo":
@@ -119,34 +117,20 @@ def rle_bits(nonzero: jax.Array) -> jax.Array:
       nonzero: bool [D], D < 2^31, true where the message has an entry.
 
     Returns:
-      uint32 [], gamma(n + 1) + sum of gamma(zeros before it + 1) over the n non-zeros;
-      at most 1.5 D + 63, which 32 bits hold. Traceable.
-
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> from gdsec_jax import wire
-      >>> wire.rle_bits(jnp.array([True, False, False, True])).item()  # 3 + 1 + 3
-      7
+      uint32 [], as in the table above; at most 1.5 D + 63, which 32 bits hold.
     """
     codewords = jnp.where(nonzero, gamma_length(_zeros_before(nonzero) + 1), 0)
-    return codewords.sum(dtype=jnp.uint32) + _number_length(nonzero)
+    return codewords.sum(dtype=jnp.uint32) + _length_of_number(nonzero)
 
 
 def golomb_bits(nonzero: jax.Array) -> jax.Array:
     """Bits of the run lengths of zeros in the cheapest Rice code, with b and n first.
 
     Args:
-      nonzero: bool [D], D < 2^31, true where the message has an entry.
+      nonzero: as for `rle_bits`.
 
     Returns:
-      uint32 [], gamma(n + 1) + 5 + the least over b of the sum of (run >> b) + 1 + b;
-      at most D + 68. Traceable.
-
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> from gdsec_jax import wire
-      >>> wire.golomb_bits(jnp.array([True, False, False, True])).item()  # 3 + 5 + 4
-      12
+      uint32 [], as in the table above; at most D + 68.
     """
     runs = jnp.where(nonzero, _zeros_before(nonzero), 0).astype(jnp.uint32)
     number = nonzero.sum(dtype=jnp.uint32)
@@ -165,10 +149,11 @@ def golomb_bits(nonzero: jax.Array) -> jax.Array:
     # The cost is convex in b: the first b that the next does not improve is the best.
     zero = jnp.zeros((), jnp.uint32)
     _, best, _ = jax.lax.while_loop(cheaper, step, (zero, cost(zero), cost(zero + 1)))
-    return best + 5 + _number_length(nonzero)
+    return best + 5 + _length_of_number(nonzero)
 
 
-def _number_length(nonzero: jax.Array) -> jax.Array:
+def _length_of_number(nonzero: jax.Array) -> jax.Array:
+    """gamma(n + 1), what the number of non-zeros costs."""
     return gamma_length(nonzero.sum(dtype=jnp.int32) + 1)
 
 
@@ -184,11 +169,5 @@ def gamma_length(x: jax.Array) -> jax.Array:
     """Length in bits of x >= 1 in Elias' gamma code, 2 floor(log2 x) + 1; uint32.
 
     Counts leading zeros, since floor(log2 x) in float32 is wrong at 8192 and elsewhere.
-
-    Examples:
-      >>> from gdsec_jax import wire
-      >>> import jax.numpy as jnp
-      >>> wire.gamma_length(jnp.array([1, 2, 8192])).tolist()
-      [1, 3, 27]
     """
     return (63 - 2 * jax.lax.clz(x.astype(jnp.int32))).astype(jnp.uint32)

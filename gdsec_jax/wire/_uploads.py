@@ -27,15 +27,11 @@ class Layout(NamedTuple):
 
     @property
     def run_coded(self) -> tuple[str, ...]:
-        """The formats whose cost takes a pass over the message."""
+        """Of its formats, those that need a look at where each non-zero stands."""
         return () if self.code.always_dense else self.format.run_coded
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["entries", "runs", "whole"],
-    meta_fields=["layout"],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Uploads:
     """Exact counts of messages: what leaves the compiled loop for each of them.
@@ -46,7 +42,7 @@ class Uploads:
     entries: jax.Array  # int32 [G]: values sent, of each width: the non-zeros, or all
     runs: jax.Array  # uint32 [R]: what `rle_bits` and `golomb_bits` count, if asked for
     whole: jax.Array  # bool []: not compressed, whatever the format
-    layout: Layout
+    layout: Layout = dataclasses.field(metadata={"static": True})
 
     def bits(self, name: str | None = None) -> np.ndarray | jax.Array:
         """Bits of each message: int64, exact.
@@ -95,7 +91,7 @@ class Uploads:
         return number.asarray(self.runs).astype(integer)[..., counted.index(name)]
 
     def _integers(self):
-        """The array module and integer type that hold the bits of any message here."""
+        """NumPy or jax.numpy, and the integer that holds the bits of any message."""
         if not _checks.is_traced(self.entries):
             return np, np.int64
         widest = jax.dtypes.canonicalize_dtype(np.uint64)  # uint32 without x64
@@ -129,30 +125,25 @@ def layout_of(
 
     Raises:
       ValueError: the format is unknown, or a message has 2^31 entries or more.
-
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> from gdsec_jax import wire
-      >>> wire.layout_of({"w": jnp.zeros((3, 2)), "b": jnp.zeros(2)}, "rle").dense_bits
-      256
     """
     form = _formats.as_format(wire)
     code = code or Code()
-    params, sent = jax.tree.leaves(params), params if payload is None else payload
-    leaves = jax.tree.leaves(sent)
+    floats = jax.tree.leaves(params)
+    leaves = floats if payload is None else jax.tree.leaves(payload)
     length = sum(map(_size, leaves))
     if length >= 2**31:
         raise ValueError(f"params have {length} entries, expected fewer than 2**31.")
-    widths = {_width(leaf, form, code, nonzero=True) for leaf in leaves}
-    values = (_size(leaf) * _width(leaf, form, code, nonzero=False) for leaf in leaves)
-    floats = (_size(leaf) * _width(leaf, form, Code(), nonzero=True) for leaf in params)
+
+    def bits_of_all(leaves, code, nonzero):
+        return sum(_size(x) * _width(x, form, code, nonzero) for x in leaves)
+
     return Layout(
         format=form,
         code=code,
         length=length,
-        widths=tuple(sorted(widths)),
-        dense_bits=sum(values) + 32 * code.num_scales,
-        whole_bits=sum(floats),
+        widths=tuple(sorted({_width(x, form, code, nonzero=True) for x in leaves})),
+        dense_bits=bits_of_all(leaves, code, nonzero=False) + 32 * code.num_scales,
+        whole_bits=bits_of_all(floats, Code(), nonzero=True),
     )
 
 
@@ -163,26 +154,12 @@ def count(message: Any, layout: Layout, whole=False) -> Uploads:
       message: a tree with the shapes and dtypes that `layout` was made of.
       layout: of `layout_of`.
       whole: bool [], may be traced: this message is not compressed.
-
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> from gdsec_jax import wire
-      >>> message = jnp.array([3.0, 0.0, 0.0, 1.0])
-      >>> wire.count(message, wire.layout_of(message, "rle")).bits().item()
-      71
     """
     return tally(nonzeros_of(message), message, layout, whole)
 
 
 def nonzeros_of(message: Any) -> list[jax.Array]:
-    """How many entries of each leaf are not zero, int32: numbers that add up.
-
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> from gdsec_jax import wire
-      >>> wire.nonzeros_of({"w": jnp.array([3.0, 0.0, 1.0]), "b": jnp.zeros(2)})
-      [Array(0, dtype=int32), Array(2, dtype=int32)]
-    """
+    """How many entries of each leaf are not zero, int32: numbers that add up."""
     return [_nonzeros(leaf) for leaf in jax.tree.leaves(message)]
 
 
@@ -192,49 +169,40 @@ def _nonzeros(leaf) -> jax.Array:
     return jnp.sum(leaf != 0, dtype=dtype).astype(jnp.int32)
 
 
-def tally(nonzeros: list[jax.Array], message: Any, layout: Layout, whole=False):
+def tally(
+    nonzeros: list[jax.Array], message: Any, layout: Layout, whole=False
+) -> Uploads:
     """`count`, where the non-zeros of each leaf are counted already.
 
     Args:
       nonzeros: of `nonzeros_of`.
-      message: as for `count`; unless `layout.run_coded` names a format shapes and
-        dtypes do.
+      message: as for `count`; shapes and dtypes do, unless `layout.run_coded` names a
+        format.
       layout, whole: as for `count`.
-
-    Examples:
-      >>> import jax, jax.numpy as jnp
-      >>> from gdsec_jax import wire
-      >>> like = jax.ShapeDtypeStruct((4,), jnp.float32)
-      >>> wire.tally([jnp.int32(2)], like, wire.layout_of(like, "coo")).bits().item()
-      71
     """
-    form, code = layout.format, layout.code
     leaves = jax.tree.leaves(message)
-    widths = [_width(leaf, form, code, nonzero=True) for leaf in leaves]
+    widths = [_width(leaf, layout.format, layout.code, nonzero=True) for leaf in leaves]
     if not set(widths) <= set(layout.widths):
         raise ValueError(
             f"a message with values of {sorted(set(widths))} bits does not fit a "
             f"layout of {list(layout.widths)} bits."
         )
 
-    def values_of(width, numbers):
-        own = [x for x, w in zip(numbers, widths, strict=True) if w == width]
-        return jnp.asarray(sum(own), jnp.int32)
+    def by_width(numbers):
+        """int32 [G]: a number of each leaf, added up over the leaves of a width."""
+        numbers = list(zip(numbers, widths, strict=True))
+        sums = [sum(x for x, v in numbers if v == width) for width in layout.widths]
+        return jnp.asarray([jnp.asarray(x, jnp.int32) for x in sums], jnp.int32)
 
     sent = functools.reduce(jnp.logical_or, (n > 0 for n in nonzeros), False)
-    sizes = [_size(leaf) for leaf in leaves]
-    all_values = [values_of(width, sizes) for width in layout.widths]
-    every = jnp.where(sent, jnp.asarray(all_values, jnp.int32), 0)
-    if form.name == "dense" or code.always_dense:
-        entries = every
-    else:
-        some = jnp.asarray([values_of(v, nonzeros) for v in layout.widths], jnp.int32)
-        entries = jnp.where(whole, every, some)
-    passes = {"rle": _formats.rle_bits, "golomb": _formats.golomb_bits}
+    entries = jnp.where(sent, by_width(map(_size, leaves)), 0)
+    if layout.format.name != "dense" and not layout.code.always_dense:
+        entries = jnp.where(whole, entries, by_width(nonzeros))
     runs = []
     if layout.run_coded:
         nonzero = [(leaf != 0).ravel() for leaf in leaves] or [jnp.zeros(1, bool)]
         vector = jnp.concatenate(nonzero)
+        passes = {"rle": _formats.rle_bits, "golomb": _formats.golomb_bits}
         runs = [passes[name](vector) for name in layout.run_coded]
     return Uploads(
         entries=entries,

@@ -67,37 +67,27 @@ def test_concentration_separates_labels():
 
 
 @pytest.mark.parametrize(
-    ("targets", "num_workers", "arguments", "message"),
+    ("wrong", "message"),
     [
-        (TARGETS, 12, {}, "num_workers is 12, expected at most .* samples, 11"),
-        (TARGETS, 0, {}, "num_workers is 0, expected an integer at least 1"),
-        (TARGETS, 2.0, {}, "num_workers is 2.0, expected an integer"),
-        (TARGETS[None], 2, {}, r"targets have shape \(1, 11\), expected \[N\]"),
-        (TARGETS, 2, {"how": "random"}, "how is 'random', expected one of shuffled"),
-        (TARGETS, 2, {"seed": -1}, "seed is -1, expected an integer at least 0"),
-        (TARGETS, 2, {"sizes": [5, 5]}, "2 entries that sum to 10, expected 2 that su"),
-        (TARGETS, 2, {"sizes": [11]}, "sizes has 1 entries that sum to 11"),
-        (TARGETS, 2, {"sizes": [0, 11]}, "an entry of sizes is 0, expected an integer"),
-        (
-            TARGETS,
-            2,
-            {"how": "dirichlet", "sizes": [5, 6]},
-            "with how='dirichlet', expected None",
-        ),
-        (
-            TARGETS,
-            2,
-            {"how": "dirichlet", "concentration": 0},
-            "concentration is 0, expected a finite number above 0",
-        ),
-        (
-            TARGETS,
-            2,
-            {"how": "dirichlet", "concentration": "a"},
-            "concentration is 'a', expected a finite number above 0",
+        ({"num_workers": 12}, "num_workers is 12, expected at most .* samples, 11"),
+        ({"num_workers": 0}, "num_workers is 0, expected an integer at least 1"),
+        ({"num_workers": 2.0}, "num_workers is 2.0, expected an integer"),
+        ({"targets": TARGETS[None]}, r"targets have shape \(1, 11\), expected \[N\]"),
+        ({"how": "random"}, "how is 'random', expected one of shuffled"),
+        ({"seed": -1}, "seed is -1, expected an integer at least 0"),
+        ({"sizes": [5, 5]}, "2 entries that sum to 10, expected 2 that su"),
+        ({"sizes": [11]}, "sizes has 1 entries that sum to 11"),
+        ({"sizes": [0, 11]}, "an entry of sizes is 0, expected an integer"),
+        ({"how": "dirichlet", "sizes": [5, 6]}, "how='dirichlet', expected None"),
+        *(
+            (
+                {"how": "dirichlet", "concentration": value},
+                f"concentration is {value!r}, expected a finite number above 0",
+            )
+            for value in (0, "a")
         ),
     ],
 )
-def test_bad_arguments(targets, num_workers, arguments, message):
+def test_bad_arguments(wrong, message):
     with pytest.raises(ValueError, match=message):
-        split(targets, num_workers, **arguments)
+        split(**{"targets": TARGETS, "num_workers": 2} | wrong)

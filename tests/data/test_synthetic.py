@@ -53,24 +53,6 @@ def test_the_seed_decides(make):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"num_workers": 61}, "num_workers is 61, expected an integer from 1 to 60"),
-        ({"num_workers": 0}, "num_workers is 0, expected an integer from 1 to 60"),
-        ({"samples_per_worker": 0}, "samples_per_worker is 0, expected an integer"),
-        ({"num_features": 1.5}, "num_features is 1.5, expected an integer at least 1"),
-        ({"problem": "lasso"}, "problem is 'lasso', expected one of ridge, logistic"),
-        ({"seed": None}, "seed is None, expected an integer at least 0"),
-        ({"regularization": 0}, "regularization is 0, expected a finite number above"),
-        ({"regularization": 40}, "regularization is 40, .* times num_workers, 40"),
-    ],
-)
-def test_bad_heterogeneous(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        heterogeneous(**arguments)
-
-
-@pytest.mark.parametrize(
     ("shape", "density"), [((200, 1000), 0.02), ((50, 40), 1.0), ((300, 10), 1e-6)]
 )
 def test_sparse_rows(shape: tuple[int, int], density: float):
@@ -96,16 +78,33 @@ def test_the_size_of_rcv1_is_quick():
     assert 0.4 < np.mean(data.targets == 1) < 0.6
 
 
+HETEROGENEOUS = [
+    ({"num_workers": 61}, "num_workers is 61, expected an integer from 1 to 60"),
+    ({"num_workers": 0}, "num_workers is 0, expected an integer from 1 to 60"),
+    ({"samples_per_worker": 0}, "samples_per_worker is 0, expected an integer"),
+    ({"num_features": 1.5}, "num_features is 1.5, expected an integer at least 1"),
+    ({"problem": "lasso"}, "problem is 'lasso', expected one of ridge, logistic"),
+    ({"seed": None}, "seed is None, expected an integer at least 0"),
+    ({"regularization": 0}, "regularization is 0, expected a finite number above"),
+    ({"regularization": 40}, "regularization is 40, .* times num_workers, 40"),
+]
+SPARSE = [
+    ({"num_samples": 0}, "num_samples is 0, expected an integer at least 1"),
+    ({"num_features": 0}, "num_features is 0, expected an integer at least 1"),
+    ({"density": 0.0}, "density is 0.0, expected a finite number above 0"),
+    ({"density": float("nan")}, "density is nan, expected a finite number above 0"),
+    ({"density": 1.5}, "density is 1.5, expected at most 1"),
+]
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("make", "wrong", "message"),
     [
-        ((0, 1, 0.5), "num_samples is 0, expected an integer at least 1"),
-        ((1, 0, 0.5), "num_features is 0, expected an integer at least 1"),
-        ((1, 1, 0.0), "density is 0.0, expected a finite number above 0"),
-        ((1, 1, float("nan")), "density is nan, expected a finite number above 0"),
-        ((1, 1, 1.5), "density is 1.5, expected at most 1"),
+        *((heterogeneous, *row) for row in HETEROGENEOUS),
+        *((sparse_binary, *row) for row in SPARSE),
     ],
 )
-def test_bad_sparse_binary(arguments, message):
+def test_bad_arguments(make, wrong, message):
+    sound = {"num_samples": 1, "num_features": 1, "density": 0.5}
     with pytest.raises(ValueError, match=message):
-        sparse_binary(*arguments)
+        make(**wrong if make is heterogeneous else sound | wrong)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import oracle
 import pytest
 from flax import nnx
 from inside import batch_of
@@ -13,6 +14,8 @@ from gdsec_jax import History, data, problems, simulate
 from gdsec_jax.problems import Problem
 
 cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+gradients = jax.jit(Problem.gradients)
+measured = jax.jit(Problem.measured, static_argnames="worker_batch")
 
 
 def accuracy(logits, labels):
@@ -25,8 +28,8 @@ def samples(number, size=6, classes=3, seed=0):
     return x, (x @ rng.standard_normal((size, classes))).argmax(1)
 
 
-gradients = jax.jit(Problem.gradients)
-measured = jax.jit(Problem.measured, static_argnames="worker_batch")
+def linear(**options):
+    return nnx.Linear(6, 3, rngs=nnx.Rngs(0), **options)
 
 
 class Normalised(nnx.Module):
@@ -44,8 +47,7 @@ class Normalised(nnx.Module):
         return self.norms[1](self.second(x))
 
 
-@jax.jit
-def normalised(params, x, sample):
+def normalised(params, x, sample, xp=np):
     """The same by hand, with the statistics of a sample."""
 
     def dense(layer, h):
@@ -53,47 +55,43 @@ def normalised(params, x, sample):
 
     def norm(layer, h, of):
         mean, var = of.mean(0), ((of - of.mean(0)) ** 2).mean(0)
-        return layer["scale"] * (h - mean) / jnp.sqrt(var + 1e-5) + layer["bias"]
+        return layer["scale"] * (h - mean) / xp.sqrt(var + 1e-5) + layer["bias"]
 
     h, s = dense(params["first"], x), dense(params["first"], sample)
     own = params["norms"][0]
-    h, s = jnp.tanh(norm(own, h, s)), jnp.tanh(norm(own, s, s))
+    h, s = xp.tanh(norm(own, h, s)), xp.tanh(norm(own, s, s))
     h, s = dense(params["second"], h), dense(params["second"], s)
     return norm(params["norms"][1], h, s)
 
 
-@jax.jit
 def shifted(params, by=0.3):
     """Parameters that are not the initial ones, where many are 0 or 1."""
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(3), len(leaves))
-    return jax.tree.unflatten(
-        structure,
-        [
-            p + by * jax.random.normal(k, p.shape, p.dtype)
-            for p, k in zip(leaves, keys, strict=True)
-        ],
-    )
+    rng = np.random.default_rng(3)
+    shift = lambda p: np.asarray(p) + by * rng.standard_normal(p.shape)  # noqa: E731
+    return jax.tree.map(lambda p: shift(p).astype(p.dtype), params)
 
 
 def test_a_linear_model_is_multinomial_regression(x64):
     x, y = samples(31)
     parts = data.split(y, 4, "sorted")
-    oracle = problems.softmax(x, y, 4, split=parts, regularization=0.0)
-    model = nnx.Linear(6, 3, use_bias=False, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
-    problem = problems.flax_problem(
-        model, cross_entropy, (x, y), 4, split=parts, eval_batch=3
+    model = linear(use_bias=False, param_dtype=jnp.float64)
+    problem, at_once = (
+        problems.flax_problem(
+            model, cross_entropy, (x, y), 4, split=parts, eval_batch=batch
+        )
+        for batch in (3, 100)
     )
     params = shifted(problem.init_params)
+    gradient = oracle.softmax_gradient(x, y, parts, 0.0)
     np.testing.assert_allclose(
         gradients(problem, params)["kernel"],
-        gradients(oracle, params["kernel"]),
+        [gradient(m, params["kernel"]) for m in range(4)],
         rtol=1e-12,
         atol=1e-15,
     )
-    value = jax.jit(Problem.objective)(oracle, params["kernel"])
-    for worker_batch in (None, 3):
-        error = measured(problem, params, worker_batch).error
+    value = oracle.softmax_objective(x, y, 0.0)(params["kernel"])
+    for each, worker_batch in ((problem, 3), (at_once, None)):
+        error = measured(each, params, worker_batch).error
         np.testing.assert_allclose(error, value, rtol=1e-12)
     assert problem.draw is None
     assert problem.error_name == "objective"
@@ -107,63 +105,56 @@ def test_a_worker_normalises_by_its_own_batch(x64):
     )
     params, key = shifted(problem.init_params), jax.random.key(5)
 
-    def loss(params, batch):
-        logits = normalised(params, batch.features, batch.features)
-        return jnp.vdot(batch.weight, cross_entropy(logits, batch.targets))
-
-    got = gradients(problem, params, key)
-    for m in range(4):
+    def own_gradient(params, m, shards):
         batch_key, _ = jax.random.split(jax.random.fold_in(key, m))
-        own = jax.tree.map(lambda leaf, m=m: leaf[m], problem.worker_data)
-        batch = batch_of(batch_key, own, 7)
-        want = jax.jit(jax.grad(loss))(params, batch)
-        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-            np.testing.assert_allclose(a[m], b, rtol=1e-8, atol=1e-12)
+        batch = batch_of(batch_key, shards, 7)
+
+        def loss(params):
+            logits = normalised(params, batch.features, batch.features, jnp)
+            return jnp.vdot(batch.weight, cross_entropy(logits, batch.targets))
+
+        return jax.grad(loss)(params)
+
+    of_each = jax.jit(jax.vmap(own_gradient, (None, 0, 0)))
+    want = of_each(params, jnp.arange(4), problem.worker_data)
+    got = gradients(problem, params, key)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12)
     assert problem.evaluations.tolist() == [7] * 4
 
 
-@pytest.mark.parametrize("eval_batch", [7, 100])
-def test_the_error_is_normalised_by_a_fixed_sample(eval_batch, x64):
+@pytest.mark.parametrize(
+    ("held_out", "eval_batch", "worker_batch"),
+    [(True, 7, None), (False, 4, 2)],
+)
+def test_what_is_evaluated_is_normalised_by_a_fixed_sample(
+    held_out, eval_batch, worker_batch, x64
+):
     x, y = samples(50)
+    own, others = slice(0, 30), slice(30, 50) if held_out else slice(0, 30)
     problem = problems.flax_problem(
         Normalised(0, rate=0.5),
         cross_entropy,
-        (x[:30], y[:30]),
+        (x[own], y[own]),
         3,
         batch_size=4,
-        held_out=(x[30:], y[30:]),
+        held_out=(x[others], y[others]) if held_out else None,
         metrics={"accuracy": accuracy},
         statistics_size=30,  # all of them
         eval_batch=eval_batch,
     )
     params = shifted(problem.init_params)
-    logits = normalised(params, x[30:], x[:30])
-    error, metrics = measured(problem, params)
-    np.testing.assert_allclose(error, cross_entropy(logits, y[30:]).mean(), rtol=1e-8)
-    np.testing.assert_allclose(metrics["accuracy"], (logits.argmax(1) == y[30:]).mean())
-    assert problem.error_name == "held-out loss"
-    model = problems.flax_model(problem, params)
-    np.testing.assert_allclose(model(x[30:]), logits, rtol=1e-8)
-
-
-def test_without_held_out_data_the_error_is_that_of_the_workers(x64):
-    x, y = samples(25)
-    problem = problems.flax_problem(
-        Normalised(0),
-        cross_entropy,
-        (x, y),
-        3,
-        batch_size=4,
-        metrics={"accuracy": accuracy},
-        statistics_size=25,
-        eval_batch=4,
-    )
-    params = shifted(problem.init_params)
-    logits = normalised(params, x, x)
-    for worker_batch in (None, 2):
-        error, metrics = measured(problem, params, worker_batch)
-        np.testing.assert_allclose(error, cross_entropy(logits, y).mean(), rtol=1e-8)
-        np.testing.assert_allclose(metrics["accuracy"], (logits.argmax(1) == y).mean())
+    logits = normalised(params, x[others], x[own])
+    error, metrics = measured(problem, params, worker_batch)
+    one_hot = np.eye(3)[y[others]]
+    losses = np.log(np.exp(logits).sum(1)) - (logits * one_hot).sum(1)
+    np.testing.assert_allclose(error, losses.mean(), rtol=1e-8)
+    hits = logits.argmax(1) == y[others]
+    np.testing.assert_allclose(metrics["accuracy"], hits.mean())
+    assert problem.error_name == ("held-out loss" if held_out else "objective")
+    if held_out:
+        model = problems.flax_model(problem, params)
+        np.testing.assert_allclose(model(x[others]), logits, rtol=1e-8)
 
 
 def test_dropout_is_of_the_key_and_differs_among_layers_and_workers():
@@ -184,7 +175,7 @@ def test_dropout_is_of_the_key_and_differs_among_layers_and_workers():
         Dropping(), lambda outputs, _: outputs, (x, np.zeros(2)), 2
     )
     first, again, other = (
-        gradients(problem, problem.init_params, jax.random.key(k))["scales"]
+        np.asarray(gradients(problem, problem.init_params, jax.random.key(k))["scales"])
         for k in (0, 0, 1)
     )
     np.testing.assert_array_equal(first, again)
@@ -196,53 +187,114 @@ def test_dropout_is_of_the_key_and_differs_among_layers_and_workers():
     np.testing.assert_array_equal(whole, 0.5)
 
 
+class Dropped(nnx.Module):
+    """One layer behind dropout."""
+
+    def __init__(self, seed, rate):
+        rngs = nnx.Rngs(seed)
+        self.dropout = nnx.Dropout(rate, rngs=rngs)
+        self.head = nnx.Linear(6, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(self.dropout(x))
+
+
+def batch_problem(seed=0, rate=0.2, batch_size=4):
+    return problems.flax_problem(
+        Dropped(seed, rate), cross_entropy, samples(30), 5, batch_size=batch_size
+    )
+
+
+def test_equal_models_share_what_is_compiled():
+    one, other = batch_problem(0), batch_problem(1)
+    structure = jax.tree.structure(one)
+    assert structure == jax.tree.structure(other)
+    assert hash(structure) == hash(jax.tree.structure(other))
+    first, second = (p.init_params["head"]["kernel"] for p in (one, other))
+    assert not np.array_equal(first, second)
+    assert structure != jax.tree.structure(batch_problem(0, rate=0.3))
+    assert structure != jax.tree.structure(batch_problem(0, batch_size=5))
+
+
+@pytest.mark.slow
 def test_equal_models_share_a_compiled_loop(compiled):
-    x, y = samples(30)
-
-    def problem(seed):
-        return problems.flax_problem(
-            Normalised(seed, 0.1, jnp.float32),
-            cross_entropy,
-            (x[:24], y[:24]),
-            2,
-            batch_size=4,
-            held_out=(x[24:], y[24:]),
-            metrics={"accuracy": accuracy},
-        )
-
-    optimizer = optax.chain(gdsec_jax.gdsec(2, xi=0.1), optax.sgd(0.1))
-    one, other = problem(0), problem(1)
-    first = simulate(one, optimizer, 3, key=0)
+    optimizer = optax.chain(gdsec_jax.gdsec(5, xi=0.1), optax.sgd(0.1))
+    first = simulate(batch_problem(0), optimizer, 3, key=0)
     compiled()
-    second = simulate(other, optimizer, 3, key=0)
+    second = simulate(batch_problem(1), optimizer, 3, key=0)
     assert "jit(_run_chunk)" not in compiled()
     assert first.initial_error != second.initial_error
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_mixed_precision_keeps_the_parameters_in_float32(dtype):
-    class Mixed(nnx.Module):
-        def __init__(self, dtype):
-            own = {"dtype": dtype, "rngs": nnx.Rngs(0)}
-            self.hidden = nnx.Linear(6, 8, **own)
-            self.head = nnx.Linear(8, 3, **own)
+def test_some_workers_compute_what_they_do_among_all():
+    problem, key, some = batch_problem(), jax.random.key(0), np.array([1, 4])
+    own_data = jax.tree.map(lambda leaf: leaf[some], problem.worker_data)
+    alone = jax.jit(Problem.gradients_of)(
+        problem, problem.init_params, key, some, own_data
+    )
+    among = gradients(problem, problem.init_params, key)
+    for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(among), strict=True):
+        np.testing.assert_allclose(a, b[some], rtol=1e-5, atol=1e-7)
+    around = problems.minibatch(batch_problem(batch_size=5), 4)  # dropout is drawn too
+    for a, b in zip(
+        jax.tree.leaves(gradients(around, problem.init_params, key)),
+        jax.tree.leaves(among),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
 
-        def __call__(self, x):
-            return self.head(nnx.relu(self.hidden(x)))
 
-    x, y = samples(60)
+@pytest.mark.slow
+def test_workers_in_batches_run_the_same():
+    optimizer = optax.chain(gdsec_jax.gdsec(5, xi=0.1), optax.sgd(0.1))
+    whole = simulate(batch_problem(), optimizer, 4, key=0)
+    batched = simulate(batch_problem(), optimizer, 4, key=0, worker_batch=2)
+    np.testing.assert_allclose(
+        whole.objective_error, batched.objective_error, rtol=1e-4
+    )
+
+
+class Mixed(nnx.Module):
+    """Computes in `dtype`; its parameters are float32."""
+
+    def __init__(self, dtype):
+        own = {"dtype": dtype, "rngs": nnx.Rngs(0)}
+        self.hidden = nnx.Linear(6, 8, **own)
+        self.head = nnx.Linear(8, 3, **own)
+
+    def __call__(self, x):
+        return self.head(nnx.relu(self.hidden(x)))
+
+
+def mixed_problems(*dtypes, batch_size=None):
+    """One for each dtype, and the dtypes that their losses have seen."""
     seen = []
 
     def loss(logits, labels):
         seen.append(logits.dtype)
         return cross_entropy(logits, labels)
 
-    mixed, full = (
-        problems.flax_problem(Mixed(d), loss, (x, y), 3, batch_size=8)
-        for d in (dtype, jnp.float32)
-    )
+    made = [
+        problems.flax_problem(Mixed(dtype), loss, samples(60), 3, batch_size=batch_size)
+        for dtype in dtypes
+    ]
+    return made, seen
+
+
+def test_mixed_precision_is_of_the_model_alone():
+    both, seen = mixed_problems(jnp.bfloat16, jnp.float32)
+    half, full = (gradients(p, p.init_params)["head"]["kernel"] for p in both)
+    assert {*seen, half.dtype, full.dtype} == {jnp.dtype(jnp.float32)}
+    assert not np.array_equal(half, full)
+    np.testing.assert_allclose(half, full, rtol=0, atol=0.02 * np.abs(full).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_mixed_precision_keeps_the_parameters_in_float32(dtype):
+    both, seen = mixed_problems(dtype, jnp.float32, batch_size=8)
     optimizer = optax.chain(gdsec_jax.gdsec(3, xi=0.1, wire="rle"), optax.adam(0.02))
-    histories = [simulate(p, optimizer, 60, key=0) for p in (mixed, full)]
+    histories = [simulate(p, optimizer, 60, key=0) for p in both]
     assert set(seen) == {jnp.dtype(jnp.float32)}
     for history in histories:
         dtypes = {leaf.dtype for leaf in jax.tree.leaves(history.params)}
@@ -267,35 +319,45 @@ def test_other_variables_are_constants_and_the_model_stays_as_it_is():
         model, optax.squared_error, (np.ones((4, 1)), np.zeros((4, 1))), 2
     )
     assert set(problem.init_params) == {"scale"}
-    assert float(problem.error(problem.init_params)) == pytest.approx(9.0)
-    optimizer = optax.chain(gdsec_jax.gd(2), optax.sgd(0.5))
-    history = simulate(problem, optimizer, 2)
-    assert float(history.params["scale"][0]) == pytest.approx(-2.0)
+    assert float(measured(problem, problem.init_params).error) == pytest.approx(9.0)
+    slopes = gradients(problem, problem.init_params)["scale"]
+    np.testing.assert_allclose(slopes, [[3.0], [3.0]])
     assert float(model.scale[0]) == 1.0
-    trained = problems.flax_model(problem, history.params)
-    assert trained(jnp.ones((1, 1))).tolist() == [[0.0]]
+    trained = problems.flax_model(problem, {"scale": np.float32([-2.0])})
+    assert trained(np.ones((1, 1), np.float32)).tolist() == [[0.0]]
 
 
-def metric_problem():
+METRICS = {"accuracy": accuracy, "top_norm": lambda z, _: jnp.abs(z).max(-1)}
+OPTIONS = {"key": 0, "eval_every": 2}
+
+
+def optimizer_of(xi):
+    return optax.chain(gdsec_jax.gdsec(3, xi), optax.sgd(0.5))
+
+
+@pytest.fixture(scope="module")
+def run_with_metrics():
+    """A problem with metrics, five rounds of it, and the rows that were logged."""
     x, y = samples(40)
-    return problems.flax_problem(
-        nnx.Linear(6, 3, rngs=nnx.Rngs(0)),
+    problem = problems.flax_problem(
+        linear(),
         cross_entropy,
         (x[:30], y[:30]),
         3,
         batch_size=5,
         held_out=(x[30:], y[30:]),
-        metrics={"accuracy": accuracy, "top_norm": lambda z, _: jnp.abs(z).max(-1)},
+        metrics=METRICS,
     )
+    rows = []
+    history = simulate(problem, optimizer_of(0.1), 5, log=rows.append, **OPTIONS)
+    return problem, history, rows
 
 
-def test_metrics_are_kept_at_each_evaluation_and_saved(tmp_path):
-    problem, rows = metric_problem(), []
-    optimizer = optax.chain(gdsec_jax.gdsec(3, xi=0.01), optax.sgd(0.5))
-    history = simulate(problem, optimizer, 5, key=0, eval_every=2, log=rows.append)
+def test_metrics_are_kept_at_each_evaluation_and_saved(run_with_metrics, tmp_path):
+    problem, history, rows = run_with_metrics
     assert history.eval_rounds.tolist() == [2, 4, 5]
-    assert set(history.metrics) == {"accuracy", "top_norm"}
-    last = problem.measured(history.params).metrics
+    assert set(history.metrics) == set(METRICS)
+    last = measured(problem, history.params).metrics
     for name, values in history.metrics.items():
         assert values.shape == (3,)
         assert values[-1] == pytest.approx(float(last[name]), rel=1e-6)
@@ -308,141 +370,46 @@ def test_metrics_are_kept_at_each_evaluation_and_saved(tmp_path):
         np.testing.assert_array_equal(loaded.metrics[name], values)
 
 
-def test_a_sweep_has_the_metrics_of_the_single_runs():
-    problem = metric_problem()
-
-    def optimizer(xi):
-        return optax.chain(gdsec_jax.gdsec(3, xi), optax.sgd(0.5))
-
-    options = {"key": 0, "eval_every": 2}
-    swept = gdsec_jax.sweep(problem, optimizer, {"xi": [0.0, 0.1]}, 5, **options)
-    for xi in (0.0, 0.1):
-        alone = simulate(problem, optimizer(xi), 5, **options)
-        for name, values in alone.metrics.items():
-            got = swept[f"metric_{name}"].sel(xi=xi)
-            np.testing.assert_allclose(got, values, rtol=1e-5)
+def test_a_sweep_has_the_metrics_of_a_single_run(run_with_metrics):
+    problem, alone, _ = run_with_metrics
+    swept = gdsec_jax.sweep(problem, optimizer_of, {"xi": [0.0, 0.1]}, 5, **OPTIONS)
+    for name, values in alone.metrics.items():
+        got = swept[f"metric_{name}"].sel(xi=0.1)
+        np.testing.assert_allclose(got, values, rtol=1e-5)
     assert swept.metric_accuracy.dims == ("xi", "eval_round")
 
 
-def test_a_problem_without_metrics_has_none():
-    x, y = samples(12)
-    problem = problems.ridge(x, y.astype(float), 3)
-    optimizer = optax.chain(gdsec_jax.gd(3), optax.sgd(0.1))
-    assert simulate(problem, optimizer, 2).metrics == {}
+def test_metrics_of_few_digits_are_summed_in_float32():
+    def share(logits, labels):
+        return jnp.full(labels.shape, 0.3, jnp.bfloat16)
 
-
-def test_workers_in_groups_compute_the_same():
-    x, y = samples(30)
     problem = problems.flax_problem(
-        Normalised(0, 0.2, jnp.float32), cross_entropy, (x, y), 5, batch_size=4
+        linear(),
+        cross_entropy,
+        samples(600),
+        2,
+        metrics={"share": share},
+        eval_batch=4,
     )
-    optimizer = optax.chain(gdsec_jax.gdsec(5, xi=0.1), optax.sgd(0.1))
-    whole = simulate(problem, optimizer, 4, key=0)
-    grouped = simulate(problem, optimizer, 4, key=0, worker_batch=2)
-    np.testing.assert_allclose(
-        whole.objective_error, grouped.objective_error, rtol=1e-4
-    )
-
-
-def test_what_is_refused():
-    x, y = samples(10)
-    model = nnx.Linear(6, 3, rngs=nnx.Rngs(0))
-
-    def refused(message, model=model, loss=cross_entropy, given=(x, y), m=2, **options):
-        with pytest.raises(ValueError, match=message):
-            problems.flax_problem(model, loss, given, m, **options)
-
-    refused("model is a NoneType, expected a flax.nnx.Module", model=None)
-    refused("model Dropout has no nnx.Param", model=nnx.Dropout(0.5))
-    refused("batch_size is 0, expected an integer", batch_size=0)
-    refused("eval_batch is 0, expected an integer", eval_batch=0)
-    refused("statistics_size is 0, expected an integer", statistics_size=0)
-    refused("data is a int, expected a data.Dataset, or a pair", given=3)
-    refused(r"data has features of shape \(10, 6\) and targets", given=(x, y[:9]))
-    refused("held_out has features of shape", held_out=(x, y[:9]))
-    refused("held_out holds no samples", held_out=(x[:0], y[:0]))
-    refused("split has 1 parts, expected num_workers=2", split=[np.arange(10)])
-    refused(
-        r"loss returns an array of shape \(\) for 5 samples, expected \(5, ...\)",
-        loss=lambda z, y: cross_entropy(z, y).mean(),
-    )
-    refused(
-        r"accuracy returns an array of shape \(\) for 5 samples",
-        metrics={"accuracy": lambda z, y: accuracy(z, y).mean()},
-    )
-    refused(
-        "split is 'sorted', expected 'shuffled' or 'contiguous' for targets of shape",
-        given=(x, np.eye(3)[y]),
-        split="sorted",
-    )
-    refused(
-        "batch_size is None, expected an int: the model normalises by the batch",
-        model=Normalised(0, dtype=jnp.float32),
-        m=3,
-    )
-    with pytest.raises(ValueError, match="ridge is none of problems.flax_problem"):
-        problems.flax_model(problems.ridge(x, y * 1.0, 2), np.zeros(6))
-    problem = problems.flax_problem(model, cross_entropy, (x, y), 2)
-    with pytest.raises(ValueError, match="params is the tree"):
-        problems.flax_model(problem, np.zeros(6))
-
-
-def test_batch_statistics_elsewhere_are_refused():
-    class Own(nnx.Module):
-        def __init__(self):
-            self.mean = nnx.BatchStat(jnp.zeros(1))
-            self.scale = nnx.Param(jnp.ones(1))
-
-        def __call__(self, x):
-            return self.scale * (x - self.mean[...])
-
-    x = np.ones((4, 1))
-    with pytest.raises(ValueError, match="batch statistics in itself, expected them"):
-        problems.flax_problem(Own(), optax.squared_error, (x, x), 2)
-    nested = nnx.Sequential(Own())
-    with pytest.raises(ValueError, match="model has batch statistics in layers.0"):
-        problems.flax_problem(nested, optax.squared_error, (x, x), 2)
-
-
-# Padding, further draws, other variables, wrong data.
+    value = measured(problem, problem.init_params).metrics["share"]
+    np.testing.assert_allclose(value, float(jnp.bfloat16(0.3)), rtol=1e-5)
 
 
 class Divides(nnx.Module):
     """Not finite where features are zero."""
 
     def __init__(self):
-        self.head = nnx.Linear(6, 3, rngs=nnx.Rngs(0))
+        self.head = linear()
 
     def __call__(self, x):
         return self.head(x / jnp.linalg.norm(x, axis=-1, keepdims=True))
 
 
-@pytest.mark.parametrize("held_out", [None, samples(5, seed=1)])
-def test_padding_is_no_zeros(held_out):
-    x, y = samples(11)
-    problem = problems.flax_problem(
-        Divides(), cross_entropy, (x, y), 2, held_out=held_out
-    )
-    optimizer = optax.chain(gdsec_jax.gd(2), optax.sgd(0.1))
-    history = simulate(problem, optimizer, 3, key=0)
-    assert not history.dropped.any()
-    assert np.isfinite(history.objective_error).all()
-    assert (history.bits > 0).all()
-
-
-def test_minibatches_of_a_network_draw_dropout():
-    x, y = samples(12)
-    model = Normalised(0, rate=0.5, dtype=jnp.float32)
-    batched = problems.flax_problem(model, cross_entropy, (x, y), 2, batch_size=4)
-    around = problems.minibatch(
-        problems.flax_problem(model, cross_entropy, (x, y), 2), 4
-    )
-    key = jax.random.key(5)
-    for a, b in zip(
-        *(jax.tree.leaves(gradients(p, p.init_params, key)) for p in (batched, around)),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(a, b)
+def test_padding_is_no_zeros():
+    problem = problems.flax_problem(Divides(), cross_entropy, samples(11), 2)
+    assert np.isfinite(measured(problem, problem.init_params).error)
+    for leaf in jax.tree.leaves(gradients(problem, problem.init_params)):
+        assert np.isfinite(leaf).all()
 
 
 class Counts(nnx.Module):
@@ -450,7 +417,7 @@ class Counts(nnx.Module):
 
     def __init__(self):
         self.norm = nnx.BatchNorm(6, rngs=nnx.Rngs(0))
-        self.head = nnx.Linear(6, 3, rngs=nnx.Rngs(0))
+        self.head = linear()
         self.count = nnx.Variable(jnp.zeros(()))
 
     def __call__(self, x):
@@ -461,39 +428,71 @@ class Counts(nnx.Module):
 def test_a_pass_for_statistics_leaves_nothing_else():
     x, y = samples(12)
     problem = problems.flax_problem(Counts(), cross_entropy, (x, y), 2)
-    assert np.isfinite(problem.error(problem.init_params))
+    assert np.isfinite(measured(problem, problem.init_params).error)
     model = problems.flax_model(problem, problem.init_params)
-    assert float(model.count[...]) == 0  # pyright: ignore
-    np.testing.assert_allclose(model.norm.mean[...], x.mean(0), rtol=1e-5)  # pyright: ignore
+    assert float(model.count[...]) == 0
+    np.testing.assert_allclose(model.norm.mean[...], x.mean(0), rtol=1e-5)
 
 
-def test_metrics_of_few_digits_are_summed_in_float32():
-    x, y = samples(600)
-
-    def share(logits, labels):
-        return jnp.full(labels.shape, 0.3, jnp.bfloat16)
-
-    problem = problems.flax_problem(
-        Divides(), cross_entropy, (x, y), 2, metrics={"share": share}, eval_batch=4
-    )
-    value = measured(problem, problem.init_params).metrics["share"]
-    np.testing.assert_allclose(value, float(jnp.bfloat16(0.3)), rtol=1e-5)
+# What is refused
 
 
-@pytest.mark.parametrize(
-    ("given", "sentence"),
-    [
-        ((*samples(6), np.ones(6)), "data is a tuple, expected .* a pair"),
-        (samples(6)[0], "data is a ndarray, expected .* a pair"),
-    ],
-)
-def test_what_is_no_pair(given, sentence):
+class Own(nnx.Module):
+    """Batch statistics that are not those of nnx.BatchNorm."""
+
+    def __init__(self):
+        self.mean = nnx.BatchStat(jnp.zeros(1))
+        self.scale = nnx.Param(jnp.ones(1))
+
+    def __call__(self, x):
+        return self.scale * (x - self.mean[...])
+
+
+X, Y = samples(10)
+REFUSED = {
+    "model is a NoneType, expected a flax.nnx.Module": {"model": None},
+    "model Dropout has no nnx.Param": {"model": nnx.Dropout(0.5)},
+    "batch_size is 0, expected an integer": {"batch_size": 0},
+    "eval_batch is 0, expected an integer": {"eval_batch": 0},
+    "statistics_size is 0, expected an integer": {"statistics_size": 0},
+    "data is a int, expected a data.Dataset, or a pair": {"data": 3},
+    "data is a tuple, expected .* a pair": {"data": (X, Y, Y)},
+    "data is a ndarray, expected .* a pair": {"data": X},
+    r"data has features of shape \(10, 6\) and targets": {"data": (X, Y[:9])},
+    "held_out has features of shape": {"held_out": (X, Y[:9])},
+    "held_out holds no samples": {"held_out": (X[:0], Y[:0])},
+    "split has 1 parts, expected num_workers=2": {"split": [np.arange(10)]},
+    r"loss returns an array of shape \(\) for 5 samples, expected \(5, ...\)": {
+        "loss": lambda z, y: cross_entropy(z, y).mean()
+    },
+    r"accuracy returns an array of shape \(\) for 5 samples": {
+        "metrics": {"accuracy": lambda z, y: accuracy(z, y).mean()}
+    },
+    "metrics has the name 'a/b', expected one": {"metrics": {"a/b": accuracy}},
+    "split is 'sorted', expected 'shuffled' or 'contiguous' for targets of shape": {
+        "data": (X, np.eye(3)[Y]),
+        "split": "sorted",
+    },
+    "batch_size is None, expected an int: the model normalises by the batch": {
+        "model": Normalised(0, dtype=jnp.float32),
+        "num_workers": 3,
+    },
+    "batch statistics in itself, expected them": {"model": Own()},
+    "model has batch statistics in layers.0": {"model": nnx.Sequential(Own())},
+}
+
+
+@pytest.mark.parametrize("sentence", REFUSED)
+def test_what_is_refused(sentence):
+    arguments = {"model": linear(), "loss": cross_entropy, "data": (X, Y)}
+    arguments |= {"num_workers": 2} | REFUSED[sentence]
     with pytest.raises(ValueError, match=sentence):
-        problems.flax_problem(Divides(), cross_entropy, given, 2)
+        problems.flax_problem(**arguments)
 
 
-def test_names_of_metrics_are_names_in_files():
-    with pytest.raises(ValueError, match="metrics has the name 'a/b', expected one"):
-        problems.flax_problem(
-            Divides(), cross_entropy, samples(6), 2, metrics={"a/b": accuracy}
-        )
+def test_models_of_other_problems_and_parameters_are_refused():
+    with pytest.raises(ValueError, match="ridge is none of problems.flax_problem"):
+        problems.flax_model(problems.ridge(X, Y * 1.0, 2), np.zeros(6))
+    problem = problems.flax_problem(linear(), cross_entropy, (X, Y), 2)
+    with pytest.raises(ValueError, match="params is the tree"):
+        problems.flax_model(problem, np.zeros(6))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 import scipy.special
 
 import gdsec_jax
@@ -21,6 +22,7 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+@pytest.mark.slow
 def test_a_set_of_rcv1s_shape(x64):
     before = peak_bytes()
     _, x, y = data.sparse_binary(20_242, 47_236, 0.0016)

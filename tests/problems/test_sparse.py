@@ -1,8 +1,9 @@
 """Products by segments against dense ones; the loss's derivatives against JAX's own."""
 
+import functools
+
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
@@ -23,24 +24,40 @@ def stacks(draw):
     return dense * (rng.random(dense.shape) < share)
 
 
-@settings(max_examples=10, deadline=None)
-@given(stacks(), st.sampled_from([(), (3,)]))
-def test_products_are_the_dense_ones(dense, trailing):
-    segments = _sparse.segments_of([scipy.sparse.csr_array(x) for x in dense])
+def segments_of(dense):
+    return _sparse.segments_of([scipy.sparse.csr_array(x) for x in dense])
+
+
+@settings(max_examples=50, deadline=None)
+@given(stacks())
+def test_segments_add_up_to_the_matrices(dense):
+    segments = segments_of(dense)
     assert np.count_nonzero(segments.values) == np.count_nonzero(dense)
     assert segments.columns.dtype == np.int32
-    if segments.rows is not None:
-        assert (np.diff(segments.rows, axis=1) >= 0).all()
-        assert segments.rows.dtype == np.int32
-    x = np.random.default_rng(0).standard_normal((dense.shape[2], *trailing))
-    with jax.enable_x64(True):
-        product = jax.vmap(lambda s, x: _sparse.times(s, x, dense.shape[1]), (0, None))
-        np.testing.assert_allclose(
-            product(jax.tree.map(jnp.asarray, segments), jnp.asarray(x)),
-            dense @ x,
-            rtol=1e-12,
-            atol=1e-12,
-        )
+    rows = segments.rows
+    if rows is None:
+        rows = np.broadcast_to(np.arange(dense.shape[1]), segments.values.shape[:2])
+    else:
+        assert (np.diff(rows, axis=1) >= 0).all()
+        assert rows.dtype == np.int32
+    rebuilt = np.zeros_like(dense)
+    workers = np.arange(len(dense))[:, None, None]
+    np.add.at(rebuilt, (workers, rows[..., None], segments.columns), segments.values)
+    np.testing.assert_array_equal(rebuilt, dense)
+
+
+@pytest.mark.parametrize("trailing", [(), (3,)], ids=["[D]", "[D, C]"])
+@pytest.mark.parametrize("long", [False, True])
+def test_products_are_the_dense_ones(long, trailing, x64):
+    rng = np.random.default_rng(0)
+    dense = rng.standard_normal((2, 30, 200)) * (rng.random((2, 30, 200)) < 0.02)
+    if long:
+        dense[:, 4] = 1.0
+    segments = segments_of(dense)
+    assert (segments.rows is None) != long
+    x = rng.standard_normal((200, *trailing))
+    product = jax.jit(jax.vmap(lambda s, x: _sparse.times(s, x, 30), (0, None)))
+    np.testing.assert_allclose(product(segments, x), dense @ x, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +69,7 @@ def test_segments_are_as_wide_as_pays(lengths, width, whole):
     dense = np.zeros((len(lengths), 600))
     for row, length in enumerate(lengths):
         dense[row, :length] = 1 + row
-    segments = _sparse.segments_of([scipy.sparse.csr_array(dense)])
+    segments = segments_of([dense])
     assert segments.values.shape[-1] == width
     assert (segments.rows is None) == whole
 
@@ -65,6 +82,14 @@ def log_sum_exp(z, y):
     return jax.nn.logsumexp(z, axis=1) - y
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def derivatives(loss, both, shards):
+    """Value, gradient and Hessian at one point, and gradients at two at once."""
+    of = functools.partial(loss, shards=shards)
+    own = jax.value_and_grad(of)(both[0]), jax.hessian(of)(both[0])
+    return own, jax.vmap(jax.grad(of))(both)
+
+
 @pytest.mark.parametrize(
     ("phi", "trailing", "number"),
     [(squares, (), 1), (squares, (), 9), (log_sum_exp, (3,), 9)],
@@ -75,25 +100,16 @@ def test_derivatives_are_those_of_the_dense_loss(phi, trailing, number, x64):
     features = scipy.sparse.random_array((number, 20), density=0.3, rng=1, format="csr")
     stacked = _sparse.sparse_features(features, [np.arange(number)])
     y, weight = rng.standard_normal((2, number))
-    shards = data.Shards(
-        jax.tree.map(lambda x: jnp.asarray(x[0]), stacked),
-        jnp.asarray(y),
-        jnp.asarray(weight),
-    )
-    rows = jnp.asarray(features.toarray())
+    sparse = data.Shards(jax.tree.map(lambda x: x[0], stacked), y, weight)
+    dense = data.Shards(features.toarray(), y, weight)
 
-    def dense(theta):
-        return jnp.sum(weight * phi(rows @ theta, y))
+    def dense_loss(theta, shards):
+        return shards.weight @ phi(shards.features @ theta, shards.targets)
 
-    def sparse(theta):
-        return _sparse.weighted_loss(phi)(theta, shards)
-
-    theta, other = jnp.asarray(rng.standard_normal((2, 20, *trailing)))
-    for of in (jax.value_and_grad, jax.hessian):
-        chex.assert_trees_all_close(
-            of(sparse)(theta), of(dense)(theta), rtol=1e-12, atol=1e-14
-        )
-    both = jnp.stack([theta, other])
+    both = rng.standard_normal((2, 20, *trailing))
     chex.assert_trees_all_close(
-        jax.vmap(jax.grad(sparse))(both), jax.vmap(jax.grad(dense))(both), rtol=1e-12
+        derivatives(_sparse.weighted_loss(phi), both, sparse),
+        derivatives(dense_loss, both, dense),
+        rtol=1e-12,
+        atol=1e-14,
     )

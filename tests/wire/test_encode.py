@@ -1,6 +1,4 @@
-"""Bytes of messages against strings written codeword by codeword, and broken bytes."""
-
-import time
+"""Bytes of messages against strings written codeword by codeword, and back."""
 
 import jax
 import jax.numpy as jnp
@@ -9,22 +7,21 @@ import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inside import _codes, _decode, _encode, _formats, _message
 from messages import (
     CODES,
+    COSTS,
     DENSITIES,
     DTYPES,
     FORMATS,
     LENGTHS,
     as_bits,
     assert_same,
-    decode_like,
     product,
     random_message,
+    round_trip,
 )
 
-Code, Format = _codes.Code, _formats.Format
-Message, encode, decode = _message.Message, _encode.encode, _decode.decode
+from gdsec_jax.wire import Code, Format, Message, decode, encode
 
 
 def field(number, width):
@@ -128,42 +125,21 @@ def test_the_bytes_are_the_codewords_and_come_back(
     message, multiples = random_message(
         rng, shapes, dtypes[: len(shapes)], code, density, per_leaf, whole
     )
-    data = encode(message, form)
+    data = round_trip(message, form)
     assert data == as_bytes(message_string(message, multiples, form))
-    back = decode_like(message, data, form)
-    assert_same(message, back)
-    if data and not whole:
-        np.testing.assert_array_equal(back.scales, message.scales)
-    else:
-        assert back.scales.tolist() == [0] * message.code.num_scales
 
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("length", LENGTHS)
-def test_the_length_is_the_formula(form, dtype, length):
-    rng = np.random.default_rng(length)
-    width, codeword = 8 * jnp.dtype(dtype).itemsize, oracle.elias_gamma
-    for density in DENSITIES:
-        message, _ = random_message(rng, [(length,)], [dtype], Code(), density)
-        sent = np.flatnonzero(as_bits(message.values[0]))
-        n, runs = len(sent), np.diff(sent, prepend=-1) - 1
-        bits = {
-            "dense": length * width,
-            "coo": int(np.ceil(np.log2(length + 1)))
-            + n * (width + int(np.ceil(np.log2(max(length, 1))))),
-            "bitmap": length + n * width,
-            "rle": len(codeword(n + 1))
-            + sum(len(codeword(r + 1)) for r in runs.tolist())
-            + n * width,
-            "golomb": len(codeword(n + 1))
-            + 5
-            + min(int((runs >> b).sum()) + n * (1 + b) for b in range(32))
-            + n * width,
-        }[form]
-        data = encode(message, form)
-        assert len(data) == (-(-bits // 8) if n else 0)
-        assert_same(message, decode_like(message, data, form))
+def test_the_length_is_the_formula(form, dtype):
+    for length in LENGTHS:
+        rng = np.random.default_rng(length)
+        for density in DENSITIES:
+            message, _ = random_message(rng, [(length,)], [dtype], Code(), density)
+            width = 8 * jnp.dtype(dtype).itemsize
+            # Bits: the oracles' comparisons with zero know nothing of NaNs' payloads.
+            bits = COSTS[form](as_bits(message.values[0]), width)
+            assert len(round_trip(message, form)) == -(-bits // 8)
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -195,25 +171,21 @@ def test_a_million_entries(form, density, code):
     """Longer than the window in which codewords are looked for."""
     rng = np.random.default_rng(0)
     message, _ = random_message(rng, [(10**6,)], ["float32"], code, density)
-    assert_same(message, decode_like(message, encode(message, form), form))
+    round_trip(message, form)
 
 
 @pytest.mark.parametrize("form", ["rle", "golomb"])
 def test_clustered_entries_and_very_long_runs(form):
-    """Rice codes with b = 0 of runs that exceed the window, and alike."""
+    """Rice codes with b = 0 of runs that are longer than the window."""
     rng = np.random.default_rng(1)
     for gap in (10, 32_760, 32_768, 33_000, 300_000):
         values = np.zeros(10**6, np.float32)
         values[:100_000] = 1
         values[100_000 + gap :: 200_000] = rng.uniform(1, 2)
-        message = Message(values)
-        assert_same(message, decode_like(message, encode(message, form), form))
+        round_trip(Message(values), form)
     values = np.zeros(2**20, np.float32)
     values[-1] = 1  # one run
-    assert_same(
-        Message(values),
-        decode_like(Message(values), encode(Message(values), form), form),
-    )
+    round_trip(Message(values), form)
 
 
 def test_nan_payloads_survive():
@@ -224,10 +196,7 @@ def test_nan_payloads_survive():
         ("float64", [0x7FF0000000000001, 0xFFF8000000012345]),
     ):
         kind = f"u{jnp.dtype(dtype).itemsize}"
-        message = Message(np.array(patterns, kind).view(dtype))
-        for form in FORMATS:
-            back = decode_like(message, encode(message, form), form)
-            assert as_bits(back.values).tolist() == patterns
+        round_trip(Message(np.array(patterns, kind).view(dtype)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -242,12 +211,10 @@ def test_multiples_that_rounding_makes_ambiguous(dtype, form, kind, size):
     l = l | 1 if kind == "grid" else l
     for scale in np.float32([1.2e-38, 1e-7, 3e-6, 0.37, 1.0, 17.3]):
         message = Message(product(scale, l, dtype), code, np.float32([scale]))
-        data = encode(message, form)
-        assert_same(message, decode_like(message, data, form))
-        if np.any(message.values):
+        data = round_trip(message, form)
+        if np.any(message.values) and (form == "dense" or kind == "grid"):
             values = 500 * code.width(nonzero=False, dtype=dtype)
-            if form == "dense" or kind == "grid":
-                assert len(data) == -(-(32 + values) // 8)
+            assert len(data) == -(-(32 + values) // 8)
 
 
 def test_wide_multiples():
@@ -255,27 +222,21 @@ def test_wide_multiples():
     for dtype in ("float32", "float64"):
         l = 2 * rng.integers(0, 2**32, 400) - (2**32 - 1)
         scale = np.float32([0.3])
-        grid = Message(product(scale[0], l, dtype), Code("grid", 32, None, 1), scale)
-        assert_same(grid, decode_like(grid, encode(grid, "dense"), "dense"))
-        code = Code("levels", 2**32 - 1, None, 1)
-        levels = Message(grid.values, code, scale)
-        for form in FORMATS:
-            assert_same(levels, decode_like(levels, encode(levels, form), form))
+        values = product(scale[0], l, dtype)
+        round_trip(Message(values, Code("grid", 32, None, 1), scale), "dense")
+        round_trip(Message(values, Code("levels", 2**32 - 1, None, 1), scale))
 
 
 def test_a_leaf_of_scale_zero():
     values = [np.zeros(3, np.float32), np.float32([0.5, -0.5])]
+    scales = np.float32([0, 0.5])
     for code in (Code("levels", 3), Code("ternary"), Code("grid", 2)):
-        code = code._replace(num_scales=2)
-        message = Message(values, code, np.float32([0, 0.5]))
-        for form in FORMATS:
-            assert_same(message, decode_like(message, encode(message, form), form))
+        message = Message(values, code._replace(num_scales=2), scales)
+        round_trip(message)
     data = encode(message, "dense")
-    assert data == from_bits("0" * 32 + float_string(np.float32(0.5)) + "000000 10 01")
-    wrong = Message([np.float32([0, 1, 0]), values[1]], code, message.scales)
-    with pytest.raises(
-        ValueError, match=r"values\[0\] has the value 1.0, expected 0.0"
-    ):
+    assert data == from_bits("0" * 32 + float_string(scales[1]) + "000000 10 01")
+    wrong = Message([np.float32([0, 1, 0]), values[1]], message.code, scales)
+    with pytest.raises(ValueError, match=r"values\[0\] has the value 1.0, expected 0"):
         encode(wrong, "dense")
 
 
@@ -283,7 +244,7 @@ def test_an_entry_of_a_grid_flushed_to_zero():
     scale, code = np.float32([2.0**-15]), Code("grid", 3, None, 1)
     message = Message(product(scale[0], [1, -1, 3, -7], "float16"), code, scale)
     assert message.values[:2].tolist() == [0, 0]
-    assert_same(message, decode_like(message, encode(message, "coo"), "coo"))
+    round_trip(message, "coo")
 
 
 def test_powers_at_the_ends():
@@ -292,8 +253,7 @@ def test_powers_at_the_ends():
     assert encode(message, "dense") == from_bits(
         "0 00000001 1 11111110 0 00000000 0 01111111"
     )
-    for form in FORMATS:
-        assert_same(message, decode_like(message, encode(message, form), form))
+    round_trip(message)
 
 
 # What is refused
@@ -329,64 +289,58 @@ def test_a_width_of_convention_has_no_bytes():
         encode(whole, narrow)
 
 
-ONES = np.ones(3, np.float32)
-ONE = np.ones(1, np.float32)
-
-
-@pytest.mark.parametrize(
-    "message, sentence",
-    [
-        (ONES, "message is a ndarray, expected a Message."),
-        (Message(np.arange(3)), "values is of int64, expected an array of float16, "),
-        (Message({"a": [1.0]}), r"values\['a'\]\[0\] is of float, expected an array"),
-        (Message(np.float32([1, -0.0])), "values has subnormal numbers or -0.0, "),
-        (Message(np.float32([1, 1e-40])), "values has subnormal numbers or -0.0, "),
-        (Message(ONES, "float"), "code is 'float', expected a wire.Code"),
-        (Message(ONES, Code("gird")), "code.kind is 'gird', expected one of float,"),
-        (Message(ONES, Code("grid", 0, None, 1)), "code.size is 0, expected an int"),
-        (Message(ONES, Code("levels", 2.0)), "code.size is 2.0, expected an integer"),
-        (Message(ONES, Code(dtype="int8")), "code.dtype is 'int8', expected float16,"),
-        (Message(ONES, Code(dtype="x")), "code.dtype is 'x', expected float16,"),
-        (Message(ONES, Code(num_scales=1)), "num_scales is 1, expected 0 for 'float'"),
-        (Message(ONES, Code("ternary")), "num_scales is 0, expected 1 for 'ternary'"),
-        (Message(ONES, Code("ternary", 0, None, 1)), r"float32 of shape \(0,\), expec"),
-        (
-            Message(ONES, Code("ternary", 0, None, 1), np.ones(1)),
-            r"scales are float64 of shape \(1,\), expected float32 of shape \(1,\)",
-        ),
-        (
-            Message(ONES, Code("ternary", 0, None, 1), 2 * ONE),
-            "values has the value 1.0, expected 2.0 times an integer of at most 1 in",
-        ),
-        (
-            Message(ONES, Code("levels", 3, None, 1), 0.25 * ONE),
-            "values has the value 1.0, expected 0.25 times an integer of at most 3 in",
-        ),
-        (
-            Message(ONES * np.nan, Code("levels", 3, None, 1), 0.25 * ONE),
-            "values has the value nan, expected 0.25 times an integer",
-        ),
-        (
-            Message(ONES, Code("grid", 4, None, 1), 0.5 * ONE),
-            "values has the value 1.0, expected 0.5 times an odd integer of at most 15",
-        ),
-        (
-            Message(np.float32([1, 0]), Code("grid", 4, None, 1), ONE),
-            "values has the value 0.0, expected 1.0 times an odd integer",
-        ),
-        (Message(3 * ONES, Code("power")), "value 3.0, expected a power of two"),
-        (
-            Message(np.float64([2.0**200]), Code("power")),
-            r"expected a power of two from 2\^-126 to 2\^127",
-        ),
-        (
-            Message(ONES + 1e-6, Code(dtype="bfloat16")),
-            "values has the value 1.000001, expected a number that is exact in bf",
-        ),
-        (Message(ONES, whole=2), "whole is 2, expected True or False"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
+ONES, ONE = np.ones(3, np.float32), np.ones(1, np.float32)
+LEVELS, TERNARY, GRID = (
+    Code(kind, size, None, 1)
+    for kind, size in (("levels", 3), ("ternary", 0), ("grid", 4))
 )
+UNWRITABLE = [
+    (ONES, "message is a ndarray, expected a Message."),
+    (Message(np.arange(3)), "values is of int64, expected an array of float16, "),
+    (Message({"a": [1.0]}), r"values\['a'\]\[0\] is of float, expected an array"),
+    (Message(np.float32([1, -0.0])), "values has subnormal numbers or -0.0, "),
+    (Message(np.float32([1, 1e-40])), "values has subnormal numbers or -0.0, "),
+    (Message(ONES, "float"), "code is 'float', expected a wire.Code"),
+    (Message(ONES, Code("gird")), "code.kind is 'gird', expected one of float,"),
+    (Message(ONES, Code("grid", 0, None, 1)), "code.size is 0, expected an int"),
+    (Message(ONES, Code("levels", 2.0)), "code.size is 2.0, expected an integer"),
+    (Message(ONES, Code(dtype="int8")), "code.dtype is 'int8', expected float16,"),
+    (Message(ONES, Code(dtype="x")), "code.dtype is 'x', expected float16,"),
+    (Message(ONES, Code(num_scales=1)), "num_scales is 1, expected 0 for 'float'"),
+    (Message(ONES, Code("ternary")), "num_scales is 0, expected 1 for 'ternary'"),
+    (Message(ONES, TERNARY), r"float32 of shape \(0,\), expec"),
+    (
+        Message(ONES, TERNARY, np.ones(1)),
+        r"scales are float64 of shape \(1,\), expected float32 of shape \(1,\)",
+    ),
+    (
+        Message(ONES, TERNARY, 2 * ONE),
+        "1.0, expected 2.0 times an integer of at most",
+    ),
+    (
+        Message(ONES, LEVELS, ONE / 4),
+        "1.0, expected 0.25 times an integer of at mos",
+    ),
+    (Message(ONES * np.nan, LEVELS, ONE / 4), "nan, expected 0.25 times an integer"),
+    (
+        Message(ONES, GRID, ONE / 2),
+        "1.0, expected 0.5 times an odd integer of at m",
+    ),
+    (Message(np.float32([1, 0]), GRID, ONE), "0.0, expected 1.0 times an odd integer"),
+    (Message(3 * ONES, Code("power")), "value 3.0, expected a power of two"),
+    (
+        Message(np.float64([2.0**200]), Code("power")),
+        r"expected a power of two from 2\^-126 to 2\^127",
+    ),
+    (
+        Message(ONES + 1e-6, Code(dtype="bfloat16")),
+        "expected a number that is exact in",
+    ),
+    (Message(ONES, whole=2), "whole is 2, expected True or False"),
+]
+
+
+@pytest.mark.parametrize("message, sentence", UNWRITABLE)
 def test_messages_that_cannot_be_written(message, sentence):
     with pytest.raises(ValueError, match=sentence):
         encode(message, "rle")
@@ -394,26 +348,24 @@ def test_messages_that_cannot_be_written(message, sentence):
 
 @pytest.mark.parametrize("scale", [-1.0, -0.0, np.nan, np.inf, 1e-40])
 def test_scales_are_normal_numbers(scale):
-    code, scales = Code("levels", 3, None, 1), np.float32([scale])
+    scales = np.float32([scale])
     sentence = r"scales\[0\] is .*, expected 0 or a finite positive float32"
     with pytest.raises(ValueError, match=sentence):
-        encode(Message(ONES, code, scales), "dense")
+        encode(Message(ONES, LEVELS, scales), "dense")
     data = from_bits(float_string(scales[0]) + 3 * "0 01")
     with pytest.raises(ValueError, match=sentence):
-        decode(data, ONES, "dense", code)
-    assert encode(Message(0 * ONES, code, scales), "dense") == b""
+        decode(data, ONES, "dense", LEVELS)
+    assert encode(Message(0 * ONES, LEVELS, scales), "dense") == b""
 
 
 def test_too_many_entries():
     huge = jax.ShapeDtypeStruct((2**16, 2**15), np.float32)
-    with pytest.raises(
-        ValueError, match=r"like has 2147483648 entries, expected fewer"
-    ):
+    with pytest.raises(ValueError, match="like has 2147483648 entries, expected fewer"):
         decode(b"", huge, "rle")
 
 
 BFLOAT = "0011111110000000"  # 1
-LEVELS, TERNARY = Code("levels", 2, None, 1), Code("ternary", 0, None, 1)
+TWO = Code("levels", 2, None, 1)
 REFUSED = {
     "data are 8 bytes, expected 10 for the 80 bits": [("dense", Code(), 4 * BFLOAT)],
     "data are 12 bytes, expected 10 for the 80 b": [("dense", Code(), 6 * BFLOAT)],
@@ -459,15 +411,15 @@ REFUSED = {
         ("rle", Code(), "011 1"),
         ("golomb", Code(), "010"),
         ("golomb", Code(), "010 00000 1111 1111"),
-        ("bitmap", LEVELS, ""),
+        ("bitmap", TWO, ""),
     ],
     "number 0 for a value of like, expected one for .* and not 0.": [
-        ("bitmap", LEVELS, "10000 0 00"),
+        ("bitmap", TWO, "10000 0 00"),
         ("bitmap", Code("power"), "10000 0 00000000"),
     ],
     "number 2 for a value of like": [("dense", TERNARY, "01 10 00 00 00")],
-    "number 3 for a value of like": [("bitmap", LEVELS, "10000 0 11")],
-    "number 4 for a value of like": [("dense", LEVELS, "001 100 000 000 000")],
+    "number 3 for a value of like": [("bitmap", TWO, "10000 0 11")],
+    "number 4 for a value of like": [("dense", TWO, "001 100 000 000 000")],
     "255 for a value of like": [("bitmap", Code("power"), "10000 0 11111111")],
     "256 for": [("dense", Code("power"), 4 * "0 01111111" + "1 00000000")],
     "exact in float32": [("dense", Code(dtype="float32"), 5 * 32 * "1")],
@@ -488,11 +440,10 @@ def test_bytes_that_nothing_encodes(sentence, form, code, string):
 
 
 def test_scales_of_zero_make_no_entries():
-    code = Code("levels", 2, None, 1)
     with pytest.raises(ValueError, match="number 1 for a value of like, .* not 0"):
-        decode(from_bits(32 * "0" + "10000 0 01"), jnp.zeros(5), "bitmap", code)
+        decode(from_bits(32 * "0" + "10000 0 01"), jnp.zeros(5), "bitmap", TWO)
     with pytest.raises(ValueError, match="for a message that is all zeros"):
-        decode(from_bits(32 * "0" + 5 * "0 01"), jnp.zeros(5), "dense", code)
+        decode(from_bits(32 * "0" + 5 * "0 01"), jnp.zeros(5), "dense", TWO)
 
 
 @pytest.mark.parametrize("data", [None, "abc", 5, [1, 2], np.zeros(3, np.uint8)])
@@ -507,61 +458,3 @@ def test_half_precision_holds_few_powers():
         data = from_bits("0" + field(exponent + 127, 8))
         with pytest.raises(ValueError, match="that its dtype holds"):
             decode(data, like, "dense", code)
-
-
-# Broken bytes: a message or a ValueError, soon, and what is a message is one
-
-
-def try_decoding(message, data, form):
-    start = time.perf_counter()
-    try:
-        back = decode_like(message, data, form)
-    except ValueError:
-        back = None
-    assert time.perf_counter() - start < 2
-    if back is None:
-        return
-    again = encode(back, form)
-    assert_same(back, decode_like(message, again, form))
-    if message.code == Code() and form != "golomb":  # whose b may be another
-        assert again == data
-
-
-@pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("code", CODES, ids=str)
-@settings(max_examples=5, deadline=None)
-@given(
-    dtypes=st.lists(st.sampled_from(DTYPES), min_size=2, max_size=2),
-    density=st.sampled_from([0.1, 0.5]),
-    noise=st.binary(max_size=40),
-    seed=st.integers(0, 2**20),
-)
-def test_broken_bytes(form, code, dtypes, density, noise, seed):
-    rng = np.random.default_rng(seed)
-    message, _ = random_message(rng, [(9,), (2, 2)], dtypes, code, density)
-    data = encode(message, form)
-    try_decoding(message, noise, form)
-    try_decoding(message, data + noise, form)
-    for end in range(1, len(data)):
-        with pytest.raises(ValueError):
-            decode_like(message, data[:end], form)
-    for bit in rng.permutation(8 * len(data))[:30].tolist():
-        flipped = bytearray(data)
-        flipped[bit // 8] ^= 128 >> bit % 8
-        try_decoding(message, bytes(flipped), form)
-    if data:
-        with pytest.raises(ValueError):
-            decode_like(message, data + b"\0", form)
-
-
-@pytest.mark.parametrize("form", FORMATS)
-def test_long_broken_bytes(form):
-    """Runs that never end, counts that nothing backs, and noise, of a megabyte."""
-    like = Message(jax.ShapeDtypeStruct((2**31 - 1,), np.float32))
-    noise = np.random.default_rng(0).bytes(10**6)
-    ones, zeros = b"\xff" * 10**6, b"\0" * 10**6
-    for data in (noise, ones, zeros, b"\x40" + ones, b"\x40" + zeros, zeros + ones):
-        start = time.perf_counter()
-        with pytest.raises(ValueError):
-            decode_like(like, data, form)
-        assert time.perf_counter() - start < 5

@@ -8,18 +8,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import oracle
-import oracle_rivals
 import pytest
 from cases import METHODS, Method
-from inside import _error_feedback, _memoryless, _options, _whole_vectors
+from inside import (
+    _codes,
+    _error_feedback,
+    _memoryless,
+    _options,
+    _whole_vectors,
+)
+from messages import COSTS, round_trip
 
 import gdsec_jax
 from gdsec_jax import History, problems, wire, worker
 from gdsec_jax.federation import federate
 
+slow = pytest.mark.slow
 WORKERS, ROUNDS = 4, 5
-CONVENTIONS = wire.FORMATS + wire.CONVENTIONS
+CONVENTIONS = tuple(COSTS)
 ALL = wire.Format("rle", also=CONVENTIONS)
 SILENT, BROKEN = 2, 0  # the worker whose gradient is 0, and the one with NaN in round 3
 VARIANTS = (
@@ -141,25 +147,6 @@ def part(tree, round, m):
     return jax.tree.map(lambda x: x[round, m], tree)
 
 
-def as_bits(array):
-    return np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
-
-
-def round_trip(update, state, name):
-    """Bytes of a worker's message, which `decode` turns back bit for bit."""
-    message = wire.message_of(update, state)
-    data = wire.encode(message, name)
-    again = wire.decode(data, message.values, name, message.code, message.whole)
-    leaves, others = jax.tree.leaves(message.values), jax.tree.leaves(again.values)
-    for one, other in zip(leaves, others, strict=True):
-        assert one.dtype == other.dtype and one.shape == other.shape
-        np.testing.assert_array_equal(as_bits(one), as_bits(other))
-    assert again.code == message.code and again.whole == message.whole
-    if data and not message.whole:
-        np.testing.assert_array_equal(again.scales, message.scales)
-    return data
-
-
 def cases_of(methods, dtypes, **marks):
     return [
         pytest.param(method, dtype, id=f"{method.name}-{dtype}-{i}", **marks)
@@ -172,8 +159,8 @@ def cases_of(methods, dtypes, **marks):
 @pytest.mark.parametrize(
     ("method", "dtype"),
     cases_of(SHORT, ("float32",))
-    + cases_of(OTHERS, ("bfloat16",), marks=pytest.mark.slow)
-    + cases_of(named("marina"), ("float16", "float64"), marks=pytest.mark.slow),
+    + cases_of(OTHERS, ("bfloat16",), marks=slow)
+    + cases_of(named("marina"), ("float16", "float64"), marks=slow),
 )
 def test_messages_survive_as_bytes_of_the_counted_length(method, dtype):
     messages, states, sent = rounds_of(method, dtype)
@@ -189,7 +176,7 @@ def test_messages_survive_as_bytes_of_the_counted_length(method, dtype):
             if method.name in PAYLOADS:
                 continue  # see test_silent_factors_have_no_bytes
         for name, bits in counted.items():
-            data = round_trip(update, state, name)
+            data = round_trip(wire.message_of(update, state), name)
             assert len(data) == -(-int(bits[k, m]) // 8), (name, k, m)
     assert not sends[:, SILENT].any() and not sends[3, BROKEN]
     assert sends.sum() >= 3, "next to nothing was sent"
@@ -199,14 +186,14 @@ def test_messages_survive_as_bytes_of_the_counted_length(method, dtype):
 @pytest.mark.parametrize("method", named(*PAYLOADS), ids=lambda method: method.name)
 def test_silent_factors_have_no_bytes(method):
     messages, states, sent = rounds_of(method)
-    silent = (0, SILENT), (3, BROKEN)
-    assert [sent.bits[k, m] for k, m in silent] == [0, 0]
-    data = [round_trip(part(messages, *i), part(states, *i), "rle") for i in silent]
-    assert data == [b"", b""]
+    for silent in ((0, SILENT), (3, BROKEN)):
+        assert sent.bits[silent] == 0
+        message = wire.message_of(part(messages, *silent), part(states, *silent))
+        assert round_trip(message, "rle") == b""
 
 
 @pytest.mark.usefixtures("recorded")
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize("name", ["coo", "golomb"])
 def test_the_format_that_last_round_reports_is_the_one_asked_for(name):
     method = named("qsgdsec")[0]
@@ -216,83 +203,29 @@ def test_the_format_that_last_round_reports_is_the_one_asked_for(name):
     np.testing.assert_array_equal(alone.bits, bits)
 
 
-# Counts of every format and convention, against strings written codeword by codeword
+# Counts that follow from the method: of dense messages, and of whole ones
 
 
-COSTS = {
-    "dense": oracle.dense_bits,
-    "coo": oracle.coo_bits,
-    "bitmap": oracle.bitmap_bits,
-    "rle": oracle.rle_bits,
-    "golomb": oracle_rivals.golomb_bits,
-    "entropy": oracle_rivals.entropy_bits,
-    "values": oracle.values_only_bits,
-    "coo_bare": oracle.coo_bare_bits,
-    "coo64": lambda message, value_bits: oracle.coo64_bits(message),
-}
-
-
-def widths_of(code, dtype_bits, every):
-    """Bits of a value and number of scales, as the table of messages has them."""
-    match code:
-        case "levels":
-            return 5, 1  # a sign, and 0 to 8
-        case "power":
-            return 9, 0
-        case "ternary":
-            return (2 if every else 1), 1
-        case _:
-            return dtype_bits, 0
-
-
-@pytest.mark.usefixtures("recorded")
-@pytest.mark.parametrize(
-    "method",
-    named("qsgdsec", "natural", "terngrad", "gdsec")
-    + [
-        pytest.param(method, marks=pytest.mark.slow)
-        for method in named("gdsoec", "top_j", "qgd", "rand_k", "diana")
-    ],
-    ids=lambda method: method.name,
+# What every message costs that is dense: the parameters have 20 + 7 + 1 = 28 entries.
+DENSE = (
+    (named("gd")[0], 28 * 32),
+    (named("laq")[0], 32 + 28 * 4),
+    (named("power_sgd")[0], (5 + 4 + 8) * 32),
 )
-def test_counts_equal_the_strings(method):
-    messages, _, sent = rounds_of(method)
-    uploads = sent.parts[0].uploads
-    counted = {name: uploads.bits(name) for name in CONVENTIONS}
-    for k, m in np.ndindex(ROUNDS, WORKERS):
-        leaves = jax.tree.leaves(part(messages, k, m))
-        message = np.concatenate([leaf.ravel() for leaf in leaves])
-        for name, bits in counted.items():
-            width, scales = widths_of(method.code, 32, every=name == "dense")
-            expected = oracle_rivals.quantised_bits(message, COSTS[name], width, scales)
-            assert bits[k, m] == expected, (name, k, m)
+DENSE_SLOW = (
+    (named("sign_ef")[0], 32 + 28),
+    (VARIANTS[1], 3 * 32 + 28 * 3),
+    (VARIANTS[6], (3 * (5 + 4) + 8) * 32),
+    *((method, 28 * 32) for method in named("cgd", "lag", "iag")),
+)
 
 
 @pytest.mark.usefixtures("recorded")
 @pytest.mark.parametrize(
     ("method", "cost"),
     [
-        pytest.param(named("gd")[0], 28 * 32, id="gd"),
-        pytest.param(named("laq")[0], 32 + 28 * 4, id="laq"),
-        pytest.param(
-            named("sign_ef")[0], 32 + 28, id="sign_ef", marks=pytest.mark.slow
-        ),
-        pytest.param(named("power_sgd")[0], (5 + 4 + 8) * 32, id="power_sgd"),
-        pytest.param(
-            VARIANTS[1],
-            3 * 32 + 28 * 3,
-            id="laq-leaf",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            VARIANTS[6],
-            (3 * (5 + 4) + 8) * 32,
-            id="low_rank-3",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(named("cgd")[0], 28 * 32, id="cgd", marks=pytest.mark.slow),
-        pytest.param(named("lag")[0], 28 * 32, id="lag", marks=pytest.mark.slow),
-        pytest.param(named("iag")[0], 28 * 32, id="iag", marks=pytest.mark.slow),
+        *(pytest.param(*row, id=row[0].name) for row in DENSE),
+        *(pytest.param(*row, id=row[0].name, marks=slow) for row in DENSE_SLOW),
     ],
 )
 def test_dense_messages_cost_the_same_in_every_convention(method, cost):
@@ -310,15 +243,13 @@ def test_dense_messages_cost_the_same_in_every_convention(method, cost):
     "name",
     [
         "marina",
-        pytest.param("ef21", marks=pytest.mark.slow),
-        pytest.param("ef21_sgdm", marks=pytest.mark.slow),
-        pytest.param("clag", marks=pytest.mark.slow),
+        *(pytest.param(name, marks=slow) for name in ("ef21", "ef21_sgdm", "clag")),
     ],
 )
 def test_whole_messages_cost_their_floats_in_every_convention(name):
     method = named(name)[0]
     messages, states, sent = rounds_of(method)
-    flags = np.asarray(wire.whole_of(states))
+    flags = np.asarray(_codes.whole_of(states))
     assert flags[0, 1] and not flags.all()
     for k, m in np.argwhere(flags):
         update = part(messages, k, m)
@@ -331,7 +262,6 @@ def test_whole_messages_cost_their_floats_in_every_convention(name):
 # Counts past the integers that 32 bits, and float64, hold
 
 
-LENGTH = 2**20 + 1
 WIDE = 2**24 - 1  # of a value, in bits: a convention, since nothing is so wide
 
 
@@ -339,9 +269,8 @@ def steady_loss(params, slope):
     return slope * params.sum()
 
 
-@functools.cache
-def long_run(name):
-    """75 rounds of 7 workers, whose bits add up to an odd number above 2^53."""
+def wide_run(name, length, rounds):
+    """A run of 7 workers, each of whose messages costs an odd number above 2^32."""
     assert not jax.config.jax_enable_x64
     form = wire.Format(name, value_bits=WIDE)
     algorithm = {
@@ -349,35 +278,43 @@ def long_run(name):
         "coo": gdsec_jax.gdsec(7, xi=0.0, beta=0.0, wire=form),
     }[name]
     problem = problems.from_loss(
-        steady_loss, jnp.arange(1.0, 8.0), jnp.zeros(LENGTH, jnp.float32)
+        steady_loss, jnp.arange(1.0, 8.0), jnp.zeros(length, jnp.float32)
     )
     optimizer = optax.chain(algorithm, optax.sgd(1e-12))
     return gdsec_jax.simulate(
         problem,
         optimizer,
-        75,
+        rounds,
         eval_every=5,
         stop=gdsec_jax.Stop(divergence_factor=1e30),
     )
 
 
-@pytest.mark.parametrize("name", ["dense", pytest.param("coo", marks=pytest.mark.slow)])
-def test_counts_stay_exact_past_53_bits(name, tmp_path):
-    history = long_run(name)
-    one = LENGTH * WIDE if name == "dense" else 21 + LENGTH * (WIDE + 21)
-    assert one > 2**32 and 2**53 < 75 * 7 * one < 2**63
-    totals = [rounds * 7 * one for rounds in range(5, 76, 5)]
+@pytest.mark.parametrize(
+    ("name", "power", "rounds", "times"),
+    [
+        ("dense", 10, 5, 30_001),
+        pytest.param("dense", 20, 75, 1, marks=slow),
+        pytest.param("coo", 20, 75, 1, marks=slow),
+    ],
+)
+def test_counts_stay_exact_past_53_bits(name, power, rounds, times, tmp_path):
+    """In a long run, or in a short one with each message counted many times."""
+    length = 2**power + 1
+    history = wide_run(name, length, rounds)
+    index = power + 1  # bits of a number of entries, and of a position
+    one = length * WIDE if name == "dense" else index + length * (WIDE + index)
+    assert history.bits.tolist() == [[one] * 7] * rounds
+    history = dataclasses.replace(history, bits=history.bits * times)
+    assert one > 2**32 and 2**53 < times * rounds * 7 * one < 2**63
+    totals = [times * k * 7 * one for k in range(5, rounds + 1, 5)]
     assert any(int(float(total)) != total for total in totals), "float64 would do"
     history.save(tmp_path / "long.nc")
     for run in (history, History.load(tmp_path / "long.nc")):
         assert run.bits.dtype == run.total_bits.dtype == np.int64
-        assert run.bits.tolist() == [[one] * 7] * 75
         assert run.total_bits.tolist() == totals
-        assert int(run.bits.sum()) == 75 * 7 * one
-        assert run.entries.tolist() == [[LENGTH] * 7] * 75
-        assert run.broadcast_bits.tolist() == [LENGTH * WIDE] * 75
-        error = float(run.objective_error[-1])
-        assert run.cost_to(error).bits in totals
-    assert f"{75 * 7 * one:,} bits uploaded" in history.summary()
-    changed = dataclasses.replace(history, bits=history.bits * 900)
-    assert int(changed.total_bits[-1]) == 900 * 75 * 7 * one < 2**63
+        assert int(run.bits.sum()) == totals[-1]
+        assert run.entries.tolist() == [[length] * 7] * rounds
+        assert run.broadcast_bits.tolist() == [length * WIDE] * rounds
+        assert run.cost_to(float(run.objective_error[-1])).bits in totals
+    assert f"{totals[-1]:,} bits uploaded" in history.summary()

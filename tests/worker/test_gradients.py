@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from inside import _codes
 
 import gdsec_jax
-from gdsec_jax import wire, worker
+from gdsec_jax import worker
 
 nothing = worker.Piece(
     optax.init_empty_state,
@@ -76,7 +77,7 @@ def run_change(piece, rounds, num_workers=4, key=0):
         def one(state, g):
             update, state = algorithm.update(g, state, params)
             sent = gdsec_jax.last_round(state)
-            return state, (update, wire.whole_of(state.workers), sent)
+            return state, (update, _codes.whole_of(state.workers), sent)
 
         return jax.lax.scan(one, state, grads)[1]
 

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from inside import _codes
 
 import gdsec_jax
-from gdsec_jax import wire, worker
+from gdsec_jax import worker
 
 PAST = jnp.asarray([4.0, 3.0, 2.0] + [0.0] * 7)  # squared norms, with a sum of 9
 
@@ -208,7 +209,7 @@ def test_first_whole_is_each_workers_first_delivered():
         nan = grads.at[2, 0].set(jnp.nan) if not flags else grads
         _, state = update(nan, state, params, active=jnp.asarray(active))
         entries.append(gdsec_jax.last_round(state).entries.tolist())
-        flags.append(np.asarray(wire.whole_of(state.workers)).tolist())
+        flags.append(np.asarray(_codes.whole_of(state.workers)).tolist())
         grads = grads * 2
     assert entries == [[4, 0, 0], [1, 4, 0], [1, 1, 4]]
     assert flags[2] == [False, False, True]

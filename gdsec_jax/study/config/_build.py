@@ -23,6 +23,7 @@ from gdsec_jax.study.config._schema import (
     RunConfig,
 )
 from gdsec_jax.study.config._sentences import sentence
+from gdsec_jax.wire._formats import CONVENTIONS
 
 _STEPS = {
     "sgd": optax.sgd,
@@ -165,7 +166,7 @@ def make_optimizer(
         arguments["xi"] = jax.tree.map(
             lambda each: arguments["xi"] / each, problem.coordinate_smoothness
         )
-    also = wire.FORMATS + wire.CONVENTIONS if config.all_formats else ()
+    also = wire.FORMATS + CONVENTIONS if config.all_formats else ()
     algorithm = factory(
         problem.num_workers,
         **arguments,

@@ -86,7 +86,7 @@ def _period(width: int) -> tuple[int, int]:
 
 
 def _overlaps(width: int) -> Iterable[tuple[int, int, int]]:
-    """Number, byte, and how far right the number moves into it, for each that meet."""
+    """Which number overlaps which byte, and how far right it is shifted into it."""
     for place in range(_period(width)[0]):
         end = (place + 1) * width
         for byte in range(place * width // 8, (end - 1) // 8 + 1):
@@ -94,7 +94,7 @@ def _overlaps(width: int) -> Iterable[tuple[int, int, int]]:
 
 
 def _padded(array: np.ndarray, multiple: int) -> np.ndarray:
-    """The array with zeros behind it, up to a multiple in length."""
+    """The array with zeros appended, so that its length is a multiple of this."""
     missing = -array.size % multiple
     if not missing:
         return array
@@ -124,20 +124,20 @@ def pack_codewords(numbers: np.ndarray, widths: np.ndarray) -> Bits:
 def join(parts: list[Bits]) -> bytes:
     """The bit strings one after the other, and zeros up to a full byte."""
     if all(part.length % 8 == 0 for part in parts):
-        return b"".join(data[: bits // 8].data for data, bits in parts)
+        return b"".join(part.data[: part.length // 8].data for part in parts)
     length = sum(part.length for part in parts)
     joined = np.zeros(-(-length // 8) + 1, np.uint8)
     position = 0
-    for data, bits in parts:
+    for part in parts:
         first, shift = divmod(position, 8)
-        size = -(-bits // 8)
-        data = data[:size]
+        size = -(-part.length // 8)
+        data = part.data[:size]
         if shift == 0:
             joined[first : first + size] = data
         else:
             joined[first + 1 : first + size + 1] = data << (8 - shift)
             joined[first : first + size] |= data >> shift
-        position += bits
+        position += part.length
         if position % 8:  # clear what followed the last bit
             joined[position // 8] &= 0xFF00 >> position % 8 & 0xFF
         joined[-(-position // 8) : first + size + 1] = 0

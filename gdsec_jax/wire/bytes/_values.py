@@ -6,9 +6,9 @@ theirs, and in blocks, so that what is computed in between stays in the cache.
 
 import numpy as np
 
-from gdsec_jax.wire import _bits
 from gdsec_jax.wire._codes import Code
-from gdsec_jax.wire._message import Leaf, Plan, bits_of, flush
+from gdsec_jax.wire.bytes import _bits
+from gdsec_jax.wire.bytes._message import Leaf, Plan, bits_of, flush
 
 _BLOCK = 2**15
 
@@ -86,7 +86,7 @@ def from_numbers(numbers: np.ndarray, leaf: Leaf, plan: Plan, scale) -> np.ndarr
 def _decoded(
     numbers: np.ndarray, leaf: Leaf, plan: Plan, scale
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The bits of the values these numbers stand for, and which stand for none."""
+    """The bits of the values that numbers stand for, and which stand for no value."""
     code, kind = plan.code, bits_of(leaf.dtype)
     if code.kind == "float":
         dtype = plan.float_dtype(leaf)
@@ -130,7 +130,7 @@ def _products(levels: np.ndarray, dtype: np.dtype, scale) -> np.ndarray:
 
 
 def _multiples(values: np.ndarray, plan: Plan, scale) -> np.ndarray:
-    """The numbers of the values' multiples of the scale, where they have some."""
+    """The numbers that stand for multiples of the scale; any for other values."""
     code, dtype = plan.code, values.dtype
     limit, odd = _limit(code), code.kind == "grid"
     if scale == 0:  # all the same, as all values are zero
@@ -163,7 +163,7 @@ def _multiples(values: np.ndarray, plan: Plan, scale) -> np.ndarray:
 
 
 def _powers(values: np.ndarray) -> np.ndarray:
-    """Sign and exponent of the values, right for powers of two."""
+    """The numbers that stand for powers of two; any for other values."""
     bits = values.astype(np.float64).view(np.uint64)
     exponent = (bits >> np.uint64(52)).astype(np.int64) & 0x7FF
     exponent = np.clip(exponent - 1023 + 127, 0, 0xFF)
@@ -187,7 +187,7 @@ def _limit(code: Code) -> int:
 
 
 def _expected(plan: Plan, dtype: np.dtype, scale) -> str:
-    """What a value is, for errors."""
+    """What values the code can write, in words for an error."""
     code = plan.code
     if code.kind == "float":
         return f"a number that is exact in {dtype}"

@@ -5,10 +5,10 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
-from gdsec_jax.wire import _bits, _values
 from gdsec_jax.wire._codes import Code
 from gdsec_jax.wire._formats import Format
-from gdsec_jax.wire._message import (
+from gdsec_jax.wire.bytes import _bits, _values
+from gdsec_jax.wire.bytes._message import (
     AS_FLOATS,
     Message,
     Plan,
@@ -60,7 +60,7 @@ def decode(
     """
     if not isinstance(data, bytes | bytearray | memoryview):
         raise ValueError(f"data are a {type(data).__name__}, expected bytes.")
-    data = bytes(data)  # of a view of anything else than bytes too
+    data = bytes(data)  # a view may have items wider than a byte
     plan = plan_of("like", like, format, code, whole)
     scales = np.zeros(code.num_scales, np.float32)
     if len(data) == 0:
@@ -84,7 +84,7 @@ def most_bytes(
     """A bound on the bytes of a message, to refuse longer ones before they are read.
 
     Args:
-      like, format, code, whole: as of `decode`.
+      like, format, code, whole: as in `decode`.
 
     Returns:
       No message has more bytes; a dense one has so many or none.
@@ -99,30 +99,85 @@ def most_bytes(
     return -(-plan_of("like", like, format, code, whole).most_bits // 8)
 
 
+class _Reader:
+    """Reads bits one after the other, and refuses what ends too soon."""
+
+    def __init__(self, data: np.ndarray):
+        self.data, self.start = data, 0  # in bits
+
+    def _advance(self, bits: int) -> int:
+        """Move on by so many bits, which must exist; returns where they start."""
+        start = self.start
+        self.start += bits
+        if self.start > 8 * self.data.size:
+            self._truncated()
+        return start
+
+    def number(self, width: int) -> int:
+        return _bits.number_at(self.data, self._advance(width), width)
+
+    def numbers(self, count: int, width: int) -> np.ndarray:
+        start = self._advance(count * width)
+        return _bits.unpack(
+            _bits.slice_bits(self.data, start, count * width), count, width
+        )
+
+    def gamma(self, count: int) -> np.ndarray:
+        """Numbers in Elias' gamma code, int64."""
+        found = self._codewords(self.data, count)
+        return (1 << found.zeros) + found.tails
+
+    def rice(self, count: int, low: int, most: int) -> np.ndarray | None:
+        """Numbers in the Rice code of b = low; None if one exceeds `most`."""
+        # Inverted, ones with a zero behind them are zeros with a one.
+        found = self._codewords(np.invert(self.data), count, low)
+        if found.zeros.max() > most >> low:  # what follows would exceed 64 bits
+            return None
+        return (found.zeros << low) + ((1 << low) - 1 - found.tails)
+
+    def _codewords(
+        self, data: np.ndarray, count: int, tail: int | None = None
+    ) -> _bits.Codewords:
+        found = _bits.codewords(data, self.start, count, tail)
+        if found is None:
+            self._truncated()
+        self.start = found.end
+        return found
+
+    def _truncated(self) -> NoReturn:
+        raise ValueError(
+            f"data are {self.data.size} bytes, which end within the scales or the "
+            "positions of the non-zeros, expected more: they are truncated, or of "
+            "another format."
+        )
+
+
 def _read(data: np.ndarray, plan: Plan) -> tuple[np.ndarray, list[np.ndarray]]:
     """Scales and leaves of a message that is not all zeros."""
-    start = 32 * plan.num_scales
-    _need(data, start)
-    scales = _bits.unpack(data, plan.num_scales, 32).view(np.float32)
+    reader = _Reader(data)
+    scales = reader.numbers(plan.num_scales, 32).view(np.float32)
     check_scales(scales)
     if plan.dense:
         positions, sizes = None, [leaf.size for leaf in plan.leaves]
     else:
-        _not_too_long(data, plan)
-        positions, start = _index(data, start, plan)
-        _strictly_ascending(positions, plan.length)
+        # Said first, so that what follows does not grow with the data.
+        most = -(-plan.most_bits // 8)
+        if data.size > most:
+            raise ValueError(
+                f"data are {data.size} bytes, expected at most {most} for a message of "
+                f"{plan.length} entries."
+            )
+        positions = _positions(reader, plan)
         starts = [leaf.start for leaf in plan.leaves]
-        bounds = np.searchsorted(positions, [*starts, plan.length])
-        sizes = np.diff(bounds).tolist()
+        sizes = np.diff(np.searchsorted(positions, [*starts, plan.length])).tolist()
     widths = [plan.width(leaf) for leaf in plan.leaves]
-    _exactly(data, start + sum(n * v for n, v in zip(sizes, widths, strict=True)))
+    values = sum(n * v for n, v in zip(sizes, widths, strict=True))
+    _exactly(data, reader.start + values)
     leaves, sent, first = [], 0, 0
     for leaf, size, width in zip(plan.leaves, sizes, widths, strict=True):
-        field = _bits.slice_bits(data, start, size * width)
-        start += size * width
-        scale = scales[leaf.scale] if scales.size else None
-        bits = _bits.unpack(field, size, width)
+        bits = reader.numbers(size, width)
         if plan.code.kind != "float" or plan.float_dtype(leaf) != leaf.dtype:
+            scale = scales[leaf.scale] if scales.size else None
             bits = _values.from_numbers(bits, leaf, plan, scale)
         nonzero, flushed = count_nonzero(bits, leaf.dtype)
         if not flushed or (positions is not None and nonzero < size):
@@ -144,85 +199,45 @@ def _read(data: np.ndarray, plan: Plan) -> tuple[np.ndarray, list[np.ndarray]]:
     return scales, leaves
 
 
-def _index(data: np.ndarray, start: int, plan: Plan) -> tuple[np.ndarray, int]:
-    """Positions of the non-zeros, and where in the data their values start."""
-    length = plan.length
-    if plan.form == "bitmap":
-        _need(data, start + length)
-        flags = _bits.unpack(_bits.slice_bits(data, start, length), length, 1)
-        positions = np.flatnonzero(flags.view(bool))
-        _checked_count(positions.size, data, plan)
-        return positions, start + length
-    if plan.form == "coo":
-        end = start + length.bit_length()
-        _need(data, end)
-        count = _bits.number_at(data, start, end - start)
-        _checked_count(count, data, plan)
-        start, width = end, (length - 1).bit_length()
-        end += count * width
-        _need(data, end)
-        field = _bits.slice_bits(data, start, end - start)
-        return _bits.unpack(field, count, width).astype(np.int64), end
-    numbers, start = _gamma(data, start, 1)
-    count = int(numbers[0]) - 1
-    _checked_count(count, data, plan)
-    if plan.form == "rle":
-        distances, start = _gamma(data, start, count)
-    else:
-        _need(data, start + 5)
-        low = _bits.number_at(data, start, 5)
-        # Inverted, ones with a zero behind them are zeros with a one.
-        runs = _bits.codewords(np.invert(data), start + 5, count, low)
-        if runs is None:
-            _truncated(data)
-        if runs.zeros.max() > length >> low:  # what follows would exceed 64 bits
-            _runs_too_far(length)
-        distances = (runs.zeros << low) + ((1 << low) - 1 - runs.tails) + 1
-        start = runs.end
-    return np.cumsum(distances) - 1, start
+def _positions(reader: _Reader, plan: Plan) -> np.ndarray:
+    """The positions of the non-zeros, int64, which ascend."""
+    length, index = plan.length, None
 
+    def checked(count: int) -> int:
+        if count == 0:
+            _silent(reader.data)
+        if count > length:
+            raise ValueError(
+                f"data hold {count} non-zeros, expected at most {length}, the entries "
+                "of the message."
+            )
+        return count
 
-def _gamma(data: np.ndarray, start: int, count: int) -> tuple[np.ndarray, int]:
-    """Numbers in Elias' gamma code, int64, and where the last of them ends."""
-    found = _bits.codewords(data, start, count)
-    if found is None:
-        _truncated(data)
-    return (1 << found.zeros) + found.tails, found.end
-
-
-def _checked_count(count: int, data: np.ndarray, plan: Plan) -> None:
-    if count == 0:
-        _silent(data)
-    if count > plan.length:
+    match plan.form:
+        case "bitmap":
+            index = np.flatnonzero(reader.numbers(length, 1).view(bool))
+            checked(index.size)
+        case "coo":
+            count = checked(reader.number(length.bit_length()))
+            index = reader.numbers(count, (length - 1).bit_length()).astype(np.int64)
+        case "rle":
+            count = checked(int(reader.gamma(1)[0]) - 1)
+            index = np.cumsum(reader.gamma(count)) - 1
+        case "golomb":
+            count = checked(int(reader.gamma(1)[0]) - 1)
+            runs = reader.rice(count, reader.number(5), length)
+            if runs is not None:
+                index = np.cumsum(runs + 1) - 1
+    if index is None or index[-1] >= length or (index[1:] <= index[:-1]).any():
         raise ValueError(
-            f"data hold {count} non-zeros, expected at most {plan.length}, the entries "
-            "of the message."
+            "data hold positions of non-zeros that do not ascend strictly below "
+            f"{length}, the entries of the message, as expected."
         )
-
-
-def _strictly_ascending(positions: np.ndarray, length: int) -> None:
-    if positions[-1] >= length or (positions[1:] <= positions[:-1]).any():
-        _runs_too_far(length)
-
-
-def _not_too_long(data: np.ndarray, plan: Plan) -> None:
-    """Said first, so that what follows does not grow with the data."""
-    most = -(-plan.most_bits // 8)
-    if data.size > most:
-        raise ValueError(
-            f"data are {data.size} bytes, expected at most {most} for a message of "
-            f"{plan.length} entries."
-        )
-
-
-def _need(data: np.ndarray, bits: int) -> None:
-    """There are so many bits, at least."""
-    if bits > 8 * data.size:
-        _truncated(data)
+    return index
 
 
 def _exactly(data: np.ndarray, bits: int) -> None:
-    """There are so many bits, and behind them less than eight, which are zeros."""
+    """Check that the data are so many bits, and zeros up to the full byte."""
     size = -(-bits // 8)
     if data.size != size:
         raise ValueError(
@@ -234,20 +249,6 @@ def _exactly(data: np.ndarray, bits: int) -> None:
             f"data have ones behind the {bits} bits of this message, expected zeros "
             "up to the full byte."
         )
-
-
-def _truncated(data: np.ndarray) -> NoReturn:
-    raise ValueError(
-        f"data are {data.size} bytes, which end within the scales or the positions of "
-        "the non-zeros, expected more: they are truncated, or of another format."
-    )
-
-
-def _runs_too_far(length: int) -> NoReturn:
-    raise ValueError(
-        f"data hold positions of non-zeros that do not ascend strictly below {length}, "
-        "the entries of the message, as expected."
-    )
 
 
 def _silent(data: np.ndarray) -> NoReturn:

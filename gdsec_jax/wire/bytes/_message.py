@@ -11,7 +11,7 @@ import numpy as np
 from gdsec_jax import _checks
 from gdsec_jax.wire import _formats
 from gdsec_jax.wire._codes import Code, packing_of, whole_of
-from gdsec_jax.wire._formats import Format
+from gdsec_jax.wire._formats import Format, index_length
 
 KINDS = ("float", "levels", "ternary", "grid", "power")
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -70,7 +70,8 @@ def message_of(update: Any, state: Any) -> Message:
         return Message(jax.tree.map(np.asarray, update), whole=whole)
     travels = update if packing.payload is None else packing.payload
     if not any(np.any(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(update)):
-        travels = jax.tree.map(np.zeros_like, travels)  # a payload may know better
+        # Factors need not be zero where their product is.
+        travels = jax.tree.map(np.zeros_like, travels)
     return Message(
         jax.tree.map(np.asarray, travels),
         packing.code,
@@ -114,15 +115,11 @@ class Plan(NamedTuple):
 
     @property
     def most_bits(self) -> int:
-        """What no message exceeds, whatever its entries."""
+        """A bound on the bits of a message, whatever its entries."""
         length = self.length
-        index = {
-            "dense": 0,
-            "coo": length.bit_length() + length * (length - 1).bit_length(),
-            "bitmap": length,
-            "rle": length + length // 2 + 63,  # at most as `rle_bits` says
-            "golomb": length + 68,
-        }[self.form]
+        # Of run lengths, as `rle_bits` and `golomb_bits` say.
+        runs = {"rle": length + length // 2 + 63, "golomb": length + 68}.get(self.form)
+        index = 0 if self.dense else index_length(self.form, length, length, runs)
         values = sum(leaf.size * self.width(leaf) for leaf in self.leaves)
         return 32 * self.num_scales + index + values
 
@@ -231,7 +228,7 @@ def bits_of(dtype: np.dtype) -> np.dtype:
 
 
 def count_nonzero(bits: np.ndarray, dtype: np.dtype) -> tuple[int, bool]:
-    """How many floats are no zeros, and whether all those are flushed."""
+    """How many floats are not +0.0, and whether all of those are normal numbers."""
     nonzero = normal = 0
     smallest = _smallest_normal(dtype)
     for block in range(0, bits.size, 2**16):  # the comparisons stay in the cache
@@ -248,7 +245,7 @@ def flush(bits: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def _smallest_normal(dtype: np.dtype) -> np.unsignedinteger:
-    """Its bits without the sign, which is shifted out to the left."""
+    """The bits of the smallest normal number, shifted left so that the sign is out."""
     return bits_of(dtype).type(2 << jnp.finfo(dtype).nmant)
 
 

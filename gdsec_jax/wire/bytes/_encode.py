@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 
-from gdsec_jax.wire import _bits, _values
-from gdsec_jax.wire._bits import Bits
 from gdsec_jax.wire._formats import Format
-from gdsec_jax.wire._message import (
+from gdsec_jax.wire.bytes import _bits, _values
+from gdsec_jax.wire.bytes._bits import Bits
+from gdsec_jax.wire.bytes._message import (
     Leaf,
     Message,
     Plan,
@@ -164,7 +164,7 @@ def _cheapest(runs: np.ndarray) -> int:
 
 
 def _written(entries: list[np.ndarray], plan: Plan, scales: np.ndarray) -> list[Bits]:
-    """The values, in order, what does not fill whole bytes as one string."""
+    """The values, in order; neighbours of one width that fill no bytes share a string."""
 
     def numbers(bits: np.ndarray, leaf: Leaf) -> np.ndarray:
         scale = scales[leaf.scale] if scales.size else None
