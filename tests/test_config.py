@@ -30,13 +30,12 @@ def load(tmp_path):
     return write
 
 
+def method_of(**fields) -> configs.MethodConfig:
+    return configs.MethodConfig.model_validate(fields)
+
+
 FULL = """
 title = "Ridge, ξ = 10"
-num_rounds = 300
-eval_every = 7
-target = 1e-3
-wire = "bitmap"
-value_bits = 32
 
 [problem]
 kind = "logistic"
@@ -46,7 +45,6 @@ split = "contiguous"
 sizes = [500, 1, 68]
 seed = 4
 regularization = 0.0
-dtype = "float32"
 
 [methods.GD]
 name = "gd"
@@ -82,31 +80,58 @@ def test_there_are_shipped_configs_and_those_of_figures_among_them():
     assert "ridge" in {path.stem for path in (CONFIGS / "figures").glob("*.toml")}
 
 
-def test_every_field_is_read(load):
+def test_fields_of_all_tables_are_read(load):
     config = load(FULL)
     assert config.title == "Ridge, ξ = 10"
-    assert (config.num_rounds, config.eval_every, config.target) == (300, 7, 1e-3)
-    assert (config.wire, config.value_bits) == ("bitmap", 32)
-    problem = config.problem
-    assert (problem.kind, problem.data) == ("logistic", "breast_cancer")
-    assert (problem.num_workers, problem.split, problem.seed) == (3, "contiguous", 4)
-    assert problem.sizes == (500, 1, 68)
-    assert problem.regularization == 0.0
-    assert problem.dtype == "float32"
+    assert config.problem.sizes == (500, 1, 68)
     assert list(config.methods) == ["GD", "GD-SEC xi 10"]
     assert config.methods["GD"].learning_rate == 0.5
     assert config.methods["GD"].parameters() == {}
     assert config.methods["GD-SEC xi 10"].parameters() == {"xi": 10.0, "beta": 1.0}
+    again = configs.validate(config.model_dump(mode="json"), "saved")
+    assert again == config
 
 
-def test_every_parameter_of_every_method_is_a_field():
-    common = set(inspect.signature(gdsec_jax.gdsec).parameters) - {"xi", "beta"}
-    renamed = {"key": "seed"}
-    by_theory = {"probabilities"}
-    for method in gdsec_jax.METHODS.values():
-        own = set(inspect.signature(method.factory).parameters) - common - by_theory
-        fields = {renamed.get(name, name) for name in own}
-        assert fields <= set(configs.MethodConfig.model_fields), method.name
+def test_what_older_versions_have_saved_is_read():
+    every = {"xi": None, "k": None, "coordinate_xi": False, "compressor": None}
+    saved = {"methods": {"GD": {"name": "gd", "step_factor": 2.0} | every}}
+    assert configs.validate(saved, "saved").methods["GD"] == method_of(
+        name="gd", step_factor=2.0
+    )
+
+
+def test_a_method_has_the_fields_that_its_function_takes():
+    server = {"aggregation", "trim", "max_delay", "max_norm_ratio"}
+    more = {"xi": {"coordinate_xi", "budget"}, "compressor": {"k", "levels", "scope"}}
+    elsewhere = {"num_workers", "learning_rate", "probabilities", "key"}
+    elsewhere |= {"wire", "reduction", "weights", "on_nonfinite", "on_standstill"}
+    elsewhere |= {"state_dtype", "server", "capacity"}
+    common = set(configs.MethodConfig.model_fields)
+    for name, method in gdsec_jax.METHODS.items():
+        takes = set(inspect.signature(method.factory).parameters)
+        expected = (takes - elsewhere) | server
+        for parameter in takes & set(more) if name != "cgd" else ():
+            expected |= more[parameter]
+        model = config_of(name)
+        assert set(model.model_fields) - common == expected, name
+        for field in expected:
+            assert model.model_fields[field].description, (name, field)
+
+
+def config_of(name):
+    """The class of a method's config, whatever it needs."""
+    given = {"compressor": "natural", "xi": 1.0, "k": 1}
+    takes = inspect.signature(gdsec_jax.METHODS[name].factory).parameters
+    fields = {field: x for field, x in given.items() if field in takes}
+    return type(method_of(name=name, **fields))
+
+
+def test_a_parameter_without_an_entry_is_read_from_signature_and_docstring():
+    field = config_of("rand_k").model_fields["error_feedback"]
+    assert field.annotation == bool | None
+    words = "Whether an error memory takes the place of the scaling. By default False."
+    assert field.description == words
+    assert "By default 0.01" in config_of("gdsec").model_fields["beta"].description
 
 
 @pytest.mark.parametrize(
@@ -142,13 +167,12 @@ def test_a_step_factor_and_the_formats_reach_the_optimizer(load):
     problem = configs.make_problem(config.problem)
     for label in ("L", "I"):
         optimizer = configs.make_optimizer(config.methods[label], config, problem)
-        history = gdsec_jax.simulate(problem, optimizer, 2)
-        assert set(history.format_bits) == {*wire.FORMATS, *wire.CONVENTIONS}
-        step = gdsec_jax.theory(config.methods[label].name, problem).learning_rate
         first = gdsec_jax.simulate(problem, optimizer, 1)
+        assert set(first.format_bits) == {*wire.FORMATS, *wire.CONVENTIONS}
+        step = gdsec_jax.theory(config.methods[label].name, problem).learning_rate
         grads = problem.gradients(problem.init_params)
         sent = grads[first.participants[0]].sum(0)
-        np.testing.assert_allclose(first.params, -2 * step * sent, rtol=1e-9)
+        np.testing.assert_allclose(first.params, -2 * step * sent, rtol=1e-5)
 
 
 def test_an_empty_file_is_the_defaults(load):
@@ -156,11 +180,6 @@ def test_an_empty_file_is_the_defaults(load):
     assert config == configs.RunConfig()
     assert config.problem.kind == "ridge"
     assert list(config.methods) == ["GD"]
-
-
-def test_a_config_cannot_be_changed(load):
-    with pytest.raises(pydantic.ValidationError, match="frozen"):
-        load("").num_rounds = 3
 
 
 @pytest.mark.parametrize(
@@ -185,121 +204,52 @@ def test_the_baseline_is_gradient_descent_or_the_first_method(load):
 # What is refused: the message names the file and the field
 
 GDSEC = "[methods.SEC]\nname = 'gdsec'\n"
+GD, TOP_J = "[methods.GD]\nname = 'gd'\n", "[methods.X]\nname = 'top_j'\n"
+DIANA, MARINA = (f"[methods.X]\nname = '{name}'\n" for name in ("diana", "marina"))
+ENTRIES = "methods.X.k is {}, expected an integer of at least 1 or a float in (0, 1]."
 BAD = {
     "unknown field": ("rounds = 3", "rounds is an unknown field, expected one of"),
     "unknown nested field": (
         "problem.workers = 3",
-        "problem.workers is an unknown field, expected one of",
+        "problem: workers is an unknown field, expected one of kind, model",
     ),
-    "unknown field of a method": (
-        "[methods.GD]\nname = 'gd'\nstep = 1.0",
-        "methods.GD.step is an unknown field, expected one of",
+    "unknown parameter": (
+        f"{GD}step = 1.0",
+        "methods.GD: gd has no parameter step, expected one of aggregation, trim, ",
     ),
+    "another method's": (f"{GD}xi = 1.0", "methods.GD: gd has no parameter xi, expe"),
     "wrong type": ("num_rounds = 'many'", "num_rounds is 'many', expected a"),
-    "bool for a number": ("num_rounds = true", "num_rounds is True, expected "),
-    "text for a number": ("num_rounds = '10'", "num_rounds is '10', expected "),
-    "fraction": ("num_rounds = 2.5", "num_rounds is 2.5, expected a valid int"),
-    "zero rounds": ("num_rounds = 0", "num_rounds is 0, expected greater than"),
-    "negative interval": ("eval_every = -1", "eval_every is -1, expected"),
-    "zero target": ("target = 0", "target is 0, expected greater than 0"),
-    "NaN target": ("target = nan", "target is nan, expected"),
-    "unknown wire": ("wire = 'zip'", "wire is 'zip', expected 'dense', 'coo'"),
-    "no bits": ("value_bits = 0", "value_bits is 0, expected"),
-    "unknown kind": ("problem.kind = 'svm'", "problem.kind is 'svm', expected"),
-    "no workers": ("problem.num_workers = 0", "problem.num_workers is 0, expected"),
-    "an empty part": (
-        "problem.sizes = [3, 0]",
-        "problem.sizes.1 is 0, expected greater",
-    ),
-    "negative seed": ("problem.seed = -1", "problem.seed is -1, expected"),
-    "negative lambda": (
-        "problem.regularization = -0.1",
-        "problem.regularization is -0.1, expected greater than or equal to 0",
-    ),
-    "infinite lambda": (
-        "problem.regularization = inf",
-        "problem.regularization is inf, expected a finite number",
-    ),
-    "unknown dtype": (
-        "problem.dtype = 'float16'",
-        "problem.dtype is 'float16', expected",
-    ),
-    "no such table": ("problem = 3", "problem is 3, expected"),
+    "a number of wrong type": ("num_rounds = '10'", "num_rounds is '10', expected "),
+    "out of range": ("num_rounds = 0", "num_rounds is 0, expected greater than"),
+    "one of several": ("wire = 'zip'", "wire is 'zip', expected 'dense', 'coo'"),
+    "in a list": ("problem.sizes = [3, 0]", "problem.sizes.1 is 0, expected greater"),
+    "no such table": ("problem = 3", "problem is 3, expected a table of fields."),
+    "no table of a method": ("methods.X = 3", "methods.X is 3, expected a table of"),
     "no methods": ("methods = {}", "methods is empty, expected at least one."),
     "unknown algorithm": (
         "[methods.X]\nname = 'sgd'",
-        "methods.X.name is 'sgd', expected 'gd'",
+        "methods.X: name is 'sgd', expected one of gd, gdsec, ",
     ),
-    "no algorithm": ("[methods.X]\nxi = 1.0", "methods.X.name is missing."),
-    "negative xi": (f"{GDSEC}xi = -1", "methods.SEC.xi is -1, expected"),
-    "NaN xi": (f"{GDSEC}xi = nan", "methods.SEC.xi is nan, expected"),
-    "beta above 1": (
-        f"{GDSEC}xi = 1\nbeta = 1.5",
-        "methods.SEC.beta is 1.5, expected less than or equal to 1",
-    ),
-    "zero step": (
-        "[methods.GD]\nname = 'gd'\nlearning_rate = 0",
-        "methods.GD.learning_rate is 0, expected greater than 0",
-    ),
-    "gd with xi": (
-        "[methods.GD]\nname = 'gd'\nxi = 1.0",
-        "methods.GD: gd has no parameter xi.",
-    ),
-    "gd with beta": (
-        "[methods.GD]\nname = 'gd'\nbeta = 1.0",
-        "methods.GD: gd has no parameter beta.",
-    ),
-    "top-j without k": (
-        "[methods.X]\nname = 'top_j'",
-        "methods.X: top_j needs the parameter k.",
-    ),
-    "zero entries": (
-        "[methods.X]\nname = 'top_j'\nk = 0",
-        "methods.X.k is 0, expected an integer of at least 1 or a float in (0, 1].",
-    ),
-    "a fraction above 1": (
-        "[methods.X]\nname = 'top_j'\nk = 1.5",
-        "methods.X.k is 1.5, expected an integer of at least 1 or a float in (0, 1].",
-    ),
+    "no algorithm": ("[methods.X]\nxi = 1.0", "methods.X: name is missing."),
+    "of a parameter": (f"{GDSEC}xi = nan", "methods.SEC.xi is nan, expected"),
+    "top-j without k": (TOP_J, "methods.X: top_j needs the parameter k."),
+    "zero entries": (f"{TOP_J}k = 0", ENTRIES.format(0)),
+    "a fraction above 1": (f"{TOP_J}k = 1.5", ENTRIES.format(1.5)),
     "DIANA without a compressor": (
-        "[methods.X]\nname = 'diana'",
+        DIANA,
         "methods.X: diana needs the parameter compressor.",
     ),
     "a compressor without k": (
-        "[methods.X]\nname = 'diana'\ncompressor = 'random_k'",
+        f"{DIANA}compressor = 'random_k'",
         "methods.X: random_k needs the parameter k.",
     ),
     "a parameter that the compressor has not": (
-        "[methods.X]\nname = 'marina'\ncompressor = 'natural'\nlevels = 4",
-        "methods.X: marina has no parameter levels.",
-    ),
-    "unknown compressor": (
-        "[methods.X]\nname = 'marina'\ncompressor = 'zip'",
-        "methods.X.compressor is 'zip', expected 'random_k'",
-    ),
-    "no bits for LAQ": (
-        "[methods.X]\nname = 'laq'\nbits = 0",
-        "methods.X.bits is 0, expected greater than or equal to 1",
-    ),
-    "no step factor": (
-        "[methods.GD]\nname = 'gd'\nstep_factor = 0.0",
-        "methods.GD.step_factor is 0.0, expected greater than 0",
-    ),
-    "nobody takes part": (
-        "[methods.GD]\nname = 'gd'\nparticipation = 0.0",
-        "methods.GD.participation is 0.0, expected greater than 0",
-    ),
-    "no local steps": (
-        "[methods.GD]\nname = 'gd'\nlocal_steps = 0",
-        "methods.GD.local_steps is 0, expected greater than or equal to 1",
-    ),
-    "a broadcast of nothing": (
-        "[methods.GD]\nname = 'gd'\nbroadcast_k = 0",
-        "methods.GD.broadcast_k is 0, expected an integer of at least 1 or a float",
+        f"{MARINA}compressor = 'natural'\nlevels = 4",
+        "methods.X: natural has no parameter levels.",
     ),
     "an xi that is no number": (
         f"{GDSEC}xi = 'adapted'",
-        "methods.SEC.xi: 'adapted', expected a number or 'adaptive'.",
+        "methods.SEC.xi is 'adapted', expected a number or 'adaptive'.",
     ),
     "an adaptive xi by coordinate": (
         f"{GDSEC}xi = 'adaptive'\ncoordinate_xi = true",
@@ -307,23 +257,35 @@ BAD = {
     ),
     "an adaptive xi of whole vectors": (
         "[methods.CGD]\nname = 'cgd'\nxi = 'adaptive'",
-        "methods.CGD: cgd needs a number for xi, got 'adaptive'.",
+        "methods.CGD.xi is 'adaptive', expected a valid number",
     ),
     "a budget of a fixed xi": (
         f"{GDSEC}xi = 1.0\nbudget = 0.1",
         "methods.SEC: budget is for xi = 'adaptive' alone.",
     ),
-    "coordinate_xi without xi": (
-        "[methods.GD]\nname = 'gd'\ncoordinate_xi = true",
-        "methods.GD: coordinate_xi needs the parameter xi.",
+    "a rule without a share": (
+        f"{GD}participation_rule = 'uniform'",
+        "methods.GD: participation_rule needs the share participation.",
+    ),
+    "absence without a share": (
+        f"{GD}absent = 'hold'",
+        "methods.GD: absent needs a participation or a budget_bits.",
+    ),
+    "trim of another rule": (
+        f"{GD}aggregation = 'median'\ntrim = 0.2",
+        "methods.GD: trim is for the aggregation trimmed_mean alone.",
+    ),
+    "a radio without an SNR": (
+        "channel.power_w = 2.0",
+        "channel: power_w needs an snr_db: without one there is no radio.",
+    ),
+    "a proximal step of ridge": (
+        "problem.proximal = true",
+        "problem: proximal is for the kind lasso alone.",
     ),
     "options of a file": (
         "problem.options = {density = 0.1}",
         "problem: the data digits have no option density.",
-    ),
-    "an option that no generator has": (
-        "problem = {data = 'sparse_binary', options = {num_rows = 3}}",
-        "problem: the data sparse_binary have no option num_rows.",
     ),
     "an option that is a field": (
         "problem = {data = 'heterogeneous', options = {num_workers = 3}}",
@@ -333,15 +295,10 @@ BAD = {
         "problem = {data = 'sparse_binary', options = {num_samples = 3}}",
         "problem: the data sparse_binary need the option num_features.",
     ),
-    "lambda as an option": (
-        "problem = {data = 'heterogeneous', options = {regularization = 0.1}}",
-        "problem: the data heterogeneous have no option regularization.",
-    ),
     "an option in words": (
         "problem = {data = 'sparse_binary', options = {density = 'low'}}",
         "problem.options.density is 'low', expected a valid integer",
     ),
-    "negative slack": ("slack = -0.1", "slack is -0.1, expected greater than or equal"),
     "gdsec without xi": (GDSEC, "methods.SEC: gdsec needs the parameter xi."),
     "slash in a label": (
         "[methods.'a/b']\nname = 'gd'",
@@ -355,9 +312,25 @@ BAD = {
         "the labels GD_1, gd-1 must differ by more than case and _ or -",
     ),
     "seed of 70 bits": ("problem.seed = 999999999999999999999", "problem.seed is 9999"),
-    "many bits": ("value_bits = 65", "value_bits is 65, expected less than or equal"),
     "no TOML": ("num_rounds = = 3", "is not valid TOML: Invalid value"),
     "a field twice": ("wire = 'coo'\nwire = 'rle'", "is not valid TOML: Cannot over"),
+    "a model of another kind": (
+        "problem.model = 'mlp'",
+        "a model goes with the kind network, and with it alone",
+    ),
+    "held out of another kind": (
+        "problem.held_out = 0.5",
+        "held_out is for the kind network alone",
+    ),
+    "a network of no model": ("problem.kind = 'network'", "a model goes with the kind"),
+    "a network's lambda": (
+        "problem = {kind = 'network', model = 'mlp', regularization = 0.1}",
+        "a network has no regularization",
+    ),
+    "a network of doubles": (
+        "problem = {kind = 'network', model = 'mlp', dtype = 'float64'}",
+        "a network has the dtype float32",
+    ),
 }
 
 
@@ -390,20 +363,16 @@ def test_a_missing_file(tmp_path):
 # What is made of them
 
 
-def test_the_problem_of_a_config(load, x64):
-    config = load(FULL.replace('"float32"', '"float64"')).problem
-    problem = configs.make_problem(config)
+def test_the_problem_of_a_config(load):
+    problem = configs.make_problem(load(FULL).problem)
     loaded = gdsec_jax.data.load("breast_cancer")
-    parts = np.split(np.arange(569), [500, 501])
-    expected = problems.logistic(
-        loaded.features, loaded.targets, 3, regularization=0.0, split=parts
-    )
     assert problem.name == "logistic"
-    assert problem.smoothness == expected.smoothness
-    shards, others = problem.worker_data.shards, expected.worker_data.shards
-    np.testing.assert_array_equal(shards.features, others.features)
-    np.testing.assert_array_equal(shards.targets, others.targets)
-    assert problem.init_params.dtype == np.float64
+    assert problem.regularization == 0.0
+    shards = problem.worker_data.shards
+    for m, part in enumerate(np.split(np.arange(569), [500, 501])):
+        own = shards.features[m][: len(part)]
+        np.testing.assert_allclose(own, loaded.features[part], rtol=1e-6)
+        assert (np.asarray(shards.weight[m]) > 0).sum() == len(part)
 
 
 @pytest.mark.parametrize(
@@ -445,8 +414,7 @@ def test_a_network(load):
     assert problem.worker_data.features.max() == 1.0
     measured = jax.eval_shape(problem.measured, problem.init_params)
     assert set(measured.metrics) == {"accuracy"}
-    step = {"learning_rate": 0.1}
-    method = configs.MethodConfig.model_validate({"name": "gd"} | step)
+    method = method_of(name="gd", learning_rate=0.1)
     params = {"w": jnp.ones(2)}
     gradients = {"w": jnp.ones((3, 2))}
     moved = {}
@@ -483,7 +451,6 @@ def test_a_network_of_characters(load):
     [
         ("model = 'transformer'", "problem.model is 'transformer' for 'digits', exp"),
         ("data = 'characters'", "problem.model is 'mlp' for 'python_documentation'"),
-        ("proximal = true", "problem.proximal is for lasso, got kind 'network'."),
         ("held_out = 1e-4", "problem.held_out is 0.0001 of 1797 samples, expected"),
         ("held_out = 0.9999", "problem.held_out is 0.9999 of 1797 samples, expected"),
         ('model = "lenet"\ndata = "breast_cancer"', "'lenet' for 30 features"),
@@ -502,21 +469,6 @@ def test_networks_that_cannot_be_made(more, message, load):
         text = "\n".join([*kept, line])
     with pytest.raises(ValueError, match=re.escape(message)):
         configs.make_problem(load(text).problem)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("problem.kind = 'network'", "a model goes with the kind network, and with"),
-        ("problem.model = 'mlp'", "a model goes with the kind network, and with it"),
-        ("problem.held_out = 0.5", "held_out is for the kind network alone"),
-        (NETWORK + "regularization = 0.1", "a network has no regularization"),
-        (NETWORK.replace("float32", "float64"), "a network has the dtype float32"),
-    ],
-)
-def test_what_goes_with_a_network(text, message, load):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        load(text)
 
 
 def test_the_split_of_a_config(load):
@@ -548,7 +500,6 @@ def test_the_split_of_a_config(load):
             "problem.num_workers = 2000",
             "num_workers is 2000, expected at most the number",
         ),
-        ("problem.proximal = true", "problem.proximal is for lasso, got kind 'ridge'."),
         ("problem.kind = 'logistic'", "must have two values, got 10."),
     ],
 )
@@ -689,10 +640,12 @@ def test_a_range(start, stop, num, scale, expected):
 
 
 IN_GRID = {
-    "an unknown field": ("xj = [1.0]", ": the grid has 'xj', which is no field to"),
+    "an unknown field": (
+        "xi = [1.0]\nxj = [1.0]",
+        ": with xi = 1.0, xj = 1.0 of the grid, gdsec has no parameter xj, expected",
+    ),
     "the grid itself": ("grid = [1.0]", ": the grid has 'grid', which is no field"),
     "how it was chosen": ("chosen = ['so']", ": the grid has 'chosen', which is no"),
-    "no name": ("'' = [1.0]", ": the grid has '', which is no field to vary."),
     "half a pair": (
         "'xi,' = [[1, 2]]",
         ": the grid has '', which is no field to vary.",
@@ -702,16 +655,8 @@ IN_GRID = {
         "xi = [1]\n'xi,beta' = [[1, 0.5]]",
         ": the grid has 'xi' twice, expected it once.",
     ),
-    "a pair in two ways": (
-        "'xi,beta' = [[1, 0.5]]\n'xi, beta' = [[2, 0.5]]",
-        ": the grid has 'xi' twice, expected it once.",
-    ),
     "no values": ("xi = []", ": the grid has no values of xi."),
     "no pairs": ("'xi,beta' = []", ": the grid has no values of xi, beta."),
-    "a row too long": (
-        "'xi,beta' = [[1, 0.5, 2]]",
-        ": the grid has [1, 0.5, 2] for xi, beta, expected a list of 2 values.",
-    ),
     "a row too short": (
         "'xi,beta' = [[1, 0.5], [1]]",
         ": the grid has [1] for xi, beta, expected a list of 2 values.",
@@ -720,22 +665,13 @@ IN_GRID = {
         "'xi,beta' = [1, 0.5]",
         ": the grid has 1 for xi, beta, expected a list of 2 values.",
     ),
-    "a range of pairs": (
-        "'xi,beta' = {start = 1, stop = 2, num = 2}",
-        ": the grid has 1.0 for xi, beta, expected a list of 2 values.",
-    ),
-    "out of range": (
-        "xi = [1.0, -1.0]",
-        ": with xi = -1.0 of the grid, xi is -1.0, expected greater than or equal to",
-    ),
     "out of range in a pair": (
         "'xi,beta' = [[1, 0.5], [2, 1.5]]",
         ": with xi = 2, beta = 1.5 of the grid, beta is 1.5, expected less than or",
     ),
-    "not finite": ("xi = [inf]", ": with xi = inf of the grid, xi is inf, expected a"),
     "a word": (
         "xi = ['big']",
-        ": with xi = 'big' of the grid, xi: 'big', expected a number or 'adaptive'.",
+        ": with xi = 'big' of the grid, xi is 'big', expected a number or 'adaptive'.",
     ),
     "a number as a word": (
         "xi = ['1.0', 2.0]",
@@ -749,44 +685,27 @@ IN_GRID = {
         "xi = {start = 1, stop = 2, num = 10001}",
         ".grid.xi.num is 10001, expected less than or equal to 10000",
     ),
-    "a range that leaves it": (
-        "xi = [1.0]\nbeta = {start = 0.5, stop = 2, num = 2}",
-        ": with xi = 1.0, beta = 2.0 of the grid, beta is 2.0, expected",
-    ),
-    "a parameter that it has not": (
-        "xi = [1.0]\nzeta = [0.1]",
-        ": with xi = 1.0, zeta = 0.1 of the grid, gdsec has no parameter zeta.",
-    ),
     "without the parameter that it needs": (
         "beta = [0.1]",
         ": with beta = 0.1 of the grid, gdsec needs the parameter xi.",
     ),
     "one value": ("xi = 3", ".grid.xi is 3, expected a list of values, or a table of"),
-    "a word for values": ("xi = 'all'", ".grid.xi is 'all', expected a list of values"),
     "log of 0": (
         "xi = {start = 0, stop = 1, num = 3}",
         ".grid.xi: start is 0.0 and stop 1.0, expected numbers above 0 for the scale",
     ),
     "an endless range": (
-        "xi = {start = 1, stop = inf, num = 3}",
-        ".grid.xi.stop is inf, expected a finite number.",
+        "xi = {start = -1e308, stop = 1e308, num = 3, scale = 'linear'}",
+        ".grid.xi: start is -1e+308 and stop 1e+308, expected a distance that is a",
     ),
     "no number of values": ("xi = {start = 1, stop = 2}", ".grid.xi.num is missing."),
-    "none of them": (
-        "xi = {start = 1, stop = 2, num = 0}",
-        ".grid.xi.num is 0, expected greater than or equal to 1.",
-    ),
     "one of two ends": (
         "xi = {start = 1, stop = 2, num = 1}",
         ".grid.xi: num is 1, expected at least 2 for both ends.",
     ),
-    "an unknown scale": (
-        "xi = {start = 1, stop = 2, num = 2, scale = 'ln'}",
-        ".grid.xi.scale is 'ln', expected 'log' or 'linear'.",
-    ),
     "an unknown field of a range": (
         "xi = {start = 1, stop = 2, num = 2, step = 1}",
-        ".grid.xi.step is an unknown field, expected one of start, stop, num, scale.",
+        ".grid.xi: step is an unknown field, expected one of start, stop, num, scale.",
     ),
 }
 
@@ -802,15 +721,11 @@ def test_what_is_refused_in_a_grid(text, message, load, tmp_path):
 OTHER_GRIDS = {
     "of all methods, unknown": (
         "[grid]\nfoo = [1]",
-        "methods.GD: the grid has 'foo', which is no field to vary.",
+        "methods.GD: with foo = 1 of the grid, gd has no parameter foo, expected one",
     ),
     "of all methods, not of one": (
         "[grid]\nxi = [1.0]",
-        "methods.GD: with xi = 1.0 of the grid, gd has no parameter xi.",
-    ),
-    "of all methods, out of range": (
-        "[grid]\nstep_factor = [1.0, 0.0]",
-        "methods.GD: with step_factor = 0.0 of the grid, step_factor is 0.0, expected",
+        "methods.GD: with xi = 1.0 of the grid, gd has no parameter xi, expected one",
     ),
     "of all methods, no values": (
         "[grid]\nstep_factor = 1.0",
@@ -818,15 +733,11 @@ OTHER_GRIDS = {
     ),
     "of the problem, unknown": (
         "[problem.grid]\nworkers = [1]",
-        "problem: the grid has 'workers', which is no field to vary.",
+        "problem: with workers = 1 of the grid, workers is an unknown field, expected",
     ),
     "of the problem, out of range": (
         "[problem.grid]\nnum_workers = [5, 0]",
         "problem: with num_workers = 0 of the grid, num_workers is 0, expected greater",
-    ),
-    "of the problem, a range of counts": (
-        "[problem.grid]\nnum_workers = {start = 1.5, stop = 3, num = 2}",
-        "problem: with num_workers = 1.5 of the grid, num_workers is 1.5, expected",
     ),
 }
 
@@ -862,10 +773,6 @@ def test_a_methods_own_values_stand_for_the_common_ones(load):
             "name = 'diana'\ngrid.compressor = ['natural']",
             "diana needs the parameter compressor",
         ),
-        (
-            "name = 'diana'\nk = 2\ngrid.compressor = ['random_k']",
-            "diana has no parameter k",
-        ),
     ],
 )
 def test_a_parameter_may_be_in_the_grid_alone(text, missing, load):
@@ -886,15 +793,14 @@ def test_a_setting_is_checked(load):
     assert configs.varied(method, beta=0.5).xi == 1.0
     for fields, message in (
         ({"xi": -1.0}, "xi is -1.0, expected greater than or equal to 0."),
-        ({"zeta": 1.0}, "gdsec has no parameter zeta."),
-        ({"zip": 1.0}, "zip is an unknown field, expected one of name, "),
+        ({"zip": 1.0}, "gdsec has no parameter zip, expected one of xi, beta, "),
     ):
         with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
             configs.varied(method, **fields)
 
 
 def test_only_what_is_given_counts_as_given():
-    method = configs.MethodConfig(name="gdsec", xi=0.0)
+    method = method_of(name="gdsec", xi=0.0)
     varied = configs.varied(method, beta=0.5)
     assert varied.model_dump(exclude_unset=True) == {
         "name": "gdsec",
@@ -925,7 +831,7 @@ def digits():
     ],
 )
 def test_what_theory_says_becomes_numbers(fields, found, digits):
-    method = configs.MethodConfig(**fields)
+    method = method_of(**fields)
     resolved = configs.resolved(method, digits)
     theory = gdsec_jax.theory(method.name, digits, **method.parameters())
     expected = theory.learning_rate * method.step_factor
@@ -939,28 +845,13 @@ def test_what_theory_says_becomes_numbers(fields, found, digits):
 
 
 def test_a_step_that_is_given_is_multiplied_too(digits):
-    method = configs.MethodConfig(name="gd", learning_rate=0.5, step_factor=3.0)
+    method = method_of(name="gd", learning_rate=0.5, step_factor=3.0)
     assert configs.resolved(method, digits).learning_rate == 1.5
-
-
-@pytest.mark.parametrize(
-    ("share", "count"), [(1e-9, 1), (0.2, 1), (0.5, 2), (0.7, 4), (0.9, 4), (1.0, 5)]
-)
-def test_a_share_of_the_workers_takes_part(share, count):
-    keys = jax.random.split(jax.random.key(0), 400)
-    drawn = jax.vmap(
-        lambda key: configs.takes_part(key, 0, share, num_workers=5, rule="uniform")
-    )(keys)
-    assert drawn.shape == (400, 5)
-    assert (drawn.sum(1) == count).all()
-    # Each with probability count / 5; 5 standard deviations of 400 draws.
-    most = 5 * np.sqrt(count / 5 * (1 - count / 5) / 400)
-    assert (np.abs(drawn.mean(0) - count / 5) <= most + 1e-6).all()
 
 
 def test_the_broadcast_stands_behind_the_step(digits):
     config = configs.RunConfig(wire="coo")
-    method = configs.MethodConfig(name="gd", broadcast_k=3)
+    method = method_of(name="gd", broadcast_k=3)
     optimizer = configs.make_optimizer(method, config, digits)
     history = gdsec_jax.simulate(digits, optimizer, 1)
     assert np.count_nonzero(history.params) == 3
@@ -971,7 +862,7 @@ def test_the_broadcast_stands_behind_the_step(digits):
 
 def test_a_threshold_for_each_coordinate(digits):
     fields = {"name": "gdsec", "xi": 40.0, "beta": 0.5, "coordinate_xi": True}
-    method = configs.MethodConfig(**fields)
+    method = method_of(**fields)
     optimizer = configs.make_optimizer(method, configs.RunConfig(), digits)
     xi = 40.0 / np.asarray(digits.coordinate_smoothness)
     algorithm = gdsec_jax.gdsec(5, xi, 0.5)
