@@ -143,7 +143,8 @@ def test_a_run_saves_what_it_was(call):
         assert text in out
     error = f"{sparse.objective_error[-1]:.2e}"
     cost = sparse.cost_to(0.3 * sparse.initial_error)
-    bits = f"{(cost.bits if cost else 0) / 1e6:.3f}"
+    assert cost is not None
+    bits = f"{cost.bits / 1e6:.3f}"
     row = next(line for line in out.splitlines() if line.startswith("GD-SEC xi 10 "))
     assert error in row
     assert bits in row

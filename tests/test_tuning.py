@@ -627,7 +627,7 @@ def test_the_rounds_of_the_baseline_are_those_of_its_choice(tmp_path, quiet):
     with experiment.prepared(tuned) as problem:
         method = tuned.methods["few"]
         history = experiment.simulate_method(tuned, "few", method, problem)
-    rounds = history.cost_to(tuned.target * history.initial_error).rounds
-    assert rounds is not None
-    most = (1 + tuned.slack) * rounds
+    cost = history.cost_to(tuned.target * history.initial_error)
+    assert cost is not None
+    most = (1 + tuned.slack) * cost.rounds
     assert tuned.methods["all"].chosen.endswith(f"within {most:,.0f} rounds")
