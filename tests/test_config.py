@@ -101,16 +101,16 @@ def test_what_older_versions_have_saved_is_read():
 
 
 def test_a_method_has_the_fields_that_its_function_takes():
-    server = {"aggregation", "trim", "max_delay", "max_norm_ratio"}
     more = {"xi": {"coordinate_xi", "budget"}, "compressor": {"k", "levels", "scope"}}
+    more["server"] = {"aggregation", "trim", "max_delay", "capacity", "max_norm_ratio"}
     elsewhere = {"num_workers", "learning_rate", "probabilities", "key"}
     elsewhere |= {"wire", "reduction", "weights", "on_nonfinite", "on_standstill"}
-    elsewhere |= {"state_dtype", "server", "capacity"}
+    elsewhere |= {"state_dtype"}
     common = set(configs.MethodConfig.model_fields)
     for name, method in gdsec_jax.METHODS.items():
         takes = set(inspect.signature(method.factory).parameters)
-        expected = (takes - elsewhere) | server
-        for parameter in takes & set(more) if name != "cgd" else ():
+        expected = takes - elsewhere
+        for parameter in takes & set(more) - ({"xi"} if name == "cgd" else set()):
             expected |= more[parameter]
         model = config_of(name)
         assert set(model.model_fields) - common == expected, name
@@ -175,6 +175,20 @@ def test_a_step_factor_and_the_formats_reach_the_optimizer(load):
         np.testing.assert_allclose(first.params, -2 * step * sent, rtol=1e-5)
 
 
+def test_the_server_of_a_method():
+    made = method_of(name="gd", max_delay=2, max_norm_ratio=3.0).parameters()["server"]
+    assert (made.max_delay, made.max_norm_ratio) == (2, 3.0)
+    made = method_of(name="gd", capacity=4).parameters()["server"]
+    assert (made.capacity, made.max_norm_ratio) == (4, None)
+    made = method_of(name="gd", max_norm_ratio=3.0).parameters()["server"]
+    assert made == gdsec_jax.server.total(max_norm_ratio=3.0)
+    made = method_of(name="gd", server="running").parameters()["server"]
+    assert made == gdsec_jax.server.running()
+    made = method_of(name="gd", aggregation="trimmed_mean", trim=0.4).parameters()
+    five = np.float32([[1], [2], [3], [4], [100]])  # five times the middle one's mean
+    np.testing.assert_allclose(made["server"].combine(five, None), [15.0])
+
+
 def test_an_empty_file_is_the_defaults(load):
     config = load("")
     assert config == configs.RunConfig()
@@ -215,7 +229,7 @@ BAD = {
     ),
     "unknown parameter": (
         f"{GD}step = 1.0",
-        "methods.GD: gd has no parameter step, expected one of aggregation, trim, ",
+        "methods.GD: gd has no parameter step, expected one of server, aggregation, ",
     ),
     "another method's": (f"{GD}xi = 1.0", "methods.GD: gd has no parameter xi, expe"),
     "wrong type": ("num_rounds = 'many'", "num_rounds is 'many', expected a"),
@@ -274,6 +288,10 @@ BAD = {
     "trim of another rule": (
         f"{GD}aggregation = 'median'\ntrim = 0.2",
         "methods.GD: trim is for the aggregation trimmed_mean alone.",
+    ),
+    "two servers": (
+        f"{GD}aggregation = 'median'\nmax_delay = 1",
+        "methods.GD: aggregation and max_delay are given, expected one of them: each",
     ),
     "a radio without an SNR": (
         "channel.power_w = 2.0",

@@ -170,7 +170,9 @@ def _algorithm(
 ) -> aggregating.Aggregator:
     """What the method's function makes of its arguments, and of the run's."""
     function = function_of(method.name)
-    arguments = method.parameters()
+    channel = method.channel or config.channel
+    late = channel.max_delay if channel and takes(function, "server") else 0
+    arguments = method.parameters(**({"max_delay": late} if late else {}))
     also = wire.FORMATS + wire.CONVENTIONS if config.all_formats else ()
     more = {
         "learning_rate": method.learning_rate,
@@ -180,9 +182,6 @@ def _algorithm(
     named = inspect.signature(function).parameters
     if "probabilities" in named and problem.worker_smoothness is not None:
         arguments |= theory("iag", problem).parameters
-    channel = method.channel or config.channel
-    if channel is not None and channel.max_delay:
-        arguments.setdefault("max_delay", channel.max_delay)
     if getattr(method, "coordinate_xi", None):
         arguments["xi"] = jax.tree.map(
             lambda each: arguments["xi"] / each, problem.coordinate_smoothness

@@ -109,6 +109,14 @@ PARAMETERS = {
         "out.",
         True,
     ),
+    "server": Parameter(
+        Literal["total", "running"],
+        "What it adds up: what it knows of each worker and the messages, or the "
+        "messages alone, to a memory of its own.",
+    ),
+    "capacity": Parameter(
+        Count, "Entries of a message at most, the largest; devices exchange so many."
+    ),
     "aggregation": Parameter(
         Literal["median", "trimmed_mean"], "A robust rule in the place of the sum."
     ),

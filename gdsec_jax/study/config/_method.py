@@ -11,7 +11,7 @@ from typing import Any
 import pydantic
 from pydantic import Field
 
-from gdsec_jax import robust, worker
+from gdsec_jax import robust, server, worker
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.federation._adaptive import adaptive_xi
 from gdsec_jax.study.config._fields import (
@@ -37,10 +37,13 @@ TRACED += tuple(name for name, known in PARAMETERS.items() if known.traced)
 # probabilities come from theory, the format is that of the run.
 _NO_FIELDS = (
     *("num_workers", "probabilities", "key", "wire", "reduction", "weights"),
-    *("on_nonfinite", "on_standstill", "state_dtype", "server", "capacity"),
+    *("on_nonfinite", "on_standstill", "state_dtype"),
 )
 # Further fields that say what a parameter is.
-_MORE = {"compressor": ("k", "levels", "scope"), "aggregation": ("trim",)}
+_MORE = {
+    "compressor": ("k", "levels", "scope"),
+    "server": ("aggregation", "trim", "max_delay", "capacity", "max_norm_ratio"),
+}
 _EMPTY = inspect.Parameter.empty
 _MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -231,13 +234,17 @@ class MethodConfig(UplinkConfig):
             and (value := getattr(self, name)) is not None
         }
 
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self, **more: Any) -> dict[str, Any]:
         """The arguments of the function that are given, all but the step.
 
+        Args:
+          more: of these fields where they are not given.
+
         Raises:
-          ValueError: the compressor's arguments do not fit it.
+          ValueError: the compressor's arguments do not fit it, or the server's do not
+            fit each other.
         """
-        given = self._own()
+        given = more | self._own()
         given.pop("coordinate_xi", None)  # it needs the problem
         taken = inspect.signature(function_of(self.name)).parameters
         if self.seed is not None:  # what else is drawn has it too
@@ -271,12 +278,26 @@ def _with_compressor(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_server(given: dict[str, Any]) -> dict[str, Any]:
-    """The arguments with what the server does as the algorithm takes it."""
-    trim = given.pop("trim", 0.1)
+    """The arguments with the `server` object for the fields that describe it."""
+    fields = {x: given.pop(x) for x in ("server", *_MORE["server"]) if x in given}
+    ratio = fields.pop("max_norm_ratio", None)
+    trim = fields.pop("trim", 0.1)
+    if len(fields) > 1:
+        raise ValueError(
+            f"{' and '.join(fields)} are given, expected one of them: each says how "
+            "the server adds up"
+        )
+    if not fields and ratio is None:
+        return given
     rules = {"median": robust.median, "trimmed_mean": robust.trimmed_mean(trim)}
-    if "aggregation" in given:
-        given["aggregation"] = rules[given["aggregation"]]
-    return given
+    kinds: dict[str, Callable[..., server.Server]] = {
+        "max_delay": server.late,
+        "capacity": server.sparse,
+        "aggregation": lambda name, **more: server.robust(rules[name], **more),
+        "server": lambda name, **more: getattr(server, name)(**more),
+    }
+    ((name, value),) = fields.items() or {"server": "total"}.items()
+    return given | {"server": kinds[name](value, max_norm_ratio=ratio)}
 
 
 def with_values(method: MethodConfig, **fields: Any) -> MethodConfig:
