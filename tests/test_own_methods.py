@@ -9,12 +9,12 @@ import xarray as xr
 
 from gdsec_experiments import _parts as parts
 from gdsec_jax import History
-from gdsec_jax.study import cli, config, figures, report
+from gdsec_jax.study import cli, config, experiment, figures, report
 
 MODULE = '''
 from typing import Annotated, Literal
 
-import gdsec_jax
+import gdsec_jax, jax
 from gdsec_jax.algorithms import Options, algorithm
 from pydantic import Field
 
@@ -28,7 +28,7 @@ def lazy(
     times=2,
     *,
     seed=0,
-    table=None,
+    table: jax.Array | None = None,
     **options,
 ):
     """GD-SEC with a threshold of another name.
@@ -45,6 +45,11 @@ def lazy(
 def plain(num_workers):
     """A method without any option, not even of the format."""
     return gdsec_jax.gd(num_workers)
+
+
+def loose(num_workers, **options):
+    """A method that does not say which options it takes."""
+    return gdsec_jax.gd(num_workers, **options)
 
 
 def nothing(num_workers):
@@ -74,10 +79,6 @@ xi = 1.0
 name = "own_methods:lazy"
 keep = 0.01
 grid.keep = [0.01, 0.5]
-
-[methods.plain]
-name = "own_methods:plain"
-seed = 3
 """
 
 
@@ -91,7 +92,7 @@ def place(tmp_path, monkeypatch):
     sys.modules.pop("own_methods", None)
 
 
-def test_it_is_run_swept_tuned_and_drawn(place, capsys):
+def test_it_is_run_swept_tuned_and_drawn(place, capsys, monkeypatch):
     assert cli.main(["run", "own.toml", "--methods.lazy.beta", "0.25"]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"^lazy +\d", printed, re.MULTILINE)
@@ -113,20 +114,36 @@ def test_it_is_run_swept_tuned_and_drawn(place, capsys):
     method = config.load("tuned.toml").methods["lazy"]
     assert method.chosen.startswith("of 2 settings")
 
-    console = rich.console.Console(quiet=True)
-    study = figures.Study("own", config.load("tuned.toml"), place / "runs", console)
+    tuned, console = config.load("tuned.toml"), rich.console.Console(quiet=True)
+    with experiment.prepared(tuned) as problem:
+        names = ("GD-SEC", "lazy")
+        saved = {x: History.load(f"results/own/{x}.nc") for x in names}
+        runs = experiment.Runs(tuned, problem, saved)
+    monkeypatch.setattr(parts, "compare", lambda study: runs)
+    study = figures.Study("own", tuned, place, console)
     section = parts.section_of_runs(study, lambda runs: [])
-    assert list(section.table["method"]) == ["GD-SEC", "lazy", "plain"]
+    assert list(section.table["method"]) == list(names)
     rows = section.chosen.set_index("method").to_dict("index")
     assert rows["lazy"]["step from"] == "gradient descent's step"
     assert rows["lazy"]["parameters"] == f"keep = {method.keep}"
     report.page(
         [section], place / "page.html", title="", environment={}, command="gdsec"
     )
-    assert "own_methods:lazy" in (place / "page.html").read_text("utf-8")
+    page = (place / "page.html").read_text("utf-8")
+    assert "own_methods:lazy" in page and f"keep = {method.keep}" in page
     figure = report.compose(section)
-    looks = {(x.get_color(), x.get_linestyle()) for x in figure.axes[0].lines[:3]}
-    assert len(looks) == 3
+    looks = {(x.get_color(), x.get_linestyle()) for x in figure.axes[0].lines[:2]}
+    assert len(looks) == 2
+
+
+@pytest.mark.parametrize("name", ["plain", "loose"])
+def test_options_that_it_does_not_name_are_its_own(name):
+    values = {"methods": {"X": {"name": f"own_methods:{name}", "seed": 3}}}
+    values |= {"channel": {"erasure_probability": 0.5}}
+    one = config.validate(values, "test")
+    problem = config.make_problem(one.problem)
+    made = config.make_optimizer(one.methods["X"], one, problem)
+    assert made.init(problem.init_params)
 
 
 def test_its_help_has_its_parameters(capsys, monkeypatch):
@@ -139,7 +156,7 @@ def test_its_help_has_its_parameters(capsys, monkeypatch):
     assert "Share of the threshold 100." in page
     assert "By default 'plain'." in page
     assert "--methods.lazy.aggregation" in page
-    for name in ("lazy.xi", "lazy.options", "lazy.num-workers", "plain.aggregation"):
+    for name in ("lazy.xi", "lazy.options", "lazy.num-workers", "lazy.table"):
         assert f"--methods.{name}" not in page
 
 

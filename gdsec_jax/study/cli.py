@@ -285,7 +285,7 @@ def _unchecked(value):
         values[name] = _unchecked(given)
         # Of a table its own type, of a dict of tables each one's: methods differ.
         kind = info.annotation if values[name] is given else type(values[name])
-        help_text = tyro.conf.arg(help=info.description)
+        help_text = tyro.conf.arg(help=" ".join((info.description or "").split()))
         fields.append((name, Annotated[kind, help_text]))
     return dataclasses.make_dataclass(type(value).__name__, fields)(**values)
 

@@ -31,18 +31,11 @@ class Study(NamedTuple):
 def sources() -> dict[str, Path]:
     """The figures' configs by name, in the order of their letters on the page.
 
-    A figure's module has the same name: its `section(study)` makes a `report.Section`.
-
-    Raises:
-      FileNotFoundError: the package, or its checkout, lacks the files.
+    A figure's module in gdsec_experiments has the same name: its `section(study)` makes
+    a `report.Section`.
     """
     configured = _shipped.configs() / "figures"
     found = {path.stem: path for path in sorted(configured.glob("*.toml"))}
-    for name in found:
-        if not _shipped.has_experiment(name):
-            raise FileNotFoundError(
-                f"the figure {name} has no module in {_shipped.EXPERIMENTS}."
-            )
     letters = {name: configs.load(path).letter for name, path in found.items()}
     return {name: found[name] for name in sorted(found, key=lambda n: letters[n])}
 
@@ -73,7 +66,6 @@ def make(
     Raises:
       ValueError: there is no such figure, jobs is no positive int, or a config is
         wrong.
-      OSError: a file cannot be written.
     """
     known = sources()
     for name in names:
@@ -112,7 +104,7 @@ def make(
 
 def _section_of(study: Study) -> report.Section:
     experiment.say(study.console, f"figure {study.name}: {study.config.title}")
-    module = importlib.import_module(f"{_shipped.EXPERIMENTS}.{study.name}")
+    module = importlib.import_module(f"gdsec_experiments.{study.name}")
     return module.section(study)
 
 

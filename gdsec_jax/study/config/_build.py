@@ -174,12 +174,11 @@ def _algorithm(
     late = channel.max_delay if channel and takes(function, "server") else 0
     arguments = method.parameters(**({"max_delay": late} if late else {}))
     also = wire.FORMATS + wire.CONVENTIONS if config.all_formats else ()
-    more = {
-        "learning_rate": method.learning_rate,
-        "wire": wire.Format(config.wire, config.value_bits, also),
-    }
-    arguments |= {name: x for name, x in more.items() if takes(function, name)}
+    if takes(function, "wire"):
+        arguments["wire"] = wire.Format(config.wire, config.value_bits, also)
     named = inspect.signature(function).parameters
+    if "learning_rate" in named:
+        arguments["learning_rate"] = method.learning_rate
     if "probabilities" in named and problem.worker_smoothness is not None:
         arguments |= theory("iag", problem).parameters
     if getattr(method, "coordinate_xi", None):

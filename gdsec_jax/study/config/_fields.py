@@ -44,7 +44,9 @@ Xi = Annotated[NonNegative | Literal["adaptive"], pydantic.BeforeValidator(_xi)]
 class Model(pydantic.BaseModel):
     """Fields that do not change, and no others."""
 
-    model_config = pydantic.ConfigDict(frozen=True, protected_namespaces=())
+    model_config = pydantic.ConfigDict(
+        frozen=True, protected_namespaces=(), use_attribute_docstrings=True
+    )
 
     @pydantic.model_validator(mode="before")
     @classmethod

@@ -160,29 +160,22 @@ class MethodConfig(UplinkConfig):
     `model_of` its name, which has the parameters of its function too.
     """
 
-    name: str = Field(
-        description="The algorithm: gdsec methods lists them; or MODULE:FUNCTION."
-    )
-    learning_rate: Positive | None = Field(
-        default=None, description="alpha; by default what theory recommends, or 1/L."
-    )
-    seed: Seed | None = Field(
-        default=None,
-        description="Of what the run draws: algorithm, minibatches, workers.",
-    )
-    step_factor: Positive = Field(
-        default=1.0, description="Of the learning rate, that of theory in particular."
-    )
-    local_steps: Count | None = Field(
-        default=None, description="Gradient steps of a worker in a round, as FedAvg."
-    )
-    broadcast_k: Number | None = Field(
-        default=None, description="The server sends so many entries, by top-k with EF."
-    )
-    grid: Grid = Field(
-        default={}, description="For gdsec sweep and tune: values of fields to try."
-    )
-    chosen: str = Field(default="", description="How the parameters were chosen.")
+    name: str
+    """The algorithm: gdsec methods lists them; or MODULE:FUNCTION."""
+    learning_rate: Positive | None = None
+    """alpha; by default what theory recommends, or 1/L."""
+    seed: Seed | None = None
+    """Of what the run draws: algorithm, minibatches, workers."""
+    step_factor: Positive = 1.0
+    """Of the learning rate, that of theory in particular."""
+    local_steps: Count | None = None
+    """Gradient steps of a worker in a round, as FedAvg."""
+    broadcast_k: Number | None = None
+    """The server sends so many entries, by top-k with EF."""
+    grid: Grid = Field(default={})
+    """For gdsec sweep and tune: values of fields to try."""
+    chosen: str = ""
+    """How the parameters were chosen."""
 
     @pydantic.model_validator(mode="wrap")
     @classmethod

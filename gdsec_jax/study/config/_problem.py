@@ -29,47 +29,41 @@ GENERATORS = {
 class ProblemConfig(Model):
     """What is minimised, and how the samples are split over the workers."""
 
-    kind: Kind = Field(default="ridge", description="The loss.")
-    model: Literal["multinomial", "mlp", "lenet", "resnet", "transformer"] | None = (
-        Field(default=None, description="Of a network.")
-    )
-    held_out: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        default=None,
-        description="Share of a network's samples that its error is that of.",
-    )
+    kind: Kind = "ridge"
+    """The loss."""
+    model: Literal["multinomial", "mlp", "lenet", "resnet", "transformer"] | None = None
+    """Of a network."""
+    held_out: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of a network's samples that its error is that of."""
     data: str = Field(
         default="digits",
         description="A named data set, a path to an npz, CSV or LIBSVM file, or a "
         f"generator: {', '.join(GENERATORS)}.",
     )
-    options: dict[str, int | float] = Field(
-        default={}, description="Arguments of a generator, by name."
-    )
-    subset: Literal["train", "test"] = Field(
-        default="train", description="Which part of a named data set."
-    )
-    num_workers: Count = Field(default=5, description="M.")
-    split: Literal["shuffled", "contiguous", "sorted", "dirichlet"] = Field(
-        default="shuffled", description="How samples are split over workers."
-    )
-    concentration: Positive = Field(default=0.5, description="Of the Dirichlet split.")
-    sizes: tuple[Count, ...] | None = Field(
-        default=None, description="Samples of each worker, for uneven splits."
-    )
-    seed: Seed = Field(default=0, description="Of the split and of the minibatches.")
-    regularization: NonNegative | None = Field(
-        default=None, description="lambda; by default 1/N."
-    )
-    batch_size: Count | None = Field(
-        default=None, description="Samples a worker and round; by default all."
-    )
-    proximal: bool = Field(default=False, description="Lasso only: proximal steps.")
-    dtype: Literal["float32", "float64"] = Field(
-        default="float64", description="Of all arrays; float32 of a network."
-    )
-    grid: Grid = Field(
-        default={}, description="For gdsec sweep: values of these fields to try."
-    )
+    options: dict[str, int | float] = Field(default={})
+    """Arguments of a generator, by name."""
+    subset: Literal["train", "test"] = "train"
+    """Which part of a named data set."""
+    num_workers: Count = 5
+    """M."""
+    split: Literal["shuffled", "contiguous", "sorted", "dirichlet"] = "shuffled"
+    """How samples are split over workers."""
+    concentration: Positive = 0.5
+    """Of the Dirichlet split."""
+    sizes: tuple[Count, ...] | None = None
+    """Samples of each worker, for uneven splits."""
+    seed: Seed = 0
+    """Of the split and of the minibatches."""
+    regularization: NonNegative | None = None
+    """lambda; by default 1/N."""
+    batch_size: Count | None = None
+    """Samples a worker and round; by default all."""
+    proximal: bool = False
+    """Lasso only: proximal steps."""
+    dtype: Literal["float32", "float64"] = "float64"
+    """Of all arrays; float32 of a network."""
+    grid: Grid = Field(default={})
+    """For gdsec sweep: values of these fields to try."""
 
     @pydantic.model_validator(mode="before")
     @classmethod

@@ -12,64 +12,48 @@ from gdsec_jax.study.config._method import FIXED, MethodConfig, model_of
 from gdsec_jax.study.config._problem import ProblemConfig
 from gdsec_jax.study.config._sentences import of_method
 from gdsec_jax.study.config._uplink import ChannelConfig
+from gdsec_jax.wire import CONVENTIONS, FORMATS
 
 
 class RunConfig(Model):
     """One experiment: a problem, and the methods that are compared on it."""
 
-    title: str = Field(default="", description="Of the figure.")
+    title: str = ""
+    """Of the figure."""
     problem: ProblemConfig = ProblemConfig()
-    num_rounds: Count = Field(default=1000, description="K.")
-    optimizer: Literal["sgd", "momentum", "adam"] = Field(
-        default="sgd", description="What takes the step, momentum 0.9."
-    )
-    eval_every: Count = Field(default=1, description="Rounds between two evaluations.")
-    target: Positive = Field(
-        default=1e-4,
-        description="Error to reach, relative to the initial one, for the table.",
-    )
-    wire: Literal[
-        "dense",
-        "coo",
-        "bitmap",
-        "rle",
-        "golomb",
-        "entropy",
-        "values",
-        "coo_bare",
-        "coo64",
-    ] = Field(default="rle", description="Bit format of the uploads.")
-    all_formats: bool = Field(
-        default=False, description="Whether to count, and print, all other formats too."
-    )
-    channel: ChannelConfig | None = Field(
-        default=None, description="What the uploads of all methods meet."
-    )
-    slack: NonNegative = Field(
-        default=0.1,
-        description="For gdsec tune: by what share a setting may take more rounds to "
-        "the target than the baseline.",
-    )
-    grid: Grid = Field(
-        default={}, description="For gdsec sweep and tune: of every method."
-    )
-    letter: str = Field(
-        default="", description="Of a figure: they stand on the page in this order."
-    )
-    text: str = Field(default="", description="What a figure shows, in sentences.")
-    by_name: bool = Field(
-        default=False, description="Of a figure that is made only if it is named."
-    )
-    real: dict[str, Any] = Field(
-        default={}, description="Fields that gdsec figures --data real overrides."
-    )
-    value_bits: Annotated[int, Field(ge=1, le=64)] | None = Field(
-        default=None,
-        description="Bits that a float counts, a convention; by default the dtype's.",
-    )
+    num_rounds: Count = 1000
+    """K."""
+    optimizer: Literal["sgd", "momentum", "adam"] = "sgd"
+    """What takes the step, momentum 0.9."""
+    eval_every: Count = 1
+    """Rounds between two evaluations."""
+    target: Positive = 1e-4
+    """Error to reach, relative to the initial one, for the table."""
+    wire: Literal[*FORMATS, *CONVENTIONS] = "rle"  # pyright: ignore
+    """Bit format of the uploads."""
+    all_formats: bool = False
+    """Whether to count, and print, all other formats too."""
+    channel: ChannelConfig | None = None
+    """What the uploads of all methods meet."""
+    slack: NonNegative = 0.1
+    """For gdsec tune: by what share a setting may take more rounds to the target than
+    the baseline."""
+    grid: Grid = Field(default={})
+    """For gdsec sweep and tune: of every method."""
+    letter: str = ""
+    """Of a figure: they stand on the page in this order."""
+    text: str = ""
+    """What a figure shows, in sentences."""
+    by_name: bool = False
+    """Of a figure that is made only if it is named."""
+    real: dict[str, Any] = Field(default={})
+    """Fields that gdsec figures --data real overrides."""
+    value_bits: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Bits that a float counts, a convention; by default the dtype's."""
     methods: dict[str, pydantic.SerializeAsAny[MethodConfig]] = Field(
-        default={"GD": model_of("gd")(name="gd")}, description="By label."
+        default={"GD": model_of("gd")(name="gd")}
     )
+    """By label."""
 
     @pydantic.model_validator(mode="after")
     def _has_methods(self):

@@ -23,35 +23,29 @@ _RADIO = (
 class ChannelConfig(Model):
     """What the uploads meet; with a mean SNR they take time and energy, too."""
 
-    snr_db: Annotated[float, Field(ge=-100, le=100)] | None = Field(
-        default=None,
-        description="Mean signal-to-noise ratio of the median worker, in dB; without "
-        "one uploads take no time.",
-    )
-    access: channels.Access = Field(
-        default="fdma", description="Workers send side by side, or in turn."
-    )
-    bandwidth_hz: Positive = Field(default=1e6, description="Of the whole band.")
-    distance_m: Positive | tuple[Positive, ...] = Field(
-        default=500.0, description="To the server, of all workers or of each."
-    )
-    power_w: Positive = Field(default=0.1, description="Of a sender.")
-    path_loss_exponent: NonNegative = Field(default=3.76, description="eta.")
-    outage_snr: Positive = Field(
-        default=0.05, description="Share of its mean SNR below which a packet is lost."
-    )
-    erasure_probability: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.0, description="Of a packet, whatever its SNR."
-    )
-    compute_s: NonNegative = Field(
-        default=0.0, description="Seconds that a gradient takes at least."
-    )
-    straggler_s: NonNegative = Field(
-        default=0.0, description="Mean of what it takes beyond that, exponential."
-    )
-    max_delay: Annotated[int, Field(ge=0, le=1000, strict=True)] = Field(
-        default=0, description="Rounds that a message is late at most."
-    )
+    snr_db: Annotated[float, Field(ge=-100, le=100)] | None = None
+    """Mean signal-to-noise ratio of the median worker, in dB; without one uploads take
+    no time."""
+    access: channels.Access = "fdma"
+    """Workers send side by side, or in turn."""
+    bandwidth_hz: Positive = 1e6
+    """Of the whole band."""
+    distance_m: Positive | tuple[Positive, ...] = 500.0
+    """To the server, of all workers or of each."""
+    power_w: Positive = 0.1
+    """Of a sender."""
+    path_loss_exponent: NonNegative = 3.76
+    """eta."""
+    outage_snr: Positive = 0.05
+    """Share of its mean SNR below which a packet is lost."""
+    erasure_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Of a packet, whatever its SNR."""
+    compute_s: NonNegative = 0.0
+    """Seconds that a gradient takes at least."""
+    straggler_s: NonNegative = 0.0
+    """Mean of what it takes beyond that, exponential."""
+    max_delay: Annotated[int, Field(ge=0, le=1000, strict=True)] = 0
+    """Rounds that a message is late at most."""
 
     @pydantic.model_validator(mode="after")
     def _has_a_radio(self):
@@ -91,22 +85,16 @@ def make_channel(config: ChannelConfig, num_workers: int) -> channels.Channel:
 class UplinkConfig(Model):
     """What stands between the workers of one method and the server."""
 
-    participation: Fraction | None = Field(
-        default=None, description="Share of the workers that take part in a round."
-    )
-    participation_rule: RuleName | None = Field(
-        default=None, description="Which ones; by default they are drawn uniformly."
-    )
-    budget_bits: NonNegative | None = Field(
-        default=None,
-        description="Of a round: the largest unsent energy goes first, up to so many.",
-    )
-    absent: Literal["hold", "accumulate"] | None = Field(
-        default=None, description="What absent workers do; by default they hold."
-    )
-    channel: ChannelConfig | None = Field(
-        default=None, description="Of this method, in the place of that of all."
-    )
+    participation: Fraction | None = None
+    """Share of the workers that take part in a round."""
+    participation_rule: RuleName | None = None
+    """Which ones; by default they are drawn uniformly."""
+    budget_bits: NonNegative | None = None
+    """Of a round: the largest unsent energy goes first, up to so many."""
+    absent: Literal["hold", "accumulate"] | None = None
+    """What absent workers do; by default they hold."""
+    channel: ChannelConfig | None = None
+    """Of this method, in the place of that of all."""
 
     def check_uplink(self) -> None:
         """The fields fit each other.

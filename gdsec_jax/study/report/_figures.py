@@ -35,34 +35,22 @@ class Course(Protocol):
     """What is drawn of a run; a `History` has it all."""
 
     @property
-    def initial_error(self) -> float:
-        """The error before the first round."""
-        ...
+    def initial_error(self) -> float: ...  # before the first round
 
     @property
-    def eval_rounds(self) -> np.ndarray:
-        """[J], after how many rounds the error was evaluated."""
-        ...
+    def eval_rounds(self) -> np.ndarray: ...  # [J], after how many it was evaluated
 
     @property
-    def objective_error(self) -> np.ndarray:
-        """[J], the error then."""
-        ...
+    def objective_error(self) -> np.ndarray: ...  # [J], the error then
 
     @property
-    def total_bits(self) -> np.ndarray:
-        """[J], what all workers together had uploaded by then."""
-        ...
+    def total_bits(self) -> np.ndarray: ...  # [J], uploaded by all workers by then
 
     @property
-    def outcome(self) -> str:
-        """Whether it "diverged"."""
-        ...
+    def outcome(self) -> str: ...  # whether it "diverged"
 
     @property
-    def attributes(self) -> Mapping[str, Any]:
-        """Among them error_name, for the axis."""
-        ...
+    def attributes(self) -> Mapping[str, Any]: ...  # error_name, for the axis
 
 
 def line_style(method: str, again: int = 0) -> dict[str, Any]:

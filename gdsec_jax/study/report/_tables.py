@@ -72,10 +72,8 @@ def target_table(
     """The `costs` of runs, for the terminal.
 
     Args:
-      histories: by label.
-      target: relative to each history's initial error.
+      histories, target, baseline: as there.
       title: of the table.
-      baseline: the label that the percentages refer to.
 
     Examples:
       >>> import numpy as np, optax, rich
