@@ -217,142 +217,90 @@ def test_the_baseline_is_gradient_descent_or_the_first_method(load):
 
 # What is refused: the message names the file and the field
 
+
+def rows(table: str) -> list[tuple[str, str]]:
+    """A TOML text, its lines joined by "; ", and a message: a row a line or two."""
+    pairs = (row.split(" |") for row in re.split(r"\n(?! )", table.strip()))
+    return [(text.replace("; ", "\n"), message.strip()) for text, message in pairs]
+
+
 GDSEC = "[methods.SEC]\nname = 'gdsec'\n"
-GD, TOP_J = "[methods.GD]\nname = 'gd'\n", "[methods.X]\nname = 'top_j'\n"
-DIANA, MARINA = (f"[methods.X]\nname = '{name}'\n" for name in ("diana", "marina"))
-ENTRIES = "methods.X.k is {}, expected an integer of at least 1 or a float in (0, 1]."
-BAD = {
-    "unknown field": ("rounds = 3", "rounds is an unknown field, expected one of"),
-    "unknown nested field": (
-        "problem.workers = 3",
-        "problem: workers is an unknown field, expected one of kind, model",
-    ),
-    "unknown parameter": (
-        f"{GD}step = 1.0",
-        "methods.GD: gd has no parameter step, expected one of server, aggregation, ",
-    ),
-    "another method's": (f"{GD}xi = 1.0", "methods.GD: gd has no parameter xi, expe"),
-    "wrong type": ("num_rounds = 'many'", "num_rounds is 'many', expected a"),
-    "a number of wrong type": ("num_rounds = '10'", "num_rounds is '10', expected "),
-    "out of range": ("num_rounds = 0", "num_rounds is 0, expected greater than"),
-    "one of several": ("wire = 'zip'", "wire is 'zip', expected 'dense', 'coo'"),
-    "in a list": ("problem.sizes = [3, 0]", "problem.sizes.1 is 0, expected greater"),
-    "no such table": ("problem = 3", "problem is 3, expected a table of fields."),
-    "no table of a method": ("methods.X = 3", "methods.X is 3, expected a table of"),
-    "no methods": ("methods = {}", "methods is empty, expected at least one."),
-    "unknown algorithm": (
-        "[methods.X]\nname = 'sgd'",
-        "methods.X: name is 'sgd', expected one of gd, gdsec, ",
-    ),
-    "no algorithm": ("[methods.X]\nxi = 1.0", "methods.X: name is missing."),
-    "of a parameter": (f"{GDSEC}xi = nan", "methods.SEC.xi is nan, expected"),
-    "top-j without k": (TOP_J, "methods.X: top_j needs the parameter k."),
-    "zero entries": (f"{TOP_J}k = 0", ENTRIES.format(0)),
-    "a fraction above 1": (f"{TOP_J}k = 1.5", ENTRIES.format(1.5)),
-    "DIANA without a compressor": (
-        DIANA,
-        "methods.X: diana needs the parameter compressor.",
-    ),
-    "a compressor without k": (
-        f"{DIANA}compressor = 'random_k'",
-        "methods.X: random_k needs the parameter k.",
-    ),
-    "a parameter that the compressor has not": (
-        f"{MARINA}compressor = 'natural'\nlevels = 4",
-        "methods.X: natural has no parameter levels.",
-    ),
-    "an xi that is no number": (
-        f"{GDSEC}xi = 'adapted'",
-        "methods.SEC.xi is 'adapted', expected a number or 'adaptive'.",
-    ),
-    "an adaptive xi by coordinate": (
-        f"{GDSEC}xi = 'adaptive'\ncoordinate_xi = true",
-        "methods.SEC: coordinate_xi needs a number for xi, got 'adaptive'.",
-    ),
-    "an adaptive xi of whole vectors": (
-        "[methods.CGD]\nname = 'cgd'\nxi = 'adaptive'",
-        "methods.CGD.xi is 'adaptive', expected a valid number",
-    ),
-    "a budget of a fixed xi": (
-        f"{GDSEC}xi = 1.0\nbudget = 0.1",
-        "methods.SEC: budget is for xi = 'adaptive' alone.",
-    ),
-    "a rule without a share": (
-        f"{GD}participation_rule = 'uniform'",
-        "methods.GD: participation_rule needs the share participation.",
-    ),
-    "absence without a share": (
-        f"{GD}absent = 'hold'",
-        "methods.GD: absent needs a participation or a budget_bits.",
-    ),
-    "trim of another rule": (
-        f"{GD}aggregation = 'median'\ntrim = 0.2",
-        "methods.GD: trim is for the aggregation trimmed_mean alone.",
-    ),
-    "two servers": (
-        f"{GD}aggregation = 'median'\nmax_delay = 1",
-        "methods.GD: aggregation and max_delay are given, expected one of them: each",
-    ),
-    "a radio without an SNR": (
-        "channel.power_w = 2.0",
-        "channel: power_w needs an snr_db: without one there is no radio.",
-    ),
-    "a proximal step of ridge": (
-        "problem.proximal = true",
-        "problem: proximal is for the kind lasso alone.",
-    ),
-    "options of a file": (
-        "problem.options = {density = 0.1}",
-        "problem: the data digits have no option density.",
-    ),
-    "an option that is a field": (
-        "problem = {data = 'heterogeneous', options = {num_workers = 3}}",
-        "problem: the data heterogeneous have no option num_workers.",
-    ),
-    "a generator without what it needs": (
-        "problem = {data = 'sparse_binary', options = {num_samples = 3}}",
-        "problem: the data sparse_binary need the option num_features.",
-    ),
-    "an option in words": (
-        "problem = {data = 'sparse_binary', options = {density = 'low'}}",
-        "problem.options.density is 'low', expected a valid integer",
-    ),
-    "gdsec without xi": (GDSEC, "methods.SEC: gdsec needs the parameter xi."),
-    "slash in a label": (
-        "[methods.'a/b']\nname = 'gd'",
-        "the label 'a/b' may hold letters, digits, blanks and _.+-.",
-    ),
-    "a label of dots": ("[methods.'..']\nname = 'gd'", "the label '..' may hold"),
-    "an empty label": ("[methods.'']\nname = 'gd'", "the label '' may hold letters"),
-    "newline in a label": ('[methods."a\\nb"]\nname = "gd"', r"the label 'a\nb' may"),
-    "labels of one option": (
-        "[methods.GD_1]\nname = 'gd'\n[methods.gd-1]\nname = 'gd'",
-        "the labels GD_1, gd-1 must differ by more than case and _ or -",
-    ),
-    "seed of 70 bits": ("problem.seed = 999999999999999999999", "problem.seed is 9999"),
-    "no TOML": ("num_rounds = = 3", "is not valid TOML: Invalid value"),
-    "a field twice": ("wire = 'coo'\nwire = 'rle'", "is not valid TOML: Cannot over"),
-    "a model of another kind": (
-        "problem.model = 'mlp'",
-        "a model goes with the kind network, and with it alone",
-    ),
-    "held out of another kind": (
-        "problem.held_out = 0.5",
-        "held_out is for the kind network alone",
-    ),
-    "a network of no model": ("problem.kind = 'network'", "a model goes with the kind"),
-    "a network's lambda": (
-        "problem = {kind = 'network', model = 'mlp', regularization = 0.1}",
-        "a network has no regularization",
-    ),
-    "a network of doubles": (
-        "problem = {kind = 'network', model = 'mlp', dtype = 'float64'}",
-        "a network has the dtype float32",
-    ),
-}
+BAD = rows(
+    r"""
+rounds = 3 | rounds is an unknown field, expected one of
+problem.workers = 3 | problem: workers is an unknown field, expected one of kind, model
+[methods.GD]; name = 'gd'; step = 1.0 |
+    methods.GD: gd has no parameter step, expected one of server, aggregation,
+[methods.GD]; name = 'gd'; xi = 1.0 | methods.GD: gd has no parameter xi, expe
+num_rounds = 'many' | num_rounds is 'many', expected a
+num_rounds = '10' | num_rounds is '10', expected
+num_rounds = 0 | num_rounds is 0, expected greater than
+wire = 'zip' | wire is 'zip', expected 'dense', 'coo'
+problem.sizes = [3, 0] | problem.sizes.1 is 0, expected greater
+problem = 3 | problem is 3, expected a table of fields.
+methods.X = 3 | methods.X is 3, expected a table of
+methods = {} | methods is empty, expected at least one.
+[methods.X]; name = 'sgd' | methods.X: name is 'sgd', expected one of gd, gdsec,
+[methods.X]; xi = 1.0 | methods.X: name is missing.
+[methods.SEC]; name = 'gdsec'; xi = nan | methods.SEC.xi is nan, expected
+[methods.X]; name = 'top_j' | methods.X: top_j needs the parameter k.
+[methods.X]; name = 'top_j'; k = 0 |
+    methods.X.k is 0, expected an integer of at least 1 or a float in (0, 1].
+[methods.X]; name = 'top_j'; k = 1.5 |
+    methods.X.k is 1.5, expected an integer of at least 1 or a float in (0, 1].
+[methods.X]; name = 'diana' | methods.X: diana needs the parameter compressor.
+[methods.X]; name = 'diana'; compressor = 'random_k' |
+    methods.X: random_k needs the parameter k.
+[methods.X]; name = 'marina'; compressor = 'natural'; levels = 4 |
+    methods.X: natural has no parameter levels.
+[methods.SEC]; name = 'gdsec'; xi = 'adapted' |
+    methods.SEC.xi is 'adapted', expected a number or 'adaptive'.
+[methods.SEC]; name = 'gdsec'; xi = 'adaptive'; coordinate_xi = true |
+    methods.SEC: coordinate_xi needs a number for xi, got 'adaptive'.
+[methods.CGD]; name = 'cgd'; xi = 'adaptive' |
+    methods.CGD.xi is 'adaptive', expected a valid number
+[methods.SEC]; name = 'gdsec'; xi = 1.0; budget = 0.1 |
+    methods.SEC: budget is for xi = 'adaptive' alone.
+[methods.GD]; name = 'gd'; participation_rule = 'uniform' |
+    methods.GD: participation_rule needs the share participation.
+[methods.GD]; name = 'gd'; absent = 'hold' |
+    methods.GD: absent needs a participation or a budget_bits.
+[methods.GD]; name = 'gd'; aggregation = 'median'; trim = 0.2 |
+    methods.GD: trim is for the aggregation trimmed_mean alone.
+[methods.GD]; name = 'gd'; aggregation = 'median'; max_delay = 1 |
+    methods.GD: aggregation and max_delay are given, expected one of them: each
+channel.power_w = 2.0 | channel: power_w needs an snr_db: without one there is no radio.
+problem.proximal = true | problem: proximal is for the kind lasso alone.
+problem.options = {density = 0.1} | problem: the data digits have no option density.
+problem = {data = 'heterogeneous', options = {num_workers = 3}} |
+    problem: the data heterogeneous have no option num_workers.
+problem = {data = 'sparse_binary', options = {num_samples = 3}} |
+    problem: the data sparse_binary need the option num_features.
+problem = {data = 'sparse_binary', options = {density = 'low'}} |
+    problem.options.density is 'low', expected a valid integer
+[methods.SEC]; name = 'gdsec' | methods.SEC: gdsec needs the parameter xi.
+[methods.'a/b']; name = 'gd' |
+    the label 'a/b' may hold letters, digits, blanks and _.+-.
+[methods.'..']; name = 'gd' | the label '..' may hold
+[methods.'']; name = 'gd' | the label '' may hold letters
+[methods."a\nb"]; name = "gd" | the label 'a\nb' may
+[methods.GD_1]; name = 'gd'; [methods.gd-1]; name = 'gd' |
+    the labels GD_1, gd-1 must differ by more than case and _ or -
+problem.seed = 999999999999999999999 | problem.seed is 9999
+num_rounds = = 3 | is not valid TOML: Invalid value
+wire = 'coo'; wire = 'rle' | is not valid TOML: Cannot over
+problem.model = 'mlp' | a model goes with the kind network, and with it alone
+problem.held_out = 0.5 | held_out is for the kind network alone
+problem.kind = 'network' | a model goes with the kind
+problem = {kind = 'network', model = 'mlp', regularization = 0.1} |
+    a network has no regularization
+problem = {kind = 'network', model = 'mlp', dtype = 'float64'} |
+    a network has the dtype float32
+"""
+)
 
 
-@pytest.mark.parametrize(("text", "message"), BAD.values(), ids=BAD)
+@pytest.mark.parametrize(("text", "message"), BAD)
 def test_what_is_refused(text, message, load, tmp_path):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         load(text)
@@ -657,78 +605,44 @@ def test_a_range(start, stop, num, scale, expected):
     assert one.values() == expected
 
 
-IN_GRID = {
-    "an unknown field": (
-        "xi = [1.0]\nxj = [1.0]",
-        ": with xi = 1.0, xj = 1.0 of the grid, gdsec has no parameter xj, expected",
-    ),
-    "the grid itself": ("grid = [1.0]", ": the grid has 'grid', which is no field"),
-    "how it was chosen": ("chosen = ['so']", ": the grid has 'chosen', which is no"),
-    "half a pair": (
-        "'xi,' = [[1, 2]]",
-        ": the grid has '', which is no field to vary.",
-    ),
-    "a name twice": ("'xi,xi' = [[1, 2]]", ": the grid has 'xi' twice, expected it"),
-    "a name in two axes": (
-        "xi = [1]\n'xi,beta' = [[1, 0.5]]",
-        ": the grid has 'xi' twice, expected it once.",
-    ),
-    "no values": ("xi = []", ": the grid has no values of xi."),
-    "no pairs": ("'xi,beta' = []", ": the grid has no values of xi, beta."),
-    "a row too short": (
-        "'xi,beta' = [[1, 0.5], [1]]",
-        ": the grid has [1] for xi, beta, expected a list of 2 values.",
-    ),
-    "no rows": (
-        "'xi,beta' = [1, 0.5]",
-        ": the grid has 1 for xi, beta, expected a list of 2 values.",
-    ),
-    "out of range in a pair": (
-        "'xi,beta' = [[1, 0.5], [2, 1.5]]",
-        ": with xi = 2, beta = 1.5 of the grid, beta is 1.5, expected less than or",
-    ),
-    "a word": (
-        "xi = ['big']",
-        ": with xi = 'big' of the grid, xi is 'big', expected a number or 'adaptive'.",
-    ),
-    "a number as a word": (
-        "xi = ['1.0', 2.0]",
-        ": the grid has '1.0' for xi, expected a value such as 1.0.",
-    ),
-    "yes for a number": (
-        "xi = [2.0, true]",
-        ": the grid has True for xi, expected a value such as 1.0.",
-    ),
-    "too many": (
-        "xi = {start = 1, stop = 2, num = 10001}",
-        ".grid.xi.num is 10001, expected less than or equal to 10000",
-    ),
-    "without the parameter that it needs": (
-        "beta = [0.1]",
-        ": with beta = 0.1 of the grid, gdsec needs the parameter xi.",
-    ),
-    "one value": ("xi = 3", ".grid.xi is 3, expected a list of values, or a table of"),
-    "log of 0": (
-        "xi = {start = 0, stop = 1, num = 3}",
-        ".grid.xi: start is 0.0 and stop 1.0, expected numbers above 0 for the scale",
-    ),
-    "an endless range": (
-        "xi = {start = -1e308, stop = 1e308, num = 3, scale = 'linear'}",
-        ".grid.xi: start is -1e+308 and stop 1e+308, expected a distance that is a",
-    ),
-    "no number of values": ("xi = {start = 1, stop = 2}", ".grid.xi.num is missing."),
-    "one of two ends": (
-        "xi = {start = 1, stop = 2, num = 1}",
-        ".grid.xi: num is 1, expected at least 2 for both ends.",
-    ),
-    "an unknown field of a range": (
-        "xi = {start = 1, stop = 2, num = 2, step = 1}",
-        ".grid.xi: step is an unknown field, expected one of start, stop, num, scale.",
-    ),
-}
+IN_GRID = rows(
+    """
+xi = [1.0]; xj = [1.0] |
+    : with xi = 1.0, xj = 1.0 of the grid, gdsec has no parameter xj, expected
+grid = [1.0] | : the grid has 'grid', which is no field
+chosen = ['so'] | : the grid has 'chosen', which is no
+'xi,' = [[1, 2]] | : the grid has '', which is no field to vary.
+'xi,xi' = [[1, 2]] | : the grid has 'xi' twice, expected it
+xi = [1]; 'xi,beta' = [[1, 0.5]] | : the grid has 'xi' twice, expected it once.
+xi = [] | : the grid has no values of xi.
+'xi,beta' = [] | : the grid has no values of xi, beta.
+'xi,beta' = [[1, 0.5], [1]] |
+    : the grid has [1] for xi, beta, expected a list of 2 values.
+'xi,beta' = [1, 0.5] | : the grid has 1 for xi, beta, expected a list of 2 values.
+'xi,beta' = [[1, 0.5], [2, 1.5]] |
+    : with xi = 2, beta = 1.5 of the grid, beta is 1.5, expected less than or
+xi = ['big'] |
+    : with xi = 'big' of the grid, xi is 'big', expected a number or 'adaptive'.
+xi = ['1.0', 2.0] | : the grid has '1.0' for xi, expected a value such as 1.0.
+xi = [2.0, true] | : the grid has True for xi, expected a value such as 1.0.
+xi = {start = 1, stop = 2, num = 10001} |
+    .grid.xi.num is 10001, expected less than or equal to 10000
+beta = [0.1] | : with beta = 0.1 of the grid, gdsec needs the parameter xi.
+xi = 3 | .grid.xi is 3, expected a list of values, or a table of
+xi = {start = 0, stop = 1, num = 3} |
+    .grid.xi: start is 0.0 and stop 1.0, expected numbers above 0 for the scale
+xi = {start = -1e308, stop = 1e308, num = 3, scale = 'linear'} |
+    .grid.xi: start is -1e+308 and stop 1e+308, expected a distance that is a
+xi = {start = 1, stop = 2} | .grid.xi.num is missing.
+xi = {start = 1, stop = 2, num = 1} |
+    .grid.xi: num is 1, expected at least 2 for both ends.
+xi = {start = 1, stop = 2, num = 2, step = 1} |
+    .grid.xi: step is an unknown field, expected one of start, stop, num, scale.
+"""
+)
 
 
-@pytest.mark.parametrize(("text", "message"), IN_GRID.values(), ids=IN_GRID)
+@pytest.mark.parametrize(("text", "message"), IN_GRID)
 def test_what_is_refused_in_a_grid(text, message, load, tmp_path):
     message = f"{tmp_path / 'run.toml'}: methods.SEC{message}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}") as caught:
@@ -736,31 +650,23 @@ def test_what_is_refused_in_a_grid(text, message, load, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-OTHER_GRIDS = {
-    "of all methods, unknown": (
-        "[grid]\nfoo = [1]",
-        "methods.GD: with foo = 1 of the grid, gd has no parameter foo, expected one",
-    ),
-    "of all methods, not of one": (
-        "[grid]\nxi = [1.0]",
-        "methods.GD: with xi = 1.0 of the grid, gd has no parameter xi, expected one",
-    ),
-    "of all methods, no values": (
-        "[grid]\nstep_factor = 1.0",
-        "grid.step_factor is 1.0, expected a list of values, or a table of",
-    ),
-    "of the problem, unknown": (
-        "[problem.grid]\nworkers = [1]",
-        "problem: with workers = 1 of the grid, workers is an unknown field, expected",
-    ),
-    "of the problem, out of range": (
-        "[problem.grid]\nnum_workers = [5, 0]",
-        "problem: with num_workers = 0 of the grid, num_workers is 0, expected greater",
-    ),
-}
+OTHER_GRIDS = rows(
+    """
+[grid]; foo = [1] |
+    methods.GD: with foo = 1 of the grid, gd has no parameter foo, expected one
+[grid]; xi = [1.0] |
+    methods.GD: with xi = 1.0 of the grid, gd has no parameter xi, expected one
+[grid]; step_factor = 1.0 |
+    grid.step_factor is 1.0, expected a list of values, or a table of
+[problem.grid]; workers = [1] |
+    problem: with workers = 1 of the grid, workers is an unknown field, expected
+[problem.grid]; num_workers = [5, 0] |
+    problem: with num_workers = 0 of the grid, num_workers is 0, expected greater
+"""
+)
 
 
-@pytest.mark.parametrize(("text", "message"), OTHER_GRIDS.values(), ids=OTHER_GRIDS)
+@pytest.mark.parametrize(("text", "message"), OTHER_GRIDS)
 def test_what_is_refused_in_other_grids(text, message, load, tmp_path):
     message = f"{tmp_path / 'run.toml'}: {message}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
