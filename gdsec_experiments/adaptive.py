@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 import gdsec_jax
+from gdsec_experiments import _parts as parts
 from gdsec_jax.study import config as configs
 from gdsec_jax.study import experiment, figures, report, tuning
 
@@ -35,7 +36,7 @@ class Result(NamedTuple):
 
 def section(study: figures.Study) -> report.Section:
     """One set of constants on every problem, and on each many seeds."""
-    seconds = experiment.stopwatch()
+    seconds = parts.stopwatch()
     config = study.config
     grid = configs.values_of(config.problem.grid)
     seeds = grid.pop("seed")
@@ -47,9 +48,9 @@ def section(study: figures.Study) -> report.Section:
         several = own["data"] != "sparse_binary"
         results.append(_result(config, own, seeds if several else seeds[:1]))
     with experiment.prepared(config) as first:
-        chosen = experiment.how_chosen(config, first)
+        chosen = parts.how_chosen(config, first)
     table = pd.concat(map(_costs, results), ignore_index=True)
-    return figures.section_of(
+    return parts.section_of(
         study,
         panels=[
             lambda axes: _against_bits(axes, results[0], config),
@@ -180,7 +181,7 @@ def _against_bits(axes, result: Result, config) -> None:
         xlabel=f"uploaded bits ({config.wire_name()})",
         ylabel=f"objective error, {result.name}",
     )
-    figures.logarithmic(axes, "xy")
+    parts.logarithmic(axes, "xy")
 
 
 def _ratios(axes, table) -> None:
@@ -206,7 +207,7 @@ def _course(axes, results) -> None:
         axes.plot(rounds[1:], xi[1:] / best, color=f"C{number}", label=result.name)
     axes.axhline(1.0, color="0.6", linewidth=0.8, zorder=0)
     axes.set(xlabel="rounds", ylabel="xi / the best fixed xi")
-    figures.logarithmic(axes, "y")
+    parts.logarithmic(axes, "y")
 
 
 def _shown(table) -> pd.DataFrame:

@@ -4,28 +4,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from gdsec_jax.study import experiment, figures, report, tuning
+from gdsec_experiments import _parts as parts
+from gdsec_jax.study import figures, report, tuning
 
 LABEL = "GD-SEC"
 
 
 def section(study: figures.Study) -> report.Section:
     """GD-SEC at one xi and many beta, and GD."""
-    seconds = experiment.stopwatch()
+    seconds = parts.stopwatch()
     config = study.config
-    with experiment.prepared(config) as problem:
-        path = study.folder / "sweep.nc"
-        swept, gd = (
-            tuning.sweep_method(
-                config,
-                label,
-                problem,
-                path=path.with_stem(label),
-                progress=study.progress,
-            )
-            for label in (LABEL, "GD")
-        )
-        chosen = experiment.how_chosen(config, problem)
+    both, chosen = parts.sweep(study, (LABEL, "GD"))
+    swept, gd = both.values()
     betas = swept["beta"].values
     colours = plt.colormaps["viridis"](np.linspace(0, 0.9, betas.size))
     baseline = report.line_style("gd") | {"label": "GD"}
@@ -43,9 +33,9 @@ def section(study: figures.Study) -> report.Section:
                     label=f"beta = {beta:g}{ended}",
                 )
             level = config.target * float(gd["initial_error"])
-            axes.axhline(level, color="0.6", linewidth=0.8, zorder=0, label="target")
+            parts.target_line(axes, level)
             axes.set(xlabel=label, ylabel="objective error")
-            figures.logarithmic(axes, "y")
+            parts.logarithmic(axes, "y")
             top = 100 * float(gd["initial_error"])
             axes.set_ylim(top=min(axes.get_ylim()[1], top))
 
@@ -54,7 +44,7 @@ def section(study: figures.Study) -> report.Section:
     target = config.target * float(gd["initial_error"])
     costs = tuning.cost_to(swept, target)
     reference = tuning.cost_to(gd, target)
-    return figures.section_of(
+    return parts.section_of(
         study,
         panels=[
             against(lambda x: x["eval_round"], "rounds"),
@@ -66,7 +56,7 @@ def section(study: figures.Study) -> report.Section:
             ),
             _bits_against_beta(costs, reference, betas, swept["outcome"]),
         ],
-        data=figures.tidy({LABEL: swept, "GD": gd}),
+        data=parts.tidy(both),
         table=_table(costs, reference, swept),
         claims=_claims(costs, reference, swept),
         chosen=chosen,
@@ -77,7 +67,7 @@ def section(study: figures.Study) -> report.Section:
 def _logarithmic(panel):
     def with_a_logarithmic_axis(axes):
         panel(axes)
-        figures.logarithmic(axes, "x")
+        parts.logarithmic(axes, "x")
 
     return with_a_logarithmic_axis
 
@@ -92,9 +82,9 @@ def _bits_against_beta(costs, reference, betas, outcome):
         axes.plot(lost, np.full(lost.size, 100), "kx", label="diverges")
         axes.set_xscale("symlog", linthresh=1e-3)
         axes.set(xlabel="beta", ylabel="% of GD's bits to the target")
-        figures.logarithmic(axes, "y")
-        figures.plain_numbers(axes.xaxis)
-        figures.plain_numbers(axes.yaxis)
+        parts.logarithmic(axes, "y")
+        parts.plain_numbers(axes.xaxis)
+        parts.plain_numbers(axes.yaxis)
 
     return panel
 

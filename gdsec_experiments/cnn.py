@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from gdsec_experiments import _parts as parts
 from gdsec_jax.study import config as configs
 from gdsec_jax.study import experiment, figures, report
 
@@ -11,10 +12,10 @@ LABELS = ("SGD-SEC", "QSGD-SEC", "top-j", "EF21-SGDM")
 
 def section(study: figures.Study) -> report.Section:
     """Every method at one setting, on both splits."""
-    seconds = experiment.stopwatch()
+    seconds = parts.stopwatch()
     study = _on_data_at_hand(study)
     runs = {
-        split: figures.compare(
+        split: parts.compare(
             study._replace(
                 config=study.config.model_copy(
                     update={
@@ -28,20 +29,20 @@ def section(study: figures.Study) -> report.Section:
         )
         for split in SPLITS
     }
-    return figures.section_of(
+    return parts.section_of(
         study,
         panels=[_panel(runs[split], split) for split in SPLITS],
         data=pd.concat([_curves(one, split) for split, one in runs.items()]),
         table=pd.concat(
-            [experiment.costs(one).assign(split=split) for split, one in runs.items()]
+            [parts.costs(one).assign(split=split) for split, one in runs.items()]
         ),
         claims=[
-            _of(split, figures.keeps_the_rate(one, label, one.config.slack))
+            _of(split, parts.keeps_the_rate(one, label, one.config.slack))
             for split, one in runs.items()
             for label in LABELS
             if label in study.config.methods
         ],
-        chosen=experiment.how_chosen(study.config, runs[SPLITS[0]].problem),
+        chosen=parts.how_chosen(study.config, runs[SPLITS[0]].problem),
         seconds=seconds(),
     )
 
@@ -62,8 +63,8 @@ def _on_data_at_hand(study: figures.Study) -> figures.Study:
 
 def _panel(runs: experiment.Runs, split: str):
     def panel(axes):
-        for label, history in runs.histories.items():
-            style = report.line_style(runs.methods[label]) | {"label": label}
+        for label, style in report.line_styles(runs.methods).items():
+            history = runs.histories[label]
             axes.plot(history.total_bits, 100 * history.metrics["accuracy"], **style)
         axes.set(
             title=f"{split} split",
@@ -71,13 +72,13 @@ def _panel(runs: experiment.Runs, split: str):
             ylabel="accuracy on held-out images, %",
             ylim=(60, 100),  # where methods differ
         )
-        figures.logarithmic(axes, "x")
+        parts.logarithmic(axes, "x")
 
     return panel
 
 
 def _curves(runs: experiment.Runs, split: str) -> pd.DataFrame:
-    curves = experiment.curves(runs.histories)
+    curves = parts.curves(runs.histories)
     accuracy = [h.metrics["accuracy"] for h in runs.histories.values()]
     return curves.assign(split=split, accuracy=[x for each in accuracy for x in each])
 

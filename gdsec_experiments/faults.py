@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from gdsec_experiments import _faulty
+from gdsec_experiments import _parts as parts
 from gdsec_jax import METHODS, wire
 from gdsec_jax.study import experiment, figures, report
 
@@ -30,7 +31,7 @@ EXACT = 1e-12  # of what was said, far above float64's rounding and below any me
 
 def section(study: figures.Study) -> report.Section:
     """Every fault at several rates, for methods of each kind."""
-    seconds = experiment.stopwatch()
+    seconds = parts.stopwatch()
     config = study.config
     with experiment.prepared(config) as problem:
         courses = {
@@ -43,7 +44,7 @@ def section(study: figures.Study) -> report.Section:
             label: method.model_copy(update=step)
             for label, method in config.methods.items()
         }
-        chosen = experiment.how_chosen(
+        chosen = parts.how_chosen(
             config.model_copy(update={"methods": methods}), problem
         )
     rows = pd.DataFrame(
@@ -54,7 +55,7 @@ def section(study: figures.Study) -> report.Section:
         ]
     )
     names = {label: method.name for label, method in config.methods.items()}
-    return figures.section_of(
+    return parts.section_of(
         study,
         panels=[
             _ratios(rows, names, "rounds"),
@@ -190,10 +191,10 @@ def _errors(courses, target):
             error = own[WORST].error
             style = _style(label) | {"label": label, "markevery": 250, "ms": 5}
             axes.plot(np.arange(1, error.size + 1), error, **style)
-        axes.axhline(target, color="0.6", linewidth=0.8, zorder=0, label="target")
+        parts.target_line(axes, target)
         axes.set(xlabel="rounds", ylabel="objective error")
         axes.set_title("half of all messages erased")
-        figures.logarithmic(axes, "y")
+        parts.logarithmic(axes, "y")
 
     return panel
 
@@ -208,7 +209,7 @@ def _missing(courses, names):
             axes.plot(np.arange(1, missing.size + 1), missing, **style)
         axes.set(xlabel="rounds", ylabel="share of the gradients that is nowhere")
         axes.set_title("half of all messages erased")
-        figures.logarithmic(axes, "xy")
+        parts.logarithmic(axes, "xy")
 
     return panel
 

@@ -5,30 +5,21 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from gdsec_jax.study import experiment, figures, report, tuning
+from gdsec_experiments import _parts as parts
+from gdsec_jax.study import figures, report, tuning
 
 LABEL = "GD-SEC"
 
 
 def section(study: figures.Study) -> report.Section:
     """GD-SEC over xi and beta."""
-    seconds = experiment.stopwatch()
+    seconds = parts.stopwatch()
     config = study.config
-    with experiment.prepared(config) as problem:
-        swept, gd = (
-            tuning.sweep_method(
-                config,
-                label,
-                problem,
-                path=study.folder / f"{label}.nc",
-                progress=study.progress,
-            )
-            for label in (LABEL, "GD")
-        )
-        chosen = experiment.how_chosen(config, problem)
+    both, chosen = parts.sweep(study, (LABEL, "GD"))
+    swept, gd = both.values()
     target = config.target * float(gd["initial_error"])
     costs, reference = tuning.cost_to(swept, target), tuning.cost_to(gd, target)
-    return figures.section_of(
+    return parts.section_of(
         study,
         panels=[
             _frontier(costs, reference),
@@ -70,9 +61,9 @@ def _frontier(costs, reference):
                 label=f"beta = {beta:g}",
             )
         axes.set_xscale("symlog", linthresh=1)
-        figures.logarithmic(axes, "y")
-        figures.plain_numbers(axes.xaxis)
-        figures.plain_numbers(axes.yaxis)
+        parts.logarithmic(axes, "y")
+        parts.plain_numbers(axes.xaxis)
+        parts.plain_numbers(axes.yaxis)
         axes.set(
             xlabel="extra rounds to the target, %",
             ylabel="% of GD's bits to the target",
@@ -92,8 +83,8 @@ def _bits(costs, reference):
                 axes.axvline(edge, color=colour, linestyle=":", linewidth=1)
         axes.set_xlabel("xi (dotted: the largest that works)")
         axes.set_ylabel("% of GD's bits to the target")
-        figures.logarithmic(axes, "xy")
-        figures.plain_numbers(axes.yaxis)
+        parts.logarithmic(axes, "xy")
+        parts.plain_numbers(axes.yaxis)
 
     return panel
 
@@ -115,7 +106,7 @@ def _edge(swept, costs):
             here = value == kind.T
             axes.plot(xi[here], beta[here], marker, color=shade, label=name, ls="none")
         axes.set(xlabel="xi", ylabel="beta")
-        figures.logarithmic(axes, "xy")
+        parts.logarithmic(axes, "xy")
 
     return panel
 

@@ -9,6 +9,7 @@ import optax
 import pandas as pd
 
 import gdsec_jax
+from gdsec_experiments import _parts as parts
 from gdsec_jax import worker
 from gdsec_jax.study import config as configs
 from gdsec_jax.study import experiment, figures, report
@@ -37,17 +38,17 @@ def seen() -> optax.GradientTransformation:
 
 def section(study: figures.Study) -> report.Section:
     """Heat maps over worker and component: the share of rounds that send it."""
-    seconds = experiment.stopwatch()
+    seconds = parts.stopwatch()
     config = study.config
     with experiment.prepared(config) as problem:
         method = configs.resolved(config.methods[LABEL], problem)
         sent = np.asarray(_sent(problem, method, config.num_rounds))  # [K, M, D]
-        chosen = experiment.how_chosen(config, problem)
+        chosen = parts.how_chosen(config, problem)
     number = min(BINS, config.num_rounds)
     bins = np.array_split(np.arange(config.num_rounds), number)
     share = np.stack([sent[rounds].mean(axis=0) for rounds in bins])  # [BINS, M, D]
     edges = np.array([rounds[0] for rounds in bins] + [config.num_rounds])
-    return figures.section_of(
+    return parts.section_of(
         study,
         panels=[
             _map(

@@ -1,5 +1,6 @@
 """Unequal workers: one threshold against one that follows each coordinate's L^i."""
 
+from gdsec_experiments import _parts as parts
 from gdsec_jax.study import figures, report
 
 SCALAR, COORDINATE = "GD-SEC scalar", "GD-SEC by coordinate"
@@ -7,21 +8,18 @@ SCALAR, COORDINATE = "GD-SEC scalar", "GD-SEC by coordinate"
 
 def section(study: figures.Study) -> report.Section:
     """xi against xi / L^i."""
-    return figures.section_of_runs(
+    return parts.section_of_runs(
         study,
         lambda runs: [
-            figures.keeps_the_rate(runs, SCALAR),
-            figures.keeps_the_rate(runs, COORDINATE),
+            parts.keeps_the_rate(runs, SCALAR),
+            parts.keeps_the_rate(runs, COORDINATE),
             _compared(runs),
         ],
     )
 
 
 def _compared(runs) -> report.Claim:
-    scalar, coordinate = (
-        runs.histories[label].cost_to(runs.target_error)
-        for label in (SCALAR, COORDINATE)
-    )
+    scalar, coordinate = runs.cost_of(SCALAR), runs.cost_of(COORDINATE)
     text = "a threshold xi / L^i needs fewer bits than one xi for all"
     if scalar is None or coordinate is None:
         return report.Claim(text, None, "one of the two does not reach the target")

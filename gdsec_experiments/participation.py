@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from gdsec_jax.study import experiment, figures, report
+from gdsec_experiments import _parts as parts
+from gdsec_jax.study import figures, report
 
 RULES = {
     "uniform": "#0072B2",
@@ -15,9 +16,9 @@ AGAIN = "{} accumulate"
 
 def section(study: figures.Study) -> report.Section:
     """GD and GD-SEC, with all workers and with some of them by several rules."""
-    seconds = experiment.stopwatch()
-    runs = figures.compare(study)
-    return figures.section_of(
+    seconds = parts.stopwatch()
+    runs = parts.compare(study)
+    return parts.section_of(
         study,
         panels=[
             _errors(runs, list(RULES), "absent workers hold"),
@@ -26,16 +27,16 @@ def section(study: figures.Study) -> report.Section:
             _bits_of_rounds(runs),
             _bits_to_the_target(runs),
         ],
-        data=_thinned(experiment.curves(runs.histories)),
-        table=experiment.costs(runs),
+        data=_thinned(parts.curves(runs.histories)),
+        table=parts.costs(runs),
         claims=[
-            figures.keeps_the_rate(runs, "GD-SEC"),
+            parts.keeps_the_rate(runs, "GD-SEC"),
             _by_every_rule(runs),
             _against(runs, "uniform", "GD half"),
             _stalls(runs, "uniform beta 0"),
             _diverges(runs, "uniform beta 1"),
         ],
-        chosen=experiment.how_chosen(study.config, runs.problem),
+        chosen=parts.how_chosen(study.config, runs.problem),
         seconds=seconds(),
     )
 
@@ -58,12 +59,10 @@ def _errors(runs, labels, title):
             ended = " (diverged)" if history.outcome == "diverged" else ""
             style = _style(label) | {"label": label + ended}
             axes.plot(history.total_bits, history.objective_error, **style)
-        axes.axhline(
-            runs.target_error, color="0.6", linewidth=0.8, zorder=0, label="target"
-        )
+        parts.target_line(axes, runs.target_error)
         axes.set(xlabel=f"uploaded bits, all workers ({runs.config.wire_name()})")
         axes.set(ylabel="objective error", title=title)
-        figures.logarithmic(axes, "xy")
+        parts.logarithmic(axes, "xy")
         first = runs.histories["GD"].initial_error
         axes.set_ylim(top=min(axes.get_ylim()[1], 10 * first))
 
@@ -88,7 +87,7 @@ def _bits_of_rounds(runs):
             label="budget",
         )
         axes.set(xlabel="rounds", ylabel="bits a round, all workers")
-        figures.logarithmic(axes, "y")
+        parts.logarithmic(axes, "y")
 
     return panel
 
@@ -97,7 +96,7 @@ def _bits_to_the_target(runs):
     def panel(axes):
         for place, rule in enumerate(RULES):
             for shift, label in ((-0.2, rule), (0.2, AGAIN.format(rule))):
-                cost = runs.histories[label].cost_to(runs.target_error)
+                cost = runs.cost_of(label)
                 if cost is not None:
                     filled = shift < 0
                     axes.bar(
@@ -108,7 +107,7 @@ def _bits_to_the_target(runs):
                         edgecolor=RULES[rule],
                         linestyle="-" if filled else "--",
                     )
-        whole = runs.histories["GD-SEC"].cost_to(runs.target_error)
+        whole = runs.cost_of("GD-SEC")
         if whole is not None:
             axes.axhline(whole.bits / 1e3, color="0.5", label="GD-SEC")
         axes.set_xticks(range(len(RULES)), [rule.replace(" ", "\n") for rule in RULES])
@@ -124,8 +123,8 @@ def _thinned(curves):
 def _by_every_rule(runs) -> report.Claim:
     """With some of the workers, whichever they are and whatever the others do."""
     labels = [*RULES, *map(AGAIN.format, RULES)]
-    theirs = runs.histories["GD"].cost_to(runs.target_error)
-    costs = {x: runs.histories[x].cost_to(runs.target_error) for x in labels}
+    theirs = runs.cost_of("GD")
+    costs = {label: runs.cost_of(label) for label in labels}
     text = "by every rule, holding or accumulating, GD-SEC keeps GD's rate within 15 %"
     never = [label for label, cost in costs.items() if cost is None]
     if theirs is None or never:
@@ -143,7 +142,7 @@ def _by_every_rule(runs) -> report.Claim:
 
 def _against(runs, ours, theirs) -> report.Claim:
     """With half of the workers the memory stands in for the absent."""
-    mine, its = (runs.histories[x].cost_to(runs.target_error) for x in (ours, theirs))
+    mine, its = runs.cost_of(ours), runs.cost_of(theirs)
     text = "with half of the workers it needs fewer rounds than GD with half"
     if mine is None:
         last = runs.histories[ours].objective_error[-1]

@@ -1,18 +1,19 @@
 """Ridge regression: error against rounds and bits, GD-SEC and all rivals."""
 
+from gdsec_experiments import _parts as parts
 from gdsec_jax.study import figures, report
 
 
 def section(study: figures.Study) -> report.Section:
     """Every method at the setting that one rule chose for it."""
-    return figures.section_of_runs(
+    return parts.section_of_runs(
         study,
-        lambda runs: [*figures.claims_of_the_paper(runs), _fewest(runs)],
+        lambda runs: [*parts.claims_of_the_paper(runs), _fewest(runs)],
     )
 
 
 def _fewest(runs) -> report.Claim:
-    costs = {x: h.cost_to(runs.target_error) for x, h in runs.histories.items()}
+    costs = {label: runs.cost_of(label) for label in runs.histories}
     slack = 1 + runs.config.slack
     rounds = costs["GD"].rounds if costs["GD"] else float("inf")
     soon = {x: c.bits for x, c in costs.items() if c and c.rounds <= slack * rounds}

@@ -3,26 +3,17 @@
 import numpy as np
 import pandas as pd
 
-from gdsec_jax.study import experiment, figures, report, tuning
+from gdsec_experiments import _parts as parts
+from gdsec_jax.study import figures, report, tuning
 
 
 def section(study: figures.Study) -> report.Section:
     """Medians over the seeds, with bands from the least to the largest."""
-    seconds = experiment.stopwatch()
+    seconds = parts.stopwatch()
     config = _seeds_alone(study.config)
-    swept = {}
-    with experiment.prepared(config) as problem:
-        for label in config.methods:
-            swept[label] = tuning.sweep_method(
-                config,
-                label,
-                problem,
-                path=study.folder / f"{label}.nc",
-                progress=study.progress,
-            )
-        chosen = experiment.how_chosen(config, problem)
+    swept, chosen = parts.sweep(study._replace(config=config))
     methods = {label: method.name for label, method in config.methods.items()}
-    return figures.section_of(
+    return parts.section_of(
         study,
         panels=[
             _panel(swept, methods, config.target, "eval_round", "rounds"),
@@ -34,7 +25,7 @@ def section(study: figures.Study) -> report.Section:
                 f"uploaded bits, all workers ({config.wire_name()})",
             ),
         ],
-        data=figures.tidy(swept),
+        data=parts.tidy(swept),
         table=_table(swept, config.target),
         claims=_claims(swept, config.target),
         chosen=chosen,
@@ -51,8 +42,8 @@ def _seeds_alone(config):
 
 def _panel(swept, methods, target, x, label):
     def panel(axes):
-        for name, one in swept.items():
-            style = report.line_style(methods[name]) | {"label": name}
+        for name, style in report.line_styles(methods).items():
+            one = swept[name]
             along = one[x] if x == "eval_round" else one[x].median("seed")
             error = one["objective_error"]  # a seed that diverged ends all lines there
             axes.plot(along, error.median("seed", skipna=False), **style)
@@ -65,11 +56,11 @@ def _panel(swept, methods, target, x, label):
                 linewidth=0,
             )
         level = target * float(next(iter(swept.values()))["initial_error"].max())
-        axes.axhline(level, color="0.6", linewidth=0.8, zorder=0, label="target")
+        parts.target_line(axes, level)
         axes.set(xlabel=label, ylabel="objective error")
-        figures.logarithmic(axes, "y")
+        parts.logarithmic(axes, "y")
         if x != "eval_round":
-            figures.logarithmic(axes, "x")
+            parts.logarithmic(axes, "x")
 
     return panel
 

@@ -1,5 +1,6 @@
 """A transformer on characters: loss against rounds and bits, all behind Adam."""
 
+from gdsec_experiments import _parts as parts
 from gdsec_jax.study import figures, report
 
 LABELS = ("SGD-SEC", "QSGD-SEC", "top-j", "EF21-SGDM")
@@ -11,15 +12,15 @@ def section(study: figures.Study) -> report.Section:
     def claims(runs):
         slack = runs.config.slack
         labels = [label for label in LABELS if label in runs.histories]
-        return [figures.keeps_the_rate(runs, label, slack) for label in labels]
+        return [parts.keeps_the_rate(runs, label, slack) for label in labels]
 
-    made = figures.section_of_runs(study, claims)
+    made = parts.section_of_runs(study, claims)
     return made._replace(panels=tuple(map(_with_plain_losses, made.panels)))
 
 
 def _with_plain_losses(panel: report.Panel) -> report.Panel:
     def drawn(axes):
         panel(axes)
-        figures.plain_numbers(axes.yaxis)
+        parts.plain_numbers(axes.yaxis)
 
     return drawn

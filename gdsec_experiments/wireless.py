@@ -8,7 +8,8 @@ import functools
 import numpy as np
 import pandas as pd
 
-from gdsec_jax import Uplink, problems, simulate, sweep
+from gdsec_experiments import _parts as parts
+from gdsec_jax import Uplink, simulate, sweep
 from gdsec_jax.study import config as configs
 from gdsec_jax.study import experiment, figures, report
 
@@ -19,10 +20,10 @@ NEAR = ("GD", "GD-SEC")  # whose rounds are looked at worker by worker
 
 def section(study: figures.Study) -> report.Section:
     """All methods over the same lossy links."""
-    seconds = experiment.stopwatch()
+    seconds = parts.stopwatch()
     config = study.config
     if "methods" not in config.model_fields_set:
-        rivals = configs.load(figures.sources()["ridge"].config)
+        rivals = configs.load(figures.sources()["ridge"])
         config = config.model_copy(update={"methods": rivals.methods})
     methods = config.methods
     with experiment.prepared(config) as problem:
@@ -34,10 +35,10 @@ def section(study: figures.Study) -> report.Section:
             label: _at_snrs(config, methods[label], problem, study.progress)
             for label in NEAR
         }
-        chosen = experiment.how_chosen(config, problem)
+        chosen = parts.how_chosen(config, problem)
     names = {label: method.name for label, method in methods.items()}
     target = config.target * float(swept["GD"]["initial_error"][0])
-    return figures.section_of(
+    return parts.section_of(
         study,
         panels=[
             *(
@@ -59,12 +60,8 @@ def _over_snrs(config, method, problem, progress):
     """Runs of a method, side by side: an SNR each."""
     method = configs.resolved(method, problem)
     optimizer = configs.make_optimizer(method, config, problem)
-    if method.local_steps is not None:
-        problem = problems.local_steps(
-            problem, method.local_steps, method.learning_rate
-        )
     return sweep(
-        problem,
+        configs.with_local_steps(method, problem),
         lambda: optimizer,
         {"snr_db": list(SNRS_DB)},
         config.num_rounds,
@@ -98,17 +95,13 @@ def _channel(config, snr_db):
 
 def _panel(swept, names, cost, snr, target):
     def panel(axes):
-        seen: dict[str, int] = {}
-        for label, runs in swept.items():
-            again = seen.get(names[label], 0)
-            seen[names[label]] = again + 1
-            one = runs.sel(snr_db=snr)
-            style = report.line_style(names[label], again)
-            style |= {"marker": "", "label": label}
+        for label, style in report.line_styles(names).items():
+            one = swept[label].sel(snr_db=snr)
+            style |= {"marker": ""}
             axes.plot(*_in_windows(one[cost], one["objective_error"]), **style)
-        axes.axhline(target, color="0.6", linewidth=0.8, zorder=0, label="target")
+        parts.target_line(axes, target)
         axes.set(xlabel=COSTS[cost], ylabel="objective error", title=f"{snr:g} dB")
-        figures.logarithmic(axes, "xy")
+        parts.logarithmic(axes, "xy")
         first = float(swept["GD"]["initial_error"][0])
         axes.set_ylim(top=min(axes.get_ylim()[1], 10 * first))
 
@@ -146,7 +139,7 @@ def _workers(near, distances, snr):
         axes.set_xticks(range(len(distances)), [f"{d:g}" for d in distances])
         axes.set(xlabel="worker at so many metres", ylabel="ms a round (1 to 99 %)")
         axes.set_title(f"{snr:g} dB")
-        figures.logarithmic(axes, "y")
+        parts.logarithmic(axes, "y")
 
     return panel
 

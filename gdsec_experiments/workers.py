@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from gdsec_experiments import _parts as parts
 from gdsec_jax.study import config as configs
 from gdsec_jax.study import experiment, figures, report
 
@@ -11,7 +12,7 @@ LABEL = "GD-SEC"
 
 def section(study: figures.Study) -> report.Section:
     """GD-SEC and GD, with the samples split over more and more workers."""
-    seconds = experiment.stopwatch()
+    seconds = parts.stopwatch()
     config = study.config
     rows, curves = [], []
     for number in configs.values_of(config.problem.grid)["num_workers"]:
@@ -20,15 +21,15 @@ def section(study: figures.Study) -> report.Section:
             config=config.model_copy(update={"problem": problem}),
             folder=study.folder / f"M={number}",
         )
-        runs = figures.compare(one)
-        costs = {x: h.cost_to(runs.target_error) for x, h in runs.histories.items()}
+        runs = parts.compare(one)
+        costs = {label: runs.cost_of(label) for label in runs.histories}
         rows.append(_row(number, costs))
-        curve = experiment.curves(runs.histories)
+        curve = parts.curves(runs.histories)
         curves.append(curve[curve["round"] % 20 == 0].assign(num_workers=number))
     with experiment.prepared(config) as first:
-        chosen = experiment.how_chosen(config, first)
+        chosen = parts.how_chosen(config, first)
     table = pd.DataFrame(rows)
-    return figures.section_of(
+    return parts.section_of(
         study,
         panels=[_panel(table, "rounds"), _panel(table, "bits a worker"), _share(table)],
         data=pd.concat(curves, ignore_index=True),
@@ -58,7 +59,7 @@ def _panel(table, what):
             style = report.line_style(name) | {"label": label, "marker": "o", "ms": 4}
             axes.plot(table["M"], table[f"{label} {what}"], **style)
         axes.set_xlabel("workers")
-        figures.logarithmic(axes, "xy")
+        parts.logarithmic(axes, "xy")
         axes.set_ylabel(f"{what} to the target")
         low, high = axes.get_ylim()
         if axes.get_yscale() == "log":  # a per cent more is no trend
@@ -73,9 +74,9 @@ def _share(table):
         style = report.line_style("gdsec") | {"label": LABEL, "marker": "o", "ms": 4}
         axes.plot(table["M"], share, **style)
         axes.set_xlabel("workers")
-        figures.logarithmic(axes, "xy")
+        parts.logarithmic(axes, "xy")
         axes.set_ylabel("% of GD's bits to the target")
-        figures.plain_numbers(axes.yaxis)
+        parts.plain_numbers(axes.yaxis)
 
     return panel
 

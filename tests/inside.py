@@ -37,7 +37,6 @@ from gdsec_jax.simulation._grid import Axis as Axis
 from gdsec_jax.simulation._identity import fingerprint as fingerprint
 from gdsec_jax.simulation._own_log import own_log as own_log
 from gdsec_jax.study import _distributed as _distributed
-from gdsec_jax.study import _shipped as _shipped
 from gdsec_jax.uplink import _uplink as _uplink
 from gdsec_jax.uplink._channel import _COMPUTE as _COMPUTE
 from gdsec_jax.uplink._channel import _DELAY as _DELAY

@@ -120,9 +120,13 @@ def test_wrong_input_is_one_sentence_and_leaves_nothing():
 
 
 def test_a_run_saves_what_it_was(call):
-    status, out, err = call("run", "--results", "mine", "tiny.toml")
+    logged = ("--log", "log.csv", "--norms")
+    status, out, err = call("run", "--results", "mine", "tiny.toml", *logged)
     assert (status, err) == (0, "")
     assert left("mine") == LEFT
+    head, *rows = Path("log.csv").read_text().splitlines()
+    assert {"gradient_norm", "h_norm", "e_norm"} <= set(head.split(","))
+    assert len(rows) == 2 * 400
     dense, sparse = (History.load(f"mine/{name}") for name in LEFT[:2:-1])
     assert dense.num_rounds == sparse.num_rounds == 400
     assert dense.bits.sum() == 400 * 3 * 64 * 32
@@ -139,66 +143,80 @@ def test_a_run_saves_what_it_was(call):
         assert text in out
     error = f"{sparse.objective_error[-1]:.2e}"
     cost = sparse.cost_to(0.3 * sparse.initial_error)
-    bits = f"{(cost.bits if cost else 0) / 1e6:.3f}"
+    assert cost is not None
+    bits = f"{cost.bits / 1e6:.3f}"
     row = next(line for line in out.splitlines() if line.startswith("GD-SEC xi 10 "))
     assert error in row
     assert bits in row
 
 
 def test_a_run_over_a_channel_without_a_radio(call):
-    channel = "[channel]\nerasure_probability = 0.25\nmax_delay = 1\n"
-    Path("lossy.toml").write_text(TINY.replace("400", "20") + channel)
+    Path("lossy.toml").write_text(
+        "num_rounds = 20\n[channel]\nerasure_probability = 0.25\nmax_delay = 1\n"
+    )
     status, _, err = call("run", "lossy.toml", "--results", "mine")
     assert (status, err) == (0, "")
     history = History.load("mine/lossy/GD.nc")
-    assert history.lost is not None and 0 < history.lost.sum() < 30
+    assert history.lost is not None and 0 < history.lost.sum() < 60
     again = config.validate(history.attributes["config"], "saved")
     assert again.channel == config.load("lossy.toml").channel
 
 
-def test_fields_are_overridden_by_options(call):
-    status, out, _ = call(
-        *("run", "tiny.toml", "--results", "other", "--num-rounds", "7"),
-        *("--problem.num-workers", "2", "--methods.GD.learning-rate", "0.01"),
-        *("--eval-every", "3", "--problem.dtype", "float32", "--wire", "coo"),
+@pytest.fixture
+def ran(monkeypatch):
+    """The configs that are handed on to be run."""
+    given = []
+    monkeypatch.setattr(
+        experiment, "run", lambda config, *_, **__: given.append(config)
     )
-    assert status == 0
-    history = History.load("other/tiny/GD.nc")
-    assert history.bits.shape == (7, 2)
-    assert history.eval_rounds.tolist() == [3, 6, 7]
-    assert history.attributes["method"]["learning_rate"] == 0.01
-    assert history.attributes["versions"]["x64"] == "False"
-    sparse = History.load("other/tiny/GD-SEC xi 10.nc")
-    assert sparse.attributes["wire"] == [{"name": "coo", "value_bits": 32, "also": []}]
-    assert "(coo, 32-bit values)" in out
+    return given
+
+
+def test_fields_are_overridden_by_options(call, ran):
+    status, out, err = call(
+        *(
+            "run",
+            "tiny.toml",
+            "--num-rounds",
+            "7",
+            "--methods.GD.learning-rate",
+            "0.01",
+        ),
+        *("--problem.num-workers", "2", "--eval-every", "3", "--wire", "coo"),
+        *("--problem.dtype", "float32", "--methods.GD-SEC xi 10.beta", "0.5"),
+    )
+    assert (status, out, err) == (0, "", "")
+    (got,) = ran
+    assert (got.num_rounds, got.eval_every, got.wire) == (7, 3, "coo")
+    assert (got.problem.num_workers, got.problem.dtype) == (2, "float32")
+    assert got.methods["GD"].learning_rate == 0.01
+    assert (got.methods["GD-SEC xi 10"].xi, got.methods["GD-SEC xi 10"].beta) == (
+        10,
+        0.5,
+    )
+    assert got.value_bits == 32  # of the file
 
 
 @pytest.mark.parametrize("label", ["GD-SEC", "GD-SEC 2.5 +_", "GD-SEC xi 10"])
-def test_options_of_any_label_that_help_lists(label, call, monkeypatch):
-    ran = []
-    monkeypatch.setattr(experiment, "run", lambda config, *_, **__: ran.append(config))
+def test_options_of_any_label_that_help_lists(label, call, ran):
     Path("own.toml").write_text(f"[methods.'{label}']\nname = 'gdsec'\nxi = 10.0\n")
     assert f"--methods.{label}.xi" in call("run", "own.toml", "--help")[1]
     assert call("run", "own.toml", f"--methods.{label}.xi", "0.5")[0] == 0
     assert ran[0].methods[label].xi == 0.5
 
 
-def test_a_run_that_diverges_is_a_result(call):
-    Path("wild.toml").write_text("[methods.GD]\nname = 'gd'\nlearning_rate = 100.0\n")
+def test_a_run_that_diverges_is_a_result_and_its_title_is_literal(call):
+    Path("wild.toml").write_text(
+        "title = 'a [/b] c'\n[methods.GD]\nname = 'gd'\nlearning_rate = 100.0\n"
+    )
     status, out, err = call("run", "wild.toml")
     assert (status, err) == (0, "")
+    assert "a [/b] c: to" in out
     assert "GD: diverged: stopped after" in out
     assert History.load("results/wild/GD.nc").outcome == "diverged"
     row = next(line for line in out.splitlines() if line.startswith("GD "))
     assert "never" in row
     assert "diverged" in row
-
-
-def test_a_title_is_taken_literally(call):
-    Path("odd.toml").write_text("title = 'a [/b] c'\nnum_rounds = 2\n")
-    status, out, _ = call("run", "odd.toml")
-    assert status == 0
-    assert "a [/b] c: to" in out
 
 
 def test_targets_that_are_all_zero_are_a_result(call):
@@ -230,14 +248,9 @@ def test_features_that_are_all_zero_are_refused_in_a_sentence(call):
             "problem: data is 'nosuch', expected a file",
         ),
         (
-            ("run", "--results", "r", "elsewhere.toml"),
-            "problem: data is 'nosuch', expected a file",
-        ),
-        (
             ("figures", "nosuch"),
             "no figure is called 'nosuch', expected ridge, het",
         ),
-        (("figures", "ridge", "nosuch"), "no figure is called 'nosuch', expected"),
         (
             ("data", "show", "nosuch"),
             "data is 'nosuch', expected a file that exists, or",
@@ -258,7 +271,7 @@ def test_what_is_refused(arguments, message, call):
     assert err.startswith(f"gdsec: {message}")
     assert err.count("\n") == 1
     assert out == ""
-    assert left("results") == left("r") == []
+    assert left() == []
 
 
 @pytest.mark.parametrize(
@@ -266,7 +279,7 @@ def test_what_is_refused(arguments, message, call):
     [
         ("--num-rounds", "-5", "num_rounds"),
         ("--num-rounds", "abc", "num-rounds"),
-        ("--methods.GD.xi", "3", "gd has no parameter xi"),
+        ("--methods.GD.xi", "3", "--methods.GD.xi"),
         ("--problem.regularization", "-1", "regularization"),
         ("--nosuch", "3", "--nosuch"),
     ],
@@ -301,9 +314,8 @@ def test_help_of_a_config_lists_its_fields(call):
     assert left() == []
 
 
-@pytest.mark.parametrize("arguments", [(), ("--help",)])
-def test_without_arguments_it_is_help(arguments, call):
-    status, out, _ = call(*arguments)
+def test_without_arguments_it_is_help(call):
+    status, out, _ = call()
     assert status == 0
     assert "usage: gdsec" in out
     assert "GDSEC_DATA_DIR" in out
@@ -327,13 +339,6 @@ def test_figures_are_made_by_name_or_all(call, monkeypatch):
         (("ridge",), Path("r"), False, os.cpu_count()),
         ((), Path("results"), True, 3),
     ]
-
-
-def test_an_unknown_figure_is_refused(call):
-    status, _, err = call("figures", "pie")
-    assert status == 2
-    assert err.startswith("gdsec: no figure is called 'pie', expected ridge,")
-    assert left() == []
 
 
 # Sweeps and tuning
@@ -370,8 +375,6 @@ def test_a_sweep_leaves_a_file_a_method(call):
     assert "2 step_factor x 3 xi" in out
     lines = Path("log.csv").read_text().splitlines()
     assert len(lines) == 1 + int(swept.rounds.sum()) + 2 * 200
-    again, _, _ = call("sweep", "grids.toml")
-    assert again == 0
     status, _, err = call("sweep", "grids.toml", "--log", "log.csv")
     assert (status, "log.csv is there already" in err) == (2, True)
     assert call("sweep", "grids.toml", "--log", "log.csv", "--append")[0] == 0
@@ -416,7 +419,6 @@ def test_tuning_writes_a_config_that_runs(call):
     tuned = config.load("tuned.toml").methods["GD-SEC"]
     assert (tuned.step_factor, tuned.xi) == (1.0, 30.0)
     assert tuned.chosen.startswith("of 6 settings, the fewest bits to the target")
-    assert call("run", "tuned.toml")[0] == 0
 
 
 def test_a_limit_of_memory_that_is_too_small_is_refused(call):
@@ -424,15 +426,6 @@ def test_a_limit_of_memory_that_is_too_small_is_refused(call):
     status, _, err = call("sweep", "grids.toml", "--memory-limit", "1000")
     assert status == 2
     assert err.startswith("gdsec: methods.GD: memory_limit is 1,000 bytes, expected")
-
-
-def test_a_run_is_logged_with_norms(call):
-    arguments = ("--num-rounds", "5", "--log", "log.csv", "--norms")
-    assert call("run", "tiny.toml", *arguments)[0] == 0
-    text = Path("log.csv").read_text()
-    for column in ("gradient_norm", "h_norm", "e_norm"):
-        assert column in text
-    assert len(text.splitlines()) == 2 * 5 + 1
 
 
 @pytest.mark.slow
@@ -571,10 +564,8 @@ def test_data_show_of_a_file(call):
 
 def test_data_show_of_rows_without_entries(call):
     Path("own.svm").write_text("+1 1:0\n-1\n")
-    status, out, err = call("data", "show", "own.svm")
-    assert "zero-size array" not in err
-    assert status == 0
-    assert "0.00%" in out
+    status, out, _ = call("data", "show", "own.svm")
+    assert (status, "0.00%" in out) == (0, True)
 
 
 def test_data_fetch_of_an_embedded_set_has_nothing_to_do(call):

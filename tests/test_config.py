@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import tomllib
 from pathlib import Path
 
 import jax
@@ -31,13 +32,12 @@ def load(tmp_path):
     return write
 
 
+def method_of(**fields) -> configs.MethodConfig:
+    return configs.MethodConfig.model_validate(fields)
+
+
 FULL = """
 title = "Ridge, ξ = 10"
-num_rounds = 300
-eval_every = 7
-target = 1e-3
-wire = "bitmap"
-value_bits = 32
 
 [problem]
 kind = "logistic"
@@ -47,7 +47,6 @@ split = "contiguous"
 sizes = [500, 1, 68]
 seed = 4
 regularization = 0.0
-dtype = "float32"
 
 [methods.GD]
 name = "gd"
@@ -76,38 +75,58 @@ def test_shipped_configs_load(path):
         assert (CONFIGS / label).name == label  # it names a file
 
 
-def test_there_are_shipped_configs_and_those_of_figures_among_them():
-    assert {"ridge_mnist", "rivals_logistic"} <= {
-        p.stem for p in CONFIGS.glob("*.toml")
-    }
-    assert "ridge" in {path.stem for path in (CONFIGS / "figures").glob("*.toml")}
-
-
-def test_every_field_is_read(load):
+def test_fields_of_all_tables_are_read(load):
     config = load(FULL)
     assert config.title == "Ridge, ξ = 10"
-    assert (config.num_rounds, config.eval_every, config.target) == (300, 7, 1e-3)
-    assert (config.wire, config.value_bits) == ("bitmap", 32)
-    problem = config.problem
-    assert (problem.kind, problem.data) == ("logistic", "breast_cancer")
-    assert (problem.num_workers, problem.split, problem.seed) == (3, "contiguous", 4)
-    assert problem.sizes == (500, 1, 68)
-    assert problem.regularization == 0.0
-    assert problem.dtype == "float32"
+    assert config.problem.sizes == (500, 1, 68)
     assert list(config.methods) == ["GD", "GD-SEC xi 10"]
     assert config.methods["GD"].learning_rate == 0.5
     assert config.methods["GD"].parameters() == {}
     assert config.methods["GD-SEC xi 10"].parameters() == {"xi": 10.0, "beta": 1.0}
+    again = configs.validate(config.model_dump(mode="json"), "saved")
+    assert again == config
 
 
-def test_every_parameter_of_every_method_is_a_field():
-    common = set(inspect.signature(gdsec_jax.gdsec).parameters) - {"xi", "beta"}
-    renamed = {"key": "seed"}
-    by_theory = {"probabilities"}
-    for method in gdsec_jax.METHODS.values():
-        own = set(inspect.signature(method.factory).parameters) - common - by_theory
-        fields = {renamed.get(name, name) for name in own}
-        assert fields <= set(configs.MethodConfig.model_fields), method.name
+def test_what_older_versions_have_saved_is_read():
+    every = {"xi": None, "k": None, "coordinate_xi": False, "compressor": None}
+    saved = {"methods": {"GD": {"name": "gd", "step_factor": 2.0} | every}}
+    assert configs.validate(saved, "saved").methods["GD"] == method_of(
+        name="gd", step_factor=2.0
+    )
+
+
+def test_a_method_has_the_fields_that_its_function_takes():
+    more = {"xi": {"coordinate_xi", "budget"}, "compressor": {"k", "levels", "scope"}}
+    more["server"] = {"aggregation", "trim", "max_delay", "capacity", "max_norm_ratio"}
+    elsewhere = {"num_workers", "learning_rate", "probabilities", "key"}
+    elsewhere |= {"wire", "reduction", "weights", "on_nonfinite", "on_standstill"}
+    elsewhere |= {"state_dtype"}
+    common = set(configs.MethodConfig.model_fields)
+    for name, method in gdsec_jax.METHODS.items():
+        takes = set(inspect.signature(method.factory).parameters)
+        expected = takes - elsewhere
+        for parameter in takes & set(more) - ({"xi"} if name == "cgd" else set()):
+            expected |= more[parameter]
+        model = config_of(name)
+        assert set(model.model_fields) - common == expected, name
+        for field in expected:
+            assert model.model_fields[field].description, (name, field)
+
+
+def config_of(name):
+    """The class of a method's config, whatever it needs."""
+    given = {"compressor": "natural", "xi": 1.0, "k": 1}
+    takes = inspect.signature(gdsec_jax.METHODS[name].factory).parameters
+    fields = {field: x for field, x in given.items() if field in takes}
+    return type(method_of(name=name, **fields))
+
+
+def test_a_parameter_without_an_entry_is_read_from_signature_and_docstring():
+    field = config_of("rand_k").model_fields["error_feedback"]
+    assert field.annotation == bool | None
+    words = "Whether an error memory takes the place of the scaling. By default False."
+    assert field.description == words
+    assert "By default 0.01" in config_of("gdsec").model_fields["beta"].description
 
 
 @pytest.mark.parametrize(
@@ -143,13 +162,26 @@ def test_a_step_factor_and_the_formats_reach_the_optimizer(load):
     problem = configs.make_problem(config.problem)
     for label in ("L", "I"):
         optimizer = configs.make_optimizer(config.methods[label], config, problem)
-        history = gdsec_jax.simulate(problem, optimizer, 2)
-        assert set(history.format_bits) == {*wire.FORMATS, *_formats.CONVENTIONS}
-        step = gdsec_jax.theory(config.methods[label].name, problem).learning_rate
         first = gdsec_jax.simulate(problem, optimizer, 1)
+        assert set(first.format_bits) == {*wire.FORMATS, *_formats.CONVENTIONS}
+        step = gdsec_jax.theory(config.methods[label].name, problem).learning_rate
         grads = problem.gradients(problem.init_params)
         sent = grads[first.participants[0]].sum(0)
-        np.testing.assert_allclose(first.params, -2 * step * sent, rtol=1e-9)
+        np.testing.assert_allclose(first.params, -2 * step * sent, rtol=1e-5)
+
+
+def test_the_server_of_a_method():
+    made = method_of(name="gd", max_delay=2, max_norm_ratio=3.0).parameters()["server"]
+    assert (made.max_delay, made.max_norm_ratio) == (2, 3.0)
+    made = method_of(name="gd", capacity=4).parameters()["server"]
+    assert (made.capacity, made.max_norm_ratio) == (4, None)
+    made = method_of(name="gd", max_norm_ratio=3.0).parameters()["server"]
+    assert made == gdsec_jax.server.total(max_norm_ratio=3.0)
+    made = method_of(name="gd", server="running").parameters()["server"]
+    assert made == gdsec_jax.server.running()
+    made = method_of(name="gd", aggregation="trimmed_mean", trim=0.4).parameters()
+    five = np.float32([[1], [2], [3], [4], [100]])  # five times the middle one's mean
+    np.testing.assert_allclose(made["server"].combine(five, None), [15.0])
 
 
 def test_an_empty_file_is_the_defaults(load):
@@ -157,11 +189,6 @@ def test_an_empty_file_is_the_defaults(load):
     assert config == configs.RunConfig()
     assert config.problem.kind == "ridge"
     assert list(config.methods) == ["GD"]
-
-
-def test_a_config_cannot_be_changed(load):
-    with pytest.raises(pydantic.ValidationError, match="frozen"):
-        load("").num_rounds = 3
 
 
 @pytest.mark.parametrize(
@@ -185,184 +212,90 @@ def test_the_baseline_is_gradient_descent_or_the_first_method(load):
 
 # What is refused: the message names the file and the field
 
+
+def rows(table: str) -> list[tuple[str, str]]:
+    """A TOML text, its lines joined by "; ", and a message: a row a line or two."""
+    pairs = (row.split(" |") for row in re.split(r"\n(?! )", table.strip()))
+    return [(text.replace("; ", "\n"), message.strip()) for text, message in pairs]
+
+
 GDSEC = "[methods.SEC]\nname = 'gdsec'\n"
-BAD = {
-    "unknown field": ("rounds = 3", "rounds is an unknown field, expected one of"),
-    "unknown nested field": (
-        "problem.workers = 3",
-        "problem.workers is an unknown field, expected one of",
-    ),
-    "unknown field of a method": (
-        "[methods.GD]\nname = 'gd'\nstep = 1.0",
-        "methods.GD.step is an unknown field, expected one of",
-    ),
-    "wrong type": ("num_rounds = 'many'", "num_rounds is 'many', expected a"),
-    "bool for a number": ("num_rounds = true", "num_rounds is True, expected "),
-    "text for a number": ("num_rounds = '10'", "num_rounds is '10', expected "),
-    "fraction": ("num_rounds = 2.5", "num_rounds is 2.5, expected a valid int"),
-    "zero rounds": ("num_rounds = 0", "num_rounds is 0, expected greater than"),
-    "negative interval": ("eval_every = -1", "eval_every is -1, expected"),
-    "zero target": ("target = 0", "target is 0, expected greater than 0"),
-    "NaN target": ("target = nan", "target is nan, expected"),
-    "unknown wire": ("wire = 'zip'", "wire is 'zip', expected 'dense', 'coo'"),
-    "no bits": ("value_bits = 0", "value_bits is 0, expected"),
-    "unknown kind": ("problem.kind = 'svm'", "problem.kind is 'svm', expected"),
-    "no workers": ("problem.num_workers = 0", "problem.num_workers is 0, expected"),
-    "an empty part": (
-        "problem.sizes = [3, 0]",
-        "problem.sizes.1 is 0, expected greater",
-    ),
-    "negative seed": ("problem.seed = -1", "problem.seed is -1, expected"),
-    "negative lambda": (
-        "problem.regularization = -0.1",
-        "problem.regularization is -0.1, expected greater than or equal to 0",
-    ),
-    "infinite lambda": (
-        "problem.regularization = inf",
-        "problem.regularization is inf, expected a finite number",
-    ),
-    "unknown dtype": (
-        "problem.dtype = 'float16'",
-        "problem.dtype is 'float16', expected",
-    ),
-    "no such table": ("problem = 3", "problem is 3, expected"),
-    "no methods": ("methods = {}", "methods is empty, expected at least one."),
-    "unknown algorithm": (
-        "[methods.X]\nname = 'sgd'",
-        "methods.X.name is 'sgd', expected 'gd'",
-    ),
-    "no algorithm": ("[methods.X]\nxi = 1.0", "methods.X.name is missing."),
-    "negative xi": (f"{GDSEC}xi = -1", "methods.SEC.xi is -1, expected"),
-    "NaN xi": (f"{GDSEC}xi = nan", "methods.SEC.xi is nan, expected"),
-    "beta above 1": (
-        f"{GDSEC}xi = 1\nbeta = 1.5",
-        "methods.SEC.beta is 1.5, expected less than or equal to 1",
-    ),
-    "zero step": (
-        "[methods.GD]\nname = 'gd'\nlearning_rate = 0",
-        "methods.GD.learning_rate is 0, expected greater than 0",
-    ),
-    "gd with xi": (
-        "[methods.GD]\nname = 'gd'\nxi = 1.0",
-        "methods.GD: gd has no parameter xi.",
-    ),
-    "gd with beta": (
-        "[methods.GD]\nname = 'gd'\nbeta = 1.0",
-        "methods.GD: gd has no parameter beta.",
-    ),
-    "top-j without k": (
-        "[methods.X]\nname = 'top_j'",
-        "methods.X: top_j needs the parameter k.",
-    ),
-    "zero entries": (
-        "[methods.X]\nname = 'top_j'\nk = 0",
-        "methods.X.k is 0, expected an integer of at least 1 or a float in (0, 1].",
-    ),
-    "a fraction above 1": (
-        "[methods.X]\nname = 'top_j'\nk = 1.5",
-        "methods.X.k is 1.5, expected an integer of at least 1 or a float in (0, 1].",
-    ),
-    "DIANA without a compressor": (
-        "[methods.X]\nname = 'diana'",
-        "methods.X: diana needs the parameter compressor.",
-    ),
-    "a compressor without k": (
-        "[methods.X]\nname = 'diana'\ncompressor = 'random_k'",
-        "methods.X: random_k needs the parameter k.",
-    ),
-    "a parameter that the compressor has not": (
-        "[methods.X]\nname = 'marina'\ncompressor = 'natural'\nlevels = 4",
-        "methods.X: marina has no parameter levels.",
-    ),
-    "unknown compressor": (
-        "[methods.X]\nname = 'marina'\ncompressor = 'zip'",
-        "methods.X.compressor is 'zip', expected 'random_k'",
-    ),
-    "no bits for LAQ": (
-        "[methods.X]\nname = 'laq'\nbits = 0",
-        "methods.X.bits is 0, expected greater than or equal to 1",
-    ),
-    "no step factor": (
-        "[methods.GD]\nname = 'gd'\nstep_factor = 0.0",
-        "methods.GD.step_factor is 0.0, expected greater than 0",
-    ),
-    "nobody takes part": (
-        "[methods.GD]\nname = 'gd'\nparticipation = 0.0",
-        "methods.GD.participation is 0.0, expected greater than 0",
-    ),
-    "no local steps": (
-        "[methods.GD]\nname = 'gd'\nlocal_steps = 0",
-        "methods.GD.local_steps is 0, expected greater than or equal to 1",
-    ),
-    "a broadcast of nothing": (
-        "[methods.GD]\nname = 'gd'\nbroadcast_k = 0",
-        "methods.GD.broadcast_k is 0, expected an integer of at least 1 or a float",
-    ),
-    "an xi that is no number": (
-        f"{GDSEC}xi = 'adapted'",
-        "methods.SEC.xi: 'adapted', expected a number or 'adaptive'.",
-    ),
-    "an adaptive xi by coordinate": (
-        f"{GDSEC}xi = 'adaptive'\ncoordinate_xi = true",
-        "methods.SEC: coordinate_xi needs a number for xi, got 'adaptive'.",
-    ),
-    "an adaptive xi of whole vectors": (
-        "[methods.CGD]\nname = 'cgd'\nxi = 'adaptive'",
-        "methods.CGD: cgd needs a number for xi, got 'adaptive'.",
-    ),
-    "a budget of a fixed xi": (
-        f"{GDSEC}xi = 1.0\nbudget = 0.1",
-        "methods.SEC: budget is for xi = 'adaptive' alone.",
-    ),
-    "coordinate_xi without xi": (
-        "[methods.GD]\nname = 'gd'\ncoordinate_xi = true",
-        "methods.GD: coordinate_xi needs the parameter xi.",
-    ),
-    "options of a file": (
-        "problem.options = {density = 0.1}",
-        "problem: the data digits have no option density.",
-    ),
-    "an option that no generator has": (
-        "problem = {data = 'sparse_binary', options = {num_rows = 3}}",
-        "problem: the data sparse_binary have no option num_rows.",
-    ),
-    "an option that is a field": (
-        "problem = {data = 'heterogeneous', options = {num_workers = 3}}",
-        "problem: the data heterogeneous have no option num_workers.",
-    ),
-    "a generator without what it needs": (
-        "problem = {data = 'sparse_binary', options = {num_samples = 3}}",
-        "problem: the data sparse_binary need the option num_features.",
-    ),
-    "lambda as an option": (
-        "problem = {data = 'heterogeneous', options = {regularization = 0.1}}",
-        "problem: the data heterogeneous have no option regularization.",
-    ),
-    "an option in words": (
-        "problem = {data = 'sparse_binary', options = {density = 'low'}}",
-        "problem.options.density is 'low', expected a valid integer",
-    ),
-    "negative slack": ("slack = -0.1", "slack is -0.1, expected greater than or equal"),
-    "gdsec without xi": (GDSEC, "methods.SEC: gdsec needs the parameter xi."),
-    "slash in a label": (
-        "[methods.'a/b']\nname = 'gd'",
-        "the label 'a/b' may hold letters, digits, blanks and _.+-.",
-    ),
-    "a label of dots": ("[methods.'..']\nname = 'gd'", "the label '..' may hold"),
-    "an empty label": ("[methods.'']\nname = 'gd'", "the label '' may hold letters"),
-    "newline in a label": ('[methods."a\\nb"]\nname = "gd"', r"the label 'a\nb' may"),
-    "labels of one option": (
-        "[methods.GD_1]\nname = 'gd'\n[methods.gd-1]\nname = 'gd'",
-        "the labels GD_1, gd-1 must differ by more than case and _ or -",
-    ),
-    "seed of 70 bits": ("problem.seed = 999999999999999999999", "problem.seed is 9999"),
-    "many bits": ("value_bits = 65", "value_bits is 65, expected less than or equal"),
-    "no TOML": ("num_rounds = = 3", "is not valid TOML: Invalid value"),
-    "a field twice": ("wire = 'coo'\nwire = 'rle'", "is not valid TOML: Cannot over"),
-}
+BAD = rows(
+    r"""
+rounds = 3 | rounds is an unknown field, expected one of
+problem.workers = 3 | problem: workers is an unknown field, expected one of kind, model
+[methods.GD]; name = 'gd'; step = 1.0 |
+    methods.GD: gd has no parameter step, expected one of server, aggregation,
+[methods.GD]; name = 'gd'; xi = 1.0 | methods.GD: gd has no parameter xi, expe
+num_rounds = 'many' | num_rounds is 'many', expected a
+num_rounds = '10' | num_rounds is '10', expected
+num_rounds = 0 | num_rounds is 0, expected greater than
+wire = 'zip' | wire is 'zip', expected 'dense', 'coo'
+problem.sizes = [3, 0] | problem.sizes.1 is 0, expected greater
+problem = 3 | problem is 3, expected a table of fields.
+methods.X = 3 | methods.X is 3, expected a table of
+methods = {} | methods is empty, expected at least one.
+[methods.X]; name = 'sgd' | methods.X: name is 'sgd', expected one of gd, gdsec,
+[methods.X]; xi = 1.0 | methods.X: name is missing.
+[methods.SEC]; name = 'gdsec'; xi = nan | methods.SEC.xi is nan, expected
+[methods.X]; name = 'top_j' | methods.X: top_j needs the parameter k.
+[methods.X]; name = 'top_j'; k = 0 |
+    methods.X.k is 0, expected an integer of at least 1 or a float in (0, 1].
+[methods.X]; name = 'top_j'; k = 1.5 |
+    methods.X.k is 1.5, expected an integer of at least 1 or a float in (0, 1].
+[methods.X]; name = 'diana' | methods.X: diana needs the parameter compressor.
+[methods.X]; name = 'diana'; compressor = 'random_k' |
+    methods.X: random_k needs the parameter k.
+[methods.X]; name = 'marina'; compressor = 'natural'; levels = 4 |
+    methods.X: natural has no parameter levels.
+[methods.SEC]; name = 'gdsec'; xi = 'adapted' |
+    methods.SEC.xi is 'adapted', expected a number or 'adaptive'.
+[methods.SEC]; name = 'gdsec'; xi = 'adaptive'; coordinate_xi = true |
+    methods.SEC: coordinate_xi needs a number for xi, got 'adaptive'.
+[methods.CGD]; name = 'cgd'; xi = 'adaptive' |
+    methods.CGD.xi is 'adaptive', expected a valid number
+[methods.SEC]; name = 'gdsec'; xi = 1.0; budget = 0.1 |
+    methods.SEC: budget is for xi = 'adaptive' alone.
+[methods.GD]; name = 'gd'; participation_rule = 'uniform' |
+    methods.GD: participation_rule needs the share participation.
+[methods.GD]; name = 'gd'; absent = 'hold' |
+    methods.GD: absent needs a participation or a budget_bits.
+[methods.GD]; name = 'gd'; aggregation = 'median'; trim = 0.2 |
+    methods.GD: trim is for the aggregation trimmed_mean alone.
+[methods.GD]; name = 'gd'; aggregation = 'median'; max_delay = 1 |
+    methods.GD: aggregation and max_delay are given, expected one of them: each
+channel.power_w = 2.0 | channel: power_w needs an snr_db: without one there is no radio.
+problem.proximal = true | problem: proximal is for the kind lasso alone.
+problem.options = {density = 0.1} | problem: the data digits have no option density.
+problem = {data = 'heterogeneous', options = {num_workers = 3}} |
+    problem: the data heterogeneous have no option num_workers.
+problem = {data = 'sparse_binary', options = {num_samples = 3}} |
+    problem: the data sparse_binary need the option num_features.
+problem = {data = 'sparse_binary', options = {density = 'low'}} |
+    problem.options.density is 'low', expected a valid integer
+[methods.SEC]; name = 'gdsec' | methods.SEC: gdsec needs the parameter xi.
+[methods.'a/b']; name = 'gd' |
+    the label 'a/b' may hold letters, digits, blanks and _.+-.
+[methods.'..']; name = 'gd' | the label '..' may hold
+[methods.'']; name = 'gd' | the label '' may hold letters
+[methods."a\nb"]; name = "gd" | the label 'a\nb' may
+[methods.GD_1]; name = 'gd'; [methods.gd-1]; name = 'gd' |
+    the labels GD_1, gd-1 must differ by more than case and _ or -
+problem.seed = 999999999999999999999 | problem.seed is 9999
+num_rounds = = 3 | is not valid TOML: Invalid value
+wire = 'coo'; wire = 'rle' | is not valid TOML: Cannot over
+problem.model = 'mlp' | a model goes with the kind network, and with it alone
+problem.held_out = 0.5 | held_out is for the kind network alone
+problem.kind = 'network' | a model goes with the kind
+problem = {kind = 'network', model = 'mlp', regularization = 0.1} |
+    a network has no regularization
+problem = {kind = 'network', model = 'mlp', dtype = 'float64'} |
+    a network has the dtype float32
+"""
+)
 
 
-@pytest.mark.parametrize(("text", "message"), BAD.values(), ids=BAD)
+@pytest.mark.parametrize(("text", "message"), BAD)
 def test_what_is_refused(text, message, load, tmp_path):
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         load(text)
@@ -391,20 +324,16 @@ def test_a_missing_file(tmp_path):
 # What is made of them
 
 
-def test_the_problem_of_a_config(load, x64):
-    config = load(FULL.replace('"float32"', '"float64"')).problem
-    problem = configs.make_problem(config)
+def test_the_problem_of_a_config(load):
+    problem = configs.make_problem(load(FULL).problem)
     loaded = gdsec_jax.data.load("breast_cancer")
-    parts = np.split(np.arange(569), [500, 501])
-    expected = problems.logistic(
-        loaded.features, loaded.targets, 3, regularization=0.0, split=parts
-    )
     assert problem.name == "logistic"
-    assert problem.smoothness == expected.smoothness
-    shards, others = problem.worker_data.shards, expected.worker_data.shards
-    np.testing.assert_array_equal(shards.features, others.features)
-    np.testing.assert_array_equal(shards.targets, others.targets)
-    assert problem.init_params.dtype == np.float64
+    assert problem.regularization == 0.0
+    shards = problem.worker_data.shards
+    for m, part in enumerate(np.split(np.arange(569), [500, 501])):
+        own = shards.features[m][: len(part)]
+        np.testing.assert_allclose(own, loaded.features[part], rtol=1e-6)
+        assert (np.asarray(shards.weight[m]) > 0).sum() == len(part)
 
 
 @pytest.mark.parametrize(
@@ -446,8 +375,7 @@ def test_a_network(load):
     assert problem.worker_data.features.max() == 1.0
     measured = jax.eval_shape(problem.measured, problem.init_params)
     assert set(measured.metrics) == {"accuracy"}
-    step = {"learning_rate": 0.1}
-    method = configs.MethodConfig.model_validate({"name": "gd"} | step)
+    method = method_of(name="gd", learning_rate=0.1)
     params = {"w": jnp.ones(2)}
     gradients = {"w": jnp.ones((3, 2))}
     moved = {}
@@ -479,45 +407,25 @@ def test_a_network_of_characters(load):
     assert problem.error_name == "objective"
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        ("model = 'transformer'", "problem.model is 'transformer' for 'digits', exp"),
-        ("data = 'characters'", "problem.model is 'mlp' for 'python_documentation'"),
-        ("proximal = true", "problem.proximal is for lasso, got kind 'network'."),
-        ("held_out = 1e-4", "problem.held_out is 0.0001 of 1797 samples, expected"),
-        ("held_out = 0.9999", "problem.held_out is 0.9999 of 1797 samples, expected"),
-        ('model = "lenet"\ndata = "breast_cancer"', "'lenet' for 30 features"),
-        (
-            "data = 'sparse_binary'\noptions = "
-            "{ num_samples = 9, num_features = 9, density = 0.5 }",
-            "problem.data 'sparse_binary' is sparse, expected dense features",
-        ),
-    ],
+NO_NETWORKS = rows(
+    """
+model = 'transformer' | problem.model is 'transformer' for 'digits', expected the tra
+data = 'characters' | problem.model is 'mlp' for 'python_documentation'
+held_out = 1e-4 | problem.held_out is 0.0001 of 1797 samples, expected
+held_out = 0.9999 | problem.held_out is 0.9999 of 1797 samples, expected
+model = 'lenet'; data = 'breast_cancer' | 'lenet' for 30 features
+data = 'sparse_binary'; options = {num_samples = 9, num_features = 9, density = 0.5} |
+    problem.data 'sparse_binary' is sparse, expected dense features
+"""
 )
-def test_networks_that_cannot_be_made(more, message, load):
-    text = NETWORK
-    for line in more.splitlines():
-        name = line.split(" = ")[0]
-        kept = [x for x in text.splitlines() if not x.startswith(f"{name} =")]
-        text = "\n".join([*kept, line])
-    with pytest.raises(ValueError, match=re.escape(message)):
-        configs.make_problem(load(text).problem)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("problem.kind = 'network'", "a model goes with the kind network, and with"),
-        ("problem.model = 'mlp'", "a model goes with the kind network, and with it"),
-        ("problem.held_out = 0.5", "held_out is for the kind network alone"),
-        (NETWORK + "regularization = 0.1", "a network has no regularization"),
-        (NETWORK.replace("float32", "float64"), "a network has the dtype float32"),
-    ],
-)
-def test_what_goes_with_a_network(text, message, load):
+@pytest.mark.parametrize(("more", "message"), NO_NETWORKS)
+def test_networks_that_cannot_be_made(more, message):
+    problem = tomllib.loads(NETWORK)["problem"] | tomllib.loads(more)
+    config = configs.ProblemConfig.model_validate(problem)
     with pytest.raises(ValueError, match=re.escape(message)):
-        load(text)
+        configs.make_problem(config)
 
 
 def test_the_split_of_a_config(load):
@@ -530,29 +438,18 @@ def test_the_split_of_a_config(load):
     assert max(sizes) > 2 * min(sizes)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (
-            "problem.data = 'nosuch'",
-            "data is 'nosuch', expected a file that exists, or",
-        ),
-        (
-            "problem.sizes = [1, 2]",
-            "sizes has 2 entries that sum to 3, expected 5 that",
-        ),
-        (
-            "problem.subset = 'test'",
-            "split of 'digits' is 'test', expected one of train",
-        ),
-        (
-            "problem.num_workers = 2000",
-            "num_workers is 2000, expected at most the number",
-        ),
-        ("problem.proximal = true", "problem.proximal is for lasso, got kind 'ridge'."),
-        ("problem.kind = 'logistic'", "must have two values, got 10."),
-    ],
+NO_PROBLEMS = rows(
+    """
+problem.data = 'nosuch' | data is 'nosuch', expected a file that exists, or
+problem.sizes = [1, 2] | sizes has 2 entries that sum to 3, expected 5 that
+problem.subset = 'test' | split of 'digits' is 'test', expected one of train
+problem.num_workers = 2000 | num_workers is 2000, expected at most the number
+problem.kind = 'logistic' | must have two values, got 10.
+"""
 )
+
+
+@pytest.mark.parametrize(("text", "message"), NO_PROBLEMS)
 def test_problems_that_cannot_be_made(text, message, load):
     with pytest.raises(ValueError, match=re.escape(message)):
         configs.make_problem(load(text).problem)
@@ -673,14 +570,10 @@ def test_a_grid(text, expected, load):
 @pytest.mark.parametrize(
     ("start", "stop", "num", "scale", "expected"),
     [
-        (1.0, 1e4, 5, "log", [1.0, 10.0, 100.0, 1000.0, 10000.0]),
         (1e-3, 0.1, 3, "log", [1e-3, 0.01, 0.1]),
         (100.0, 1.0, 3, "log", [100.0, 10.0, 1.0]),
         (0.1, 0.5, 5, "linear", [0.1, 0.2, 0.3, 0.4, 0.5]),
-        (-1.0, 1.0, 3, "linear", [-1.0, 0.0, 1.0]),
-        (0.1, 0.7, 2, "log", [0.1, 0.7]),
         (1 / 3, 2 / 3, 2, "linear", [1 / 3, 2 / 3]),
-        (1.0, 2.0, 3, "log", [1.0, 1.41421356237, 2.0]),
         (7.0, 7.0, 1, "log", [7.0]),
     ],
 )
@@ -689,110 +582,44 @@ def test_a_range(start, stop, num, scale, expected):
     assert one.values() == expected
 
 
-IN_GRID = {
-    "an unknown field": ("xj = [1.0]", ": the grid has 'xj', which is no field to"),
-    "the grid itself": ("grid = [1.0]", ": the grid has 'grid', which is no field"),
-    "how it was chosen": ("chosen = ['so']", ": the grid has 'chosen', which is no"),
-    "no name": ("'' = [1.0]", ": the grid has '', which is no field to vary."),
-    "half a pair": (
-        "'xi,' = [[1, 2]]",
-        ": the grid has '', which is no field to vary.",
-    ),
-    "a name twice": ("'xi,xi' = [[1, 2]]", ": the grid has 'xi' twice, expected it"),
-    "a name in two axes": (
-        "xi = [1]\n'xi,beta' = [[1, 0.5]]",
-        ": the grid has 'xi' twice, expected it once.",
-    ),
-    "a pair in two ways": (
-        "'xi,beta' = [[1, 0.5]]\n'xi, beta' = [[2, 0.5]]",
-        ": the grid has 'xi' twice, expected it once.",
-    ),
-    "no values": ("xi = []", ": the grid has no values of xi."),
-    "no pairs": ("'xi,beta' = []", ": the grid has no values of xi, beta."),
-    "a row too long": (
-        "'xi,beta' = [[1, 0.5, 2]]",
-        ": the grid has [1, 0.5, 2] for xi, beta, expected a list of 2 values.",
-    ),
-    "a row too short": (
-        "'xi,beta' = [[1, 0.5], [1]]",
-        ": the grid has [1] for xi, beta, expected a list of 2 values.",
-    ),
-    "no rows": (
-        "'xi,beta' = [1, 0.5]",
-        ": the grid has 1 for xi, beta, expected a list of 2 values.",
-    ),
-    "a range of pairs": (
-        "'xi,beta' = {start = 1, stop = 2, num = 2}",
-        ": the grid has 1.0 for xi, beta, expected a list of 2 values.",
-    ),
-    "out of range": (
-        "xi = [1.0, -1.0]",
-        ": with xi = -1.0 of the grid, xi is -1.0, expected greater than or equal to",
-    ),
-    "out of range in a pair": (
-        "'xi,beta' = [[1, 0.5], [2, 1.5]]",
-        ": with xi = 2, beta = 1.5 of the grid, beta is 1.5, expected less than or",
-    ),
-    "not finite": ("xi = [inf]", ": with xi = inf of the grid, xi is inf, expected a"),
-    "a word": (
-        "xi = ['big']",
-        ": with xi = 'big' of the grid, xi: 'big', expected a number or 'adaptive'.",
-    ),
-    "a number as a word": (
-        "xi = ['1.0', 2.0]",
-        ": the grid has '1.0' for xi, expected a value such as 1.0.",
-    ),
-    "yes for a number": (
-        "xi = [2.0, true]",
-        ": the grid has True for xi, expected a value such as 1.0.",
-    ),
-    "too many": (
-        "xi = {start = 1, stop = 2, num = 10001}",
-        ".grid.xi.num is 10001, expected less than or equal to 10000",
-    ),
-    "a range that leaves it": (
-        "xi = [1.0]\nbeta = {start = 0.5, stop = 2, num = 2}",
-        ": with xi = 1.0, beta = 2.0 of the grid, beta is 2.0, expected",
-    ),
-    "a parameter that it has not": (
-        "xi = [1.0]\nzeta = [0.1]",
-        ": with xi = 1.0, zeta = 0.1 of the grid, gdsec has no parameter zeta.",
-    ),
-    "without the parameter that it needs": (
-        "beta = [0.1]",
-        ": with beta = 0.1 of the grid, gdsec needs the parameter xi.",
-    ),
-    "one value": ("xi = 3", ".grid.xi is 3, expected a list of values, or a table of"),
-    "a word for values": ("xi = 'all'", ".grid.xi is 'all', expected a list of values"),
-    "log of 0": (
-        "xi = {start = 0, stop = 1, num = 3}",
-        ".grid.xi: start is 0.0 and stop 1.0, expected numbers above 0 for the scale",
-    ),
-    "an endless range": (
-        "xi = {start = 1, stop = inf, num = 3}",
-        ".grid.xi.stop is inf, expected a finite number.",
-    ),
-    "no number of values": ("xi = {start = 1, stop = 2}", ".grid.xi.num is missing."),
-    "none of them": (
-        "xi = {start = 1, stop = 2, num = 0}",
-        ".grid.xi.num is 0, expected greater than or equal to 1.",
-    ),
-    "one of two ends": (
-        "xi = {start = 1, stop = 2, num = 1}",
-        ".grid.xi: num is 1, expected at least 2 for both ends.",
-    ),
-    "an unknown scale": (
-        "xi = {start = 1, stop = 2, num = 2, scale = 'ln'}",
-        ".grid.xi.scale is 'ln', expected 'log' or 'linear'.",
-    ),
-    "an unknown field of a range": (
-        "xi = {start = 1, stop = 2, num = 2, step = 1}",
-        ".grid.xi.step is an unknown field, expected one of start, stop, num, scale.",
-    ),
-}
+IN_GRID = rows(
+    """
+xi = [1.0]; xj = [1.0] |
+    : with xi = 1.0, xj = 1.0 of the grid, gdsec has no parameter xj, expected
+grid = [1.0] | : the grid has 'grid', which is no field
+chosen = ['so'] | : the grid has 'chosen', which is no
+'xi,' = [[1, 2]] | : the grid has '', which is no field to vary.
+'xi,xi' = [[1, 2]] | : the grid has 'xi' twice, expected it
+xi = [1]; 'xi,beta' = [[1, 0.5]] | : the grid has 'xi' twice, expected it once.
+xi = [] | : the grid has no values of xi.
+'xi,beta' = [] | : the grid has no values of xi, beta.
+'xi,beta' = [[1, 0.5], [1]] |
+    : the grid has [1] for xi, beta, expected a list of 2 values.
+'xi,beta' = [1, 0.5] | : the grid has 1 for xi, beta, expected a list of 2 values.
+'xi,beta' = [[1, 0.5], [2, 1.5]] |
+    : with xi = 2, beta = 1.5 of the grid, beta is 1.5, expected less than or
+xi = ['big'] |
+    : with xi = 'big' of the grid, xi is 'big', expected a number or 'adaptive'.
+xi = ['1.0', 2.0] | : the grid has '1.0' for xi, expected a value such as 1.0.
+xi = [2.0, true] | : the grid has True for xi, expected a value such as 1.0.
+xi = {start = 1, stop = 2, num = 10001} |
+    .grid.xi.num is 10001, expected less than or equal to 10000
+beta = [0.1] | : with beta = 0.1 of the grid, gdsec needs the parameter xi.
+xi = 3 | .grid.xi is 3, expected a list of values, or a table of
+xi = {start = 0, stop = 1, num = 3} |
+    .grid.xi: start is 0.0 and stop 1.0, expected numbers above 0 for the scale
+xi = {start = -1e308, stop = 1e308, num = 3, scale = 'linear'} |
+    .grid.xi: start is -1e+308 and stop 1e+308, expected a distance that is a
+xi = {start = 1, stop = 2} | .grid.xi.num is missing.
+xi = {start = 1, stop = 2, num = 1} |
+    .grid.xi: num is 1, expected at least 2 for both ends.
+xi = {start = 1, stop = 2, num = 2, step = 1} |
+    .grid.xi: step is an unknown field, expected one of start, stop, num, scale.
+"""
+)
 
 
-@pytest.mark.parametrize(("text", "message"), IN_GRID.values(), ids=IN_GRID)
+@pytest.mark.parametrize(("text", "message"), IN_GRID)
 def test_what_is_refused_in_a_grid(text, message, load, tmp_path):
     message = f"{tmp_path / 'run.toml'}: methods.SEC{message}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}") as caught:
@@ -800,39 +627,23 @@ def test_what_is_refused_in_a_grid(text, message, load, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-OTHER_GRIDS = {
-    "of all methods, unknown": (
-        "[grid]\nfoo = [1]",
-        "methods.GD: the grid has 'foo', which is no field to vary.",
-    ),
-    "of all methods, not of one": (
-        "[grid]\nxi = [1.0]",
-        "methods.GD: with xi = 1.0 of the grid, gd has no parameter xi.",
-    ),
-    "of all methods, out of range": (
-        "[grid]\nstep_factor = [1.0, 0.0]",
-        "methods.GD: with step_factor = 0.0 of the grid, step_factor is 0.0, expected",
-    ),
-    "of all methods, no values": (
-        "[grid]\nstep_factor = 1.0",
-        "grid.step_factor is 1.0, expected a list of values, or a table of",
-    ),
-    "of the problem, unknown": (
-        "[problem.grid]\nworkers = [1]",
-        "problem: the grid has 'workers', which is no field to vary.",
-    ),
-    "of the problem, out of range": (
-        "[problem.grid]\nnum_workers = [5, 0]",
-        "problem: with num_workers = 0 of the grid, num_workers is 0, expected greater",
-    ),
-    "of the problem, a range of counts": (
-        "[problem.grid]\nnum_workers = {start = 1.5, stop = 3, num = 2}",
-        "problem: with num_workers = 1.5 of the grid, num_workers is 1.5, expected",
-    ),
-}
+OTHER_GRIDS = rows(
+    """
+[grid]; foo = [1] |
+    methods.GD: with foo = 1 of the grid, gd has no parameter foo, expected one
+[grid]; xi = [1.0] |
+    methods.GD: with xi = 1.0 of the grid, gd has no parameter xi, expected one
+[grid]; step_factor = 1.0 |
+    grid.step_factor is 1.0, expected a list of values, or a table of
+[problem.grid]; workers = [1] |
+    problem: with workers = 1 of the grid, workers is an unknown field, expected
+[problem.grid]; num_workers = [5, 0] |
+    problem: with num_workers = 0 of the grid, num_workers is 0, expected greater
+"""
+)
 
 
-@pytest.mark.parametrize(("text", "message"), OTHER_GRIDS.values(), ids=OTHER_GRIDS)
+@pytest.mark.parametrize(("text", "message"), OTHER_GRIDS)
 def test_what_is_refused_in_other_grids(text, message, load, tmp_path):
     message = f"{tmp_path / 'run.toml'}: {message}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
@@ -863,10 +674,6 @@ def test_a_methods_own_values_stand_for_the_common_ones(load):
             "name = 'diana'\ngrid.compressor = ['natural']",
             "diana needs the parameter compressor",
         ),
-        (
-            "name = 'diana'\nk = 2\ngrid.compressor = ['random_k']",
-            "diana has no parameter k",
-        ),
     ],
 )
 def test_a_parameter_may_be_in_the_grid_alone(text, missing, load):
@@ -887,15 +694,14 @@ def test_a_setting_is_checked(load):
     assert configs.varied(method, beta=0.5).xi == 1.0
     for fields, message in (
         ({"xi": -1.0}, "xi is -1.0, expected greater than or equal to 0."),
-        ({"zeta": 1.0}, "gdsec has no parameter zeta."),
-        ({"zip": 1.0}, "zip is an unknown field, expected one of name, "),
+        ({"zip": 1.0}, "gdsec has no parameter zip, expected one of xi, beta, "),
     ):
         with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
             configs.varied(method, **fields)
 
 
 def test_only_what_is_given_counts_as_given():
-    method = configs.MethodConfig(name="gdsec", xi=0.0)
+    method = method_of(name="gdsec", xi=0.0)
     varied = configs.varied(method, beta=0.5)
     assert varied.model_dump(exclude_unset=True) == {
         "name": "gdsec",
@@ -914,19 +720,13 @@ def digits():
     [
         ({"name": "gd"}, ()),
         ({"name": "lag", "step_factor": 2.0}, ()),
-        ({"name": "iag"}, ()),
-        ({"name": "ef21", "k": 5}, ()),
         ({"name": "diana", "compressor": "natural"}, ("beta",)),
         ({"name": "diana", "compressor": "natural", "beta": 0.25}, ()),
-        (
-            {"name": "marina", "compressor": "random_k", "k": 8, "step_factor": 3.0},
-            ("probability",),
-        ),
-        ({"name": "marina", "compressor": "natural", "probability": 0.5}, ()),
+        ({"name": "marina", "compressor": "random_k", "k": 8}, ("probability",)),
     ],
 )
 def test_what_theory_says_becomes_numbers(fields, found, digits):
-    method = configs.MethodConfig(**fields)
+    method = method_of(**fields)
     resolved = configs.resolved(method, digits)
     theory = gdsec_jax.theory(method.name, digits, **method.parameters())
     expected = theory.learning_rate * method.step_factor
@@ -940,28 +740,13 @@ def test_what_theory_says_becomes_numbers(fields, found, digits):
 
 
 def test_a_step_that_is_given_is_multiplied_too(digits):
-    method = configs.MethodConfig(name="gd", learning_rate=0.5, step_factor=3.0)
+    method = method_of(name="gd", learning_rate=0.5, step_factor=3.0)
     assert configs.resolved(method, digits).learning_rate == 1.5
-
-
-@pytest.mark.parametrize(
-    ("share", "count"), [(1e-9, 1), (0.2, 1), (0.5, 2), (0.7, 4), (0.9, 4), (1.0, 5)]
-)
-def test_a_share_of_the_workers_takes_part(share, count):
-    keys = jax.random.split(jax.random.key(0), 400)
-    drawn = jax.vmap(
-        lambda key: configs.takes_part(key, 0, share, num_workers=5, rule="uniform")
-    )(keys)
-    assert drawn.shape == (400, 5)
-    assert (drawn.sum(1) == count).all()
-    # Each with probability count / 5; 5 standard deviations of 400 draws.
-    most = 5 * np.sqrt(count / 5 * (1 - count / 5) / 400)
-    assert (np.abs(drawn.mean(0) - count / 5) <= most + 1e-6).all()
 
 
 def test_the_broadcast_stands_behind_the_step(digits):
     config = configs.RunConfig(wire="coo")
-    method = configs.MethodConfig(name="gd", broadcast_k=3)
+    method = method_of(name="gd", broadcast_k=3)
     optimizer = configs.make_optimizer(method, config, digits)
     history = gdsec_jax.simulate(digits, optimizer, 1)
     assert np.count_nonzero(history.params) == 3
@@ -972,7 +757,7 @@ def test_the_broadcast_stands_behind_the_step(digits):
 
 def test_a_threshold_for_each_coordinate(digits):
     fields = {"name": "gdsec", "xi": 40.0, "beta": 0.5, "coordinate_xi": True}
-    method = configs.MethodConfig(**fields)
+    method = method_of(**fields)
     optimizer = configs.make_optimizer(method, configs.RunConfig(), digits)
     xi = 40.0 / np.asarray(digits.coordinate_smoothness)
     algorithm = gdsec_jax.gdsec(5, xi, 0.5)

@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "simulation": {"federation", "files", "problems", "uplink", "worker"},
     "study": {
         *("_theory", "algorithms", "data", "federation", "files", "problems"),
-        *("simulation", "uplink", "wire", "worker", *PAGES),
+        *("server", "simulation", "uplink", "wire", "worker", *PAGES),
     },
 } | {page: {room} for page, room in PAGES.items()}
 

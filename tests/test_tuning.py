@@ -1,6 +1,8 @@
 """Grids of a config: each setting is the run of it, and the rule that picks one."""
 
 import itertools
+import re
+import tomllib
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import rich.console
 import xarray as xr
 from inside import Axis, _grid
 
+from gdsec_experiments import _parts as parts
 from gdsec_jax.study import config as configs
 from gdsec_jax.study import experiment, tuning
 
@@ -78,97 +81,54 @@ def assert_the_runs(config, label="X"):
 
 # Each setting of a sweep is the run of it
 
-METHODS = {
-    "gdsec": {
-        "name": "gdsec",
-        "grid": {"xi": [0.5, 20.0], "beta": [0.05], "step_factor": [0.5, 1]},
-    },
-    "gdsec zipped": {"name": "gdsec", "grid": {"xi, beta": [[1, 1.0], [30.0, 0.1]]}},
-    "top_j static k": {"name": "top_j", "grid": {"k": [1, 3, 0.5]}},
-    "diana": {
-        "name": "diana",
-        "compressor": "random_k",
-        "grid": {"k": [2, 6], "step_factor": [1.0, 3.0]},
-    },
-    "diana compressors": {
-        "name": "diana",
-        "grid": {"compressor": ["natural", "terngrad"]},
-    },
-    "marina": {
-        "name": "marina",
-        "compressor": "random_k",
-        "k": 2,
-        "grid": {"step_factor": [1.0, 3.0], "seed": [0, 9]},
-    },
-    "marina probability": {
-        "name": "marina",
-        "compressor": "natural",
-        "grid": {"probability": [0.2, 1.0]},
-    },
-    "clag": {"name": "clag", "k": 2, "grid": {"zeta": [0.0, 2.0]}},
-    "lag": {"name": "lag", "grid": {"learning_rate": [0.01, 0.02], "zeta": [0.1, 0.9]}},
-    "lag step": {"name": "lag", "grid": {"step_factor": [0.5, 1.5]}},
-    "iag": {"name": "iag", "grid": {"step_factor": [1.0, 2.0], "seed": [1, 2]}},
-    "local steps": {
-        "name": "gdsec",
-        "xi": 0.5,
-        "local_steps": 3,
-        "grid": {"step_factor": [0.1, 0.2]},
-    },
-    "numbers of local steps": {
-        "name": "gd",
-        "step_factor": 0.1,
-        "grid": {"local_steps": [1, 4]},
-    },
-    "broadcast": {"name": "gd", "grid": {"broadcast_k": [2, 0.5]}},
-    "participation": {"name": "gdsec", "xi": 0.5, "grid": {"participation": [0.3, 1]}},
-    "participation with seeds": {
-        "name": "qgd",
-        "levels": 4,
-        "participation": 0.5,
-        "grid": {"seed": [0, 1]},
-    },
-    "xi of a coordinate": {
-        "name": "gdsec",
-        "coordinate_xi": True,
-        "grid": {"xi": [1.0, 1e3]},
-    },
-    "either xi": {
-        "name": "gdsec",
-        "xi": 20.0,
-        "grid": {"coordinate_xi": [False, True]},
-    },
-    "methods": {"name": "gd", "grid": {"name": ["gd", "natural"]}},
-    "no grid": {"name": "gdsec", "xi": 2.0},
-    "ended": {"name": "gd", "grid": {"learning_rate": [0.01, 1e30, 0.02]}},
-}
-FAST = ("local steps",)
+METHODS = """
+name = 'gdsec'; grid.xi = [0.5, 20.0]; grid.beta = [0.05]; grid.step_factor = [0.5, 1]
+name = 'gdsec'; grid."xi, beta" = [[1, 1.0], [30.0, 0.1]]
+name = 'top_j'; grid.k = [1, 3, 0.5]
+name = 'diana'; compressor = 'random_k'; grid.k = [2, 6]; grid.step_factor = [1.0, 3.0]
+name = 'marina'; compressor = 'random_k'; k = 2; grid.step_factor = [1.0, 3.0]
+name = 'clag'; k = 2; grid.zeta = [0.0, 2.0]
+name = 'lag'; grid.learning_rate = [0.01, 0.02]; grid.zeta = [0.1, 0.9]
+name = 'iag'; grid.step_factor = [1.0, 2.0]; grid.seed = [1, 2]
+name = 'gdsec'; xi = 0.5; local_steps = 3; grid.step_factor = [0.1, 0.2]
+name = 'gd'; step_factor = 0.1; grid.local_steps = [1, 4]
+name = 'gd'; grid.broadcast_k = [2, 0.5]
+name = 'gdsec'; xi = 0.5; grid.participation = [0.3, 1]
+name = 'gdsec'; xi = 0.5; absent = 'accumulate'; grid.budget_bits = [50.0, 200.0]
+name = 'gdsec'; coordinate_xi = true; grid.xi = [1.0, 1e3]
+name = 'gdsec'; xi = 20.0; grid.coordinate_xi = [false, true]
+name = 'gd'; grid.name = ['gd', 'natural']
+name = 'gdsec'; xi = 2.0
+name = 'gd'; grid.learning_rate = [0.01, 1e30, 0.02]
+"""
+
+
+def slow_rows(table: str, fast: str) -> list:
+    """A method a row, as TOML with "; " for a new line; all but one are slow."""
+    return [
+        pytest.param(
+            tomllib.loads(row.replace("; ", "\n")),
+            id=row,
+            marks=[] if fast in row else [pytest.mark.slow],
+        )
+        for row in table.strip().splitlines()
+    ]
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
-@pytest.mark.parametrize(
-    "method",
-    [
-        pytest.param(m, id=name, marks=[] if name in FAST else [pytest.mark.slow])
-        for name, m in METHODS.items()
-    ],
-)
+@pytest.mark.parametrize("method", slow_rows(METHODS, "local_steps = 3"))
 def test_each_setting_is_its_run(method):
-    assert_the_runs(make({"name": "gd"} | method, problem={"kind": "ridge"}))
+    assert_the_runs(make(method, problem={"kind": "ridge"}))
 
 
-MINIBATCHES = {
-    "common draws": {"name": "gdsec", "grid": {"xi": [0.5, 20.0]}},
-    "draws by seed, of what else draws nothing": {
-        "name": "gd",
-        "grid": {"seed": [4, 5]},
-    },
-    "draws by seed": {"name": "qgd", "levels": 4, "grid": {"seed": [0, 1]}},
-}
+MINIBATCHES = """
+name = 'gdsec'; grid.xi = [0.5, 20.0]
+name = 'gd'; grid.seed = [4, 5]
+name = 'qgd'; levels = 4; participation = 0.5; grid.seed = [0, 1]
+"""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", MINIBATCHES.values(), ids=MINIBATCHES)
+@pytest.mark.parametrize("method", slow_rows(MINIBATCHES, "none"))
 def test_minibatches(method):
     config = make(method, problem={"kind": "logistic", "batch_size": 2}, eval_every=5)
     swept, _ = assert_the_runs(config)
@@ -186,18 +146,6 @@ def test_proximal_steps():
     problem |= {"data": "digits", "options": {}}
     method = {"name": "gdsec", "xi": 1.0, "grid": {"step_factor": [0.2, 1.0]}}
     assert_the_runs(make(method, problem=problem))
-
-
-def test_a_log_is_told_the_method_and_the_setting_of_the_grid():
-    method = {"name": "diana", "compressor": "random_k", "grid": {"k": [2, 3]}}
-    config = make(method, num_rounds=1)
-    seen = []
-    with experiment.prepared(config) as problem:
-        tuning.sweep_method(
-            config, "X", problem, log=lambda rows, setting: seen.append(setting)
-        )
-    assert [one["setting"] for one in seen] == ["k=2", "k=3"]
-    assert {one["method"] for one in seen} == {"X"}
 
 
 def test_the_grid_of_all_methods_gives_way_to_a_methods_own():
@@ -234,16 +182,21 @@ def test_a_pair_of_the_common_grid_gives_way_as_a_whole():
     assert tuning.axes_of(config, "X") == (Axis(("beta",), ((0.5,), (0.6,))),)
 
 
-def test_coordinates_are_the_values_of_the_grid():
+def test_coordinates_and_logs_are_of_the_values_of_the_grid():
     scale = {"start": 1.0, "stop": 100.0, "num": 3}
     grid = {"xi": scale, "beta, step_factor": [[0.1, 1], [0.5, 0.5]]}
     config = make({"name": "gdsec", "grid": grid}, num_rounds=2)
+    seen = []
     with experiment.prepared(config) as problem:
-        swept = tuning.sweep_method(config, "X", problem)
+        swept = tuning.sweep_method(
+            config, "X", problem, log=lambda rows, setting: seen.append(setting)
+        )
     assert dict(swept.sizes) == {"xi": 3, "beta_step_factor": 2, "eval_round": 2}
     assert swept["xi"].values.tolist() == [1.0, 10.0, 100.0]
     assert swept["step_factor"].dims == ("beta_step_factor",)
     assert swept["step_factor"].values.tolist() == [1.0, 0.5]
+    assert seen[0] == {"method": "X", "setting": "xi=1.0 beta=0.1 step_factor=1"}
+    assert len({one["setting"] for one in seen}) == 6
 
 
 def test_a_setting_that_is_none_names_the_method():
@@ -286,93 +239,50 @@ def courses(errors, bits, outcomes=None) -> tuple[xr.Dataset, tuple[Axis, ...]]:
     return dataset, (Axis(("xi",), tuple((s,) for s in range(count))),)
 
 
-NAN, INF = np.nan, np.inf
-RULE = {
-    "fewest bits among those in time": (
-        [[5, 1, 0.5], [5, 5, 1], [1, 0.5, 0.2]],
-        [[10, 20, 30], [1, 2, 3], [25, 26, 27]],
-        20,
-        (0, "of 3 settings, the fewest bits to the target within 20 rounds", 20),
-    ),
-    "just in time": (
-        [[5, 1, 0.5], [1, 1, 1]],
-        [[10, 20, 30], [25, 50, 75]],
-        20.0,
-        (0, "of 2 settings, the fewest bits to the target within 20 rounds", 20),
-    ),
-    "without a limit": (
-        [[5, 1, 0.5], [5, 5, 1]],
-        [[10, 20, 30], [1, 2, 3]],
-        INF,
-        (1, "of 2 settings, the fewest bits to the target", 30),
-    ),
-    "none in time": (
-        [[5, 5, 1], [5, 1, 1], [5, 5, 5]],
-        [[1, 2, 9], [4, 8, 12], [0, 0, 0]],
-        12.5,
-        (1, "of 3 settings, the fewest bits to the target; none within 12 rounds", 20),
-    ),
-    "none reaches it": (
-        [[9, 2, 4], [9, 9, 3], [2, 9, 5]],
-        [[1, 2, 3]] * 3,
-        20,
-        (1, "of 3 settings, the least last error; none reaches the target", INF),
-    ),
-    "none reaches it, without a limit": (
-        [[9, 8, 4], [9, 9, 3]],
-        [[1, 2, 3]] * 2,
-        INF,
-        (1, "of 2 settings, the least last error; none reaches the target", INF),
-    ),
-    "ties take the first": (
-        [[5, 5, 5], [5, 1, 1], [1, 1, 1]],
-        [[1, 2, 3], [5, 7, 9], [7, 8, 9]],
-        30,
-        (1, "of 3 settings, the fewest bits to the target within 30 rounds", 20),
-    ),
-    "ties of errors take the first": (
-        [[5, 5, 5], [5, 5, 3], [5, 4, 3]],
-        [[1, 2, 3]] * 3,
-        30,
-        (1, "of 3 settings, the least last error; none reaches the target", INF),
-    ),
-    "one setting": (
-        [[5, 1, 0.5]],
-        [[10, 20, 30]],
-        INF,
-        (0, "the one setting, the fewest bits to the target", 20),
-    ),
-    "reached, then lost": (
-        [[1, 9, 9], [9, 9, 1]],
-        [[5, 6, 7], [6, 7, 8]],
-        INF,
-        (1, "of 2 settings, the fewest bits to the target", 30),
-    ),
-    "bits beyond a float32": (
-        [[1, 1, 1], [1, 1, 1]],
-        [[2**40 + 1] * 3, [2**40] * 3],
-        INF,
-        (1, "of 2 settings, the fewest bits to the target", 10),
-    ),
-}
+INF = np.inf
+# Errors and bits of each setting's evaluations after 10, 20 and 30 rounds, ! where it
+# diverged; the most rounds; the setting that is chosen, its rounds, and why.
+RULE = """
+5 1 .5, 5 5 1, 1 .5 .2 | 10 20 30, 1 2 3, 25 26 27 | 20 | 0 | 20 |
+    of 3 settings, the fewest bits to the target within 20 rounds
+5 1 .5, 1 1 1 | 10 20 30, 25 50 75 | 20 | 0 | 20 |
+    of 2 settings, the fewest bits to the target within 20 rounds
+5 1 .5, 5 5 1 | 10 20 30, 1 2 3 | inf | 1 | 30 |
+    of 2 settings, the fewest bits to the target
+5 5 1, 5 1 1, 5 5 5 | 1 2 9, 4 8 12, 0 0 0 | 12.5 | 1 | 20 |
+    of 3 settings, the fewest bits to the target; none within 12 rounds
+9 2 4, 9 9 3, 2 9 5 | 1 2 3, 1 2 3, 1 2 3 | 20 | 1 | inf |
+    of 3 settings, the least last error; none reaches the target
+5 5 5, 5 1 1, 1 1 1 | 1 2 3, 5 7 9, 7 8 9 | 30 | 1 | 20 |
+    of 3 settings, the fewest bits to the target within 30 rounds
+5 5 5, 5 5 3, 5 4 3 | 1 2 3, 1 2 3, 1 2 3 | 30 | 1 | inf |
+    of 3 settings, the least last error; none reaches the target
+5 1 .5 | 10 20 30 | inf | 0 | 20 |
+    the one setting, the fewest bits to the target
+1 9 9, 9 9 1 | 5 6 7, 6 7 8 | inf | 1 | 30 |
+    of 2 settings, the fewest bits to the target
+1 1 1, 1 1 1 | 1099511627777 1 1, 1099511627776 1 1 | inf | 1 | 10 |
+    of 2 settings, the fewest bits to the target
+2 2.5 nan!, 9 9 7, 9 9 inf | 1 2 3, 1 2 3, 1 2 3 | 20 | 1 | inf |
+    of 3 settings, the least last error; none reaches the target
+9 9 9, 1 99 nan! | 1 1 1, 1 1 1 | inf | 0 | inf |
+    of 2 settings, the least last error; none reaches the target
+nan nan nan!, 9 99 nan!, 9 inf nan! | 1 2 3, 1 2 3, 1 2 3 | 20 | 0 | inf |
+    of 3 settings, all diverge
+"""
 
 
-@pytest.mark.parametrize(
-    ("errors", "bits", "most", "expected"), RULE.values(), ids=RULE
-)
-def test_the_rule(errors, bits, most, expected):
-    choice = tuning.choose(*courses(errors, bits), 1.0, most)
-    assert choice[:3] == ({"xi": expected[0]}, *expected[1:])
+def numbers(text: str) -> list[list[float]]:
+    return [[float(x) for x in row.split()] for row in text.split(",")]
 
 
-def test_what_diverged_is_not_chosen():
-    # The last error of the first is the least, and its run was given up.
-    errors = [[2, 2.5, NAN], [9, 9, 7], [9, 9, INF]]
-    outcomes = ["diverged", "completed", "completed"]
-    swept = courses(errors, [[1, 2, 3]] * 3, outcomes)
-    choice = tuning.choose(*swept, 1.0, 20)
-    assert choice.setting == {"xi": 1}
-    assert "none reaches the target" in choice.why
+@pytest.mark.parametrize("row", re.split(r"\n(?! )", RULE.strip()))
+def test_the_rule(row):
+    errors, bits, most, place, rounds, why = (part.strip() for part in row.split("|"))
+    outcomes = ["diverged" if "!" in x else "completed" for x in errors.split(",")]
+    swept = courses(numbers(errors.replace("!", "")), numbers(bits), outcomes)
+    choice = tuning.choose(*swept, 1.0, float(most))
+    assert choice[:3] == ({"xi": int(place)}, why, float(rounds))
 
 
 def test_a_lucky_last_round_is_no_target_reached():
@@ -380,25 +290,6 @@ def test_a_lucky_last_round_is_no_target_reached():
     steady = [9.0] * 15 + [0.9] * 5
     swept = courses([noisy, steady], [[1.0] * 20, [2.0] * 20])
     assert tuning.choose(*swept, 1.0, INF).setting == {"xi": 1}
-
-
-def test_all_diverge():
-    errors = [[NAN, NAN, NAN], [9, 99, NAN], [9, INF, NAN]]
-    for most in (20, INF):
-        swept = courses(errors, [[1, 2, 3]] * 3, ["diverged"] * 3)
-        choice = tuning.choose(*swept, 1.0, most)
-        assert choice[:3] == ({"xi": 0}, "of 3 settings, all diverge", INF)
-
-
-def test_a_run_that_reached_the_target_and_diverged_has_not_reached_it():
-    swept = courses(
-        [[9, 9, 9], [1, 99, NAN]], [[1, 1, 1]] * 2, ["completed", "diverged"]
-    )
-    assert tuning.choose(*swept, 1.0, INF)[:3] == (
-        {"xi": 0},
-        "of 2 settings, the least last error; none reaches the target",
-        INF,
-    )
 
 
 SEEDS = Axis(("seed",), ((0,), (1,), (2,)))
@@ -440,7 +331,7 @@ def test_errors_are_medians_over_seeds_too():
     swept = over_seeds(
         ([[9, 9, 2], [9, 9, 8], [9, 9, 8]], [[1, 2, 3]] * 3),
         ([[9, 9, 7], [9, 9, 7], [9, 9, 9]], [[1, 2, 3]] * 3),
-        ([[9, 9, 3], [9, NAN, NAN], [9, NAN, NAN]], [[1, 2, 3]] * 3),
+        ([[9, 9, 3], [9, np.nan, np.nan], [9, np.nan, np.nan]], [[1, 2, 3]] * 3),
     )
     assert tuning.choose(*swept, 1.0, INF).setting == {"xi": 1}
 
@@ -489,7 +380,7 @@ def test_the_rule_over_several_axes():
 
 def test_costs_on_courses_made_by_hand():
     swept, _ = courses(
-        [[9, 1, 0.5], [1, 9, 9], [9, 9, 9], [9, NAN, NAN]], [[1, 2, 3]] * 4
+        [[9, 1, 0.5], [1, 9, 9], [9, 9, 9], [9, np.nan, np.nan]], [[1, 2, 3]] * 4
     )
     costs = tuning.cost_to(swept, 1.0)
     assert costs["rounds"].values.tolist() == [20, 10, INF, INF]
@@ -625,7 +516,7 @@ def test_tuning_says_what_it_chose(tmp_path):
     assert names == {"SEC tune.nc", "GD tune.nc"}
     assert tuned.methods["SEC"].chosen.startswith("the one setting, the fewest bits")
     with experiment.prepared(tuned) as problem:
-        table = experiment.how_chosen(tuned, problem)
+        table = parts.how_chosen(tuned, problem)
         step = tuned.methods["GD"].step_factor / problem.smoothness
     rows = table.set_index("method").to_dict("index")
     assert rows["SEC"]["parameters"] == "xi = 2.0"
@@ -661,7 +552,7 @@ def test_the_rounds_of_the_baseline_are_those_of_its_choice(tmp_path, quiet):
     with experiment.prepared(tuned) as problem:
         method = tuned.methods["few"]
         history = experiment.simulate_method(tuned, "few", method, problem)
-    rounds = history.cost_to(tuned.target * history.initial_error).rounds
-    assert rounds is not None
-    most = (1 + tuned.slack) * rounds
+    cost = history.cost_to(tuned.target * history.initial_error)
+    assert cost is not None
+    most = (1 + tuned.slack) * cost.rounds
     assert tuned.methods["all"].chosen.endswith(f"within {most:,.0f} rounds")

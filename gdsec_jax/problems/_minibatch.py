@@ -73,7 +73,7 @@ class _Draw:
 
 
 def batch_of(key: jax.Array, shards: data.Shards, batch_size: int) -> data.Shards:
-    """Samples of one worker, drawn with replacement; together they weigh what all do."""
+    """A worker's samples, drawn with replacement; together they weigh what all do."""
     number = (shards.weight > 0).sum()  # the rest is padding, and stands behind
     index = jax.random.randint(key, (batch_size,), 0, jnp.maximum(number, 1))
     weight = jnp.full(batch_size, shards.weight.sum() / batch_size)

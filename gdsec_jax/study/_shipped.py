@@ -1,10 +1,7 @@
-"""What comes with the package beside its code: configs, and the experiments."""
+"""What comes with the package beside its code: configs."""
 
 import importlib.resources
-import importlib.util
 from pathlib import Path
-
-EXPERIMENTS = "gdsec_experiments"  # the package with a module a figure
 
 
 def configs() -> Path:
@@ -18,8 +15,3 @@ def configs() -> Path:
         if path.is_dir():
             return path
     raise FileNotFoundError(f"no configs beside {package}, expected some: reinstall.")
-
-
-def has_experiment(name: str) -> bool:
-    """Whether there is a module of that name among the experiments."""
-    return importlib.util.find_spec(f"{EXPERIMENTS}.{name}") is not None

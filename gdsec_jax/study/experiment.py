@@ -1,28 +1,30 @@
-"""A config's methods on its problem: histories, files, tables."""
+"""A config's methods on its problem: `run`, `sweep` and `tune` of the command.
+
+All three take a config, the name of what they leave, the folder of results that it goes
+into, a console for a line a method, and options of `simulate` or `sweep`. They raise
+ValueError or OSError where the data cannot be had or do not fit, or a setting is none.
+"""
 
 import contextlib
 import datetime
 import functools
 import json
 import shutil
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import pandas as pd
 import rich.console
 import xarray as xr
 
 from gdsec_jax import problems, wire
-from gdsec_jax._theory import theory
 from gdsec_jax.files import _whole
 from gdsec_jax.simulation import _grid, _sweep
 from gdsec_jax.simulation._checkpoint import Checkpoints
-from gdsec_jax.simulation._history import History
+from gdsec_jax.simulation._history import Cost, History
 from gdsec_jax.simulation._simulate import simulate
 from gdsec_jax.study import config as configs
 from gdsec_jax.study import report, tuning
@@ -49,14 +51,14 @@ class Runs(NamedTuple):
         first = next(iter(self.histories.values()))
         return self.config.target * first.initial_error
 
+    def cost_of(self, label: str) -> Cost | None:
+        """What the method of a label needed to the target, if it got there."""
+        return self.histories[label].cost_to(self.target_error)
+
 
 @contextlib.contextmanager
 def prepared(config: configs.RunConfig) -> Iterator[problems.Problem]:
-    """The problem of a config, with x64 as it asks for.
-
-    Raises:
-      ValueError, OSError: the data cannot be had, or do not fit the config.
-    """
+    """The problem of a config, with x64 as it asks for."""
     with jax.enable_x64(config.problem.dtype == "float64"):
         try:
             problem = configs.make_problem(config.problem)
@@ -77,21 +79,17 @@ def compare(
 
     Args:
       config: what to run.
-      folder: for the histories, NAME.nc each; made if it is not there.
+      folder: for the histories, LABEL.nc each; made if it is not there.
       console: for a line a run.
       checkpoint_every: rounds, after each of which a run is saved, in the folder
         `CHECKPOINTS` beside the histories; called again, they go on from there.
-      options: of `simulate`: observe, and log, also handed `setting`, which is
-        {"method": label}.
-
-    Raises:
-      ValueError, OSError: the data cannot be had, or do not fit the config.
+      options: of `simulate`; log is also handed `setting`, {"method": label}.
     """
     histories = {}
     with prepared(config) as problem:
         folder = _whole.folder(folder)  # tried before the work, not after it
         for label, method in config.methods.items():
-            _ready(label, method, problem)
+            tuning.ready(label, method, problem)
         for label, method in config.methods.items():
             if checkpoint_every is not None:
                 path = folder / CHECKPOINTS / label
@@ -113,53 +111,30 @@ def simulate_method(
     log: Callable[..., None] | None = None,
     **options: Any,
 ) -> History:
-    """One run of a method of a config.
-
-    Raises:
-      ValueError: it cannot be run; the message names the label.
-    """
-    method = _ready(label, method, problem)
-    try:
+    """One run of a method of a config; what is wrong names its label."""
+    method = tuning.ready(label, method, problem)
+    with configs.of_method(label):
         optimizer = configs.make_optimizer(method, config, problem)
-    except ValueError as error:
-        raise ValueError(f"methods.{label}: {error}") from error
-    if method.local_steps is not None:
-        problem = problems.local_steps(
-            problem, method.local_steps, method.learning_rate
-        )
-    seed = config.problem.seed if method.seed is None else method.seed
-    uplink = configs.around(method, config, problem.num_workers)
-    options["uplink"] = configs.bound(uplink, method)
-    attributes = {
-        "label": label,
+    uplink = configs.make_uplink(method, config.channel, problem.num_workers)
+    about = tuning.about_method(config, label, method)
+    attributes = about | {
         "method": method.model_dump(mode="json"),
-        "config": config.model_dump(mode="json"),
-        "seed": seed,
         "started": datetime.datetime.now(datetime.UTC).isoformat(),
     }
     with warnings.catch_warnings():  # the summary says it better
         said = "(completed|reached|diverged)"
         warnings.filterwarnings("ignore", said, RuntimeWarning)
         return simulate(
-            problem,
+            configs.with_local_steps(method, problem),
             optimizer,
             config.num_rounds,
-            key=seed,
+            key=about["seed"],
             eval_every=config.eval_every,
+            uplink=configs.bound(uplink, method),
             attributes=attributes,
             log=log and functools.partial(log, setting={"method": label}),
             **options,
         )
-
-
-def _ready(
-    label: str, method: configs.MethodConfig, problem: problems.Problem
-) -> configs.MethodConfig:
-    """A method with all its numbers, those of theory too."""
-    try:
-        return configs.resolved(configs.varied(method), problem)
-    except ValueError as error:
-        raise ValueError(f"methods.{label}: {error}") from error
 
 
 def run(
@@ -169,50 +144,28 @@ def run(
     console: rich.console.Console,
     **options: Any,
 ) -> Runs:
-    """`gdsec run`: histories in results/name, a figure (PNG and SVG), and the table.
+    """Histories in results/name, a figure as PNG and SVG, and the table.
 
-    Checkpoints are removed when all of it is there.
-
-    Args:
-      config: what to run.
-      name: of the folder and of the figure's files.
-      results: the folder that it goes into.
-      console: for the table and a line a run.
-      options: as of `compare`.
-
-    Raises:
-      ValueError, OSError: the data cannot be had, or do not fit the config.
+    The options are those of `compare`. Checkpoints are removed when all of it is there.
     """
     runs = compare(config, results / name, console, **options)
-    title = config.title or name
+    title, words = config.title or name, config.wire_name()
     figure = report.convergence(
-        runs.histories,
-        runs.methods,
-        title=title,
-        wire=config.wire_name(),
-        target=config.target,
+        *(runs.histories, runs.methods), title=title, wire=words, target=config.target
     )
     for suffix in ("png", "svg"):
         path = results / f"{name}.{suffix}"
         report.save_figure(figure, path)
         say(console, f"wrote {path}")
     title = f"{title}: to {config.target:g} of the initial error"
-    console.print(
-        report.target_table(
-            runs.histories,
-            config.target,
-            title=f"{title} ({config.wire_name()})",
-            baseline=config.baseline(),
-        )
-    )
-    if config.all_formats:
-        title = f"{title}, Mbit by format"
-        for names in (wire.FORMATS, CONVENTIONS):  # both, for a terminal's width
-            console.print(
-                report.format_table(
-                    runs.histories, config.target, title=title, names=names
-                )
-            )
+    given = (runs.histories, config.target)
+    baseline = config.baseline()
+    table = report.target_table(*given, title=f"{title} ({words})", baseline=baseline)
+    console.print(table)
+    for names in (wire.FORMATS, CONVENTIONS) if config.all_formats else ():
+        # Two tables, for a terminal's width.
+        by_format = f"{title}, Mbit by format"
+        console.print(report.format_table(*given, title=by_format, names=names))
     shutil.rmtree(results / name / CHECKPOINTS, ignore_errors=True)
     return runs
 
@@ -224,18 +177,7 @@ def sweep(
     console: rich.console.Console,
     **options: Any,
 ) -> dict[str, xr.Dataset]:
-    """`gdsec sweep`: every method over its grid, a file each in results/name.
-
-    Args:
-      config: with grids.
-      name: of the folder.
-      results: the folder that it goes into.
-      console: for a line a method.
-      options: of `gdsec_jax.sweep`: memory_limit, log, progress.
-
-    Raises:
-      ValueError, OSError: the data cannot be had, or a setting is none.
-    """
+    """Every method over its grid, and the problem's; a file each in results/name."""
     own_grid = configs.values_of(config.problem.grid)
     axes = _grid.axes_of(own_grid) if own_grid else ()
     folder = _whole.folder(results / name)
@@ -245,17 +187,13 @@ def sweep(
         given = config.problem.model_dump(exclude={"grid"}) | setting
         own = configs.ProblemConfig.model_validate(given)
         with prepared(config.model_copy(update={"problem": own})) as problem:
-            for label in config.methods:
+            for label, parts in swept.items():
                 path = folder / f"{label} sweep{f' {number}' if axes else ''}.nc"
+                told = log and functools.partial(_log_within, log, setting)
                 one = tuning.sweep_method(
-                    config,
-                    label,
-                    problem,
-                    path=path,
-                    log=log and functools.partial(_log_within, log, setting),
-                    **options,
+                    config, label, problem, path=path, log=told, **options
                 )
-                swept[label].append(one)
+                parts.append(one)
     results_of = {}
     for label, parts in swept.items():
         results_of[label] = parts[0]
@@ -304,24 +242,14 @@ def tune(
     console: rich.console.Console,
     **options: Any,
 ) -> configs.RunConfig:
-    """`gdsec tune`: each method's parameters by one rule, from its declared grid.
+    """Each method's parameters by one rule, from its declared grid.
 
     First the baseline, by the fewest bits to the target; then the others by the same
     rule among the settings that take at most `slack` more rounds than it.
 
-    Args:
-      config: with grids.
-      name: of the folder.
-      results: the folder that the sweeps go into.
-      console: for a line a method.
-      options: of `gdsec_jax.sweep`: memory_limit, log, progress.
-
     Returns:
       The config with the parameters that were chosen, and in `chosen` how; the grids
       stay in it.
-
-    Raises:
-      ValueError, OSError: the data cannot be had, or a setting is none.
     """
     if config.problem.grid:
         raise ValueError(
@@ -336,13 +264,8 @@ def tune(
         first = float(problem.error(problem.init_params))
         target = max(config.target * first, problem.resolution)
         for label in labels:
-            swept = tuning.sweep_method(
-                config,
-                label,
-                problem,
-                path=folder / f"{label} tune.nc",
-                **options,
-            )
+            path = folder / f"{label} tune.nc"
+            swept = tuning.sweep_method(config, label, problem, path=path, **options)
             axes = tuning.axes_of(config, label)
             choice = tuning.choose(swept, axes, target, most_rounds)
             if label == baseline:
@@ -359,68 +282,6 @@ def tune(
     return config.model_copy(update={"methods": methods})
 
 
-def costs(runs: Runs) -> pd.DataFrame:
-    """What each method needs to the target: rounds, both ways' bits, evaluations."""
-    config = runs.config
-    return report.costs(runs.histories, config.target, baseline=config.baseline())
-
-
-def how_chosen(config: configs.RunConfig, problem: problems.Problem) -> pd.DataFrame:
-    """Each method's parameters and step, and where they come from."""
-    rows = []
-    for label, method in config.methods.items():
-        fields = method.model_dump(
-            exclude_unset=True, exclude={"name", "chosen", "grid"}
-        )
-        if not method.chosen:  # then the grid is what the figure shows
-            fields |= {
-                name: f"{values[0]} to {values[-1]}"
-                for name, values in configs.values_of(method.grid).items()
-            }
-        step = configs.resolved(method, problem).learning_rate or np.nan
-        source = "given"
-        if method.learning_rate is None:
-            source = theory(method.name, problem, **method.parameters()).source
-        rows.append(
-            {
-                "method": label,
-                "parameters": ", ".join(f"{n} = {v}" for n, v in fields.items()) or "-",
-                "step": f"{step:.3g}",
-                "step from": source,
-                "chosen": method.chosen or "our setting",
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def curves(histories: Mapping[str, History]) -> pd.DataFrame:
-    """The courses in long form: a row for each evaluation of each label."""
-    frames = []
-    for label, history in histories.items():
-        last = history.eval_rounds - 1
-        frames.append(
-            pd.DataFrame(
-                {
-                    "method": label,
-                    "round": history.eval_rounds,
-                    "error": history.objective_error,
-                    "bits": history.total_bits,
-                    "broadcast_bits": np.cumsum(history.broadcast_bits)[last],
-                    "gradient_evaluations": np.cumsum(history.gradient_evaluations)[
-                        last
-                    ],
-                }
-            )
-        )
-    return pd.concat(frames, ignore_index=True)
-
-
 def say(console: rich.console.Console, line: str) -> None:
     """A line as it is, without markup."""
     console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def stopwatch() -> Callable[[], float]:
-    """Seconds since it was made, each time it is asked."""
-    begin = time.perf_counter()
-    return lambda: time.perf_counter() - begin

@@ -4,23 +4,17 @@ import concurrent.futures
 import importlib
 import importlib.metadata
 import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib.axes
-import matplotlib.axis
-import matplotlib.ticker
-import numpy as np
-import pandas as pd
 import rich.console
-import xarray as xr
 
 from gdsec_jax import _checks
 from gdsec_jax.files import _environment
 from gdsec_jax.study import _shipped, experiment, report
 from gdsec_jax.study import config as configs
-from gdsec_jax.study.experiment import Runs
 
 
 class Study(NamedTuple):
@@ -37,18 +31,11 @@ class Study(NamedTuple):
 def sources() -> dict[str, Path]:
     """The figures' configs by name, in the order of their letters on the page.
 
-    A figure's module has the same name: its `section(study)` makes a `report.Section`.
-
-    Raises:
-      FileNotFoundError: the package, or its checkout, lacks the files.
+    A figure's module in gdsec_experiments has the same name: its `section(study)` makes
+    a `report.Section`.
     """
     configured = _shipped.configs() / "figures"
     found = {path.stem: path for path in sorted(configured.glob("*.toml"))}
-    for name in found:
-        if not _shipped.has_experiment(name):
-            raise FileNotFoundError(
-                f"the figure {name} has no module in {_shipped.EXPERIMENTS}."
-            )
     letters = {name: configs.load(path).letter for name, path in found.items()}
     return {name: found[name] for name in sorted(found, key=lambda n: letters[n])}
 
@@ -79,7 +66,6 @@ def make(
     Raises:
       ValueError: there is no such figure, jobs is no positive int, or a config is
         wrong.
-      OSError: a file cannot be written.
     """
     known = sources()
     for name in names:
@@ -118,7 +104,7 @@ def make(
 
 def _section_of(study: Study) -> report.Section:
     experiment.say(study.console, f"figure {study.name}: {study.config.title}")
-    module = importlib.import_module(f"{_shipped.EXPERIMENTS}.{study.name}")
+    module = importlib.import_module(f"gdsec_experiments.{study.name}")
     return module.section(study)
 
 
@@ -160,167 +146,6 @@ def _saved(study: Study, results: Path) -> report.Section:
 
 def _drawn(axes: matplotlib.axes.Axes) -> None:
     """Stands for a panel whose picture is saved."""
-
-
-def compare(study: Study) -> Runs:
-    """The runs of all methods of a study's config."""
-    return experiment.compare(
-        study.config, study.folder, study.console, progress=study.progress
-    )
-
-
-def section_of(
-    study: Study,
-    *,
-    panels: Sequence[report.Panel],
-    data: pd.DataFrame,
-    seconds: float,
-    table: pd.DataFrame | None = None,
-    claims: Sequence[report.Claim] = (),
-    chosen: pd.DataFrame | None = None,
-) -> report.Section:
-    """A section with what the config says of it."""
-    config = study.config
-    return report.Section(
-        name=study.name,
-        title=f"({config.letter}) {config.title}" if config.letter else config.title,
-        text=" ".join([*config.text.split(), _of_the_data(config)]),
-        panels=tuple(panels),
-        table=table,
-        data=data,
-        claims=tuple(
-            claim._replace(holds=None if claim.holds is None else bool(claim.holds))
-            for claim in claims
-        ),
-        chosen=chosen,
-        command=f"{study.command} {study.name}",
-        config=config.model_dump(mode="json", exclude_unset=True, exclude={"real"}),
-        seconds=seconds,
-    )
-
-
-def _of_the_data(config: configs.RunConfig) -> str:
-    """Which data a figure is of, in a sentence."""
-    problem = config.problem
-    kind = (problem.model or problem.kind).replace("_", " ")
-    if problem.grid:
-        return f"Problem: {kind} on {problem.data}."
-    number = f"{problem.num_workers} workers, {problem.split} split"
-    return f"Problem: {kind} on {problem.data}, {number}."
-
-
-def section_of_runs(
-    study: Study,
-    claims: Callable[[Runs], Sequence[report.Claim]],
-) -> report.Section:
-    """The section of a figure that compares methods: error against rounds and bits."""
-    seconds = experiment.stopwatch()
-    runs = compare(study)
-    return section_of(
-        study,
-        panels=report.convergence_panels(
-            runs.histories,
-            runs.methods,
-            wire=study.config.wire_name(),
-            target=study.config.target,
-        ),
-        data=experiment.curves(runs.histories),
-        table=experiment.costs(runs),
-        claims=claims(runs),
-        chosen=experiment.how_chosen(study.config, runs.problem),
-        seconds=seconds(),
-    )
-
-
-def keeps_the_rate(runs: Runs, label: str, slack: float = 0.1) -> report.Claim:
-    """Whether a method needs about the baseline's rounds, and fewer bits."""
-    baseline = runs.config.baseline()
-    ours, theirs = (
-        runs.histories[name].cost_to(runs.target_error) for name in (label, baseline)
-    )
-    text = f"{label} keeps {baseline}'s rate with a fraction of the bits"
-    if ours is None or theirs is None:
-        missing = label if ours is None else baseline
-        return report.Claim(text, False, f"{missing} does not reach the target")
-    return report.Claim(
-        text,
-        ours.rounds <= (1 + slack) * theirs.rounds and ours.bits < theirs.bits / 2,
-        f"{ours.rounds:,} rounds against {theirs.rounds:,}, "
-        f"{ours.bits / theirs.bits:.2%} of the uploaded bits",
-    )
-
-
-def claims_of_the_paper(runs: Runs) -> list[report.Claim]:
-    """What the paper says of GD-SEC, and of it without error correction."""
-    return [
-        keeps_the_rate(runs, "GD-SEC"),
-        fails_without_correction(runs, "GD-SOEC same xi", "GD-SEC"),
-        needs_more_bits(runs, "GD-SOEC", "GD-SEC"),
-    ]
-
-
-def fails_without_correction(runs: Runs, label: str, ours: str) -> report.Claim:
-    """Whether the method without error correction fails where ours does not."""
-    text = f"without error correction, at the same threshold ({label}), it does not"
-    with_it, without = (
-        runs.histories[name].cost_to(runs.target_error) for name in (ours, label)
-    )
-    last = runs.histories[label]
-    measured = f"{label} ends at {last.objective_error[-1]:.1e}, {last.outcome}"
-    if with_it is None:
-        return report.Claim(text, False, f"{ours} does not reach the target")
-    if without is None:
-        return report.Claim(text, True, measured)
-    ratio = without.rounds / with_it.rounds
-    measured = f"{label} needs {ratio:.2f} times the rounds of {ours}"
-    return report.Claim(text, ratio > 1 + runs.config.slack, measured)
-
-
-def needs_more_bits(runs: Runs, label: str, ours: str) -> report.Claim:
-    """Whether the method without error correction, at its best, needs more bits."""
-    text = f"tuned for itself, {label} needs more bits than {ours}"
-    with_it, without = (
-        runs.histories[name].cost_to(runs.target_error) for name in (ours, label)
-    )
-    if with_it is None or without is None:
-        missing = ours if with_it is None else label
-        measured = f"{missing} does not reach the target"
-        return report.Claim(text, with_it is not None, measured)
-    return report.Claim(
-        text,
-        without.bits > with_it.bits,
-        f"{without.bits / with_it.bits:.1f} times the bits and "
-        f"{without.rounds / with_it.rounds:.2f} times the rounds of {ours}",
-    )
-
-
-def tidy(swept: Mapping[str, xr.Dataset]) -> pd.DataFrame:
-    """Sweeps in long form: a row for each evaluation of each setting."""
-    names = ["objective_error", "total_bits", "total_gradient_evaluations"]
-    frames = [
-        one[names].to_dataframe().reset_index().assign(method=label)
-        for label, one in swept.items()
-    ]
-    return pd.concat(frames, ignore_index=True)
-
-
-def logarithmic(axes: matplotlib.axes.Axes, which: str) -> None:
-    """Logarithmic "x", "y" or "xy", where there are data that have a place on it."""
-    limits = {"x": axes.dataLim.intervalx, "y": axes.dataLim.intervaly}
-    for name in which:
-        if np.isfinite(limits[name]).all() and limits[name][1] > 0:
-            axes.set(**{f"{name}scale": "log"})
-
-
-def plain_numbers(axis: matplotlib.axis.Axis) -> None:
-    """Ticks of an axis, if it is logarithmic, as 20 rather than 2 x 10^1."""
-    if axis.get_scale() not in ("log", "symlog"):
-        return
-    plain = matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}")
-    axis.set_major_formatter(plain)
-    if axis.get_scale() == "log":
-        axis.set_minor_formatter(plain)
-        axis.set_minor_locator(matplotlib.ticker.LogLocator(subs=(2.0, 5.0)))
 
 
 def _with_real_data(name: str, config: configs.RunConfig):

@@ -41,43 +41,51 @@ def sweep_method(
     method = config.methods[label]
     axes = axes_of(config, label)
     given = list(_grid.settings_of(axes))
-    try:
-        rows = [
-            configs.resolved(configs.varied(method, **setting), problem)
-            for setting in given
-        ]
-        options["path"] = SweepFile(options.get("path"), about_method(config, label))
-        log = options.pop("log", None)
-        if log is not None:
-            log = functools.partial(_log, log, label)
+    rows = [ready(label, method, problem, **setting) for setting in given]
+    log = options.pop("log", None)
+    if log is not None:
+        log = functools.partial(_log, log, label)
+    about = about_method(config, label, method)
+    options["path"] = SweepFile(options.get("path"), about)
+    with configs.of_method(label):
         return _sweep_rows(config, rows, given, problem, axes, log, **options)
-    except ValueError as error:
-        raise ValueError(f"methods.{label}: {error}") from error
+
+
+def ready(
+    label: str, method: configs.MethodConfig, problem: problems.Problem, **setting: Any
+) -> configs.MethodConfig:
+    """A method at a setting of its grid, with all its numbers, those of theory too.
+
+    Raises:
+      ValueError: it is none for the method; the message names the label.
+    """
+    with configs.of_method(label):
+        return configs.resolved(configs.varied(method, **setting), problem)
 
 
 def _sweep_rows(config, rows, given, problem, axes, log, **options) -> xr.Dataset:
-    first = rows[0]
+    first, *_ = fields = [dict(row) for row in rows]
     traced = [
         name
         for name in configs.TRACED
-        if getattr(first, name) is not None
-        and not any(isinstance(getattr(row, name), str) for row in rows)
+        if first.get(name) is not None
+        and not any(isinstance(row.get(name), str) for row in fields)
     ]
     static = [
         name
-        for name in type(first).model_fields
+        for name in {name: None for row in fields for name in row}
         if name not in traced
-        and any(_differ(getattr(r, name), getattr(first, name)) for r in rows)
+        and any(_differ(row.get(name), first.get(name)) for row in fields)
     ]
-    settings = [{name: getattr(row, name) for name in traced + static} for row in rows]
+    settings = [{name: row.get(name) for name in traced + static} for row in fields]
     own: dict[str, Any] = {"problem": problem}
     if any(row.local_steps for row in rows):
         own["problem"] = functools.partial(_with_local_steps, problem)
         static += ["steps", "rate"]
         for setting, row in zip(settings, rows, strict=True):
             setting |= {"steps": row.local_steps or 1, "rate": row.learning_rate}
-    own["uplink"] = configs.around(first, config, problem.num_workers)
-    if first.seed is None:
+    own["uplink"] = configs.make_uplink(rows[0], config.channel, problem.num_workers)
+    if rows[0].seed is None:
         own["key"] = config.problem.seed
 
     if log is not None:
@@ -90,7 +98,8 @@ def _sweep_rows(config, rows, given, problem, axes, log, **options) -> xr.Datase
         )
 
     def make_optimizer(**fields):
-        return configs.make_optimizer(first.model_copy(update=fields), config, problem)
+        method = configs.with_values(rows[0], **fields)
+        return configs.make_optimizer(method, config, problem)
 
     return sweep(
         make_optimizer=make_optimizer,
@@ -102,12 +111,13 @@ def _sweep_rows(config, rows, given, problem, axes, log, **options) -> xr.Datase
     )
 
 
-def about_method(config: configs.RunConfig, label: str) -> dict[str, Any]:
+def about_method(
+    config: configs.RunConfig, label: str, method: configs.MethodConfig
+) -> dict[str, Any]:
     """What a method's results are kept with: its label, its seed, the config."""
-    seed = config.methods[label].seed
     return {
         "label": label,
-        "seed": config.problem.seed if seed is None else seed,
+        "seed": config.problem.seed if method.seed is None else method.seed,
         "config": config.model_dump(mode="json"),
     }
 
@@ -242,7 +252,8 @@ def cost_to(swept: xr.Dataset, error: float) -> xr.Dataset:
     Examples:
       >>> import numpy as np, optax
       >>> import gdsec_jax
-      >>> from gdsec_jax import problems, tuning
+      >>> from gdsec_jax import problems
+      >>> from gdsec_jax.study import tuning
       >>> problem = problems.ridge(np.eye(4), np.arange(4.0), 2)
       >>> def optimizer(step):
       ...     return optax.chain(gdsec_jax.gd(2), optax.sgd(step))

@@ -42,6 +42,10 @@ def curves(number=3):
     return report.convergence_panels(courses, methods, wire="rle", target=0.5)
 
 
+def line(axes):
+    axes.plot([1, 2], label="up")
+
+
 def heat(axes):
     axes.pcolormesh(np.random.default_rng(0).random((60, 60)))
     axes.set_xlabel("coordinate")
@@ -52,7 +56,7 @@ def section(name="first", **changes) -> report.Section:
         "name": name,
         "title": f"The title of {name}",
         "text": "What is shown.",
-        "panels": curves(),
+        "panels": (line,),
         "table": pd.DataFrame(
             {"method": ["GD", "GD-SEC"], "Mbit": ["1.5", None], "vs GD": ["100 %", "-"]}
         ),
@@ -182,43 +186,28 @@ def test_one_legend_has_every_label_once():
     assert all(axes.get_legend() is None for axes in figure.axes)
 
 
-def test_a_figure_without_labels_has_no_legend():
+def test_only_files_have_a_title_and_only_labels_a_legend():
     assert report.compose(section(panels=(heat,))).legends == []
-
-
-def test_only_files_have_a_title():
     assert report.compose(section()).get_suptitle() == ""
-    assert report.compose(section(), titled=True).get_suptitle() == (
-        "The title of first"
-    )
-
-
-def test_panels_are_those_of_the_figure_alone():
-    courses, methods = {"a": course(), "b": course(0.1)}, {"a": "gd", "b": "gdsec"}
-    panels = report.convergence_panels(courses, methods, wire="rle", target=0.1)
-    composed = report.compose(section(panels=panels))
-    alone = report.convergence(courses, methods, title="", wire="rle", target=0.1)
-    for ours, theirs in zip(composed.axes, alone.axes, strict=True):
-        assert ours.get_xlabel() == theirs.get_xlabel()
-        assert ours.get_ylim() == theirs.get_ylim()
-        for one, other in zip(ours.lines, theirs.lines, strict=True):
-            np.testing.assert_array_equal(one.get_xydata(), other.get_xydata())
-            assert one.get_color() == other.get_color()
-    assert composed.axes[0].get_ylim() == composed.axes[1].get_ylim()
+    titled = report.compose(section(), titled=True)
+    assert titled.get_suptitle() == "The title of first"
 
 
 def test_a_method_looks_the_same_everywhere():
-    looks = {name: report.line_style(name) for name in METHODS}
-    assert len({(look["color"], look["linestyle"]) for look in looks.values()}) == len(
-        METHODS
+    own = ("mine:one", "mine:other")
+    methods = {name: name for name in (*METHODS, *own)}
+    looks = report.line_styles(methods | {"again": "gdsec", "thrice": own[0]})
+    kinds = {(x["color"], x["linestyle"], x.get("marker")) for x in looks.values()}
+    assert len(kinds) == len(looks)
+    assert all(
+        looks[name] == report.line_style(name) | {"label": name} for name in METHODS
     )
-    again = report.line_style("gdsec", 1)
-    assert again["color"] == looks["gdsec"]["color"]
-    assert again["linestyle"] != looks["gdsec"]["linestyle"]
-    assert again["marker"] == "o"
+    assert looks["again"]["color"] == looks["gdsec"]["color"]
+    assert looks["again"]["linestyle"] != looks["gdsec"]["linestyle"]
+    assert looks["again"]["marker"] == "o"
     figure = report.compose(section(panels=curves(4)))
-    line = figure.axes[1].lines[3]
-    assert line.get_color() == looks[list(METHODS)[3]]["color"]
+    name = list(METHODS)[3]
+    assert figure.axes[1].lines[3].get_color() == looks[name]["color"]
 
 
 def test_an_unknown_method_and_no_history_are_errors():
@@ -349,7 +338,7 @@ def test_a_page_holds_everything(tmp_path):
 
 def test_every_figure_is_there_wide_and_narrow(tmp_path):
     three = section("second", panels=(*curves(), heat))
-    read = Reader(written(tmp_path, section(), three))
+    read = Reader(written(tmp_path, section(panels=curves()), three))
     wide, narrow = read.all("img"), read.all("source")
     assert [image["alt"] for image in wide] == [
         "The title of first: What is shown.",
@@ -418,21 +407,12 @@ def test_columns_of_numbers_are_aligned_as_such(tmp_path):
             "number": [1.5, np.nan, 3],
         }
     )
-    text = written(tmp_path, section(table=frame, chosen=None))
+    twice = pd.DataFrame([], columns=["vs GD", "vs GD"])
+    text = written(tmp_path, section(table=frame, chosen=twice))
     columns = [c for c in Reader(text).all("th") if c.get("scope") == "col"]
-    assert [column["class"] for column in columns] == [
-        "short",
-        "number",
-        "number",
-        "long",
-        "number",
-    ]
-
-
-def test_a_table_may_have_a_head_twice_and_no_rows(tmp_path):
-    frame = pd.DataFrame([["a", "b"]], columns=["vs GD", "vs GD"])
-    text = written(tmp_path, section(table=frame, chosen=frame.iloc[:0]))
-    assert Reader(text).text.count("vs GD vs GD") == 2
+    kinds = [column["class"] for column in columns]
+    assert kinds[:5] == ["short", "number", "number", "long", "number"]
+    assert Reader(text).text.count("vs GD vs GD") == 1  # no rows, and one name twice
 
 
 # The browser
@@ -452,7 +432,7 @@ def test_a_browser_finds_nothing_wrong(width, tmp_path):
         config={"key" * 90: 1},
         panels=(*curves(len(METHODS)), heat),
     )
-    written(tmp_path, section(), long)
+    written(tmp_path, section(panels=curves()), long)
     verdict = browser.probe(tmp_path / "index.html", width)
     assert verdict.errors == verdict.broken == verdict.asked == []
     assert verdict.width == width

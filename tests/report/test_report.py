@@ -1,7 +1,6 @@
 """Figures and tables of runs."""
 
 import warnings
-import xml.etree.ElementTree as ET
 
 import jax.numpy as jnp
 import matplotlib.colors
@@ -74,8 +73,7 @@ def test_a_figure_has_the_error_by_rounds_and_by_bits():
     assert list(lines(by_rounds)) == list(lines(by_bits)) == labels
     assert lines(by_rounds)["GD"] == ([0, 1, 2, 3, 4], [10, 5, 1, 0.1, 0.01])
     assert lines(by_bits)["GD-SEC"] == ([320, 352, 352, 416], [6, 2, 0.2, 0.05])
-    legend = by_rounds.get_legend()
-    assert legend is not None
+    (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == labels
 
 
@@ -128,40 +126,13 @@ def test_a_run_that_diverged_does_not_squeeze_the_others():
     assert by_rounds.get_ylim()[0] < 0.01
 
 
-@pytest.mark.parametrize("error", [np.inf, np.nan])
-def test_errors_that_are_not_finite_are_drawn_over(error, tmp_path):
-    histories = {"GD": make([320, 320], [error, error], "diverged")}
-    figure = draw(histories)
-    report.save_figure(figure, tmp_path / "a.png")
-    assert "GD (diverged)" in lines(figure.axes[0])
-
-
-def test_a_title_is_no_mathematics(tmp_path):
-    figure = report.convergence(
-        {"GD": make([1, 0.1], [8, 8])}, {"GD": "gd"}, title=r"$\bad$", wire="rle"
-    )
-    report.save_figure(figure, tmp_path / "a.svg")
-    assert (tmp_path / "a.svg").stat().st_size > 0
-
-
-def test_a_run_without_error_or_uploads_is_drawn(tmp_path):
+@pytest.mark.parametrize("error", [np.inf, np.nan, 0.0])
+def test_errors_without_a_place_on_the_axis_are_drawn_over(error, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figure = draw({"GD": make([0, 0], [0, 0], initial=0.0)})
-        report.save_figure(figure, tmp_path / "a.png")
-
-
-def test_figures_are_written_in_the_format_of_their_name(tmp_path):
-    figure = draw()
-    report.save_figure(figure, tmp_path / "new" / "a.png")
-    report.save_figure(figure, tmp_path / "new" / "a.svg")
-    assert (tmp_path / "new" / "a.png").read_bytes().startswith(b"\x89PNG\r\n")
-    root = ET.parse(tmp_path / "new" / "a.svg").getroot()
-    assert root.tag == "{http://www.w3.org/2000/svg}svg"
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
-        "a.png",
-        "a.svg",
-    ]
+        figure = draw({"GD": make([0, 0], [error, error], "diverged")}, title=r"$\bad$")
+        report.save_figure(figure, tmp_path / "a.svg")  # the title is no mathematics
+    assert "GD (diverged)" in lines(figure.axes[0])
 
 
 def test_a_figure_that_cannot_be_written_leaves_nothing(tmp_path):
@@ -218,8 +189,7 @@ def test_the_baseline_names_the_columns_and_is_a_hundred_percent():
 
 
 def test_without_the_baseline_there_is_no_percentage():
-    histories = some()
-    table = report.target_table(histories, 1e-2, title="", baseline="GD-SOEC")
+    table = report.target_table(some(), 1e-2, title="", baseline="GD-SOEC")
     assert cells(table)[0][:4] == ("GD", "3", "0.001", "-")
 
 

@@ -2,26 +2,23 @@
 
 import functools
 import inspect
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import optax
 import pydantic
+from optax.experimental import aggregating
 
 from gdsec_jax import data, problems, wire, worker
-from gdsec_jax._theory import theory
+from gdsec_jax._theory import Theory, theory
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.federation._broadcast import broadcast
-from gdsec_jax.study.config._link import channel_of
-from gdsec_jax.study.config._network import make_network
-from gdsec_jax.study.config._schema import (
-    GENERATORS,
-    MethodConfig,
-    ProblemConfig,
-    RunConfig,
-)
+from gdsec_jax.simulation._grid import takes
+from gdsec_jax.study.config._method import MethodConfig, function_of
+from gdsec_jax.study.config._network import make_network, split_of
+from gdsec_jax.study.config._problem import GENERATORS, ProblemConfig
+from gdsec_jax.study.config._run import RunConfig
 from gdsec_jax.study.config._sentences import sentence
 from gdsec_jax.wire._formats import CONVENTIONS
 
@@ -40,30 +37,15 @@ def make_problem(config: ProblemConfig) -> problems.Problem:
     """
     loaded = _samples(config)
     if config.kind == "network":
-        if config.proximal:
-            raise ValueError("problem.proximal is for lasso, got kind 'network'.")
         return make_network(config, loaded)
-    parts = data.split(
-        loaded.targets,
-        config.num_workers,
-        config.split,
-        seed=config.seed,
-        sizes=config.sizes,
-        concentration=config.concentration,
-    )
-    own: Mapping[str, Any] = {}
-    if config.kind == "lasso":
-        own = {"proximal": config.proximal}
-    elif config.proximal:
-        raise ValueError(f"problem.proximal is for lasso, got kind {config.kind!r}.")
     problem = getattr(problems, config.kind)(
         loaded.features,
         loaded.targets,
         config.num_workers,
         regularization=config.regularization,
-        split=parts,
+        split=split_of(config, loaded.targets),
         dtype=config.dtype,
-        **own,
+        **({"proximal": config.proximal} if config.kind == "lasso" else {}),
     )
     if config.batch_size is None:
         return problem
@@ -110,9 +92,20 @@ def varied(method: MethodConfig, **fields: Any) -> MethodConfig:
     try:
         return MethodConfig.model_validate(given | fields)
     except pydantic.ValidationError as error:
-        raise ValueError(
-            sentence(error, lambda _: MethodConfig.model_fields)
-        ) from error
+        raise ValueError(sentence(error)) from error
+
+
+def recommended(method: MethodConfig, problem: problems.Problem) -> Theory:
+    """What theory says of a method on a problem; of a user's own, the step 1/L.
+
+    Raises:
+      ValueError: the step is not known.
+    """
+    if method.name in METHODS:
+        return theory(method.name, problem, **method.parameters())
+    return theory("gd", problem)._replace(
+        heuristic=True, source="gradient descent's step"
+    )
 
 
 def resolved(method: MethodConfig, problem: problems.Problem) -> MethodConfig:
@@ -124,16 +117,24 @@ def resolved(method: MethodConfig, problem: problems.Problem) -> MethodConfig:
     found: dict[str, Any] = {}
     learning_rate = method.learning_rate
     if learning_rate is None:
-        recommended = theory(method.name, problem, **method.parameters())
-        fields = type(method).model_fields
+        known = recommended(method, problem)
         found = {
             name: value
-            for name, value in recommended.parameters.items()
-            if name in fields and getattr(method, name) is None
+            for name, value in known.parameters.items()
+            if name in type(method).model_fields and getattr(method, name) is None
         }
-        learning_rate = recommended.learning_rate
+        learning_rate = known.learning_rate
     found["learning_rate"] = learning_rate * method.step_factor
     return method.model_copy(update=found | {"step_factor": 1.0})
+
+
+def with_local_steps(
+    method: MethodConfig, problem: problems.Problem
+) -> problems.Problem:
+    """The problem as the method sees it, with its local steps; it is `resolved`."""
+    if method.local_steps is None:
+        return problem
+    return problems.local_steps(problem, method.local_steps, method.learning_rate)
 
 
 def make_optimizer(
@@ -152,27 +153,10 @@ def make_optimizer(
     if method.learning_rate is None or method.step_factor != 1.0:
         method = resolved(method, problem)
     learning_rate: Any = method.learning_rate
-    arguments = method.parameters()
-    factory = METHODS[method.name].factory
-    accepted = inspect.signature(factory).parameters
-    if "learning_rate" in accepted:
-        arguments["learning_rate"] = learning_rate
-    if "probabilities" in accepted and problem.worker_smoothness is not None:
-        arguments |= theory(method.name, problem).parameters
-    channel = channel_of(method, config)
-    if channel is not None and channel.max_delay:
-        arguments.setdefault("max_delay", channel.max_delay)
-    if method.coordinate_xi:
-        arguments["xi"] = jax.tree.map(
-            lambda each: arguments["xi"] / each, problem.coordinate_smoothness
-        )
-    also = wire.FORMATS + CONVENTIONS if config.all_formats else ()
-    algorithm = factory(
-        problem.num_workers,
-        **arguments,
-        wire=wire.Format(config.wire, config.value_bits, also),
-    )
-    steps = [algorithm, _STEPS[config.optimizer](learning_rate)]
+    steps = [
+        _algorithm(method, config, problem),
+        _STEPS[config.optimizer](learning_rate),
+    ]
     if config.problem.proximal:
         steps.append(problems.proximal_l1(learning_rate * problem.regularization))
     if method.broadcast_k is not None:
@@ -180,3 +164,32 @@ def make_optimizer(
         form = wire.Format(config.wire, config.value_bits)
         steps.append(broadcast(compressor, wire=form))
     return optax.chain(*steps)
+
+
+def _algorithm(
+    method: MethodConfig, config: RunConfig, problem: problems.Problem
+) -> aggregating.Aggregator:
+    """What the method's function makes of its arguments, and of the run's."""
+    function = function_of(method.name)
+    channel = method.channel or config.channel
+    late = channel.max_delay if channel and takes(function, "server") else 0
+    arguments = method.parameters(**({"max_delay": late} if late else {}))
+    also = wire.FORMATS + CONVENTIONS if config.all_formats else ()
+    if takes(function, "wire"):
+        arguments["wire"] = wire.Format(config.wire, config.value_bits, also)
+    named = inspect.signature(function).parameters
+    if "learning_rate" in named:
+        arguments["learning_rate"] = method.learning_rate
+    if "probabilities" in named and problem.worker_smoothness is not None:
+        arguments |= theory("iag", problem).parameters
+    if getattr(method, "coordinate_xi", None):
+        arguments["xi"] = jax.tree.map(
+            lambda each: arguments["xi"] / each, problem.coordinate_smoothness
+        )
+    algorithm = function(problem.num_workers, **arguments)
+    if not isinstance(algorithm, aggregating.Aggregator):
+        raise ValueError(
+            f"{method.name} has made {algorithm!r}, expected an optax Aggregator, as "
+            "federate makes it."
+        )
+    return algorithm

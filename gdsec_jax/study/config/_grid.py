@@ -1,21 +1,18 @@
 """The values of fields that a sweep tries."""
 
+import itertools
 import math
+from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import pydantic
 from pydantic import Field
 
-Count = Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
+from gdsec_jax.study.config._fields import Model
+from gdsec_jax.study.config._sentences import sentence
 
 MOST_VALUES = 10_000  # of an axis; each is checked by itself
-
-
-class Model(pydantic.BaseModel):
-    """Fields that do not change, and no others."""
-
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
 class Range(Model):
@@ -62,14 +59,88 @@ def names_of(key: str) -> tuple[str, ...]:
 def values_of(grid: Grid) -> dict[str | tuple[str, ...], list[Any]]:
     """A grid's values by name, as `sweep` takes them."""
     axes = {}
-    for key, values in grid.items():
+    for key, rows in _rows(grid).items():
         names = names_of(key)
-        values = values.values() if isinstance(values, Range) else list(values)
-        axes[names[0] if len(names) == 1 else names] = values
+        axes[names[0] if len(names) == 1 else names] = rows
     return axes
+
+
+def _rows(grid: Grid) -> dict[str, list[Any]]:
+    """A grid with lists of values alone."""
+    return {
+        key: values.values() if isinstance(values, Range) else list(values)
+        for key, values in grid.items()
+    }
 
 
 def joined(common: Grid, own: Grid) -> Grid:
     """A method's own grid, and before it what the common one has of other fields."""
     taken = {name for key in own for name in names_of(key)}
     return {k: v for k, v in common.items() if not taken & set(names_of(k))} | own
+
+
+def check_grid(
+    model: pydantic.BaseModel,
+    grid: Grid,
+    validate: Callable[[dict[str, Any]], pydantic.BaseModel],
+    fixed: Collection[str],
+) -> None:
+    """Every value of a grid is one that its field takes.
+
+    Args:
+      model: with the fields that are given beside it.
+      grid: to be checked.
+      validate: from fields to such a model.
+      fixed: names of fields that a grid cannot vary.
+
+    Raises:
+      ValueError: a name is no field to vary or comes twice, or a value is none.
+    """
+    given = [name for key in grid for name in names_of(key)]
+    for name in given:
+        if not name or name in fixed:
+            raise ValueError(f"the grid has {name!r}, which is no field to vary")
+        if given.count(name) > 1:
+            raise ValueError(f"the grid has {name!r} twice, expected it once")
+    own = model.model_dump(exclude_unset=True, exclude={"grid"})
+    changes = [_changes(names_of(key), rows) for key, rows in _rows(grid).items()]
+    first = {}  # one axis may need a value of another
+    for change, *_ in changes:
+        first |= change
+    for change in itertools.chain(*changes):
+        try:
+            checked = validate(own | first | change)
+        except pydantic.ValidationError as error:
+            values = ", ".join(f"{n} = {v!r}" for n, v in (first | change).items())
+            fault = sentence(error).removesuffix(".")
+            raise ValueError(f"with {values} of the grid, {fault}") from error
+        for name, value in change.items():
+            as_field = getattr(checked, name)
+            # They label the result: a word must not stand for a number there.
+            if type(value) is not type(as_field) and isinstance(value, str | bool):
+                raise ValueError(
+                    f"the grid has {value!r} for {name}, expected a value such as "
+                    f"{as_field!r}"
+                )
+
+
+def _changes(names: tuple[str, ...], rows: Sequence[Any]) -> list[dict[str, Any]]:
+    """What each row of an axis changes, by field."""
+    named = ", ".join(names)
+    if not rows:
+        raise ValueError(f"the grid has no values of {named}")
+    if len(rows) > MOST_VALUES:
+        raise ValueError(
+            f"the grid has {len(rows)} values of {named}, expected at most "
+            f"{MOST_VALUES}"
+        )
+    changes = []
+    for row in rows:
+        row = (row,) if len(names) == 1 else row
+        if not isinstance(row, list | tuple) or len(row) != len(names):
+            raise ValueError(
+                f"the grid has {row!r} for {named}, expected a list of {len(names)} "
+                "values"
+            )
+        changes.append(dict(zip(names, row, strict=True)))
+    return changes

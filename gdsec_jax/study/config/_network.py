@@ -8,7 +8,19 @@ import numpy as np
 import optax
 
 from gdsec_jax import data, problems
-from gdsec_jax.study.config._schema import ProblemConfig
+from gdsec_jax.study.config._problem import ProblemConfig
+
+
+def split_of(config: ProblemConfig, targets: np.ndarray) -> list[np.ndarray]:
+    """Which samples are each worker's."""
+    return data.split(
+        targets,
+        config.num_workers,
+        config.split,
+        seed=config.seed,
+        sizes=config.sizes,
+        concentration=config.concentration,
+    )
 
 
 def make_network(config: ProblemConfig, samples: data.Dataset) -> problems.Problem:
@@ -29,6 +41,42 @@ def make_network(config: ProblemConfig, samples: data.Dataset) -> problems.Probl
             "flax is missing, expected for a problem of kind network: "
             "pip install 'gdsec-jax[flax]'."
         ) from error
+    features, targets, text = _checked(config, samples)
+    num_classes = data.NUM_CHARACTERS
+    if not text:
+        features = (features / (np.abs(features).max() or 1.0)).astype(config.dtype)
+        labels, targets = np.unique(targets, return_inverse=True)
+        num_classes = len(labels)
+    order = np.random.default_rng(config.seed).permutation(len(targets))
+    first = round((config.held_out or 0.0) * len(targets))
+    left = len(targets) - first
+    if config.held_out is not None and not (first and left >= config.num_workers):
+        raise ValueError(
+            f"problem.held_out is {config.held_out:g} of {len(targets)} samples, "
+            "expected at least one, and one a worker left."
+        )
+    kept, held = order[first:], order[:first]
+    return problems.flax_problem(
+        models.make(
+            *(config.model, features.shape[1], num_classes),
+            *(config.seed, jnp.dtype(config.dtype)),
+        ),
+        optax.softmax_cross_entropy_with_integer_labels,
+        (features[kept], targets[kept]),
+        config.num_workers,
+        config.batch_size,
+        held_out=(features[held], targets[held]) if first else None,
+        metrics={"accuracy": accuracy},
+        split=split_of(config, np.zeros(len(kept)) if text else targets[kept]),
+        seed=config.seed,
+        name=config.model or "network",
+    )
+
+
+def _checked(
+    config: ProblemConfig, samples: data.Dataset
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Features, targets, and whether they are of text, if the model can take them."""
     features, targets = samples.features, samples.targets
     if not isinstance(features, np.ndarray):
         raise ValueError(
@@ -41,7 +89,6 @@ def make_network(config: ProblemConfig, samples: data.Dataset) -> problems.Probl
             f"problem.model is {config.model!r} for {samples.name!r}, expected the "
             "transformer for characters, and another for features."
         )
-    num_classes = data.NUM_CHARACTERS
     if text and config.split in ("sorted", "dirichlet"):
         raise ValueError(
             f"problem.split is {config.split!r}, expected shuffled or contiguous for "
@@ -53,51 +100,12 @@ def make_network(config: ProblemConfig, samples: data.Dataset) -> problems.Probl
             f"problem.model is {config.model!r} for {features.shape[1]} features, "
             "expected square images."
         )
-    if not text:
-        features = (features / (np.abs(features).max() or 1.0)).astype(config.dtype)
-        if np.any(targets != np.round(targets)):
-            raise ValueError(
-                f"problem.data {samples.name!r} has targets that are no classes, "
-                "expected whole numbers for a network."
-            )
-        labels, targets = np.unique(targets, return_inverse=True)
-        num_classes = len(labels)
-    order = np.random.default_rng(config.seed).permutation(len(targets))
-    first = round((config.held_out or 0.0) * len(targets))
-    if (
-        config.held_out is not None
-        and not 0 < first <= len(targets) - config.num_workers
-    ):
+    if np.any(targets != np.round(targets)):
         raise ValueError(
-            f"problem.held_out is {config.held_out:g} of {len(targets)} samples, "
-            "expected at least one, and one a worker left."
+            f"problem.data {samples.name!r} has targets that are no classes, expected "
+            "whole numbers for a network."
         )
-    kept, held = order[first:], order[:first]
-    return problems.flax_problem(
-        models.make(
-            config.model,
-            features.shape[1],
-            num_classes,
-            config.seed,
-            jnp.dtype(config.dtype),
-        ),
-        optax.softmax_cross_entropy_with_integer_labels,
-        (features[kept], targets[kept]),
-        config.num_workers,
-        config.batch_size,
-        held_out=(features[held], targets[held]) if first else None,
-        metrics={"accuracy": accuracy},
-        split=data.split(
-            np.zeros(len(kept)) if text else targets[kept],
-            config.num_workers,
-            config.split,
-            seed=config.seed,
-            sizes=config.sizes,
-            concentration=config.concentration,
-        ),
-        seed=config.seed,
-        name=config.model or "network",
-    )
+    return features, targets, text
 
 
 def accuracy(logits, labels):

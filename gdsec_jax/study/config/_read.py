@@ -10,7 +10,7 @@ import pydantic
 import tomlkit
 
 from gdsec_jax.files import _whole
-from gdsec_jax.study.config._schema import MethodConfig, RunConfig, fields_at
+from gdsec_jax.study.config._run import RunConfig
 from gdsec_jax.study.config._sentences import sentence
 
 _MOST_BYTES = 2**20  # read whole, so that a file of samples is not
@@ -26,7 +26,7 @@ def load(path: str | os.PathLike) -> RunConfig:
 
     Examples:
       >>> import pathlib, tempfile
-      >>> from gdsec_jax import config
+      >>> from gdsec_jax.study import config
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     path = pathlib.Path(folder) / "run.toml"
       ...     _ = path.write_text("num_rounds = 10\\n")
@@ -58,7 +58,7 @@ def validate(values: Mapping[str, Any], source: str) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except pydantic.ValidationError as error:
-        raise ValueError(f"{source}: {sentence(error, fields_at)}") from error
+        raise ValueError(f"{source}: {sentence(error)}") from error
 
 
 def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,9 +87,9 @@ def write_chosen(
     tables: Any = document.get("methods", {})  # without, GD alone: nothing to choose
     for label, method in tuned.methods.items() if tables else ():
         table = tables[label]
-        for name in MethodConfig.model_fields:
-            value = getattr(method, name)
-            if value != getattr(before.methods[label], name) or name == "chosen":
+        old = dict(before.methods[label])
+        for name, value in method:
+            if name not in old or value != old[name] or name == "chosen":
                 table[name] = value
     with _whole.whole(path) as temporary:
         temporary.write_text(tomlkit.dumps(document), "utf-8")

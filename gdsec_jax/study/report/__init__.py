@@ -7,6 +7,7 @@ from gdsec_jax.study.report._figures import Course as Course
 from gdsec_jax.study.report._figures import convergence as convergence
 from gdsec_jax.study.report._figures import convergence_panels as convergence_panels
 from gdsec_jax.study.report._figures import line_style as line_style
+from gdsec_jax.study.report._figures import line_styles as line_styles
 from gdsec_jax.study.report._page import page as page
 from gdsec_jax.study.report._section import Claim as Claim
 from gdsec_jax.study.report._section import Panel as Panel
@@ -26,6 +27,7 @@ __all__ = [
     "costs",
     "format_table",
     "line_style",
+    "line_styles",
     "page",
     "save",
     "save_figure",

@@ -2,6 +2,7 @@
 
 import os
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import matplotlib.legend
 
 from gdsec_jax.files import _whole
 from gdsec_jax.study.report import _drawing, _section
-from gdsec_jax.study.report._section import Section
+from gdsec_jax.study.report._section import Panel, Section
 
 _WIDE, _NARROW = (4.6, 3.7), (4.1, 3.4)  # inches a panel
 _A_ROW = 3
@@ -45,31 +46,38 @@ def compose(
 
     Examples:
       >>> import pandas as pd
-      >>> from gdsec_jax import report
+      >>> from gdsec_jax.study import report
       >>> section = report.Section(
       ...     name="lines", title="Two lines", text="Up and down.",
       ...     panels=(lambda axes: axes.plot([1, 2], label="up"),
       ...             lambda axes: axes.plot([2, 1], label="down")),
-      ...     table=None, data=pd.DataFrame({"x": [0, 1]}), claims=(), chosen=None,
-      ...     command="make figures", config={}, seconds=0.1)
+      ...     data=pd.DataFrame({"x": [0, 1]}), command="make figures")
       >>> figure = report.compose(section)
       >>> float(figure.get_figwidth())
       9.2
       >>> [text.get_text() for text in figure.legends[0].get_texts()]
       ['up', 'down']
     """
-    rows, columns = shape(section, narrow)
+    _section.check_panels(section)
+    return draw(section.panels, section.title if titled else "", narrow)
+
+
+def draw(
+    panels: Sequence[Panel], title: str = "", narrow: bool = False
+) -> matplotlib.figure.Figure:
+    """Panels and a title as `compose` shows them."""
+    rows, columns = shape(len(panels), narrow)
     width, height = _NARROW if narrow else _WIDE
     size = (columns * width, rows * height)
     with matplotlib.rc_context(_drawing.THINNED):
         figure = matplotlib.figure.Figure(figsize=size, layout="constrained")
-        for number, panel in enumerate(section.panels):
+        for number, panel in enumerate(panels):
             axes = figure.add_subplot(rows, columns, number + 1)
             panel(axes)
             _finish(axes, width, height)
         extra = _legend(figure)
-        if titled:
-            title = _wrapped(section.title, size[0] * _POINTS, _TITLE)
+        if title:
+            title = _wrapped(title, size[0] * _POINTS, _TITLE)
             figure.suptitle(title, parse_math=False)
             extra += 0.25 * (1 + title.count("\n"))
     figure.set_figheight(size[1] + extra)  # the panels keep their height
@@ -94,12 +102,11 @@ def save(section: Section, folder: str | os.PathLike) -> list[Path]:
     Examples:
       >>> import tempfile
       >>> import pandas as pd
-      >>> from gdsec_jax import report
+      >>> from gdsec_jax.study import report
       >>> section = report.Section(
       ...     name="line", title="A line", text="It goes up.",
-      ...     panels=(lambda axes: axes.plot([1, 2]),), table=None,
-      ...     data=pd.DataFrame({"x": [0, 1], "y": [1, 2]}), claims=(), chosen=None,
-      ...     command="make figures", config={}, seconds=0.1)
+      ...     panels=(lambda axes: axes.plot([1, 2]),),
+      ...     data=pd.DataFrame({"x": [0, 1], "y": [1, 2]}), command="make figures")
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     [path.name for path in report.save(section, folder)]
       ['line.png', 'line.pdf', 'line.svg', 'line-narrow.svg', 'line.csv']
@@ -127,18 +134,8 @@ def svg_name(section: Section, *, narrow: bool = False) -> str:
     return f"{section.name}{'-narrow' if narrow else ''}.svg"
 
 
-def shape(section: Section, narrow: bool) -> tuple[int, int]:
-    """Rows and columns of panels.
-
-    Raises:
-      ValueError: there are no panels.
-    """
-    number = len(section.panels)
-    if not number:
-        raise ValueError(
-            f"section.panels of {section.name} is {section.panels!r}, expected at "
-            "least one function."
-        )
+def shape(number: int, narrow: bool) -> tuple[int, int]:
+    """Rows and columns of so many panels."""
     rows = number if narrow else -(-number // _A_ROW)
     return rows, -(-number // rows)
 

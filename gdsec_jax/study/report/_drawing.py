@@ -28,7 +28,7 @@ def save_figure(figure: matplotlib.figure.Figure, path: str | os.PathLike) -> No
     Examples:
       >>> import pathlib, tempfile
       >>> import matplotlib.figure
-      >>> from gdsec_jax import report
+      >>> from gdsec_jax.study import report
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     path = pathlib.Path(folder) / "empty.png"
       ...     report.save_figure(matplotlib.figure.Figure(), path)

@@ -1,5 +1,6 @@
 """Figures of runs."""
 
+import collections
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from gdsec_jax import _checks
 from gdsec_jax.algorithms import METHODS
+from gdsec_jax.study.report import _compose
 from gdsec_jax.study.report._section import Panel
 
 # Okabe and Ito's palette, which people with colour-blindness can tell apart, its yellow
@@ -24,12 +26,6 @@ _PALETTE = (
     "#56B4E9",
     "#A6A01A",
 )
-_BESIDE: dict[str, Any] = {
-    "frameon": False,
-    "fontsize": "small",
-    "loc": "center left",
-    "bbox_to_anchor": (1.0, 0.5),
-}
 _POINTS = 500  # of a curve that are drawn, at most twice as many
 _STYLES = ("-", "--", ":", "-.")
 _MARKERS = ("", "o", "s", "^", "v", "D")  # of the first, second … curve of a method
@@ -39,34 +35,22 @@ class Course(Protocol):
     """What is drawn of a run; a `History` has it all."""
 
     @property
-    def initial_error(self) -> float:
-        """The error before the first round."""
-        ...
+    def initial_error(self) -> float: ...  # before the first round
 
     @property
-    def eval_rounds(self) -> np.ndarray:
-        """[J], after how many rounds the error was evaluated."""
-        ...
+    def eval_rounds(self) -> np.ndarray: ...  # [J], after how many it was evaluated
 
     @property
-    def objective_error(self) -> np.ndarray:
-        """[J], the error then."""
-        ...
+    def objective_error(self) -> np.ndarray: ...  # [J], the error then
 
     @property
-    def total_bits(self) -> np.ndarray:
-        """[J], what all workers together had uploaded by then."""
-        ...
+    def total_bits(self) -> np.ndarray: ...  # [J], uploaded by all workers by then
 
     @property
-    def outcome(self) -> str:
-        """Whether it "diverged"."""
-        ...
+    def outcome(self) -> str: ...  # whether it "diverged"
 
     @property
-    def attributes(self) -> Mapping[str, Any]:
-        """Among them error_name, for the axis."""
-        ...
+    def attributes(self) -> Mapping[str, Any]: ...  # error_name, for the axis
 
 
 def line_style(method: str, again: int = 0) -> dict[str, Any]:
@@ -75,8 +59,9 @@ def line_style(method: str, again: int = 0) -> dict[str, Any]:
     By the method's place in the table of methods, in eight colours.
 
     Args:
-      method: a name of `METHODS`.
-      again: how many curves of the same method came before; each has another dash and
+      method: a name of `METHODS`, or MODULE:FUNCTION of one's own: all of those look
+        the same, and like none of the table.
+      again: how many curves of the same look came before; each has another dash and
         marker.
 
     Returns:
@@ -86,13 +71,14 @@ def line_style(method: str, again: int = 0) -> dict[str, Any]:
       ValueError: there is no such method.
 
     Examples:
-      >>> from gdsec_jax import report
+      >>> from gdsec_jax.study import report
       >>> first, second = report.line_style("gdsec"), report.line_style("gdsec", 1)
       >>> first["color"] == second["color"], first["linestyle"], second["linestyle"]
       (True, '-', '--')
     """
-    _checks.one_of("method", method, tuple(METHODS))
-    place = list(METHODS).index(method)
+    names = (*METHODS, *([method] if ":" in method else []))
+    _checks.one_of("method", method, names)
+    place = names.index(method)
     marker = _MARKERS[again % len(_MARKERS)]
     marked = {"marker": marker, "markersize": 4}
     return (marked if marker else {}) | {
@@ -102,6 +88,27 @@ def line_style(method: str, again: int = 0) -> dict[str, Any]:
         "linewidth": 4 if method == "gd" else 1.6,
         "alpha": 0.35 if method == "gd" else 1,
     }
+
+
+def line_styles(methods: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """`line_style` of every label of a figure, no two the same.
+
+    Args:
+      methods: the algorithm's name by label.
+
+    Examples:
+      >>> from gdsec_jax.study import report
+      >>> styles = report.line_styles({"xi = 1": "gdsec", "xi = 2": "gdsec"})
+      >>> [style["linestyle"] for style in styles.values()]
+      ['-', '--']
+    """
+    seen = collections.Counter()
+    styles = {}
+    for label, method in methods.items():
+        look = method if method in METHODS else "one's own"
+        styles[label] = line_style(method, seen[look]) | {"label": label}
+        seen[look] += 1
+    return styles
 
 
 def convergence_panels(
@@ -130,7 +137,8 @@ def convergence_panels(
 
     Examples:
       >>> import matplotlib.figure, numpy as np, optax
-      >>> from gdsec_jax import gd, problems, report, simulate
+      >>> from gdsec_jax import gd, problems, simulate
+      >>> from gdsec_jax.study import report
       >>> problem = problems.ridge(np.eye(4), np.arange(4.0), 2)
       >>> history = simulate(problem, optax.chain(gd(2), optax.sgd(2.0)), 9)
       >>> by_rounds, by_bits = report.convergence_panels(
@@ -178,15 +186,13 @@ class _Curve(NamedTuple):
 def _curves(
     histories: Mapping[str, Course], methods: Mapping[str, str]
 ) -> list[_Curve]:
-    curves: list[_Curve] = []
-    seen: dict[str, int] = {}
-    for label, history in histories.items():
-        again = seen.get(methods[label], 0)
-        seen[methods[label]] = again + 1
-        ended = " (diverged)" if history.outcome == "diverged" else ""
+    curves = []
+    for label, line in line_styles({x: methods[x] for x in histories}).items():
+        history = histories[label]
+        if history.outcome == "diverged":
+            line["label"] = f"{label} (diverged)"
         shown = _shown(history.eval_rounds.size)
         start = np.append(0, shown + 1)
-        line = line_style(methods[label], again) | {"label": label + ended}
         if "marker" in line:  # ten of them, however long and noisy the curve is
             line["markevery"] = (shown.size // 20, max(1, shown.size // 10))
         curve = _Curve(
@@ -235,15 +241,11 @@ def convergence(
     wire: str,
     target: float | None = None,
 ) -> matplotlib.figure.Figure:
-    """Error against rounds, and against uploaded bits, side by side.
+    """The two `convergence_panels`, side by side.
 
     Args:
-      histories: by label.
-      methods: the algorithm's name of each label, which gives its colour; a second
-        label of the same algorithm is dashed.
+      histories, methods, wire, target: as there.
       title: of the figure.
-      wire: the bit format, named on the axis.
-      target: an error relative to the first history's initial one, to mark.
 
     Returns:
       A figure; `save_figure` writes it.
@@ -253,7 +255,8 @@ def convergence(
 
     Examples:
       >>> import numpy as np, optax
-      >>> from gdsec_jax import gd, problems, report, simulate
+      >>> from gdsec_jax import gd, problems, simulate
+      >>> from gdsec_jax.study import report
       >>> problem = problems.ridge(np.eye(4), np.arange(4.0), 2)
       >>> history = simulate(problem, optax.chain(gd(2), optax.sgd(2.0)), 9)
       >>> figure = report.convergence(
@@ -262,20 +265,7 @@ def convergence(
       ['rounds', 'uploaded bits, all workers (dense)']
     """
     panels = convergence_panels(histories, methods, wire=wire, target=target)
-    figure = matplotlib.figure.Figure(figsize=(9, 3.6), layout="constrained")
-    by_rounds, by_bits = figure.subplots(1, 2, sharey=True)
-    for panel, axes in zip(panels, (by_rounds, by_bits), strict=True):
-        panel(axes)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.label_outer()
-    if len(histories) > 6:  # beside the axes, or it would cover them
-        figure.set_size_inches(11, 4.8)
-        by_bits.legend(*by_rounds.get_legend_handles_labels(), **_BESIDE)
-    else:
-        by_rounds.legend(frameon=False)
-    figure.suptitle(title, parse_math=False)
-    return figure
+    return _compose.draw(panels, title)
 
 
 def _positive(values: np.ndarray) -> np.ndarray:

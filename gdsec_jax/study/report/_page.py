@@ -72,13 +72,12 @@ def page(
     Examples:
       >>> import pathlib, tempfile
       >>> import pandas as pd
-      >>> from gdsec_jax import report
+      >>> from gdsec_jax.study import report
       >>> section = report.Section(
       ...     name="line", title="A line", text="It goes up.",
-      ...     panels=(lambda axes: axes.plot([1, 2]),), table=None,
-      ...     data=pd.DataFrame({"x": [0, 1], "y": [1, 2]}),
-      ...     claims=(report.Claim("y < 2 everywhere", False, "y is at most 2"),),
-      ...     chosen=None, command="make figures", config={}, seconds=0.1)
+      ...     panels=(lambda axes: axes.plot([1, 2]),),
+      ...     data=pd.DataFrame({"x": [0, 1], "y": [1, 2]}), command="make figures",
+      ...     claims=(report.Claim("y < 2 everywhere", False, "y is at most 2"),))
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     path = pathlib.Path(folder) / "index.html"
       ...     report.page([section], path, title="Lines", environment={"numpy": "2"},
@@ -91,7 +90,7 @@ def page(
     names = [section.name for section in sections]
     if len(set(names)) < len(names):
         raise ValueError(f"sections have the names {names}, expected different ones.")
-    source = importlib.resources.files("gdsec_jax.report") / "page.html"
+    source = importlib.resources.files("gdsec_jax.study.report") / "page.html"
     template = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -118,7 +117,8 @@ def _shown(section: Section, folder: Path | None) -> dict[str, Any]:
     """What the template needs of a section."""
     _section.check_name(section.name)
     config = _whole.plain(f"section.config of {section.name}", dict(section.config))
-    _, columns = _compose.shape(section, narrow=False)
+    _section.check_panels(section)
+    _, columns = _compose.shape(len(section.panels), narrow=False)
     return {
         "name": section.name,
         "title": section.title,

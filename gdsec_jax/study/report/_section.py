@@ -25,13 +25,13 @@ class Section(NamedTuple):
     title: str
     text: str  # what is shown, one to three sentences without markup
     panels: tuple[Panel, ...]  # each draws on the axes that it is given
-    table: pd.DataFrame | None  # shown as it is, without its index
     data: pd.DataFrame  # the curves in long form, for the CSV file
-    claims: tuple[Claim, ...]
-    chosen: pd.DataFrame | None  # how each parameter was chosen
     command: str  # that makes it again
-    config: Mapping[str, Any]  # what JSON can hold
-    seconds: float  # that it took
+    table: pd.DataFrame | None = None  # shown as it is, without its index
+    claims: tuple[Claim, ...] = ()
+    chosen: pd.DataFrame | None = None  # how each parameter was chosen
+    config: Mapping[str, Any] = {}  # what JSON can hold
+    seconds: float = 0.0  # that it took
 
 
 def check_name(name: str) -> None:
@@ -39,4 +39,13 @@ def check_name(name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise ValueError(
             f"section.name is {name!r}, expected letters, digits, '-', '_' and '.'."
+        )
+
+
+def check_panels(section: Section) -> None:
+    """There is something to draw."""
+    if not section.panels:
+        raise ValueError(
+            f"section.panels of {section.name} is {section.panels!r}, expected at "
+            "least one function."
         )

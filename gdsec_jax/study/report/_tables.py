@@ -25,7 +25,8 @@ def costs(
 
     Examples:
       >>> import numpy as np, optax
-      >>> from gdsec_jax import gd, problems, report, simulate
+      >>> from gdsec_jax import gd, problems, simulate
+      >>> from gdsec_jax.study import report
       >>> problem = problems.ridge(np.eye(4), np.arange(4.0), 2)
       >>> history = simulate(problem, optax.chain(gd(2), optax.sgd(2.0)), 9)
       >>> report.costs({"GD": history}, 1e-2, baseline="GD")["vs GD"].item()
@@ -71,14 +72,13 @@ def target_table(
     """The `costs` of runs, for the terminal.
 
     Args:
-      histories: by label.
-      target: relative to each history's initial error.
+      histories, target, baseline: as there.
       title: of the table.
-      baseline: the label that the percentages refer to.
 
     Examples:
       >>> import numpy as np, optax, rich
-      >>> from gdsec_jax import gd, problems, report, simulate
+      >>> from gdsec_jax import gd, problems, simulate
+      >>> from gdsec_jax.study import report
       >>> problem = problems.ridge(np.eye(4), np.arange(4.0), 2)
       >>> history = simulate(problem, optax.chain(gd(2), optax.sgd(2.0)), 9)
       >>> table = report.target_table({"GD": history}, 1e-2, title="", baseline="GD")
@@ -121,7 +121,8 @@ def format_table(
 
     Examples:
       >>> import numpy as np, optax
-      >>> from gdsec_jax import gd, problems, report, simulate, wire
+      >>> from gdsec_jax import gd, problems, simulate, wire
+      >>> from gdsec_jax.study import report
       >>> problem = problems.ridge(np.eye(4), np.arange(4.0), 2)
       >>> algorithm = gd(2, wire=wire.Format("rle", also=("coo", "values")))
       >>> history = simulate(problem, optax.chain(algorithm, optax.sgd(2.0)), 9)

@@ -1,0 +1,129 @@
+"""What the fields of a config may be; what all methods' parameters mean."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple
+
+import pydantic
+from pydantic import Field
+
+Count = Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
+Delay = Annotated[int, Field(ge=1, le=1000, strict=True)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Unit = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+ADAPTIVE = "adaptive"  # in place of a number for xi
+
+
+def _number(k: int | float) -> int | float:
+    if k < 1 if isinstance(k, int) else not 0 < k <= 1:
+        raise ValueError(f"{k}, expected an integer of at least 1 or a float in (0, 1]")
+    return k
+
+
+Number = Annotated[
+    Annotated[int, Field(strict=True)] | Annotated[float, Field(strict=True)],
+    pydantic.AfterValidator(_number),
+]
+
+
+def _xi(value: Any) -> Any:
+    if isinstance(value, str) and value != ADAPTIVE:
+        try:
+            float(value)
+        except ValueError:
+            message = f"{value!r}, expected a number or {ADAPTIVE!r}"
+            raise ValueError(message) from None
+    return value
+
+
+Xi = Annotated[NonNegative | Literal["adaptive"], pydantic.BeforeValidator(_xi)]
+
+
+class Model(pydantic.BaseModel):
+    """Fields that do not change, and no others."""
+
+    model_config = pydantic.ConfigDict(
+        frozen=True, protected_namespaces=(), use_attribute_docstrings=True
+    )
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _has_no_other_fields(cls, values):
+        for name in values if isinstance(values, Mapping) else ():
+            if name not in cls.model_fields:
+                known = ", ".join(cls.names())
+                raise ValueError(f"{cls.stranger(name)}, expected one of {known}")
+        return values
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Its fields, a class's own before those that it inherits."""
+        own = [vars(model).get("__annotations__", {}) for model in cls.__mro__]
+        return [name for names in own for name in names if name in cls.model_fields]
+
+    @classmethod
+    def stranger(cls, name: str) -> str:
+        """What to say of a field that there is not."""
+        return f"{name} is an unknown field"
+
+
+class Parameter(NamedTuple):
+    """What a parameter may be in a config, whichever method takes it."""
+
+    kind: Any  # a type, as pydantic understands it
+    description: str
+    traced: bool = False  # a sweep runs its values side by side; others are compiled
+
+
+# A name means the same to all methods. A parameter of another name needs no entry: its
+# type is that of the function's signature, its description the docstring's.
+PARAMETERS = {
+    "xi": Parameter(NonNegative, "Threshold, in the units of L.", True),
+    "budget": Parameter(
+        Fraction, "Of an adaptive xi: the share of entries to send on average.", True
+    ),
+    "coordinate_xi": Parameter(bool, "Whether entry i's threshold is xi / L^i."),
+    "beta": Parameter(Unit, "Of the memory of the gradient, in [0, 1].", True),
+    "k": Parameter(
+        Number, "Entries that are sent: how many, or a fraction of D as a float."
+    ),
+    "scope": Parameter(
+        Literal["message", "leaf"], "Whether k or a scale is of the message or a leaf."
+    ),
+    "levels": Parameter(Count, "s of the quantiser."),
+    "bits": Parameter(
+        Annotated[int, Field(ge=1, le=30, strict=True)], "b of the quantiser."
+    ),
+    "rank": Parameter(Count, "r of the factors."),
+    "zeta": Parameter(NonNegative, "Of the trigger.", True),
+    "eta": Parameter(Unit, "Of the momentum.", True),
+    "probability": Parameter(Fraction, "Of a full round.", True),
+    "compressor": Parameter(
+        Literal["random_k", "qsgd", "natural", "terngrad", "whole"],
+        "With its own k, levels and scope.",
+    ),
+    "max_delay": Parameter(Delay, "Rounds that are waited for late messages."),
+    "max_norm_ratio": Parameter(
+        Annotated[float, Field(ge=1)],
+        "Of a gradient's norm to the running median, beyond which its worker is left "
+        "out.",
+        True,
+    ),
+    "server": Parameter(
+        Literal["total", "running"],
+        "What it adds up: what it knows of each worker and the messages, or the "
+        "messages alone, to a memory of its own.",
+    ),
+    "capacity": Parameter(
+        Count, "Entries of a message at most, the largest; devices exchange so many."
+    ),
+    "aggregation": Parameter(
+        Literal["median", "trimmed_mean"], "A robust rule in the place of the sum."
+    ),
+    "trim": Parameter(
+        Annotated[float, Field(ge=0, lt=0.5)],
+        "Share that trimmed_mean leaves out on each side; by default 0.1.",
+    ),
+}

@@ -1,0 +1,302 @@
+"""The fields of a method: what all have, and what its function takes."""
+
+import functools
+import importlib
+import inspect
+import re
+import typing
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import pydantic
+from pydantic import Field
+
+from gdsec_jax import robust, server, worker
+from gdsec_jax.algorithms import METHODS
+from gdsec_jax.federation._adaptive import adaptive_xi
+from gdsec_jax.study.config._fields import (
+    ADAPTIVE,
+    PARAMETERS,
+    Count,
+    NonNegative,
+    Number,
+    Parameter,
+    Positive,
+    Seed,
+    Xi,
+)
+from gdsec_jax.study.config._grid import Grid, check_grid
+from gdsec_jax.study.config._uplink import UplinkConfig
+
+# What a grid cannot vary.
+FIXED = ("grid", "chosen", "channel", "absent", "participation_rule")
+# What a sweep runs side by side; other fields compile a loop for each value.
+TRACED = ("learning_rate", "seed", "participation", "budget_bits")
+TRACED += tuple(name for name, known in PARAMETERS.items() if known.traced)
+# Parameters of functions that a config says elsewhere, or leaves as they are: the
+# probabilities come from theory, the format is that of the run.
+_NO_FIELDS = (
+    *("num_workers", "probabilities", "key", "wire", "reduction", "weights"),
+    *("on_nonfinite", "on_standstill", "state_dtype"),
+)
+# Further fields that say what a parameter is.
+_MORE = {
+    "compressor": ("k", "levels", "scope"),
+    "server": ("aggregation", "trim", "max_delay", "capacity", "max_norm_ratio"),
+}
+_EMPTY = inspect.Parameter.empty
+_MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+@functools.cache
+def function_of(name: str) -> Callable[..., Any]:
+    """The function of a method: of this package, or MODULE:FUNCTION of the user's own.
+
+    Raises:
+      ValueError: there is no such method, module or function, or it is no method.
+    """
+    if name in METHODS:
+        return METHODS[name].factory
+    module, colon, attribute = str(name).partition(":")
+    if not colon:
+        raise ValueError(
+            f"name is {name!r}, expected one of {', '.join(METHODS)}, or "
+            "MODULE:FUNCTION of your own"
+        )
+    try:
+        found = importlib.import_module(module)
+    except (ModuleNotFoundError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"name is {name!r}, but {module!r} cannot be imported ({error}), expected "
+            "a module of an installed package, or of the folder you are in"
+        ) from error
+    if not hasattr(found, attribute):
+        raise ValueError(
+            f"name is {name!r}, but {module} has no {attribute}, expected a function"
+        )
+    function = getattr(found, attribute)
+    if callable(function) and "num_workers" in inspect.signature(function).parameters:
+        return function
+    raise ValueError(
+        f"name is {name!r}, which is no method, expected a function of num_workers "
+        "that makes an optax Aggregator"
+    )
+
+
+@functools.cache
+def model_of(name: str) -> "type[MethodConfig]":
+    """The config of a method: the common fields, and those of its function.
+
+    Raises:
+      ValueError: as `function_of`.
+    """
+    fields: dict[str, Any] = {
+        field: (known.kind | None, Field(default=None, description=known.description))
+        for field, known in _parameters_of(function_of(name)).items()
+    }
+    return pydantic.create_model(name, __base__=MethodConfig, **fields)
+
+
+def _parameters_of(function: Callable[..., Any]) -> dict[str, Parameter]:
+    """What a config says of a function's parameters, by the name of the field.
+
+    The type is the signature's if that is `Annotated`; else that of `PARAMETERS`, where
+    the name is known; else the signature's, or that of the default.
+    """
+    taken = inspect.signature(function).parameters
+    try:
+        hints = typing.get_type_hints(function, include_extras=True)
+    except NameError:  # of types that are imported for a type checker alone
+        hints = {}
+    found = {}
+    for name, parameter in taken.items():
+        common = name in MethodConfig.model_fields or hasattr(MethodConfig, name)
+        if parameter.kind in _MANY or name in _NO_FIELDS or common:
+            continue
+        hint = hints.get(name, parameter.annotation)
+        known = PARAMETERS.get(name)
+        if known is None or typing.get_origin(hint) is typing.Annotated:
+            known = _foreign(function, parameter, hint)
+        if known is not None:
+            found[name] = known._replace(
+                description=known.description + _default(parameter)
+            )
+            found |= {x: PARAMETERS[x] for x in _MORE.get(name, ()) if x not in taken}
+    if "xi" in found and "beta" in taken and found["xi"].kind is NonNegative:
+        # A threshold of single entries, which a controller can choose as well.
+        words = f'{found["xi"].description} Or "adaptive", chosen as it runs.'
+        found["xi"] = Parameter(Xi, words)
+        found |= {name: PARAMETERS[name] for name in ("budget", "coordinate_xi")}
+    return found
+
+
+def _foreign(
+    function: Callable[..., Any], parameter: inspect.Parameter, hint: Any
+) -> Parameter | None:
+    """A parameter by its signature alone, None if no config can hold such a value."""
+    if hint is _EMPTY:
+        kind = type(parameter.default)
+        hint = kind if kind in (bool, int, float, str) else bool | int | float | str
+    try:
+        pydantic.TypeAdapter(hint)
+    except pydantic.PydanticSchemaGenerationError:
+        return None
+    page = inspect.getdoc(function) or ""
+    args = rf"^ *(?:\w+, )*{parameter.name}(?:, \w+)*: ([^;.]+(?:\.\d[^;.]*)*)"
+    said = re.search(args, page, re.MULTILINE)
+    words = " ".join(said[1].split()) if said else ""
+    return Parameter(hint, f"{words[:1].upper()}{words[1:]}." if words else "")
+
+
+def _default(parameter: inspect.Parameter) -> str:
+    given = parameter.default is not _EMPTY and parameter.default is not None
+    return f" By default {parameter.default!r}." if given else ""
+
+
+class MethodConfig(UplinkConfig):
+    """An algorithm and its parameters; the key of its table is its label.
+
+    These fields all methods have. Validation makes a config of the method's own class,
+    `model_of` its name, which has the parameters of its function too.
+    """
+
+    name: str
+    """The algorithm: gdsec methods lists them; or MODULE:FUNCTION."""
+    learning_rate: Positive | None = None
+    """alpha; by default what theory recommends, or 1/L."""
+    seed: Seed | None = None
+    """Of what the run draws: algorithm, minibatches, workers."""
+    step_factor: Positive = 1.0
+    """Of the learning rate, that of theory in particular."""
+    local_steps: Count | None = None
+    """Gradient steps of a worker in a round, as FedAvg."""
+    broadcast_k: Number | None = None
+    """The server sends so many entries, by top-k with EF."""
+    grid: Grid = Field(default={})
+    """For gdsec sweep and tune: values of fields to try."""
+    chosen: str = ""
+    """How the parameters were chosen."""
+
+    @pydantic.model_validator(mode="wrap")
+    @classmethod
+    def _is_of_its_function(cls, values, handler):
+        if cls is not MethodConfig or not isinstance(values, Mapping):
+            return handler(values)
+        if "name" not in values:
+            raise ValueError("name is missing")
+        model = model_of(values["name"])
+        # What an older version has saved names the fields of all methods.
+        kept = {
+            name: x
+            for name, x in values.items()
+            if name in model.model_fields or (x is not None and x is not False)
+        }
+        return model.model_validate(kept)
+
+    @classmethod
+    def stranger(cls, name: str) -> str:
+        """What to say of a parameter that the method has not."""
+        return f"{cls.__name__} has no parameter {name}"
+
+    @pydantic.model_validator(mode="after")
+    def _fits_its_function(self):
+        check_grid(self, self.grid, MethodConfig.model_validate, FIXED)
+        if self.grid:  # with its values, which may be needed, it was checked
+            return self
+        given = self._own()
+        if given.get("trim") and given.get("aggregation") != "trimmed_mean":
+            raise ValueError("trim is for the aggregation trimmed_mean alone")
+        if "budget" in given and given.get("xi") != ADAPTIVE:
+            raise ValueError("budget is for xi = 'adaptive' alone")
+        if given.get("coordinate_xi") and "xi" not in given:
+            raise ValueError("coordinate_xi needs the parameter xi")
+        if given.get("coordinate_xi") and given["xi"] == ADAPTIVE:
+            raise ValueError("coordinate_xi needs a number for xi, got 'adaptive'")
+        self.check_uplink()
+        more = ("num_workers", "learning_rate", *(["seed"] if self.seed else []))
+        _needs(self.name, function_of(self.name), (*given, *more))
+        self.parameters()  # builds the compressor, which checks its own
+        return self
+
+    def _own(self) -> dict[str, Any]:
+        """The fields of this method alone, those that are given."""
+        return {
+            name: value
+            for name in type(self).model_fields
+            if name not in MethodConfig.model_fields
+            and (value := getattr(self, name)) is not None
+        }
+
+    def parameters(self, **more: Any) -> dict[str, Any]:
+        """The arguments of the function that are given, all but the step.
+
+        Args:
+          more: of these fields where they are not given.
+
+        Raises:
+          ValueError: the compressor's arguments do not fit it, or the server's do not
+            fit each other.
+        """
+        given = more | self._own()
+        given.pop("coordinate_xi", None)  # it needs the problem
+        taken = inspect.signature(function_of(self.name)).parameters
+        if self.seed is not None:  # what else is drawn has it too
+            given |= {name: self.seed for name in ("key", "seed") if name in taken}
+        budget = given.pop("budget", None)
+        if isinstance(given.get("xi"), str):
+            given["xi"] = adaptive_xi(budget=budget)
+        if "compressor" in given:
+            given = _with_compressor(given)
+        return _with_server(given)
+
+
+def _needs(name: str, function: Callable[..., Any], given: Collection[str]) -> None:
+    """All parameters without a default are given."""
+    for parameter in inspect.signature(function).parameters.values():
+        required = parameter.default is _EMPTY and parameter.kind not in _MANY
+        if required and parameter.name not in given:
+            raise ValueError(f"{name} needs the parameter {parameter.name}")
+
+
+def _with_compressor(given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with the compressor for its name and its own arguments."""
+    name = given["compressor"]
+    factory = getattr(worker, name)
+    _needs(name, factory, given)
+    own = {x: given.pop(x) for x in _MORE["compressor"] if x in given}
+    for other in own:
+        if other not in inspect.signature(factory).parameters:
+            raise ValueError(f"{name} has no parameter {other}")
+    return given | {"compressor": factory(**own)}
+
+
+def _with_server(given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with the `server` object for the fields that describe it."""
+    fields = {x: given.pop(x) for x in ("server", *_MORE["server"]) if x in given}
+    ratio = fields.pop("max_norm_ratio", None)
+    trim = fields.pop("trim", 0.1)
+    if len(fields) > 1:
+        raise ValueError(
+            f"{' and '.join(fields)} are given, expected one of them: each says how "
+            "the server adds up"
+        )
+    if not fields and ratio is None:
+        return given
+    rules = {"median": robust.median, "trimmed_mean": robust.trimmed_mean(trim)}
+    kinds: dict[str, Callable[..., server.Server]] = {
+        "max_delay": server.late,
+        "capacity": server.sparse,
+        "aggregation": lambda name, **more: server.robust(rules[name], **more),
+        "server": lambda name, **more: getattr(server, name)(**more),
+    }
+    ((name, value),) = fields.items() or {"server": "total"}.items()
+    return given | {"server": kinds[name](value, max_norm_ratio=ratio)}
+
+
+def with_values(method: MethodConfig, **fields: Any) -> MethodConfig:
+    """The method with other values of some fields, unchecked: they may be traced."""
+    model = model_of(fields.get("name", method.name))
+    values = dict(method) | fields
+    return model.model_construct(
+        **{name: x for name, x in values.items() if name in model.model_fields}
+    )
