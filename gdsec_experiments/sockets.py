@@ -41,6 +41,7 @@ from gdsec_experiments import _frames as frames
 from gdsec_experiments import _socket_worker
 from gdsec_experiments._softmax import Job, Method, make_problem, methods
 from gdsec_jax import _trees, problems, wire
+from gdsec_jax.wire._codes import packing_of
 
 GREETING = 2.0  # seconds that who connects has to say who it is
 
@@ -208,7 +209,7 @@ def play(
     step = 1 / problem.smoothness
     method = methods(problem.num_workers, step)[job.method]
     init, update = _server_step(method, step, like)
-    packing = wire.packing_of(method.pipeline.init(like))
+    packing = packing_of(method.pipeline.init(like))
     code = wire.Code() if packing is None else packing.code
     params, state = like, init()
     heard = set()  # whose first message has come: that one may be whole

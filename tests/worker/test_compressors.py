@@ -9,6 +9,7 @@ import numpy as np
 import oracle_rivals
 import pytest
 from cases import slow_but
+from inside import _uploads
 
 from gdsec_jax import wire, worker
 
@@ -318,7 +319,7 @@ def test_cast_rounds_and_flushes(dtype, narrow):
     expected = np.where(np.abs(rounded) < tiny, 0.0, rounded)
     np.testing.assert_array_equal(np.asarray(ours, np.float64), expected)
     assert not np.signbit(np.asarray(ours)[4])
-    form = wire.layout_of(v, "dense", piece.init(v).code)
+    form = _uploads.layout_of(v, "dense", piece.init(v).code)
     assert form.dense_bits == 7 * 8 * jnp.dtype(narrow).itemsize
 
 

@@ -12,7 +12,7 @@ from gdsec_jax.study.config._method import FIXED, MethodConfig, model_of
 from gdsec_jax.study.config._problem import ProblemConfig
 from gdsec_jax.study.config._sentences import of_method
 from gdsec_jax.study.config._uplink import ChannelConfig
-from gdsec_jax.wire import CONVENTIONS, FORMATS
+from gdsec_jax.wire._formats import CONVENTIONS, FORMATS
 
 
 class RunConfig(Model):

@@ -164,7 +164,7 @@ def _cheapest(runs: np.ndarray) -> int:
 
 
 def _written(entries: list[np.ndarray], plan: Plan, scales: np.ndarray) -> list[Bits]:
-    """The values in order; neighbours of one width that fill no bytes share a string."""
+    """The values in order; neighbours of one width, no whole bytes, share a string."""
 
     def numbers(bits: np.ndarray, leaf: Leaf) -> np.ndarray:
         scale = scales[leaf.scale] if scales.size else None
