@@ -124,12 +124,7 @@ def flax_problem(
       Wu and Johnson, Rethinking "Batch" in BatchNorm, 2021,
       https://arxiv.org/abs/2105.07576 (precise statistics)
     """
-    from flax import nnx
-
-    if not isinstance(model, nnx.Module):
-        raise ValueError(
-            f"model is a {type(model).__name__}, expected a flax.nnx.Module."
-        )
+    _check_model(model)
     for metric in metrics or {}:
         if not metric or "/" in metric:
             raise ValueError(
@@ -149,8 +144,6 @@ def flax_problem(
         )
     parts = parts_of(split, labels, num_workers, seed)
     network, params = network_of(model)
-    if not jax.tree.leaves(params):
-        raise ValueError(f"model {type(model).__name__} has no nnx.Param.")
     drawing = None
     if batch_size is not None or network.draws:
         drawing = Draw(batch_size, network.draws)
@@ -214,6 +207,17 @@ def flax_model(problem: Problem, params: PyTree) -> "nnx.Module":
     _checks.same_shapes("params", params, problem.init_params)
     network = measure.network
     return network.model(params, network.rest_at(params, problem.held_out.sample))
+
+
+def _check_model(model: Any) -> None:
+    from flax import nnx
+
+    if not isinstance(model, nnx.Module):
+        raise ValueError(
+            f"model is a {type(model).__name__}, expected a flax.nnx.Module."
+        )
+    if not jax.tree.leaves(nnx.state(model, nnx.Param)):
+        raise ValueError(f"model {type(model).__name__} has no nnx.Param.")
 
 
 def _samples(name: str, given: Any) -> tuple[np.ndarray, np.ndarray]:

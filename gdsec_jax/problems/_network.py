@@ -160,7 +160,7 @@ def normalises(model: "nnx.Module") -> bool:
 
 
 def split(model: "nnx.Module") -> tuple[Any, PyTree, PyTree, PyTree]:
-    """The graph without its variables, parameters, random keys, and other variables."""
+    """The graph alone, and its parameters, random keys, and other variables."""
     from flax import nnx
 
     graph, *states = nnx.split(model, nnx.Param, nnx.RngKey, ...)
