@@ -22,6 +22,7 @@ from gdsec_jax.algorithms._memoryless import terngrad as terngrad
 from gdsec_jax.algorithms._options import MemoryOptions as MemoryOptions
 from gdsec_jax.algorithms._options import Options as Options
 from gdsec_jax.algorithms._options import algorithm as algorithm
+from gdsec_jax.algorithms._options import difference_memory as difference_memory
 from gdsec_jax.algorithms._registry import METHODS as METHODS
 from gdsec_jax.algorithms._registry import STATIC_ARGS as STATIC_ARGS
 from gdsec_jax.algorithms._registry import Method as Method
@@ -46,6 +47,7 @@ __all__ = [
     "cgd",
     "clag",
     "diana",
+    "difference_memory",
     "ef21",
     "ef21_sgdm",
     "gd",

@@ -94,14 +94,24 @@ def difference_memory(
     server: Server | None = None,
     **options,
 ) -> aggregating.Aggregator:
-    """Federate a gradient-difference memory, on the workers' side and the server's.
+    r"""Federate pieces inside a gradient-difference memory, kept on both sides.
+
+    .. math:: u_m = C(g_m - h_m), \quad h_m \leftarrow h_m + \beta u_m, \quad
+       \text{update} = \sum_m (h_m + u_m)
+
+    What the methods of this package with such a memory are made of.
 
     Args:
-      compressor: inside the memory.
+      compressor: C, a transformation for one worker.
       num_workers: M.
-      beta: of the memory.
-      before: a piece that the gradient passes first.
-      state_dtype, server, options: see the package.
+      beta: :math:`\beta` in [0, 1], or a function of the parameters' shapes.
+      before: a piece that the gradient passes first, such as `worker.momentum`.
+      state_dtype, server, options: see the package, and `federate`.
+
+    Examples:
+      >>> import gdsec_jax
+      >>> from gdsec_jax import algorithms, worker
+      >>> algorithm = algorithms.difference_memory(worker.top_k(10), num_workers=5)
     """
     worker = gradient_difference(compressor, beta, state_dtype=state_dtype)
     return federate(

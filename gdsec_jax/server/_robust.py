@@ -14,7 +14,7 @@ def median(summands: Any) -> Any:
 
     .. math:: M \, \text{median}_m (h_m + u_m)_i
 
-    An aggregation for `federate`. Entries of fewer than half of the workers cannot move
+    A rule for `server.robust`. Entries of fewer than half of the workers cannot move
     it beyond those of the others. It is not the mean: where the workers' gradients
     differ it leads elsewhere, and nothing is conserved. Of a worker that is absent, or
     lost, h_m stands in; a method without such a memory has 0 in its place, and with
@@ -29,7 +29,8 @@ def median(summands: Any) -> Any:
     Examples:
       >>> import jax.numpy as jnp, optax
       >>> import gdsec_jax
-      >>> algorithm = gdsec_jax.gdsec(3, xi=0.0, aggregation=gdsec_jax.robust.median)
+      >>> server = gdsec_jax.server.robust(gdsec_jax.robust.median)
+      >>> algorithm = gdsec_jax.gdsec(3, xi=0.0, server=server)
       >>> params, grads = jnp.zeros(1), jnp.array([[1.0], [2.0], [1e9]])
       >>> algorithm.update(grads, algorithm.init(params), params)[0]
       Array([6.], dtype=float32)
@@ -54,7 +55,7 @@ def trimmed_mean(share: float):
       share: of the workers that are left out on each side, in [0, 1/2).
 
     Returns:
-      An aggregation for `federate`, from leaves [M, *param] to leaves [*param].
+      A rule for `server.robust`, from leaves [M, *param] to leaves [*param].
 
     Raises:
       ValueError: share lies outside [0, 1/2).
