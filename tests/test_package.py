@@ -76,14 +76,20 @@ import sys, jax, optax
 before = set(sys.modules)
 import gdsec_jax
 print(*set(sys.modules) - before)
+from gdsec_jax import *  # all that it loads when it is used
+print(*set(sys.modules) - before)
 import gdsec_jax.study.cli
 print(*set(sys.modules) - before)
 """
     ran = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    package, command = (set(line.split()) for line in ran.stdout.splitlines())
-    assert "gdsec_jax" in package
+    bare, package, command = (set(line.split()) for line in ran.stdout.splitlines())
+    assert {x for x in bare if x.startswith("gdsec")} == {
+        "gdsec_jax",
+        "gdsec_jax._checks",
+    }
+    assert "gdsec_jax.simulation._simulate" in package
     assert "gdsec_jax.study.cli" in command
     assert not package & _banned()
     # Needed to say what is wrong with the command line.
@@ -91,10 +97,27 @@ print(*set(sys.modules) - before)
 
 
 def test_the_package_has_one_page_too():
-    page = {name for name, value in vars(gdsec_jax).items() if not name.startswith("_")}
-    modules = {name for name in page if inspect.ismodule(getattr(gdsec_jax, name))}
-    assert set(TOPICS) - {"algorithms", "study.report"} <= set(gdsec_jax.__all__)
-    assert page - modules == set(gdsec_jax.__all__) - modules
+    """Its stub, which type checkers read and from which it is loaded."""
+    tree = ast.parse(Path(gdsec_jax.__file__).with_suffix(".pyi").read_text("utf-8"))
+    names = [n.names[0].asname for n in tree.body if isinstance(n, ast.ImportFrom)]
+    (listed,) = (n.value for n in tree.body if isinstance(n, ast.Assign))
+    assert sorted(names) == sorted(ast.literal_eval(listed))
+    assert sorted(names) == sorted(gdsec_jax.__all__)
+    assert set(TOPICS) - {"algorithms", "study.report"} <= set(names)
+    for name in names:
+        assert getattr(gdsec_jax, name) is not None
+    assert not inspect.ismodule(gdsec_jax.theory)
+    assert not inspect.ismodule(gdsec_jax.simulate)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("Grouped", "WorkerBatches"), ("rounds", "clock")]
+)
+def test_old_names(old, new):
+    with pytest.warns(DeprecationWarning, match=f"{old} is deprecated .* use .*{new}"):
+        assert getattr(gdsec_jax, old) is getattr(gdsec_jax, new)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        gdsec_jax.no_such_name  # noqa: B018
 
 
 @pytest.mark.parametrize("topic", TOPICS)
@@ -114,8 +137,9 @@ def test_every_public_function_is_documented_with_an_example():
         gdsec_jax,
         *(importlib.import_module(f"gdsec_jax.{t}") for t in TOPICS),
     ):
-        for name, value in vars(module).items():
-            if name.startswith("_") or not inspect.isfunction(value):
+        for name in module.__all__:
+            value = getattr(module, name)
+            if not inspect.isfunction(value):
                 continue
             if ">>>" not in (inspect.getdoc(value) or ""):
                 missing.append(f"{module.__name__}.{name}")

@@ -1,0 +1,129 @@
+"""What `import gdsec_jax` offers; each name is loaded when it is first used."""
+
+from . import channel as channel
+from . import data as data
+from . import logs as logs
+from . import participation as participation
+from . import problems as problems
+from . import robust as robust
+from . import server as server
+from . import wire as wire
+from . import worker as worker
+from ._devices import DEVICE_AXIS as DEVICE_AXIS
+from ._theory import Theory as Theory
+from ._theory import theory as theory
+from .algorithms import METHODS as METHODS
+from .algorithms import STATIC_ARGS as STATIC_ARGS
+from .algorithms import Method as Method
+from .algorithms import cgd as cgd
+from .algorithms import clag as clag
+from .algorithms import diana as diana
+from .algorithms import ef21 as ef21
+from .algorithms import ef21_sgdm as ef21_sgdm
+from .algorithms import gd as gd
+from .algorithms import gdsec as gdsec
+from .algorithms import gdsoec as gdsoec
+from .algorithms import iag as iag
+from .algorithms import lag as lag
+from .algorithms import laq as laq
+from .algorithms import low_rank as low_rank
+from .algorithms import marina as marina
+from .algorithms import natural as natural
+from .algorithms import power_sgd as power_sgd
+from .algorithms import qgd as qgd
+from .algorithms import qsgdsec as qsgdsec
+from .algorithms import rand_k as rand_k
+from .algorithms import sign_ef as sign_ef
+from .algorithms import terngrad as terngrad
+from .algorithms import top_j as top_j
+from .federation import federate as federate
+from .federation._adaptive import adaptive_xi as adaptive_xi
+from .federation._batches import WorkerBatches as WorkerBatches
+from .federation._broadcast import LastBroadcast as LastBroadcast
+from .federation._broadcast import broadcast as broadcast
+from .federation._broadcast import last_broadcast as last_broadcast
+from .federation._check import check as check
+from .federation._clock import clock as clock
+from .federation._controller import Controller as Controller
+from .federation._controller import last_xi as last_xi
+from .federation._counts import LastRound as LastRound
+from .federation._counts import last_round as last_round
+from .server import gradient_estimate as gradient_estimate
+from .server import late_messages as late_messages
+from .server import server_memory as server_memory
+from .simulation._checkpoint import Checkpoints as Checkpoints
+from .simulation._grid import Static as Static
+from .simulation._history import Cost as Cost
+from .simulation._history import History as History
+from .simulation._observe import Round as Round
+from .simulation._observe import norms as norms
+from .simulation._run import Stop as Stop
+from .simulation._simulate import simulate as simulate
+from .simulation._store import SweepFile as SweepFile
+from .simulation._sweep import sweep as sweep
+from .uplink import Uplink as Uplink
+
+__all__ = [
+    "DEVICE_AXIS",
+    "METHODS",
+    "STATIC_ARGS",
+    "Checkpoints",
+    "Controller",
+    "Cost",
+    "History",
+    "LastBroadcast",
+    "LastRound",
+    "Method",
+    "Round",
+    "Static",
+    "Stop",
+    "SweepFile",
+    "Theory",
+    "Uplink",
+    "WorkerBatches",
+    "adaptive_xi",
+    "broadcast",
+    "cgd",
+    "channel",
+    "check",
+    "clag",
+    "clock",
+    "data",
+    "diana",
+    "ef21",
+    "ef21_sgdm",
+    "federate",
+    "gd",
+    "gdsec",
+    "gdsoec",
+    "gradient_estimate",
+    "iag",
+    "lag",
+    "laq",
+    "last_broadcast",
+    "last_round",
+    "last_xi",
+    "late_messages",
+    "logs",
+    "low_rank",
+    "marina",
+    "natural",
+    "norms",
+    "participation",
+    "power_sgd",
+    "problems",
+    "qgd",
+    "qsgdsec",
+    "rand_k",
+    "robust",
+    "server",
+    "server_memory",
+    "sign_ef",
+    "simulate",
+    "sweep",
+    "terngrad",
+    "theory",
+    "top_j",
+    "wire",
+    "worker",
+]
