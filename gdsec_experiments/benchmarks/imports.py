@@ -23,7 +23,7 @@ def bench(settings: Settings) -> list[Measure]:
         Measure(
             "import gdsec_jax / import jax, optax",
             **benchmarks.ratio(ours, theirs),
-            must=1.5,
+            must=1.4,
         ),
         Measure("import gdsec_jax", **benchmarks.summary(ours.seconds), unit="s"),
     ]
