@@ -13,7 +13,7 @@ PYTEST := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.xla_cache \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
 	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 \
 	$(BIN)/python -m pytest -n 2 -q --durations 15
-# Where there are many, and few that run for long, the compiler optimises less.
+# Few of them run for long: the compiler optimises less. The core is tested as users run it.
 QUICK := XLA_FLAGS=--xla_backend_optimization_level=0 $(PYTEST)
 
 .PHONY: figures test test-core test-slow lint browser clean
@@ -22,13 +22,12 @@ figures: $(READY)
 	$(BIN)/gdsec figures
 
 test: $(READY)
-	$(PYTEST) -m "not slow"
+	$(QUICK) -m "not slow"
 
-# The numerical core alone, for further versions of Python.
+# The numerical core alone, for further versions of Python, as optimised as users run it.
 test-core: $(READY)
-	$(QUICK) -m "not slow" tests/worker/test_compressors.py tests/worker/test_memories.py \
-		tests/worker/test_triggers.py tests/wire/test_formats.py tests/test_federation.py \
-		tests/test_attendance.py tests/test_participation.py
+	$(PYTEST) -m "not slow" tests/worker tests/server tests/wire/test_formats.py \
+		tests/federation/test_federate.py tests/federation/test_attendance.py
 
 test-slow: $(READY)
 	$(QUICK) -m slow
