@@ -102,19 +102,23 @@ def of_each_kind(method):
     return method.name in KINDS
 
 
-def methods(where=lambda method: True, *, dear=False, core=CORE):
+def methods(where=lambda method: True, *, dear=False, core=CORE, fast=None):
     """Parametrise a test by the methods that fulfil a condition.
 
     Args:
       dear: only those of each kind, and as slow tests but for the `core`.
+      fast: all of them, and as slow tests but for these.
     """
+    quick = core if dear else fast
     return pytest.mark.parametrize(
         "method",
         [
             pytest.param(
                 method,
                 id=method.name,
-                marks=[pytest.mark.slow] if dear and method.name not in core else [],
+                marks=[]
+                if quick is None or method.name in quick
+                else [pytest.mark.slow],
             )
             for method in METHODS
             if where(method) and (not dear or method.name in DEAR)

@@ -88,7 +88,11 @@ def gdsec(problem, step=1.0, beta=0.01, **options):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"start": 3.0, "growth": 0.3}, {"budget": 0.1}],
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        {"start": 3.0, "growth": 0.3},
+        {"budget": 0.1},
+    ],
     ids=["default", "one that is cut", "budget"],
 )
 def test_equals_a_loop_in_plain_python(options):

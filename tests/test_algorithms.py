@@ -150,7 +150,7 @@ def test_vmap_over_hyper_parameters_equals_a_loop(name):
         np.testing.assert_array_equal(sent.entries[i], alone.entries)
 
 
-@methods(dear=True)
+@methods(dear=True, core=("gdsec",))
 def test_one_compilation_and_donated_buffers_from_an_eager_init(method):
     params = tree_params()
     chex.clear_trace_counter()
@@ -372,7 +372,7 @@ def test_conservation_in_few_bits_with_absent_and_dropped_workers(
 # A worker whose gradient is not finite.
 
 
-@methods(lambda method: method.name not in ("iag", "power_sgd"), dear=True)
+@methods(dear=True, core=("gdsec",))
 def test_a_worker_that_is_not_finite_is_absent(method):
     params = tree_params()
     algorithm = method.make(M, wire="rle")

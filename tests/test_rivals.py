@@ -15,7 +15,7 @@ import optax
 import oracle
 import oracle_rivals as rivals
 import pytest
-from cases import METHODS, real_problem, slow_but
+from cases import METHODS, methods, real_problem, slow_but
 from inside import _trees
 
 import gdsec_jax
@@ -307,20 +307,22 @@ CASES = {
     "clag": Case("clag", {"k": 16, "zeta": 3.0}, skips=True, sparse=True),
 }
 MATRICES = ("low_rank", "power_sgd")  # they want matrices; all others are given vectors
-# On which data set a case is run at once; where there is none, as a slow test.
+# On which data set a case is run each time; the others are slow tests.
 _FAST = dict.fromkeys(
     (
         *("gdsec", "gdsoec, xi^i", "qsgdsec", "cgd", "lag", "laq", "iag", "top_j"),
-        *("sign_ef", "qgd", "ef21", "clag"),
+        *("sign_ef", "qgd", "ef21", "clag", "marina", "power_sgd, rank 2"),
     ),
     "breast_cancer",
-) | dict.fromkeys(("gd", "gdsec, xi^i", "low_rank"), "digits")
+) | dict.fromkeys(
+    ("gd", "gdsec, xi^i", "low_rank", "diana", "rand_k, feedback"), "digits"
+)
 RUNS = [
     pytest.param(
         case,
         name,
         id=f"{label}-{name}",
-        marks=[] if name == (case.only or _FAST.get(label)) else [pytest.mark.slow],
+        marks=[] if name == _FAST.get(label) else [pytest.mark.slow],
     )
     for label, case in CASES.items()
     for name in ("digits", "breast_cancer")
@@ -484,14 +486,15 @@ def _sensitivity(setting, own, thetas):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(
-    "name", [method.name for method in METHODS if method.as_gd is not None]
+@methods(
+    lambda method: method.as_gd and method.name != "gd",
+    fast=("gdsec", "top_j", "diana", "marina"),
 )
-def test_its_limit_case_is_gradient_descent(name):
-    method = next(method for method in METHODS if method.name == name)
+def test_its_limit_case_is_gradient_descent(method):
     _is_gradient_descent(*_problem("digits", "vectors"), method.make_gd(WORKERS))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("name", "arguments"),
@@ -525,7 +528,10 @@ def _is_gradient_descent(problem, gradient, algorithm):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     ("name", "arguments"),
-    [("clag", {"k": 6, "zeta": 0.0}), ("ef21_sgdm", {"k": 6, "eta": 1.0})],
+    [
+        ("clag", {"k": 6, "zeta": 0.0}),
+        pytest.param("ef21_sgdm", {"k": 6, "eta": 1.0}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_limit_case_is_ef21(name, arguments):
     problem, gradient = _problem("digits", name)

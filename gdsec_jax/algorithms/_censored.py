@@ -1,7 +1,7 @@
 """Methods that censor single entries: GD-SEC, its ablation, and with quantisation."""
 
 import functools
-from typing import Any, Unpack
+from typing import Unpack
 
 import optax
 from optax.experimental import aggregating
@@ -72,7 +72,7 @@ def gdsec(
         _censor(xi, num_workers, options), state_dtype=options.get("state_dtype")
     )
     return difference_memory(
-        compressor, num_workers, beta, **_control(xi, beta), **options
+        compressor, num_workers, beta, controller=_told(xi, beta), **options
     )
 
 
@@ -102,9 +102,8 @@ def gdsoec(
     """
     _checks.number_in_range("beta", beta, 0.0, 1.0)
     compressor = _censor(xi, num_workers, options)
-    return difference_memory(
-        compressor, num_workers, beta, **_control(xi, beta, False), **options
-    )
+    told = _told(xi, beta, error_correction=False)
+    return difference_memory(compressor, num_workers, beta, controller=told, **options)
 
 
 @algorithm(MemoryOptions)
@@ -151,8 +150,9 @@ def qsgdsec(
         chain(_censor(xi, num_workers, options), qsgd(levels, scope=scope)),
         state_dtype=options.get("state_dtype"),
     )
+    told = _told(xi, beta)
     return difference_memory(
-        compressor, num_workers, beta, key=key, **_control(xi, beta), **options
+        compressor, num_workers, beta, key=key, controller=told, **options
     )
 
 
@@ -176,9 +176,9 @@ def _censor_by(part, xi) -> Piece:
     return Piece(optax.init_empty_state, update, component_wise=True)
 
 
-def _control(xi, beta, error_correction: bool = True) -> dict[str, Any]:
-    """The argument of `federate` for xi, if it is a controller, told of the rest."""
+def _told(xi, beta, error_correction: bool = True) -> Controller | None:
+    """The controller of xi, if it has one, told of the method it chooses for."""
     if not isinstance(xi, Controller):
-        return {}
-    told = functools.partial(xi.update, beta=beta, error_correction=error_correction)
-    return {"controller": Controller(xi.init, told)}
+        return None
+    update = functools.partial(xi.update, beta=beta, error_correction=error_correction)
+    return Controller(xi.init, update)
