@@ -42,15 +42,12 @@ def error_top(k):
 def run(optimizer, problem, rounds):
     """[rounds, D] steps, and what went up and down in each round."""
 
-    @jax.jit
-    def one(params, state):
-        step, state = optimizer.update(problem.gradients(params), state, params)
-        return step, state, optax.apply_updates(params, step)
-
+    update, gradients = jax.jit(optimizer.update), jax.jit(problem.gradients)
     params, state = problem.init_params, jax.jit(optimizer.init)(problem.init_params)
     steps, states = [], []
     for _ in range(rounds):
-        step, state, params = one(params, state)
+        step, state = update(gradients(params), state, params)
+        params = np.asarray(params) + np.asarray(step)
         steps.append(np.asarray(step))
         states.append(state)
     return np.array(steps), states
