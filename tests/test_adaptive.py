@@ -441,8 +441,8 @@ def _rounds_to(problem, algorithm, start, target):
     "fields", [{"budget": 0.2}, pytest.param({}, marks=pytest.mark.slow)]
 )
 def test_a_config_makes_it(fields):
-    method = config.MethodConfig(name="gdsec", xi="adaptive", **fields)
-    made = config.validate({"methods": {"SEC": method.model_dump()}}, "here")
+    method = {"name": "gdsec", "xi": "adaptive"} | fields
+    made = config.validate({"methods": {"SEC": method}}, "here")
     problem, *_ = real_problem("digits")
     optimizer = config.make_optimizer(made.methods["SEC"], made, problem)
     xi, _, entries, _ = course(problem, optimizer, 60)
