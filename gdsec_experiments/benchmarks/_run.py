@@ -6,6 +6,7 @@ import os
 import pkgutil
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,15 +95,15 @@ def run(names: Sequence[str], settings: Settings) -> Result:
 
 
 def _report(name: str, settings: Settings) -> Report:
-    seconds = experiment.stopwatch()
+    begin = time.perf_counter()
     try:
-        measures = tuple(module(name).bench(settings))
+        report = Report(tuple(module(name).bench(settings)))
     except Skipped as reason:
-        return Report(seconds=seconds(), skipped=str(reason))
-    except Exception as error:
+        report = Report(skipped=str(reason))
+    except Exception as error:  # whatever it is, the other benches run
         experiment.say(settings.console, traceback.format_exc())
-        return Report(seconds=seconds(), failed=f"{type(error).__name__}: {error}")
-    return Report(measures, seconds())
+        report = Report(failed=f"{type(error).__name__}: {error}")
+    return report._replace(seconds=time.perf_counter() - begin)
 
 
 def _environment_here() -> dict[str, str]:

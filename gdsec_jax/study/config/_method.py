@@ -184,6 +184,8 @@ class MethodConfig(UplinkConfig):
             return handler(values)
         if "name" not in values:
             raise ValueError("name is missing")
+        if not isinstance(values["name"], str):
+            raise ValueError(f"name is {values['name']!r}, expected a word")
         model = model_of(values["name"])
         # What an older version has saved names the fields of all methods.
         kept = {
