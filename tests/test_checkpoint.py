@@ -164,12 +164,11 @@ def test_how_often_a_run_is_saved_changes_nothing(every, tmp_path, finished):
     rows = []
     history = run(tmp_path, every=20, log=rows.append, progress=False)
     assert_same_course(history, finished[1])
-    # The log is told of every round once, first of those that are read.
+    # The log is told of every round once, of those that are read too.
     columns = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
     assert columns["round"].tolist() == list(range(1, 51))
     np.testing.assert_array_equal(columns["bits"], history.bits.sum(axis=1))
     np.testing.assert_array_equal(columns["objective_error"], history.objective_error)
-    assert len(rows[0]["round"]) % every == 0
 
 
 # Where a run ends
