@@ -132,9 +132,13 @@ def simulate(
     given = _run.Given(limits, uplink, key)
     inputs = _chunks.Inputs(_run.for_loop(placed), given, values={})
     told = _Told(log, functools.partial(_rounds, placed, uplink), observe)
+    store = None
+    if checkpoint is not None:  # a run is the same whatever its devices
+        own = inputs._replace(problem=_run.for_loop(problem))
+        store = Store.at(checkpoint, fingerprint(problem, program, own, stop))
     with _mesh.in_effect(mesh):
         run, records, seconds = _run_all(
-            problem, program, inputs, stop, checkpoint, told, progress
+            problem, program, inputs, store, told, progress
         )
     numbers = np.arange(1, records.error.size + 1)
     evaluated = _run.evaluates(numbers, eval_every, num_rounds)
@@ -183,8 +187,7 @@ def _run_all(
     problem: Problem,
     program: _chunks.OneRun,
     inputs: _chunks.Inputs,
-    stop: Stop,
-    checkpoint: Checkpoints | None,
+    store: Store | None,
     told: _Told,
     progress: bool | None,
 ) -> Saved:
@@ -195,10 +198,8 @@ def _run_all(
     capacity = _chunks.capacity_for(problem.num_workers)
     run, buffers = _chunks.begin(program, inputs, params, capacity)
     none = jax.tree.map(lambda x: np.zeros((0, *x.shape[1:]), x.dtype), buffers)
-    before, store = Saved(run, none, 0.0), None
-    if checkpoint is not None:
-        own = inputs._replace(problem=_run.for_loop(problem))
-        store = Store.at(checkpoint, fingerprint(problem, program, own, stop))
+    before = Saved(run, none, 0.0)
+    if store is not None:
         before = store.newest(before, program.options.eval_every, num_rounds)
     run, done = before.run, int(before.run.rounds)
     chunks, kept = [before.records], 1
