@@ -28,12 +28,7 @@ def write(dataset: "xr.Dataset", path: Path) -> None:
 
 
 def read(path: Path) -> "xr.Dataset":
-    """The dataset that `write` wrote.
-
-    Raises:
-      OSError: it cannot be read.
-      ValueError: it is none, or not what was written.
-    """
+    """The dataset that `write` wrote; a ValueError if it is not as it was written."""
     import xarray as xr
 
     size = path.stat().st_size - len(_MARK) - hashlib.sha256().digest_size

@@ -37,10 +37,8 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def sync(*paths: Path) -> None:
-    """Force files, and the names in folders, onto the disk.
-
-    All at once: one after the other each would wait for the disk anew.
-    """
+    """Force files, and the names in folders, onto the disk."""
+    # All at once: one after the other each would wait for the disk anew.
     with concurrent.futures.ThreadPoolExecutor() as threads:
         list(threads.map(_sync_one, paths))
 
@@ -56,11 +54,7 @@ def _sync_one(path: Path) -> None:
 
 
 def folder(path: str | os.PathLike) -> Path:
-    """The folder, made if it is not there, after a file could be written into it.
-
-    Raises:
-      OSError: it cannot be made or written to; the message names it.
-    """
+    """The folder, made if need be, after a file could be written into it."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -73,11 +67,7 @@ def folder(path: str | os.PathLike) -> Path:
 
 
 def target(path: str | os.PathLike) -> Path:
-    """The path of a file that can be written; its folder is made if it is not there.
-
-    Raises:
-      OSError: it cannot; the message names it.
-    """
+    """The path of a file that can be written; its folder is made if need be."""
     path = Path(path)
     if path.exists() and not (path.is_file() and os.access(path, os.W_OK)):
         raise OSError(f"{path} is no file that can be written.")
@@ -93,11 +83,7 @@ def cache_folder() -> Path:
 
 
 def plain(name: str, values: Any) -> Any:
-    """What JSON makes of `values`: NumPy's numbers and arrays become Python's.
-
-    Raises:
-      ValueError: JSON cannot hold them.
-    """
+    """What JSON makes of `values`: NumPy's numbers and arrays become Python's."""
     try:
         return json.loads(json.dumps(values, default=lambda x: np.asarray(x).tolist()))
     except (TypeError, ValueError) as error:

@@ -80,13 +80,7 @@ class Store:
 
     @classmethod
     def at(cls, checkpoints: Checkpoints, fingerprint: dict[str, str]) -> "Store":
-        """The store in a folder, made if it is not there.
-
-        Raises:
-          ValueError: it holds another run, or something else; or there are several
-            processes.
-          OSError: it cannot be made, read or written to.
-        """
+        """The store in a folder, made if need be; refused if it holds anything else."""
         expected = f"checkpoint is {os.fspath(checkpoints.path)!r}, expected"
         if jax.process_count() > 1:
             raise ValueError(
@@ -99,25 +93,29 @@ class Store:
             if not _OURS.fullmatch(f"{name}/" if path.is_dir() else name):
                 raise ValueError(f"{expected} a folder of its own: {name} is in it.")
         store = cls(folder, checkpoints.every, fingerprint)
-        parts = store._parts().values()
-        if parts and not any(parts):
-            raise ValueError(
-                f"{expected} a new folder or that of this run: nothing that can be "
-                "read says whose the one there is."
-            )
-        for part in filter(None, parts):
-            differs = {n for n, _ in part.fingerprint.items() ^ fingerprint.items()}
-            if differs:
-                raise ValueError(
-                    f"{expected} a new folder or that of this run: the one there "
-                    f"differs in {', '.join(sorted(differs))}."
-                )
+        theirs = [part.fingerprint.items() for part in store._parts.values() if part]
+        differs = {
+            name for all_of in theirs for name, _ in all_of ^ fingerprint.items()
+        }
+        why = (
+            f"the one there differs in {', '.join(sorted(differs))}" if differs else ""
+        )
+        if store._parts and not theirs:
+            why = "nothing that can be read says whose the one there is"
+        if why:
+            raise ValueError(f"{expected} a new folder or that of this run: {why}.")
         return store
 
     @functools.cached_property
     def states(self) -> Any:
         """Orbax's manager of the states, as they are when it is first asked for."""
         return _orbax.manager(self.folder / "states")
+
+    @functools.cached_property
+    def _parts(self) -> dict[int, Part | None]:
+        """What each save left of its rounds, as found, by its number; oldest first."""
+        paths = sorted(self.folder.glob("rounds/[0-9]*.npz"))
+        return {int(path.name[:10]): _part.read(path) for path in paths}
 
     def until_save(self, rounds: int) -> int:
         """How many rounds there are from one to the next that is saved."""
@@ -126,20 +124,14 @@ class Store:
     def newest(self, start: Saved, eval_every: int, num_rounds: int) -> Saved:
         """The run as it was saved last; as it starts where nothing sound is saved.
 
-        What was saved later, and is damaged, is set aside.
+        What was saved later, and is damaged, is set aside with a warning.
 
         Args:
           start: the run before its first round, on the devices that it shall be on.
           eval_every: as in `simulate`.
-          num_rounds: to which it shall go.
-
-        Raises:
-          ValueError: it went further.
-
-        Warns:
-          RuntimeWarning: a save is damaged; the one before is used.
+          num_rounds: to which it shall go, not fewer than are saved.
         """
-        parts, damage = self._parts(), {}
+        parts, damage = self._parts, {}
         for number in list(parts)[: -_orbax.KEPT - 1 : -1]:
             why = self._damage({n: part for n, part in parts.items() if n <= number})
             if why is None:
@@ -166,17 +158,17 @@ class Store:
                 f"that the checkpoint {self.folder} has."
             )
         kept: list[Any] = [parts[number] for number in sound]
-        records = [_as_like(part.records, start.records) for part in kept]
+        leaves, structure = jax.tree.flatten(start.records)
+        records = structure.unflatten(
+            np.concatenate([part.records[i].view(x.dtype) for part in kept])
+            for i, x in enumerate(leaves)
+        )
         run = _orbax.load(self.states, rounds, start.run)
-        saved = Saved(run, _records.joined(records), kept[-1].seconds)
+        saved = Saved(run, records, kept[-1].seconds)
         return _as_if_on_the_way(saved, eval_every, num_rounds)
 
     def save(self, saved: Saved) -> None:
-        """Keep a run; of its records those since it was kept before.
-
-        Raises:
-          OSError: it cannot be written, or another run is saved in the folder.
-        """
+        """Keep a run; of its records those since it was kept before."""
         number, records = int(saved.run.rounds), jax.tree.leaves(saved.records)
         states, state = self.states, self.folder / "states" / str(number)
         # What another run is writing: orbax would write over it.
@@ -193,19 +185,11 @@ class Store:
         part = Part(begin, number, saved.seconds, self.fingerprint, files, records)
         _part.write(self.folder / "rounds", part)
 
-    def _parts(self) -> dict[int, Part | None]:
-        """What each save left of its rounds, by its number, oldest first."""
-        paths = sorted(self.folder.glob("rounds/[0-9]*.npz"))
-        return {int(path.name[:10]): _part.read(path) for path in paths}
-
     def _damage(self, parts: dict[int, Part | None]) -> str | None:
         """What is wrong with the last of these saves; None if nothing is.
 
         Only a file that is not there, or not what was written, is damage. One that
-        cannot be read now, for the disk or the network, is an error: it may be sound.
-
-        Raises:
-          OSError: a file is there and cannot be read.
+        cannot be read now, for the disk or the network, is an OSError: it may be sound.
         """
         end, files = 0, {}
         for number, part in parts.items():
@@ -251,10 +235,3 @@ def _as_if_on_the_way(saved: Saved, eval_every: int, num_rounds: int) -> Saved:
     if not evaluated[-1]:  # the end's evaluation, and what came of it
         run = run._replace(outcome=run.outcome.at[...].set(_run.RUNNING))
     return Saved(run, records._replace(error=error), seconds)
-
-
-def _as_like(arrays: list[np.ndarray], like: _records.Record) -> _records.Record:
-    """The arrays as a record, of its types."""
-    leaves, structure = jax.tree.flatten(like)
-    typed = [x.view(leaf.dtype) for x, leaf in zip(arrays, leaves, strict=True)]
-    return structure.unflatten(typed)

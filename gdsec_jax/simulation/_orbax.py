@@ -28,12 +28,9 @@ def manager(folder: Path) -> Any:
 
 
 def save(states: Any, number: int, tree: Any) -> None:
-    """Write the arrays of a tree as the state after a round, and remove older ones.
+    """Write a tree of arrays as the newest state, after a round, and remove old ones.
 
-    Args:
-      states: of `manager`.
-      number: of the round, larger than those that are there.
-      tree: of arrays; the empty ones, which orbax refuses, are left out.
+    Without its empty arrays, which orbax refuses.
     """
     import orbax.checkpoint as ocp
 
@@ -43,14 +40,7 @@ def save(states: Any, number: int, tree: Any) -> None:
 
 
 def load(states: Any, number: int, like: Any) -> Any:
-    """The tree that `save` wrote.
-
-    Args:
-      states: of `manager`.
-      number: of the round.
-      like: arrays of the same shapes and types, on the devices that the tree shall be
-        on, wherever it was.
-    """
+    """The tree that `save` wrote, where the arrays are that it is like."""
     import orbax.checkpoint as ocp
 
     leaves, structure = jax.tree.flatten(like)

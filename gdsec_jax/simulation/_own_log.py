@@ -1,7 +1,4 @@
-"""The log of a run with checkpoints, which is told of all rounds again.
-
-Which file it is stands among the checkpoints: that one is written anew, no other.
-"""
+"""The log of a run with checkpoints, which is told of all rounds again."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,16 +11,10 @@ _NOTE = ".log"
 
 @contextlib.contextmanager
 def own_log(path: Path, checkpoints: Path) -> Iterator[logs.Log]:
-    """A log as of `logs.open_log`; that of the run that goes on is replaced.
+    """A log as `logs.open_log` makes it; that of the run that goes on is replaced.
 
-    A run that is refused gets its old log back.
-
-    Args:
-      path: of the log.
-      checkpoints: the run's folder of checkpoints, made if it is not there.
-
-    Raises:
-      OSError: on entering, as `logs.open_log` does: there is a log of another run, say.
+    Which file that is stands in the run's folder of checkpoints, made if need be: no
+    other is written anew. A run that is refused gets its old log back.
     """
     note = _whole.folder(checkpoints) / _NOTE
     again = note.is_file() and path.exists()

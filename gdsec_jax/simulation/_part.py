@@ -37,11 +37,7 @@ def write(folder: Path, part: Part) -> None:
 
 
 def read(path: Path) -> Part | None:
-    """The part that was written; None if the file holds anything else.
-
-    Raises:
-      OSError: the file cannot be read now, though it may be sound.
-    """
+    """The part that was written; None if the file holds anything else."""
     data = path.read_bytes()
     if path.stem.partition("-")[2] != _sum(data):
         return None
@@ -51,11 +47,7 @@ def read(path: Path) -> Part | None:
 
 
 def sums_of_files(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each file in a folder, by its name there.
-
-    Raises:
-      OSError: a file cannot be read now.
-    """
+    """The SHA-256 of each file in a folder, by its name there."""
     sums = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
