@@ -13,7 +13,7 @@ import xarray as xr
 from cases import slow_but
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from inside import _grid, _netcdf, _own_log, _part
+from inside import _grid, _netcdf, _part, own_log
 
 import gdsec_jax
 from gdsec_experiments import benchmarks
@@ -258,7 +258,7 @@ def test_a_note_that_is_no_text_names_no_log(tmp_path):
     log = tmp_path / "run.csv"
     log.write_text("a\n1\n")
     (tmp_path / ".log").write_bytes(b"\xff\xfe\0")
-    with pytest.raises(FileExistsError), _own_log.own_log(log, tmp_path):
+    with pytest.raises(FileExistsError), own_log(log, tmp_path):
         pass
     assert log.read_text() == "a\n1\n"
 

@@ -201,7 +201,7 @@ def _logged(path: Path | None, append: bool = False):
 
 
 def _run(config: "configs.RunConfig", name: str, options: RunOptions) -> None:
-    from gdsec_jax.simulation._own_log import own_log
+    from gdsec_jax.simulation._checkpoint import own_log
     from gdsec_jax.study import _distributed, experiment
 
     every, log = options.checkpoint_every, options.log
