@@ -1002,6 +1002,10 @@ REFUSED = {
         "expected a function, such as `with logs.csv(path) as log:` makes",
     ),
     "a folder": ({"path": "."}, "path is '.', a folder, expected that of a file"),
+    "an observed name": (
+        {"observe": lambda now: {"xi": now.number}},
+        "observe returns 'xi', which the grid names too",
+    ),
     "an own name": (
         {"make_optimizer": lambda rounds: None, "grid": {"rounds": [1.0]}},
         "grid names 'rounds', expected no name of what a sweep returns",

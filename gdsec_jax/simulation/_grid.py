@@ -19,6 +19,7 @@ from gdsec_jax.uplink import Uplink
 
 Setting = dict[str, Any]
 SEED = "seed"  # traced though it is an integer: it makes a key
+_RESULTS = ("eval_round", "objective_error", "initial_error", "outcome", "rounds")
 _MOST_SETTINGS = 2**20  # they are listed before the first is run
 
 
@@ -107,7 +108,7 @@ def axes_of(grid: Mapping[str | tuple[str, ...], Any]) -> tuple[Axis, ...]:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"grid names {name!r} twice, expected it once.")
-        if _records.is_taken(name):
+        if name in _RESULTS or name.startswith(_records.TOTAL):
             raise ValueError(
                 f"grid names {name!r}, expected no name of what a sweep returns."
             )
