@@ -74,11 +74,7 @@ class Listed(NamedTuple):
 
 
 def listed(grid: Mapping[str | tuple[str, ...], Any]) -> Listed:
-    """The settings of a grid: all combinations of its values.
-
-    Raises:
-      ValueError: as `axes_of`.
-    """
+    """The settings of a grid, once it is checked: all combinations of its values."""
     axes = axes_of(grid)
     return Listed(axes, list(settings_of(axes)), static_names(axes))
 
@@ -211,11 +207,7 @@ class UplinkOf:
     uplink: Uplink | Callable[..., Uplink]
 
     def __call__(self, **values) -> Uplink:
-        """Every function is handed the values that it names.
-
-        Raises:
-          ValueError: what a function makes is no uplink, or no channel.
-        """
+        """Every function is handed the values that it names."""
         uplink = self.uplink
         if callable(uplink):
             uplink = uplink(**those_it_takes(uplink, values))

@@ -34,11 +34,7 @@ def plan_of(
     make_optimizer: Callable,
     common: Common,
 ) -> Plan:
-    """The checked plan of a group, all settings in one batch.
-
-    Raises:
-      ValueError: a setting is out of range, or they cannot be run.
-    """
+    """The plan of a group, all settings in one batch, once they are checked."""
     handed = dict(group.static)
     if not isinstance(problem, Problem):
         own = _grid.those_it_takes(problem, group.static)
