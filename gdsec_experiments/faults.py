@@ -78,7 +78,8 @@ def _courses(config, method, problem):
         **method.parameters(),
         wire=wire.Format(config.wire, config.value_bits),
     )
-    beta = {"gdsec": method.beta, "qsgdsec": method.beta, "ef21": 1.0, "cgd": 1.0}
+    whole = {"ef21": 1.0, "cgd": 1.0}  # whose memory moves by the whole message
+    beta = whole.get(method.name, getattr(method, "beta", None) or 0.0)
     found = {}
     for absent in ("hold", "accumulate"):
         cases = [
@@ -87,7 +88,7 @@ def _courses(config, method, problem):
         courses = _faulty.run(
             problem,
             algorithm,
-            beta.get(method.name, 0.0),
+            beta,
             1 / problem.smoothness,
             config.num_rounds,
             absent,

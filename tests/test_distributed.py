@@ -202,7 +202,10 @@ def test_the_command_runs_a_config_and_the_first_process_writes(tmp_path):
 
     def command(port, process):
         return [
-            *("-c", "import sys; from gdsec_jax import cli; sys.exit(cli.main())"),
+            *(
+                "-c",
+                "import sys; from gdsec_jax.study import cli; sys.exit(cli.main())",
+            ),
             *("run", str(config), "--distributed"),
             *("--results", str(tmp_path / f"results{process}")),
             *("--coordinator", f"localhost:{port}"),

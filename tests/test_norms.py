@@ -54,20 +54,3 @@ def test_they_are_those_of_the_states(algorithm, memories, x64):
     assert set(history.observed) == set(wanted)
     for name, values in wanted.items():
         np.testing.assert_allclose(history.observed[name], values, 1e-9, err_msg=name)
-
-
-def test_without_being_asked_there_are_none():
-    problem = toy()
-    optimizer = optax.chain(gdsec_jax.gdsec(3, 1.0), optax.sgd(0.1))
-    assert simulate(problem, optimizer, 3).observed == {}
-
-
-def test_the_log_has_the_same_columns_for_every_algorithm():
-    problem, columns = toy(), []
-    for algorithm in (gdsec_jax.gd(3), gdsec_jax.gdsec(3, 1.0)):
-        optimizer = optax.chain(algorithm, optax.sgd(0.1))
-        rows = []
-        simulate(problem, optimizer, 4, observe=gdsec_jax.norms, log=rows.append)
-        columns.append(list(rows[0]))
-        assert np.concatenate([r["round"] for r in rows]).tolist() == [1, 2, 3, 4]
-    assert columns[0] == columns[1]

@@ -238,15 +238,16 @@ def test_divergence_ends_the_run_with_a_warning(eval_every, factor):
         assert history.objective_error[-1] < 1e6 * history.initial_error
 
 
-@pytest.mark.parametrize("shift", [0.0, 10.0], ids=["positive", "negative"])
-def test_an_error_that_is_not_finite_is_divergence(shift):
-    problem = problems.from_loss(
-        lambda p, d: 0.5 * jnp.vdot(p - d, p - d) - shift, np.ones((2, 1)), jnp.zeros(1)
-    )
+def test_an_error_that_is_not_finite_is_divergence():
+    def loss(params, own):
+        return 0.5 * jnp.vdot(params - 1, params - 1) - own[0]
+
     optimizer = optax.chain(gdsec_jax.gd(2), optax.sgd(1e30))
-    with pytest.warns(RuntimeWarning, match="diverged: stopped after 1 rounds"):
-        history = simulate(problem, optimizer, TOY_ROUNDS)
-    assert not np.isfinite(history.objective_error[-1])
+    for shift in (0.0, 10.0):  # of which the initial error is positive, and negative
+        problem = problems.from_loss(loss, np.full((2, 1), shift), jnp.zeros(1))
+        with pytest.warns(RuntimeWarning, match="diverged: stopped after 1 rounds"):
+            history = simulate(problem, optimizer, TOY_ROUNDS)
+        assert not np.isfinite(history.objective_error[-1])
 
 
 def test_dropped_workers_are_counted_and_told(x64):
@@ -274,7 +275,7 @@ def test_dropped_workers_are_counted_and_told(x64):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "limit"), [(0.0, 2**22), (1e9, 2**22), (0.25, 3 * WORKERS), (0.25, 1)]
+    ("seconds", "limit"), [(0.0, 2**22), (1e9, 2**22), (0.25, 3 * WORKERS)]
 )
 def test_chunks_change_nothing(seconds, limit, monkeypatch):
     expected = run_toy(eval_every=7)
@@ -323,18 +324,11 @@ def test_the_loss_is_traced_a_few_times_whatever_the_chunks(monkeypatch):
 
 
 def test_running_twice_gives_the_same_and_spends_nothing():
-    start = jnp.array([1.0, 2.0])
-    problem = problems.from_loss(
-        lambda p, d: 0.5 * jnp.sum((p - d) ** 2), np.float32([[1, 3], [5, 4]]), start
-    )
-    optimizer = optax.chain(gdsec_jax.gdsec(2, xi=0.1), optax.adam(0.1))
-    with jax.numpy_dtype_promotion("standard"):  # optax's adam needs it
-        first = simulate(problem, optimizer, 40)
-        second = simulate(problem, optimizer, 40)
+    before = np.array(toy().init_params)
+    first, second = run_toy(), run_toy()
     assert_same_course(first, second)
-    np.testing.assert_array_equal(problem.init_params, [1.0, 2.0])
-    np.testing.assert_array_equal(start, [1.0, 2.0])
-    assert not np.array_equal(first.params, start)
+    np.testing.assert_array_equal(toy().init_params, before)
+    assert not np.array_equal(first.params, before)
 
 
 # Exact bits without 64-bit integers on the device
@@ -363,18 +357,6 @@ def test_bits_beyond_32_bits_are_exact_without_x64():
     assert ((sent > 0) & (sent < length)).any()
     expected = np.where(sent > 0, 9 + sent * (width + 9), 0)
     np.testing.assert_array_equal(sparse.bits, expected)
-
-
-def test_more_uploads_than_an_int32_counts():
-    length = 50_000
-    points = np.ones((5, 1), np.float32) * np.arange(1, 6, dtype=np.float32)[:, None]
-    problem = problems.from_loss(
-        lambda p, d: 0.5 * jnp.sum((p - d) ** 2), points, jnp.zeros(length)
-    )
-    optimizer = optax.chain(gdsec_jax.gd(5), optax.sgd(0.01))
-    history = simulate(problem, optimizer, 300, eval_every=300)
-    assert history.total_bits.tolist() == [300 * 5 * 32 * length]
-    assert history.total_bits[0] > 2**31
 
 
 # The progress bar, and what is refused
@@ -470,6 +452,7 @@ def test_what_is_refused(name):
         call()
 
 
+@pytest.mark.slow
 def test_a_wrapper_behind_the_algorithm_is_fine():
     optimizer = optax.chain(
         gdsec_jax.gdsec(WORKERS, xi=10.0, wire=wire.Format("rle", 32)),
@@ -538,8 +521,7 @@ def test_a_compressed_broadcast_is_counted():
     width = 8 * problem.init_params.dtype.itemsize
     assert (history.broadcast_bits < width * size).all()
     assert (history.broadcast_bits >= width).all()
-    plain = optax.chain(gdsec_jax.gd(WORKERS), optax.sgd(0.5 / problem.smoothness))
-    assert (simulate(problem, plain, TOY_ROUNDS).broadcast_bits == width * size).all()
+    assert (run_toy().broadcast_bits == width * size).all()
 
 
 def test_the_log_is_told_each_round_once():

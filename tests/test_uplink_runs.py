@@ -304,10 +304,6 @@ def test_a_channel_over_four_devices():
             "channel has max_delay 3, expected at most the algorithm's, 2",
         ),
         (
-            lambda: run(channel=Channel(), key=None),
-            "key is None, expected an int or a random key",
-        ),
-        (
             lambda: run(channel=Channel(erasure_probability=np.zeros(3))),
             r"erasure_probability has shape \(3,\), expected \(\) or \(4,\)",
         ),

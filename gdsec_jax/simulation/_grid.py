@@ -19,6 +19,7 @@ from gdsec_jax.uplink import Uplink
 
 Setting = dict[str, Any]
 SEED = "seed"  # traced though it is an integer: it makes a key
+_RESULTS = ("eval_round", "objective_error", "initial_error", "outcome", "rounds")
 _MOST_SETTINGS = 2**20  # they are listed before the first is run
 
 
@@ -73,11 +74,7 @@ class Listed(NamedTuple):
 
 
 def listed(grid: Mapping[str | tuple[str, ...], Any]) -> Listed:
-    """The settings of a grid: all combinations of its values.
-
-    Raises:
-      ValueError: as `axes_of`.
-    """
+    """The settings of a grid, once it is checked: all combinations of its values."""
     axes = axes_of(grid)
     return Listed(axes, list(settings_of(axes)), static_names(axes))
 
@@ -107,7 +104,7 @@ def axes_of(grid: Mapping[str | tuple[str, ...], Any]) -> tuple[Axis, ...]:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"grid names {name!r} twice, expected it once.")
-        if _records.is_taken(name):
+        if name in _RESULTS or name.startswith(_records.TOTAL):
             raise ValueError(
                 f"grid names {name!r}, expected no name of what a sweep returns."
             )
@@ -210,11 +207,7 @@ class UplinkOf:
     uplink: Uplink | Callable[..., Uplink]
 
     def __call__(self, **values) -> Uplink:
-        """Every function is handed the values that it names.
-
-        Raises:
-          ValueError: what a function makes is no uplink, or no channel.
-        """
+        """Every function is handed the values that it names."""
         uplink = self.uplink
         if callable(uplink):
             uplink = uplink(**those_it_takes(uplink, values))

@@ -31,11 +31,7 @@ Observe = Callable[[Round], Mapping[str, Any]]
 
 
 def observed(observe: Observe, now: Round) -> dict[str, jax.Array]:
-    """What a function sees in a round, arrays by name.
-
-    Raises:
-      ValueError: it returns no dict of arrays, or one with a name that is taken.
-    """
+    """What a function sees in a round, arrays by name, once they are checked."""
     seen = observe(now)
     if not isinstance(seen, Mapping):
         raise ValueError(

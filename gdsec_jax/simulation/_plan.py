@@ -34,11 +34,7 @@ def plan_of(
     make_optimizer: Callable,
     common: Common,
 ) -> Plan:
-    """The checked plan of a group, all settings in one batch.
-
-    Raises:
-      ValueError: a setting is out of range, or they cannot be run.
-    """
+    """The plan of a group, all settings in one batch, once they are checked."""
     handed = dict(group.static)
     if not isinstance(problem, Problem):
         own = _grid.those_it_takes(problem, group.static)
@@ -158,7 +154,11 @@ def _lower(plan: Plan):
 
     number = jax.ShapeDtypeStruct((), jnp.int32)
     try:
-        return _chunks.chunk.lower(plan.program, *jax.eval_shape(begin), number, number)
+        inputs, run, buffers = jax.eval_shape(begin)
+        for name in plan.group.static | plan.group.traced[0]:
+            if name in buffers.observed:
+                raise ValueError(f"observe returns {name!r}, which the grid names too.")
+        return _chunks.chunk.lower(plan.program, inputs, run, buffers, number, number)
     except jax.errors.ConcretizationTypeError as error:
         reason = str(error).strip().splitlines()[0]
         traced = ", ".join(plan.group.traced[0])

@@ -201,11 +201,7 @@ def to_variables(history: Any) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
 
 
 def from_dataset(dataset: "xr.Dataset") -> dict[str, Any]:
-    """The fields of a history from a dataset's variables.
-
-    Raises:
-      KeyError: one is missing.
-    """
+    """The fields of a history from a dataset; a KeyError if one is missing."""
     names = [str(name) for name in dataset.data_vars]
 
     def belongs(quantity, name):

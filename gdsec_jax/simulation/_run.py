@@ -84,11 +84,7 @@ class Options(NamedTuple):
 def options(
     eval_every: Any, observe: Observe | None = None, worker_batch: Any = None
 ) -> Options:
-    """Checked options.
-
-    Raises:
-      ValueError: a number is out of range, or observe is no function.
-    """
+    """Options, once they are checked."""
     _checks.function("observe", observe)
     if worker_batch is not None:
         worker_batch = _checks.integer("worker_batch", worker_batch, 1, 2**31 - 1)
@@ -190,11 +186,7 @@ def _error(problem: Problem, params, worker_batch: int | None):
 
 
 def initial_error(problem: Problem, worker_batch: int | None = None) -> float:
-    """The error before the first round.
-
-    Raises:
-      ValueError: it is not finite.
-    """
+    """The error before the first round; a ValueError if it is not finite."""
     error = float(_error(for_loop(problem), problem.init_params, worker_batch))
     if not math.isfinite(error):
         raise ValueError(
@@ -205,12 +197,7 @@ def initial_error(problem: Problem, worker_batch: int | None = None) -> float:
 
 
 def limits(problem: Problem, num_rounds: Any, stop: Stop, error: float) -> Limits:
-    """Checked limits of a run that starts at this error.
-
-    Raises:
-      ValueError: num_rounds is no number of rounds, or the target lies below what
-        rounding leaves.
-    """
+    """The limits of a run that starts at this error, once they are checked."""
     num_rounds = _checks.integer("num_rounds", num_rounds, 1, 2**31 - 1)
     target = stop.target_error
     if target is not None and not target >= problem.resolution:
@@ -229,11 +216,7 @@ def limits(problem: Problem, num_rounds: Any, stop: Stop, error: float) -> Limit
 
 
 def key_for(problem: Problem, key: Any, uplink: Uplink) -> jax.Array:
-    """The key of a run.
-
-    Raises:
-      ValueError: there is none, and the run draws.
-    """
+    """The key of a run; a ValueError if there is none, and the run draws."""
     if key is None and (problem.draw is not None or uplink.draws):
         raise ValueError("key is None, expected an int or a random key to draw with.")
     return _trees.as_key(0 if key is None else key)

@@ -131,15 +131,15 @@ def simulate(
     limits = _run.limits(problem, num_rounds, stop, initial_error)
     given = _run.Given(limits, uplink, key)
     inputs = _chunks.Inputs(_run.for_loop(placed), given, values={})
-    told = _Told(log, functools.partial(_rounds, placed, uplink), observe)
+    meaning = functools.partial(_records.Rounds.of, problem=placed, uplink=uplink)
+    told = _Told(log, meaning, observe)
     store = None
     if checkpoint is not None:  # a run is the same whatever its devices
         own = inputs._replace(problem=_run.for_loop(problem))
         store = Store.at(checkpoint, fingerprint(problem, program, own, stop))
     with _mesh.in_effect(mesh):
-        run, records, seconds = _run_all(
-            problem, program, inputs, store, told, progress
-        )
+        saved = _run_all(problem, program, inputs, store, told, progress)
+    run, records, seconds = saved
     numbers = np.arange(1, records.error.size + 1)
     evaluated = _run.evaluates(numbers, eval_every, num_rounds)
     wires = [part.uploads.layout.format for part in records.sent.parts]
@@ -157,29 +157,25 @@ def simulate(
             "seconds": seconds,
             "versions": _environment.everything(),
         },
-        **_records.arrays(_rounds(placed, uplink, records), evaluated),
+        **_records.arrays(meaning(records), evaluated),
     )
     if history.outcome == "diverged" or history.dropped.any():
         warnings.warn(history.summary(), RuntimeWarning, stacklevel=3)
     return history
 
 
-def _rounds(problem: Problem, uplink: Uplink, records: Any) -> _records.Rounds:
-    return _records.Rounds.of(records, problem, uplink)
-
-
 class _Told(NamedTuple):
     """A log, and what it is told of."""
 
     log: Log | None
-    rounds: Callable[[Any], _records.Rounds]  # from their records
+    meaning: Callable[..., _records.Rounds]  # of records
     observe: Observe | None
 
     def of(self, records: Any, done: int) -> None:
         """Tell it of the last of so many rounds."""
         if self.log is not None:
             numbers = np.arange(done - records.error.size, done) + 1
-            columns = _records.columns(self.rounds(records))
+            columns = _records.columns(self.meaning(records))
             self.log(log_columns(columns, numbers, self.observe))
 
 

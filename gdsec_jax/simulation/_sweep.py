@@ -151,11 +151,7 @@ def sweep(
 
 
 def _check_names(setting: _grid.Setting, problem, make_optimizer, uplink) -> None:
-    """Every parameter is taken by some function.
-
-    Raises:
-      ValueError: one is not.
-    """
+    """A ValueError if there is a parameter that no function takes."""
     functions = [make_optimizer, *_grid.functions_of(uplink)]
     functions += [problem] if callable(problem) else []
     for name in setting:

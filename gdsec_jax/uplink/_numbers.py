@@ -52,11 +52,7 @@ def float_dtype() -> Any:
 
 
 def per_worker(node: Any, name: str, num_workers: int) -> jax.Array:
-    """A field as [M]: a scalar for each worker, or what already is [M].
-
-    Raises:
-      ValueError: it has another shape.
-    """
+    """A field as [M]: a scalar for each worker, or what already is [M]."""
     value = getattr(node, name)
     if jnp.shape(value) not in ((), (num_workers,)):
         raise ValueError(

@@ -145,11 +145,7 @@ class Uplink:
                 )
 
     def check_delays(self, state: Any) -> None:
-        """An optimizer with this state waits as long as messages may be late.
-
-        Raises:
-          ValueError: it does not.
-        """
+        """A ValueError if messages may be later than an optimizer waits for them."""
         most = self.channel.max_delay if isinstance(self.channel, Channel) else 0
         waits = [
             jax.tree.leaves(each)[0].shape[0]
