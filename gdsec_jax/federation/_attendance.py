@@ -35,8 +35,8 @@ class Said(NamedTuple):
     @property
     def complete(self) -> bool:
         """Whether all who compute send, and all that is sent arrives."""
-        everything = (self.grant, self.delivered, self.absent)
-        return everything == (None, None, "hold")
+        everything = self.grant is None and self.delivered is None
+        return everything and self.absent == "hold"
 
 
 class Attendance(NamedTuple):

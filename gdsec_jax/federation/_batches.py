@@ -12,7 +12,7 @@ from gdsec_jax import _checks
 from gdsec_jax._devices import num_devices
 from gdsec_jax.federation import _parts
 from gdsec_jax.federation._counts import uploads_of
-from gdsec_jax.federation._round import Common, Federation, Workers, respond, sound
+from gdsec_jax.federation._round import Federation, Round, Workers, respond, sound
 from gdsec_jax.wire._uploads import Layout, Uploads
 
 # A batch of fewer workers gains less by staying in the cache than it costs to add its
@@ -88,25 +88,20 @@ def number_of_batches(workers: Workers) -> int | None:
 
 
 def in_batches(
-    federation: Federation,
-    common: Common,
-    workers: Workers,
-    layout: Layout,
-    number: int,
-    always: jax.Array,
+    federation: Federation, now: Round, counting: Layout, number: int
 ) -> Batched:
     """The workers' half of a round, batch by batch, in place where XLA can.
 
     Args:
-      federation, common: of the round.
-      workers: all; their gradients may be `WorkerBatches`.
-      layout: of what is counted.
+      federation: whose round it is.
+      now: the round; its gradients may be `WorkerBatches`.
+      counting: the layout of what is counted.
       number: of batches.
-      always: see `_parts.in_parts`.
 
     Raises:
       ValueError: the data of `WorkerBatches` have another number of workers.
     """
+    common, workers = now.common, now.workers
     devices, num_workers = num_devices(), workers.index.shape[0]
     given, compute = workers.gradients, None
     if isinstance(given, WorkerBatches):
@@ -127,7 +122,7 @@ def in_batches(
         batch = sound(federation, own._replace(gradients=given, states=states))
         said = respond(federation, common, batch, alone=True)
         uploads = uploads_of(
-            layout, said.messages, said.states, batch.gradients, common.previous
+            counting, said.messages, said.states, batch.gradients, common.previous
         )
         return Batched(said.total, said.states, said.present, said.overflowed, uploads)
 
@@ -147,7 +142,7 @@ def in_batches(
         _apart(nothing._replace(total=(), states=workers.states), devices),
         _apart(fixed, devices),
         jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes.total),
-        always,
+        now.always,
         axis=1,
     )
     return _together(moved)._replace(total=total)

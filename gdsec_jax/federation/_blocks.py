@@ -12,9 +12,8 @@ import jax.numpy as jnp
 
 from gdsec_jax.federation import _parts
 from gdsec_jax.federation._round import (
-    Answers,
-    Common,
     Federation,
+    Round,
     Workers,
     owners,
     respond,
@@ -64,36 +63,35 @@ class Counted(NamedTuple):
     overflowed: jax.Array  # int32 [M], blocks in which entries were lost
 
 
-def arrays_of(common: Common, workers: Workers, server: Any) -> Arrays:
+def arrays_of(now: Round) -> Arrays:
     """The arrays of a round."""
+    common, workers = now.common, now.workers
     return Arrays(
         workers.gradients,
         common.params,
         common.change,
         common.previous,
         workers.states,
-        server,
+        now.server,
     )
 
 
-def plan(
-    federation: Federation, common: Common, workers: Workers, server: Any
-) -> Plan | None:
+def plan(federation: Federation, now: Round) -> Plan | None:
     """How to take a round in blocks; None if that cannot be, or does not pay."""
-    params = jax.tree.leaves(common.previous)
+    arrays = arrays_of(now)
+    params = jax.tree.leaves(arrays.previous)
     if not federation.component_wise or len(params) > MOST_LEAVES:
         return None
-    arrays = arrays_of(common, workers, server)
-    after, _ = jax.eval_shape(lambda: _round_of(federation, common, workers, server))
-    if _kinds((after.states, after.server)) != _kinds((workers.states, server)):
+    after, _ = jax.eval_shape(lambda: _block(federation, now))
+    if _kinds((after.states, after.server)) != _kinds((arrays.states, arrays.server)):
         return None  # a state that changes its dtype cannot be changed in place
     numbers = jax.tree.unflatten(
-        jax.tree.structure(common.previous), range(len(params))
+        jax.tree.structure(arrays.previous), range(len(params))
     )
     owner = Arrays(
         *(None if array is None else numbers for array in arrays[:4]),
-        states=owners(federation.worker.init, workers.states, common.previous, _NONE),
-        server=owners(federation.server.step.init, server, common.previous, _NONE),
+        states=owners(federation.worker.init, arrays.states, arrays.previous, _NONE),
+        server=owners(federation.server.step.init, now.server, arrays.previous, _NONE),
     )
 
     def as_vector(number, x):
@@ -110,32 +108,23 @@ def plan(
 
 
 def in_blocks(
-    federation: Federation,
-    common: Common,
-    workers: Workers,
-    server: Any,
-    plan: Plan,
-    platform: str,
-    always: jax.Array,
-    keep_messages: bool,
+    federation: Federation, now: Round, plan: Plan, platform: str, keep_messages: bool
 ) -> tuple[Moved, jax.Array, Counted]:
     """A round, block by block.
 
     Args:
-      federation, common, workers, server: of the round.
-      plan: of `plan`.
+      federation, now, plan: of the round.
       platform: for which it is compiled.
-      always: see `_parts.in_parts`.
       keep_messages: whether they are to be counted whole.
 
     Returns:
       What it replaces; bool [M], who does take part; and what was counted.
     """
-    arrays = arrays_of(common, workers, server)
+    arrays, always = arrays_of(now), now.always
     flat = jax.tree.map(lambda x, like: x.reshape(like.shape), arrays, plan.as_vectors)
     own, others = _cut(plan.owner, flat), _rest(plan.owner, flat)
     number = plan.numbers[platform]
-    workers = _all_sound(federation, workers, own, number, always)
+    workers = _all_sound(federation, now, own, number)
     zeros = jax.tree.map(jnp.zeros_like, own.previous)
     messages = ()
     if keep_messages:
@@ -149,7 +138,7 @@ def in_blocks(
         here = fixed._replace(
             previous=moving.previous, states=moving.states, server=moving.server
         )
-        return _block(federation, common, workers, _joined(here, others))
+        return _block(federation, _round_of(now, workers, _joined(here, others)))
 
     def one(moving, fixed):
         moved, counted = block(moving, fixed)
@@ -182,32 +171,28 @@ def in_blocks(
     return whole, workers.computes, counted
 
 
-def _round_of(
-    federation: Federation, common: Common, workers: Workers, server: Any
-) -> tuple[Moved, Answers]:
-    """Both halves of a round, and what the workers answered."""
-    said = respond(federation, common, workers)
-    active = said.present if workers.sends is None else said.present & workers.sends
-    direction, state = step(federation, common, server, said.total, active)
-    previous = common.previous if common.params is None else common.params
-    return Moved(direction, previous, said.states, state, said.messages), said
-
-
-def _block(federation, common: Common, workers: Workers, arrays: Arrays):
-    """A round of one block of components: `Moved` and `Counted`."""
-    common = common._replace(
+def _round_of(now: Round, workers: Workers, arrays: Arrays) -> Round:
+    """The round with these arrays in the place of its own."""
+    common = now.common._replace(
         params=arrays.params, change=arrays.change, previous=arrays.previous
     )
     workers = workers._replace(gradients=arrays.gradients, states=arrays.states)
-    moved, said = _round_of(federation, common, workers, arrays.server)
+    return now._replace(common=common, workers=workers, server=arrays.server)
+
+
+def _block(federation: Federation, now: Round) -> tuple[Moved, Counted]:
+    """Both halves of a round."""
+    said = respond(federation, now.common, now.workers)
+    direction, previous, server = step(federation, now, said.total, said.present)
     counted = Counted(
         jax.vmap(nonzeros_of)(said.messages), said.overflowed.astype(jnp.int32)
     )
-    return moved, counted
+    return Moved(direction, previous, said.states, server, said.messages), counted
 
 
-def _all_sound(federation, workers: Workers, own: Arrays, number: int, always):
+def _all_sound(federation: Federation, now: Round, own: Arrays, number: int):
     """The workers; those whose gradients are not finite in a block do not compute."""
+    workers = now.workers
     if not federation.drops:
         return workers
 
@@ -216,7 +201,7 @@ def _all_sound(federation, workers: Workers, own: Arrays, number: int, always):
         return (), (workers.computes & ~each.computes).astype(jnp.int32)
 
     nobody = jnp.zeros(workers.index.shape, jnp.int32)
-    _, bad = _parts.in_parts(unsound, number, (), own.gradients, nobody, always)
+    _, bad = _parts.in_parts(unsound, number, (), own.gradients, nobody, now.always)
     return workers._replace(computes=workers.computes & (bad == 0))
 
 

@@ -20,7 +20,7 @@ class ClockState(NamedTuple):
         optax.Params | tuple[()]
     )  # last non-zero theta^k - theta^{k-1}, if held
     past_changes: jax.Array  # float [10]: squared norms of the last changes, last first
-    number: jax.Array  # int32 []: k - 1
+    number: jax.Array  # int32 []: k, the first is 0
     key_data: jax.Array | tuple[()]  # of the random key, if there is one
 
 

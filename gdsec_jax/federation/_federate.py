@@ -1,4 +1,4 @@
-"""Lift a worker's pipeline over all workers, aggregate, keep the server's memory."""
+"""An algorithm from a worker's pipeline and a server: options to init and update."""
 
 from typing import Literal
 
@@ -45,20 +45,21 @@ def federate(
     Its state is a `FederationState`. The pieces are handed, as extra arguments:
     `params_change` (theta^k - theta^{k-1}; None without params), `past_changes` (the
     squared norms of the last 10 of these, latest first, zero-padded), `round` (int32,
-    the first is 0), `worker_index` (int32), `active` (bool, whether this worker takes
-    part), `like` (a tree with the dtypes that messages travel in: the parameters'),
+    the first is 0), `worker_index` (int32), `active` (bool, whether this worker
+    computes), `like` (a tree with the dtypes that messages travel in: the parameters'),
     with a key `key` (its own for each worker and round) and `round_key` (common to
     all), and where messages may be missing `delivered` (bool, whether this worker's
     arrives); and whatever else the caller passes to update. Sums over all workers are
     `jax.lax.psum(x, worker.WORKER_AXIS)`; a piece says so, see `worker.Piece`. The
     server's step is handed the same, but for `key` and `worker_index`, with `active`
-    (bool [M]).
+    (bool [M], who took part and could send).
 
-    Under jit, gradients of 16 MiB or more are taken in blocks of components, on CPUs
-    and TPUs, where the pieces are component-wise, and on CPUs those of many workers in
-    batches; in place if the state is donated. With an axis `DEVICE_AXIS` of the mesh
-    that `jax.set_mesh` has set, each of its devices compresses the messages of its own
-    workers; `simulate(mesh=)` sets it. What is computed is the same, but for rounding.
+    Under jit, gradients of 16 MiB or more are taken in blocks of components on CPUs and
+    TPUs, where the pieces are component-wise (at most 16 arrays, on one device), and in
+    batches on CPUs where there are many workers; in place if the state is donated. With
+    an axis `DEVICE_AXIS` of the mesh that `jax.set_mesh` has set, each of its devices
+    compresses the messages of its own workers; `simulate(mesh=)` sets it. What is
+    computed is the same, but for rounding.
 
     Args:
       worker: a transformation for one worker, from its gradient to its message. A piece

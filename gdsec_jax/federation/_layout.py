@@ -11,9 +11,8 @@ from gdsec_jax.federation import _batches, _blocks, _parts
 from gdsec_jax.federation._batches import WorkerBatches
 from gdsec_jax.federation._counts import uploads_of
 from gdsec_jax.federation._round import (
-    Common,
     Federation,
-    Workers,
+    Round,
     respond,
     sound,
     step,
@@ -33,21 +32,12 @@ class Outcome(NamedTuple):
     uploads: Uploads
 
 
-class Round(NamedTuple):
-    """The values of a round; they may be traced."""
-
-    common: Common
-    workers: Workers
-    server: Any  # state of the server's step
-    always: jax.Array  # see `_parts.in_parts`
-
-
-def run(federation: Federation, layout: Layout, now: Round) -> Outcome:
+def run(federation: Federation, counting: Layout, now: Round) -> Outcome:
     """A round, by the way that is asked for, or that is the fastest.
 
     Args:
       federation: whose round it is.
-      layout: of what is counted.
+      counting: the layout of what is counted.
       now: the round.
 
     Raises:
@@ -62,74 +52,56 @@ def run(federation: Federation, layout: Layout, now: Round) -> Outcome:
             )
         each = federation.num_workers // num_devices()
         number = _batches.number_of_size(gradients.size, each)
-        return in_batches(federation, layout, number, now)
-    whole = functools.partial(at_once, federation, layout)
+        return _in_batches(federation, counting, number, now)
+    whole = functools.partial(_at_once, federation, counting, now)
     large = _parts.num_bytes(gradients) >= _parts.LEAST_BYTES
-    # Without jit nothing is changed in place; nothing is cut that others hold parts of.
+    # Without jit nothing is changed in place, and over several devices nothing is cut.
     traced = _checks.is_traced(jax.tree.leaves(gradients)[0]) if large else False
     if not traced or num_devices() > 1:
-        return whole(now)
-    ways = _ways(federation, layout, now)
-    if not ways:
-        return whole(now)
-    return jax.lax.platform_dependent(
-        default=functools.partial(whole, now),
-        **{platform: functools.partial(way, now) for platform, way in ways.items()},
-    )
-
-
-def _ways(federation: Federation, layout: Layout, now: Round) -> dict[str, Any]:
-    """What is faster than all at once, by platform."""
+        return whole()
     ways = {}
-    plan = _blocks.plan(federation, now.common, now.workers, now.server)
-    if plan is not None:
-        for platform in plan.numbers:
-            ways[platform] = functools.partial(
-                in_blocks, federation, layout, plan, platform
-            )
+    plan = _blocks.plan(federation, now)
+    for platform in () if plan is None else plan.numbers:
+        ways[platform] = functools.partial(
+            _in_blocks, federation, counting, plan, platform, now
+        )
     adds_up = federation.server.adds_up and federation.worker.sums_over_workers is False
     number = _batches.number_of_batches(now.workers) if adds_up else None
     if number is not None:
-        ways["cpu"] = functools.partial(in_batches, federation, layout, number)
-    return ways
+        ways["cpu"] = functools.partial(_in_batches, federation, counting, number, now)
+    if not ways:
+        return whole()
+    return jax.lax.platform_dependent(default=whole, **ways)
 
 
-def at_once(federation: Federation, layout: Layout, now: Round) -> Outcome:
-    """All workers and components."""
-    workers = sound(federation, now.workers)
-    said = respond(federation, now.common, workers)
+def _at_once(federation: Federation, counting: Layout, now: Round) -> Outcome:
+    now = now._replace(workers=sound(federation, now.workers))
+    said = respond(federation, now.common, now.workers)
     uploads = uploads_of(
-        layout, said.messages, said.states, workers.gradients, now.common.previous
+        counting,
+        said.messages,
+        said.states,
+        now.workers.gradients,
+        now.common.previous,
     )
     return _stepped(federation, now, said, uploads)
 
 
-def in_batches(
-    federation: Federation, layout: Layout, number: int, now: Round
+def _in_batches(
+    federation: Federation, counting: Layout, number: int, now: Round
 ) -> Outcome:
-    """Batch by batch of workers."""
-    said = _batches.in_batches(
-        federation, now.common, now.workers, layout, number, now.always
-    )
+    said = _batches.in_batches(federation, now, counting, number)
     return _stepped(federation, now, said, said.uploads)
 
 
-def in_blocks(
-    federation: Federation, layout: Layout, plan, platform: str, now: Round
+def _in_blocks(
+    federation: Federation, counting: Layout, plan, platform: str, now: Round
 ) -> Outcome:
-    """Block by block of components."""
     moved, present, counted = _blocks.in_blocks(
-        federation,
-        now.common,
-        now.workers,
-        now.server,
-        plan,
-        platform,
-        now.always,
-        keep_messages=bool(layout.run_coded),
+        federation, now, plan, platform, bool(counting.run_coded)
     )
     uploads = uploads_of(
-        layout,
+        counting,
         moved.messages,
         moved.states,
         now.workers.gradients,
@@ -149,10 +121,7 @@ def in_blocks(
 
 def _stepped(federation: Federation, now: Round, said: Any, uploads) -> Outcome:
     """The server's half, after the workers' answers."""
-    common, sends = now.common, now.workers.sends
-    active = said.present if sends is None else said.present & sends
-    direction, server = step(federation, common, now.server, said.total, active)
-    previous = common.previous if common.params is None else common.params
+    direction, previous, server = step(federation, now, said.total, said.present)
     return Outcome(
         direction,
         previous,

@@ -19,7 +19,14 @@ from gdsec_jax.federation._attendance import (
     of_usual_norm,
 )
 from gdsec_jax.federation._batches import WorkerBatches
-from gdsec_jax.federation._round import Common, Federation, Workers, compress, sound
+from gdsec_jax.federation._round import (
+    Common,
+    Federation,
+    Round,
+    Workers,
+    compress,
+    sound,
+)
 
 
 class FederationState(NamedTuple):
@@ -82,7 +89,7 @@ def one_round(
     # That a round follows the norms of changes is said, too: XLA then need not keep
     # the previous parameters for them.
     always = (tick.number >= 0) | (tick.past_changes[0] >= 0)
-    now = _layout.Round(common, workers, state.server, always)
+    now = Round(common, workers, state.server, always)
     made = _layout.run(federation, layout, now)
     participants = made.present & attends.sends
     sent = made.uploads.entries.any(axis=-1)

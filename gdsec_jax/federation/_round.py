@@ -39,7 +39,7 @@ class Common(NamedTuple):
 
     params: Any  # theta^k: leaves [*param], or None
     previous: Any  # theta^{k-1}
-    change: Any  # what stands for theta^k - theta^{k-1}, if not that; or None
+    change: Any  # theta^k - theta^{k-1} as it is held; None: it is not
     tick: Tick
     xi: Any  # float [], of the controller, or None
     extra: dict[str, Any]  # further arguments of the caller's, for the pieces
@@ -80,6 +80,15 @@ class Workers(NamedTuple):
         return jax.tree.map(
             lambda g: _trees.along(weights.astype(g.dtype), g) * g, self.gradients
         )
+
+
+class Round(NamedTuple):
+    """The values of a round; they may be traced."""
+
+    common: Common
+    workers: Workers
+    server: Any  # state of the server's step
+    always: jax.Array  # bool [], true: see `_parts.in_parts`
 
 
 class Messages(NamedTuple):
@@ -148,27 +157,29 @@ def compress(
     return Messages(messages, states, present, overflowed)
 
 
-def step(
-    federation: Federation, common: Common, state: Any, total: Any, active: jax.Array
-) -> tuple[Any, Any]:
+def step(federation: Federation, now: Round, total: Any, present: jax.Array):
     """The server's half of a round.
 
     Args:
-      federation, common: of the round.
-      state: of the server's step.
-      total: what it combined, leaves [*param].
-      active: bool [M], who took part and could send.
+      federation: whose round it is.
+      now: the round.
+      total: what the server combined, leaves [*param].
+      present: bool [M], who took part.
 
     Returns:
-      The direction, leaves [*param], in the parameters' dtype; the next state.
+      The direction, leaves [*param], in the parameters' dtype; theta^{k-1} of the next
+      round; and the next state.
     """
+    common, sends = now.common, now.workers.sends
+    active = present if sends is None else present & sends
     if federation.mean:
         total = jax.tree.map(lambda x: x / federation.num_workers, total)
     arguments = common.arguments() | {"active": active}
     direction, state = federation.server.step.update(
-        total, state, common.params, **arguments
+        total, now.server, common.params, **arguments
     )
-    return _trees.cast_like(direction, common.previous), state
+    previous = common.previous if common.params is None else common.params
+    return _trees.cast_like(direction, common.previous), previous, state
 
 
 def sound(federation: Federation, workers: Workers) -> Workers:
@@ -249,11 +260,11 @@ def _finite_entries(worker: Piece, common: Common, messages, states, before):
     good = [jnp.isfinite(leaf) for leaf in leaves]
     owner = owners(worker.init, states, common.previous)
 
-    def narrowed(number, x):
-        if number >= 0 and x.dtype == jnp.float16:
-            good[number] &= jnp.isfinite(x)
+    def narrowed(number, new, old):  # a state may be infinite on purpose
+        if number >= 0 and new.dtype == jnp.float16:
+            good[number] &= jnp.isfinite(new) | ~jnp.isfinite(old)
 
-    jax.tree.map(narrowed, owner, states)
+    jax.tree.map(narrowed, owner, states, before)
 
     def kept(number, new, old):
         return jnp.where(good[number], new, old) if number >= 0 else new

@@ -53,8 +53,12 @@ def _server_of(server: Any, old: dict[str, Any]) -> Server:
     """The server that the old options meant.
 
     Raises:
-      ValueError: two of them exclude each other.
+      ValueError: two of them, or one and the server, exclude each other.
     """
+    if isinstance(server, Server):
+        raise ValueError(
+            f"{next(iter(old))} is given beside a server, expected it inside of that."
+        )
     ways = [name for name in (*_MAKERS, "summand") if name in old]
     if len(ways) > 1:
         raise ValueError(f"{ways[0]} is given beside {ways[1]}, expected one of them.")

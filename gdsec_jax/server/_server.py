@@ -3,16 +3,27 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from gdsec_jax import _checks, _trees
-from gdsec_jax.server._memory import gradient_estimate, late_messages, server_memory
+from gdsec_jax.server._memory import (
+    ServerMemoryState,
+    gradient_estimate,
+    late_messages,
+    server_memory,
+)
 from gdsec_jax.server._sum import sparse_sum
 from gdsec_jax.worker import Piece, chain
 from gdsec_jax.worker._piece import as_piece
 
-Aggregation = Callable[[Any], Any]  # leaves [M, *param] to leaves [*param]
 IDENTITY = as_piece(optax.identity())
+
+
+def _sum(messages: Any, late: Any) -> Any:
+    del late
+    return _trees.over_workers(messages)
 
 
 class Server(NamedTuple):
@@ -41,7 +52,7 @@ class Server(NamedTuple):
     """
 
     prepare: Callable[[Any, Any], Any] | None = None
-    combine: Callable[[Any, Any], Any] = lambda x, late: _trees.over_workers(x)
+    combine: Callable[[Any, Any], Any] = _sum
     step: Piece = IDENTITY
     estimates: bool = True
     adds_up: bool = True
@@ -54,9 +65,7 @@ class Server(NamedTuple):
     def component_wise(self) -> bool:
         """Whether every component is combined, and steps, by itself."""
         return (
-            self.adds_up
-            and self.capacity is None
-            and not self.max_delay
+            self.combine is _sum
             and self.prepare in (None, gradient_estimate)
             and as_piece(self.step).component_wise
         )
@@ -66,7 +75,21 @@ class Server(NamedTuple):
 
         Args:
           beta, state_dtype: of the memory.
+
+        Raises:
+          ValueError: it prepares messages by a function of its own, or has a memory.
         """
+        if self.prepare not in (None, gradient_estimate):
+            raise ValueError(
+                f"server.prepare is {self.prepare!r}, expected None for a method whose "
+                "workers keep a memory: use federate."
+            )
+        state = jax.eval_shape(self.step.init, jnp.zeros(1))
+        if _trees.of_type(state, ServerMemoryState):
+            raise ValueError(
+                "server has a server_memory, expected none for a method that adds its "
+                "own: use server.running()."
+            )
         if self.estimates:
             return self._replace(prepare=gradient_estimate)
         memory = server_memory(beta, state_dtype=state_dtype)
@@ -180,7 +203,7 @@ def late(max_delay: int, *, max_norm_ratio=None) -> Server:
     )
 
 
-def robust(rule: Aggregation, *, max_norm_ratio=None) -> Server:
+def robust(rule: Callable[[Any], Any], *, max_norm_ratio=None) -> Server:
     """A rule that a few workers cannot bend, in the place of the sum.
 
     Where the workers keep memories it is handed :math:`h_m + u_m`. Nothing is conserved
@@ -217,7 +240,7 @@ def as_server(value: Any) -> Server:
     if value is None:
         return Server()
     if isinstance(value, Server):
-        return value
+        return value._replace(step=as_piece(value.step))
     if isinstance(value, optax.GradientTransformation):
         return Server(step=as_piece(value), estimates=False)
     raise ValueError(

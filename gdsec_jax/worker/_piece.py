@@ -42,10 +42,11 @@ class Piece(optax.GradientTransformationExtraArgs):
       True
     """
 
-    component_wise: bool
-    sums_over_workers: bool | None
-    travels: bool
-    variance: Callable[[Any], float] | None
+    # What holds of a copy that optax or jax makes, of which nothing is known.
+    component_wise: bool = False
+    sums_over_workers: bool | None = None
+    travels: bool = False
+    variance: Callable[[Any], float] | None = None
 
     def __new__(
         cls,

@@ -30,11 +30,11 @@ class Layouts:
         in_blocks, in_batches = _blocks.in_blocks, _batches.in_batches
 
         def blocks(*args, **keywords):
-            self.blocks += args[5] == "cpu"  # other platforms' are traced, too
+            self.blocks += args[3] == "cpu"  # other platforms' are traced, too
             return in_blocks(*args, **keywords)
 
         def batches(*args, **keywords):
-            self.batches.append(args[4])
+            self.batches.append(args[3])
             return in_batches(*args, **keywords)
 
         patch.setattr(_blocks, "in_blocks", blocks)

@@ -87,6 +87,10 @@ def test_old_options_of_federate():
         ),
         ({"server": "walking"}, "server is 'walking', expected one of workers, runn"),
         ({"max_norm_ratio": 0.5}, "max_norm_ratio is 0.5, expected"),
+        (
+            {"capacity": 1, "server": server.late(1)},
+            "capacity is given beside a server, expected it inside",
+        ),
     ],
 )
 def test_what_old_options_refused(options, message):
@@ -103,6 +107,32 @@ def test_a_memory_of_the_servers_own_is_the_workers_sum():
     )
 
 
+def test_what_no_memory_can_be_added_to():
+    estimate = gdsec_jax.gradient_estimate
+    for given, message in (
+        (server.Server(prepare=lambda m, s: m), "server.prepare is <function .*, exp"),
+        (gdsec_jax.server_memory(0.1), "server has a server_memory, expected none"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            gdsec_jax.gdsec(M, 0.5, 0.1, server=given)
+    same = gdsec_jax.gdsec(M, 0.5, 0.1, server=server.Server(prepare=estimate))
+    np.testing.assert_array_equal(
+        two_rounds(same)[0], two_rounds(gdsec_jax.gdsec(M, 0.5, 0.1))[0]
+    )
+
+
+def test_a_step_may_be_any_transformation():
+    clipped = server.Server(step=optax.clip(1.0))
+    directions = [two_rounds(gdsec_jax.gd(M, server=s))[0] for s in (clipped, None)]
+    np.testing.assert_array_equal(directions[0], np.clip(directions[1], -1, 1))
+
+
+def test_a_mask_may_be_numpys():
+    delivered = np.array([True, False, True])
+    directions, _ = two_rounds(gdsec_jax.gd(M), delivered=delivered)
+    np.testing.assert_array_equal(directions[0], GRADIENTS[delivered].sum(0))
+
+
 def test_which_servers_go_component_by_component():
     kinds = {
         "total": server.total(),
@@ -112,6 +142,7 @@ def test_which_servers_go_component_by_component():
         "sparse": server.sparse(2),
         "late": server.late(2),
         "robust": server.robust(robust.median),
+        "a sum of normed messages": server.Server(combine=lambda x, late: x.sum(0)),
         "a step": server.Server(step=optax.clip_by_global_norm(1.0)),
         "prepared": server.Server(prepare=lambda message, state: message),
     }
