@@ -125,7 +125,7 @@ def federate(
     if server.asks is not None and key is None:
         raise ValueError("key is None, expected an int or a random key to draw with.")
     drops, mean = on_nonfinite == "drop", reduction == "mean"
-    federation = Federation(as_piece(worker), server, num_workers, mean, drops)
+    federation = Federation(as_piece(worker), server, num_workers, weights, mean, drops)
 
     def init(params):
         clock = _clock.start(params, random_key, on_standstill)
@@ -159,7 +159,7 @@ def federate(
         previous = state.clock.previous_params
         common = Common(params, previous, held, tick, xi, extra_args)
         state = state._replace(clock=clock, control=control)
-        return one_round(federation, state, updates, common, weights, said)
+        return one_round(federation, state, updates, common, said)
 
     # optax's type of a state knows no registered dataclasses, such as our counts.
     return aggregating.Aggregator(init, update)  # pyright: ignore

@@ -45,7 +45,6 @@ def one_round(
     state: FederationState,
     gradients: Any,
     common: Common,
-    weights: jax.Array | None,
     said: Said,
 ) -> tuple[Any, FederationState]:
     """A round: from the gradients to the direction, and the next state.
@@ -55,7 +54,6 @@ def one_round(
       state: with the clock and the controller of this round.
       gradients: leaves [M, *param], or `WorkerBatches`.
       common: what all parties know.
-      weights: [M], of the f_m, or None.
       said: by the caller, of the workers.
     """
     num_workers, server = federation.num_workers, federation.server
@@ -69,7 +67,7 @@ def one_round(
         index=_clock.indices(num_workers),
         computes=attends.computes,
         keys=tick.keys,
-        weights=weights,
+        weights=federation.weights,
         delay=delays(said.delay, num_workers, server.max_delay),
     )
     norms: Any = state.norms

@@ -25,6 +25,7 @@ class Federation(NamedTuple):
     worker: Piece
     server: Server
     num_workers: int
+    weights: jax.Array | None  # [M], of the f_m
     mean: bool  # whether the sum is divided by M
     drops: bool  # whether workers whose numbers are not finite are left out
 
