@@ -51,8 +51,9 @@ class Model(pydantic.BaseModel):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _has_no_other_fields(cls, values):
+        fields = cls.model_fields
         for name in values if isinstance(values, Mapping) else ():
-            if name not in cls.model_fields:
+            if name not in fields:
                 known = ", ".join(cls.names())
                 raise ValueError(f"{cls.stranger(name)}, expected one of {known}")
         return values

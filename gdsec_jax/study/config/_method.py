@@ -46,6 +46,7 @@ _MORE = {
 }
 _EMPTY = inspect.Parameter.empty
 _MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_signature = functools.cache(inspect.signature)  # asked for each value of a grid
 
 
 @functools.cache
@@ -75,7 +76,7 @@ def function_of(name: str) -> Callable[..., Any]:
             f"name is {name!r}, but {module} has no {attribute}, expected a function"
         )
     function = getattr(found, attribute)
-    if callable(function) and "num_workers" in inspect.signature(function).parameters:
+    if callable(function) and "num_workers" in _signature(function).parameters:
         return function
     raise ValueError(
         f"name is {name!r}, which is no method, expected a function of num_workers "
@@ -103,7 +104,7 @@ def _parameters_of(function: Callable[..., Any]) -> dict[str, Parameter]:
     The type is the signature's if that is `Annotated`; else that of `PARAMETERS`, where
     the name is known; else the signature's, or that of the default.
     """
-    taken = inspect.signature(function).parameters
+    taken = _signature(function).parameters
     try:
         hints = typing.get_type_hints(function, include_extras=True)
     except NameError:  # of types that are imported for a type checker alone
@@ -187,11 +188,12 @@ class MethodConfig(UplinkConfig):
         if not isinstance(values["name"], str):
             raise ValueError(f"name is {values['name']!r}, expected a word")
         model = model_of(values["name"])
+        fields = model.model_fields
         # What an older version has saved names the fields of all methods.
         kept = {
             name: x
             for name, x in values.items()
-            if name in model.model_fields or (x is not None and x is not False)
+            if name in fields or (x is not None and x is not False)
         }
         return model.model_validate(kept)
 
@@ -222,12 +224,8 @@ class MethodConfig(UplinkConfig):
 
     def _own(self) -> dict[str, Any]:
         """The fields of this method alone, those that are given."""
-        return {
-            name: value
-            for name in type(self).model_fields
-            if name not in MethodConfig.model_fields
-            and (value := getattr(self, name)) is not None
-        }
+        common = MethodConfig.model_fields
+        return {x: value for x, value in self if x not in common and value is not None}
 
     def parameters(self, **more: Any) -> dict[str, Any]:
         """The arguments of the function that are given, all but the step.
@@ -241,7 +239,7 @@ class MethodConfig(UplinkConfig):
         """
         given = more | self._own()
         given.pop("coordinate_xi", None)  # it needs the problem
-        taken = inspect.signature(function_of(self.name)).parameters
+        taken = _signature(function_of(self.name)).parameters
         if self.seed is not None:  # what else is drawn has it too
             given |= {name: self.seed for name in ("key", "seed") if name in taken}
         budget = given.pop("budget", None)
@@ -254,7 +252,7 @@ class MethodConfig(UplinkConfig):
 
 def _needs(name: str, function: Callable[..., Any], given: Collection[str]) -> None:
     """All parameters without a default are given."""
-    for parameter in inspect.signature(function).parameters.values():
+    for parameter in _signature(function).parameters.values():
         required = parameter.default is _EMPTY and parameter.kind not in _MANY
         if required and parameter.name not in given:
             raise ValueError(f"{name} needs the parameter {parameter.name}")
@@ -267,7 +265,7 @@ def _with_compressor(given: dict[str, Any]) -> dict[str, Any]:
     _needs(name, factory, given)
     own = {x: given.pop(x) for x in _MORE["compressor"] if x in given}
     for other in own:
-        if other not in inspect.signature(factory).parameters:
+        if other not in _signature(factory).parameters:
             raise ValueError(f"{name} has no parameter {other}")
     return given | {"compressor": factory(**own)}
 
