@@ -11,7 +11,7 @@ import numpy as np
 from gdsec_jax import _checks
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.study.report import _compose
-from gdsec_jax.study.report._section import Panel
+from gdsec_jax.study.report._compose import Panel
 
 # Okabe and Ito's palette, which people with colour-blindness can tell apart, its yellow
 # darker for white paper. A method has the same colour and dash everywhere, by its place
