@@ -51,11 +51,7 @@ _signature = functools.cache(inspect.signature)  # asked for each value of a gri
 
 @functools.cache
 def function_of(name: str) -> Callable[..., Any]:
-    """The function of a method: of this package, or MODULE:FUNCTION of the user's own.
-
-    Raises:
-      ValueError: there is no such method, module or function, or it is no method.
-    """
+    """The function of a method of the package, or MODULE:FUNCTION of one's own."""
     if name in METHODS:
         return METHODS[name].factory
     module, colon, attribute = str(name).partition(":")
@@ -86,11 +82,7 @@ def function_of(name: str) -> Callable[..., Any]:
 
 @functools.cache
 def model_of(name: str) -> "type[MethodConfig]":
-    """The config of a method: the common fields, and those of its function.
-
-    Raises:
-      ValueError: as `function_of`.
-    """
+    """The config of a method: the common fields, and those of its function."""
     fields: dict[str, Any] = {
         field: (known.kind | None, Field(default=None, description=known.description))
         for field, known in _parameters_of(function_of(name)).items()
@@ -230,12 +222,7 @@ class MethodConfig(UplinkConfig):
     def parameters(self, **more: Any) -> dict[str, Any]:
         """The arguments of the function that are given, all but the step.
 
-        Args:
-          more: of these fields where they are not given.
-
-        Raises:
-          ValueError: the compressor's arguments do not fit it, or the server's do not
-            fit each other.
+        `more` are values of fields that are not given.
         """
         given = more | self._own()
         given.pop("coordinate_xi", None)  # it needs the problem

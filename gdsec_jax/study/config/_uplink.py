@@ -60,11 +60,7 @@ class ChannelConfig(Model):
 
 
 def make_channel(config: ChannelConfig, num_workers: int) -> channels.Channel:
-    """The channel that a config describes.
-
-    Raises:
-      ValueError: the distances are not one for each worker.
-    """
+    """The channel that a config describes."""
     given: dict[str, Any] = dict(config)
     radio = {name: given.pop(name) for name in _RADIO}
     snr_db = given.pop("snr_db")
@@ -97,11 +93,7 @@ class UplinkConfig(Model):
     """Of this method, in the place of that of all."""
 
     def check_uplink(self) -> None:
-        """The fields fit each other.
-
-        Raises:
-          ValueError: they do not.
-        """
+        """That the fields fit each other."""
         if self.participation_rule is not None and self.participation is None:
             raise ValueError("participation_rule needs the share participation")
         if self.absent and self.participation is None and self.budget_bits is None:
@@ -113,10 +105,7 @@ def make_uplink(
 ) -> Uplink:
     """The uplink of a method in a `sweep`, which hands it the fields that it names.
 
-    Args:
-      method: whose uplink it is.
-      channel: that of all methods, for one that has no own.
-      num_workers: M.
+    `channel` is that of all methods, for one that has none of its own.
     """
     rule = method.participation_rule or "uniform"
     drawn = functools.partial(takes_part, num_workers=num_workers, rule=rule)

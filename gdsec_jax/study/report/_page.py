@@ -67,7 +67,6 @@ def page(
     Raises:
       ValueError: there are no sections, two have the same name, or one has a name that
         is none for a file, no panels, or a config that JSON cannot hold.
-      OSError: the file cannot be written.
 
     Examples:
       >>> import pathlib, tempfile
@@ -80,8 +79,7 @@ def page(
       ...     claims=(report.Claim("y < 2 everywhere", False, "y is at most 2"),))
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     path = pathlib.Path(folder) / "index.html"
-      ...     report.page([section], path, title="Lines", environment={"numpy": "2"},
-      ...                 command="make figures")
+      ...     report.page([section], path, title="", environment={}, command="make")
       ...     "our data do not show this" in path.read_text("utf-8")
       True
     """
