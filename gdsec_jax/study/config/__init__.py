@@ -22,7 +22,5 @@ from gdsec_jax.study.config._run import merged as merged
 from gdsec_jax.study.config._run import validate as validate
 from gdsec_jax.study.config._run import write_chosen as write_chosen
 from gdsec_jax.study.config._uplink import ChannelConfig as ChannelConfig
-from gdsec_jax.study.config._uplink import bound as bound
 from gdsec_jax.study.config._uplink import make_channel as make_channel
 from gdsec_jax.study.config._uplink import make_uplink as make_uplink
-from gdsec_jax.study.config._uplink import takes_part as takes_part

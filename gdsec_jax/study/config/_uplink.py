@@ -9,7 +9,6 @@ from pydantic import Field
 
 from gdsec_jax import channel as channels
 from gdsec_jax import participation as rules
-from gdsec_jax.simulation import _grid
 from gdsec_jax.study.config._fields import Fraction, Model, NonNegative, Positive
 from gdsec_jax.uplink import Uplink
 
@@ -116,12 +115,6 @@ def make_uplink(
         grant=None if method.budget_bits is None else _granted,
         channel=None if channel is None else make_channel(channel, num_workers),
     )
-
-
-def bound(uplink: Uplink, method: UplinkConfig) -> Uplink:
-    """The same for `simulate`, with the method's own fields."""
-    own = {name: getattr(method, name) for name in ("participation", "budget_bits")}
-    return _grid.UplinkOf(uplink)(**own)
 
 
 def takes_part(

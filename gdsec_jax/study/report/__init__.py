@@ -6,7 +6,6 @@ from gdsec_jax.study.report._compose import Section as Section
 from gdsec_jax.study.report._compose import compose as compose
 from gdsec_jax.study.report._compose import save as save
 from gdsec_jax.study.report._compose import save_figure as save_figure
-from gdsec_jax.study.report._figures import Course as Course
 from gdsec_jax.study.report._figures import convergence as convergence
 from gdsec_jax.study.report._figures import convergence_panels as convergence_panels
 from gdsec_jax.study.report._figures import line_style as line_style
@@ -18,7 +17,6 @@ from gdsec_jax.study.report._tables import target_table as target_table
 
 __all__ = [
     "Claim",
-    "Course",
     "Panel",
     "Section",
     "compose",
