@@ -260,7 +260,7 @@ methods = {} | methods is empty, expected at least one.
     methods.GD: participation_rule needs the share participation.
 [methods.GD]; name = 'gd'; absent = 'hold' |
     methods.GD: absent needs a participation or a budget_bits.
-[methods.GD]; name = 'gd'; aggregation = 'median'; trim = 0.2 |
+[methods.GD]; name = 'gd'; aggregation = 'median'; trim = 0.0 |
     methods.GD: trim is for the aggregation trimmed_mean alone.
 [methods.GD]; name = 'gd'; aggregation = 'median'; max_delay = 1 |
     methods.GD: aggregation and max_delay are given, expected one of them: each

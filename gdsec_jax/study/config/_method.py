@@ -127,7 +127,7 @@ def _foreign(
     function: Callable[..., Any], parameter: inspect.Parameter, hint: Any
 ) -> Parameter | None:
     """A parameter by its signature alone, None if no config can hold such a value."""
-    if hint is _EMPTY:
+    if hint is _EMPTY or isinstance(hint, str):  # or the name of what is not there
         kind = type(parameter.default)
         hint = kind if kind in (bool, int, float, str) else bool | int | float | str
     try:
@@ -200,7 +200,7 @@ class MethodConfig(UplinkConfig):
         if self.grid:  # with its values, which may be needed, it was checked
             return self
         given = self._own()
-        if given.get("trim") and given.get("aggregation") != "trimmed_mean":
+        if "trim" in given and given.get("aggregation") != "trimmed_mean":
             raise ValueError("trim is for the aggregation trimmed_mean alone")
         if "budget" in given and given.get("xi") != ADAPTIVE:
             raise ValueError("budget is for xi = 'adaptive' alone")
@@ -209,9 +209,9 @@ class MethodConfig(UplinkConfig):
         if given.get("coordinate_xi") and given["xi"] == ADAPTIVE:
             raise ValueError("coordinate_xi needs a number for xi, got 'adaptive'")
         self.check_uplink()
-        more = ("num_workers", "learning_rate", *(["seed"] if self.seed else []))
-        _needs(self.name, function_of(self.name), (*given, *more))
-        self.parameters()  # builds the compressor, which checks its own
+        # With the compressor, which checks its own; what else is needed the run has.
+        given = (*self.parameters(), "num_workers", "learning_rate", "wire")
+        _needs(self.name, function_of(self.name), given)
         return self
 
     def _own(self) -> dict[str, Any]:
