@@ -431,6 +431,7 @@ def test_a_run_that_was_killed_goes_on(name, call, monkeypatch):
     assert Path(name).read_text() == Path(f"undisturbed {name}").read_text()
 
 
+@pytest.mark.slow
 def test_checkpoints_of_another_config_are_refused(call, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
