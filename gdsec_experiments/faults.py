@@ -73,13 +73,10 @@ def section(study: figures.Study) -> report.Section:
 
 def _courses(config, method, problem):
     """By case, what a method does under it: cases side by side."""
-    algorithm = METHODS[method.name].factory(
-        problem.num_workers,
-        **method.parameters(),
-        wire=wire.Format(config.wire, config.value_bits),
-    )
-    whole = {"ef21": 1.0, "cgd": 1.0}  # whose memory moves by the whole message
-    beta = whole.get(method.name, getattr(method, "beta", None) or 0.0)
+    given = method.parameters()
+    form = wire.Format(config.wire, config.value_bits)
+    algorithm = METHODS[method.name].factory(problem.num_workers, **given, wire=form)
+    beta = 1.0 if method.name in ("ef21", "cgd") else given.get("beta", 0.0)
     found = {}
     for absent in ("hold", "accumulate"):
         cases = [

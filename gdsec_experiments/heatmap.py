@@ -10,7 +10,7 @@ import pandas as pd
 
 import gdsec_jax
 from gdsec_experiments import _parts as parts
-from gdsec_jax import worker
+from gdsec_jax import server, worker
 from gdsec_jax.study import config as configs
 from gdsec_jax.study import experiment, figures, report
 
@@ -88,7 +88,7 @@ def _sent(problem, method, num_rounds):
     gdsec = gdsec_jax.federate(
         worker.gradient_difference(worker.error_feedback(censored), method.beta),
         number,
-        server=gdsec_jax.server_memory(method.beta),
+        server=server.running().with_memories(method.beta, None),
     )
     optimizer = optax.chain(gdsec, optax.sgd(method.learning_rate))
 

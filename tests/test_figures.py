@@ -20,7 +20,6 @@ NAMES = (
     *("beta", "frontier", "workers", "participation", "stochastic", "heatmap"),
 )
 NETWORKS = ("cnn", "transformer")  # made by name alone
-QUICK = ("heatmap",)
 KEPT = {
     "ridge": (
         *("GD", "GD-SEC", "GD-SOEC same xi", "GD-SOEC"),
@@ -86,13 +85,8 @@ def test_they_are_in_the_order_of_their_letters():
     assert letters == sorted(letters) and len(set(letters)) == len(letters)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
-        for name in NAMES + NETWORKS + LINKS
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES + NETWORKS + LINKS)
 def test_each_is_drawn_at_toy_size(name, tmp_path):
     section = section_of(name, toy(name), tmp_path / "runs")
     assert section.name == name

@@ -52,6 +52,11 @@ def loose(num_workers, **options):
     return gdsec_jax.gd(num_workers, **options)
 
 
+def drawn(num_workers, key, level: "Unknown" = 3):
+    """A method that draws, with a type that is only there for a type checker."""
+    return gdsec_jax.qgd(num_workers, level, key=key)
+
+
 def nothing(num_workers):
     """No method, though it looks like one."""
 
@@ -136,7 +141,7 @@ def test_it_is_run_swept_tuned_and_drawn(place, capsys, monkeypatch):
     assert len(looks) == 2
 
 
-@pytest.mark.parametrize("name", ["plain", "loose"])
+@pytest.mark.parametrize("name", ["plain", "loose", "drawn"])
 def test_options_that_it_does_not_name_are_its_own(name):
     values = {"methods": {"X": {"name": f"own_methods:{name}", "seed": 3}}}
     values |= {"channel": {"erasure_probability": 0.5}}

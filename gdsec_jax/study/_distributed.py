@@ -24,17 +24,10 @@ def start(
 
     Returns:
       The mesh of all devices of all processes.
-
-    Raises:
-      ValueError: some of the three are given, but not all; nobody says who meets where,
-        or they do not meet.
     """
-    given = {
-        "coordinator": coordinator,
-        "num_processes": num_processes,
-        "process_id": process_id,
-    }
-    missing = [name for name, value in given.items() if value is None]
+    given = (coordinator, num_processes, process_id)
+    names = ("coordinator", "num_processes", "process_id")
+    missing = [name for name, x in zip(names, given, strict=True) if x is None]
     if 0 < len(missing) < len(given):
         raise ValueError(
             f"{', '.join(missing)} is missing, expected coordinator, num_processes "
@@ -42,7 +35,7 @@ def start(
         )
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        jax.distributed.initialize(*given)
     except (ValueError, RuntimeError) as error:
         raise ValueError(
             f"the processes do not meet: {_first_line(error)} "

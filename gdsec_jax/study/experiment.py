@@ -78,9 +78,8 @@ def compare(
     """Run all methods of a config; each history is saved when its run ends.
 
     Args:
-      config: what to run.
-      folder: for the histories, LABEL.nc each; made if it is not there.
-      console: for a line a run.
+      config, console: as above.
+      folder: for the histories, LABEL.nc each.
       checkpoint_every: rounds, after each of which a run is saved, in the folder
         `CHECKPOINTS` beside the histories; called again, they go on from there.
       options: of `simulate`; log is also handed `setting`, {"method": label}.
@@ -130,7 +129,7 @@ def simulate_method(
             config.num_rounds,
             key=about["seed"],
             eval_every=config.eval_every,
-            uplink=configs.bound(uplink, method),
+            uplink=_grid.UplinkOf(uplink)(**dict(method)),
             attributes=attributes,
             log=log and functools.partial(log, setting={"method": label}),
             **options,

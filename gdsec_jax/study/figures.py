@@ -3,6 +3,7 @@
 import concurrent.futures
 import importlib
 import importlib.metadata
+import importlib.resources
 import multiprocessing
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +14,8 @@ import rich.console
 
 from gdsec_jax import _checks
 from gdsec_jax.files import _environment
-from gdsec_jax.study import _shipped, experiment, report
 from gdsec_jax.study import config as configs
+from gdsec_jax.study import experiment, report
 
 
 class Study(NamedTuple):
@@ -34,8 +35,14 @@ def sources() -> dict[str, Path]:
     A figure's module in gdsec_experiments has the same name: its `section(study)` makes
     a `report.Section`.
     """
-    configured = _shipped.configs() / "figures"
-    found = {path.stem: path for path in sorted(configured.glob("*.toml"))}
+    package = Path(str(importlib.resources.files("gdsec_jax")))
+    kept = (package / "configs", package.parent / "configs")  # or in its checkout
+    folder = next((path for path in kept if path.is_dir()), None)
+    if folder is None:
+        raise FileNotFoundError(
+            f"no configs beside {package}, expected some: reinstall."
+        )
+    found = {path.stem: path for path in sorted(folder.glob("figures/*.toml"))}
     letters = {name: configs.load(path).letter for name, path in found.items()}
     return {name: found[name] for name in sorted(found, key=lambda n: letters[n])}
 
@@ -62,10 +69,6 @@ def make(
 
     Returns:
       The path of the page.
-
-    Raises:
-      ValueError: there is no such figure, jobs is no positive int, or a config is
-        wrong.
     """
     known = sources()
     for name in names:

@@ -26,17 +26,8 @@ def sweep_method(
 ) -> xr.Dataset:
     """Every setting of a method's grid, each with the step that theory gives for it.
 
-    Args:
-      config: with the method, and a grid for all methods perhaps.
-      label: of the method.
-      problem: that the config makes.
-      options: stop, memory_limit, observe, path, log and progress of `sweep`.
-
-    Returns:
-      As `sweep`, with a dimension for each axis of the grid.
-
-    Raises:
-      ValueError: as `sweep`, or a setting is none for the method; it names the method.
+    The options are those of `sweep`, path a file's alone; so is the result, with a
+    dimension for each axis of the grid. What is wrong names the method.
     """
     method = config.methods[label]
     axes = axes_of(config, label)
@@ -54,11 +45,7 @@ def sweep_method(
 def ready(
     label: str, method: configs.MethodConfig, problem: problems.Problem, **setting: Any
 ) -> configs.MethodConfig:
-    """A method at a setting of its grid, with all its numbers, those of theory too.
-
-    Raises:
-      ValueError: it is none for the method; the message names the label.
-    """
+    """A method at a setting of its grid, with all its numbers, those of theory too."""
     with configs.of_method(label):
         return configs.resolved(configs.varied(method, **setting), problem)
 
@@ -163,12 +150,6 @@ def choose(
     setting that does not stay there has not reached it: whose last error, the median
     over the last tenth of its evaluations, is larger.
     Over an axis `seed` there is nothing to choose: the medians over it count.
-
-    Args:
-      swept: of `sweep` or `sweep_method`.
-      axes: of the grid.
-      target_error: to reach.
-      most_rounds: that a setting may take.
     """
     costs = cost_to(swept, target_error)
     errors = _last_errors(swept)
@@ -239,27 +220,9 @@ def _at_edge(place: list[Any], rows: Sequence[tuple[Any, ...]]) -> bool:
 def cost_to(swept: xr.Dataset, error: float) -> xr.Dataset:
     """What each setting had cost when its error was first at most this; inf if never.
 
-    As of `History.cost_to`, never too if the error lies below what rounding leaves.
-
-    Args:
-      swept: of `sweep`.
-      error: to reach.
-
-    Returns:
-      A dataset with the grid's dimensions: rounds, bits, broadcast_bits and
-      gradient_evaluations, float64.
-
-    Examples:
-      >>> import numpy as np, optax
-      >>> import gdsec_jax
-      >>> from gdsec_jax import problems
-      >>> from gdsec_jax.study import tuning
-      >>> problem = problems.ridge(np.eye(4), np.arange(4.0), 2)
-      >>> def optimizer(step):
-      ...     return optax.chain(gdsec_jax.gd(2), optax.sgd(step))
-      >>> swept = gdsec_jax.sweep(problem, optimizer, {"step": [0.1, 1.0, 2.0]}, 30)
-      >>> tuning.cost_to(swept, 0.5).rounds.values
-      array([6., 1., 1.])
+    As in `History.cost_to`, never too if the error lies below what rounding leaves. The
+    dataset has the grid's dimensions, and rounds, bits, broadcast_bits and
+    gradient_evaluations in float64.
     """
     about = json.loads(swept.attrs.get("attributes", "{}"))
     resolution = about.get("resolution", -np.inf)

@@ -5,6 +5,7 @@ import pytest
 from gdsec_experiments import flax_training as script
 
 
+@pytest.mark.slow  # the networks of the figures are trained in the fast tests
 def test_it_runs(capsys):
     accuracy, share = script.main(num_steps=20)
     assert accuracy > 0.3  # of ten classes, after 20 steps

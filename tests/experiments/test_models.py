@@ -130,7 +130,7 @@ STEPS = {
 
 def combinations():
     """All of one network, some of others; slow are those whose like others compile."""
-    fast = {("mlp", "tree of xi", "adam"), ("mlp", "partition", "schedule")}
+    fast = {("mlp", "partition", "schedule")}
     of_one = [("mlp", name, "adam") for name in ALGORITHMS]
     of_one += [("mlp", "partition", "schedule"), ("mlp", "tree of xi", "momentum")]
     of_others = [("resnet", "partition"), ("transformer", "warm-up of xi")]
@@ -147,6 +147,7 @@ def test_everything_composes(name, algorithm, step):
     learns(problem, optax.chain(made, STEPS[step]), 40, 0.9)
 
 
+@pytest.mark.slow
 def test_dense_uploads_are_all_of_them():
     optimizer = optax.chain(gdsec_jax.gd(M), optax.sgd(0.5))
     learns(problem_of("multinomial"), optimizer, 20, 0.8, saves=False)

@@ -1,8 +1,7 @@
-"""The problem and the optimizers that a config describes."""
+"""The optimizers that a config describes."""
 
 import functools
 import inspect
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,16 +9,14 @@ import optax
 import pydantic
 from optax.experimental import aggregating
 
-from gdsec_jax import data, problems, wire, worker
+from gdsec_jax import problems, wire, worker
 from gdsec_jax._theory import Theory, theory
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.federation._broadcast import broadcast
 from gdsec_jax.simulation._grid import takes
+from gdsec_jax.study.config._fields import sentence
 from gdsec_jax.study.config._method import MethodConfig, function_of
-from gdsec_jax.study.config._network import make_network, split_of
-from gdsec_jax.study.config._problem import GENERATORS, ProblemConfig
 from gdsec_jax.study.config._run import RunConfig
-from gdsec_jax.study.config._sentences import sentence
 from gdsec_jax.wire._formats import CONVENTIONS
 
 _STEPS = {
@@ -29,65 +26,8 @@ _STEPS = {
 }
 
 
-def make_problem(config: ProblemConfig) -> problems.Problem:
-    """Load the data and put the problem together.
-
-    Raises:
-      ValueError, OSError: the data cannot be had, or do not fit the loss.
-    """
-    loaded = _samples(config)
-    if config.kind == "network":
-        return make_network(config, loaded)
-    problem = getattr(problems, config.kind)(
-        loaded.features,
-        loaded.targets,
-        config.num_workers,
-        regularization=config.regularization,
-        split=split_of(config, loaded.targets),
-        dtype=config.dtype,
-        **({"proximal": config.proximal} if config.kind == "lasso" else {}),
-    )
-    if config.batch_size is None:
-        return problem
-    return problems.minibatch(problem, config.batch_size)
-
-
-def _samples(config: ProblemConfig) -> data.Dataset:
-    generator = GENERATORS.get(config.data)
-    if generator is None:
-        return load_data(config.data, config.subset)
-    accepted = inspect.signature(generator).parameters
-    own: dict[str, Any] = {"seed": config.seed} if "seed" in accepted else {}
-    own |= config.options
-    if "num_workers" in accepted:
-        own["num_workers"] = config.num_workers
-        own |= {"problem": config.kind, "regularization": config.regularization}
-    return generator(**own)
-
-
-def load_data(name: str, subset: str = "train") -> data.Dataset:
-    """A named data set, or a user's file.
-
-    Raises:
-      ValueError, OSError: there is neither, or it cannot be read.
-    """
-    names = [entry.name for entry in data.available()]
-    if name in names:
-        return data.load(name, split=subset)
-    if Path(name).exists():
-        return data.read(name)
-    raise ValueError(
-        f"data is {name!r}, expected a file that exists, or one of "
-        f"{', '.join([*names, *GENERATORS])}."
-    )
-
-
 def varied(method: MethodConfig, **fields: Any) -> MethodConfig:
-    """A method with other values of some fields, checked.
-
-    Raises:
-      ValueError: a value is out of range, or the algorithm has no such parameter.
-    """
+    """A method with other values of some fields, checked."""
     given = method.model_dump(exclude={"grid", "chosen"}, exclude_defaults=True)
     try:
         return MethodConfig.model_validate(given | fields)
@@ -96,11 +36,7 @@ def varied(method: MethodConfig, **fields: Any) -> MethodConfig:
 
 
 def recommended(method: MethodConfig, problem: problems.Problem) -> Theory:
-    """What theory says of a method on a problem; of a user's own, the step 1/L.
-
-    Raises:
-      ValueError: the step is not known.
-    """
+    """What theory says of a method on a problem; of a user's own, the step 1/L."""
     if method.name in METHODS:
         return theory(method.name, problem, **method.parameters())
     return theory("gd", problem)._replace(
@@ -109,11 +45,7 @@ def recommended(method: MethodConfig, problem: problems.Problem) -> Theory:
 
 
 def resolved(method: MethodConfig, problem: problems.Problem) -> MethodConfig:
-    """A method with its learning rate, and what else theory says, as numbers.
-
-    Raises:
-      ValueError: the learning rate is neither given nor known.
-    """
+    """A method with its learning rate, and what else theory says, as numbers."""
     found: dict[str, Any] = {}
     learning_rate = method.learning_rate
     if learning_rate is None:
@@ -142,13 +74,7 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """The optax chain of a method: algorithm, step, proximal step, broadcast.
 
-    Args:
-      method: of the config; `resolved`, its traced fields may be.
-      config: of the run.
-      problem: that the config makes.
-
-    Raises:
-      ValueError: the algorithm cannot be made, or its step is not known.
+    Where the method is `resolved`, the fields in `TRACED` may be traced.
     """
     if method.learning_rate is None or method.step_factor != 1.0:
         method = resolved(method, problem)

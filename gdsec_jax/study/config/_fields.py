@@ -1,6 +1,8 @@
-"""What the fields of a config may be; what all methods' parameters mean."""
+"""What the fields of a config may be, and what is wrong with one, in a sentence."""
 
-from collections.abc import Mapping
+import contextlib
+import reprlib
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 import pydantic
@@ -51,8 +53,9 @@ class Model(pydantic.BaseModel):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _has_no_other_fields(cls, values):
+        fields = cls.model_fields
         for name in values if isinstance(values, Mapping) else ():
-            if name not in cls.model_fields:
+            if name not in fields:
                 known = ", ".join(cls.names())
                 raise ValueError(f"{cls.stranger(name)}, expected one of {known}")
         return values
@@ -127,3 +130,50 @@ PARAMETERS = {
         "Share that trimmed_mean leaves out on each side; by default 0.1.",
     ),
 }
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 200
+_short.maxlist = _short.maxdict = 20
+
+
+def sentence(error: pydantic.ValidationError) -> str:
+    """The first fault of a config in one sentence: the field, its value, what to do."""
+    fault = error.errors()[0]
+    where = ".".join(str(part) for part in fault["loc"] if not _of_a_union(part))
+    message = fault["msg"].removeprefix("Value error, ")
+    message = message.removeprefix("Input should be ")
+    if fault["type"] == "missing":
+        return f"{where} is missing."
+    if fault["type"] == "value_error":  # a sentence already, or from the value on
+        between = " is" if message[0] in "-'" or message[0].isdigit() else ":"
+        return f"{where}{between} {message}." if where else f"{message}."
+    if fault["type"].startswith("model") and _is_range(fault["loc"][-1]):
+        message = "a list of values, or a table of start, stop, num and scale"
+    elif fault["type"].startswith(("model", "dict")):
+        message = "a table of fields"
+    try:
+        shown = _short.repr(fault["input"])  # the ends of what would be pages
+    except ValueError:  # Python prints no integer of thousands of digits
+        shown = "an integer of thousands of digits"
+    return f"{where} is {shown}, expected {message}."
+
+
+@contextlib.contextmanager
+def of_method(label: str) -> Iterator[None]:
+    """What is wrong within is said of the method of this label."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"methods.{label}: {error}") from error
+
+
+def _of_a_union(part: str | int) -> bool:
+    """Whether a part of a location is no field, but one of the types it may have."""
+    types = ("int", "float", "constrained-float")
+    kinds = ("tuple[", "function-before[")
+    return part in types or str(part).startswith(kinds) or _is_range(part)
+
+
+def _is_range(part: str | int) -> bool:
+    """Whether a part of a location is the type `Range`."""
+    return str(part).endswith("Range]")  # no label has a bracket

@@ -9,8 +9,7 @@ import numpy as np
 import pydantic
 from pydantic import Field
 
-from gdsec_jax.study.config._fields import Model
-from gdsec_jax.study.config._sentences import sentence
+from gdsec_jax.study.config._fields import Model, sentence
 
 MOST_VALUES = 10_000  # of an axis; each is checked by itself
 
@@ -85,16 +84,13 @@ def check_grid(
     validate: Callable[[dict[str, Any]], pydantic.BaseModel],
     fixed: Collection[str],
 ) -> None:
-    """Every value of a grid is one that its field takes.
+    """That every value of a grid is one that its field takes.
 
     Args:
       model: with the fields that are given beside it.
       grid: to be checked.
       validate: from fields to such a model.
       fixed: names of fields that a grid cannot vary.
-
-    Raises:
-      ValueError: a name is no field to vary or comes twice, or a value is none.
     """
     given = [name for key in grid for name in names_of(key)]
     for name in given:

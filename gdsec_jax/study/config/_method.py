@@ -46,15 +46,12 @@ _MORE = {
 }
 _EMPTY = inspect.Parameter.empty
 _MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_signature = functools.cache(inspect.signature)  # asked for each value of a grid
 
 
 @functools.cache
 def function_of(name: str) -> Callable[..., Any]:
-    """The function of a method: of this package, or MODULE:FUNCTION of the user's own.
-
-    Raises:
-      ValueError: there is no such method, module or function, or it is no method.
-    """
+    """The function of a method of the package, or MODULE:FUNCTION of one's own."""
     if name in METHODS:
         return METHODS[name].factory
     module, colon, attribute = str(name).partition(":")
@@ -75,7 +72,7 @@ def function_of(name: str) -> Callable[..., Any]:
             f"name is {name!r}, but {module} has no {attribute}, expected a function"
         )
     function = getattr(found, attribute)
-    if callable(function) and "num_workers" in inspect.signature(function).parameters:
+    if callable(function) and "num_workers" in _signature(function).parameters:
         return function
     raise ValueError(
         f"name is {name!r}, which is no method, expected a function of num_workers "
@@ -85,11 +82,7 @@ def function_of(name: str) -> Callable[..., Any]:
 
 @functools.cache
 def model_of(name: str) -> "type[MethodConfig]":
-    """The config of a method: the common fields, and those of its function.
-
-    Raises:
-      ValueError: as `function_of`.
-    """
+    """The config of a method: the common fields, and those of its function."""
     fields: dict[str, Any] = {
         field: (known.kind | None, Field(default=None, description=known.description))
         for field, known in _parameters_of(function_of(name)).items()
@@ -103,7 +96,7 @@ def _parameters_of(function: Callable[..., Any]) -> dict[str, Parameter]:
     The type is the signature's if that is `Annotated`; else that of `PARAMETERS`, where
     the name is known; else the signature's, or that of the default.
     """
-    taken = inspect.signature(function).parameters
+    taken = _signature(function).parameters
     try:
         hints = typing.get_type_hints(function, include_extras=True)
     except NameError:  # of types that are imported for a type checker alone
@@ -134,7 +127,7 @@ def _foreign(
     function: Callable[..., Any], parameter: inspect.Parameter, hint: Any
 ) -> Parameter | None:
     """A parameter by its signature alone, None if no config can hold such a value."""
-    if hint is _EMPTY:
+    if hint is _EMPTY or isinstance(hint, str):  # or the name of what is not there
         kind = type(parameter.default)
         hint = kind if kind in (bool, int, float, str) else bool | int | float | str
     try:
@@ -187,11 +180,12 @@ class MethodConfig(UplinkConfig):
         if not isinstance(values["name"], str):
             raise ValueError(f"name is {values['name']!r}, expected a word")
         model = model_of(values["name"])
+        fields = model.model_fields
         # What an older version has saved names the fields of all methods.
         kept = {
             name: x
             for name, x in values.items()
-            if name in model.model_fields or (x is not None and x is not False)
+            if name in fields or (x is not None and x is not False)
         }
         return model.model_validate(kept)
 
@@ -206,7 +200,7 @@ class MethodConfig(UplinkConfig):
         if self.grid:  # with its values, which may be needed, it was checked
             return self
         given = self._own()
-        if given.get("trim") and given.get("aggregation") != "trimmed_mean":
+        if "trim" in given and given.get("aggregation") != "trimmed_mean":
             raise ValueError("trim is for the aggregation trimmed_mean alone")
         if "budget" in given and given.get("xi") != ADAPTIVE:
             raise ValueError("budget is for xi = 'adaptive' alone")
@@ -215,33 +209,24 @@ class MethodConfig(UplinkConfig):
         if given.get("coordinate_xi") and given["xi"] == ADAPTIVE:
             raise ValueError("coordinate_xi needs a number for xi, got 'adaptive'")
         self.check_uplink()
-        more = ("num_workers", "learning_rate", *(["seed"] if self.seed else []))
-        _needs(self.name, function_of(self.name), (*given, *more))
-        self.parameters()  # builds the compressor, which checks its own
+        # With the compressor, which checks its own; what else is needed the run has.
+        given = (*self.parameters(), "num_workers", "learning_rate", "wire")
+        _needs(self.name, function_of(self.name), given)
         return self
 
     def _own(self) -> dict[str, Any]:
         """The fields of this method alone, those that are given."""
-        return {
-            name: value
-            for name in type(self).model_fields
-            if name not in MethodConfig.model_fields
-            and (value := getattr(self, name)) is not None
-        }
+        common = MethodConfig.model_fields
+        return {x: value for x, value in self if x not in common and value is not None}
 
     def parameters(self, **more: Any) -> dict[str, Any]:
         """The arguments of the function that are given, all but the step.
 
-        Args:
-          more: of these fields where they are not given.
-
-        Raises:
-          ValueError: the compressor's arguments do not fit it, or the server's do not
-            fit each other.
+        `more` are values of fields that are not given.
         """
         given = more | self._own()
         given.pop("coordinate_xi", None)  # it needs the problem
-        taken = inspect.signature(function_of(self.name)).parameters
+        taken = _signature(function_of(self.name)).parameters
         if self.seed is not None:  # what else is drawn has it too
             given |= {name: self.seed for name in ("key", "seed") if name in taken}
         budget = given.pop("budget", None)
@@ -254,7 +239,7 @@ class MethodConfig(UplinkConfig):
 
 def _needs(name: str, function: Callable[..., Any], given: Collection[str]) -> None:
     """All parameters without a default are given."""
-    for parameter in inspect.signature(function).parameters.values():
+    for parameter in _signature(function).parameters.values():
         required = parameter.default is _EMPTY and parameter.kind not in _MANY
         if required and parameter.name not in given:
             raise ValueError(f"{name} needs the parameter {parameter.name}")
@@ -267,7 +252,7 @@ def _with_compressor(given: dict[str, Any]) -> dict[str, Any]:
     _needs(name, factory, given)
     own = {x: given.pop(x) for x in _MORE["compressor"] if x in given}
     for other in own:
-        if other not in inspect.signature(factory).parameters:
+        if other not in _signature(factory).parameters:
             raise ValueError(f"{name} has no parameter {other}")
     return given | {"compressor": factory(**own)}
 

@@ -1,12 +1,18 @@
-"""The fields of a problem, and what they may be."""
+"""A problem: its fields, and how it is made of them."""
 
+import importlib
 import inspect
-from typing import Annotated, Literal
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pydantic
 from pydantic import Field
 
-from gdsec_jax import data
+from gdsec_jax import data, problems
 from gdsec_jax.study.config._fields import (
     Count,
     Model,
@@ -105,3 +111,146 @@ class ProblemConfig(Model):
     def _has_the_fields_of_its_grid(self):
         check_grid(self, self.grid, ProblemConfig.model_validate, ("grid",))
         return self
+
+
+def make_problem(config: ProblemConfig) -> problems.Problem:
+    """Load the data and put the problem together."""
+    loaded = _samples(config)
+    if config.kind == "network":
+        return make_network(config, loaded)
+    problem = getattr(problems, config.kind)(
+        loaded.features,
+        loaded.targets,
+        config.num_workers,
+        regularization=config.regularization,
+        split=split_of(config, loaded.targets),
+        dtype=config.dtype,
+        **({"proximal": config.proximal} if config.kind == "lasso" else {}),
+    )
+    if config.batch_size is None:
+        return problem
+    return problems.minibatch(problem, config.batch_size)
+
+
+def _samples(config: ProblemConfig) -> data.Dataset:
+    generator = GENERATORS.get(config.data)
+    if generator is None:
+        return load_data(config.data, config.subset)
+    accepted = inspect.signature(generator).parameters
+    own: dict[str, Any] = {"seed": config.seed} if "seed" in accepted else {}
+    own |= config.options
+    if "num_workers" in accepted:
+        own["num_workers"] = config.num_workers
+        own |= {"problem": config.kind, "regularization": config.regularization}
+    return generator(**own)
+
+
+def load_data(name: str, subset: str = "train") -> data.Dataset:
+    """A named data set, or a user's file."""
+    names = [entry.name for entry in data.available()]
+    if name in names:
+        return data.load(name, split=subset)
+    if Path(name).exists():
+        return data.read(name)
+    raise ValueError(
+        f"data is {name!r}, expected a file that exists, or one of "
+        f"{', '.join([*names, *GENERATORS])}."
+    )
+
+
+def split_of(config: ProblemConfig, targets: np.ndarray) -> list[np.ndarray]:
+    """Which samples are each worker's."""
+    return data.split(
+        targets,
+        config.num_workers,
+        config.split,
+        seed=config.seed,
+        sizes=config.sizes,
+        concentration=config.concentration,
+    )
+
+
+def make_network(config: ProblemConfig, samples: data.Dataset) -> problems.Problem:
+    """A model of gdsec_experiments/_models.py, with the accuracy as its metric.
+
+    Features are divided by their largest magnitude, but for characters, which are
+    codes. Samples are put in an order that the seed draws: a share `held_out`, the
+    first of them, belongs to no worker, and a contiguous split of the others is random.
+    """
+    try:
+        models = importlib.import_module("gdsec_experiments._models")
+    except ImportError as error:
+        raise ImportError(
+            "flax is missing, expected for a problem of kind network: "
+            "pip install 'gdsec-jax[flax]'."
+        ) from error
+    features, targets, text = _checked(config, samples)
+    num_classes = data.NUM_CHARACTERS
+    if not text:
+        features = (features / (np.abs(features).max() or 1.0)).astype(config.dtype)
+        labels, targets = np.unique(targets, return_inverse=True)
+        num_classes = len(labels)
+    order = np.random.default_rng(config.seed).permutation(len(targets))
+    first = round((config.held_out or 0.0) * len(targets))
+    left = len(targets) - first
+    if config.held_out is not None and not (first and left >= config.num_workers):
+        raise ValueError(
+            f"problem.held_out is {config.held_out:g} of {len(targets)} samples, "
+            "expected at least one, and one a worker left."
+        )
+    kept, held = order[first:], order[:first]
+    return problems.flax_problem(
+        models.make(
+            *(config.model, features.shape[1], num_classes),
+            *(config.seed, jnp.dtype(config.dtype)),
+        ),
+        optax.softmax_cross_entropy_with_integer_labels,
+        (features[kept], targets[kept]),
+        config.num_workers,
+        config.batch_size,
+        held_out=(features[held], targets[held]) if first else None,
+        metrics={"accuracy": accuracy},
+        split=split_of(config, np.zeros(len(kept)) if text else targets[kept]),
+        seed=config.seed,
+        name=config.model or "network",
+    )
+
+
+def _checked(
+    config: ProblemConfig, samples: data.Dataset
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Features, targets, and whether they are of text, if the model can take them."""
+    features, targets = samples.features, samples.targets
+    if not isinstance(features, np.ndarray):
+        raise ValueError(
+            f"problem.data {samples.name!r} is sparse, expected dense features for a "
+            "network."
+        )
+    text = features.dtype.kind == "i"
+    if text != (config.model == "transformer"):
+        raise ValueError(
+            f"problem.model is {config.model!r} for {samples.name!r}, expected the "
+            "transformer for characters, and another for features."
+        )
+    if text and config.split in ("sorted", "dirichlet"):
+        raise ValueError(
+            f"problem.split is {config.split!r}, expected shuffled or contiguous for "
+            "characters, which have no labels."
+        )
+    side = math.isqrt(features.shape[1])
+    if config.model in ("lenet", "resnet") and side**2 != features.shape[1]:
+        raise ValueError(
+            f"problem.model is {config.model!r} for {features.shape[1]} features, "
+            "expected square images."
+        )
+    if np.any(targets != np.round(targets)):
+        raise ValueError(
+            f"problem.data {samples.name!r} has targets that are no classes, expected "
+            "whole numbers for a network."
+        )
+    return features, targets, text
+
+
+def accuracy(logits, labels):
+    """Whether the most likely class, or character, is the right one."""
+    return logits.argmax(-1) == labels

@@ -9,7 +9,6 @@ from pydantic import Field
 
 from gdsec_jax import channel as channels
 from gdsec_jax import participation as rules
-from gdsec_jax.simulation import _grid
 from gdsec_jax.study.config._fields import Fraction, Model, NonNegative, Positive
 from gdsec_jax.uplink import Uplink
 
@@ -60,11 +59,7 @@ class ChannelConfig(Model):
 
 
 def make_channel(config: ChannelConfig, num_workers: int) -> channels.Channel:
-    """The channel that a config describes.
-
-    Raises:
-      ValueError: the distances are not one for each worker.
-    """
+    """The channel that a config describes."""
     given: dict[str, Any] = dict(config)
     radio = {name: given.pop(name) for name in _RADIO}
     snr_db = given.pop("snr_db")
@@ -97,11 +92,7 @@ class UplinkConfig(Model):
     """Of this method, in the place of that of all."""
 
     def check_uplink(self) -> None:
-        """The fields fit each other.
-
-        Raises:
-          ValueError: they do not.
-        """
+        """That the fields fit each other."""
         if self.participation_rule is not None and self.participation is None:
             raise ValueError("participation_rule needs the share participation")
         if self.absent and self.participation is None and self.budget_bits is None:
@@ -113,10 +104,7 @@ def make_uplink(
 ) -> Uplink:
     """The uplink of a method in a `sweep`, which hands it the fields that it names.
 
-    Args:
-      method: whose uplink it is.
-      channel: that of all methods, for one that has no own.
-      num_workers: M.
+    `channel` is that of all methods, for one that has none of its own.
     """
     rule = method.participation_rule or "uniform"
     drawn = functools.partial(takes_part, num_workers=num_workers, rule=rule)
@@ -127,12 +115,6 @@ def make_uplink(
         grant=None if method.budget_bits is None else _granted,
         channel=None if channel is None else make_channel(channel, num_workers),
     )
-
-
-def bound(uplink: Uplink, method: UplinkConfig) -> Uplink:
-    """The same for `simulate`, with the method's own fields."""
-    own = {name: getattr(method, name) for name in ("participation", "budget_bits")}
-    return _grid.UplinkOf(uplink)(**own)
 
 
 def takes_part(

@@ -1,20 +1,20 @@
-"""The figure of a section, and the files of it."""
+"""A section of a page of results, its figure, and the files of it."""
 
 import os
+import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import matplotlib.axes
 import matplotlib.collections
 import matplotlib.figure
 import matplotlib.legend
+import pandas as pd
 
 from gdsec_jax.files import _whole
-from gdsec_jax.study.report import _drawing, _section
-from gdsec_jax.study.report._section import Panel, Section
 
 _WIDE, _NARROW = (4.6, 3.7), (4.1, 3.4)  # inches a panel
 _A_ROW = 3
@@ -22,6 +22,34 @@ _POINTS = 72  # an inch
 _LETTER = 5.5  # points, of a text of 10 points
 _TITLE = 7.2  # of one of 12 points
 _MARGIN = 65.0  # points beside the axes
+# Curves of thousands of rounds are thinned to what the eye can see.
+_THINNED: dict[Any, Any] = {"path.simplify": True, "path.simplify_threshold": 0.5}
+
+Panel = Callable[[matplotlib.axes.Axes], None]
+
+
+class Claim(NamedTuple):
+    """A sentence that the data can bear out or not."""
+
+    text: str
+    holds: bool | None  # None: these data cannot tell
+    measured: str  # the numbers that decide it
+
+
+class Section(NamedTuple):
+    """A figure and what belongs to it; `page` shows many, `save` writes one's files."""
+
+    name: str  # of the files and of the anchor: letters, digits, "-", "_" and "."
+    title: str
+    text: str  # what is shown, one to three sentences without markup
+    panels: tuple[Panel, ...]  # each draws on the axes that it is given
+    data: pd.DataFrame  # the curves in long form, for the CSV file
+    command: str  # that makes it again
+    table: pd.DataFrame | None = None  # shown as it is, without its index
+    claims: tuple[Claim, ...] = ()
+    chosen: pd.DataFrame | None = None  # how each parameter was chosen
+    config: Mapping[str, Any] = {}  # what JSON can hold
+    seconds: float = 0.0  # that it took
 
 
 def compose(
@@ -58,7 +86,10 @@ def compose(
       >>> [text.get_text() for text in figure.legends[0].get_texts()]
       ['up', 'down']
     """
-    _section.check_panels(section)
+    if not section.panels:
+        raise ValueError(
+            f"section.panels of {section.name} is (), expected at least one function."
+        )
     return draw(section.panels, section.title if titled else "", narrow)
 
 
@@ -69,7 +100,7 @@ def draw(
     rows, columns = shape(len(panels), narrow)
     width, height = _NARROW if narrow else _WIDE
     size = (columns * width, rows * height)
-    with matplotlib.rc_context(_drawing.THINNED):
+    with matplotlib.rc_context(_THINNED):
         figure = matplotlib.figure.Figure(figsize=size, layout="constrained")
         for number, panel in enumerate(panels):
             axes = figure.add_subplot(rows, columns, number + 1)
@@ -97,7 +128,6 @@ def save(section: Section, folder: str | os.PathLike) -> list[Path]:
 
     Raises:
       ValueError: the name is none for a file, or there are no panels.
-      OSError: the folder cannot be written to.
 
     Examples:
       >>> import tempfile
@@ -111,7 +141,7 @@ def save(section: Section, folder: str | os.PathLike) -> list[Path]:
       ...     [path.name for path in report.save(section, folder)]
       ['line.png', 'line.pdf', 'line.svg', 'line-narrow.svg', 'line.csv']
     """
-    _section.check_name(section.name)
+    check_name(section)
     folder = _whole.folder(folder)
     titled = compose(section, titled=True)
     figures = {
@@ -122,7 +152,7 @@ def save(section: Section, folder: str | os.PathLike) -> list[Path]:
     }
     for path, figure in figures.items():
         with _whole.whole(path) as temporary:
-            _drawing.write(figure, temporary)
+            write(figure, temporary)
     csv = folder / f"{section.name}.csv"
     with _whole.whole(csv) as temporary:
         section.data.to_csv(temporary, index=False, lineterminator="\n")
@@ -137,7 +167,16 @@ def svg_name(section: Section, *, narrow: bool = False) -> str:
 def shape(number: int, narrow: bool) -> tuple[int, int]:
     """Rows and columns of so many panels."""
     rows = number if narrow else -(-number // _A_ROW)
-    return rows, -(-number // rows)
+    return rows, -(-number // max(rows, 1))
+
+
+def check_name(section: Section) -> None:
+    """A name for files on every system, and in a link as it is."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", section.name):
+        raise ValueError(
+            f"section.name is {section.name!r}, expected letters, digits, '-', '_' and "
+            "'.'."
+        )
 
 
 def _finish(axes: matplotlib.axes.Axes, width: float, height: float) -> None:
@@ -204,3 +243,52 @@ def _wrapped(text: str, points: float, letter: float = _LETTER) -> str:
     while width > 10 and len(shorter := textwrap.wrap(text, width - 1)) == len(lines):
         lines, width = shorter, width - 1
     return "\n".join(lines)
+
+
+def save_figure(figure: matplotlib.figure.Figure, path: str | os.PathLike) -> None:
+    """Write a figure in the format of the path's suffix, whole or not at all.
+
+    Args:
+      figure: to be written, raster formats at 150 dots an inch.
+      path: of the file; its folders are made.
+
+    Raises:
+      ValueError: matplotlib knows no such format.
+
+    Examples:
+      >>> import matplotlib.figure, pathlib, tempfile
+      >>> from gdsec_jax.study import report
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder) / "empty.png"
+      ...     report.save_figure(matplotlib.figure.Figure(), path)
+      ...     path.read_bytes()[1:4]
+      b'PNG'
+    """
+    with _whole.whole(path) as temporary:
+        write(figure, temporary)
+
+
+def write(figure: matplotlib.figure.Figure, path: str | os.PathLike) -> None:
+    """The figure in the format of the suffix; the same figure gives the same bytes."""
+    suffix = Path(path).suffix
+    dated = {".svg": "Date", ".pdf": "CreationDate"}
+    # Paths, since no phone has the font that the figure was laid out for.
+    text: dict[Any, Any] = {"svg.fonttype": "path", "svg.hashsalt": "gdsec"}
+    with matplotlib.rc_context(_THINNED | text):
+        metadata = {dated[suffix]: None} if suffix in dated else None
+        figure.savefig(path, dpi=150, metadata=metadata)
+    if suffix == ".svg":
+        path = Path(path)
+        path.write_text(_rounded(path.read_text("utf-8")), "utf-8", newline="\n")
+
+
+def _rounded(svg: str) -> str:
+    """A hundredth of a point is enough for what is drawn."""
+
+    def path(match: re.Match) -> str:
+        return re.sub(r"-?\d+\.\d{3,}", number, match[0])
+
+    def number(match: re.Match) -> str:
+        return f"{float(match[0]):.2f}"
+
+    return re.sub(r'(?<= d=")[^"]*', path, svg)

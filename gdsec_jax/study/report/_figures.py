@@ -2,7 +2,7 @@
 
 import collections
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import matplotlib.axes
 import matplotlib.figure
@@ -10,8 +10,9 @@ import numpy as np
 
 from gdsec_jax import _checks
 from gdsec_jax.algorithms import METHODS
+from gdsec_jax.simulation._history import History
 from gdsec_jax.study.report import _compose
-from gdsec_jax.study.report._section import Panel
+from gdsec_jax.study.report._compose import Panel
 
 # Okabe and Ito's palette, which people with colour-blindness can tell apart, its yellow
 # darker for white paper. A method has the same colour and dash everywhere, by its place
@@ -29,28 +30,6 @@ _PALETTE = (
 _POINTS = 500  # of a curve that are drawn, at most twice as many
 _STYLES = ("-", "--", ":", "-.")
 _MARKERS = ("", "o", "s", "^", "v", "D")  # of the first, second … curve of a method
-
-
-class Course(Protocol):
-    """What is drawn of a run; a `History` has it all."""
-
-    @property
-    def initial_error(self) -> float: ...  # before the first round
-
-    @property
-    def eval_rounds(self) -> np.ndarray: ...  # [J], after how many it was evaluated
-
-    @property
-    def objective_error(self) -> np.ndarray: ...  # [J], the error then
-
-    @property
-    def total_bits(self) -> np.ndarray: ...  # [J], uploaded by all workers by then
-
-    @property
-    def outcome(self) -> str: ...  # whether it "diverged"
-
-    @property
-    def attributes(self) -> Mapping[str, Any]: ...  # error_name, for the axis
 
 
 def line_style(method: str, again: int = 0) -> dict[str, Any]:
@@ -112,7 +91,7 @@ def line_styles(methods: Mapping[str, str]) -> dict[str, dict[str, Any]]:
 
 
 def convergence_panels(
-    histories: Mapping[str, Course],
+    histories: Mapping[str, History],
     methods: Mapping[str, str],
     *,
     wire: str,
@@ -124,7 +103,7 @@ def convergence_panels(
     above it is divergence.
 
     Args:
-      histories: by label, of `Course`s.
+      histories: by label, or what has their errors, bits, outcome and attributes.
       methods: the algorithm's name of each label, which gives its `line_style`.
       wire: the bit format, named on the axis.
       target: an error relative to the first history's initial one, to mark.
@@ -184,7 +163,7 @@ class _Curve(NamedTuple):
 
 
 def _curves(
-    histories: Mapping[str, Course], methods: Mapping[str, str]
+    histories: Mapping[str, History], methods: Mapping[str, str]
 ) -> list[_Curve]:
     curves = []
     for label, line in line_styles({x: methods[x] for x in histories}).items():
@@ -234,7 +213,7 @@ def _error_axis(
 
 
 def convergence(
-    histories: Mapping[str, Course],
+    histories: Mapping[str, History],
     methods: Mapping[str, str],
     *,
     title: str,

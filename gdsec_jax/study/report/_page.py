@@ -14,8 +14,8 @@ import jinja2
 import pandas as pd
 
 from gdsec_jax.files import _whole
-from gdsec_jax.study.report import _compose, _drawing, _section
-from gdsec_jax.study.report._section import Section
+from gdsec_jax.study.report import _compose
+from gdsec_jax.study.report._compose import Section
 
 _PHONE = 720  # CSS pixels: up to here the panels stand one below the other
 _ABREAST = 1100  # as much, where three stand side by side
@@ -67,7 +67,6 @@ def page(
     Raises:
       ValueError: there are no sections, two have the same name, or one has a name that
         is none for a file, no panels, or a config that JSON cannot hold.
-      OSError: the file cannot be written.
 
     Examples:
       >>> import pathlib, tempfile
@@ -80,8 +79,7 @@ def page(
       ...     claims=(report.Claim("y < 2 everywhere", False, "y is at most 2"),))
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     path = pathlib.Path(folder) / "index.html"
-      ...     report.page([section], path, title="Lines", environment={"numpy": "2"},
-      ...                 command="make figures")
+      ...     report.page([section], path, title="", environment={}, command="make")
       ...     "our data do not show this" in path.read_text("utf-8")
       True
     """
@@ -115,9 +113,8 @@ def page(
 
 def _shown(section: Section, folder: Path | None) -> dict[str, Any]:
     """What the template needs of a section."""
-    _section.check_name(section.name)
+    _compose.check_name(section)
     config = _whole.plain(f"section.config of {section.name}", dict(section.config))
-    _section.check_panels(section)
     _, columns = _compose.shape(len(section.panels), narrow=False)
     return {
         "name": section.name,
@@ -148,7 +145,7 @@ def _picture(section: Section, folder: Path | None, *, narrow: bool) -> _Picture
     if folder is None:
         with tempfile.TemporaryDirectory() as own:
             figure = _compose.compose(section, narrow=narrow)
-            _drawing.write(figure, Path(own) / name)
+            _compose.write(figure, Path(own) / name)
             svg = (Path(own) / name).read_bytes()
     else:
         svg = (folder / name).read_bytes()

@@ -76,7 +76,7 @@ def target_table(
       title: of the table.
 
     Examples:
-      >>> import numpy as np, optax, rich
+      >>> import numpy as np, optax
       >>> from gdsec_jax import gd, problems, simulate
       >>> from gdsec_jax.study import report
       >>> problem = problems.ridge(np.eye(4), np.arange(4.0), 2)
@@ -115,8 +115,7 @@ def format_table(
 
     Args:
       histories: by label, of algorithms with `wire.Format(also=...)`.
-      target: relative to each history's initial error.
-      title: of the table.
+      target, title: as in `target_table`.
       names: of the formats; by default all that were counted.
 
     Examples:
