@@ -209,7 +209,12 @@ def iag(
         drawn = jax.random.choice(round_key, num_workers, p=chances)
         return jnp.arange(num_workers) == drawn
 
-    options["server"] = as_server(options.get("server"))._replace(asks=one_worker)
+    server = as_server(options.get("server"))
+    if server.asks is not None:
+        raise ValueError(
+            f"server.asks is {server.asks!r}, expected None: iag asks by itself."
+        )
+    options["server"] = server._replace(asks=one_worker)
     return difference_memory(pieces.whole(), num_workers, key=key, **options)
 
 

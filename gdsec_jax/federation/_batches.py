@@ -133,6 +133,11 @@ def in_batches(
     fixed = (workers._replace(gradients=(), states=()), given)
     few = jax.tree.map(lambda x: x[:devices], (workers.states, fixed))
     shapes = jax.eval_shape(answers, *few)
+    if _parts.kinds(shapes.states) != _parts.kinds(few[0]):
+        raise ValueError(
+            "the pipeline's state changes its dtypes in a round, expected the same in "
+            "batches of workers: cast the parameters or the state."
+        )
     nothing = jax.tree.map(
         lambda x: jnp.zeros((num_workers, *x.shape[1:]), x.dtype), shapes
     )

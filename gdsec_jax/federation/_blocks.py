@@ -82,9 +82,6 @@ def plan(federation: Federation, now: Round) -> Plan | None:
     params = jax.tree.leaves(arrays.previous)
     if not federation.component_wise or len(params) > MOST_LEAVES:
         return None
-    after, _ = jax.eval_shape(lambda: _block(federation, now))
-    if _kinds((after.states, after.server)) != _kinds((arrays.states, arrays.server)):
-        return None  # a state that changes its dtype cannot be changed in place
     numbers = jax.tree.unflatten(
         jax.tree.structure(arrays.previous), range(len(params))
     )
@@ -203,10 +200,6 @@ def _all_sound(federation: Federation, now: Round, own: Arrays, number: int):
     nobody = jnp.zeros(workers.index.shape, jnp.int32)
     _, bad = _parts.in_parts(unsound, number, (), own.gradients, nobody, now.always)
     return workers._replace(computes=workers.computes & (bad == 0))
-
-
-def _kinds(tree: Any) -> list:
-    return [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]
 
 
 def _cut(owner: Any, tree: Any) -> Any:

@@ -59,13 +59,17 @@ def run(federation: Federation, counting: Layout, now: Round) -> Outcome:
     traced = _checks.is_traced(jax.tree.leaves(gradients)[0]) if large else False
     if not traced or num_devices() > 1:
         return whole()
+    after = jax.eval_shape(whole)
+    states = now.workers.states, now.server
+    if _parts.kinds((after.states, after.server)) != _parts.kinds(states):
+        return whole()  # a state that changes its dtype cannot be changed in place
     ways = {}
     plan = _blocks.plan(federation, now)
     for platform in () if plan is None else plan.numbers:
         ways[platform] = functools.partial(
             _in_blocks, federation, counting, plan, platform, now
         )
-    adds_up = federation.server.adds_up and federation.worker.sums_over_workers is False
+    adds_up = federation.server.batches and federation.worker.sums_over_workers is False
     number = _batches.number_of_batches(now.workers) if adds_up else None
     if number is not None:
         ways["cpu"] = functools.partial(_in_batches, federation, counting, number, now)

@@ -118,7 +118,7 @@ def _check_gradients(federation: Federation, gradients, params, said: Said) -> N
         return
     server = federation.server
     for name, looks in (
-        ("a robust server", not server.adds_up),
+        ("a robust server", not server.batches),
         ("max_norm_ratio", server.max_norm_ratio is not None),
         ("grant", said.grant is not None),
     ):

@@ -19,6 +19,11 @@ def num_bytes(arrays: Any) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(arrays))
 
 
+def kinds(tree: Any) -> list:
+    """Shape and dtype of each leaf."""
+    return [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]
+
+
 def number_of_parts(arrays: Any, platform: str) -> int:
     """Into how many parts to cut arrays whose components are their last axis."""
     leaves = jax.tree.leaves(arrays)

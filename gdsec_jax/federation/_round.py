@@ -150,8 +150,7 @@ def compress(
             federation.worker, common, messages, states, workers.states
         )
     elif federation.drops:
-        # Of the states what overflows easily.
-        narrow = [x for x in jax.tree.leaves(states) if x.dtype == jnp.float16]
+        narrow = [x for x in jax.tree.leaves(states) if _is_narrow(x, messages)]
         present = present & all_finite((messages, narrow))
     if federation.server.capacity is not None and jax.tree.leaves(messages):
         present = present & (nonzeros(messages) <= federation.server.capacity)
@@ -213,9 +212,14 @@ def owners(init: Any, state: Any, params: Any, other: int = -1) -> Any:
     """
     leaves, structure = jax.tree.flatten(params)
     numbers = jax.tree.unflatten(structure, range(len(leaves)))
+
+    def owner(leaf, number):
+        shape = jnp.shape(leaves[number])
+        return number if leaf.shape[leaf.ndim - len(shape) :] == shape else other
+
     return optax.tree.map_params(
         init,
-        lambda _, number: number,
+        owner,
         state,
         numbers,
         transform_non_params=lambda x: jax.tree.map(lambda _: other, x),
@@ -252,6 +256,15 @@ def _pipelines(worker: Piece, common: Common, workers: Workers, alone: bool):
     return run(*each)
 
 
+def _is_narrow(state: jax.Array, messages: Any) -> bool:
+    """Whether what a message holds may overflow in a state: in float16, say."""
+    if not jnp.issubdtype(state.dtype, jnp.floating):
+        return False
+    most = [float(jnp.finfo(leaf.dtype).max) for leaf in jax.tree.leaves(messages)]
+    narrower = float(jnp.finfo(state.dtype).max) < max(most, default=0.0)
+    return narrower or state.dtype == jnp.float16
+
+
 def _finite_entries(worker: Piece, common: Common, messages, states, before):
     """Where an entry, or what is kept of it, is not finite: nothing sent, nothing kept.
 
@@ -262,13 +275,20 @@ def _finite_entries(worker: Piece, common: Common, messages, states, before):
     owner = owners(worker.init, states, common.previous)
 
     def narrowed(number, new, old):  # a state may be infinite on purpose
-        if number >= 0 and new.dtype == jnp.float16:
-            good[number] &= jnp.isfinite(new) | ~jnp.isfinite(old)
+        if number >= 0 and _is_narrow(new, messages):
+            fine = jnp.isfinite(new) | ~jnp.isfinite(old)
+            behind_m = tuple(range(1, 1 + new.ndim - good[number].ndim))
+            good[number] &= fine.all(axis=behind_m)
 
     jax.tree.map(narrowed, owner, states, before)
 
     def kept(number, new, old):
-        return jnp.where(good[number], new, old) if number >= 0 else new
+        if number < 0:
+            return new
+        mask = good[number]  # [M, *param]; the state may have axes in between
+        between = (1,) * (new.ndim - mask.ndim)
+        mask = mask.reshape(mask.shape[0], *between, *mask.shape[1:])
+        return jnp.where(mask, new, old)
 
     sent = [
         jnp.where(fine, leaf, jnp.zeros_like(leaf))

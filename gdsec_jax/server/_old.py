@@ -60,6 +60,8 @@ def _server_of(server: Any, old: dict[str, Any]) -> Server:
             f"{next(iter(old))} is given beside a server, expected it inside of that."
         )
     ways = [name for name in (*_MAKERS, "summand") if name in old]
+    if ways == ["aggregation", "summand"]:  # of what is known of each gradient
+        ways = ["aggregation"]
     if len(ways) > 1:
         raise ValueError(f"{ways[0]} is given beside {ways[1]}, expected one of them.")
     if isinstance(server, str):

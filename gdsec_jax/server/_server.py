@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import optax
 
 from gdsec_jax import _checks, _trees
@@ -42,7 +40,8 @@ class Server(NamedTuple):
       step: a transformation of what is combined, `server_memory` say.
       estimates: whether it combines h_m + u_m where the workers keep a memory; else
         the messages alone.
-      adds_up: whether `combine` is a sum, which may be formed of parts.
+      adds_up: whether `combine` is a sum over the workers, which may be formed of
+        batches of them; None for a function of which nothing is known.
       capacity: entries of a message that can be taken; None for all.
       max_delay: the most rounds that a message may come late.
       max_norm_ratio: of a gradient's norm to the running median; None for any.
@@ -55,11 +54,16 @@ class Server(NamedTuple):
     combine: Callable[[Any, Any], Any] = _sum
     step: Piece = IDENTITY
     estimates: bool = True
-    adds_up: bool = True
+    adds_up: bool | None = None
     capacity: int | None = None
     max_delay: int = 0
     max_norm_ratio: Any = None
     asks: Callable[[Any, Any], Any] | None = None
+
+    @property
+    def batches(self) -> bool:
+        """Whether it can combine batch by batch of workers."""
+        return self.combine is _sum if self.adds_up is None else self.adds_up
 
     @property
     def component_wise(self) -> bool:
@@ -77,29 +81,36 @@ class Server(NamedTuple):
           beta, state_dtype: of the memory.
 
         Raises:
-          ValueError: it prepares messages by a function of its own, or has a memory.
+          ValueError: it prepares messages by a function of its own; and, when the state
+            is made, it has a memory.
         """
         if self.prepare not in (None, gradient_estimate):
             raise ValueError(
                 f"server.prepare is {self.prepare!r}, expected None for a method whose "
                 "workers keep a memory: use federate."
             )
-        state = jax.eval_shape(self.step.init, jnp.zeros(1))
-        if _trees.of_type(state, ServerMemoryState):
-            raise ValueError(
-                "server has a server_memory, expected none for a method that adds its "
-                "own: use server.running()."
-            )
         if self.estimates:
             return self._replace(prepare=gradient_estimate)
         memory = server_memory(beta, state_dtype=state_dtype)
-        return self._replace(step=behind(self.step, memory))
+        both = behind(self.step, memory)
+
+        def init(params):
+            state = both.init(params)
+            if len(_trees.of_type(state, ServerMemoryState)) > 1:
+                raise ValueError(
+                    "server has a server_memory, expected none for a method that adds "
+                    "its own: use server.running()."
+                )
+            return state
+
+        step = Piece(init, both.update, component_wise=both.component_wise)
+        return self._replace(step=step)
 
 
 def behind(first: Piece, second: Piece) -> Piece:
     """One step and then another."""
     if IDENTITY in (first, second):
-        return second if first is IDENTITY else first
+        return second if first == IDENTITY else first
     return chain(first, second)
 
 
@@ -171,6 +182,7 @@ def sparse(capacity: int, *, max_norm_ratio=None) -> Server:
     _checks.integer("capacity", capacity, 1, 2**31 - 1)
     return running(max_norm_ratio=max_norm_ratio)._replace(
         combine=lambda messages, late: sparse_sum(messages, capacity),
+        adds_up=True,
         capacity=capacity,
     )
 
@@ -199,6 +211,7 @@ def late(max_delay: int, *, max_norm_ratio=None) -> Server:
             late, messages, max_delay + 1
         ),
         step=as_piece(late_messages(max_delay)),
+        adds_up=True,
         max_delay=max_delay,
     )
 
@@ -240,6 +253,8 @@ def as_server(value: Any) -> Server:
     if value is None:
         return Server()
     if isinstance(value, Server):
+        _checks.function("server.asks", value.asks)
+        total(max_norm_ratio=value.max_norm_ratio)  # checks it
         return value._replace(step=as_piece(value.step))
     if isinstance(value, optax.GradientTransformation):
         return Server(step=as_piece(value), estimates=False)

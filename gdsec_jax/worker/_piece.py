@@ -3,13 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
-# Of optax: what treats every component alike and by itself, by its factory's name.
+# Of optax: what treats every component alike and by itself, by its factory's name, if
+# it was made with numbers alone.
 _COMPONENT_WISE_OF_OPTAX = frozenset(
     (
         *("add_decayed_weights", "clip", "ema", "identity", "scale", "scale_by_adam"),
-        *("scale_by_rms", "scale_by_schedule", "scale_by_sign", "set_to_zero", "trace"),
+        *("scale_by_rms", "scale_by_sign", "set_to_zero", "trace"),
     )
 )
 
@@ -76,9 +80,9 @@ def declare(
     """A piece of one's own, or of another library, with what holds of it.
 
     Without a declaration all workers and components are computed at once, which is
-    always right. Of optax these are known: add_decayed_weights, clip, ema, identity,
-    scale, scale_by_adam, scale_by_rms, scale_by_schedule, scale_by_sign, set_to_zero
-    and trace.
+    always right. Of optax these are known, if they are made of numbers alone:
+    add_decayed_weights, clip, ema, identity, scale, scale_by_adam, scale_by_rms,
+    scale_by_sign, set_to_zero and trace.
 
     Args:
       piece: a transformation for one worker.
@@ -132,13 +136,25 @@ def as_piece(transformation: optax.GradientTransformation) -> Piece:
     """A transformation with what is declared, or known, of it."""
     if isinstance(transformation, Piece):
         return transformation
-    update = transformation.update
-    name = getattr(update, "__qualname__", "").partition(".")[0]
-    module = getattr(update, "__module__", None) or ""  # None where it was exec'd
-    of_optax = module.startswith("optax.")
-    known = of_optax and name in _COMPONENT_WISE_OF_OPTAX
+    known = _is_known(transformation)
     return declare(
         transformation,
         component_wise=known,
         sums_over_workers=False if known else None,
+    )
+
+
+def _is_known(transformation: Any) -> bool:
+    """Whether it is one of optax's, as optax made it, of numbers alone."""
+    init, update = transformation
+    factory, start = (f.__qualname__.partition(".")[0] for f in (update, init))
+    if factory not in _COMPONENT_WISE_OF_OPTAX or hasattr(update, "__wrapped__"):
+        return False
+    if start not in (factory, "init_empty_state"):
+        return False  # it starts from something of its own
+    if not all((f.__module__ or "").startswith("optax.") for f in transformation):
+        return False
+    given = [x.cell_contents for f in transformation for x in f.__closure__ or ()]
+    return all(isinstance(x, type) or not callable(x) for x in given) and all(
+        jnp.ndim(x) == 0 for x in given if isinstance(x, jax.Array | np.ndarray)
     )

@@ -297,6 +297,23 @@ def _sends_once():
     return worker.Piece(init, update, component_wise=True)
 
 
+def _keeps_past():
+    """A state with an axis of its own in front of the components'."""
+
+    def init(params):
+        return jax.tree.map(lambda p: jnp.zeros((M, *p.shape), p.dtype), params)
+
+    def update(updates, state, params=None, **extra):
+        past = jax.tree.map(
+            lambda s, u: jnp.concatenate([u[None].astype(s.dtype), s[:-1]]),
+            state,
+            updates,
+        )
+        return jax.tree.map(lambda s: s.sum(0), past), past
+
+    return worker.Piece(init, update, component_wise=True)
+
+
 MOMENTS = {
     "trace": optax.trace(0.9),
     "ema": optax.ema(0.9),
@@ -313,7 +330,10 @@ PIPELINES = {
     "the caller's": _reads("value"),
     "infinite state": _sends_once(),
     "adam": MOMENTS["adam"],
-    "schedule": optax.scale_by_schedule(lambda k: 1.0 / (k + 1)),
+    "schedule": worker.declare(
+        optax.scale_by_schedule(lambda k: 1.0 / (k + 1)), component_wise=True
+    ),
+    "past gradients": _keeps_past(),
 }
 NOT_CUT = {
     "a schedule may return arrays": worker.censor(lambda k: 2.0 / (k + 1)),
@@ -324,7 +344,9 @@ NOT_CUT = {
 }
 
 
-@pytest.mark.parametrize("name", slow_but(("chain", "cast", "adam"), PIPELINES))
+@pytest.mark.parametrize(
+    "name", slow_but(("chain", "cast", "adam", "past gradients"), PIPELINES)
+)
 def test_pipelines(name, layouts):
     params = many()
     algorithm = gdsec_jax.federate(PIPELINES[name], M)
@@ -369,6 +391,11 @@ def test_states_that_change_their_dtype_are_not_cut(name, layouts):
     assert not layouts.blocks
     assert update["bias"].dtype == jnp.bfloat16
     assert sent.participants.all()
+    layouts.cut(True, least_workers=1)
+    rounds_of(algorithm, params, random_gradients(params, M, 0, 1))
+    assert not layouts.batches
+    with pytest.raises(ValueError, match="state changes its dtypes in a round, expec"):
+        rounds_of(algorithm, params, random_gradients(params, M, 0, 1), 2)
 
 
 # Around the algorithm

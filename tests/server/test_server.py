@@ -1,5 +1,7 @@
 """The server as one object, and the options that it has replaced."""
 
+import copy
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -114,7 +116,7 @@ def test_what_no_memory_can_be_added_to():
         (gdsec_jax.server_memory(0.1), "server has a server_memory, expected none"),
     ):
         with pytest.raises(ValueError, match=message):
-            gdsec_jax.gdsec(M, 0.5, 0.1, server=given)
+            gdsec_jax.gdsec(M, 0.5, 0.1, server=given).init(jnp.zeros(2))
     same = gdsec_jax.gdsec(M, 0.5, 0.1, server=server.Server(prepare=estimate))
     np.testing.assert_array_equal(
         two_rounds(same)[0], two_rounds(gdsec_jax.gdsec(M, 0.5, 0.1))[0]
@@ -142,9 +144,38 @@ def test_which_servers_go_component_by_component():
         "sparse": server.sparse(2),
         "late": server.late(2),
         "robust": server.robust(robust.median),
-        "a sum of normed messages": server.Server(combine=lambda x, late: x.sum(0)),
+        "of one's own": server.Server(combine=lambda x, late: x.sum(0)),
         "a step": server.Server(step=optax.clip_by_global_norm(1.0)),
         "prepared": server.Server(prepare=lambda message, state: message),
     }
     alike = {name for name, each in kinds.items() if each.component_wise}
     assert alike == {"total", "estimates", "running"}
+    whole = {name for name, each in kinds.items() if not each.batches}
+    assert whole == {"robust", "of one's own"}
+
+
+def test_a_copied_server_is_the_same():
+    running = copy.deepcopy(server.running())
+    directions = [
+        two_rounds(gdsec_jax.gdsec(M, 0.5, 0.1, server=s))[0]
+        for s in (running, server.running())
+    ]
+    np.testing.assert_array_equal(*directions)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: server.Server(asks=3), "server.asks is 3, expected a function"),
+        (lambda: server.Server(max_norm_ratio=0.5), "max_norm_ratio is 0.5, expected"),
+        (lambda: 3, "server is 3, expected one of gdsec_jax.server: total"),
+    ],
+)
+def test_what_is_no_server(make, message):
+    with pytest.raises(ValueError, match=message):
+        gdsec_jax.gd(M, server=make())
+
+
+def test_iag_asks_by_itself():
+    with pytest.raises(ValueError, match=r"server.asks is .*, expected None: iag asks"):
+        gdsec_jax.iag(M, server=server.Server(asks=lambda key, k: jnp.ones(M, bool)))

@@ -1,5 +1,7 @@
 """What a piece declares of itself holds."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,17 @@ import optax
 import pytest
 
 from gdsec_jax import worker
+
+
+def _wrapped(piece):
+    """What decorators make of an update: it bears optax's name, and is another."""
+
+    @functools.wraps(piece.update)
+    def update(updates, state, params=None):
+        return updates / jnp.linalg.norm(updates), state
+
+    return optax.GradientTransformation(piece.init, update)
+
 
 # One of each piece, and of those of optax that are known.
 PIECES = {
@@ -53,15 +66,20 @@ PIECES = {
     "optax schedule": worker.chain(optax.scale_by_schedule(lambda k: 1.0 / (k + 1))),
     "optax norm": worker.chain(optax.clip_by_global_norm(1.0)),
     "unknown": worker.chain(optax.stateless(lambda tree, _: tree)),
+    "optax array": worker.chain(optax.scale(jnp.arange(12.0))),
+    "wrapped": worker.chain(_wrapped(optax.identity())),
+    "warm start": worker.chain(
+        optax.trace(0.5)._replace(init=lambda p: optax.TraceState(jnp.ones(12)))
+    ),
 }
 COMPONENT_WISE = {
     *("cast", "censor", "chain", "error_feedback", "gradient_difference", "momentum"),
     *("whole", "optax trace", "optax ema", "optax adam", "optax rms", "optax decay"),
     *("optax clip", "optax sign", "optax zero", "optax identity", "optax scale"),
-    "optax schedule",
 }
 SUM = {"power_sgd", "power_sgd inside"}
-UNKNOWN = {"optax norm", "unknown"}
+UNKNOWN = {"optax norm", "unknown", "optax schedule", "optax array", "wrapped"}
+UNKNOWN |= {"warm start"}
 
 
 def two_rounds(piece, gradients, params):
