@@ -54,13 +54,7 @@ class _Limited(io.RawIOBase):
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """Open ``path`` for reading its decompressed bytes.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      OSError: it cannot be read or decompressed to its end, or not within
-        `most_bytes`.
-    """
+    """Open ``path`` for its decompressed bytes, at most `most_bytes` of them."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {str(path)!r}")
     try:

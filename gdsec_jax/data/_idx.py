@@ -3,7 +3,6 @@
 import math
 import os
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -11,16 +10,14 @@ from gdsec_jax.data import _compressed
 
 _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _MAX_DIMENSIONS = 32  # what every supported NumPy can hold
-_CHUNK = 1 << 20
 
 
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """Read one array from an IDX file, compressed or not.
 
-    The file is two zero bytes, a byte for the element type, a byte for the number
-    of dimensions, each dimension as a big-endian uint32, then the elements in row
-    order, big-endian. No more is allocated than the file holds, whatever its
-    header claims.
+    The file is two zero bytes, a byte for the element type, one for the number of
+    dimensions, each as a big-endian uint32, then the elements in row order, big-endian.
+    No more is allocated than the file holds, whatever its header claims.
 
     Args:
       path: the file; gzip, bzip2 and xz are recognised by their first bytes.
@@ -29,8 +26,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
       The array, in the dtype of the file and native byte order.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      OSError: the file cannot be decompressed.
+      FileNotFoundError, OSError: as `read`.
       ValueError: the content is not one whole IDX array.
 
     Examples:
@@ -48,51 +44,34 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """
     path = Path(path)
     with _compressed.opened(path) as stream:
-        dtype, shape = _header(path, stream)
-        expected = math.prod(shape) * dtype.itemsize
-        data = _at_most(stream, expected + 1)
-    if len(data) != expected:
-        got = f"only {len(data)}" if len(data) < expected else f"more than {expected}"
-        raise ValueError(
-            f"{str(path)!r} holds {got} bytes after its IDX header, expected "
-            f"{expected} for shape {shape}"
-        )
-    array = np.frombuffer(data, dtype).reshape(shape)
-    return array.astype(dtype.newbyteorder("="))
-
-
-def _header(path: Path, stream: IO[bytes]) -> tuple[np.dtype, tuple[int, ...]]:
-    magic = _at_most(stream, 4)
-    if len(magic) < 4 or magic[:2] != b"\x00\x00" or magic[2] not in _DTYPES:
+        content = stream.read()
+    if content[:2] != b"\x00\x00" or len(content) < 4 or content[2] not in _DTYPES:
         codes = ", ".join(f"{code:02x}" for code in _DTYPES)
         raise ValueError(
-            f"{str(path)!r} starts with the bytes '{magic.hex()}', expected an IDX "
-            f"magic number: 0000, one of {codes}, and the number of dimensions"
+            f"{str(path)!r} starts with the bytes '{content[:4].hex()}', expected an "
+            f"IDX magic number: 0000, one of {codes}, and the number of dimensions"
         )
-    num_dimensions = magic[3]
+    dtype, num_dimensions = np.dtype(_DTYPES[content[2]]), content[3]
+    start = 4 + 4 * num_dimensions
     if not 1 <= num_dimensions <= _MAX_DIMENSIONS:
         raise ValueError(
             f"{str(path)!r} declares {num_dimensions} dimensions, expected 1 to "
             f"{_MAX_DIMENSIONS}"
         )
-    sizes = _at_most(stream, 4 * num_dimensions)
-    if len(sizes) < 4 * num_dimensions:
+    if len(content) < start:
         raise ValueError(
             f"{str(path)!r} ends within its IDX header, expected "
             f"{num_dimensions} dimensions of 4 bytes"
         )
-    shape = tuple(int(size) for size in np.frombuffer(sizes, ">u4"))
+    shape = tuple(np.frombuffer(content[4:start], ">u4").tolist())
     if 0 in shape:
         raise ValueError(f"{str(path)!r} declares shape {shape}, expected no zero")
-    return np.dtype(_DTYPES[magic[2]]), shape
-
-
-def _at_most(stream: IO[bytes], size: int) -> bytes:
-    # stream.read(size) may allocate `size` bytes before it reads the first one.
-    data = bytearray()
-    while len(data) < size:
-        chunk = stream.read(min(_CHUNK, size - len(data)))
-        if not chunk:
-            break
-        data += chunk
-    return bytes(data)
+    expected, found = math.prod(shape) * dtype.itemsize, len(content) - start
+    if found != expected:
+        got = f"only {found}" if found < expected else f"more than {expected}"
+        raise ValueError(
+            f"{str(path)!r} holds {got} bytes after its IDX header, expected "
+            f"{expected} for shape {shape}"
+        )
+    array = np.frombuffer(content, dtype, offset=start).reshape(shape)
+    return array.astype(dtype.newbyteorder("="))

@@ -1,18 +1,25 @@
-"""Data sets by name."""
+"""Data sets by name: found on this machine or downloaded, and verified."""
 
+import hashlib
 import math
-from collections.abc import Callable, Mapping
+import os
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
 import numpy as np
 
 from gdsec_jax import _checks
-from gdsec_jax.data import _files
+from gdsec_jax.data import _compressed
 from gdsec_jax.data._dataset import Dataset, checked
+from gdsec_jax.data._idx import read_idx
+from gdsec_jax.data._read import read_libsvm
 from gdsec_jax.data._registry import REMOTE, File
+from gdsec_jax.files._whole import cache_folder
 
 Task = Literal["regression", "binary", "multiclass"]
+_TIMEOUT = 30  # seconds for a connection, and between two pieces of a download
 
 
 class Entry(NamedTuple):
@@ -25,31 +32,14 @@ class Entry(NamedTuple):
     found: Mapping[str, str]  # split -> embedded, GDSEC_DATA_DIR, cache or remote
 
 
-def _digits() -> Dataset:
-    from sklearn import datasets
-
-    features, targets = datasets.load_digits(return_X_y=True)
-    return checked("digits", features / 16, targets)
-
-
-def _breast_cancer() -> Dataset:
-    from sklearn import datasets
-
-    features, targets = datasets.load_breast_cancer(return_X_y=True)
-    features = (features - features.mean(axis=0)) / features.std(axis=0)
-    return checked("breast_cancer", features, targets)
-
-
-_LOADERS: dict[str, Callable[[], Dataset]] = {
-    "digits": _digits,
-    "breast_cancer": _breast_cancer,
-}
 _TOY_DATA = "https://scikit-learn.org/stable/datasets/toy_dataset.html"
 _HERE = {"train": "embedded"}
-_EMBEDDED = (
-    Entry("digits", "multiclass", {"train": (1_797, 64)}, _TOY_DATA, _HERE),
-    Entry("breast_cancer", "binary", {"train": (569, 30)}, _TOY_DATA, _HERE),
-)
+_EMBEDDED = {
+    "digits": Entry("digits", "multiclass", {"train": (1_797, 64)}, _TOY_DATA, _HERE),
+    "breast_cancer": Entry(
+        "breast_cancer", "binary", {"train": (569, 30)}, _TOY_DATA, _HERE
+    ),
+}
 
 
 def available() -> tuple[Entry, ...]:
@@ -77,7 +67,7 @@ def available() -> tuple[Entry, ...]:
         )
         for name, data_set in REMOTE.items()
     )
-    return (*_EMBEDDED, *remote)
+    return (*_EMBEDDED.values(), *remote)
 
 
 def fetch(name: str, *, progress: bool = False) -> list[Path]:
@@ -99,10 +89,10 @@ def fetch(name: str, *, progress: bool = False) -> list[Path]:
       []
     """
     _known(name)
-    if name in _LOADERS:
+    if name in _EMBEDDED:
         return []
     return [
-        _files.obtained(name, file, progress)
+        _obtained(name, file, progress)
         for files in REMOTE[name].splits.values()
         for file in files
     ]
@@ -145,12 +135,12 @@ def load(name: str, *, split: str = "train", progress: bool = False) -> Dataset:
       The page of each data set is in its ``available`` entry.
     """
     _known(name)
-    splits = ("train",) if name in _LOADERS else tuple(REMOTE[name].splits)
+    splits = ("train",) if name in _EMBEDDED else tuple(REMOTE[name].splits)
     _checks.one_of(f"split of {name!r}", split, splits)
-    if name in _LOADERS:
-        return _LOADERS[name]()
+    if name in _EMBEDDED:
+        return _embedded(name)
     contents = [
-        _files.read_checked(_files.obtained(name, file, progress), file)
+        _read_checked(_obtained(name, file, progress), file)
         for file in REMOTE[name].splits[split]
     ]
     if len(contents) == 1:
@@ -160,7 +150,18 @@ def load(name: str, *, split: str = "train", progress: bool = False) -> Dataset:
 
 
 def _known(name: str) -> None:
-    _checks.one_of("data set name", name, (*_LOADERS, *REMOTE))
+    _checks.one_of("data set name", name, (*_EMBEDDED, *REMOTE))
+
+
+def _embedded(name: str) -> Dataset:
+    from sklearn import datasets
+
+    if name == "digits":
+        features, targets = datasets.load_digits(return_X_y=True)
+        return checked(name, features / 16, targets)
+    features, targets = datasets.load_breast_cancer(return_X_y=True)
+    features = (features - features.mean(axis=0)) / features.std(axis=0)
+    return checked(name, features, targets)
 
 
 def _shape(files: tuple[File, ...]) -> tuple[int, int]:
@@ -169,7 +170,101 @@ def _shape(files: tuple[File, ...]) -> tuple[int, int]:
 
 
 def _whereabouts(files: tuple[File, ...]) -> str:
-    places = {_files.located(file)[0] for file in files}
-    return next(
-        place for place in ("remote", "cache", "GDSEC_DATA_DIR") if place in places
+    places = {_located(file)[0] for file in files}
+    return next(p for p in ("remote", "cache", "GDSEC_DATA_DIR") if p in places)
+
+
+def _located(file: File) -> tuple[str, Path | None]:
+    """Where ``file`` is now, GDSEC_DATA_DIR, cache or remote, and its path."""
+    folders = [("cache", cache_folder())]
+    if own := os.environ.get("GDSEC_DATA_DIR"):
+        if not Path(own).is_dir():
+            raise FileNotFoundError(f"GDSEC_DATA_DIR is {own!r}, expected a folder")
+        folders.insert(0, ("GDSEC_DATA_DIR", Path(own)))
+    for where, folder in folders:
+        for suffix in ("", *_compressed.SUFFIXES):
+            path = folder / f"{file.name}{suffix}"
+            if path.is_file():
+                return where, path
+    return "remote", None
+
+
+def _obtained(data_set: str, file: File, progress: bool) -> Path:
+    """Return the path of ``file``, verified, downloading it where it is missing."""
+    _, path = _located(file)
+    if path is None:
+        return _download(data_set, file, progress)
+    _verify_content(path, file)
+    return path
+
+
+def _read_checked(path: Path, file: File) -> np.ndarray | Dataset:
+    """Read ``file``, an array or a LIBSVM data set, and check its shape."""
+    if "-idx" in file.name:
+        content = read_idx(path)
+        shape = content.shape
+    else:
+        content = read_libsvm(path, num_features=file.shape[1])
+        shape = content.features.shape
+    if shape != file.shape:
+        raise ValueError(
+            f"{str(path)!r} holds shape {shape}, expected {file.shape} for {file.name}"
+        )
+    return content
+
+
+def _verify_content(path: Path, file: File) -> None:
+    if file.sha256 is None:
+        return
+    found = _compressed.sha256(path)
+    if found != file.sha256:
+        raise ValueError(
+            f"the decompressed content of {str(path)!r} has SHA-256 {found}, expected "
+            f"{file.sha256}: replace or remove the file"
+        )
+
+
+def _verify_download(path: Path, file: File) -> None:
+    if file.served_hash is not None:
+        algorithm, expected = file.served_hash.split(":")
+        with path.open("rb") as stream:
+            found = hashlib.file_digest(stream, algorithm).hexdigest()
+        if found != expected:
+            raise ValueError(f"it has {algorithm} {found}, expected {expected}")
+    _verify_content(path, file)
+    if file.sha256 is None and file.served_hash is None:
+        _read_checked(path, file)
+
+
+def _download(data_set: str, file: File, progress: bool) -> Path:
+    import pooch
+
+    fetch = pooch.HTTPDownloader(
+        progressbar=progress,
+        timeout=_TIMEOUT,
+        # Otherwise a server may have the file decompressed on the way.
+        headers={"Accept-Encoding": "identity"},
     )
+    folder = (cache_folder() / file.name).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    failures = []
+    for url in file.urls:
+        name = url.rpartition("/")[2]
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            part = Path(temporary, name)
+            try:
+                fetch(url, str(part), None)
+                _verify_download(part, file)
+            except (OSError, ValueError) as error:
+                # pooch leaves the connection of a refused request open.
+                if (response := getattr(error, "response", None)) is not None:
+                    response.close()
+                failures.append((url, error))
+                continue
+            return part.replace(folder / name)
+    tried = "; ".join(f"{url} ({error})" for url, error in failures)
+    raise OSError(
+        f"cannot download {file.name!r} of the data set {data_set!r}, tried {tried}; "
+        f"to use it without a network, put {file.name!r} (or a .gz, .bz2 or .xz of it) "
+        "in a folder and set the environment variable GDSEC_DATA_DIR to that folder"
+    ) from failures[-1][1]

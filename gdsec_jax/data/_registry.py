@@ -25,7 +25,7 @@ class Remote(NamedTuple):
 
     task: Literal["binary", "multiclass"]
     page: str
-    splits: Mapping[str, tuple[File, ...]]  # one LIBSVM file, or IDX images and labels
+    splits: dict[str, tuple[File, ...]]  # one LIBSVM file, or IDX images and labels
 
 
 _LIBSVM = "https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/"
@@ -66,18 +66,54 @@ def _images(
     return Remote("multiclass", page, splits)
 
 
-def _file(path: str, shape: tuple[int, int], sha256=None, served_hash=None) -> File:
-    """A file of the LIBSVM site."""
-    name = path.rpartition("/")[2].removesuffix(".bz2")
-    return File(name, (_LIBSVM + path,), shape, sha256, served_hash)
+# The set by its name on its page, a split, the file, N, D, and a hash: of the
+# decompressed content, or algorithm:digest of the file as it is served.
+# MD5 of rcv1 and covtype: epfml/pax, pax/tasks/datasets/libsvm.py, a single source.
+# w8a and colon-cancer: a public pooch registry whose hash of mushrooms is the one
+# computed here. a9a.t: a public report that lists the hash of a9a computed here.
+_FILES = """
+dna            train  multiclass/dna.scale                      2000   180
+    f74937ccb8908628058ae1819d4d46c960ce64383f622c994d4f2e6e21026494
+dna            test   multiclass/dna.scale.t                    1186   180    none
+rcv1.binary    train  binary/rcv1_train.binary.bz2             20242   47236
+    md5:1aeda848408e621468c0fe6944d9382f
+rcv1.binary    test   binary/rcv1_test.binary.bz2             677399   47236
+    md5:d6e3ab397758fb5c036d9cced52aedae
+w2a            train  binary/w2a                                3470   300    none
+w2a            test   binary/w2a.t                             46279   300    none
+w8a            train  binary/w8a                               49749   300
+    6a9fa8fd5f524303240a5db07d4b3d4a51e8b7b4b20a914105d8e3e8c81640f2
+w8a            test   binary/w8a.t                             14951   300    none
+a9a            train  binary/a9a                               32561   123
+    f5d5ffd8d865ff41328e7ee043e4b020816914ff6843ff15b98905ddbedce906
+a9a            test   binary/a9a.t                             16281   123
+    1f448a153f0320399a7e40836eb207655b0bde0f21fc941cc472193daa9f5de9
+mushrooms      train  binary/mushrooms                          8124   112
+    f39a4eb628dc61a7d43760815b061c9e497aa728ce1ad8bde57a09ef6043b538
+phishing       train  binary/phishing                          11055   68     none
+covtype.binary train  binary/covtype.libsvm.binary.scale.bz2  581012   54
+    md5:d95f45e15c284005c2c7a4c82e4be102
+colon-cancer   train  binary/colon-cancer.bz2                     62   2000
+    sha256:724d7291efb9a833b8407442a27f70f64beeb86c107d7b3ce98e8c48fe878867
+"""
 
 
-def _libsvm(
-    task: Literal["binary", "multiclass"], anchor: str, **splits: File
-) -> Remote:
-    """A set of the LIBSVM site, one file a split."""
-    page = f"{_LIBSVM}{task}.html#{anchor}"
-    return Remote(task, page, {split: (file,) for split, file in splits.items()})
+def _libsvm_sets() -> dict[str, Remote]:
+    """The sets of the LIBSVM site, one file a split."""
+    sets, words = {}, iter(_FILES.split())
+    for anchor, split, path, *shape, digest in zip(*[words] * 6, strict=True):
+        task, _, served = path.partition("/")
+        file = File(
+            name=served.removesuffix(".bz2"),
+            urls=(_LIBSVM + path,),
+            shape=tuple(map(int, shape)),
+            sha256=None if digest == "none" or ":" in digest else digest,
+            served_hash=digest if ":" in digest else None,
+        )
+        name = anchor.removesuffix(".binary").replace("-", "_")
+        page = f"{_LIBSVM}{task}.html#{anchor}"
+        sets.setdefault(name, Remote(task, page, {})).splits[split] = (file,)
+    return sets
 
 
 REMOTE: Mapping[str, Remote] = {
@@ -106,93 +142,4 @@ REMOTE: Mapping[str, Remote] = {
             "sha256:67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
         ),
     ),
-    "dna": _libsvm(
-        "multiclass",
-        "dna",
-        train=_file(
-            "multiclass/dna.scale",
-            (2_000, 180),
-            "f74937ccb8908628058ae1819d4d46c960ce64383f622c994d4f2e6e21026494",
-        ),
-        test=_file("multiclass/dna.scale.t", (1_186, 180)),
-    ),
-    # MD5 of rcv1 and covtype: epfml/pax, pax/tasks/datasets/libsvm.py, a single source.
-    "rcv1": _libsvm(
-        "binary",
-        "rcv1.binary",
-        train=_file(
-            "binary/rcv1_train.binary.bz2",
-            (20_242, 47_236),
-            served_hash="md5:1aeda848408e621468c0fe6944d9382f",
-        ),
-        test=_file(
-            "binary/rcv1_test.binary.bz2",
-            (677_399, 47_236),
-            served_hash="md5:d6e3ab397758fb5c036d9cced52aedae",
-        ),
-    ),
-    "w2a": _libsvm(
-        "binary",
-        "w2a",
-        train=_file("binary/w2a", (3_470, 300)),
-        test=_file("binary/w2a.t", (46_279, 300)),
-    ),
-    # w8a and colon-cancer: a public pooch registry whose hash of mushrooms is the
-    # one computed here.
-    "w8a": _libsvm(
-        "binary",
-        "w8a",
-        train=_file(
-            "binary/w8a",
-            (49_749, 300),
-            "6a9fa8fd5f524303240a5db07d4b3d4a51e8b7b4b20a914105d8e3e8c81640f2",
-        ),
-        test=_file("binary/w8a.t", (14_951, 300)),
-    ),
-    # a9a.t: a public report that lists the hash of a9a computed here beside it.
-    "a9a": _libsvm(
-        "binary",
-        "a9a",
-        train=_file(
-            "binary/a9a",
-            (32_561, 123),
-            "f5d5ffd8d865ff41328e7ee043e4b020816914ff6843ff15b98905ddbedce906",
-        ),
-        test=_file(
-            "binary/a9a.t",
-            (16_281, 123),
-            "1f448a153f0320399a7e40836eb207655b0bde0f21fc941cc472193daa9f5de9",
-        ),
-    ),
-    "mushrooms": _libsvm(
-        "binary",
-        "mushrooms",
-        train=_file(
-            "binary/mushrooms",
-            (8_124, 112),
-            "f39a4eb628dc61a7d43760815b061c9e497aa728ce1ad8bde57a09ef6043b538",
-        ),
-    ),
-    "phishing": _libsvm(
-        "binary", "phishing", train=_file("binary/phishing", (11_055, 68))
-    ),
-    "covtype": _libsvm(
-        "binary",
-        "covtype.binary",
-        train=_file(
-            "binary/covtype.libsvm.binary.scale.bz2",
-            (581_012, 54),
-            served_hash="md5:d95f45e15c284005c2c7a4c82e4be102",
-        ),
-    ),
-    "colon_cancer": _libsvm(
-        "binary",
-        "colon-cancer",
-        train=_file(
-            "binary/colon-cancer.bz2",
-            (62, 2_000),
-            served_hash="sha256:"
-            "724d7291efb9a833b8407442a27f70f64beeb86c107d7b3ce98e8c48fe878867",
-        ),
-    ),
-}
+} | _libsvm_sets()

@@ -85,7 +85,7 @@ def read_csv(path: Path, target: str | int | None) -> Dataset:
 def _numbers(path: Path) -> tuple[list[str], np.ndarray]:
     """Return the header, empty where there is none, and the numbers below it."""
     header: list[str] = []
-    rows: list[list[float]] = []
+    rows: list[list[float | None]] = []
     width = 0
     with _compressed.opened(path) as stream:
         # Undecodable bytes become cells that are not numbers, and are reported so.
@@ -95,37 +95,31 @@ def _numbers(path: Path) -> tuple[list[str], np.ndarray]:
             for cells in lines:
                 if not any(cell.strip() for cell in cells):
                     continue
+                row = [_number(cell) for cell in cells]
                 if not width:
                     width = len(cells)
-                    if all(_number(cell) is None for cell in cells):
+                    if not any(value is not None for value in row):
                         header = [cell.strip() for cell in cells]
                         continue
-                rows.append(_row(path, lines.line_num, cells, width))
+                if len(cells) != width:
+                    raise ValueError(
+                        f"line {lines.line_num} of {str(path)!r} has {len(cells)} "
+                        f"cells, expected {width} as in its first line"
+                    )
+                if None in row:
+                    column = row.index(None)
+                    raise ValueError(
+                        f"line {lines.line_num}, column {column + 1} of {str(path)!r} "
+                        f"is {cells[column]!r}, expected a finite number"
+                    )
+                rows.append(row)
         except csv.Error as error:
             raise ValueError(
                 f"{str(path)!r} is not a CSV file at line {lines.line_num} ({error})"
             ) from error
     if not rows:
         raise ValueError(f"{str(path)!r} holds no row of numbers, expected at least 1")
-    return header, np.array(rows)
-
-
-def _row(path: Path, line: int, cells: list[str], width: int) -> list[float]:
-    if len(cells) != width:
-        raise ValueError(
-            f"line {line} of {str(path)!r} has {len(cells)} cells, expected {width} as "
-            "in its first line"
-        )
-    row = []
-    for column, cell in enumerate(cells, start=1):
-        value = _number(cell)
-        if value is None:
-            raise ValueError(
-                f"line {line}, column {column} of {str(path)!r} is {cell!r}, expected "
-                "a finite number"
-            )
-        row.append(value)
-    return row
+    return header, np.array(rows, np.float64)
 
 
 def _number(cell: str) -> float | None:
