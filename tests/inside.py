@@ -19,7 +19,7 @@ from gdsec_jax.files import _netcdf as _netcdf
 from gdsec_jax.files import _whole as _whole
 from gdsec_jax.problems import _constants as _constants
 from gdsec_jax.problems import _sparse as _sparse
-from gdsec_jax.problems._minibatch import batch_of as batch_of
+from gdsec_jax.problems._rounds import batch_of as batch_of
 from gdsec_jax.server import _sum as _sum
 from gdsec_jax.simulation import _batch as _batch
 from gdsec_jax.simulation import _checkpoint as _checkpoint

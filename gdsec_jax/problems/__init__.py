@@ -2,7 +2,6 @@
 
 from gdsec_jax.problems._flax import flax_model as flax_model
 from gdsec_jax.problems._flax import flax_problem as flax_problem
-from gdsec_jax.problems._local_steps import local_steps as local_steps
 from gdsec_jax.problems._losses import lasso as lasso
 from gdsec_jax.problems._losses import logistic as logistic
 from gdsec_jax.problems._losses import (
@@ -10,10 +9,11 @@ from gdsec_jax.problems._losses import (
 )
 from gdsec_jax.problems._losses import ridge as ridge
 from gdsec_jax.problems._losses import softmax as softmax
-from gdsec_jax.problems._minibatch import minibatch as minibatch
 from gdsec_jax.problems._problem import Problem as Problem
 from gdsec_jax.problems._problem import from_loss as from_loss
 from gdsec_jax.problems._proximal import proximal_l1 as proximal_l1
+from gdsec_jax.problems._rounds import local_steps as local_steps
+from gdsec_jax.problems._rounds import minibatch as minibatch
 
 __all__ = [
     "Problem",

@@ -10,15 +10,8 @@ import numpy as np
 
 from gdsec_jax import _checks
 from gdsec_jax.data import Dataset, Shards, stack
+from gdsec_jax.problems import _network
 from gdsec_jax.problems._linear import parts_of
-from gdsec_jax.problems._network import network_of
-from gdsec_jax.problems._network_loss import (
-    Draw,
-    HeldOut,
-    Measure,
-    PerSample,
-    WorkerLoss,
-)
 from gdsec_jax.problems._problem import Problem, from_loss
 
 if TYPE_CHECKING:
@@ -30,13 +23,13 @@ _BY_LABEL = ("sorted", "dirichlet")
 
 def flax_problem(
     model: "nnx.Module",
-    loss: PerSample,
+    loss: _network.PerSample,
     data: Any,
     num_workers: int,
     batch_size: int | None = None,
     *,
     held_out: Any = None,
-    metrics: Mapping[str, PerSample] | None = None,
+    metrics: Mapping[str, _network.PerSample] | None = None,
     split: str | Sequence[np.ndarray] = "shuffled",
     seed: int = 0,
     statistics_size: int = 1024,
@@ -143,10 +136,10 @@ def flax_problem(
             f"shape {targets.shape}."
         )
     parts = parts_of(split, labels, num_workers, seed)
-    network, params = network_of(model)
+    network, params = _network.network_of(model)
     drawing = None
     if batch_size is not None or network.draws:
-        drawing = Draw(batch_size, network.draws)
+        drawing = _network.Draw(batch_size, network.draws)
     sample = None
     if network.normalises:
         if batch_size is None and len({len(part) for part in parts}) > 1:
@@ -157,9 +150,10 @@ def flax_problem(
         rng = np.random.default_rng(seed)
         size = min(statistics_size, len(targets))
         sample = jnp.asarray(features[rng.choice(len(targets), size, replace=False)])
-    measure = Measure(network, (("loss", loss), *(metrics or {}).items()), eval_batch)
+    functions = (("loss", loss), *(metrics or {}).items())
+    measure = _network.Measure(network, functions, eval_batch)
     shards = _padded(stack(features, targets, parts), features, targets, parts)
-    problem = from_loss(WorkerLoss(network, loss), shards, params, name=name)
+    problem = from_loss(_network.WorkerLoss(network, loss), shards, params, name=name)
     held = None
     if held_out is not None:
         held = jax.tree.map(jnp.asarray, _weighted(*_samples("held_out", held_out)))
@@ -168,7 +162,7 @@ def flax_problem(
         draw=drawing,
         measure="objective" if held is None else "held-out",
         measure_with=measure,
-        held_out=HeldOut(held, sample),
+        held_out=_network.HeldOut(held, sample),
     )
     jax.eval_shape(Problem.measured, problem, params)  # metrics are checked there
     return problem
@@ -202,7 +196,7 @@ def flax_model(problem: Problem, params: PyTree) -> "nnx.Module":
       [[0.0], [0.0]]
     """
     measure = problem.measure_with
-    if not isinstance(measure, Measure):
+    if not isinstance(measure, _network.Measure):
         raise ValueError(f"problem {problem.name} is none of problems.flax_problem.")
     _checks.same_shapes("params", params, problem.init_params)
     network = measure.network

@@ -155,25 +155,11 @@ class Problem:
     def over_workers(self, function, params, worker_batch: int | None):
         """The sum of a function of (params, data of worker m) over the workers."""
 
-        def of_some(start, size):
-            cut = jax.lax.dynamic_slice_in_dim
-            some = jax.tree.map(lambda x: cut(x, start, size), self.worker_data)
-            values = jax.vmap(function, (None, 0))(params, some)
+        def of_some(data):
+            values = jax.vmap(function, (None, 0))(params, data)
             return jax.tree.map(lambda x: x.sum(0), values)
 
-        if worker_batch is None or worker_batch >= self.num_workers:
-            return of_some(0, self.num_workers)
-        batches, rest = divmod(self.num_workers, worker_batch)
-        if rest:
-            total = of_some(self.num_workers - rest, rest)
-        else:
-            shapes = jax.eval_shape(lambda: of_some(0, 1))
-            total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-        def add(i, total):
-            return _trees.add(total, of_some(i * worker_batch, worker_batch))
-
-        return jax.lax.fori_loop(0, batches, add, total)
+        return in_batches(of_some, self.worker_data, worker_batch)
 
     @property
     def evaluations(self) -> np.ndarray:
@@ -209,6 +195,29 @@ class Problem:
         if self.measure == "held-out":
             return "held-out loss"
         return "objective" if self.optimum is None else "objective error"
+
+
+def in_batches(of_some: Callable, tree: PyTree, batch_size: int | None) -> PyTree:
+    """The sum of a function of few rows of a tree, at once or a batch at a time."""
+    size = len(jax.tree.leaves(tree)[0])
+    if batch_size is None or batch_size >= size:
+        return of_some(tree)
+
+    def of_rows(start, number):
+        cut = jax.lax.dynamic_slice_in_dim
+        return of_some(jax.tree.map(lambda x: cut(x, start, number), tree))
+
+    batches, rest = divmod(size, batch_size)
+    if rest:
+        total = of_rows(size - rest, rest)
+    else:
+        shapes = jax.eval_shape(lambda: of_rows(0, batch_size))
+        total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def add(i, total):
+        return _trees.add(total, of_rows(i * batch_size, batch_size))
+
+    return jax.lax.fori_loop(0, batches, add, total)
 
 
 def _values(array) -> np.ndarray:
