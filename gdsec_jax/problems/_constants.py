@@ -103,14 +103,10 @@ def newton(
     start: np.ndarray,
     hessian: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
-    """Minimise a smooth strongly convex function by damped Newton steps, to rounding.
+    """Minimise a smooth strongly convex f of theta [D] by damped Newton steps.
 
-    Args:
-      value: theta [D] to f.
-      gradient: theta to its gradient [D].
-      hessian_product: theta to v to H v.
-      start: theta [D].
-      hessian: theta to H [D, D]; without it steps are found by conjugate gradients.
+    `hessian_product` maps theta to v to H v, `hessian` theta to H; without the latter
+    steps are found by conjugate gradients.
     """
     theta, best = start, value(start)
     tolerance = 1e-14 * max(1.0, float(np.linalg.norm(gradient(start))))

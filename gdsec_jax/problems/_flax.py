@@ -44,21 +44,20 @@ def flax_problem(
        = \sum_m f_m(\theta).
 
     The parameters :math:`\theta` are the model's `nnx.Param`, as nested dicts of
-    arrays: a threshold `xi`, or labels of `optax.partition`, can follow its layers. The
-    model itself is left as it is; `flax_model` makes one of what a run has found. Its
-    other variables are constants. Equal models share a compiled loop.
+    arrays: a threshold `xi`, or labels of `optax.partition`, can follow its layers. Its
+    other variables are constants, and the model is left as it is: `flax_model` makes
+    one of what a run has found. Equal models share a compiled loop.
 
     In a round worker m draws `batch_size` of its samples, with replacement. Dropout is
-    drawn from the key of the round, anew for each worker and layer; so runs are
-    repeated by their key. Outputs are widened to float32 before the loss, of models
-    that compute in bfloat16; parameters and gradients keep their own dtype.
+    drawn from the key of the round, anew for each worker and layer. Outputs of models
+    that compute in bfloat16 are widened to float32 before the loss; parameters and
+    gradients keep their own dtype.
 
-    Batch normalisation uses the batch of the worker in a round, whose statistics go
-    nowhere: no running average is kept, for it would be a state beside the parameters
-    that workers do not share. What is evaluated is normalised by the statistics of a
-    fixed sample of the training data at the current parameters, computed anew each
-    time, layer after layer, in one pass. So f as it is evaluated and the mean of what
-    the workers differentiate differ for such a model, as they do for dropout.
+    Batch normalisation uses the batch of the worker in a round, and keeps no running
+    average: a state that workers do not share. What is evaluated is normalised by the
+    statistics of a fixed sample of the training data at the current parameters. So f as
+    it is evaluated and the mean of what the workers differentiate differ for such a
+    model, as they do for dropout.
 
     Args:
       model: called with features [n, ...], returns outputs, an array or a tree.
@@ -86,11 +85,9 @@ def flax_problem(
       on CPUs can be, its `worker_batch` computes some at a time.
 
     Raises:
-      ValueError: data are no such pair, or differ in their numbers; model is no
-        `nnx.Module`, or keeps batch statistics elsewhere than in `nnx.BatchNorm`; loss
-        or a metric returns no value for each sample, or a metric's name is none for
-        files; an argument is out of range; workers have samples in different numbers,
-        no batch_size is given, and the model normalises by the batch.
+      ValueError: an argument is not as above; the model keeps batch statistics
+        elsewhere than in `nnx.BatchNorm`, or normalises by the batch where workers have
+        samples in different numbers and no batch_size is given.
 
     Examples:
       >>> import jax, jax.numpy as jnp, optax
@@ -117,7 +114,14 @@ def flax_problem(
       Wu and Johnson, Rethinking "Batch" in BatchNorm, 2021,
       https://arxiv.org/abs/2105.07576 (precise statistics)
     """
-    _check_model(model)
+    from flax import nnx
+
+    if not isinstance(model, nnx.Module):
+        raise ValueError(
+            f"model is a {type(model).__name__}, expected a flax.nnx.Module."
+        )
+    if not jax.tree.leaves(nnx.state(model, nnx.Param)):
+        raise ValueError(f"model {type(model).__name__} has no nnx.Param.")
     for metric in metrics or {}:
         if not metric or "/" in metric:
             raise ValueError(
@@ -156,7 +160,9 @@ def flax_problem(
     problem = from_loss(_network.WorkerLoss(network, loss), shards, params, name=name)
     held = None
     if held_out is not None:
-        held = jax.tree.map(jnp.asarray, _weighted(*_samples("held_out", held_out)))
+        others = _samples("held_out", held_out)
+        weight = np.full(len(others[1]), 1 / len(others[1]))
+        held = jax.tree.map(jnp.asarray, Shards(*others, weight))
     problem = dataclasses.replace(
         problem,
         draw=drawing,
@@ -203,17 +209,6 @@ def flax_model(problem: Problem, params: PyTree) -> "nnx.Module":
     return network.model(params, network.rest_at(params, problem.held_out.sample))
 
 
-def _check_model(model: Any) -> None:
-    from flax import nnx
-
-    if not isinstance(model, nnx.Module):
-        raise ValueError(
-            f"model is a {type(model).__name__}, expected a flax.nnx.Module."
-        )
-    if not jax.tree.leaves(nnx.state(model, nnx.Param)):
-        raise ValueError(f"model {type(model).__name__} has no nnx.Param.")
-
-
 def _samples(name: str, given: Any) -> tuple[np.ndarray, np.ndarray]:
     """Features and targets, in equal numbers."""
     if isinstance(given, Dataset):
@@ -246,13 +241,5 @@ def _padded(shards: Shards, features, targets, parts) -> Shards:
         empty = empty.reshape(empty.shape + (1,) * (stacked.ndim - 2))
         return np.where(empty, samples[first][:, None], stacked)
 
-    return Shards(
-        filled(shards.features, features),
-        filled(shards.targets, targets),
-        shards.weight,
-    )
-
-
-def _weighted(features, targets) -> Shards:
-    number = len(targets)
-    return Shards(features, targets, np.full(number, 1 / number))
+    both = filled(shards.features, features), filled(shards.targets, targets)
+    return Shards(*both, shards.weight)

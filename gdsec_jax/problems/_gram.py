@@ -1,7 +1,6 @@
 """Least squares without its samples: a quadratic form for each worker."""
 
 import functools
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,12 +24,6 @@ class Gram(NamedTuple):
     center: jax.Array  # c, [D]
     slope: jax.Array  # s, [D]
     value: jax.Array  # v, []
-
-
-def pays(features, parts: Sequence[np.ndarray]) -> bool:
-    """Whether a gradient reads less from H than from the samples, read twice."""
-    dense = isinstance(features, np.ndarray)
-    return dense and max(len(part) for part in parts) > features.shape[1]
 
 
 def gram_of(features, targets, parts, regularization, center: Any, dtype) -> Gram:

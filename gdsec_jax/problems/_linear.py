@@ -11,7 +11,7 @@ import scipy
 
 from gdsec_jax import _checks, data
 from gdsec_jax.problems import _constants
-from gdsec_jax.problems._gram import Gram, gram_of, pays, quadratic
+from gdsec_jax.problems._gram import Gram, gram_of, quadratic
 from gdsec_jax.problems._problem import ErrorMeasure, Problem
 from gdsec_jax.problems._sparse import SparseFeatures, sparse_features, weighted_loss
 
@@ -124,17 +124,10 @@ def _float_dtype(dtype) -> np.dtype:
 
 
 def parts_of(split, targets: np.ndarray, num_workers: int, seed: int):
-    """The samples of each worker, by a word that data.split knows or as they are given.
-
-    Raises:
-      ValueError: they are neither.
-    """
+    """Each worker's samples, by a word that data.split knows or as they are given."""
     if isinstance(split, str):
         return data.split(targets, num_workers, split, seed=seed)
-    return _checked_parts(split, num_workers, targets.shape[0])
-
-
-def _checked_parts(split, num_workers: int, num_samples: int) -> list[np.ndarray]:
+    num_samples = len(targets)
     try:
         parts = [np.asarray(part) for part in split]
         # An empty list is an array of floats.
@@ -165,34 +158,23 @@ def linear_problem(
     *,
     worker_loss: Callable,
     worker_objective: Callable | None = None,
-    curvature: float,
-    coordinate_curvature: float | None = None,
-    smooth_penalty: bool = True,
-    init_shape: tuple[int, ...],
+    curvature: float,  # c of L = c lambda_max(X^T X) / N + lambda
+    coordinate_curvature: float | None = None,  # along one coordinate, if it differs
+    smooth_penalty: bool = True,  # whether lambda is part of L
+    init_shape: tuple[int, ...],  # of the parameters, [D] or [D, C]
     measure: ErrorMeasure = "objective",
     solution: np.ndarray | None = None,
     optimum: float | None = None,
-    quadratic: bool = False,
+    quadratic: bool = False,  # as ridge regression
 ) -> Problem:
-    """Put a problem together: its arrays on the device, and the constants of theory.
-
-    Args:
-      name: of the problem.
-      samples: features and targets as the loss wants them.
-      worker_loss, worker_objective, measure, solution, optimum: as in `Problem`.
-      curvature: c, the largest second derivative of the loss in x . theta, so that
-        L = c lambda_max(X^T X) / N + lambda.
-      coordinate_curvature: the same along one coordinate, if it differs.
-      smooth_penalty: whether lambda is part of the constants, as it is for |theta|^2/2.
-      init_shape: of the parameters, [D] or [D, C].
-      quadratic: whether the loss is that of ridge regression.
-    """
-    features, targets, parts = samples.features, samples.targets, samples.parts
-    regularization, dtype = samples.regularization, samples.dtype
-    gram = None
-    if quadratic and pays(features, parts):
-        gram = gram_of(features, targets, parts, regularization, solution, dtype)
+    """Put a problem together: its arrays on the device, and the constants of theory."""
+    features, targets, parts, regularization, dtype = samples
     num_samples, num_workers = targets.size, len(parts)
+    gram = None
+    # A gradient reads the samples twice, and H once.
+    shorter = max(len(part) for part in parts) > features.shape[1]
+    if quadratic and shorter and isinstance(features, np.ndarray):
+        gram = gram_of(features, targets, parts, regularization, solution, dtype)
     convexity = regularization if smooth_penalty else 0.0
 
     def smoothness(rows, share):
