@@ -62,12 +62,7 @@ class Format(NamedTuple):
 
 
 def as_format(wire: "str | Format") -> Format:
-    """The format that a `wire` argument, a name or a Format, stands for.
-
-    Raises:
-      ValueError: a name is none of `FORMATS` and `CONVENTIONS`, or value_bits is no
-        positive int.
-    """
+    """The format that a `wire` argument, a name or a Format, stands for."""
     chosen = Format(wire) if isinstance(wire, str) else wire
     if not isinstance(chosen, Format):
         raise ValueError(f"wire is {wire!r}, expected a name or a wire.Format.")
@@ -79,14 +74,7 @@ def as_format(wire: "str | Format") -> Format:
 
 
 def index_length(name: str, length: int, entries, runs) -> Any:
-    """Bits that say where the values of a message with non-zeros belong.
-
-    Args:
-      name: a format or convention that writes the non-zeros alone: not "dense".
-      length: D.
-      entries: n, int64 (or any width that holds the result), any shape.
-      runs: what `rle_bits` or `golomb_bits` counted, for those two formats.
-    """
+    """Bits that say where n non-zeros among D entries are; `runs` for run lengths."""
     match name:
         case "coo":
             return length.bit_length() + entries * (length - 1).bit_length()
@@ -94,44 +82,25 @@ def index_length(name: str, length: int, entries, runs) -> Any:
             return entries * (length - 1).bit_length()
         case "bitmap":
             return 0 * entries + length
-        case "entropy":
-            return _log2_binomial(length, entries)
+        case "entropy":  # by float64's logarithm of the beta function
+            n = np.asarray(entries, np.float64)
+            natural = -np.log1p(length) - scipy.special.betaln(n + 1, length - n + 1)
+            # Rounding must not lift a power of two to the next bit.
+            return np.ceil(natural / np.log(2) * (1 - 1e-12) - 1e-12).astype(np.int64)
         case "values":
             return 0 * entries
         case _:
             return runs
 
 
-def _log2_binomial(length: int, entries: np.ndarray) -> np.ndarray:
-    """ceil(log2 C(D, n)), by float64's logarithm of the beta function."""
-    n = np.asarray(entries, np.float64)
-    natural = -np.log1p(length) - scipy.special.betaln(n + 1, length - n + 1)
-    # Rounding must not lift a power of two to the next bit.
-    return np.ceil(natural / np.log(2) * (1 - 1e-12) - 1e-12).astype(np.int64)
-
-
 def rle_bits(nonzero: jax.Array) -> jax.Array:
-    """Bits of the run lengths of zeros in Elias' gamma code, with their number first.
-
-    Args:
-      nonzero: bool [D], D < 2^31, true where the message has an entry.
-
-    Returns:
-      uint32 [], as in the table above; at most 1.5 D + 63, which 32 bits hold.
-    """
+    """Bits of run lengths in Elias' code, of bool [D], D < 2^31: at most 1.5 D + 63."""
     codewords = jnp.where(nonzero, gamma_length(_zeros_before(nonzero) + 1), 0)
     return codewords.sum(dtype=jnp.uint32) + _length_of_number(nonzero)
 
 
 def golomb_bits(nonzero: jax.Array) -> jax.Array:
-    """Bits of the run lengths of zeros in the cheapest Rice code, with b and n first.
-
-    Args:
-      nonzero: as for `rle_bits`.
-
-    Returns:
-      uint32 [], as in the table above; at most D + 68.
-    """
+    """Bits of run lengths in the cheapest Rice code, with b and n: at most D + 68."""
     runs = jnp.where(nonzero, _zeros_before(nonzero), 0).astype(jnp.uint32)
     number = nonzero.sum(dtype=jnp.uint32)
 

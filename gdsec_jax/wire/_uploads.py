@@ -34,10 +34,7 @@ class Layout(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Uploads:
-    """Exact counts of messages: what leaves the compiled loop for each of them.
-
-    Any leading axes (rounds, workers, settings) may stand before those named here.
-    """
+    """Exact counts of messages, with any leading axes: rounds, workers, settings."""
 
     entries: jax.Array  # int32 [G]: values sent, of each width: the non-zeros, or all
     runs: jax.Array  # uint32 [R]: what `rle_bits` and `golomb_bits` count, if asked for
@@ -71,7 +68,15 @@ class Uploads:
         if name == "dense" or self.layout.code.always_dense:
             bits = integer(self.layout.dense_bits)
         else:
-            runs = self._runs_of(name, number, integer)
+            runs = 0
+            if name in ("rle", "golomb"):
+                if name not in form.run_coded:
+                    raise ValueError(
+                        f"{name!r} was not counted: name it in "
+                        "wire.Format(..., also=...)."
+                    )
+                index = form.run_coded.index(name)
+                runs = number.asarray(self.runs).astype(integer)[..., index]
             widths = 64 if name == "coo64" else self.layout.widths
             values = (counts * number.asarray(widths, integer)).sum(-1, dtype=integer)
             header = integer(32 * self.layout.code.num_scales)
@@ -80,16 +85,6 @@ class Uploads:
         bits = number.where(number.asarray(self.whole), self.layout.whole_bits, bits)
         return number.where(entries > 0, bits, integer(0)).astype(integer)
 
-    def _runs_of(self, name: str, number, integer):
-        if name not in ("rle", "golomb"):
-            return 0
-        counted = self.layout.format.run_coded
-        if name not in counted:
-            raise ValueError(
-                f"{name!r} was not counted: name it in wire.Format(..., also=...)."
-            )
-        return number.asarray(self.runs).astype(integer)[..., counted.index(name)]
-
     def _integers(self):
         """NumPy or jax.numpy, and the integer that holds the bits of any message."""
         if not _checks.is_traced(self.entries):
@@ -97,35 +92,22 @@ class Uploads:
         widest = jax.dtypes.canonicalize_dtype(np.uint64)  # uint32 without x64
         if widest == np.uint64:
             return jnp, np.int64
-        if self._longest() < 2**32:
-            return jnp, np.uint32
-        raise ValueError(
-            f"a message of {self.layout.length} entries can cost {self._longest()} "
-            "bits, more than uint32 holds: return last_round(state) from the compiled "
-            "function and read its bits outside, or enable x64."
-        )
-
-    def _longest(self) -> int:
-        """An upper bound of the bits of one message, whatever its entries."""
         length, dense = self.layout.length, self.layout.dense_bits
         sparse = dense + length * max(length.bit_length(), 64)
-        return max(sparse, self.layout.whole_bits) + 64
+        longest = max(sparse, self.layout.whole_bits) + 64  # a bound, for any entries
+        if longest < 2**32:
+            return jnp, np.uint32
+        raise ValueError(
+            f"a message of {length} entries can cost {longest} bits, more than uint32 "
+            "holds: return last_round(state) from the compiled function and read its "
+            "bits outside, or enable x64."
+        )
 
 
 def layout_of(
     params: Any, wire: str | Format, code: Code | None = None, payload: Any = None
 ) -> Layout:
-    """The layout of messages with the shapes and dtypes of `params`.
-
-    Args:
-      params: the parameters, or their shapes and dtypes.
-      wire: the format.
-      code: how values are written; by default as floats.
-      payload: what travels in the message's stead, if it does not itself.
-
-    Raises:
-      ValueError: the format is unknown, or a message has 2^31 entries or more.
-    """
+    """The layout of messages like `params`, or of the payload that travels instead."""
     form = _formats.as_format(wire)
     code = code or Code()
     floats = jax.tree.leaves(params)
@@ -148,25 +130,18 @@ def layout_of(
 
 
 def count(message: Any, layout: Layout, whole=False) -> Uploads:
-    """Count one flushed message. Traceable; vmap it over workers.
-
-    Args:
-      message: a tree with the shapes and dtypes that `layout` was made of.
-      layout: of `layout_of`.
-      whole: bool [], may be traced: this message is not compressed.
-    """
+    """Count one flushed message, not compressed if it is whole; vmap over workers."""
     return tally(nonzeros_of(message), message, layout, whole)
 
 
 def nonzeros_of(message: Any) -> list[jax.Array]:
     """How many entries of each leaf are not zero, int32: numbers that add up."""
-    return [_nonzeros(leaf) for leaf in jax.tree.leaves(message)]
-
-
-def _nonzeros(leaf) -> jax.Array:
-    # XLA's CPU backend sums floats faster; float32 counts to 2^24.
-    dtype = jnp.float32 if leaf.size <= 2**24 else jnp.int32
-    return jnp.sum(leaf != 0, dtype=dtype).astype(jnp.int32)
+    counts = []
+    for leaf in jax.tree.leaves(message):
+        # XLA's CPU backend sums floats faster; float32 counts to 2^24.
+        dtype = jnp.float32 if leaf.size <= 2**24 else jnp.int32
+        counts.append(jnp.sum(leaf != 0, dtype=dtype).astype(jnp.int32))
+    return counts
 
 
 def tally(
@@ -174,11 +149,7 @@ def tally(
 ) -> Uploads:
     """`count`, where the non-zeros of each leaf are counted already.
 
-    Args:
-      nonzeros: of `nonzeros_of`.
-      message: as for `count`; shapes and dtypes do, unless `layout.run_coded` names a
-        format.
-      layout, whole: as for `count`.
+    Shapes and dtypes of the message do, unless `layout.run_coded` names a format.
     """
     leaves = jax.tree.leaves(message)
     widths = [_width(leaf, layout.format, layout.code, nonzero=True) for leaf in leaves]

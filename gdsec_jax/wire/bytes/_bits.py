@@ -95,10 +95,8 @@ def _overlaps(width: int) -> Iterable[tuple[int, int, int]]:
 
 def _padded(array: np.ndarray, multiple: int) -> np.ndarray:
     """The array with zeros appended, so that its length is a multiple of this."""
-    missing = -array.size % multiple
-    if not missing:
-        return array
-    return np.concatenate([array, np.zeros(missing, array.dtype)])
+    missing = -array.size % multiple  # np.pad takes longer
+    return np.append(array, np.zeros(missing, array.dtype)) if missing else array
 
 
 def pack_codewords(numbers: np.ndarray, widths: np.ndarray) -> Bits:
@@ -157,14 +155,6 @@ def slice_bits(data: np.ndarray, start: int, length: int) -> np.ndarray:
     return shifted
 
 
-def number_at(data: np.ndarray, start: int, length: int) -> int:
-    """The number in these bits, which must exist."""
-    last = start + length
-    octets = data[start // 8 : -(-last // 8)].tobytes()
-    number = int.from_bytes(octets, "big") >> (-last % 8)
-    return number & ((1 << length) - 1)
-
-
 def numbers_at(data: np.ndarray, starts: np.ndarray, widths) -> np.ndarray:
     """The numbers, uint64, in ascending fields of widths 0 to 32, which must exist."""
     first = int(starts[0]) // 8
@@ -194,18 +184,9 @@ def codewords(
 
     In a window of bits, where a codeword would end is known for every bit it might
     start at, from the next one alone. Which of them do start codewords follows from
-    the first, by jumps of sixteen codewords, sixteen jumps having been made one.
-
-    Args:
-      data: uint8, what holds the bits.
-      start: of the first codeword, in bits.
-      count: of the codewords.
-      tail: its length in bits, at most 31; None: as long as the leading zeros, at most
-        31 too.
-
-    Returns:
-      What they hold, or None if data end before, or have more than 31 leading zeros
-      where the tail is as long.
+    the first, by jumps of sixteen codewords, sixteen jumps having been made one. A tail
+    has at most 31 bits; None: as many as there are zeros before. Returns None if data
+    end before, or a tail would be longer.
     """
     total = 8 * data.size
     if count > total - start:  # a codeword has at least one bit

@@ -8,14 +8,8 @@ import numpy as np
 from gdsec_jax.wire._codes import Code
 from gdsec_jax.wire._formats import Format
 from gdsec_jax.wire.bytes import _bits, _values
-from gdsec_jax.wire.bytes._message import (
-    AS_FLOATS,
-    Message,
-    Plan,
-    check_scales,
-    count_nonzero,
-    plan_of,
-)
+from gdsec_jax.wire.bytes._message import AS_FLOATS, Message, Plan, plan_of
+from gdsec_jax.wire.bytes._values import check_scales, count_nonzero
 
 
 def decode(
@@ -106,21 +100,21 @@ class _Reader:
         self.data, self.start = data, 0  # in bits
 
     def _advance(self, bits: int) -> int:
-        """Move on by so many bits, which must exist; returns where they start."""
-        start = self.start
-        self.start += bits
+        """Where the next bits start, so many, which must exist."""
+        start, self.start = self.start, self.start + bits
         if self.start > 8 * self.data.size:
             self._truncated()
         return start
 
     def number(self, width: int) -> int:
-        return _bits.number_at(self.data, self._advance(width), width)
+        first = self._advance(width) // 8
+        octets = self.data[first : -(-self.start // 8)].tobytes()
+        return int.from_bytes(octets, "big") >> -self.start % 8 & ((1 << width) - 1)
 
     def numbers(self, count: int, width: int) -> np.ndarray:
         start = self._advance(count * width)
-        return _bits.unpack(
-            _bits.slice_bits(self.data, start, count * width), count, width
-        )
+        part = _bits.slice_bits(self.data, start, count * width)
+        return _bits.unpack(part, count, width)
 
     def gamma(self, count: int) -> np.ndarray:
         """Numbers in Elias' gamma code, int64."""

@@ -6,15 +6,8 @@ import numpy as np
 from gdsec_jax.wire._formats import Format
 from gdsec_jax.wire.bytes import _bits, _values
 from gdsec_jax.wire.bytes._bits import Bits
-from gdsec_jax.wire.bytes._message import (
-    Leaf,
-    Message,
-    Plan,
-    bits_of,
-    check_scales,
-    count_nonzero,
-    plan_of,
-)
+from gdsec_jax.wire.bytes._message import Leaf, Message, Plan, plan_of
+from gdsec_jax.wire.bytes._values import bits_of, check_scales, count_nonzero
 
 
 def encode(message: Message, format: str | Format) -> bytes:

@@ -210,44 +210,5 @@ def _check_value_bits(value_bits: int, plan: Plan) -> None:
             )
 
 
-def check_scales(scales: np.ndarray) -> None:
-    """Scales are 0 or normal, positive and finite numbers."""
-    tiny = np.finfo(np.float32).tiny
-    good = (scales.view(np.uint32) == 0) | ((scales >= tiny) & (scales < np.inf))
-    if not good.all():
-        index = int(np.argmin(good))
-        raise ValueError(
-            f"scales[{index}] is {scales[index]!s}, expected 0 or a finite positive "
-            "float32 that is not subnormal."
-        )
-
-
-def bits_of(dtype: np.dtype) -> np.dtype:
-    """The unsigned integer that views a float of this dtype."""
-    return np.dtype(f"u{dtype.itemsize}")
-
-
-def count_nonzero(bits: np.ndarray, dtype: np.dtype) -> tuple[int, bool]:
-    """How many floats are not +0.0, and whether all of those are normal numbers."""
-    nonzero = normal = 0
-    smallest = _smallest_normal(dtype)
-    for block in range(0, bits.size, 2**16):  # the comparisons stay in the cache
-        part = bits[block : block + 2**16]
-        nonzero += np.count_nonzero(part)
-        normal += np.count_nonzero((part << 1) >= smallest)
-    return int(nonzero), nonzero == normal
-
-
-def flush(bits: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Floats with subnormal numbers and -0.0 as 0, in place."""
-    bits[(bits << 1) < _smallest_normal(dtype)] = 0
-    return bits
-
-
-def _smallest_normal(dtype: np.dtype) -> np.unsignedinteger:
-    """The bits of the smallest normal number, shifted left so that the sign is out."""
-    return bits_of(dtype).type(2 << jnp.finfo(dtype).nmant)
-
-
 def _one_of(names: tuple[str, ...]) -> str:
     return ", ".join(names[:-1]) + " or " + names[-1]

@@ -4,27 +4,58 @@ Floats are handled as the unsigned integers that have their bits, so that NaNs k
 theirs, and in blocks, so that what is computed in between stays in the cache.
 """
 
+from collections.abc import Iterator
+
+import jax.numpy as jnp
 import numpy as np
 
 from gdsec_jax.wire._codes import Code
 from gdsec_jax.wire.bytes import _bits
-from gdsec_jax.wire.bytes._message import Leaf, Plan, bits_of, flush
+from gdsec_jax.wire.bytes._message import Leaf, Plan
 
 _BLOCK = 2**15
 
 
+def check_scales(scales: np.ndarray) -> None:
+    """Scales are 0 or normal, positive and finite numbers."""
+    tiny = np.finfo(np.float32).tiny
+    good = (scales.view(np.uint32) == 0) | ((scales >= tiny) & (scales < np.inf))
+    if not good.all():
+        index = int(np.argmin(good))
+        raise ValueError(
+            f"scales[{index}] is {scales[index]!s}, expected 0 or a finite positive "
+            "float32 that is not subnormal."
+        )
+
+
+def bits_of(dtype: np.dtype) -> np.dtype:
+    """The unsigned integer that views a float of this dtype."""
+    return np.dtype(f"u{dtype.itemsize}")
+
+
+def count_nonzero(bits: np.ndarray, dtype: np.dtype) -> tuple[int, bool]:
+    """How many floats are not +0.0, and whether all of those are normal numbers."""
+    nonzero = normal = 0
+    smallest = _smallest_normal(dtype)
+    for block in _blocks(bits.size, 2 * _BLOCK):
+        nonzero += np.count_nonzero(bits[block])
+        normal += np.count_nonzero((bits[block] << 1) >= smallest)
+    return int(nonzero), nonzero == normal
+
+
+def flush(bits: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Floats with subnormal numbers and -0.0 as 0, in place."""
+    bits[(bits << 1) < _smallest_normal(dtype)] = 0
+    return bits
+
+
+def _smallest_normal(dtype: np.dtype) -> np.unsignedinteger:
+    """The bits of the smallest normal number, shifted left so that the sign is out."""
+    return bits_of(dtype).type(2 << jnp.finfo(dtype).nmant)
+
+
 def to_numbers(bits: np.ndarray, leaf: Leaf, plan: Plan, scale) -> np.ndarray:
-    """The numbers of `plan.width(leaf)` bits that stand for a leaf's values.
-
-    Args:
-      bits: of its values, or of its non-zero ones.
-      leaf: it.
-      plan: of the message.
-      scale: np.float32, its scale, where the code has one.
-
-    Raises:
-      ValueError: the code has no number for a value.
-    """
+    """The numbers of `plan.width(leaf)` bits for the bits of a leaf's values."""
     dtype = plan.float_dtype(leaf)
     if plan.code.kind == "float" and dtype == leaf.dtype:
         return bits
@@ -53,11 +84,7 @@ def to_numbers(bits: np.ndarray, leaf: Leaf, plan: Plan, scale) -> np.ndarray:
 
 
 def from_numbers(numbers: np.ndarray, leaf: Leaf, plan: Plan, scale) -> np.ndarray:
-    """The inverse of `to_numbers`.
-
-    Raises:
-      ValueError: no value is written as one of these numbers.
-    """
+    """The inverse of `to_numbers`."""
     bits = np.empty(numbers.size, bits_of(leaf.dtype))
     width = plan.width(leaf)
     table = None
@@ -106,11 +133,10 @@ def _decoded(
         # Half precision has subnormal powers, and -0.0 stands for none anyway.
         return bits, wrong | (flush(bits.copy(), leaf.dtype) != bits)
     limit = _limit(code)
+    wrong = np.zeros(numbers.size, bool)
     if code.kind == "grid":
-        wrong = np.zeros(numbers.size, bool)
         levels = 2.0 * numbers - limit
     elif code.kind == "ternary" and not plan.dense:
-        wrong = np.zeros(numbers.size, bool)
         levels = 1.0 - 2.0 * numbers
     else:
         width = limit.bit_length()
@@ -145,9 +171,7 @@ def _multiples(values: np.ndarray, plan: Plan, scale) -> np.ndarray:
         for sign in (-1, 1) if off.size else ():
             # Large multiples are rounded themselves before they are multiplied.
             near = levels[off]
-            digits = np.spacing(
-                near.astype(np.float32 if dtype.itemsize < 8 else float)
-            )
+            digits = np.spacing(near.astype(_wide(dtype)))
             step = np.maximum(2 if odd else 1, np.abs(digits).astype(np.float64))
             near = np.clip(near + sign * step, -limit, limit)
             right = _products(near, dtype, scale) == bits[off]
@@ -177,13 +201,9 @@ def _wide(dtype: np.dtype) -> type[np.floating]:
 
 def _limit(code: Code) -> int:
     """The largest multiple of the scale."""
-    match code.kind:
-        case "levels":
-            return code.size
-        case "ternary":
-            return 1
-        case _:
-            return 2**code.size - 1
+    if code.kind == "grid":
+        return 2**code.size - 1
+    return 1 if code.kind == "ternary" else code.size
 
 
 def _expected(plan: Plan, dtype: np.dtype, scale) -> str:
@@ -197,6 +217,5 @@ def _expected(plan: Plan, dtype: np.dtype, scale) -> str:
     return f"{scale!s} times an {odd}integer of at most {_limit(code)} in size"
 
 
-def _blocks(size: int):
-    for start in range(0, size, _BLOCK):
-        yield slice(start, start + _BLOCK)
+def _blocks(size: int, of: int = _BLOCK) -> Iterator[slice]:
+    return (slice(start, start + of) for start in range(0, size, of))
