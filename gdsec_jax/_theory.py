@@ -21,17 +21,6 @@ class Theory(NamedTuple):
     source: str  # where it comes from
 
 
-class _Constants(NamedTuple):
-    """A problem's; L_max and L~ are of f = (1/M) sum of M f_m, as papers write it."""
-
-    smoothness: float  # L
-    largest: float  # L_max = M max L_m
-    mean_square: float  # L~ = sqrt(M sum L_m^2)
-    workers: np.ndarray  # L_m; NaN where they are not known
-    num_workers: int  # M
-    params: Any  # for their shapes
-
-
 def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
     r"""The step size that the method's paper recommends, and further parameters.
 
@@ -102,8 +91,7 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
             "above 0: give it, or set the learning rate."
         )
     try:
-        step = _STEPS.get(method, _gradient_descent)
-        recommended = step(_constants(problem), parameters)
+        recommended = _STEPS.get(method, _gradient_descent)(problem, parameters)
     except KeyError as error:
         raise ValueError(
             f"{method} needs the parameter {error.args[0]} for its step."
@@ -120,118 +108,110 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
     return recommended
 
 
-def _constants(problem: Problem) -> _Constants:
-    num_workers = problem.num_workers
-    workers = np.full(num_workers, np.nan)
-    if problem.worker_smoothness is not None:
-        workers = np.asarray(problem.worker_smoothness, np.float64)
-    return _Constants(
-        smoothness=float(problem.smoothness),
-        largest=float(num_workers * workers.max()),
-        mean_square=math.sqrt(num_workers * float((workers**2).sum())),
-        workers=workers,
-        num_workers=num_workers,
-        params=problem.init_params,
-    )
-
-
-def _gradient_descent(constants: _Constants, parameters) -> Theory:
-    del parameters
-    return Theory(1 / constants.smoothness, {}, True, "gradient descent's step")
-
-
-def _iag(constants: _Constants, parameters) -> Theory:
-    del parameters
-    known = _known(constants)
-    return Theory(
-        1 / (known.num_workers * known.smoothness),
-        {"probabilities": known.workers / known.workers.sum()},
-        True,
-        "customary in comparisons",
-    )
-
-
-def _memoryless(compressor: Callable) -> Callable:
-    def step(constants: _Constants, parameters) -> Theory:
-        known = _known(constants)
-        omega = worker.variance_of(compressor(parameters), known.params)
-        noise = 2 * omega * known.largest / known.num_workers
-        source = "https://arxiv.org/abs/1905.11261"
-        return Theory(1 / (known.smoothness + noise), {}, False, source)
-
-    return step
-
-
-def _rand_k(constants: _Constants, parameters) -> Theory:
-    if parameters.get("error_feedback"):
-        return _gradient_descent(constants, parameters)
-    return _memoryless(lambda p: worker.random_k(p["k"], **_scope(p)))(
-        constants, parameters
-    )
-
-
-def _ef21(constants: _Constants, parameters, zeta: float = 0.0) -> Theory:
-    known = _known(constants)
-    left = 1 - _kept(known.params, parameters)
-    t = 1 - math.sqrt(left)
-    ratio = math.sqrt(max(left / t, zeta) / t)
-    step = 1 / (known.smoothness + known.mean_square * ratio)
-    return Theory(step, {}, False, METHODS["ef21"].paper)
-
-
-def _clag(constants: _Constants, parameters) -> Theory:
-    zeta = float(parameters.get("zeta", 1.0))
-    _checks.number_in_range("zeta", zeta, 0.0, _checks.LARGEST)
-    return _ef21(constants, parameters, zeta)._replace(source=METHODS["clag"].paper)
-
-
-def _ef21_sgdm(constants: _Constants, parameters) -> Theory:
-    eta = float(parameters.get("eta", 0.1))
-    _checks.number_in_range("eta", eta, 0.0, 1.0)
-    step = eta * _ef21(constants, parameters).learning_rate
-    return Theory(step, {}, True, "EF21's step, times eta")
-
-
-def _diana(constants: _Constants, parameters) -> Theory:
-    known = _known(constants)
-    omega = worker.variance_of(parameters["compressor"], known.params)
-    step = 1 / (known.largest * (1 + 6 * omega / known.num_workers))
-    return Theory(step, {"beta": 1 / (1 + omega)}, False, METHODS["diana"].paper)
-
-
-def _marina(constants: _Constants, parameters) -> Theory:
-    known = _known(constants)
-    omega = worker.variance_of(parameters["compressor"], known.params)
-    p = parameters.get("probability")
-    p = 1 / (1 + omega) if p is None else float(p)
-    _checks.number_in_range("probability", p, 1e-9, 1.0)
-    noise = known.mean_square * math.sqrt((1 - p) * omega / (p * known.num_workers))
-    step = 1 / (known.smoothness + noise)
-    return Theory(step, {"probability": p}, False, METHODS["marina"].paper)
-
-
-def _known(constants: _Constants) -> _Constants:
-    """The constants, if the workers' are known too."""
-    if not np.isfinite(constants.workers).all():
+def _workers(problem: Problem) -> np.ndarray:
+    """L_m, if they are known."""
+    known = problem.worker_smoothness
+    if known is None or not np.isfinite(known).all():
         raise ValueError(
             "the problem's worker_smoothness is not known, which this method's step "
             "needs: set the learning rate."
         )
-    return constants
+    return np.asarray(known, np.float64)
+
+
+# Of f = (1/M) sum of M f_m, as papers write it.
+
+
+def _largest(problem: Problem) -> float:
+    """L_max."""
+    return float(problem.num_workers * _workers(problem).max())
+
+
+def _mean_square(problem: Problem) -> float:
+    """L~."""
+    return math.sqrt(problem.num_workers * float((_workers(problem) ** 2).sum()))
+
+
+def _gradient_descent(problem: Problem, parameters) -> Theory:
+    del parameters
+    return Theory(1 / float(problem.smoothness), {}, True, "gradient descent's step")
+
+
+def _iag(problem: Problem, parameters) -> Theory:
+    del parameters
+    workers = _workers(problem)
+    chances = {"probabilities": workers / workers.sum()}
+    step = 1 / (problem.num_workers * float(problem.smoothness))
+    return Theory(step, chances, True, "customary in comparisons")
+
+
+def _memoryless(compressor: Callable) -> Callable:
+    def step(problem: Problem, parameters) -> Theory:
+        largest = _largest(problem)
+        omega = worker.variance_of(compressor(parameters), problem.init_params)
+        noise = 2 * omega * largest / problem.num_workers
+        source = "https://arxiv.org/abs/1905.11261"
+        return Theory(1 / (float(problem.smoothness) + noise), {}, False, source)
+
+    return step
+
+
+def _rand_k(problem: Problem, parameters) -> Theory:
+    if parameters.get("error_feedback"):
+        return _gradient_descent(problem, parameters)
+    step = _memoryless(lambda p: worker.random_k(p["k"], **_scope(p)))
+    return step(problem, parameters)
+
+
+def _ef21(problem: Problem, parameters, zeta: float = 0.0) -> Theory:
+    mean_square = _mean_square(problem)
+    piece = worker.random_k(parameters["k"], **_scope(parameters))
+    # The least part of a vector's squared norm that the k largest entries have.
+    kept = 1 / (1 + worker.variance_of(piece, problem.init_params))  # omega = D/k - 1
+    left = 1 - kept
+    t = 1 - math.sqrt(left)
+    ratio = math.sqrt(max(left / t, zeta) / t)
+    step = 1 / (float(problem.smoothness) + mean_square * ratio)
+    return Theory(step, {}, False, METHODS["ef21"].paper)
+
+
+def _clag(problem: Problem, parameters) -> Theory:
+    zeta = float(parameters.get("zeta", 1.0))
+    _checks.number_in_range("zeta", zeta, 0.0, _checks.LARGEST)
+    return _ef21(problem, parameters, zeta)._replace(source=METHODS["clag"].paper)
+
+
+def _ef21_sgdm(problem: Problem, parameters) -> Theory:
+    eta = float(parameters.get("eta", 0.1))
+    _checks.number_in_range("eta", eta, 0.0, 1.0)
+    step = eta * _ef21(problem, parameters).learning_rate
+    return Theory(step, {}, True, "EF21's step, times eta")
+
+
+def _diana(problem: Problem, parameters) -> Theory:
+    largest = _largest(problem)
+    omega = worker.variance_of(parameters["compressor"], problem.init_params)
+    step = 1 / (largest * (1 + 6 * omega / problem.num_workers))
+    return Theory(step, {"beta": 1 / (1 + omega)}, False, METHODS["diana"].paper)
+
+
+def _marina(problem: Problem, parameters) -> Theory:
+    mean_square = _mean_square(problem)
+    omega = worker.variance_of(parameters["compressor"], problem.init_params)
+    p = parameters.get("probability")
+    p = 1 / (1 + omega) if p is None else float(p)
+    _checks.number_in_range("probability", p, 1e-9, 1.0)
+    noise = mean_square * math.sqrt((1 - p) * omega / (p * problem.num_workers))
+    step = 1 / (float(problem.smoothness) + noise)
+    return Theory(step, {"probability": p}, False, METHODS["marina"].paper)
 
 
 def _scope(parameters) -> dict[str, Any]:
     return {"scope": parameters.get("scope", "message")}
 
 
-def _kept(params, parameters) -> float:
-    """The least part of a vector's squared norm that the k largest entries have."""
-    piece = worker.random_k(parameters["k"], **_scope(parameters))
-    return 1 / (1 + worker.variance_of(piece, params))  # omega = D/k - 1
-
-
 _WITHOUT_CONVEXITY = ("gd", "ef21", "clag", "marina")
-_STEPS: dict[str, Callable[[_Constants, Any], Theory]] = {
+_STEPS: dict[str, Callable[[Problem, Any], Theory]] = {
     "iag": _iag,
     "qgd": _memoryless(lambda p: worker.qsgd(p.get("levels", 15), **_scope(p))),
     "natural": _memoryless(lambda p: worker.natural()),

@@ -61,11 +61,7 @@ def cast_like(tree, reference):
 
 
 def beta_of(beta):
-    """A function from the parameters' shapes to beta, of a number or such a function.
-
-    Raises:
-      ValueError: it is a number outside [0, 1].
-    """
+    """A function from the parameters' shapes to beta, of a number or such a function."""
     if callable(beta):
         return beta
     _checks.number_in_range("beta", beta, 0.0, 1.0)
@@ -96,7 +92,14 @@ def flush(tree):
 
 def over_workers(messages):
     """The sum over the first axis, in float32 at least."""
-    return jax.tree.map(_sum, messages)
+
+    def one(x):
+        # A product with ones: XLA's CPU backend sums over a leading axis much slower.
+        dtype = widest(x.dtype, jnp.float32)
+        ones, exact = jnp.ones(x.shape[0], dtype), jax.lax.Precision.HIGHEST
+        return jnp.tensordot(ones, x.astype(dtype), 1, precision=exact)
+
+    return jax.tree.map(one, messages)
 
 
 def over_workers_by(group, messages, num_groups: int):
@@ -110,15 +113,6 @@ def over_workers_by(group, messages, num_groups: int):
         return jnp.tensordot(chosen.astype(dtype), x, 1, precision=exact)
 
     return jax.tree.map(one, messages)
-
-
-def _sum(messages):
-    # A product with ones: XLA's CPU backend sums over a leading axis much slower.
-    dtype = widest(messages.dtype, jnp.float32)
-    ones = jnp.ones(messages.shape[0], dtype)
-    return jnp.tensordot(
-        ones, messages.astype(dtype), 1, precision=jax.lax.Precision.HIGHEST
-    )
 
 
 def along(per_worker, leaf):
@@ -144,11 +138,7 @@ def norm_dtype(params):
 
 
 def as_key(key) -> jax.Array:
-    """The typed random key of an int, of a typed key, or of raw key data.
-
-    Raises:
-      ValueError: it is none of these.
-    """
+    """The typed random key of an int, of a typed key, or of raw key data."""
     try:
         if not isinstance(key, int | np.integer | np.ndarray | jax.Array):
             raise TypeError

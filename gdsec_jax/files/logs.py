@@ -74,15 +74,10 @@ def csv(path: str | os.PathLike, *, append: bool = False) -> Iterator[Log]:
     their digits, NaN and the infinities as ``nan``, ``inf`` and ``-inf``, which pandas
     and NumPy read.
 
-    Args:
-      path: of the file.
-      append: as in `open_log`.
+    Args, Raises: as in `open_log`.
 
     Yields:
       A log; it raises ValueError also if the columns are others than the file's.
-
-    Raises:
-      FileExistsError, OSError: as in `open_log`.
 
     Examples:
       >>> import pathlib, tempfile
@@ -124,7 +119,7 @@ def json_lines(path: str | os.PathLike, *, append: bool = False) -> Iterator[Log
     The keys are the columns' names; calls may differ in them. JSON knows no NaN and no
     infinity: they become null.
 
-    Args, Yields, Raises: as in `csv`.
+    Args, Yields, Raises: as in `open_log`.
 
     Examples:
       >>> import pathlib, tempfile
@@ -138,12 +133,15 @@ def json_lines(path: str | os.PathLike, *, append: bool = False) -> Iterator[Log
     """
 
     def lines(columns: dict[str, list]) -> str:
-        rows = zip(*columns.values(), strict=True)
-        objects = (dict(zip(columns, map(finite, row), strict=True)) for row in rows)
+        finite = [
+            [
+                None if isinstance(x, float) and not math.isfinite(x) else x
+                for x in column
+            ]
+            for column in columns.values()
+        ]
+        objects = (dict(zip(columns, row, strict=True)) for row in zip(*finite))
         return "".join(json.dumps(one) + "\n" for one in objects)
-
-    def finite(value: Any) -> Any:
-        return None if isinstance(value, float) and not math.isfinite(value) else value
 
     with _stream(path, append) as file:
         yield _log_into(file, lines)
@@ -208,8 +206,7 @@ def tensorboard(folder: str | os.PathLike, *, append: bool = False) -> Iterator[
                 if math.isfinite(number)
             ]
             if value:
-                summary = {"value": value}
-                events.append(event(wall_time=now, step=step, summary=summary))
+                events.append(event(wall_time=now, step=step, summary={"value": value}))
         # No other file's name, and behind all earlier ones as TensorBoard sorts them.
         name = f"{_EVENTS}{now:017.6f}.{socket.gethostname()}.{os.getpid()}"
         file = files.get(run) or run / name
