@@ -39,10 +39,9 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
     ==============================  ====================================================
 
     f is the sum of the f_m, without weights. The theorems are about full gradients of
-    smooth f_m, which must be convex but for gd, ef21, clag and marina. For minibatches
-    and for problems known not to be convex the same steps are marked as heuristic. This
-    function does not see whether a loss of one's own is convex, nor that a lasso is not
-    smooth.
+    smooth f_m, convex but for gd, ef21, clag and marina. For minibatches and for
+    problems known not to be convex the same steps are marked as heuristic. Whether a
+    loss of one's own is convex is not seen, nor that a lasso is not smooth.
 
     Args:
       method: its name, of `gdsec_jax.METHODS`.

@@ -61,7 +61,7 @@ def cast_like(tree, reference):
 
 
 def beta_of(beta):
-    """A function from the parameters' shapes to beta, of a number or such a function."""
+    """A function from the parameters' shapes to beta, which may be a number."""
     if callable(beta):
         return beta
     _checks.number_in_range("beta", beta, 0.0, 1.0)

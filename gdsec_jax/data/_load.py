@@ -73,15 +73,10 @@ def available() -> tuple[Entry, ...]:
 def fetch(name: str, *, progress: bool = False) -> list[Path]:
     """Make every file of a data set present, downloading what is missing.
 
-    Args:
-      name: a name that ``available`` lists.
-      progress: show a progress bar; needs the package tqdm.
+    Args, Raises: as in `load`.
 
     Returns:
       The paths of the verified files; none for an embedded data set.
-
-    Raises:
-      FileNotFoundError, OSError, ValueError: as `load`.
 
     Examples:
       >>> from gdsec_jax.data import fetch
@@ -101,15 +96,13 @@ def fetch(name: str, *, progress: bool = False) -> list[Path]:
 def load(name: str, *, split: str = "train", progress: bool = False) -> Dataset:
     """Load a data set by name.
 
-    ``digits`` and ``breast_cancer`` come with scikit-learn. The files of the others
-    are looked for in the folder that the environment variable GDSEC_DATA_DIR names,
-    then in the cache (GDSEC_CACHE_DIR, or the user's cache folder), plain or
-    compressed, and are downloaded to the cache otherwise. A file is held to the
-    SHA-256 of its decompressed content where one is published, and to its shape.
-
-    Images are flattened and divided by 255 (``digits`` by 16), the columns of
-    ``breast_cancer`` have mean 0 and variance 1, LIBSVM files are as published and
-    stay sparse.
+    ``digits`` and ``breast_cancer`` come with scikit-learn. The files of the others are
+    looked for in the folder that the environment variable GDSEC_DATA_DIR names, then in
+    the cache (GDSEC_CACHE_DIR, or the user's cache folder), plain or compressed, and
+    are downloaded to the cache otherwise. A file is held to a hash where one is
+    published, and to its shape. Images are flattened and divided by 255 (``digits`` by
+    16), the columns of ``breast_cancer`` have mean 0 and variance 1, LIBSVM files are
+    as published and stay sparse.
 
     Args:
       name: a name that ``available`` lists.
@@ -131,8 +124,7 @@ def load(name: str, *, split: str = "train", progress: bool = False) -> Dataset:
       >>> digits.features.shape, digits.features.max()
       ((1797, 64), np.float64(1.0))
 
-    References:
-      The page of each data set is in its ``available`` entry.
+    References: the page of each data set is in its ``available`` entry.
     """
     _known(name)
     splits = ("train",) if name in _EMBEDDED else tuple(REMOTE[name].splits)

@@ -22,18 +22,11 @@ def read(
 ) -> Dataset:
     """Read a data set from a file in the format its suffix names.
 
-    ====================================== =========================================
-    suffix                                 content
-    ====================================== =========================================
-    .npz                                   arrays ``features`` and ``targets``, or
-                                           ``X`` and ``y``
-    .csv                                   comma-separated numbers; the first line
-                                           is a header if no cell of it is a number
-    .libsvm .svm .txt .scale .binary .t    LIBSVM, read as sparse features
-    .tr .val or none
-    ====================================== =========================================
-
-    CSV and LIBSVM files may be compressed, with .gz, .bz2 or .xz appended.
+    An .npz file has the arrays ``features`` and ``targets``, or ``X`` and ``y``. A .csv
+    file has comma-separated numbers; the first line is a header if no cell of it is a
+    number. With .libsvm, .svm, .txt, .scale, .binary, .t, .tr, .val or no suffix it is
+    LIBSVM, read as sparse features. CSV and LIBSVM files may be compressed, with .gz,
+    .bz2 or .xz appended.
 
     Args:
       path: the file.

@@ -132,15 +132,12 @@ def json_lines(path: str | os.PathLike, *, append: bool = False) -> Iterator[Log
       '{"round": 1, "objective_error": null}\\n'
     """
 
+    def finite(x: Any) -> Any:
+        return None if isinstance(x, float) and not math.isfinite(x) else x
+
     def lines(columns: dict[str, list]) -> str:
-        finite = [
-            [
-                None if isinstance(x, float) and not math.isfinite(x) else x
-                for x in column
-            ]
-            for column in columns.values()
-        ]
-        objects = (dict(zip(columns, row, strict=True)) for row in zip(*finite))
+        rows = zip(*columns.values(), strict=True)
+        objects = (dict(zip(columns, map(finite, row), strict=True)) for row in rows)
         return "".join(json.dumps(one) + "\n" for one in objects)
 
     with _stream(path, append) as file:
@@ -161,12 +158,8 @@ def tensorboard(folder: str | os.PathLike, *, append: bool = False) -> Iterator[
       append: go on in further files. TensorBoard drops what the earlier ones held from
         the first new round on.
 
-    Yields:
-      A log; it raises ValueError also if a column holds words, or none is ``round``.
-
-    Raises:
-      FileExistsError, OSError, ImportError: as in `open_log`; also for a log in a
-        sub-folder.
+    Yields, Raises: as in `open_log`; the log raises ValueError also if a column holds
+      words, or none is ``round``, and one in a sub-folder is a log that is there.
 
     Examples:
       >>> import pathlib, tempfile

@@ -94,13 +94,10 @@ def local_steps(problem: Problem, num_steps: int, learning_rate: Any) -> Problem
 
     A server's step :math:`\gamma` on the sum of the g_m makes
     :math:`\theta^{k+1} = \frac1M \sum_m \theta_m^T`, federated averaging; any other
-    algorithm and any other step stand in its place as well. With T = 1 the g_m are the
-    gradients themselves. With `minibatch`, before or after, each step has a draw of its
-    own. The error is that of f, without local steps.
-
-    The workers drift towards their own optima: where these differ and T > 1, gradient
-    descent by g_m converges to a point beside the solution, the farther the larger
-    :math:`\gamma T`.
+    algorithm and step may stand in its place. With `minibatch`, before or after, each
+    step has a draw of its own. The error is that of f, without local steps. Where the
+    workers' own optima differ and T > 1, gradient descent by g_m converges to a point
+    beside the solution, the farther the larger :math:`\gamma T`.
 
     Args:
       problem: any; local steps that it has are replaced.
@@ -112,8 +109,7 @@ def local_steps(problem: Problem, num_steps: int, learning_rate: Any) -> Problem
       A `Problem`.
 
     Raises:
-      ValueError: num_steps is no positive int, learning_rate is not finite or not
-        above 0.
+      ValueError: num_steps is no positive int, learning_rate no finite one above 0.
 
     Examples:
       >>> import numpy as np, optax

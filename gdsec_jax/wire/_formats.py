@@ -1,21 +1,7 @@
 """What a message costs in bits, in each format a message can be written in.
 
-A message is one vector: the leaves of the tree in order, concatenated. With n non-zeros
-among its D entries and v bits a value it costs, exactly,
-
-======  =============================================================================
-dense   v D
-coo     ceil(log2(D + 1)) + n (v + ceil(log2 D))
-bitmap  D + n v
-rle     gamma(n + 1) + sum over the non-zeros of gamma(r + 1) + n v, with r the zeros
-        before it and gamma(x) = 2 floor(log2 x) + 1, the length of Elias' gamma code
-golomb  gamma(n + 1) + 5 + sum over the non-zeros of (floor(r / 2^b) + 1 + b) + n v,
-        Rice codes with the cheapest b
-======  =============================================================================
-
-and nothing if all its entries are zero: such a worker stays silent. Scales of quantised
-values cost 32 bits each, in front. A message that is not compressed costs its floats in
-any format. These are conventions of published papers, which nothing encodes:
+For the formats, what `encode` writes, exactly. Others are conventions of published
+papers, which nothing encodes; with n non-zeros among D entries and v bits a value:
 
 ========  ===========================================================================
 entropy   ceil(log2 C(D, n)) + n v: a uniformly random support of known size
