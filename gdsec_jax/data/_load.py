@@ -13,8 +13,7 @@ import numpy as np
 from gdsec_jax import _checks
 from gdsec_jax.data import _compressed
 from gdsec_jax.data._dataset import Dataset, checked
-from gdsec_jax.data._idx import read_idx
-from gdsec_jax.data._read import read_libsvm
+from gdsec_jax.data._read import read_idx, read_libsvm
 from gdsec_jax.data._registry import REMOTE, File
 from gdsec_jax.files._whole import cache_folder
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gdsec_jax import _checks, _trees, data
-from gdsec_jax.problems._gram import Gram
+from gdsec_jax.problems._linear import Gram
 from gdsec_jax.problems._problem import Problem
 
 

@@ -1,4 +1,4 @@
-"""Generators: the smoothness constants promised, the sparsity promised."""
+"""Generators: the smoothness constants promised, the sparsity promised; text."""
 
 import time
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from gdsec_jax.data import heterogeneous, sparse_binary
+from gdsec_jax.data import characters, heterogeneous, sparse_binary
 
 
 @pytest.mark.parametrize(("problem", "curvature"), [("ridge", 1), ("logistic", 0.25)])
@@ -108,3 +108,35 @@ def test_bad_arguments(make, wrong, message):
     sound = {"num_samples": 1, "num_features": 1, "density": 0.5}
     with pytest.raises(ValueError, match=message):
         make(**wrong if make is heterogeneous else sound | wrong)
+
+
+# Windows of text: what comes next is what they are to predict
+
+
+def test_windows_join_to_the_text_again():
+    text = "Ünder the sun,\nover the m~o~on.\t"
+    windows = characters(5, text=text)
+    kept = "nder the sun,\nover the m~o~on."
+    assert windows.features.shape == (5, 5)
+    decoded = "".join(chr(c + 31) if c else "\n" for c in windows.features.ravel())
+    assert decoded == kept[:25]
+    following = "".join(chr(c + 31) if c else "\n" for c in windows.targets.ravel())
+    assert following == kept[1:26]
+
+
+def test_the_documentation_of_python_uses_most_characters():
+    windows = characters()
+    assert windows.features.dtype == np.int32
+    used = np.unique(windows.features)
+    assert used.min() == 0
+    assert used.max() <= 95
+    assert used.size > 80
+    assert windows.features.shape[1] == 64
+
+
+@pytest.mark.parametrize("text", ["", "abc", "ü" * 10])
+def test_what_is_refused(text):
+    with pytest.raises(ValueError, match="characters of ASCII, expected at least 4"):
+        characters(3, text=text)
+    with pytest.raises(ValueError, match="length is 0, expected an integer"):
+        characters(0)
