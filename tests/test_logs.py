@@ -39,32 +39,19 @@ def _read_lines(path):
     return [json.loads(line, parse_constant=_not_json) for line in lines]
 
 
-def _crc32c(data):
-    """RFC 3720's, bit by bit."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = (crc >> 1) ^ (0x82F63B78 * (crc & 1))
-    return crc ^ 0xFFFFFFFF
-
-
-def _masked(data):
-    crc = _crc32c(data)
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-
-
 def _read_events(path):
     """Records are length, its checksum, content, its checksum."""
     from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.record_writer import masked_crc32c
 
+    # The check value of RFC 3720's checksum, rotated by 15 bits, and a constant added.
+    assert masked_crc32c(b"123456789") == 0xC78AB0E5
     content, events = path.read_bytes(), []
     while content:
         length, check = struct.unpack("<QI", content[:12])
-        assert check == _masked(content[:8])
-        data = content[12 : 12 + length]
-        assert len(data) == length
-        assert content[12 + length : 16 + length] == struct.pack("<I", _masked(data))
+        assert check == masked_crc32c(content[:8])
+        data, check = content[12 : 12 + length], content[12 + length : 16 + length]
+        assert check == struct.pack("<I", masked_crc32c(data))
         events.append(Event.FromString(data))
         content = content[16 + length :]
     assert events[0].file_version == "brain.Event:2"

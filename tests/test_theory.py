@@ -21,37 +21,24 @@ PROVEN = {
 }
 
 
-class Constants:
-    """Of ridge regression: L, L_m, L_max and L~ by eigenvalues."""
-
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((SAMPLES, D)) * np.linspace(0.3, 2.0, SAMPLES)[:, None]
-    y = rng.standard_normal(SAMPLES)
-    lam = 1 / SAMPLES
-
-    @classmethod
-    def largest(cls, rows, lam):
-        part = cls.x[rows]
-        return np.linalg.eigvalsh(part.T @ part)[-1] / SAMPLES + lam
-
-    @classmethod
-    def all(cls):
-        smoothness = cls.largest(slice(None), cls.lam)
-        workers = np.array([cls.largest(rows, cls.lam / M) for rows in PARTS])
-        return (
-            smoothness,
-            workers,
-            M * workers.max(),
-            math.sqrt(M * (workers**2).sum()),
-        )
+rng = np.random.default_rng(0)
+X = rng.standard_normal((SAMPLES, D)) * np.linspace(0.3, 2.0, SAMPLES)[:, None]
+Y = rng.standard_normal(SAMPLES)
 
 
-L, WORKERS, L_MAX, L_TILDE = Constants.all()
+def largest(rows):
+    return np.linalg.eigvalsh(rows.T @ rows)[-1] / SAMPLES
+
+
+# Of ridge regression with lambda = 1 / N: L, L_m, L_max and L~.
+L = largest(X) + 1 / SAMPLES
+WORKERS = np.array([largest(X[part]) + 1 / SAMPLES / M for part in PARTS])
+L_MAX, L_TILDE = M * WORKERS.max(), math.sqrt(M * (WORKERS**2).sum())
 
 
 @pytest.fixture(scope="module")
 def problem():
-    return problems.ridge(Constants.x, Constants.y, M, split=PARTS)
+    return problems.ridge(X, Y, M, split=PARTS)
 
 
 def recommended(problem, method, **parameters):
@@ -81,17 +68,7 @@ def test_the_constants_are_those_of_the_problem(problem):
     ("method", "parameters", "expected"),
     [
         ("gd", {}, 1 / L),
-        ("lag", {}, 1 / L),
         ("lag", {"zeta": 0.5}, 1 / L),
-        ("laq", {}, 1 / L),
-        ("gdsec", {"xi": 5.0}, 1 / L),
-        ("gdsoec", {"xi": 5.0}, 1 / L),
-        ("qsgdsec", {"xi": 5.0, "levels": 8}, 1 / L),
-        ("cgd", {"xi": 1.0}, 1 / L),
-        ("top_j", {"k": 3}, 1 / L),
-        ("sign_ef", {}, 1 / L),
-        ("low_rank", {}, 1 / L),
-        ("power_sgd", {"rank": 2}, 1 / L),
         ("iag", {}, 1 / (M * L)),
         ("qgd", {"levels": 2}, memoryless(min(7 / 4, math.sqrt(7) / 2))),
         ("qgd", {"levels": 4}, memoryless(7 / 16)),
@@ -183,6 +160,8 @@ def test_leaves_have_scopes(problem):
 def test_every_method_has_an_answer(problem, method):
     ours = recommended(problem, method.name, **method.arguments)
     assert 0 < ours.learning_rate <= 1.00001 / L
+    if method.name not in PROVEN | {"iag", "ef21_sgdm"}:
+        assert ours.learning_rate == pytest.approx(1 / L, rel=1e-5)
     getattr(gdsec_jax, method.name)(M, **(method.arguments | ours.parameters))
 
 
@@ -204,23 +183,15 @@ def test_bad_input(problem):
         message = rf"smoothness of {problem.name} is {value}, expected a number above 0"
         with pytest.raises(ValueError, match=message):
             theory("gd", unknown)
-    for method, name in (
-        ("ef21", "k"),
-        ("ef21_sgdm", "k"),
-        ("clag", "k"),
-        ("rand_k", "k"),
-        ("diana", "compressor"),
-        ("marina", "compressor"),
-    ):
+    for method in ("ef21", "ef21_sgdm", "clag", "rand_k", "diana", "marina"):
+        name = "compressor" if method in ("diana", "marina") else "k"
         message = f"{method} needs the parameter {name} for its step"
         with pytest.raises(ValueError, match=message):
             theory(method, problem)
     unknown = dataclasses.replace(problem, worker_smoothness=None)
     assert theory("gdsec", unknown).learning_rate == pytest.approx(1 / L, rel=1e-5)
     for method in (*sorted(PROVEN - {"gd"}), "iag", "ef21_sgdm"):
-        with pytest.raises(
-            ValueError, match="worker_smoothness is not known, which th"
-        ):
+        with pytest.raises(ValueError, match="worker_smoothness is not known, which"):
             theory(method, unknown, **ARGUMENTS[method])
     with pytest.raises(ValueError, match="expected a worker.Piece that declares its"):
         theory("diana", problem, compressor=worker.top_k(1))
@@ -228,30 +199,26 @@ def test_bad_input(problem):
         theory("ef21", problem, k=0)
 
 
-def test_theory_refuses_what_is_none_of_the_methods():
+MARINA = {"compressor": worker.random_k(3), "probability": 0.0}
+
+
+def test_theory_refuses_what_is_none_of_the_methods(problem):
     for name, given, message in (
         ("qgd", {"level": 4}, "qgd has no parameter level"),
         ("gd", {"reduction": "mean"}, "reduction is 'mean', expected 'sum'"),
         ("gd", {"weights": [1.0]}, "weights is given, expected None"),
         ("clag", {"k": 3, "zeta": -1.0}, "zeta is -1, expected a number at least 0"),
         ("ef21_sgdm", {"k": 3, "eta": 5.0}, "eta is 5, expected a number in"),
-        (
-            "marina",
-            {"compressor": worker.random_k(3), "probability": 0.0},
-            "probability is 0, expected a number in",
-        ),
+        ("marina", MARINA, "probability is 0, expected a number in"),
     ):
         with pytest.raises(ValueError, match=message):
-            gdsec_jax.theory(name, PROBLEM_FOR_ERRORS, **given)
+            theory(name, problem, **given)
 
 
-def test_steps_are_heuristic_where_the_theorems_do_not_hold():
-    stochastic = problems.minibatch(PROBLEM_FOR_ERRORS, 2)
+def test_steps_are_heuristic_where_the_theorems_do_not_hold(problem):
+    stochastic = problems.minibatch(problem, 2)
     assert gdsec_jax.theory("gd", stochastic).heuristic
     x = np.random.default_rng(0).standard_normal((12, 3))
     bumpy = problems.nonlinear_least_squares(x, np.full(12, 0.5), 3)
     assert gdsec_jax.theory("qgd", bumpy).heuristic
     assert not gdsec_jax.theory("ef21", bumpy, k=1).heuristic
-
-
-PROBLEM_FOR_ERRORS = problems.ridge(np.eye(12), np.arange(12.0), 3)

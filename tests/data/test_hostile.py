@@ -70,6 +70,10 @@ def check_files(folder, seed, number):
         for _ in range(number):
             path.write_bytes(cases.mutated(rng, content, WORDS))
             count += refused(path) is None
+        for end in rng.integers(0, len(content), 10):  # cut, and noise behind a head
+            for head in (content[:end], content[: end % 6] + rng.bytes(40)):
+                path.write_bytes(head)
+                refused(path)
     assert 0 < count < number * len(FILES) / 2
 
 
@@ -107,14 +111,8 @@ class Harm:
 ARCHIVES = {
     "a claim of 24 TB": (archive(header("(1000000000000, 3)")), "expected 24000000000"),
     "a claim of 2^60": (archive(header(f"({2**60}, 3)")), "bytes, expected 27670116"),
-    "a claim of less": (
-        archive(header("(-4, 3)") + X.tobytes()),
-        "holds 1.* bytes, exp",
-    ),
-    "a claim of 4 GB in 1 MB": (
-        archive(header("(500000000,)") + bytes(10**6)),
-        "bytes, expected 4000000",
-    ),
+    "a claim of less": (archive(header("(-4, 3)") + X.tobytes()), "s 1.* bytes, exp"),
+    "a claim of 4 GB": (archive(header("(500000000,)") + bytes(10**6)), "ed 4000000"),
     "parentheses": (archive(header("(" * 4000)), "not an NPZ archive of plain arrays"),
     "signs": (archive(header("(4, 3)", more="-" * 9000 + "1")), "not an NPZ archive"),
     "objects": (npz(X=np.array([Harm()] * 4), y=Y), "X.npy holds Python's objects"),
@@ -170,9 +168,7 @@ def test_what_decompresses_to_too_much(name, compress, tmp_path, monkeypatch):
     path.write_bytes(compress(BOMBS[name]))
     most = _compressed.most_bytes(path)
     assert most < len(BOMBS[name])
-    with pytest.raises(
-        OSError, match=f"holds more than {most:,} bytes, expected fewer"
-    ):
+    with pytest.raises(OSError, match=f"holds more than {most:,} bytes, expected few"):
         read(path)
     path.write_bytes(BOMBS[name])  # as large, yet on the disk
     if name != "a-idx":

@@ -1,7 +1,6 @@
 """Readers: the formats, and a sentence for every file that is not in one."""
 
 import bz2
-import contextlib
 import gzip
 import io
 import lzma
@@ -10,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from scipy import sparse
 
 from gdsec_jax import data
@@ -19,11 +16,6 @@ from gdsec_jax import data
 X = np.eye(2)
 LIBSVM = b"+1 1:0.5 3:2\n-1 2:1 # a comment\n"
 COMPRESS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
-fuzz = settings(
-    max_examples=150,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 
 
 def idx(array: np.ndarray, code: int = 8) -> bytes:
@@ -189,25 +181,3 @@ WHOLE = idx(np.arange(6, dtype="u1").reshape(2, 3))
 def test_bad_idx(tmp_path, content, message):
     with pytest.raises(ValueError, match=message):
         data.read_idx(put(tmp_path, "images", content))
-
-
-@fuzz
-@given(
-    content=st.one_of(
-        st.binary(max_size=64),
-        st.binary(max_size=40).map(lambda tail: b"\x00\x00\x08\x02" + tail),
-        st.binary(max_size=40).map(lambda tail: b"\x1f\x8b\x08" + tail),
-        st.integers(0, len(WHOLE) - 1).map(lambda end: WHOLE[:end]),
-        st.text("+-0123456789.:eE# \n\t,qidnaf", max_size=64).map(str.encode),
-        st.integers(0, len(LIBSVM)).map(lambda end: LIBSVM[:end]),
-        st.sampled_from([gzip.compress, bz2.compress, lzma.compress]).flatmap(
-            lambda compress: st.integers(0, 60).map(lambda n: compress(LIBSVM)[:n])
-        ),
-    )
-)
-def test_readers_read_or_refuse_anything(tmp_path, content):
-    path = put(tmp_path, "fuzz", content)
-    with contextlib.suppress(ValueError, OSError):
-        assert data.read_idx(path).nbytes < len(content)
-    with contextlib.suppress(ValueError, OSError):
-        assert len(data.read_libsvm(path).targets) > 0

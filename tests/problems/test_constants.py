@@ -1,7 +1,6 @@
-"""Smoothness constants against their formulas, eigenvalues against NumPy's."""
+"""Eigenvalues against NumPy's, and the curvature of a sigmoid's squares."""
 
 import numpy as np
-import oracle
 import pytest
 import scipy.sparse
 from hypothesis import given, settings
@@ -9,60 +8,6 @@ from hypothesis import strategies as st
 from inside import _constants
 
 from gdsec_jax import problems
-
-WORKERS, LAM = 3, 0.05
-SIZES = (14, 1, 9)  # a single sample, and fewer samples than features
-NUM_SAMPLES, LENGTH = sum(SIZES), 10
-
-rng = np.random.default_rng(0)
-X = rng.standard_normal((NUM_SAMPLES, LENGTH)) * np.linspace(0.2, 3, LENGTH)
-PARTS = np.split(rng.permutation(NUM_SAMPLES), np.cumsum(SIZES)[:-1])
-REAL = rng.standard_normal(NUM_SAMPLES)
-SIGNS = np.where(REAL > 0, 1, -1)
-LABELS = np.arange(NUM_SAMPLES) % 4
-
-# factory, targets, c of L, c of L^i, and whether lambda counts
-ROWS = {
-    "ridge": (problems.ridge, REAL, 1.0, 1.0, True),
-    "logistic": (problems.logistic, SIGNS, 0.25, 0.25, True),
-    "softmax": (problems.softmax, LABELS, 0.5, 0.25, True),
-    "lasso": (problems.lasso, REAL, 1.0, 1.0, False),
-    "nonlinear": (
-        problems.nonlinear_least_squares,
-        LABELS / 3,
-        0.07703,
-        0.07703,
-        True,
-    ),
-}
-
-
-@pytest.mark.parametrize(
-    "features", [X, scipy.sparse.csr_array(X)], ids=["dense", "csr"]
-)
-@pytest.mark.parametrize(
-    ("factory", "targets", "curvature", "along", "penalty"), ROWS.values(), ids=ROWS
-)
-def test_constants_are_the_formulas(
-    factory, targets, curvature, along, penalty, features
-):
-    problem = factory(features, targets, WORKERS, split=PARTS, regularization=LAM)
-    lam = LAM if penalty else 0.0
-    norm = oracle.gram_norm(X)
-    expected = curvature * norm / NUM_SAMPLES + lam
-    assert problem.smoothness == pytest.approx(expected, rel=1e-12)
-    each = [
-        curvature * oracle.gram_norm(X[part]) / NUM_SAMPLES + lam / WORKERS
-        for part in PARTS
-    ]
-    np.testing.assert_allclose(problem.worker_smoothness, each, rtol=1e-12)
-    columns = along * np.sum(X**2, axis=0) / NUM_SAMPLES + lam
-    shape = problem.init_params.shape
-    assert problem.coordinate_smoothness.shape == shape
-    columns = columns[:, None] if len(shape) == 2 else columns
-    np.testing.assert_allclose(
-        problem.coordinate_smoothness, np.broadcast_to(columns, shape), rtol=1e-12
-    )
 
 
 def test_the_curvature_of_a_sigmoids_squares_is_its_maximum():

@@ -22,39 +22,40 @@ LAM = 0.03
 
 
 class Row(NamedTuple):
-    """A problem: its factory, its oracle, and what its targets look like."""
+    """A problem: its factory, its oracle, its targets, and its loss's constants."""
 
     factory: Callable[..., problems.Problem]
     objective: Callable[..., oracle.Objective]
     gradient: Callable[..., oracle.Gradient]
     targets: str
+    curvature: float  # c of L
+    along: float  # c of L^i
+    penalty: bool = True  # whether lambda is part of L
     options: tuple[tuple[str, Any], ...] = ()
 
 
+def row_of(name: str, targets: str, curvature: float, along=None, **more) -> Row:
+    objective = getattr(oracle, f"{name}_objective")
+    gradient = more.pop("gradient", None) or getattr(oracle, f"{name}_gradient")
+    factory = getattr(problems, name)
+    along = curvature if along is None else along
+    return Row(factory, objective, gradient, targets, curvature, along, **more)
+
+
+def smooth_part(x, y, parts, lam):
+    """The gradient of the lasso without its penalty."""
+    return oracle.ridge_gradient(x, y, parts, 0.0)
+
+
+L1 = {"penalty": False, "gradient": oracle.lasso_subgradient}
+PROXIMAL = L1 | {"gradient": smooth_part, "options": (("proximal", True),)}
 ROWS = {
-    "ridge": Row(problems.ridge, oracle.ridge_objective, oracle.ridge_gradient, "real"),
-    "logistic": Row(
-        problems.logistic, oracle.logistic_objective, oracle.logistic_gradient, "sign"
-    ),
-    "softmax": Row(
-        problems.softmax, oracle.softmax_objective, oracle.softmax_gradient, "label"
-    ),
-    "lasso": Row(
-        problems.lasso, oracle.lasso_objective, oracle.lasso_subgradient, "real"
-    ),
-    "lasso_proximal": Row(
-        problems.lasso,
-        oracle.lasso_objective,
-        lambda x, y, parts, lam: oracle.ridge_gradient(x, y, parts, 0.0),
-        "real",
-        (("proximal", True),),
-    ),
-    "nonlinear_least_squares": Row(
-        problems.nonlinear_least_squares,
-        oracle.nonlinear_least_squares_objective,
-        oracle.nonlinear_least_squares_gradient,
-        "unit",
-    ),
+    "ridge": row_of("ridge", "real", 1.0),
+    "logistic": row_of("logistic", "sign", 0.25),
+    "softmax": row_of("softmax", "label", 0.5, 0.25),
+    "lasso": row_of("lasso", "real", 1.0, **L1),
+    "lasso_proximal": row_of("lasso", "real", 1.0, **PROXIMAL),
+    "nonlinear": row_of("nonlinear_least_squares", "unit", 0.07703),
 }
 SMOOTH = ["ridge", "logistic", "softmax"]
 
@@ -77,9 +78,6 @@ def look(problem: problems.Problem, theta) -> Looked:
 
 rows = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 smooth_rows = pytest.mark.parametrize("row", [ROWS[r] for r in SMOOTH], ids=SMOOTH)
-rows_with_optimum = pytest.mark.parametrize(
-    "row", list(ROWS.values())[:-1], ids=list(ROWS)[:-1]
-)
 
 
 def make_targets(kind: str, x, rng) -> np.ndarray:
@@ -221,7 +219,24 @@ def test_gradients_in_float32_are_close(row):
     np.testing.assert_allclose(gradients, expected, rtol=0, atol=2e-6)
 
 
-# Optimum
+# Constants and optimum
+
+
+@rows
+def test_constants_are_the_formulas(row):
+    x, y = make_data(row.targets)
+    lam = LAM * row.penalty
+    for features in (x, scipy.sparse.csr_array(x)):
+        problem = build(row, features, y, PARTS)
+        norms = [row.curvature * oracle.gram_norm(x[part]) for part in PARTS]
+        each = np.array(norms) / NUM_SAMPLES + lam / WORKERS
+        np.testing.assert_allclose(problem.worker_smoothness, each, rtol=1e-12)
+        whole = row.curvature * oracle.gram_norm(x) / NUM_SAMPLES + lam
+        assert problem.smoothness == pytest.approx(whole, rel=1e-12)
+        columns = row.along * np.sum(x**2, axis=0) / NUM_SAMPLES + lam
+        own = problem.coordinate_smoothness.T  # of softmax, a row for each class
+        assert own.T.shape == problem.init_params.shape
+        np.testing.assert_allclose(own, np.broadcast_to(columns, own.shape), 1e-12)
 
 
 @smooth_rows
@@ -277,7 +292,7 @@ def test_lasso_with_a_large_penalty_is_zero(x64):
     assert problem.optimum == pytest.approx(y @ y / (2 * NUM_SAMPLES), rel=1e-14)
 
 
-@rows_with_optimum
+@pytest.mark.parametrize("row", list(ROWS.values())[:-1], ids=list(ROWS)[:-1])
 def test_no_point_around_the_solution_is_lower(row, x64):
     problem = built(row)
     looked = look(problem, problem.solution)
@@ -353,7 +368,7 @@ def test_a_derivative_by_the_data_is_an_error_and_not_zero(form, x64):
 # Descent
 
 
-@pytest.mark.parametrize("name", [*SMOOTH, "nonlinear_least_squares"])
+@pytest.mark.parametrize("name", [*SMOOTH, "nonlinear"])
 def test_gradient_descent_with_the_inverse_smoothness_descends(name, x64):
     problem = built(ROWS[name])
     theta, seen = np.asarray(problem.init_params), []
@@ -395,25 +410,20 @@ def test_subgradients_leave_a_floor_on_the_lasso(x64):
 # Labels, splits and dtypes
 
 
-@pytest.mark.parametrize(
-    ("factory", "kind", "labels"),
-    [
-        *(
-            (problems.logistic, "sign", labels)
-            for labels in ((0, 1), (3, 7), (False, True), ("benign", "malign"))
-        ),
-        *(
-            (problems.softmax, "label", labels)
-            for labels in ((10, 20, 30), (-0.5, 0.25, 4.0), ("a", "b", "c"))
-        ),
-    ],
-)
-def test_any_labels_will_do(factory, kind, labels):
-    x, y = make_data(kind)
+LABELS = {
+    "logistic": ((0, 1), (3, 7), (False, True), ("benign", "malign")),
+    "softmax": ((10, 20, 30), (-0.5, 0.25, 4.0), ("a", "b", "c")),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_any_labels_will_do(name):
+    x, y = make_data(ROWS[name].targets)
     number = np.unique(y, return_inverse=True)[1]
-    expected = factory(x, y, WORKERS).worker_data.shards.targets
-    got = factory(x, np.array(labels)[number], WORKERS).worker_data.shards.targets
-    np.testing.assert_array_equal(got, expected)
+    for labels in (np.unique(y), *LABELS[name]):
+        problem = ROWS[name].factory(x, np.array(labels)[number], WORKERS, split=PARTS)
+        expected = y[PARTS[0]]
+        np.testing.assert_array_equal(problem.worker_data.shards.targets[0], expected)
 
 
 def test_regularization_is_one_over_n_unless_given():
@@ -458,16 +468,10 @@ def test_dtype_follows_the_features_unless_given(given, dtype, expected, x64):
     assert gradients.dtype == expected
 
 
-def test_float32_without_x64():
-    x, y = make_data("label")
-    problem = problems.softmax(x, y, 4, dtype="float64")
+def test_float32_without_x64():  # the constants do not suffer from it: see above
+    problem = problems.softmax(*make_data("label"), 4, dtype="float64")
     assert problem.init_params.dtype == jnp.float32
     assert problem.worker_data.shards.targets.dtype == jnp.int32
-    # The constants do not suffer from it.
-    norm = oracle.gram_norm(x)
-    lam = 1 / NUM_SAMPLES
-    expected = norm / (2 * NUM_SAMPLES) + lam
-    assert problem.smoothness == pytest.approx(expected, rel=1e-14)
 
 
 # What is refused
@@ -488,16 +492,12 @@ REFUSED = {
     r"features holds nan at \[5, 4\]": {
         "features": scipy.sparse.csr_array(replaced(X, (5, 4), np.nan))
     },
-    r"targets holds nan at \[9\], expected finite numbers\.": {
-        "targets": replaced(Y, 9, np.nan)
-    },
+    r"targets holds nan at \[9\], expected fin": {"targets": replaced(Y, 9, np.nan)},
     r"targets holds inf at \[0\]": {"targets": replaced(Y, 0, np.inf)},
     r"shape \(43,\), expected \[N, D\]": {"features": X[:, 0]},
     r"shape \(43, 0\), expected \[N, D\]": {"features": X[:, :0]},
     r"shape \(0, 7\), expected \[N, D\]": {"features": X[:0]},
-    r"targets has shape \(42,\), expected \(43,\): one for each row": {
-        "targets": Y[:-1]
-    },
+    r"shape \(42,\), expected \(43,\): one for each row": {"targets": Y[:-1]},
     r"targets has shape \(43, 1\), expected \(43,\)": {"targets": Y[:, None]},
     r"regularization is -0\.5, expected a number ": {"regularization": -0.5},
     "regularization is nan, expected a number": {"regularization": np.nan},
@@ -551,16 +551,8 @@ ONES, SIGMOID = np.ones(43), problems.nonlinear_least_squares
         (problems.logistic, ONES, r"regression must have two values, got 1\."),
         (problems.logistic, np.arange(43) % 3, r"must have two values, got 3\."),
         (problems.softmax, ONES, "must have two labels or more, got 1"),
-        (
-            problems.nonlinear_least_squares,
-            -ONES / 4,
-            r"-0.25, expected .* in \[0, 1\]",
-        ),
-        (
-            problems.nonlinear_least_squares,
-            1.5 * ONES,
-            "targets is 1.5, expected a num",
-        ),
+        (SIGMOID, -ONES / 4, r"targets is -0.25, expected .* in \[0, 1\]"),
+        (SIGMOID, 1.5 * ONES, "targets is 1.5, expected a number"),
     ],
 )
 def test_targets_that_do_not_fit_the_loss(factory, targets, sentence):
