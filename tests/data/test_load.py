@@ -20,6 +20,10 @@ SHARED = os.environ.get("GDSEC_DATA_DIR", "")
 DEAD = "http://127.0.0.1:9/"  # the discard port: nothing listens
 
 
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
     """Point both folders of the package at empty ones of this test."""
@@ -66,7 +70,7 @@ def register(monkeypatch):
     """Make ``toy`` a data set whose file the given mirrors serve."""
 
     def do(*mirrors, name="toy.libsvm", content=TOY, **facts):
-        facts.setdefault("sha256", hashlib.sha256(content).hexdigest())
+        facts.setdefault("sha256", sha256(content))
         urls = tuple(mirror + name for mirror in mirrors)
         inner = name.removesuffix(".bz2")
         file = _registry.File(inner, urls, (3, 3), **facts)
@@ -164,11 +168,7 @@ BAD = b"+1 1:2\n"
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        (
-            {},
-            f"toy.libsvm' has SHA-256 {hashlib.sha256(BAD).hexdigest()}, expected "
-            f"{hashlib.sha256(TOY).hexdigest()}",
-        ),
+        ({}, f"toy.libsvm' has SHA-256 {sha256(BAD)}, expected {sha256(TOY)}"),
         ({"sha256": None}, r"holds shape \(1, 3\), expected \(3, 3\)"),
     ],
 )
@@ -221,12 +221,7 @@ def test_the_second_mirror_is_used(folders, mirror, register, first):
     ("content", "place", "facts", "reason"),
     [
         (BAD, "", {}, "has SHA-256 .*, expected"),
-        (
-            BAD,
-            "",
-            {"sha256": None, "served_hash": "md5:00"},
-            "it has md5 .* expect",
-        ),
+        (BAD, "", {"sha256": None, "served_hash": "md5:00"}, "it has md5 .* expected"),
         (BAD, "", {"sha256": None}, r"holds shape \(1, 3\), expected \(3, 3\)"),
         (TOY, "cut/", {}, ""),
     ],

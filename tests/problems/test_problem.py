@@ -94,9 +94,7 @@ def test_worker_data_need_one_leading_axis(worker_data, shapes):
     ("leaf", "dtype"), [(np.arange(2), "int"), (np.ones(2, complex), "complex")]
 )
 def test_parameters_must_be_real_floating_point(leaf, dtype):
-    message = (
-        rf"params\['w'\] has dtype {dtype}\d+, expected a real floating-point dtype"
-    )
+    message = rf"params\['w'\] has dtype {dtype}\d+, expected a real floating-point"
     with pytest.raises(ValueError, match=message):
         problems.from_loss(pull, POINTS, {"w": leaf, "b": 0.0})
 
@@ -114,16 +112,13 @@ def test_parameters_must_be_real_floating_point(leaf, dtype):
     ids=["vector", "one entry", "bool", "integer", "complex", "several values"],
 )
 def test_the_loss_must_be_a_real_scalar(loss, got):
-    with pytest.raises(
-        ValueError, match=f"worker_loss must return a real scalar, .*{got}"
-    ):
+    message = f"worker_loss must return a real scalar, .*{got}"
+    with pytest.raises(ValueError, match=message):
         problems.from_loss(loss, np.float32(POINTS), jnp.zeros(2))
 
 
 def test_the_measure_is_checked():
-    with pytest.raises(
-        ValueError, match="measure is 'norm', expected one of objective, gradient"
-    ):
+    with pytest.raises(ValueError, match="measure is 'norm', expected one of objectiv"):
         problems.from_loss(pull, POINTS, start(), measure="norm")  # pyright: ignore
 
 

@@ -33,24 +33,14 @@ def test_the_step_minimises_its_definition(param, step, strength):
 
 
 def test_trees_dtypes_and_exact_zeros():
-    params = {
-        "w": jnp.array([1.0, -3.0, 0.5, 0.0]),
-        "b": jnp.array(2.0, jnp.bfloat16),
-    }
-    updates = {
-        "w": jnp.array([0.0, 0.0, -0.25, 0.5]),
-        "b": jnp.array(-4.0, jnp.bfloat16),
-    }
+    half = jnp.bfloat16
+    params = {"w": jnp.array([1.0, -3.0, 0.5, 0.0]), "b": jnp.array(2.0, half)}
+    updates = {"w": jnp.array([0.0, 0.0, -0.25, 0.5]), "b": jnp.array(-4.0, half)}
     transform = problems.proximal_l1(0.5)
     shrunk, _ = transform.update(updates, transform.init(params), params, value=1.0)
     chex.assert_trees_all_equal_dtypes(shrunk, params)
-    chex.assert_trees_all_equal(
-        optax.apply_updates(params, shrunk),
-        {
-            "w": jnp.array([0.5, -2.5, 0.0, 0.0]),
-            "b": jnp.array(-1.5, jnp.bfloat16),
-        },
-    )
+    expected = {"w": jnp.array([0.5, -2.5, 0.0, 0.0]), "b": jnp.array(-1.5, half)}
+    chex.assert_trees_all_equal(optax.apply_updates(params, shrunk), expected)
 
 
 def test_strength_may_be_traced():

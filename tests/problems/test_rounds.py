@@ -75,9 +75,7 @@ def test_the_key_decides_a_run_with_draws(num_steps):
     np.testing.assert_array_equal(first.bits, again.bits)
     assert not np.array_equal(first.objective_error, other.objective_error)
     assert np.unique(first.objective_error).size == 30
-    with pytest.raises(
-        ValueError, match="key is None, expected an int or a random key"
-    ):
+    with pytest.raises(ValueError, match="key is None, expected an int or a random k"):
         gdsec_jax.simulate(problem, optimizer, 3)
 
 

@@ -250,9 +250,8 @@ def test_an_entry_of_a_grid_flushed_to_zero():
 def test_powers_at_the_ends():
     values = np.float32([2.0**-126, -(2.0**127), 0, 1])
     message = Message(values, Code("power"))
-    assert encode(message, "dense") == from_bits(
-        "0 00000001 1 11111110 0 00000000 0 01111111"
-    )
+    written = from_bits("0 00000001 1 11111110 0 00000000 0 01111111")
+    assert encode(message, "dense") == written
     round_trip(message)
 
 
@@ -261,22 +260,18 @@ def test_powers_at_the_ends():
 
 @pytest.mark.parametrize("name", ["entropy", "values", "coo_bare", "coo64"])
 def test_conventions_have_no_bytes(name):
-    values = np.ones(3, np.float32)
-    with pytest.raises(ValueError, match=f"{name}', a convention for counts"):
-        encode(Message(values), name)
+    with pytest.raises(ValueError, match=f"{name}', a convention for counts that has"):
+        encode(Message(ONES), name)
     with pytest.raises(ValueError, match="a convention for counts that has no bytes"):
-        decode(b"", values, name)
+        decode(b"", ONES, name)
 
 
 def test_a_width_of_convention_has_no_bytes():
     values, narrow = np.ones(3), Format("rle", value_bits=32)
-    with pytest.raises(
-        ValueError,
-        match=r"value_bits is 32, but the values are 64 bits wide: compress with "
-        r"worker.cast\('float32'\).",
-    ):
+    message = r"value_bits is 32, but .* 64 bits .*: compress with worker.cast\('float3"
+    with pytest.raises(ValueError, match=message):
         encode(Message(values), narrow)
-    with pytest.raises(ValueError, match="value_bits is 32"):
+    with pytest.raises(ValueError, match=message):
         decode(b"", values, narrow)
     with pytest.raises(ValueError, match=r"are 64 bits wide.$"):
         encode(Message(values), Format("rle", value_bits=5))
@@ -309,33 +304,15 @@ UNWRITABLE = [
     (Message(ONES, Code(num_scales=1)), "num_scales is 1, expected 0 for 'float'"),
     (Message(ONES, Code("ternary")), "num_scales is 0, expected 1 for 'ternary'"),
     (Message(ONES, TERNARY), r"float32 of shape \(0,\), expec"),
-    (
-        Message(ONES, TERNARY, np.ones(1)),
-        r"scales are float64 of shape \(1,\), expected float32 of shape \(1,\)",
-    ),
-    (
-        Message(ONES, TERNARY, 2 * ONE),
-        "1.0, expected 2.0 times an integer of at most",
-    ),
-    (
-        Message(ONES, LEVELS, ONE / 4),
-        "1.0, expected 0.25 times an integer of at mos",
-    ),
+    (Message(ONES, TERNARY, np.ones(1)), r"scales are float64 of shape \(1,\), expect"),
+    (Message(ONES, TERNARY, 2 * ONE), "1.0, expected 2.0 times an integer of at most"),
+    (Message(ONES, LEVELS, ONE / 4), "1.0, expected 0.25 times an integer of at most"),
     (Message(ONES * np.nan, LEVELS, ONE / 4), "nan, expected 0.25 times an integer"),
-    (
-        Message(ONES, GRID, ONE / 2),
-        "1.0, expected 0.5 times an odd integer of at m",
-    ),
+    (Message(ONES, GRID, ONE / 2), "1.0, expected 0.5 times an odd integer of at most"),
     (Message(np.float32([1, 0]), GRID, ONE), "0.0, expected 1.0 times an odd integer"),
-    (Message(3 * ONES, Code("power")), "value 3.0, expected a power of two"),
-    (
-        Message(np.float64([2.0**200]), Code("power")),
-        r"expected a power of two from 2\^-126 to 2\^127",
-    ),
-    (
-        Message(ONES + 1e-6, Code(dtype="bfloat16")),
-        "expected a number that is exact in",
-    ),
+    (Message(3 * ONES, Code("power")), r"value 3.0, expected a power of two from 2\^-"),
+    (Message(np.ones(1) * 2**200, Code("power")), r"expected a power of .* to 2\^127"),
+    (Message(ONES + 1e-6, Code(dtype="bfloat16")), "expected a number that is exact"),
     (Message(ONES, whole=2), "whole is 2, expected True or False"),
 ]
 
@@ -369,9 +346,7 @@ TWO = Code("levels", 2, None, 1)
 REFUSED = {
     "data are 8 bytes, expected 10 for the 80 bits": [("dense", Code(), 4 * BFLOAT)],
     "data are 12 bytes, expected 10 for the 80 b": [("dense", Code(), 6 * BFLOAT)],
-    "4 bytes, expected 3 for the 21 bits": [
-        ("bitmap", Code(), "10000" + BFLOAT + 8 * "0")
-    ],
+    "4 bytes, expected 3": [("bitmap", Code(), "10000" + BFLOAT + 8 * "0")],
     "1 bytes, expected 3 for the 21 bits": [("bitmap", Code(), "10000")],
     "ones behind the 21 bits of this": [("bitmap", Code(), "10000" + BFLOAT + "1")],
     "bytes for a message that is all zeros, expected none": [

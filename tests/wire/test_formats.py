@@ -177,9 +177,7 @@ def test_what_is_refused():
         as_format(3)
     with pytest.raises(ValueError, match="value_bits is 0, expected an integer"):
         as_format(wire.Format("coo", 0))
-    with pytest.raises(
-        ValueError, match=r"2147483648 entries, expected fewer than 2\*\*31"
-    ):
+    with pytest.raises(ValueError, match=r"2147483648 entries, expected fewer than"):
         layout_of(jax.ShapeDtypeStruct((2**31,), jnp.float32), "coo")
     one = np.float32([1])
     alone = count(one, layout_of(one, "coo"))
