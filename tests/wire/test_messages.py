@@ -10,13 +10,7 @@ import numpy as np
 import optax
 import pytest
 from cases import METHODS, Method
-from inside import (
-    _codes,
-    _error_feedback,
-    _memoryless,
-    _options,
-    _whole_vectors,
-)
+from inside import _codes, _error_feedback, _memoryless, _options, _whole_vectors
 from messages import COSTS, round_trip
 
 import gdsec_jax
@@ -211,8 +205,6 @@ DENSE = (
     (named("gd")[0], 28 * 32),
     (named("laq")[0], 32 + 28 * 4),
     (named("power_sgd")[0], (5 + 4 + 8) * 32),
-)
-DENSE_SLOW = (
     (named("sign_ef")[0], 32 + 28),
     (VARIANTS[1], 3 * 32 + 28 * 3),
     (VARIANTS[6], (3 * (5 + 4) + 8) * 32),
@@ -224,8 +216,8 @@ DENSE_SLOW = (
 @pytest.mark.parametrize(
     ("method", "cost"),
     [
-        *(pytest.param(*row, id=row[0].name) for row in DENSE),
-        *(pytest.param(*row, id=row[0].name, marks=slow) for row in DENSE_SLOW),
+        pytest.param(*row, id=row[0].name, marks=() if i < 3 else slow)
+        for i, row in enumerate(DENSE)
     ],
 )
 def test_dense_messages_cost_the_same_in_every_convention(method, cost):
@@ -241,10 +233,7 @@ def test_dense_messages_cost_the_same_in_every_convention(method, cost):
 @pytest.mark.usefixtures("recorded")
 @pytest.mark.parametrize(
     "name",
-    [
-        "marina",
-        *(pytest.param(name, marks=slow) for name in ("ef21", "ef21_sgdm", "clag")),
-    ],
+    ["marina", *(pytest.param(x, marks=slow) for x in ("ef21", "ef21_sgdm", "clag"))],
 )
 def test_whole_messages_cost_their_floats_in_every_convention(name):
     method = named(name)[0]
@@ -281,13 +270,8 @@ def wide_run(name, length, rounds):
         steady_loss, jnp.arange(1.0, 8.0), jnp.zeros(length, jnp.float32)
     )
     optimizer = optax.chain(algorithm, optax.sgd(1e-12))
-    return gdsec_jax.simulate(
-        problem,
-        optimizer,
-        rounds,
-        eval_every=5,
-        stop=gdsec_jax.Stop(divergence_factor=1e30),
-    )
+    stop = gdsec_jax.Stop(divergence_factor=1e30)
+    return gdsec_jax.simulate(problem, optimizer, rounds, eval_every=5, stop=stop)
 
 
 @pytest.mark.parametrize(
