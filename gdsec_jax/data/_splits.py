@@ -97,10 +97,7 @@ def _cuts(sizes: Sequence[int], num_workers: int, num_samples: int) -> np.ndarra
 
 
 def _dirichlet(
-    labels: np.ndarray,
-    num_workers: int,
-    concentration: float,
-    rng: np.random.Generator,
+    labels: np.ndarray, num_workers: int, concentration: float, rng: np.random.Generator
 ) -> list[np.ndarray]:
     kinds, kind = np.unique(labels, return_inverse=True)
     owner = np.empty(len(labels), dtype=np.intp)

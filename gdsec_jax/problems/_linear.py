@@ -231,7 +231,8 @@ def linear_problem(
     quadratic: bool = False,  # as ridge regression
 ) -> Problem:
     """Put a problem together: its arrays on the device, and the constants of theory."""
-    features, targets, parts, regularization, dtype = samples
+    features, targets, parts = samples.features, samples.targets, samples.parts
+    regularization, dtype = samples.regularization, samples.dtype
     num_samples, num_workers = targets.size, len(parts)
     gram = None
     # A gradient reads the samples twice, and H once.

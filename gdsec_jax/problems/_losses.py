@@ -7,12 +7,7 @@ import scipy
 
 from gdsec_jax import _checks
 from gdsec_jax.problems import _constants
-from gdsec_jax.problems._linear import (
-    half_square,
-    linear_loss,
-    linear_problem,
-    samples,
-)
+from gdsec_jax.problems._linear import half_square, linear_loss, linear_problem, samples
 from gdsec_jax.problems._problem import Problem
 
 # max over z, and y in [0, 1], of the second derivative of (y - sigma(z))^2 / 2

@@ -46,23 +46,14 @@ class Constants:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A model without its parameters, in the three ways in which it is called.
+    """A model without its parameters: its graph in the three ways of calling it."""
 
-    Attributes:
-      training: the graph without its variables: with dropout, normalised by the batch.
-      deterministic: without dropout, normalised by the batch; its statistics stay.
-      inference: without dropout, normalised by statistics that were kept.
-      normalises: whether it does so by the batch at all.
-      keys: the structure of its random keys, and their shapes.
-      rest: its other variables.
-    """
-
-    training: Hashable
-    deterministic: Hashable
-    inference: Hashable
-    normalises: bool
-    keys: tuple[Any, tuple[tuple[int, ...], ...]]
-    rest: Constants
+    training: Hashable  # with dropout, normalised by the batch
+    deterministic: Hashable  # without dropout, normalised by the batch
+    inference: Hashable  # without dropout, normalised by statistics that were kept
+    normalises: bool  # whether it does so by the batch at all
+    keys: tuple[Any, tuple[tuple[int, ...], ...]]  # structure and shapes of random keys
+    rest: Constants  # its other variables
 
     @property
     def draws(self) -> bool:
@@ -97,25 +88,17 @@ class Network:
         from flax import nnx
 
         rest = self.rest.tree() if rest is None else rest
-        return nnx.merge(graph, params, self._fresh_keys(key), rest)
-
-    def _fresh_keys(self, key) -> PyTree:
-        """A key of its own for each of the model's streams."""
         structure, shapes = self.keys
         key = jax.random.key(0) if key is None else key
-        own = [jax.random.fold_in(key, i) for i in range(len(shapes))]
-        return jax.tree.unflatten(
-            structure,
-            [jax.random.split(k, s) for k, s in zip(own, shapes, strict=True)],
-        )
+        own = [
+            jax.random.split(jax.random.fold_in(key, i), shape)
+            for i, shape in enumerate(shapes)
+        ]
+        return nnx.merge(graph, params, jax.tree.unflatten(structure, own), rest)
 
 
 def network_of(model: "nnx.Module") -> tuple[Network, PyTree]:
-    """A model's functions, and its parameters; the model stays as it is.
-
-    Raises:
-      ValueError: it has batch statistics that are not those of nnx.BatchNorm.
-    """
+    """A model's functions, and its parameters; the model stays as it is."""
     from flax import nnx
 
     model = nnx.clone(model)
@@ -135,25 +118,20 @@ def network_of(model: "nnx.Module") -> tuple[Network, PyTree]:
             nnx.BatchNorm, use_running_average=False, momentum=0.0
         )
     _, params, keys, rest = split(model)
-    shapes = tuple(jnp.shape(key) for key in jax.tree.leaves(keys))
-    structure = jax.tree.structure(keys)
+    leaves, structure = jax.tree.flatten(keys)
     network = Network(
         training=split(training)[0],
         deterministic=split(deterministic)[0],
         inference=split(inference)[0],
         normalises=normalised,
-        keys=(structure, shapes),
+        keys=(structure, tuple(map(jnp.shape, leaves))),
         rest=Constants.of(rest),
     )
     return network, params
 
 
 def normalises(model: "nnx.Module") -> bool:
-    """Whether the model has layers that normalise by the batch.
-
-    Raises:
-      ValueError: it has other batch statistics than those of nnx.BatchNorm.
-    """
+    """Whether the model has layers that normalise by the batch, of nnx.BatchNorm."""
     from flax import nnx
 
     kept = {path[:-1] for path, _ in nnx.to_flat_state(nnx.state(model, nnx.BatchStat))}
@@ -184,14 +162,12 @@ def _with(tree: PyTree, some: PyTree) -> PyTree:
 
 def _wide(outputs):
     """Outputs in float32 at least: losses of numbers with few digits say little."""
-    return jax.tree.map(
-        lambda x: (
-            x.astype(_trees.widest(x.dtype, jnp.float32))
-            if jnp.issubdtype(x.dtype, jnp.floating)
-            else x
-        ),
-        outputs,
-    )
+
+    def one(x):
+        floats = jnp.issubdtype(x.dtype, jnp.floating)
+        return x.astype(_trees.widest(x.dtype, jnp.float32)) if floats else x
+
+    return jax.tree.map(one, outputs)
 
 
 class Drawn(NamedTuple):

@@ -91,13 +91,7 @@ class Problem:
         return self.gradients_of(params, key, index, self.worker_data)
 
     def gradients_of(self, params: PyTree, key, index, worker_data: PyTree) -> PyTree:
-        """`gradients` of some workers, leaves [G, *param].
-
-        Args:
-          params, key: as in `gradients`.
-          index: int [G], their numbers.
-          worker_data: theirs, leaves [G, ...].
-        """
+        """`gradients` of the workers numbered index, int [G], whose data these are."""
         if key is None:
             gradients = jax.vmap(jax.grad(self.worker_loss), (None, 0))
             return gradients(params, worker_data)

@@ -89,11 +89,7 @@ def times(matrix: Segments, x, num_rows: int):
     if matrix.rows is None:
         return sums
     return jax.ops.segment_sum(
-        sums,
-        matrix.rows,
-        num_rows,
-        indices_are_sorted=True,
-        mode="promise_in_bounds",
+        sums, matrix.rows, num_rows, indices_are_sorted=True, mode="promise_in_bounds"
     )
 
 

@@ -124,8 +124,7 @@ def test_a_worker_normalises_by_its_own_batch(x64):
 
 
 @pytest.mark.parametrize(
-    ("held_out", "eval_batch", "worker_batch"),
-    [(True, 7, None), (False, 4, 2)],
+    ("held_out", "eval_batch", "worker_batch"), [(True, 7, None), (False, 4, 2)]
 )
 def test_what_is_evaluated_is_normalised_by_a_fixed_sample(
     held_out, eval_batch, worker_batch, x64

@@ -378,7 +378,7 @@ REFUSED = {
         ("rle", Code(), "00111" + 6 * "1" + 6 * BFLOAT),
     ],
     "data are 15 bytes, expected at most 13 for a message of 5 entries": [
-        ("coo", Code(), "110" + 6 * "000" + 6 * BFLOAT),
+        ("coo", Code(), "110" + 6 * "000" + 6 * BFLOAT)
     ],
     "end within the scales or the positions of the non-zeros, expected more": [
         ("coo", Code(), "101 000 0"),
