@@ -44,8 +44,7 @@ _EMBEDDED = {
 def available() -> tuple[Entry, ...]:
     """List the named data sets and where their files are now.
 
-    Returns:
-      One entry a data set. A split is ``remote`` while one of its files is missing.
+    A split is ``remote`` while one of its files is missing.
 
     Raises:
       FileNotFoundError: GDSEC_DATA_DIR is set, but not to a folder.

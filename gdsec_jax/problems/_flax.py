@@ -184,9 +184,6 @@ def flax_model(problem: Problem, params: PyTree) -> "nnx.Module":
       problem: of `flax_problem`.
       params: of its model, such as `History.params`.
 
-    Returns:
-      An `nnx.Module`.
-
     Raises:
       ValueError: the problem is none of `flax_problem`, or the parameters are others'.
 

@@ -125,14 +125,9 @@ def logistic(
     method, with conjugate gradients for D > 2,000.
 
     Args:
-      features, num_workers, regularization, split, seed, dtype: as in `ridge`.
       targets: [N], of two different values; the lower becomes -1.
 
-    Returns:
-      A `Problem` that starts from zero.
-
-    Raises:
-      ValueError: the targets do not have two values; and as `ridge`.
+    Further Args, Returns, Raises: as in `ridge`.
 
     Examples:
       >>> import numpy as np
@@ -208,14 +203,9 @@ def softmax(
     conjugate gradients.
 
     Args:
-      features, num_workers, regularization, split, seed, dtype: as in `ridge`.
-      targets: [N], labels of any kind; sorted, they become 0 … C-1.
+      targets: [N], two labels or more, of any kind; sorted, they become 0 … C-1.
 
-    Returns:
-      A `Problem` that starts from zero.
-
-    Raises:
-      ValueError: there are fewer than two labels; and as `ridge`.
+    Further Args, Returns, Raises: as in `ridge`.
 
     Examples:
       >>> import numpy as np
@@ -286,16 +276,11 @@ def lasso(
     scikit-learn's coordinate descent, polished on the support that it finds.
 
     Args:
-      features, targets, num_workers, regularization, split, seed, dtype: as in `ridge`.
       proximal: False: the workers' gradients include the penalty's subgradient, with
         sign(0) = 0; at a fixed step the error then has a floor. True: they leave it
         out, and `proximal_l1` behind the step takes care of it.
 
-    Returns:
-      A `Problem` that starts from zero.
-
-    Raises:
-      ValueError: as `ridge`.
+    Further Args, Returns, Raises: as in `ridge`.
 
     Examples:
       >>> import numpy as np
@@ -341,14 +326,9 @@ def nonlinear_least_squares(
     of the gradient of f.
 
     Args:
-      features, num_workers, regularization, split, seed, dtype: as in `ridge`.
       targets: [N], in [0, 1].
 
-    Returns:
-      A `Problem` that starts from zero.
-
-    Raises:
-      ValueError: a target lies outside [0, 1]; and as `ridge`.
+    Further Args, Returns, Raises: as in `ridge`.
 
     Examples:
       >>> import numpy as np

@@ -40,10 +40,8 @@ def decode(
       The message, with NumPy arrays; zeros, and scales of zero, if there are no bytes.
 
     Raises:
-      ValueError: the bytes are none that `encode` could write for such a message: too
-        few or too many, positions that do not ascend or do not exist, values or scales
-        that their code does not have, or values that are not finite where they should
-        be. A flipped bit within a value is not noticed.
+      ValueError: the bytes are none that `encode` could write for such a message, or
+        values are not finite that should be. A flipped bit in a value is not noticed.
 
     Examples:
       >>> import jax, numpy as np

@@ -52,9 +52,8 @@ def encode(message: Message, format: str | Format) -> bytes:
       :math:`\lceil` bits / 8 :math:`\rceil` bytes; none if all values are zero.
 
     Raises:
-      ValueError: the format has no bytes; values are subnormal or -0.0, or the code
-        cannot express one exactly; scales are not of the code's number, finite and
-        positive or zero.
+      ValueError: the format has no bytes; values are subnormal or -0.0, or none that
+        the code can express; scales are not of its number, or negative or not finite.
 
     Examples:
       >>> import numpy as np
