@@ -1,5 +1,6 @@
 """Bytes from anywhere: a message or one sentence, in bounded memory and work."""
 
+import itertools
 import time
 import tracemalloc
 
@@ -50,34 +51,6 @@ def assert_sound(back, message, data, form):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("code", CODES, ids=str)
-@settings(max_examples=5, deadline=None)
-@given(
-    dtypes=st.lists(st.sampled_from(DTYPES), min_size=2, max_size=2),
-    density=st.sampled_from([0.1, 0.5]),
-    noise=st.binary(max_size=40),
-    seed=st.integers(0, 2**20),
-)
-def test_broken_bytes(form, code, dtypes, density, noise, seed):
-    """Noise, what is cut or goes on, and flipped bits."""
-    rng = np.random.default_rng(seed)
-    message, _ = random_message(rng, [(9,), (2, 2)], dtypes, code, density)
-    data = wire.encode(message, form)
-    for broken in (*(data[:end] for end in range(1, len(data))), data + b"\0"):
-        if data:
-            assert decoded_or_refused(message, broken, form) is None
-    changed = [noise, data + noise]
-    for bit in rng.permutation(8 * len(data))[:30].tolist():
-        flipped = bytearray(data)
-        flipped[bit // 8] ^= 128 >> bit % 8
-        changed.append(bytes(flipped))
-    for each in changed:
-        back = decoded_or_refused(message, each, form)
-        if back is not None:
-            assert_sound(back, message, each, form)
-
-
-@pytest.mark.parametrize("form", FORMATS)
 def test_long_broken_bytes(form):
     """Runs that never end, counts that nothing backs, and noise, of a megabyte."""
     like = wire.Message(jax.ShapeDtypeStruct((2**31 - 1,), np.float32))
@@ -89,40 +62,39 @@ def test_long_broken_bytes(form):
         assert time.perf_counter() - start < 5
 
 
-def some_message(rng, sizes):
-    form, code = FORMATS[rng.integers(5)], CODES[rng.integers(len(CODES))]
-    shapes, dtypes = [(int(rng.choice(sizes)),), (2, 2)], rng.choice(DTYPES, 2)
-    density, per_leaf, whole = rng.choice(DENSITIES), rng.random() < 0.5, False
-    whole = rng.random() < 0.1
-    message, _ = random_message(rng, shapes, dtypes, code, density, per_leaf, whole)
-    return message, form
-
-
-def check_mutations(seed, number, sizes):
+def check_mutations(seed, times, sizes):
+    """Messages of every format and code, cut, gone on with, and mutated."""
     rng = np.random.default_rng(seed)
-    found = 0
-    for _ in range(number):
-        message, form = some_message(rng, sizes)
+    found = number = 0
+    for form, code in times * list(itertools.product(FORMATS, CODES)):
+        shapes, dtypes = [(int(rng.choice(sizes)),), (2, 2)], rng.choice(DTYPES, 2)
+        density, per_leaf = rng.choice(DENSITIES), rng.random() < 0.5
+        whole = rng.random() < 0.1
+        message, _ = random_message(rng, shapes, dtypes, code, density, per_leaf, whole)
         data = wire.encode(message, form)
+        ends = rng.integers(1, len(data), 20) if len(data) > 1 else []
+        for broken in (*(data[:end] for end in ends), data + b"\0"):
+            if data:
+                assert decoded_or_refused(message, broken, form) is None
         entries = sum(leaf.size for leaf in message.values)
-        for _ in range(10):
-            bad = cases.mutated(rng, data)
+        for bad in (rng.bytes(40), *(cases.mutated(rng, data) for _ in range(10))):
             back, peak = peak_of(decoded_or_refused, message, bad, form)
             assert peak < 2**21 + 64 * entries + 4 * len(bad)
             if back is not None:
                 found += 1
                 assert_sound(back, message, bad, form)
+        number += 1
     assert found > number  # of ten times as many
 
 
 def test_mutated_messages():
-    check_mutations(0, 60, [1, 9, 100, 1000])
+    check_mutations(0, 2, [1, 9, 100, 1000])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_many_mutated_messages(seed):
-    check_mutations(seed, 400, [1, 2, 9, 100, 3000, 40_000])
+    check_mutations(seed, 8, [1, 2, 9, 100, 3000, 40_000])
 
 
 @pytest.mark.parametrize("form", FORMATS)
