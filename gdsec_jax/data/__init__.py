@@ -8,11 +8,11 @@ from gdsec_jax.data._load import load as load
 from gdsec_jax.data._read import read as read
 from gdsec_jax.data._read import read_idx as read_idx
 from gdsec_jax.data._read import read_libsvm as read_libsvm
+from gdsec_jax.data._splits import Shards as Shards
+from gdsec_jax.data._splits import SparseRows as SparseRows
 from gdsec_jax.data._splits import split as split
-from gdsec_jax.data._stack import Shards as Shards
-from gdsec_jax.data._stack import SparseRows as SparseRows
-from gdsec_jax.data._stack import spread as spread
-from gdsec_jax.data._stack import stack as stack
+from gdsec_jax.data._splits import spread as spread
+from gdsec_jax.data._splits import stack as stack
 from gdsec_jax.data._synthetic import NUM_CHARACTERS as NUM_CHARACTERS
 from gdsec_jax.data._synthetic import characters as characters
 from gdsec_jax.data._synthetic import heterogeneous as heterogeneous
