@@ -254,16 +254,6 @@ def test_append_gives_what_one_run_gives(cut, kind, path):
     assert path.read_bytes() == whole
 
 
-def test_append_to_a_csv_of_other_columns(tmp_path):
-    path = tmp_path / "run.csv"
-    path.write_text("round,bits\n1,2\n")
-    with logs.csv(path, append=True) as log:
-        with pytest.raises(ValueError, match="run.csv: round, bits."):
-            log({"round": [2]})
-        log({"bits": [4], "round": [2]})
-    assert path.read_text() == "round,bits\n1,2\n2,4\n"
-
-
 def test_append_to_tensorboard_drops_the_rounds_that_are_run_again(tmp_path):
     for first in (1, 3):
         with logs.tensorboard(tmp_path, append=True) as log:
@@ -307,15 +297,20 @@ def test_rows_that_are_none(kind, tmp_path):
 
 def test_csv_has_one_header(tmp_path):
     path = tmp_path / "run.csv"
-    with logs.csv(path) as log:
-        log(ROWS)
-        before = path.read_bytes()
-        for other in ({"round": [2]}, LATER | {"h_norm": [1.0]}):
-            with pytest.raises(ValueError, match="expected those in .*: round, object"):
-                log(other)
-        with pytest.raises(ValueError, match="of the columns xi, round, .*expected"):
-            log(LATER, setting={"xi": 1.0})
-    assert path.read_bytes() == before
+    for append in (False, True):
+        with logs.csv(path, append=append) as log:
+            log(LATER if append else ROWS)
+            before = path.read_bytes()
+            for other in ({"round": [2]}, LATER | {"h_norm": [1.0]}):
+                with pytest.raises(ValueError, match="those in .*run.csv: round, obj"):
+                    log(other)
+            with pytest.raises(
+                ValueError, match="of the columns xi, round, .*expected"
+            ):
+                log(LATER, setting={"xi": 1.0})
+            assert path.read_bytes() == before
+            log({name: LATER[name] for name in reversed(LATER)})
+    assert _read_csv(path)[4:] == [["9"] * 4] * 3
 
 
 def test_tensorboard_needs_rounds_and_numbers(tmp_path):

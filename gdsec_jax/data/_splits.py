@@ -87,17 +87,13 @@ def split(
         order = np.argsort(labels, kind="stable")
     if sizes is None:
         return np.array_split(order, num_workers)
-    return np.split(order, _cuts(sizes, num_workers, num_samples))
-
-
-def _cuts(sizes: Sequence[int], num_workers: int, num_samples: int) -> np.ndarray:
     counts = [_checks.integer("an entry of sizes", size, 1) for size in sizes]
     if len(counts) != num_workers or sum(counts) != num_samples:
         raise ValueError(
             f"sizes has {len(counts)} entries that sum to {sum(counts)}, expected "
             f"{num_workers} that sum to {num_samples}"
         )
-    return np.cumsum(counts)[:-1]
+    return np.split(order, np.cumsum(counts)[:-1])
 
 
 def _dirichlet(

@@ -33,31 +33,21 @@ __all__ = [
 
 # Names that were public, and are the library's own: to be removed after one release.
 _NO_LONGER_PUBLIC = {
-    "CONVENTIONS": "_formats",
-    "as_format": "_formats",
-    "gamma_length": "_formats",
-    "golomb_bits": "_formats",
-    "rle_bits": "_formats",
-    "whole_of": "_codes",
-    "Layout": "_uploads",
-    "Uploads": "_uploads",
-    "count": "_uploads",
-    "layout_of": "_uploads",
-    "nonzeros_of": "_uploads",
-    "tally": "_uploads",
+    "_formats": ("CONVENTIONS", "as_format", "gamma_length", "golomb_bits", "rle_bits"),
+    "_codes": ("whole_of",),
+    "_uploads": ("Layout", "Uploads", "count", "layout_of", "nonzeros_of", "tally"),
 }
 
 
 def __getattr__(name: str):
-    if name not in _NO_LONGER_PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(
-        f"wire.{name} is no longer public and will be removed: no document named it. "
-        "What a round cost is in gdsec_jax.last_round(state); the bytes of a message "
-        "are those of wire.encode.",
-        DeprecationWarning,
-        stacklevel=2,
-    )
-    return getattr(
-        importlib.import_module(f"{__name__}.{_NO_LONGER_PUBLIC[name]}"), name
-    )
+    for module, names in _NO_LONGER_PUBLIC.items():
+        if name in names:
+            warnings.warn(
+                f"wire.{name} is no longer public and will be removed: no document "
+                "named it. What a round cost is in gdsec_jax.last_round(state); the "
+                "bytes of a message are those of wire.encode.",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
