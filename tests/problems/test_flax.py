@@ -11,7 +11,7 @@ from inside import batch_of
 
 import gdsec_jax
 from gdsec_jax import History, data, problems, simulate
-from gdsec_jax.problems import Problem
+from gdsec_jax.problems import Problem, flax_model, flax_problem
 
 cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 gradients = jax.jit(Problem.gradients)
@@ -76,9 +76,7 @@ def test_a_linear_model_is_multinomial_regression(x64):
     parts = data.split(y, 4, "sorted")
     model = linear(use_bias=False, param_dtype=jnp.float64)
     problem, at_once = (
-        problems.flax_problem(
-            model, cross_entropy, (x, y), 4, split=parts, eval_batch=batch
-        )
+        flax_problem(model, cross_entropy, (x, y), 4, split=parts, eval_batch=batch)
         for batch in (3, 100)
     )
     params = shifted(problem.init_params)
@@ -100,9 +98,7 @@ def test_a_linear_model_is_multinomial_regression(x64):
 
 def test_a_worker_normalises_by_its_own_batch(x64):
     x, y = samples(40)
-    problem = problems.flax_problem(
-        Normalised(0), cross_entropy, (x, y), 4, batch_size=7
-    )
+    problem = flax_problem(Normalised(0), cross_entropy, (x, y), 4, batch_size=7)
     params, key = shifted(problem.init_params), jax.random.key(5)
 
     def own_gradient(params, m, shards):
@@ -131,7 +127,7 @@ def test_what_is_evaluated_is_normalised_by_a_fixed_sample(
 ):
     x, y = samples(50)
     own, others = slice(0, 30), slice(30, 50) if held_out else slice(0, 30)
-    problem = problems.flax_problem(
+    problem = flax_problem(
         Normalised(0, rate=0.5),
         cross_entropy,
         (x[own], y[own]),
@@ -152,7 +148,7 @@ def test_what_is_evaluated_is_normalised_by_a_fixed_sample(
     np.testing.assert_allclose(metrics["accuracy"], hits.mean())
     assert problem.error_name == ("held-out loss" if held_out else "objective")
     if held_out:
-        model = problems.flax_model(problem, params)
+        model = flax_model(problem, params)
         np.testing.assert_allclose(model(x[others]), logits, rtol=1e-8)
 
 
@@ -170,9 +166,7 @@ def test_dropout_is_of_the_key_and_differs_among_layers_and_workers():
             return (self.scales * jnp.stack(both, 1)).sum((1, 2))
 
     x = np.ones((2, 50), np.float32)
-    problem = problems.flax_problem(
-        Dropping(), lambda outputs, _: outputs, (x, np.zeros(2)), 2
-    )
+    problem = flax_problem(Dropping(), lambda outputs, _: outputs, (x, np.zeros(2)), 2)
     first, again, other = (
         np.asarray(gradients(problem, problem.init_params, jax.random.key(k))["scales"])
         for k in (0, 0, 1)
@@ -189,9 +183,7 @@ def test_dropout_is_of_the_key_and_differs_among_layers_and_workers():
 def batch_problem(seed=0, rate=0.2, batch_size=4):
     rngs = nnx.Rngs(seed)
     model = nnx.Sequential(nnx.Dropout(rate, rngs=rngs), nnx.Linear(6, 3, rngs=rngs))
-    return problems.flax_problem(
-        model, cross_entropy, samples(30), 5, batch_size=batch_size
-    )
+    return flax_problem(model, cross_entropy, samples(30), 5, batch_size=batch_size)
 
 
 def test_equal_models_share_what_is_compiled():
@@ -258,7 +250,7 @@ def mixed_problems(*dtypes, batch_size=None):
         return cross_entropy(logits, labels)
 
     made = [
-        problems.flax_problem(mixed(dtype), loss, samples(60), 3, batch_size=batch_size)
+        flax_problem(mixed(dtype), loss, samples(60), 3, batch_size=batch_size)
         for dtype in dtypes
     ]
     return made, seen
@@ -298,7 +290,7 @@ def test_other_variables_are_constants_and_the_model_stays_as_it_is():
             return self.scale * x + self.shift[...]
 
     model = Shifted()
-    problem = problems.flax_problem(
+    problem = flax_problem(
         model, optax.squared_error, (np.ones((4, 1)), np.zeros((4, 1))), 2
     )
     assert set(problem.init_params) == {"scale"}
@@ -306,7 +298,7 @@ def test_other_variables_are_constants_and_the_model_stays_as_it_is():
     slopes = gradients(problem, problem.init_params)["scale"]
     np.testing.assert_allclose(slopes, [[3.0], [3.0]])
     assert float(model.scale[0]) == 1.0
-    trained = problems.flax_model(problem, {"scale": np.float32([-2.0])})
+    trained = flax_model(problem, {"scale": np.float32([-2.0])})
     assert trained(np.ones((1, 1), np.float32)).tolist() == [[0.0]]
 
 
@@ -322,15 +314,9 @@ def optimizer_of(xi):
 def run_with_metrics():
     """A problem with metrics, five rounds of it, and the rows that were logged."""
     x, y = samples(40)
-    problem = problems.flax_problem(
-        linear(),
-        cross_entropy,
-        (x[:30], y[:30]),
-        3,
-        batch_size=5,
-        held_out=(x[30:], y[30:]),
-        metrics=METRICS,
-    )
+    train, others = (x[:30], y[:30]), (x[30:], y[30:])
+    options = {"batch_size": 5, "held_out": others, "metrics": METRICS}
+    problem = flax_problem(linear(), cross_entropy, train, 3, **options)
     rows = []
     history = simulate(problem, optimizer_of(0.1), 5, log=rows.append, **OPTIONS)
     return problem, history, rows
@@ -367,7 +353,7 @@ def test_metrics_of_few_digits_are_summed_in_float32():
         return jnp.full(labels.shape, 0.3, jnp.bfloat16)
 
     options = {"metrics": {"share": share}, "eval_batch": 4}
-    problem = problems.flax_problem(linear(), cross_entropy, samples(600), 2, **options)
+    problem = flax_problem(linear(), cross_entropy, samples(600), 2, **options)
     value = measured(problem, problem.init_params).metrics["share"]
     np.testing.assert_allclose(value, float(jnp.bfloat16(0.3)), rtol=1e-5)
 
@@ -375,7 +361,7 @@ def test_metrics_of_few_digits_are_summed_in_float32():
 def test_padding_is_no_zeros():
     # Not finite where features are zero.
     model = nnx.Sequential(lambda x: x / jnp.linalg.norm(x, axis=-1)[:, None], linear())
-    problem = problems.flax_problem(model, cross_entropy, samples(11), 2)
+    problem = flax_problem(model, cross_entropy, samples(11), 2)
     assert np.isfinite(measured(problem, problem.init_params).error)
     for leaf in jax.tree.leaves(gradients(problem, problem.init_params)):
         assert np.isfinite(leaf).all()
@@ -396,9 +382,9 @@ class Counts(nnx.Module):
 
 def test_a_pass_for_statistics_leaves_nothing_else():
     x, y = samples(12)
-    problem = problems.flax_problem(Counts(), cross_entropy, (x, y), 2)
+    problem = flax_problem(Counts(), cross_entropy, (x, y), 2)
     assert np.isfinite(measured(problem, problem.init_params).error)
-    model = problems.flax_model(problem, problem.init_params)
+    model = flax_model(problem, problem.init_params)
     assert float(model.count[...]) == 0
     np.testing.assert_allclose(model.norm.mean[...], x.mean(0), rtol=1e-5)
 
@@ -456,12 +442,12 @@ def test_what_is_refused(sentence):
     arguments = {"model": linear(), "loss": cross_entropy, "data": (X, Y)}
     arguments |= {"num_workers": 2} | REFUSED[sentence]
     with pytest.raises(ValueError, match=sentence):
-        problems.flax_problem(**arguments)
+        flax_problem(**arguments)
 
 
 def test_models_of_other_problems_and_parameters_are_refused():
     with pytest.raises(ValueError, match="ridge is none of problems.flax_problem"):
-        problems.flax_model(problems.ridge(X, Y * 1.0, 2), np.zeros(6))
-    problem = problems.flax_problem(linear(), cross_entropy, (X, Y), 2)
+        flax_model(problems.ridge(X, Y * 1.0, 2), np.zeros(6))
+    problem = flax_problem(linear(), cross_entropy, (X, Y), 2)
     with pytest.raises(ValueError, match="params is the tree"):
-        problems.flax_model(problem, np.zeros(6))
+        flax_model(problem, np.zeros(6))
