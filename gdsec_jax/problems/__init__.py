@@ -7,11 +7,11 @@ from gdsec_jax.problems._losses import logistic as logistic
 from gdsec_jax.problems._losses import (
     nonlinear_least_squares as nonlinear_least_squares,
 )
+from gdsec_jax.problems._losses import proximal_l1 as proximal_l1
 from gdsec_jax.problems._losses import ridge as ridge
 from gdsec_jax.problems._losses import softmax as softmax
 from gdsec_jax.problems._problem import Problem as Problem
 from gdsec_jax.problems._problem import from_loss as from_loss
-from gdsec_jax.problems._proximal import proximal_l1 as proximal_l1
 from gdsec_jax.problems._rounds import local_steps as local_steps
 from gdsec_jax.problems._rounds import minibatch as minibatch
 
