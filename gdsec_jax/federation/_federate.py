@@ -77,11 +77,10 @@ def federate(
         `wire.Format`.
       key: an int or a random key, for pieces that draw; may be traced.
       on_nonfinite: "drop" leaves a worker out for the round if its gradient has an
-        entry that is not finite, or its message, or its new state in a narrower dtype: message
-        0, its state unchanged. Where pieces and server are component-wise such entries
-        alone are left out, with what is kept of them; the worker counts as dropped all
-        the same.
-        "propagate" sends it.
+        entry that is not finite, or its message, or its new state in a narrower dtype:
+        message 0, its state unchanged. Where pieces and server are component-wise, such
+        entries of a message alone are left out, with what is kept of them; the worker
+        counts as dropped all the same. "propagate" sends it.
       on_standstill: params_change where theta did not move at all: "send" leaves it at
         0, "hold" keeps the last that was not 0.
       controller: chooses, before each round, what the pieces are handed as one more
