@@ -91,13 +91,6 @@ class UplinkConfig(Model):
     channel: ChannelConfig | None = None
     """Of this method, in the place of that of all."""
 
-    def check_uplink(self) -> None:
-        """That the fields fit each other."""
-        if self.participation_rule is not None and self.participation is None:
-            raise ValueError("participation_rule needs the share participation")
-        if self.absent and self.participation is None and self.budget_bits is None:
-            raise ValueError("absent needs a participation or a budget_bits")
-
 
 def make_uplink(
     method: UplinkConfig, channel: ChannelConfig | None, num_workers: int
@@ -117,14 +110,7 @@ def make_uplink(
     )
 
 
-def takes_part(
-    key: jax.Array,
-    round: jax.Array,
-    participation: Any,
-    *,
-    num_workers: int,
-    rule: RuleName,
-) -> jax.Array:
+def takes_part(key, round, participation, *, num_workers: int, rule: RuleName):
     """bool [M], the workers of a round, by a rule with this share."""
     return getattr(rules, rule)(num_workers, participation)(key, round)
 
