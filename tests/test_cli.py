@@ -491,7 +491,7 @@ def test_a_run_of_several_processes_is_not_saved(call, monkeypatch):
     def meet(*_):
         raise AssertionError("they have met")
 
-    monkeypatch.setattr("gdsec_jax.study._distributed.start", meet)
+    monkeypatch.setattr(cli, "meet", meet)
     run = ("run", "tiny.toml", "--distributed", "--checkpoint-every", "5")
     status, _, err = call(*run)
     assert status == 2

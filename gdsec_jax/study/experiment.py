@@ -77,9 +77,9 @@ def compare(
 ) -> Runs:
     """Run all methods of a config; each history is saved as it ends, as LABEL.nc.
 
-    Runs are saved every `checkpoint_every` rounds in the folder `CHECKPOINTS` beside the
-    histories, and go on from there when they are called again. The options are those of
-    `simulate`; log is also handed `setting`, {"method": label}.
+    Runs are saved every `checkpoint_every` rounds in the folder `CHECKPOINTS` beside
+    the histories, and go on from there when they are called again. The options are
+    those of `simulate`; log is also handed `setting`, {"method": label}.
     """
     histories = {}
     with prepared(config) as problem:

@@ -34,7 +34,7 @@ def sweep_method(
     """Every setting of a method's grid, each with the step that theory gives for it.
 
     The options, and the result, are those of `sweep`, with a dimension for each axis of
-    the grid. What is wrong names the method. `within` is the setting of the problem, for
+    the grid. What is wrong names the method. `within` is the setting of the problem, in
     the log, whose two columns all methods share, so that one file can have them all.
     """
     method, axes = config.methods[label], axes_of(config, label)
