@@ -91,12 +91,18 @@ def make(
         sections = _in_processes(studies, results, jobs)
     else:
         sections = _one_by_one(studies, results)
+    dtypes = {s.config["problem"].get("dtype", "float64") for s in sections}
+    environment = _environment.everything() | {
+        "precision": ", ".join(sorted(dtypes)),
+        "matplotlib": importlib.metadata.version("matplotlib"),
+    }
+    del environment["x64"]  # the runs', which their configs set
     page = results / "index.html"
     report.page(
         sections,
         page,
         title="Communication-efficient distributed optimisation: the figures",
-        environment=_environment_of_a_page(sections),
+        environment=environment,
         command=" ".join([command, *names]),
         notes=notes,
         saved=True,
@@ -169,13 +175,3 @@ def _with_real_data(name: str, config: configs.RunConfig):
         first = str(error).splitlines()[0]
         return config, f"{name}: {merged.problem.data} cannot be had ({first})"
     return merged, None
-
-
-def _environment_of_a_page(sections: Sequence[report.Section]) -> dict[str, str]:
-    dtypes = {s.config["problem"].get("dtype", "float64") for s in sections}
-    everything = _environment.everything()
-    del everything["x64"]  # the runs', which their configs set
-    return everything | {
-        "precision": ", ".join(sorted(dtypes)),
-        "matplotlib": importlib.metadata.version("matplotlib"),
-    }
