@@ -373,7 +373,8 @@ def test_tuning_writes_a_config_that_runs(call):
 
 def test_a_limit_of_memory_that_is_too_small_is_refused(call):
     Path("grids.toml").write_text(GRIDS)
-    _, _, err = call("sweep", "grids.toml", "--memory-limit", "1000")
+    status, _, err = call("sweep", "grids.toml", "--memory-limit", "1000")
+    assert status == 2
     assert err.startswith("gdsec: methods.GD: memory_limit is 1,000 bytes, expected")
 
 
