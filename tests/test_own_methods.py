@@ -172,7 +172,7 @@ own_methods:number | which is no method, expected a function of
 lazy | name is 'lazy', expected one of gd, gdsec,
 own_methods:lazy | own_methods:lazy needs the parameter keep.
 own_methods:lazy keep=2.0 | X.keep is 2.0, expected less than or equal to 1.
-own_methods:lazy keep=1 flavour='sour' | X.flavour is 'sour', expected 'plain' or 'salted'.
+own_methods:lazy keep=1 flavour='sour' | flavour is 'sour', expected 'plain' or 'salt
 own_methods:lazy keep=1 levels=2 | has no parameter levels, expected one of keep, beta,
 """
 

@@ -64,8 +64,7 @@ def make(
       console: for a line a step.
       real: whether to take real data sets where they can be had.
       progress: whether to show bars; by default on a terminal.
-      jobs: figures that are made at a time, each in a process of its own if it is more
-        than one: then without bars.
+      jobs: figures made at a time, in a process each if it is more than one: no bars.
 
     Returns:
       The path of the page.

@@ -393,9 +393,8 @@ def test_columns_of_numbers_are_aligned_as_such(tmp_path):
 @needs_browser
 @pytest.mark.parametrize("width", slow_but([390], [390, 1200]))
 def test_a_browser_finds_nothing_wrong(width, tmp_path):
-    wide = pd.DataFrame(
-        [["a long cell"] * 30], columns=[f"column {i}" for i in range(30)]
-    )
+    names = [f"column {number}" for number in range(30)]
+    wide = pd.DataFrame([["a long cell"] * 30], columns=names)
     words = {"title": "Word" * 60, "command": "gdsec " + "x" * 300}
     panels = (*curves(len(METHODS)), heat)
     fields = {"table": wide, "panels": panels, "config": {"key" * 90: 1}}

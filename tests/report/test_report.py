@@ -137,13 +137,11 @@ def test_table_of_costs():
     assert str(table.title) == "To 1e-2"
     heads = ["method", "rounds", "Mbit up", "vs GD", "Mbit down", "Mgrad", "last error"]
     assert [column.header for column in table.columns] == [*heads, "outcome"]
+    small = ("0.001", "0.000", "-1.00e-17", "completed")
     assert cells(table) == [
         ("GD", "3", "0.001", "100.00 %", "0.001", "0.000", "1.00e-02", "completed"),
         ("GD-SEC", "4", "0.000", "43.33 %", "0.001", "0.000", "5.00e-02", "completed"),
-        (
-            "GD-SEC xi=3",
-            *["3", "0.000", "46.67 %", "0.001", "0.000", "-1.00e-17", "completed"],
-        ),
+        ("GD-SEC xi=3", "3", "0.000", "46.67 %", *small),
         ("GD-SOEC", "never", "-", "-", "-", "-", "1.00e+12", "diverged"),
     ]
 

@@ -5,7 +5,7 @@ import itertools
 import math
 import reprlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import pydantic
@@ -50,6 +50,7 @@ Xi = Annotated[NonNegative | Literal["adaptive"], pydantic.BeforeValidator(_xi)]
 class Model(pydantic.BaseModel):
     """Fields that do not change, and no others."""
 
+    stranger: ClassVar[str] = "{name} is an unknown field"  # said of any other
     model_config = pydantic.ConfigDict(
         frozen=True, protected_namespaces=(), use_attribute_docstrings=True
     )
@@ -61,7 +62,8 @@ class Model(pydantic.BaseModel):
         for name in values if isinstance(values, Mapping) else ():
             if name not in fields:
                 known = ", ".join(cls.names())
-                raise ValueError(f"{cls.stranger(name)}, expected one of {known}")
+                said = cls.stranger.format(name=name, model=cls.__name__)
+                raise ValueError(f"{said}, expected one of {known}")
         return values
 
     @classmethod
@@ -69,11 +71,6 @@ class Model(pydantic.BaseModel):
         """Its fields, a class's own before those that it inherits."""
         own = [vars(model).get("__annotations__", {}) for model in cls.__mro__]
         return [name for names in own for name in names if name in cls.model_fields]
-
-    @classmethod
-    def stranger(cls, name: str) -> str:
-        """What to say of a field that there is not."""
-        return f"{name} is an unknown field"
 
 
 class Parameter(NamedTuple):
@@ -173,9 +170,8 @@ def of_method(label: str) -> Iterator[None]:
 
 def _of_a_union(part: str | int) -> bool:
     """Whether a part of a location is no field, but one of the types it may have."""
-    types = ("int", "float", "constrained-float")
-    kinds = ("tuple[", "function-before[")
-    return part in types or str(part).startswith(kinds) or _is_range(part)
+    typed = str(part).startswith(("tuple[", "function-before["))
+    return typed or part in ("int", "float", "constrained-float") or _is_range(part)
 
 
 def _is_range(part: str | int) -> bool:

@@ -6,7 +6,7 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pydantic
 from pydantic import Field
@@ -136,6 +136,7 @@ class MethodConfig(UplinkConfig):
     `model_of` its name, which has the parameters of its function too.
     """
 
+    stranger: ClassVar[str] = "{model} has no parameter {name}"
     name: str
     """The algorithm: gdsec methods lists them; or MODULE:FUNCTION."""
     learning_rate: _fields.Positive | None = None
@@ -163,19 +164,10 @@ class MethodConfig(UplinkConfig):
         if not isinstance(values["name"], str):
             raise ValueError(f"name is {values['name']!r}, expected a word")
         model = model_of(values["name"])
-        fields = model.model_fields
         # What an older version has saved names the fields of all methods.
-        kept = {
-            name: x
-            for name, x in values.items()
-            if name in fields or (x is not None and x is not False)
-        }
-        return model.model_validate(kept)
-
-    @classmethod
-    def stranger(cls, name: str) -> str:
-        """What to say of a parameter that the method has not."""
-        return f"{cls.__name__} has no parameter {name}"
+        unset = [x for x in values if values[x] is None or values[x] is False]
+        foreign = set(unset) - model.model_fields.keys()
+        return model.model_validate({x: values[x] for x in values if x not in foreign})
 
     @pydantic.model_validator(mode="after")
     def _fits_its_function(self):

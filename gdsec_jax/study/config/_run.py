@@ -111,23 +111,15 @@ class RunConfig(_fields.Model):
         """The label that percentages refer to: plain GD, or else the first method."""
         around = ("local_steps", "broadcast_k", "participation", "budget_bits")
         around += ("aggregation", "max_norm_ratio", "channel")
-        plain = [
-            label
-            for label, method in self.methods.items()
-            if method.name == "gd"
-            and all(getattr(method, name) is None for name in around)
-        ]
-        return next(iter(plain or self.methods))
+        for label, method in self.methods.items():
+            alone = all(getattr(method, name, None) is None for name in around)
+            if method.name == "gd" and alone:
+                return label
+        return next(iter(self.methods))
 
 
 def load(path: str | os.PathLike) -> RunConfig:
-    """Read and validate a TOML file.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is no TOML, or a field is unknown, missing or out of range; the
-        message names the file and the field.
-    """
+    """Read and validate a TOML file; a ValueError names it and the field."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file, expected a TOML config.")

@@ -48,13 +48,12 @@ class ChannelConfig(Model):
 
     @pydantic.model_validator(mode="after")
     def _has_a_radio(self):
-        # What was saved, or read from options, names all fields.
-        fields = type(self).model_fields
-        given = [name for name in _RADIO if getattr(self, name) != fields[name].default]
-        if self.snr_db is None and given:
-            raise ValueError(
-                f"{given[0]} needs an snr_db: without one there is no radio"
-            )
+        for name in _RADIO:  # what was saved, or read from options, names all fields
+            default = type(self).model_fields[name].default
+            if self.snr_db is None and getattr(self, name) != default:
+                raise ValueError(
+                    f"{name} needs an snr_db: without one there is no radio"
+                )
         return self
 
 
@@ -65,8 +64,7 @@ def make_channel(config: ChannelConfig, num_workers: int) -> channels.Channel:
     snr_db = given.pop("snr_db")
     if snr_db is None:
         return channels.Channel(**given)
-    distance = radio["distance_m"]
-    if isinstance(distance, tuple):
+    if isinstance(distance := radio["distance_m"], tuple):
         if len(distance) != num_workers:
             raise ValueError(
                 f"channel.distance_m has {len(distance)} numbers, expected "

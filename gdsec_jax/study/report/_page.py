@@ -99,11 +99,9 @@ def _shown(section: Section, folder: Path | None) -> dict[str, Any]:
     _compose.check_name(section)
     config = _whole.plain(f"section.config of {section.name}", dict(section.config))
     _, columns = _compose.shape(len(section.panels), narrow=False)
-    frames = {
-        "Results": section.table,
-        "How the parameters were chosen": section.chosen,
-    }
-    tables = [(x, _table(f)) for x, f in frames.items() if f is not None]
+    frames = [("Results", section.table)]
+    frames += [("How the parameters were chosen", section.chosen)]
+    tables = [(title, _table(frame)) for title, frame in frames if frame is not None]
     return section._asdict() | {
         "wide": _picture(section, folder, narrow=False),
         "narrow": _picture(section, folder, narrow=True),
