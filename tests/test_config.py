@@ -191,7 +191,9 @@ def test_the_baseline_is_gradient_descent_or_the_first_method(load):
     sec = "[methods.SEC]\nname = 'gdsec'\nxi = 1\n"
     other = "[methods.SOEC]\nname = 'gdsoec'\nxi = 1\n"
     assert load(f"{sec}{other}").baseline() == "SEC"
-    assert load(f"{sec}{other}[methods.plain]\nname = 'gd'").baseline() == "plain"
+    steps = "[methods.FedAvg]\nname = 'gd'\nlocal_steps = 2\n"
+    plain = "[methods.plain]\nname = 'gd'"
+    assert load(f"{sec}{steps}{other}{plain}").baseline() == "plain"
 
 
 # What is refused: the message names the file and the field
@@ -394,19 +396,6 @@ def test_a_network_of_characters(load):
     assert problem.error_name == "objective"
 
 
-NO_NETWORKS = rows(
-    """
-model = 'transformer' | problem.model is 'transformer' for 'digits', expected the tra
-data = 'characters' | problem.model is 'mlp' for 'python_documentation'
-held_out = 1e-4 | problem.held_out is 0.0001 of 1797 samples, expected
-held_out = 0.9999 | problem.held_out is 0.9999 of 1797 samples, expected
-model = 'lenet'; data = 'breast_cancer' | 'lenet' for 30 features
-data = 'sparse_binary'; options = {num_samples = 9, num_features = 9, density = 0.5} |
-    problem.data 'sparse_binary' is sparse, expected dense features
-"""
-)
-
-
 def test_the_split_of_a_config(load):
     text = "problem.split = 'dirichlet'\nproblem.concentration = 0.1\nproblem.seed = 3"
     problem = configs.make_problem(load(text).problem)
@@ -426,14 +415,25 @@ num_workers = 2000 | num_workers is 2000, expected at most the number
 kind = 'logistic' | must have two values, got 10.
 """
 )
+NO_NETWORKS = rows(
+    """
+model = 'transformer' | problem.model is 'transformer' for 'digits', expected the tra
+data = 'characters' | problem.model is 'mlp' for 'python_documentation'
+held_out = 1e-4 | problem.held_out is 0.0001 of 1797 samples, expected
+held_out = 0.9999 | problem.held_out is 0.9999 of 1797 samples, expected
+model = 'lenet'; data = 'breast_cancer' | 'lenet' for 30 features
+data = 'sparse_binary'; options = {num_samples = 9, num_features = 9, density = 0.5} |
+    problem.data 'sparse_binary' is sparse, expected dense features
+"""
+)
 
 
 @pytest.mark.parametrize(
-    ("base", "more", "message"),
-    [("[problem]", *row) for row in NO_PROBLEMS]
-    + [(NETWORK, *row) for row in NO_NETWORKS],
+    ("base", "row"),
+    [("[problem]", x) for x in NO_PROBLEMS] + [(NETWORK, x) for x in NO_NETWORKS],
 )
-def test_problems_that_cannot_be_made(base, more, message):
+def test_problems_that_cannot_be_made(base, row):
+    more, message = row
     problem = tomllib.loads(base)["problem"] | tomllib.loads(more)
     config = configs.ProblemConfig.model_validate(problem)
     with pytest.raises(ValueError, match=re.escape(message)):

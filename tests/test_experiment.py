@@ -164,11 +164,6 @@ def test_tuning_chooses_no_problem(tmp_path, quiet):
         experiment.tune(loaded, "x", tmp_path, quiet)
 
 
-def test_local_steps_are_no_baseline():
-    methods = {"FedAvg": {"name": "gd", "local_steps": 2}} | THREE
-    assert make(methods).baseline() == "GD"
-
-
 # Tables
 
 

@@ -52,14 +52,13 @@ def heat(axes):
 
 
 def section(name="first", **changes) -> report.Section:
+    costs = {"method": ["GD", "GD-SEC"], "Mbit": ["1.5", None], "vs GD": ["100 %", "-"]}
     values = {
         "name": name,
         "title": f"The title of {name}",
         "text": "What is shown.",
         "panels": (line,),
-        "table": pd.DataFrame(
-            {"method": ["GD", "GD-SEC"], "Mbit": ["1.5", None], "vs GD": ["100 %", "-"]}
-        ),
+        "table": pd.DataFrame(costs),
         "data": pd.DataFrame({"x": [1, 2], "y": [0.5, 1 / 3]}),
         "claims": (
             report.Claim("Fewer bits.", True, "12 %"),
@@ -75,11 +74,8 @@ def section(name="first", **changes) -> report.Section:
 
 
 def written(tmp_path, *sections, **changes) -> str:
-    options = {
-        "title": "All results",
-        "environment": {"jax": "0.10.2"},
-        "command": "make report",
-    }
+    options = {"title": "All results", "command": "make report"}
+    options |= {"environment": {"jax": "0.10.2"}}
     path = tmp_path / "index.html"
     report.page(sections or [section()], path, **options | changes)
     return path.read_text("utf-8")
