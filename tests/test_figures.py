@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import rich.console
 import xarray as xr
+from cases import made_history
 
 from gdsec_experiments import _parts as parts
 from gdsec_jax import History, data
@@ -225,22 +226,8 @@ def test_the_claims_of_the_paper_are_visible(name, tmp_path):
 
 def history(rounds: int, bits: int) -> History:
     """A run that reaches the target of 0.05 after so many rounds, and so many bits."""
-    error = np.where(np.arange(1, 301) < rounds, 1.0, 0.01)
-    ones = np.ones(300, int)
-    return History(
-        initial_error=1.0,
-        eval_rounds=np.arange(1, 301),
-        objective_error=error,
-        entries=ones[:, None],
-        bits=np.full((300, 1), bits // rounds),
-        broadcast_bits=ones,
-        gradient_evaluations=ones,
-        participants=np.ones((300, 1), bool),
-        dropped=0 * ones,
-        params=np.zeros(1),
-        outcome="completed",
-        attributes={},
-    )
+    errors = np.where(np.arange(1, 301) < rounds, 1.0, 0.01)
+    return made_history([bits // rounds] * 300, errors, initial=1.0)
 
 
 def test_a_claim_needs_the_rate_and_the_bits():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import rich.console
 import xarray as xr
+from cases import slow_but
 from inside import Axis, _grid
 
 from gdsec_experiments import _parts as parts
@@ -99,24 +100,13 @@ name = 'gd'; grid.name = ['gd', 'natural']
 name = 'gdsec'; xi = 2.0
 name = 'gd'; grid.learning_rate = [0.01, 1e30, 0.02]
 """
-
-
-def slow_rows(table: str, fast: str) -> list:
-    """A method a row, as TOML with "; " for a new line; all but one are slow."""
-    return [
-        pytest.param(
-            tomllib.loads(row.replace("; ", "\n")),
-            id=row,
-            marks=[] if fast in row else [pytest.mark.slow],
-        )
-        for row in table.strip().splitlines()
-    ]
+FAST = ["name = 'gdsec'; xi = 0.5; local_steps = 3; grid.step_factor = [0.1, 0.2]"]
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
-@pytest.mark.parametrize("method", slow_rows(METHODS, "local_steps = 3"))
-def test_each_setting_is_its_run(method):
-    assert_the_runs(make(method, problem={"kind": "ridge"}))
+@pytest.mark.parametrize("row", slow_but(FAST, METHODS.strip().splitlines()))
+def test_each_setting_is_its_run(row):
+    assert_the_runs(make(tomllib.loads(row.replace("; ", "\n"))))
 
 
 MINIBATCHES = """
@@ -126,8 +116,10 @@ name = 'qgd'; levels = 4; participation = 0.5; grid.seed = [0, 1]
 """
 
 
-@pytest.mark.parametrize("method", slow_rows(MINIBATCHES, "none"))
-def test_minibatches(method):
+@pytest.mark.slow
+@pytest.mark.parametrize("row", MINIBATCHES.strip().splitlines())
+def test_minibatches(row):
+    method = tomllib.loads(row.replace("; ", "\n"))
     config = make(method, problem={"kind": "logistic", "batch_size": 2}, eval_every=5)
     swept, _ = assert_the_runs(config)
     assert swept["eval_round"].values.tolist() == [5, 10, 12]

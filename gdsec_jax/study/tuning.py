@@ -147,22 +147,20 @@ def choose(
     bits = np.ravel(costs["bits"].values)
     of = f"of {len(settings)} settings" if len(settings) > 1 else "the one setting"
 
-    def chosen(best, why):
-        why = f"{of}, {why}{_edges(axes, settings[best])}"
-        return Choice(settings[best], why, float(rounds[best]), len(settings))
-
     reached = np.isfinite(rounds)
     within = reached & (rounds <= most_rounds)
     if reached.any():
         best = np.argmin(np.where(within if within.any() else reached, bits, np.inf))
         limit = " within" if within.any() else "; none within"
         limit = f"{limit} {most_rounds:,.0f} rounds" if most_rounds < np.inf else ""
-        return chosen(best, f"the fewest bits to the target{limit}")
-    errors = np.ravel(errors.values)
-    best = np.argmin(errors)
-    if np.isinf(errors[best]):
-        return chosen(best, "all diverge")
-    return chosen(best, "the least last error; none reaches the target")
+        why = f"the fewest bits to the target{limit}"
+    else:
+        best = np.argmin(np.ravel(errors.values))
+        diverged = np.isinf(np.ravel(errors.values)[best])
+        never = "the least last error; none reaches the target"
+        why = "all diverge" if diverged else never
+    why = f"{of}, {why}{_edges(axes, settings[best])}"
+    return Choice(settings[best], why, float(rounds[best]), len(settings))
 
 
 def _last_errors(swept: xr.Dataset) -> xr.DataArray:
