@@ -237,17 +237,18 @@ def test_what_is_refused(row, call):
     assert left() == []
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "named"),
-    [
-        ("--num-rounds", "-5", "num_rounds"),
-        ("--num-rounds", "abc", "num-rounds"),
-        ("--methods.GD.xi", "3", "--methods.GD.xi"),
-        ("--problem.regularization", "-1", "regularization"),
-        ("--nosuch", "3", "--nosuch"),
-    ],
-)
-def test_wrong_options_are_refused(option, value, named, call):
+WRONG_OPTIONS = """
+--num-rounds -5 num_rounds
+--num-rounds abc num-rounds
+--methods.GD.xi 3 --methods.GD.xi
+--problem.regularization -1 regularization
+--nosuch 3 --nosuch
+"""
+
+
+@pytest.mark.parametrize("row", WRONG_OPTIONS.strip().splitlines())
+def test_wrong_options_are_refused(row, call):
+    option, value, named = row.split()
     status, _, err = call("run", "tiny.toml", option, value)
     assert (status, left()) == (2, [])
     assert named in err and "Traceback" not in err

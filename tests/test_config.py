@@ -36,6 +36,10 @@ def method_of(**fields) -> configs.MethodConfig:
     return configs.MethodConfig.model_validate(fields)
 
 
+def problem_of(**fields) -> problems.Problem:
+    return configs.make_problem(configs.ProblemConfig.model_validate(fields))
+
+
 FULL = """
 title = "Ridge, ξ = 10"
 
@@ -332,28 +336,18 @@ def test_every_kind_of_problem(kind, tmp_path):
     rng = np.random.default_rng(0)
     features = rng.standard_normal((12, 3))
     np.savez(tmp_path / "own.npz", features=features, targets=np.arange(12) % 2)
-    config = configs.ProblemConfig.model_validate(
-        {"kind": kind, "data": str(tmp_path / "own.npz"), "num_workers": 2}
-    )
-    problem = configs.make_problem(config)
+    problem = problem_of(kind=kind, data=str(tmp_path / "own.npz"), num_workers=2)
     assert problem.name == kind
     assert problem.init_params.shape == (3,)
 
 
-NETWORK = """
-[problem]
-kind = "network"
-model = "mlp"
-num_workers = 3
-batch_size = 4
-held_out = 0.25
-dtype = "float32"
-"""
+NETWORK = {"kind": "network", "model": "mlp", "num_workers": 3, "batch_size": 4}
+NETWORK |= {"held_out": 0.25}
 
 
-def test_a_network(load):
-    assert load(NETWORK.replace('dtype = "float32"\n', "")).problem.dtype == "float32"
-    config = load(NETWORK)
+def test_a_network():
+    config = configs.validate({"problem": NETWORK}, "test")
+    assert config.problem.dtype == "float32"
     problem = configs.make_problem(config.problem)
     assert (problem.name, problem.num_workers) == ("mlp", 3)
     assert problem.error_name == "held-out loss"
@@ -367,38 +361,27 @@ def test_a_network(load):
     method = method_of(name="gd", learning_rate=0.1)
     params = {"w": jnp.ones(2)}
     gradients = {"w": jnp.ones((3, 2))}
-    moved = {}
-    for name in ("sgd", "momentum", "adam"):
+    moved = {"sgd": -0.3, "momentum": -0.57, "adam": -0.1}
+    for name, expected in moved.items():
         own = config.model_copy(update={"optimizer": name})
         optimizer = configs.make_optimizer(method, own, problem)
         state = optimizer.init(params)
         for _ in range(2):
             updates, state = optimizer.update(gradients, state, params)
-        moved[name] = float(updates["w"][0])
-    assert moved["sgd"] == pytest.approx(-0.3)
-    assert moved["momentum"] == pytest.approx(-0.57)
-    assert moved["adam"] == pytest.approx(-0.1, rel=1e-4)
+        assert float(updates["w"][0]) == pytest.approx(expected, rel=1e-4), name
 
 
-def test_a_network_of_characters(load):
-    text = """
-    [problem]
-    kind = "network"
-    model = "transformer"
-    data = "characters"
-    options.length = 8
-    split = "contiguous"
-    dtype = "float32"
-    """
-    problem = configs.make_problem(load(text).problem)
+def test_a_network_of_characters():
+    fields = {"kind": "network", "model": "transformer", "options": {"length": 8}}
+    fields |= {"data": "characters", "split": "contiguous", "dtype": "float32"}
+    problem = problem_of(**fields)
     assert problem.worker_data.features.shape[::2] == (5, 8)
     assert problem.worker_data.features.dtype == np.int32
     assert problem.error_name == "objective"
 
 
-def test_the_split_of_a_config(load):
-    text = "problem.split = 'dirichlet'\nproblem.concentration = 0.1\nproblem.seed = 3"
-    problem = configs.make_problem(load(text).problem)
+def test_the_split_of_a_config():
+    problem = problem_of(split="dirichlet", concentration=0.1, seed=3)
     targets = gdsec_jax.data.load("digits").targets
     parts = gdsec_jax.data.split(targets, 5, "dirichlet", seed=3, concentration=0.1)
     sizes = (np.asarray(problem.worker_data.shards.weight) > 0).sum(axis=1)
@@ -430,29 +413,18 @@ data = 'sparse_binary'; options = {num_samples = 9, num_features = 9, density = 
 
 @pytest.mark.parametrize(
     ("base", "row"),
-    [("[problem]", x) for x in NO_PROBLEMS] + [(NETWORK, x) for x in NO_NETWORKS],
+    [({}, x) for x in NO_PROBLEMS] + [(NETWORK, x) for x in NO_NETWORKS],
 )
 def test_problems_that_cannot_be_made(base, row):
     more, message = row
-    problem = tomllib.loads(base)["problem"] | tomllib.loads(more)
-    config = configs.ProblemConfig.model_validate(problem)
     with pytest.raises(ValueError, match=re.escape(message)):
-        configs.make_problem(config)
+        problem_of(**base | tomllib.loads(more))
 
 
 def test_the_optimizer_of_a_method(load):
-    text = """
-    num_rounds = 30
-    value_bits = 32
-    problem.data = 'digits'
-    [methods.default]
-    name = 'gd'
-    [methods.half]
-    name = 'gdsec'
-    xi = 0.0
-    learning_rate = 0.005
-    """
-    config = load(text)
+    half = "name = 'gdsec'\nxi = 0.0\nlearning_rate = 0.005"
+    text = f"[methods.default]\nname = 'gd'\n[methods.half]\n{half}"
+    config = load(f"value_bits = 32\n{text}")
     problem = configs.make_problem(config.problem)
     default, half = (
         configs.make_optimizer(method, config, problem)
@@ -486,16 +458,10 @@ def test_the_proximal_step_stands_last(load):
 # Generators
 
 
-def test_a_generator_takes_its_options(load):
-    text = """
-    [problem]
-    kind = "logistic"
-    data = "sparse_binary"
-    num_workers = 2
-    seed = 3
-    options = {num_samples = 12, num_features = 7, density = 0.3}
-    """
-    problem = configs.make_problem(load(text).problem)
+def test_a_generator_takes_its_options():
+    options = {"num_samples": 12, "num_features": 7, "density": 0.3}
+    fields = {"kind": "logistic", "data": "sparse_binary", "num_workers": 2, "seed": 3}
+    problem = problem_of(**fields, options=options)
     expected = gdsec_jax.data.sparse_binary(12, 7, 0.3, seed=3)
     parts = gdsec_jax.data.split(expected.targets, 2, seed=3)
     own = problems.logistic(expected.features, expected.targets, 2, split=parts)
@@ -503,20 +469,14 @@ def test_a_generator_takes_its_options(load):
     assert problem.smoothness == own.smoothness
 
 
-def test_a_generator_is_told_the_problem(load, x64):
-    text = """
-    [problem]
-    kind = "ridge"
-    data = "heterogeneous"
-    num_workers = 3
-    split = "contiguous"
-    regularization = 0.5
-    options = {samples_per_worker = 9, num_features = 4, seed = 8}
-    """
-    problem = configs.make_problem(load(text).problem)
+def test_a_generator_is_told_the_problem(x64):
+    fields = {"data": "heterogeneous", "num_workers": 3, "split": "contiguous"}
+    fields |= {"kind": "ridge", "regularization": 0.5}
+    options = {"samples_per_worker": 9, "num_features": 4}
+    problem = problem_of(**fields, options=options | {"seed": 8})
     prescribed = (1.3 ** np.arange(3) + 1) ** 2
     np.testing.assert_allclose(problem.worker_smoothness, prescribed, rtol=1e-6)
-    other = configs.make_problem(load(text.replace("seed = 8", "seed = 9")).problem)
+    other = problem_of(**fields, options=options | {"seed": 9})
     assert problem.smoothness != other.smoothness
 
 
