@@ -72,7 +72,7 @@ class ProblemConfig(_fields.Model):
         return {"dtype": "float32"} | values if network else values
 
     @pydantic.model_validator(mode="after")
-    def _fits_the_kind(self):
+    def _fits_kind_data_and_grid(self):
         network = self.kind == "network"
         if network != (self.model is not None):
             raise ValueError("a model goes with the kind network, and with it alone")
@@ -84,25 +84,16 @@ class ProblemConfig(_fields.Model):
             raise ValueError("held_out is for the kind network alone")
         if self.proximal and self.kind != "lasso":
             raise ValueError("proximal is for the kind lasso alone")
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _fits_the_generator(self):
         generator = GENERATORS.get(self.data)
         accepted = inspect.signature(generator).parameters if generator else {}
+        fields = ("num_workers", "problem", "regularization", "text")  # no options
         for name in self.options:
-            # Not options.
-            fields = ("num_workers", "problem", "regularization", "text")
             if name not in accepted or name in fields:
                 raise ValueError(f"the data {self.data} have no option {name}")
         for name, parameter in accepted.items():
             required = parameter.default is inspect.Parameter.empty
             if required and name not in self.options:
                 raise ValueError(f"the data {self.data} need the option {name}")
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _has_the_fields_of_its_grid(self):
         validate = ProblemConfig.model_validate
         _fields.check_grid(self, self.grid, validate, ("grid",))
         return self

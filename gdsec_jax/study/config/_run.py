@@ -78,7 +78,7 @@ class RunConfig(_fields.Model):
     """By label."""
 
     @pydantic.model_validator(mode="after")
-    def _has_methods(self):
+    def _has_methods_that_fit_its_grid(self):
         if not self.methods:
             raise ValueError("methods is empty, expected at least one")
         options = {label.replace("_", "-").lower() for label in self.methods}
@@ -92,10 +92,6 @@ class RunConfig(_fields.Model):
                 raise ValueError(
                     f"the label {label!r} may hold letters, digits, blanks and _.+-"
                 )
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _has_a_grid_for_all_methods(self):
         for label, method in self.methods.items() if self.grid else ():
             grid = _fields.joined(self.grid, method.grid)
             with _fields.of_method(label):
