@@ -222,9 +222,8 @@ def test_long_and_dense_drawings_stay_small(tmp_path):
 
 def test_the_files_of_a_section(tmp_path):
     paths = report.save(section(), tmp_path / "new")
-    assert [path.name for path in paths] == [
-        f"first{rest}" for rest in (".png", ".pdf", ".svg", "-narrow.svg", ".csv")
-    ]
+    ends = (".png", ".pdf", ".svg", "-narrow.svg", ".csv")
+    assert [path.name for path in paths] == [f"first{end}" for end in ends]
     assert sorted(paths) == sorted((tmp_path / "new").iterdir())
     png, pdf, drawing, narrow, csv = paths
     assert png.read_bytes().startswith(b"\x89PNG\r\n")
@@ -277,9 +276,8 @@ def test_bad_sections_are_errors(tmp_path):
 
 
 def test_a_page_holds_everything(tmp_path):
-    second = section(
-        "second", panels=(heat,), table=None, chosen=None, claims=(), seconds=7200
-    )
+    bare = {"table": None, "chosen": None, "claims": (), "seconds": 7200}
+    second = section("second", panels=(heat,), **bare)
     text = written(tmp_path, section(), second, notes=["Embedded data instead."])
     assert text.startswith("<!DOCTYPE html>")
     read = Reader(text)
@@ -366,15 +364,14 @@ def test_nothing_comes_from_elsewhere(tmp_path):
 
 
 def test_columns_of_numbers_are_aligned_as_such(tmp_path):
-    frame = pd.DataFrame(
-        {
-            "method": ["2-bit", "a", "b"],
-            "rounds": ["1,409", "never", "> 12"],
-            "share": ["45.2 %", "-1e-09", "-"],
-            "how": ["1/L, of the largest eigenvalue", "b", "c"],
-            "number": [1.5, np.nan, 3],
-        }
-    )
+    shown = {
+        "method": ["2-bit", "a", "b"],
+        "rounds": ["1,409", "never", "> 12"],
+        "share": ["45.2 %", "-1e-09", "-"],
+        "how": ["1/L, of the largest eigenvalue", "b", "c"],
+        "number": [1.5, np.nan, 3],
+    }
+    frame = pd.DataFrame(shown)
     twice = pd.DataFrame([], columns=["vs GD", "vs GD"])
     text = written(tmp_path, section(table=frame, chosen=twice))
     columns = [c for c in Reader(text).all("th") if c.get("scope") == "col"]
