@@ -90,11 +90,10 @@ def compare(
             if checkpoint_every is not None:
                 path = folder / CHECKPOINTS / label
                 options["checkpoint"] = Checkpoints(path, checkpoint_every)
-            histories[label] = simulate_method(
-                config, label, method, problem, **options
-            )
-            histories[label].save(folder / f"{label}.nc")
-            say(console, f"{label}: {histories[label].summary()}")
+            history = simulate_method(config, label, method, problem, **options)
+            histories[label] = history
+            history.save(folder / f"{label}.nc")
+            say(console, f"{label}: {history.summary()}")
     return Runs(config, problem, histories)
 
 
@@ -113,10 +112,8 @@ def simulate_method(
         optimizer = configs.make_optimizer(method, config, problem)
     uplink = configs.make_uplink(method, config.channel, problem.num_workers)
     about = tuning.about_method(config, label, method)
-    attributes = about | {
-        "method": method.model_dump(mode="json"),
-        "started": datetime.datetime.now(datetime.UTC).isoformat(),
-    }
+    started = datetime.datetime.now(datetime.UTC).isoformat()
+    attributes = about | {"method": method.model_dump(mode="json"), "started": started}
     with warnings.catch_warnings():  # the summary says it better
         said = "(completed|reached|diverged)"
         warnings.filterwarnings("ignore", said, RuntimeWarning)
@@ -180,14 +177,12 @@ def sweep(
     swept: dict[str, list[xr.Dataset]] = {label: [] for label in config.methods}
     for number, setting in enumerate(_grid.settings_of(axes)):
         given = config.problem.model_dump(exclude={"grid"}) | setting
-        own = configs.ProblemConfig.model_validate(given)
-        with prepared(config.model_copy(update={"problem": own})) as problem:
+        one = configs.ProblemConfig.model_validate(given)
+        with prepared(config.model_copy(update={"problem": one})) as problem:
             for label, parts in swept.items():
                 path = folder / f"{label} sweep{f' {number}' if axes else ''}.nc"
-                one = tuning.sweep_method(
-                    config, label, problem, path=path, within=setting, **options
-                )
-                parts.append(one)
+                own = options | {"path": path, "within": setting}
+                parts.append(tuning.sweep_method(config, label, problem, **own))
     results_of = {}
     for label, parts in swept.items():
         results_of[label] = parts[0]
@@ -257,9 +252,9 @@ def tune(
             given = config.methods[label]
             # Of one setting the config may say better why it is the one.
             why = choice.why if choice.number > 1 else given.chosen or choice.why
-            chosen[label] = configs.varied(given, **choice.setting).model_copy(
-                update={"chosen": why, "grid": given.grid}
-            )
+            best = configs.varied(given, **choice.setting)
+            kept = {"chosen": why, "grid": given.grid}
+            chosen[label] = best.model_copy(update=kept)
             values = ", ".join(f"{n} = {v!r}" for n, v in choice.setting.items())
             say(console, f"{label}: {values or 'nothing to choose'}: {choice.why}")
     methods = {label: chosen[label] for label in config.methods}

@@ -53,7 +53,6 @@ def make(
     *,
     console: rich.console.Console,
     real: bool = False,
-    progress: bool | None = None,
     jobs: int = 1,
 ) -> Path:
     """Make figures, each as PNG, PDF, SVG and CSV, and the page of them, index.html.
@@ -63,7 +62,6 @@ def make(
       results: the folder for all of it.
       console: for a line a step.
       real: whether to take real data sets where they can be had.
-      progress: whether to show bars; by default on a terminal.
       jobs: figures made at a time, in a process each if it is more than one: no bars.
 
     Returns:
@@ -85,7 +83,7 @@ def make(
         if real:
             config, note = _with_real_data(name, config)
             notes += [note] if note else []
-        studies.append(Study(name, config, results / name, console, progress, command))
+        studies.append(Study(name, config, results / name, console, command=command))
     if min(jobs, len(studies)) > 1:
         sections = _in_processes(studies, results, jobs)
     else:
@@ -134,10 +132,8 @@ def _in_processes(
     """Several figures at a time: most of a figure's time is one core's, compiling."""
     spawn = multiprocessing.get_context("spawn")  # a fork would copy no threads
     with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
-        made = [
-            pool.submit(_saved, study._replace(console=None, progress=False), results)
-            for study in studies
-        ]
+        alone = [study._replace(console=None, progress=False) for study in studies]
+        made = [pool.submit(_saved, study, results) for study in alone]
         try:
             return [each.result() for each in made]
         except BaseException:

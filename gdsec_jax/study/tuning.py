@@ -67,11 +67,11 @@ def sweep_method(
             for setting, own in zip(settings, given, strict=True)
         }
         options["log"] = lambda columns, setting: log(
-            columns,
-            setting={"method": label, "setting": said[_grid.identity(setting)]},
+            columns, setting={"method": label, "setting": said[_grid.identity(setting)]}
         )
     if rows[0].seed is None:
         options["key"] = config.problem.seed
+    uplink = configs.make_uplink(rows[0], config.channel, problem.num_workers)
 
     def with_local_steps(steps, rate):
         return problems.local_steps(problem, steps, rate)
@@ -87,7 +87,7 @@ def sweep_method(
             _grid.Listed(axes, settings, static),
             config.num_rounds,
             eval_every=config.eval_every,
-            uplink=configs.make_uplink(rows[0], config.channel, problem.num_workers),
+            uplink=uplink,
             path=SweepFile(path, about_method(config, label, method)),
             **options,
         )

@@ -51,9 +51,8 @@ class ChannelConfig(Model):
         for name in _RADIO:  # what was saved, or read from options, names all fields
             default = type(self).model_fields[name].default
             if self.snr_db is None and getattr(self, name) != default:
-                raise ValueError(
-                    f"{name} needs an snr_db: without one there is no radio"
-                )
+                said = "needs an snr_db: without one there is no radio"
+                raise ValueError(f"{name} {said}")
         return self
 
 
