@@ -143,14 +143,8 @@ def load_data(name: str, subset: str = "train") -> data.Dataset:
 
 def split_of(config: ProblemConfig, targets: np.ndarray) -> list[np.ndarray]:
     """Which samples are each worker's."""
-    return data.split(
-        targets,
-        config.num_workers,
-        config.split,
-        seed=config.seed,
-        sizes=config.sizes,
-        concentration=config.concentration,
-    )
+    own = config.model_dump(include={"seed", "sizes", "concentration"})
+    return data.split(targets, config.num_workers, config.split, **own)
 
 
 def make_network(config: ProblemConfig, samples: data.Dataset) -> problems.Problem:
@@ -184,11 +178,9 @@ def make_network(config: ProblemConfig, samples: data.Dataset) -> problems.Probl
             "expected at least one, and one a worker left."
         )
     kept, held = order[first:], order[:first]
+    made = (config.seed, jnp.dtype(config.dtype))
     return problems.flax_problem(
-        models.make(
-            *(config.model, features.shape[1], num_classes),
-            *(config.seed, jnp.dtype(config.dtype)),
-        ),
+        models.make(config.model, features.shape[1], num_classes, *made),
         optax.softmax_cross_entropy_with_integer_labels,
         (features[kept], targets[kept]),
         config.num_workers,
