@@ -212,3 +212,23 @@ def run(optimizer, params, gradients):
     carry = params, optimizer.init(params)
     (params, state), (sent, updates) = jax.lax.scan(one, carry, gradients)
     return params, state, sent, updates
+
+
+def made_history(bits, errors, outcome="completed", initial=10.0, **attributes):
+    """The History of one worker's run, evaluated after every round."""
+    bits, errors = np.array(bits)[:, None], np.array(errors, float)
+    rounds = len(errors)
+    return gdsec_jax.History(
+        initial_error=initial,
+        eval_rounds=np.arange(1, rounds + 1),
+        objective_error=errors,
+        entries=bits // 32,
+        bits=bits,
+        broadcast_bits=np.full(rounds, 320),
+        gradient_evaluations=np.full(rounds, 100),
+        participants=np.ones((rounds, 1), bool),
+        dropped=np.zeros(rounds, int),
+        params=np.zeros(1),
+        outcome=outcome,
+        attributes=attributes,
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from inside import _distributed
+from inside import meet
 
 from gdsec_jax import History, data
 from gdsec_jax.study import cli
@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent
 
 START = """
 import jax
-from inside import _distributed
-mesh = _distributed.start("localhost:{port}", {processes}, {process})
+from inside import meet
+mesh = meet("localhost:{port}", {processes}, {process})
 assert mesh.size == 4
 jax.config.update("jax_enable_x64", True)
 import numpy as np
@@ -232,7 +232,7 @@ def test_half_of_how_to_meet(capsys):
         assert cli.main(["run", path, *options]) == 2
         assert "expected --distributed with them" in capsys.readouterr().err
     with pytest.raises(ValueError, match="num_processes, process_id is missing"):
-        _distributed.start("localhost:1")
+        meet("localhost:1")
 
 
 def test_workers_whose_data_differ():

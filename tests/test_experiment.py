@@ -24,17 +24,11 @@ def quiet():
 
 def make(methods, **fields) -> config.RunConfig:
     """Methods on a small ridge problem."""
-    problem = {
-        "kind": "ridge",
-        "data": "heterogeneous",
-        "options": {"samples_per_worker": 8, "num_features": 6},
-        "num_workers": 4,
-        "split": "contiguous",
-        "seed": 5,
-    }
-    values = {"num_rounds": 30, "wire": "rle", "methods": methods}
+    problem = {"data": "heterogeneous", "num_workers": 4, "split": "contiguous"}
+    problem |= {"options": {"samples_per_worker": 8, "num_features": 6}, "seed": 5}
     problem |= fields.pop("problem", {})
-    return config.validate(values | {"problem": problem} | fields, "test")
+    values = {"num_rounds": 30, "methods": methods, "problem": problem}
+    return config.validate(values | fields, "test")
 
 
 THREE = {
@@ -53,12 +47,9 @@ def runs(tmp_path_factory):
     def log(rows, setting):
         seen.append((setting, rows))
 
+    options = {"log": log, "observe": gdsec_jax.norms}
     loaded = make(THREE, target=1e-2, eval_every=4)
-    return (
-        experiment.compare(loaded, folder, console, log=log, observe=gdsec_jax.norms),
-        folder,
-        seen,
-    )
+    return experiment.compare(loaded, folder, console, **options), folder, seen
 
 
 # Runs of a config
@@ -78,9 +69,8 @@ def test_the_runs_of_a_config(runs):
         rows = [rows for setting, rows in seen if setting == {"method": label}]
         bits = np.concatenate([each["bits"] for each in rows])
         np.testing.assert_array_equal(bits, history.bits.sum(1))
-    assert [s for s, _ in seen] == sorted(
-        (s for s, _ in seen), key=lambda s: s["method"]
-    )
+    labels = [setting["method"] for setting, _ in seen]
+    assert labels == sorted(labels)
 
 
 def test_a_run_has_its_seed_and_step_and_what_takes_part(runs):
@@ -158,13 +148,11 @@ def test_a_sweep_over_the_problem_says_what_it_was(tmp_path, quiet):
 
     swept = experiment.sweep(loaded, "all", tmp_path, quiet, log=log)["SEC"]
     assert dict(swept.sizes) == {"split": 2, "xi": 2, "eval_round": 4}
-    words = {one["setting"] for one in seen}
-    assert words == {
-        f"split={split} xi={xi}" for split in grid["grid"]["split"] for xi in (0.5, 4.0)
-    }
+    splits = grid["grid"]["split"]
+    words = {f"split={split} xi={xi}" for split in splits for xi in (0.5, 4.0)}
+    assert {one["setting"] for one in seen} == words
     said = json.loads(swept.attrs["attributes"])
-    assert said["label"] == "SEC"
-    assert said["seed"] == 5
+    assert (said["label"], said["seed"]) == ("SEC", 5)
     assert said["config"] == loaded.model_dump(mode="json")
     assert said["batches"] == [[2], [2]]
     assert said["versions"]["x64"] == "True"
@@ -174,11 +162,6 @@ def test_tuning_chooses_no_problem(tmp_path, quiet):
     loaded = make(THREE, problem={"grid": {"split": ["contiguous"]}})
     with pytest.raises(ValueError, match=r"^problem.grid is .*, expected none"):
         experiment.tune(loaded, "x", tmp_path, quiet)
-
-
-def test_local_steps_are_no_baseline():
-    methods = {"FedAvg": {"name": "gd", "local_steps": 2}} | THREE
-    assert make(methods).baseline() == "GD"
 
 
 # Tables
@@ -199,9 +182,8 @@ def test_how_parameters_were_chosen(runs):
         "chosen": "our setting",
     }
     assert rows["random"]["parameters"] == "levels = 4, seed = 2, step_factor = 0.5"
-    assert rows["given"]["step"] == "0.25"
-    assert rows["given"]["step from"] == "given"
-    assert rows["given"]["chosen"] == "by hand"
+    given = {"step": "0.25", "step from": "given", "chosen": "by hand"}
+    assert given.items() <= rows["given"].items()
     compressor = gdsec_jax.worker.random_k(2)
     theory = gdsec_jax.theory("diana", problem, compressor=compressor)
     assert rows["DIANA"]["step"] == f"{theory.learning_rate:.3g}"

@@ -131,9 +131,8 @@ def test_it_is_run_swept_tuned_and_drawn(place, capsys, monkeypatch):
     rows = section.chosen.set_index("method").to_dict("index")
     assert rows["lazy"]["step from"] == "gradient descent's step"
     assert rows["lazy"]["parameters"] == f"keep = {method.keep}"
-    report.page(
-        [section], place / "page.html", title="", environment={}, command="gdsec"
-    )
+    options = {"title": "", "environment": {}, "command": "gdsec"}
+    report.page([section], place / "page.html", **options)
     page = (place / "page.html").read_text("utf-8")
     assert "own_methods:lazy" in page and f"keep = {method.keep}" in page
     figure = report.compose(section)
@@ -165,31 +164,25 @@ def test_its_help_has_its_parameters(capsys, monkeypatch):
         assert f"--methods.{name}" not in page
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("name = 'no_such_module:f'", "'no_such_module' cannot be imported (No modul"),
-        ("name = ':f'", "'' cannot be imported (Empty module name), expected a mod"),
-        ("name = 'own_methods:f'", "own_methods has no f, expected a function."),
-        ("name = 'own_methods:number'", "which is no method, expected a function of"),
-        ("name = 'lazy'", "name is 'lazy', expected one of gd, gdsec,"),
-        ("name = 'own_methods:lazy'", "own_methods:lazy needs the parameter keep."),
-        (
-            "name = 'own_methods:lazy'\nkeep = 2.0",
-            "X.keep is 2.0, expected less than or equal to 1.",
-        ),
-        (
-            "name = 'own_methods:lazy'\nkeep = 1.0\nflavour = 'sour'",
-            "X.flavour is 'sour', expected 'plain' or 'salted'.",
-        ),
-        (
-            "name = 'own_methods:lazy'\nkeep = 1.0\nlevels = 2",
-            "own_methods:lazy has no parameter levels, expected one of keep, beta, ",
-        ),
-    ],
-)
-def test_what_is_refused(text, message, place):
-    (place / "bad.toml").write_text(f"[methods.X]\n{text}\n")
+REFUSED = """
+no_such_module:f | 'no_such_module' cannot be imported (No modul
+:f | '' cannot be imported (Empty module name), expected a mod
+own_methods:f | own_methods has no f, expected a function.
+own_methods:number | which is no method, expected a function of
+lazy | name is 'lazy', expected one of gd, gdsec,
+own_methods:lazy | own_methods:lazy needs the parameter keep.
+own_methods:lazy keep=2.0 | X.keep is 2.0, expected less than or equal to 1.
+own_methods:lazy keep=1 flavour='sour' | flavour is 'sour', expected 'plain' or 'salt
+own_methods:lazy keep=1 levels=2 | has no parameter levels, expected one of keep, beta,
+"""
+
+
+@pytest.mark.parametrize("row", REFUSED.strip().splitlines())
+def test_what_is_refused(row, place):
+    given, message = row.split(" | ")
+    name, *fields = given.split()
+    text = "\n".join(["[methods.X]", f"name = '{name}'", *fields])
+    (place / "bad.toml").write_text(text)
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         config.load("bad.toml")
     assert "\n" not in str(caught.value)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -106,13 +107,11 @@ def sweep(
     if append and log is None:
         raise ValueError("--append is given without --log, expected the log to go on.")
     where = (config.stem, results, rich.console.Console())
-    with _logged(log, append) as logs_to:
-        experiment.sweep(
-            *(_load(config), *where),
-            memory_limit=memory_limit,
-            log=logs_to,
-            observe=observe.norms if norms else None,
-        )
+    logged = logs.open_log(log, append=append) if log else contextlib.nullcontext()
+    observed = observe.norms if norms else None
+    with logged as logs_to:
+        options = {"memory_limit": memory_limit, "observe": observed, "log": logs_to}
+        experiment.sweep(_load(config), *where, **options)
 
 
 @app.command(name="tune")
@@ -168,8 +167,7 @@ def figures(
 
     jobs = (os.cpu_count() or 1) if jobs is None else jobs
     console = rich.console.Console()
-    page = make(names, results, console=console, real=data == "real", jobs=jobs)
-    print(page)
+    print(make(names, results, console=console, real=data == "real", jobs=jobs))
 
 
 @app.command(name="methods")
@@ -193,16 +191,39 @@ def _load(path: Path) -> "configs.RunConfig":
     return configs.load(path)
 
 
-def _logged(path: Path | None, append: bool = False):
-    """The log at a path, or none."""
-    if path is None:
-        return contextlib.nullcontext()
-    return logs.open_log(path, append=append)
+def meet(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> jax.sharding.Mesh:
+    """The mesh of all devices of all processes, once they have met.
+
+    To be called before anything else is asked of jax, with what `RunOptions` says.
+    """
+    given = (coordinator, num_processes, process_id)
+    names = ("coordinator", "num_processes", "process_id")
+    missing = [name for name, x in zip(names, given, strict=True) if x is None]
+    if 0 < len(missing) < len(given):
+        raise ValueError(
+            f"{', '.join(missing)} is missing, expected coordinator, num_processes "
+            "and process_id, or none of them."
+        )
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(*given)
+    except (ValueError, RuntimeError) as error:
+        said = str(error).strip() or f"{type(error).__name__}."
+        raise ValueError(
+            f"the processes do not meet: {said.splitlines()[0]} "
+            "Expected SLURM, Open MPI or a TPU pod, or an explicit coordinator, "
+            "num_processes and process_id."
+        ) from error
+    return jax.sharding.Mesh(jax.devices(), ("workers",))
 
 
 def _run(config: "configs.RunConfig", name: str, options: RunOptions) -> None:
     from gdsec_jax.simulation._checkpoint import own_log
-    from gdsec_jax.study import _distributed, experiment
+    from gdsec_jax.study import experiment
 
     every, log = options.checkpoint_every, options.log
     if every is not None:
@@ -213,26 +234,24 @@ def _run(config: "configs.RunConfig", name: str, options: RunOptions) -> None:
                 "run of several processes is not saved."
             )
     meeting = (options.coordinator, options.num_processes, options.process_id)
-    mesh = None
-    if options.distributed:
-        mesh = _distributed.start(*meeting)
-    elif any(x is not None for x in meeting):
+    mesh = meet(*meeting) if options.distributed else None
+    if mesh is None and any(x is not None for x in meeting):
         raise ValueError(
             "coordinator, num_processes or process_id is given, expected --distributed "
             "with them."
         )
-    if mesh is not None and jax.process_index() > 0:
-        log = None
-    logged = _logged(log)
-    if every is not None and log is not None:
-        logged = own_log(log, options.results / name / experiment.CHECKPOINTS)
-    own = (options.results, rich.console.Console())
-    with (
-        _distributed.one_writes(*own) if mesh else contextlib.nullcontext(own) as where,
-        logged as logs_to,
-    ):
+    results, console = options.results, rich.console.Console()
+    with contextlib.ExitStack() as stack:
+        if mesh is not None and jax.process_index() > 0:  # the first process writes
+            results = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            log, console = None, rich.console.Console(quiet=True)
+        logs_to = None
+        if log is not None:
+            folder = results / name / experiment.CHECKPOINTS
+            opened = logs.open_log(log) if every is None else own_log(log, folder)
+            logs_to = stack.enter_context(opened)
         experiment.run(
-            *(config, name, *where),
+            *(config, name, results, console),
             log=logs_to,
             observe=observe.norms if options.norms else None,
             checkpoint_every=every,

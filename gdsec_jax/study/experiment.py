@@ -75,14 +75,11 @@ def compare(
     checkpoint_every: int | None = None,
     **options: Any,
 ) -> Runs:
-    """Run all methods of a config; each history is saved when its run ends.
+    """Run all methods of a config; each history is saved as it ends, as LABEL.nc.
 
-    Args:
-      config, console: as above.
-      folder: for the histories, LABEL.nc each.
-      checkpoint_every: rounds, after each of which a run is saved, in the folder
-        `CHECKPOINTS` beside the histories; called again, they go on from there.
-      options: of `simulate`; log is also handed `setting`, {"method": label}.
+    Runs are saved every `checkpoint_every` rounds in the folder `CHECKPOINTS` beside
+    the histories, and go on from there when they are called again. The options are
+    those of `simulate`; log is also handed `setting`, {"method": label}.
     """
     histories = {}
     with prepared(config) as problem:
@@ -93,11 +90,10 @@ def compare(
             if checkpoint_every is not None:
                 path = folder / CHECKPOINTS / label
                 options["checkpoint"] = Checkpoints(path, checkpoint_every)
-            histories[label] = simulate_method(
-                config, label, method, problem, **options
-            )
-            histories[label].save(folder / f"{label}.nc")
-            say(console, f"{label}: {histories[label].summary()}")
+            history = simulate_method(config, label, method, problem, **options)
+            histories[label] = history
+            history.save(folder / f"{label}.nc")
+            say(console, f"{label}: {history.summary()}")
     return Runs(config, problem, histories)
 
 
@@ -116,10 +112,8 @@ def simulate_method(
         optimizer = configs.make_optimizer(method, config, problem)
     uplink = configs.make_uplink(method, config.channel, problem.num_workers)
     about = tuning.about_method(config, label, method)
-    attributes = about | {
-        "method": method.model_dump(mode="json"),
-        "started": datetime.datetime.now(datetime.UTC).isoformat(),
-    }
+    started = datetime.datetime.now(datetime.UTC).isoformat()
+    attributes = about | {"method": method.model_dump(mode="json"), "started": started}
     with warnings.catch_warnings():  # the summary says it better
         said = "(completed|reached|diverged)"
         warnings.filterwarnings("ignore", said, RuntimeWarning)
@@ -181,18 +175,14 @@ def sweep(
     axes = _grid.axes_of(own_grid) if own_grid else ()
     folder = _whole.folder(results / name)
     swept: dict[str, list[xr.Dataset]] = {label: [] for label in config.methods}
-    log = options.pop("log", None)
     for number, setting in enumerate(_grid.settings_of(axes)):
         given = config.problem.model_dump(exclude={"grid"}) | setting
-        own = configs.ProblemConfig.model_validate(given)
-        with prepared(config.model_copy(update={"problem": own})) as problem:
+        one = configs.ProblemConfig.model_validate(given)
+        with prepared(config.model_copy(update={"problem": one})) as problem:
             for label, parts in swept.items():
                 path = folder / f"{label} sweep{f' {number}' if axes else ''}.nc"
-                told = log and functools.partial(_log_within, log, setting)
-                one = tuning.sweep_method(
-                    config, label, problem, path=path, log=told, **options
-                )
-                parts.append(one)
+                own = options | {"path": path, "within": setting}
+                parts.append(tuning.sweep_method(config, label, problem, **own))
     results_of = {}
     for label, parts in swept.items():
         results_of[label] = parts[0]
@@ -200,28 +190,18 @@ def sweep(
         if axes:
             whole = xr.concat(parts, "setting", combine_attrs="drop")
             results_of[label] = _sweep.unflatten(whole, axes)
-            results_of[label].attrs["attributes"] = json.dumps(_joined(parts))
+            abouts = [json.loads(part.attrs["attributes"]) for part in parts]
+            joined = abouts[0] | {
+                "resolution": max(about["resolution"] for about in abouts),
+                "batches": [batch for about in abouts for batch in about["batches"]],
+                "bytes": [needed for about in abouts for needed in about["bytes"]],
+                "seconds": sum(about["seconds"] for about in abouts),
+            }
+            results_of[label].attrs["attributes"] = json.dumps(joined)
             with _whole.whole(path) as temporary:
                 results_of[label].to_netcdf(temporary, engine="h5netcdf")
         say(console, f"{label}: {_says(results_of[label])} -> {path}")
     return results_of
-
-
-def _joined(parts: list[xr.Dataset]) -> dict[str, Any]:
-    """The attributes of sweeps of several problems."""
-    abouts = [json.loads(part.attrs["attributes"]) for part in parts]
-    return abouts[0] | {
-        "resolution": max(about["resolution"] for about in abouts),
-        "batches": [batch for about in abouts for batch in about["batches"]],
-        "bytes": [needed for about in abouts for needed in about["bytes"]],
-        "seconds": sum(about["seconds"] for about in abouts),
-    }
-
-
-def _log_within(log, problem, rows, setting) -> None:
-    """A row's setting with that of the problem before it."""
-    words = [tuning.words(problem), setting["setting"]]
-    log(rows, setting=setting | {"setting": " ".join(filter(None, words))})
 
 
 def _says(swept: xr.Dataset) -> str:
@@ -272,9 +252,9 @@ def tune(
             given = config.methods[label]
             # Of one setting the config may say better why it is the one.
             why = choice.why if choice.number > 1 else given.chosen or choice.why
-            chosen[label] = configs.varied(given, **choice.setting).model_copy(
-                update={"chosen": why, "grid": given.grid}
-            )
+            best = configs.varied(given, **choice.setting)
+            kept = {"chosen": why, "grid": given.grid}
+            chosen[label] = best.model_copy(update=kept)
             values = ", ".join(f"{n} = {v!r}" for n, v in choice.setting.items())
             say(console, f"{label}: {values or 'nothing to choose'}: {choice.why}")
     methods = {label: chosen[label] for label in config.methods}

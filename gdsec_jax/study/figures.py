@@ -53,7 +53,6 @@ def make(
     *,
     console: rich.console.Console,
     real: bool = False,
-    progress: bool | None = None,
     jobs: int = 1,
 ) -> Path:
     """Make figures, each as PNG, PDF, SVG and CSV, and the page of them, index.html.
@@ -63,9 +62,7 @@ def make(
       results: the folder for all of it.
       console: for a line a step.
       real: whether to take real data sets where they can be had.
-      progress: whether to show bars; by default on a terminal.
-      jobs: figures that are made at a time, each in a process of its own if it is more
-        than one: then without bars.
+      jobs: figures made at a time, in a process each if it is more than one: no bars.
 
     Returns:
       The path of the page.
@@ -86,17 +83,23 @@ def make(
         if real:
             config, note = _with_real_data(name, config)
             notes += [note] if note else []
-        studies.append(Study(name, config, results / name, console, progress, command))
+        studies.append(Study(name, config, results / name, console, command=command))
     if min(jobs, len(studies)) > 1:
         sections = _in_processes(studies, results, jobs)
     else:
         sections = _one_by_one(studies, results)
+    dtypes = {s.config["problem"].get("dtype", "float64") for s in sections}
+    environment = _environment.everything() | {
+        "precision": ", ".join(sorted(dtypes)),
+        "matplotlib": importlib.metadata.version("matplotlib"),
+    }
+    del environment["x64"]  # the runs', which their configs set
     page = results / "index.html"
     report.page(
         sections,
         page,
         title="Communication-efficient distributed optimisation: the figures",
-        environment=_environment_of_a_page(sections),
+        environment=environment,
         command=" ".join([command, *names]),
         notes=notes,
         saved=True,
@@ -129,10 +132,8 @@ def _in_processes(
     """Several figures at a time: most of a figure's time is one core's, compiling."""
     spawn = multiprocessing.get_context("spawn")  # a fork would copy no threads
     with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
-        made = [
-            pool.submit(_saved, study._replace(console=None, progress=False), results)
-            for study in studies
-        ]
+        alone = [study._replace(console=None, progress=False) for study in studies]
+        made = [pool.submit(_saved, study, results) for study in alone]
         try:
             return [each.result() for each in made]
         except BaseException:
@@ -169,13 +170,3 @@ def _with_real_data(name: str, config: configs.RunConfig):
         first = str(error).splitlines()[0]
         return config, f"{name}: {merged.problem.data} cannot be had ({first})"
     return merged, None
-
-
-def _environment_of_a_page(sections: Sequence[report.Section]) -> dict[str, str]:
-    dtypes = {s.config["problem"].get("dtype", "float64") for s in sections}
-    everything = _environment.everything()
-    del everything["x64"]  # the runs', which their configs set
-    return everything | {
-        "precision": ", ".join(sorted(dtypes)),
-        "matplotlib": importlib.metadata.version("matplotlib"),
-    }

@@ -1,8 +1,8 @@
 """A config's methods over their grids, and the rule that picks one setting of each."""
 
-import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,35 +22,24 @@ def axes_of(config: configs.RunConfig, label: str) -> tuple[_grid.Axis, ...]:
 
 
 def sweep_method(
-    config: configs.RunConfig, label: str, problem: problems.Problem, **options: Any
+    config: configs.RunConfig,
+    label: str,
+    problem: problems.Problem,
+    *,
+    log: Callable[..., None] | None = None,
+    path: Path | None = None,
+    within: Mapping[str, Any] = {},
+    **options: Any,
 ) -> xr.Dataset:
     """Every setting of a method's grid, each with the step that theory gives for it.
 
-    The options are those of `sweep`, path a file's alone; so is the result, with a
-    dimension for each axis of the grid. What is wrong names the method.
+    The options, and the result, are those of `sweep`, with a dimension for each axis of
+    the grid. What is wrong names the method. `within` is the setting of the problem, in
+    the log, whose two columns all methods share, so that one file can have them all.
     """
-    method = config.methods[label]
-    axes = axes_of(config, label)
+    method, axes = config.methods[label], axes_of(config, label)
     given = list(_grid.settings_of(axes))
     rows = [ready(label, method, problem, **setting) for setting in given]
-    log = options.pop("log", None)
-    if log is not None:
-        log = functools.partial(_log, log, label)
-    about = about_method(config, label, method)
-    options["path"] = SweepFile(options.get("path"), about)
-    with configs.of_method(label):
-        return _sweep_rows(config, rows, given, problem, axes, log, **options)
-
-
-def ready(
-    label: str, method: configs.MethodConfig, problem: problems.Problem, **setting: Any
-) -> configs.MethodConfig:
-    """A method at a setting of its grid, with all its numbers, those of theory too."""
-    with configs.of_method(label):
-        return configs.resolved(configs.varied(method, **setting), problem)
-
-
-def _sweep_rows(config, rows, given, problem, axes, log, **options) -> xr.Dataset:
     first, *_ = fields = [dict(row) for row in rows]
     traced = [
         name
@@ -62,40 +51,54 @@ def _sweep_rows(config, rows, given, problem, axes, log, **options) -> xr.Datase
         name
         for name in {name: None for row in fields for name in row}
         if name not in traced
-        and any(_differ(row.get(name), first.get(name)) for row in fields)
+        and len({repr(row.get(name)) for row in fields}) > 1  # 1 is not 1.0
     ]
     settings = [{name: row.get(name) for name in traced + static} for row in fields]
-    own: dict[str, Any] = {"problem": problem}
-    if any(row.local_steps for row in rows):
-        own["problem"] = functools.partial(_with_local_steps, problem)
+    local = any(row.local_steps for row in rows)
+    if local:
         static += ["steps", "rate"]
         for setting, row in zip(settings, rows, strict=True):
             setting |= {"steps": row.local_steps or 1, "rate": row.learning_rate}
-    own["uplink"] = configs.make_uplink(rows[0], config.channel, problem.num_workers)
-    if rows[0].seed is None:
-        own["key"] = config.problem.seed
-
     if log is not None:
-        of_the_grid = {
-            _grid.identity(fields): own_words
-            for fields, own_words in zip(settings, given, strict=True)
+        said = {
+            _grid.identity(setting): " ".join(
+                f"{name}={value}" for name, value in (*within.items(), *own.items())
+            )
+            for setting, own in zip(settings, given, strict=True)
         }
-        own["log"] = lambda columns, setting: log(
-            columns, setting=of_the_grid[_grid.identity(setting)]
+        options["log"] = lambda columns, setting: log(
+            columns, setting={"method": label, "setting": said[_grid.identity(setting)]}
         )
+    if rows[0].seed is None:
+        options["key"] = config.problem.seed
+    uplink = configs.make_uplink(rows[0], config.channel, problem.num_workers)
+
+    def with_local_steps(steps, rate):
+        return problems.local_steps(problem, steps, rate)
 
     def make_optimizer(**fields):
         method = configs.with_values(rows[0], **fields)
         return configs.make_optimizer(method, config, problem)
 
-    return sweep(
-        make_optimizer=make_optimizer,
-        grid=_grid.Listed(axes, settings, static),
-        num_rounds=config.num_rounds,
-        eval_every=config.eval_every,
-        **own,
-        **options,
-    )
+    with configs.of_method(label):
+        return sweep(
+            with_local_steps if local else problem,
+            make_optimizer,
+            _grid.Listed(axes, settings, static),
+            config.num_rounds,
+            eval_every=config.eval_every,
+            uplink=uplink,
+            path=SweepFile(path, about_method(config, label, method)),
+            **options,
+        )
+
+
+def ready(
+    label: str, method: configs.MethodConfig, problem: problems.Problem, **setting: Any
+) -> configs.MethodConfig:
+    """A method at a setting of its grid, with all its numbers, those of theory too."""
+    with configs.of_method(label):
+        return configs.resolved(configs.varied(method, **setting), problem)
 
 
 def about_method(
@@ -107,25 +110,6 @@ def about_method(
         "seed": config.problem.seed if method.seed is None else method.seed,
         "config": config.model_dump(mode="json"),
     }
-
-
-def words(setting: Mapping[str, Any]) -> str:
-    """A setting in words, for a log."""
-    return " ".join(f"{name}={value}" for name, value in setting.items())
-
-
-def _log(log, label: str, columns, setting) -> None:
-    # The same two columns for all methods, so that one file can have them all.
-    log(columns, setting={"method": label, "setting": words(setting)})
-
-
-def _with_local_steps(problem, steps: int, rate: float):
-    return problems.local_steps(problem, steps, rate)
-
-
-def _differ(one, other) -> bool:
-    """Also where they are equal: one entry, 1, is not all of them, 1.0."""
-    return type(one) is not type(other) or one != other
 
 
 class Choice(NamedTuple):
@@ -151,11 +135,9 @@ def choose(
     over the last tenth of its evaluations, is larger.
     Over an axis `seed` there is nothing to choose: the medians over it count.
     """
-    costs = cost_to(swept, target_error)
-    errors = _last_errors(swept)
-    errors = errors.where(
-        np.isfinite(errors) & (swept["outcome"] != "diverged"), np.inf
-    )
+    costs, errors = cost_to(swept, target_error), _last_errors(swept)
+    arrived = np.isfinite(errors) & (swept["outcome"] != "diverged")
+    errors = errors.where(arrived, np.inf)
     costs = costs.where(errors <= target_error, np.inf)
     if _grid.SEED in costs.dims:
         costs, errors = costs.median(_grid.SEED), errors.median(_grid.SEED)
@@ -165,25 +147,20 @@ def choose(
     bits = np.ravel(costs["bits"].values)
     of = f"of {len(settings)} settings" if len(settings) > 1 else "the one setting"
 
-    def chosen(best, why):
-        why = f"{of}, {why}{_edges(axes, settings[best])}"
-        return Choice(settings[best], why, float(rounds[best]), len(settings))
-
     reached = np.isfinite(rounds)
     within = reached & (rounds <= most_rounds)
-    if within.any():
-        limit = f" within {most_rounds:,.0f} rounds" if np.isfinite(most_rounds) else ""
-        best = np.argmin(np.where(within, bits, np.inf))
-        return chosen(best, f"the fewest bits to the target{limit}")
     if reached.any():
-        best = np.argmin(np.where(reached, bits, np.inf))
-        late = f"none within {most_rounds:,.0f} rounds"
-        return chosen(best, f"the fewest bits to the target; {late}")
-    errors = np.ravel(errors.values)
-    best = np.argmin(errors)
-    if np.isinf(errors[best]):
-        return chosen(best, "all diverge")
-    return chosen(best, "the least last error; none reaches the target")
+        best = np.argmin(np.where(within if within.any() else reached, bits, np.inf))
+        limit = " within" if within.any() else "; none within"
+        limit = f"{limit} {most_rounds:,.0f} rounds" if most_rounds < np.inf else ""
+        why = f"the fewest bits to the target{limit}"
+    else:
+        best = np.argmin(np.ravel(errors.values))
+        diverged = np.isinf(np.ravel(errors.values)[best])
+        never = "the least last error; none reaches the target"
+        why = "all diverge" if diverged else never
+    why = f"{of}, {why}{_edges(axes, settings[best])}"
+    return Choice(settings[best], why, float(rounds[best]), len(settings))
 
 
 def _last_errors(swept: xr.Dataset) -> xr.DataArray:
@@ -199,22 +176,17 @@ def _last_errors(swept: xr.Dataset) -> xr.DataArray:
 
 def _edges(axes: tuple[_grid.Axis, ...], setting: dict[str, Any]) -> str:
     """Where a better setting may lie beyond the grid, in words."""
-    names = [
-        " and ".join(axis.names)
-        for axis in axes
-        if _at_edge([setting[name] for name in axis.names], axis.rows)
-    ]
+    names = []
+    for axis in axes:
+        numbers = all(type(x) in (int, float) for row in axis.rows for x in row)
+        if len(axis.rows) < 3 or not numbers:
+            continue
+        place = tuple(setting[name] for name in axis.names)
+        # Less than no threshold, or than one entry, there is not.
+        least = place == (0.0,) or (place == (1,) and isinstance(place[0], int))
+        if place in (min(axis.rows), max(axis.rows)) and not least:
+            names.append(" and ".join(axis.names))
     return f"; {', '.join(names)} at the edge of the grid" if names else ""
-
-
-def _at_edge(place: list[Any], rows: Sequence[tuple[Any, ...]]) -> bool:
-    """Whether numbers are the least or the largest of their axis."""
-    numbers = all(type(x) in (int, float) for row in rows for x in row)
-    if len(rows) < 3 or not numbers:
-        return False
-    # Less than no threshold, or than one entry, there is not.
-    least = place == [0.0] or (place == [1] and isinstance(place[0], int))
-    return tuple(place) in (min(rows), max(rows)) and not least
 
 
 def cost_to(swept: xr.Dataset, error: float) -> xr.Dataset:
@@ -228,13 +200,8 @@ def cost_to(swept: xr.Dataset, error: float) -> xr.Dataset:
     resolution = about.get("resolution", -np.inf)
     reached = (swept["objective_error"] <= error) & (error >= resolution)
     first = reached.argmax("eval_round")
-    ever = reached.any("eval_round")
-
-    def at_first(values):
-        return values.isel(eval_round=first).where(ever, np.inf).drop_vars("eval_round")
-
     names = ("bits", "broadcast_bits", "gradient_evaluations")
-    rounds = swept["eval_round"].astype(float)
-    return xr.Dataset(
-        {"rounds": at_first(rounds)} | {n: at_first(swept[f"total_{n}"]) for n in names}
-    )
+    totals = {name: swept[f"total_{name}"] for name in names}
+    spent = xr.Dataset({"rounds": swept["eval_round"].astype(float)} | totals)
+    ever = reached.any("eval_round")
+    return spent.isel(eval_round=first).where(ever, np.inf).drop_vars("eval_round")

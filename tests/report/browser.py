@@ -123,12 +123,8 @@ def _dom(address: str) -> str:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         done = subprocess.run(
             [
-                browser,
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-dev-shm-usage",
-                "--hide-scrollbars",
+                *(browser, "--headless", "--no-sandbox", "--disable-gpu"),
+                *("--disable-dev-shm-usage", "--hide-scrollbars"),
                 f"--user-data-dir={profile}",
                 "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
                 "--window-size=1600,1000",

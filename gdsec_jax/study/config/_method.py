@@ -6,7 +6,7 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import pydantic
 from pydantic import Field
@@ -14,18 +14,8 @@ from pydantic import Field
 from gdsec_jax import robust, server, worker
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.federation._adaptive import adaptive_xi
-from gdsec_jax.study.config._fields import (
-    ADAPTIVE,
-    PARAMETERS,
-    Count,
-    NonNegative,
-    Number,
-    Parameter,
-    Positive,
-    Seed,
-    Xi,
-)
-from gdsec_jax.study.config._grid import Grid, check_grid
+from gdsec_jax.study.config import _fields
+from gdsec_jax.study.config._fields import PARAMETERS, Count, Number, Parameter
 from gdsec_jax.study.config._uplink import UplinkConfig
 
 # What a grid cannot vary.
@@ -82,45 +72,43 @@ def function_of(name: str) -> Callable[..., Any]:
 
 @functools.cache
 def model_of(name: str) -> "type[MethodConfig]":
-    """The config of a method: the common fields, and those of its function."""
-    fields: dict[str, Any] = {
-        field: (known.kind | None, Field(default=None, description=known.description))
-        for field, known in _parameters_of(function_of(name)).items()
-    }
-    return pydantic.create_model(name, __base__=MethodConfig, **fields)
+    """The config of a method: the common fields, and those of its function.
 
-
-def _parameters_of(function: Callable[..., Any]) -> dict[str, Parameter]:
-    """What a config says of a function's parameters, by the name of the field.
-
-    The type is the signature's if that is `Annotated`; else that of `PARAMETERS`, where
+    A type is the signature's if that is `Annotated`; else that of `PARAMETERS`, where
     the name is known; else the signature's, or that of the default.
     """
+    function = function_of(name)
     taken = _signature(function).parameters
     try:
         hints = typing.get_type_hints(function, include_extras=True)
     except NameError:  # of types that are imported for a type checker alone
         hints = {}
-    found = {}
-    for name, parameter in taken.items():
-        common = name in MethodConfig.model_fields or hasattr(MethodConfig, name)
-        if parameter.kind in _MANY or name in _NO_FIELDS or common:
+    found: dict[str, Parameter] = {}
+    for field, parameter in taken.items():
+        common = field in MethodConfig.model_fields or hasattr(MethodConfig, field)
+        if parameter.kind in _MANY or field in _NO_FIELDS or common:
             continue
-        hint = hints.get(name, parameter.annotation)
-        known = PARAMETERS.get(name)
+        hint = hints.get(field, parameter.annotation)
+        known = PARAMETERS.get(field)
         if known is None or typing.get_origin(hint) is typing.Annotated:
             known = _foreign(function, parameter, hint)
-        if known is not None:
-            found[name] = known._replace(
-                description=known.description + _default(parameter)
-            )
-            found |= {x: PARAMETERS[x] for x in _MORE.get(name, ()) if x not in taken}
-    if "xi" in found and "beta" in taken and found["xi"].kind is NonNegative:
+        if known is None:
+            continue
+        said, default = known.description, parameter.default
+        if default is not _EMPTY and default is not None:
+            said += f" By default {default!r}."
+        found[field] = known._replace(description=said)
+        found |= {x: PARAMETERS[x] for x in _MORE.get(field, ()) if x not in taken}
+    if "xi" in found and "beta" in taken and found["xi"].kind is _fields.NonNegative:
         # A threshold of single entries, which a controller can choose as well.
         words = f'{found["xi"].description} Or "adaptive", chosen as it runs.'
-        found["xi"] = Parameter(Xi, words)
-        found |= {name: PARAMETERS[name] for name in ("budget", "coordinate_xi")}
-    return found
+        found["xi"] = Parameter(_fields.Xi, words)
+        found |= {field: PARAMETERS[field] for field in ("budget", "coordinate_xi")}
+    fields: dict[str, Any] = {
+        field: (known.kind | None, Field(default=None, description=known.description))
+        for field, known in found.items()
+    }
+    return pydantic.create_model(name, __base__=MethodConfig, **fields)
 
 
 def _foreign(
@@ -141,11 +129,6 @@ def _foreign(
     return Parameter(hint, f"{words[:1].upper()}{words[1:]}." if words else "")
 
 
-def _default(parameter: inspect.Parameter) -> str:
-    given = parameter.default is not _EMPTY and parameter.default is not None
-    return f" By default {parameter.default!r}." if given else ""
-
-
 class MethodConfig(UplinkConfig):
     """An algorithm and its parameters; the key of its table is its label.
 
@@ -153,19 +136,20 @@ class MethodConfig(UplinkConfig):
     `model_of` its name, which has the parameters of its function too.
     """
 
+    stranger: ClassVar[str] = "{model} has no parameter {name}"
     name: str
     """The algorithm: gdsec methods lists them; or MODULE:FUNCTION."""
-    learning_rate: Positive | None = None
+    learning_rate: _fields.Positive | None = None
     """alpha; by default what theory recommends, or 1/L."""
-    seed: Seed | None = None
+    seed: _fields.Seed | None = None
     """Of what the run draws: algorithm, minibatches, workers."""
-    step_factor: Positive = 1.0
+    step_factor: _fields.Positive = 1.0
     """Of the learning rate, that of theory in particular."""
     local_steps: Count | None = None
     """Gradient steps of a worker in a round, as FedAvg."""
     broadcast_k: Number | None = None
     """The server sends so many entries, by top-k with EF."""
-    grid: Grid = Field(default={})
+    grid: _fields.Grid = Field(default={})
     """For gdsec sweep and tune: values of fields to try."""
     chosen: str = ""
     """How the parameters were chosen."""
@@ -180,35 +164,29 @@ class MethodConfig(UplinkConfig):
         if not isinstance(values["name"], str):
             raise ValueError(f"name is {values['name']!r}, expected a word")
         model = model_of(values["name"])
-        fields = model.model_fields
         # What an older version has saved names the fields of all methods.
-        kept = {
-            name: x
-            for name, x in values.items()
-            if name in fields or (x is not None and x is not False)
-        }
-        return model.model_validate(kept)
-
-    @classmethod
-    def stranger(cls, name: str) -> str:
-        """What to say of a parameter that the method has not."""
-        return f"{cls.__name__} has no parameter {name}"
+        unset = [x for x in values if values[x] is None or values[x] is False]
+        foreign = set(unset) - model.model_fields.keys()
+        return model.model_validate({x: values[x] for x in values if x not in foreign})
 
     @pydantic.model_validator(mode="after")
     def _fits_its_function(self):
-        check_grid(self, self.grid, MethodConfig.model_validate, FIXED)
+        _fields.check_grid(self, self.grid, MethodConfig.model_validate, FIXED)
         if self.grid:  # with its values, which may be needed, it was checked
             return self
         given = self._own()
         if "trim" in given and given.get("aggregation") != "trimmed_mean":
             raise ValueError("trim is for the aggregation trimmed_mean alone")
-        if "budget" in given and given.get("xi") != ADAPTIVE:
+        if "budget" in given and given.get("xi") != _fields.ADAPTIVE:
             raise ValueError("budget is for xi = 'adaptive' alone")
         if given.get("coordinate_xi") and "xi" not in given:
             raise ValueError("coordinate_xi needs the parameter xi")
-        if given.get("coordinate_xi") and given["xi"] == ADAPTIVE:
+        if given.get("coordinate_xi") and given["xi"] == _fields.ADAPTIVE:
             raise ValueError("coordinate_xi needs a number for xi, got 'adaptive'")
-        self.check_uplink()
+        if self.participation_rule is not None and self.participation is None:
+            raise ValueError("participation_rule needs the share participation")
+        if self.absent and self.participation is None and self.budget_bits is None:
+            raise ValueError("absent needs a participation or a budget_bits")
         # With the compressor, which checks its own; what else is needed the run has.
         given = (*self.parameters(), "num_workers", "learning_rate", "wire")
         _needs(self.name, function_of(self.name), given)

@@ -13,14 +13,8 @@ import pydantic
 from pydantic import Field
 
 from gdsec_jax import data, problems
-from gdsec_jax.study.config._fields import (
-    Count,
-    Model,
-    NonNegative,
-    Positive,
-    Seed,
-)
-from gdsec_jax.study.config._grid import Grid, check_grid
+from gdsec_jax.study.config import _fields
+from gdsec_jax.study.config._fields import Count, NonNegative, Positive, Seed
 
 Kind = Literal[
     "ridge", "logistic", "softmax", "lasso", "nonlinear_least_squares", "network"
@@ -32,7 +26,7 @@ GENERATORS = {
 }
 
 
-class ProblemConfig(Model):
+class ProblemConfig(_fields.Model):
     """What is minimised, and how the samples are split over the workers."""
 
     kind: Kind = "ridge"
@@ -68,7 +62,7 @@ class ProblemConfig(Model):
     """Lasso only: proximal steps."""
     dtype: Literal["float32", "float64"] = "float64"
     """Of all arrays; float32 of a network."""
-    grid: Grid = Field(default={})
+    grid: _fields.Grid = Field(default={})
     """For gdsec sweep: values of these fields to try."""
 
     @pydantic.model_validator(mode="before")
@@ -78,7 +72,7 @@ class ProblemConfig(Model):
         return {"dtype": "float32"} | values if network else values
 
     @pydantic.model_validator(mode="after")
-    def _fits_the_kind(self):
+    def _fits_kind_data_and_grid(self):
         network = self.kind == "network"
         if network != (self.model is not None):
             raise ValueError("a model goes with the kind network, and with it alone")
@@ -90,32 +84,34 @@ class ProblemConfig(Model):
             raise ValueError("held_out is for the kind network alone")
         if self.proximal and self.kind != "lasso":
             raise ValueError("proximal is for the kind lasso alone")
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _fits_the_generator(self):
         generator = GENERATORS.get(self.data)
         accepted = inspect.signature(generator).parameters if generator else {}
+        fields = ("num_workers", "problem", "regularization", "text")  # no options
         for name in self.options:
-            # Not options.
-            fields = ("num_workers", "problem", "regularization", "text")
             if name not in accepted or name in fields:
                 raise ValueError(f"the data {self.data} have no option {name}")
         for name, parameter in accepted.items():
             required = parameter.default is inspect.Parameter.empty
             if required and name not in self.options:
                 raise ValueError(f"the data {self.data} need the option {name}")
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _has_the_fields_of_its_grid(self):
-        check_grid(self, self.grid, ProblemConfig.model_validate, ("grid",))
+        validate = ProblemConfig.model_validate
+        _fields.check_grid(self, self.grid, validate, ("grid",))
         return self
 
 
 def make_problem(config: ProblemConfig) -> problems.Problem:
-    """Load the data and put the problem together."""
-    loaded = _samples(config)
+    """Load or generate the data, and put the problem together."""
+    generator = GENERATORS.get(config.data)
+    if generator is None:
+        loaded = load_data(config.data, config.subset)
+    else:
+        accepted = inspect.signature(generator).parameters
+        own: dict[str, Any] = {"seed": config.seed} if "seed" in accepted else {}
+        own |= config.options
+        if "num_workers" in accepted:
+            own["num_workers"] = config.num_workers
+            own |= {"problem": config.kind, "regularization": config.regularization}
+        loaded = generator(**own)
     if config.kind == "network":
         return make_network(config, loaded)
     problem = getattr(problems, config.kind)(
@@ -130,19 +126,6 @@ def make_problem(config: ProblemConfig) -> problems.Problem:
     if config.batch_size is None:
         return problem
     return problems.minibatch(problem, config.batch_size)
-
-
-def _samples(config: ProblemConfig) -> data.Dataset:
-    generator = GENERATORS.get(config.data)
-    if generator is None:
-        return load_data(config.data, config.subset)
-    accepted = inspect.signature(generator).parameters
-    own: dict[str, Any] = {"seed": config.seed} if "seed" in accepted else {}
-    own |= config.options
-    if "num_workers" in accepted:
-        own["num_workers"] = config.num_workers
-        own |= {"problem": config.kind, "regularization": config.regularization}
-    return generator(**own)
 
 
 def load_data(name: str, subset: str = "train") -> data.Dataset:
@@ -160,14 +143,8 @@ def load_data(name: str, subset: str = "train") -> data.Dataset:
 
 def split_of(config: ProblemConfig, targets: np.ndarray) -> list[np.ndarray]:
     """Which samples are each worker's."""
-    return data.split(
-        targets,
-        config.num_workers,
-        config.split,
-        seed=config.seed,
-        sizes=config.sizes,
-        concentration=config.concentration,
-    )
+    own = config.model_dump(include={"seed", "sizes", "concentration"})
+    return data.split(targets, config.num_workers, config.split, **own)
 
 
 def make_network(config: ProblemConfig, samples: data.Dataset) -> problems.Problem:
@@ -184,7 +161,9 @@ def make_network(config: ProblemConfig, samples: data.Dataset) -> problems.Probl
             "flax is missing, expected for a problem of kind network: "
             "pip install 'gdsec-jax[flax]'."
         ) from error
-    features, targets, text = _checked(config, samples)
+    _check_samples(config, samples)
+    features, targets = np.asarray(samples.features), samples.targets
+    text = config.model == "transformer"
     num_classes = data.NUM_CHARACTERS
     if not text:
         features = (features / (np.abs(features).max() or 1.0)).astype(config.dtype)
@@ -199,11 +178,9 @@ def make_network(config: ProblemConfig, samples: data.Dataset) -> problems.Probl
             "expected at least one, and one a worker left."
         )
     kept, held = order[first:], order[:first]
+    made = (config.seed, jnp.dtype(config.dtype))
     return problems.flax_problem(
-        models.make(
-            *(config.model, features.shape[1], num_classes),
-            *(config.seed, jnp.dtype(config.dtype)),
-        ),
+        models.make(config.model, features.shape[1], num_classes, *made),
         optax.softmax_cross_entropy_with_integer_labels,
         (features[kept], targets[kept]),
         config.num_workers,
@@ -216,10 +193,8 @@ def make_network(config: ProblemConfig, samples: data.Dataset) -> problems.Probl
     )
 
 
-def _checked(
-    config: ProblemConfig, samples: data.Dataset
-) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Features, targets, and whether they are of text, if the model can take them."""
+def _check_samples(config: ProblemConfig, samples: data.Dataset) -> None:
+    """That the model of a network can take them."""
     features, targets = samples.features, samples.targets
     if not isinstance(features, np.ndarray):
         raise ValueError(
@@ -248,7 +223,6 @@ def _checked(
             f"problem.data {samples.name!r} has targets that are no classes, expected "
             "whole numbers for a network."
         )
-    return features, targets, text
 
 
 def accuracy(logits, labels):

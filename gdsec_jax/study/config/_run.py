@@ -1,5 +1,7 @@
-"""An experiment: a problem and methods on it, from files and back."""
+"""An experiment: a problem and methods on it, from files and back, and what it runs."""
 
+import functools
+import inspect
 import os
 import re
 import tomllib
@@ -7,29 +9,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jax
+import optax
 import pydantic
 import tomlkit
+from optax.experimental import aggregating
 from pydantic import Field
 
+from gdsec_jax import problems, wire, worker
+from gdsec_jax._theory import Theory, theory
+from gdsec_jax.algorithms import METHODS
+from gdsec_jax.federation._broadcast import broadcast
 from gdsec_jax.files import _whole
-from gdsec_jax.study.config._fields import (
-    Count,
-    Model,
-    NonNegative,
-    Positive,
-    of_method,
-    sentence,
-)
-from gdsec_jax.study.config._grid import Grid, check_grid, joined
-from gdsec_jax.study.config._method import FIXED, MethodConfig, model_of
+from gdsec_jax.simulation._grid import takes
+from gdsec_jax.study.config import _fields
+from gdsec_jax.study.config._fields import Count, NonNegative, Positive, sentence
+from gdsec_jax.study.config._method import FIXED, MethodConfig, function_of, model_of
 from gdsec_jax.study.config._problem import ProblemConfig
 from gdsec_jax.study.config._uplink import ChannelConfig
 from gdsec_jax.wire._formats import CONVENTIONS, FORMATS
 
 _MOST_BYTES = 2**20  # read whole, so that a file of samples is not
+_STEPS = {
+    "sgd": optax.sgd,
+    "momentum": functools.partial(optax.sgd, momentum=0.9),
+    "adam": optax.adam,
+}
 
 
-class RunConfig(Model):
+class RunConfig(_fields.Model):
     """One experiment: a problem, and the methods that are compared on it."""
 
     title: str = ""
@@ -52,7 +60,7 @@ class RunConfig(Model):
     slack: NonNegative = 0.1
     """For gdsec tune: by what share a setting may take more rounds to the target than
     the baseline."""
-    grid: Grid = Field(default={})
+    grid: _fields.Grid = Field(default={})
     """For gdsec sweep and tune: of every method."""
     letter: str = ""
     """Of a figure: they stand on the page in this order."""
@@ -70,7 +78,7 @@ class RunConfig(Model):
     """By label."""
 
     @pydantic.model_validator(mode="after")
-    def _has_methods(self):
+    def _has_methods_that_fit_its_grid(self):
         if not self.methods:
             raise ValueError("methods is empty, expected at least one")
         options = {label.replace("_", "-").lower() for label in self.methods}
@@ -84,14 +92,10 @@ class RunConfig(Model):
                 raise ValueError(
                     f"the label {label!r} may hold letters, digits, blanks and _.+-"
                 )
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _has_a_grid_for_all_methods(self):
         for label, method in self.methods.items() if self.grid else ():
-            grid = joined(self.grid, method.grid)
-            with of_method(label):
-                check_grid(method, grid, MethodConfig.model_validate, FIXED)
+            grid = _fields.joined(self.grid, method.grid)
+            with _fields.of_method(label):
+                _fields.check_grid(method, grid, MethodConfig.model_validate, FIXED)
         return self
 
     def wire_name(self) -> str:
@@ -103,23 +107,15 @@ class RunConfig(Model):
         """The label that percentages refer to: plain GD, or else the first method."""
         around = ("local_steps", "broadcast_k", "participation", "budget_bits")
         around += ("aggregation", "max_norm_ratio", "channel")
-        plain = [
-            label
-            for label, method in self.methods.items()
-            if method.name == "gd"
-            and all(getattr(method, name) is None for name in around)
-        ]
-        return next(iter(plain or self.methods))
+        for label, method in self.methods.items():
+            alone = all(getattr(method, name, None) is None for name in around)
+            if method.name == "gd" and alone:
+                return label
+        return next(iter(self.methods))
 
 
 def load(path: str | os.PathLike) -> RunConfig:
-    """Read and validate a TOML file.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is no TOML, or a field is unknown, missing or out of range; the
-        message names the file and the field.
-    """
+    """Read and validate a TOML file; a ValueError names it and the field."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file, expected a TOML config.")
@@ -173,3 +169,91 @@ def write_chosen(
                 table[name] = value
     with _whole.whole(path) as temporary:
         temporary.write_text(tomlkit.dumps(document), "utf-8")
+
+
+def varied(method: MethodConfig, **fields: Any) -> MethodConfig:
+    """A method with other values of some fields, checked."""
+    given = method.model_dump(exclude={"grid", "chosen"}, exclude_defaults=True)
+    try:
+        return MethodConfig.model_validate(given | fields)
+    except pydantic.ValidationError as error:
+        raise ValueError(sentence(error)) from error
+
+
+def recommended(method: MethodConfig, problem: problems.Problem) -> Theory:
+    """What theory says of a method on a problem; of a user's own, the step 1/L."""
+    if method.name in METHODS:
+        return theory(method.name, problem, **method.parameters())
+    return theory("gd", problem)._replace(
+        heuristic=True, source="gradient descent's step"
+    )
+
+
+def resolved(method: MethodConfig, problem: problems.Problem) -> MethodConfig:
+    """A method with its learning rate, and what else theory says, as numbers."""
+    found: dict[str, Any] = {"learning_rate": method.learning_rate}
+    if method.learning_rate is None:
+        known = recommended(method, problem)
+        more = known.parameters | {"learning_rate": known.learning_rate}
+        found = {x: value for x, value in more.items() if getattr(method, x, 0) is None}
+    found["learning_rate"] *= method.step_factor
+    return method.model_copy(update=found | {"step_factor": 1.0})
+
+
+def with_local_steps(
+    method: MethodConfig, problem: problems.Problem
+) -> problems.Problem:
+    """The problem as the method sees it, with its local steps; it is `resolved`."""
+    if method.local_steps is None:
+        return problem
+    return problems.local_steps(problem, method.local_steps, method.learning_rate)
+
+
+def make_optimizer(
+    method: MethodConfig, config: RunConfig, problem: problems.Problem
+) -> optax.GradientTransformation:
+    """The optax chain of a method: algorithm, step, proximal step, broadcast.
+
+    Where the method is `resolved`, the fields in `TRACED` may be traced.
+    """
+    if method.learning_rate is None or method.step_factor != 1.0:
+        method = resolved(method, problem)
+    learning_rate: Any = method.learning_rate
+    step = _STEPS[config.optimizer](learning_rate)
+    steps = [_algorithm(method, config, problem), step]
+    if config.problem.proximal:
+        steps.append(problems.proximal_l1(learning_rate * problem.regularization))
+    if method.broadcast_k is not None:
+        compressor = worker.error_feedback(worker.top_k(method.broadcast_k))
+        form = wire.Format(config.wire, config.value_bits)
+        steps.append(broadcast(compressor, wire=form))
+    return optax.chain(*steps)
+
+
+def _algorithm(
+    method: MethodConfig, config: RunConfig, problem: problems.Problem
+) -> aggregating.Aggregator:
+    """What the method's function makes of its arguments, and of the run's."""
+    function = function_of(method.name)
+    channel = method.channel or config.channel
+    late = channel.max_delay if channel and takes(function, "server") else 0
+    arguments = method.parameters(**({"max_delay": late} if late else {}))
+    also = wire.FORMATS + CONVENTIONS if config.all_formats else ()
+    if takes(function, "wire"):
+        arguments["wire"] = wire.Format(config.wire, config.value_bits, also)
+    named = inspect.signature(function).parameters
+    if "learning_rate" in named:
+        arguments["learning_rate"] = method.learning_rate
+    if "probabilities" in named and problem.worker_smoothness is not None:
+        arguments |= theory("iag", problem).parameters
+    if getattr(method, "coordinate_xi", None):
+        arguments["xi"] = jax.tree.map(
+            lambda each: arguments["xi"] / each, problem.coordinate_smoothness
+        )
+    algorithm = function(problem.num_workers, **arguments)
+    if not isinstance(algorithm, aggregating.Aggregator):
+        raise ValueError(
+            f"{method.name} has made {algorithm!r}, expected an optax Aggregator, as "
+            "federate makes it."
+        )
+    return algorithm

@@ -48,13 +48,11 @@ class ChannelConfig(Model):
 
     @pydantic.model_validator(mode="after")
     def _has_a_radio(self):
-        # What was saved, or read from options, names all fields.
-        fields = type(self).model_fields
-        given = [name for name in _RADIO if getattr(self, name) != fields[name].default]
-        if self.snr_db is None and given:
-            raise ValueError(
-                f"{given[0]} needs an snr_db: without one there is no radio"
-            )
+        for name in _RADIO:  # what was saved, or read from options, names all fields
+            default = type(self).model_fields[name].default
+            if self.snr_db is None and getattr(self, name) != default:
+                said = "needs an snr_db: without one there is no radio"
+                raise ValueError(f"{name} {said}")
         return self
 
 
@@ -65,8 +63,7 @@ def make_channel(config: ChannelConfig, num_workers: int) -> channels.Channel:
     snr_db = given.pop("snr_db")
     if snr_db is None:
         return channels.Channel(**given)
-    distance = radio["distance_m"]
-    if isinstance(distance, tuple):
+    if isinstance(distance := radio["distance_m"], tuple):
         if len(distance) != num_workers:
             raise ValueError(
                 f"channel.distance_m has {len(distance)} numbers, expected "
@@ -91,13 +88,6 @@ class UplinkConfig(Model):
     channel: ChannelConfig | None = None
     """Of this method, in the place of that of all."""
 
-    def check_uplink(self) -> None:
-        """That the fields fit each other."""
-        if self.participation_rule is not None and self.participation is None:
-            raise ValueError("participation_rule needs the share participation")
-        if self.absent and self.participation is None and self.budget_bits is None:
-            raise ValueError("absent needs a participation or a budget_bits")
-
 
 def make_uplink(
     method: UplinkConfig, channel: ChannelConfig | None, num_workers: int
@@ -117,14 +107,7 @@ def make_uplink(
     )
 
 
-def takes_part(
-    key: jax.Array,
-    round: jax.Array,
-    participation: Any,
-    *,
-    num_workers: int,
-    rule: RuleName,
-) -> jax.Array:
+def takes_part(key, round, participation, *, num_workers: int, rule: RuleName):
     """bool [M], the workers of a round, by a rule with this share."""
     return getattr(rules, rule)(num_workers, participation)(key, round)
 

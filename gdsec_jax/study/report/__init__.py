@@ -8,12 +8,12 @@ from gdsec_jax.study.report._compose import save as save
 from gdsec_jax.study.report._compose import save_figure as save_figure
 from gdsec_jax.study.report._figures import convergence as convergence
 from gdsec_jax.study.report._figures import convergence_panels as convergence_panels
+from gdsec_jax.study.report._figures import costs as costs
+from gdsec_jax.study.report._figures import format_table as format_table
 from gdsec_jax.study.report._figures import line_style as line_style
 from gdsec_jax.study.report._figures import line_styles as line_styles
+from gdsec_jax.study.report._figures import target_table as target_table
 from gdsec_jax.study.report._page import page as page
-from gdsec_jax.study.report._tables import costs as costs
-from gdsec_jax.study.report._tables import format_table as format_table
-from gdsec_jax.study.report._tables import target_table as target_table
 
 __all__ = [
     "Claim",

@@ -1,5 +1,6 @@
 """A section of a page of results, its figure, and the files of it."""
 
+import functools
 import os
 import re
 import textwrap
@@ -11,7 +12,6 @@ import matplotlib
 import matplotlib.axes
 import matplotlib.collections
 import matplotlib.figure
-import matplotlib.legend
 import pandas as pd
 
 from gdsec_jax.files import _whole
@@ -181,11 +181,7 @@ def check_name(section: Section) -> None:
 
 def _finish(axes: matplotlib.axes.Axes, width: float, height: float) -> None:
     axes.spines[["top", "right"]].set_visible(False)
-    maps = [
-        artist
-        for artist in axes.collections
-        if isinstance(artist, matplotlib.collections.QuadMesh)
-    ]
+    maps = axes.findobj(matplotlib.collections.QuadMesh)
     for artist in maps:  # thousands of small squares otherwise
         artist.set_rasterized(True)
     if not maps and not axes.images:
@@ -205,20 +201,11 @@ def _legend(figure: matplotlib.figure.Figure) -> float:
         own = axes.get_legend()
         if own is not None:
             own.remove()
-    if not handles:
-        return 0.0
     # Handle and gaps of a legend take about 45 points beside its text.
     labels = [_wrapped(label, _NARROW[0] * _POINTS - 45) for label in handles]
-    legend = _fitting(figure, list(handles.values()), labels)
-    return legend.get_window_extent().height / figure.dpi
-
-
-def _fitting(figure, handles: list, labels: list[str]) -> matplotlib.legend.Legend:
-    """With as many columns as the figure has room for."""
-    columns = min(len(labels), 6)
-    while True:
+    for columns in range(min(len(labels), 6), 0, -1):  # as many as there is room for
         legend = figure.legend(
-            handles,
+            list(handles.values()),
             labels,
             loc="outside lower center",
             ncols=columns,
@@ -227,10 +214,12 @@ def _fitting(figure, handles: list, labels: list[str]) -> matplotlib.legend.Lege
             handlelength=2.6,  # room for a dash and a gap of the broadest line
             columnspacing=1.2,
         )
-        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
-            return legend
-        legend.remove()
-        columns -= 1
+        box = legend.get_window_extent()
+        if columns > 1 and box.width > figure.bbox.width:
+            legend.remove()
+            continue
+        return box.height / figure.dpi
+    return 0.0
 
 
 def _wrapped(text: str, points: float, letter: float = _LETTER) -> str:
@@ -285,10 +274,7 @@ def write(figure: matplotlib.figure.Figure, path: str | os.PathLike) -> None:
 def _rounded(svg: str) -> str:
     """A hundredth of a point is enough for what is drawn."""
 
-    def path(match: re.Match) -> str:
-        return re.sub(r"-?\d+\.\d{3,}", number, match[0])
-
-    def number(match: re.Match) -> str:
-        return f"{float(match[0]):.2f}"
-
-    return re.sub(r'(?<= d=")[^"]*', path, svg)
+    number = functools.partial(
+        re.sub, r"-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}"
+    )
+    return re.sub(r'(?<= d=")[^"]*', lambda found: number(found[0]), svg)

@@ -1,12 +1,15 @@
-"""Figures of runs."""
+"""Figures of runs, and tables of what they cost."""
 
 import collections
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import matplotlib.axes
 import matplotlib.figure
 import numpy as np
+import pandas as pd
+import rich.table
+import rich.text
 
 from gdsec_jax import _checks
 from gdsec_jax.algorithms import METHODS
@@ -18,14 +21,8 @@ from gdsec_jax.study.report._compose import Panel
 # darker for white paper. A method has the same colour and dash everywhere, by its place
 # in the table of methods.
 _PALETTE = (
-    "#000000",
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#A6A01A",
+    *("#000000", "#0072B2", "#D55E00", "#009E73"),
+    *("#CC79A7", "#E69F00", "#56B4E9", "#A6A01A"),
 )
 _POINTS = 500  # of a curve that are drawn, at most twice as many
 _STYLES = ("-", "--", ":", "-.")
@@ -122,24 +119,30 @@ def convergence_panels(
       >>> history = simulate(problem, optax.chain(gd(2), optax.sgd(2.0)), 9)
       >>> by_rounds, by_bits = report.convergence_panels(
       ...     {"GD": history}, {"GD": "gd"}, wire="dense")
-      >>> axes = matplotlib.figure.Figure().add_subplot()
-      >>> by_bits(axes)
-      >>> axes.get_xlabel()
-      'uploaded bits, all workers (dense)'
+      >>> by_bits(matplotlib.figure.Figure().add_subplot())
     """
     if not histories:
         raise ValueError(f"histories is {histories!r}, expected at least one.")
     curves = _curves(histories, methods)
     first = next(iter(histories.values()))
-    name = str(first.attributes.get("error_name", "error"))
     level = None if target is None else target * first.initial_error
     ceiling = 100 * max(history.initial_error for history in histories.values())
+
+    def finish(axes: matplotlib.axes.Axes) -> None:
+        drawn = any(np.isfinite(curve.errors).any() for curve in curves)
+        if drawn:  # a logarithmic axis without a positive value is an error
+            axes.set_yscale("log")
+        if level is not None:
+            axes.axhline(level, color="0.6", linewidth=0.8, zorder=0, label="target")
+        if drawn and 0 < ceiling < axes.get_ylim()[1]:  # the rest is divergence
+            axes.set_ylim(top=ceiling)
+        axes.set_ylabel(str(first.attributes.get("error_name", "error")))
 
     def by_rounds(axes: matplotlib.axes.Axes) -> None:
         for curve in curves:
             axes.plot(curve.rounds, curve.errors, **curve.line)
         axes.set_xlabel("rounds")
-        _error_axis(axes, curves, name, level, ceiling)
+        finish(axes)
 
     def by_bits(axes: matplotlib.axes.Axes) -> None:
         for curve in curves:
@@ -150,7 +153,7 @@ def convergence_panels(
         if any(np.isfinite(curve.bits * curve.errors[1:]).any() for curve in curves):
             axes.set_xscale("log")
         axes.set_xlabel(f"uploaded bits, all workers ({wire})")
-        _error_axis(axes, curves, name, level, ceiling)
+        finish(axes)
 
     return by_rounds, by_bits
 
@@ -165,6 +168,7 @@ class _Curve(NamedTuple):
 def _curves(
     histories: Mapping[str, History], methods: Mapping[str, str]
 ) -> list[_Curve]:
+    """What is drawn of each run."""
     curves = []
     for label, line in line_styles({x: methods[x] for x in histories}).items():
         history = histories[label]
@@ -185,31 +189,10 @@ def _curves(
 
 
 def _shown(number: int) -> np.ndarray:
-    """Which of so many points are drawn: no more than a picture can show.
-
-    Some at equal distances for the axis of rounds, some at equal ratios for that of
-    bits.
-    """
+    """Points to draw of so many: at equal distances for rounds, ratios for bits."""
     even = np.linspace(0, number - 1, min(number, _POINTS))
     ratios = np.geomspace(1, number, min(number, _POINTS)) - 1
     return np.unique(np.append(even, ratios).round().astype(int))
-
-
-def _error_axis(
-    axes: matplotlib.axes.Axes,
-    curves: list[_Curve],
-    name: str,
-    level: float | None,
-    ceiling: float,
-) -> None:
-    drawn = any(np.isfinite(curve.errors).any() for curve in curves)
-    if drawn:  # a logarithmic axis without a positive value is an error
-        axes.set_yscale("log")
-    if level is not None:
-        axes.axhline(level, color="0.6", linewidth=0.8, zorder=0, label="target")
-    if drawn and 0 < ceiling < axes.get_ylim()[1]:  # the rest is divergence
-        axes.set_ylim(top=ceiling)
-    axes.set_ylabel(name)
 
 
 def convergence(
@@ -223,14 +206,11 @@ def convergence(
     """The two `convergence_panels`, side by side.
 
     Args:
-      histories, methods, wire, target: as there.
+      histories, methods, wire, target: as there; what it raises, too.
       title: of the figure.
 
     Returns:
       A figure; `save_figure` writes it.
-
-    Raises:
-      ValueError: there are no histories, or no such method.
 
     Examples:
       >>> import numpy as np, optax
@@ -251,3 +231,136 @@ def _positive(values: np.ndarray) -> np.ndarray:
     """The values a logarithmic axis has a place for; rounding makes some negative."""
     # Nor is there a place for what overflows the axis: 1e100 says "diverged" as well.
     return np.where((values > 0) & (values < 1e100), values, np.nan)
+
+
+def costs(
+    histories: Mapping[str, History], target: float, *, baseline: str
+) -> pd.DataFrame:
+    """What each run needs to a target error, as words: a row a method.
+
+    Rounds, megabits uploaded and sent down by the server, the uploads relative to a
+    baseline's, of runs over a channel seconds, joules and the uploads that were lost in
+    all, gradients of samples in millions, and how the run ended.
+
+    Args:
+      histories: by label.
+      target: relative to each history's initial error.
+      baseline: the label that the percentages refer to.
+
+    Examples:
+      >>> import numpy as np, optax
+      >>> from gdsec_jax import gd, problems, simulate
+      >>> from gdsec_jax.study import report
+      >>> problem = problems.ridge(np.eye(4), np.arange(4.0), 2)
+      >>> history = simulate(problem, optax.chain(gd(2), optax.sgd(2.0)), 9)
+      >>> report.costs({"GD": history}, 1e-2, baseline="GD")["vs GD"].item()
+      '100.00 %'
+    """
+    reference = histories[baseline]
+    whole = reference.cost_to(target * reference.initial_error)
+    rows = []
+    timed = any(history.time_s is not None for history in histories.values())
+    for label, history in histories.items():
+        cost = history.cost_to(target * history.initial_error)
+        share = 100 * cost.bits / whole.bits if cost and whole and whole.bits else None
+        row = {
+            "method": label,
+            "rounds": _or_dash(cost and cost.rounds, ",", "never"),
+            "Mbit up": _millions(cost and cost.bits),
+            f"vs {baseline}": _or_dash(share, ".2f", unit=" %"),
+        }
+        if timed:
+            row["s"] = _or_dash(cost and cost.seconds, ".3g")
+            row["J"] = _or_dash(cost and cost.joules, ".3g")
+            row["lost"] = f"{0 if history.lost is None else history.lost.sum():,}"
+        row["Mbit down"] = _millions(cost and cost.broadcast_bits)
+        row["Mgrad"] = _millions(cost and cost.gradient_evaluations)
+        row["last error"] = f"{history.objective_error[-1]:.2e}"
+        rows.append(row | {"outcome": history.outcome})
+    return pd.DataFrame(rows)
+
+
+def _or_dash(value: float | None, form: str, missing: str = "-", unit: str = "") -> str:
+    return missing if value is None else f"{value:{form}}{unit}"
+
+
+def _millions(value: int | None) -> str:
+    return _or_dash(None if value is None else value / 1e6, ".3f")
+
+
+def target_table(
+    histories: Mapping[str, History], target: float, *, title: str, baseline: str
+) -> rich.table.Table:
+    """The `costs` of runs, which says what is to be given, under a title on a terminal.
+
+    Examples:
+      >>> import numpy as np, optax
+      >>> from gdsec_jax import gd, problems, simulate
+      >>> from gdsec_jax.study import report
+      >>> problem = problems.ridge(np.eye(4), np.arange(4.0), 2)
+      >>> history = simulate(problem, optax.chain(gd(2), optax.sgd(2.0)), 9)
+      >>> report.target_table({"GD": history}, 1e-2, title="", baseline="GD").row_count
+      1
+    """
+    frame = costs(histories, target, baseline=baseline)
+    table = rich.table.Table(
+        title=rich.text.Text(title),
+        title_justify="left",
+        box=None,  # eight columns are to fit into a terminal's eighty
+        padding=(0, 1, 0, 0),
+    )
+    if "s" in frame:
+        frame = frame.drop(columns=["Mbit down", "Mgrad", "outcome"])
+    for name in frame:
+        left = name in ("method", "outcome")
+        table.add_column(str(name), justify="left" if left else "right")
+    for row in frame.itertuples(index=False):
+        table.add_row(*row)
+    return table
+
+
+def format_table(
+    histories: Mapping[str, History],
+    target: float,
+    *,
+    title: str,
+    names: Collection[str] = (),
+) -> rich.table.Table:
+    """Megabits to a target error in every bit format, for other papers' conventions.
+
+    Of a run that does not reach it, more than those of all its rounds.
+
+    Args:
+      histories: by label, of algorithms with `wire.Format(also=...)`.
+      target, title: as in `target_table`.
+      names: of the formats; by default all that were counted.
+
+    Examples:
+      >>> import numpy as np, optax
+      >>> from gdsec_jax import gd, problems, simulate, wire
+      >>> from gdsec_jax.study import report
+      >>> problem = problems.ridge(np.eye(4), np.arange(4.0), 2)
+      >>> algorithm = gd(2, wire=wire.Format("rle", also=("coo", "values")))
+      >>> history = simulate(problem, optax.chain(algorithm, optax.sgd(2.0)), 9)
+      >>> table = report.format_table({"GD": history}, 1e-2, title="")
+      >>> [column.header for column in table.columns]
+      ['method', 'coo', 'values']
+    """
+    names = list(names or next(iter(histories.values())).format_bits)
+    table = rich.table.Table(title=rich.text.Text(title), title_justify="left")
+    table.add_column("method")
+    for name in names:
+        table.add_column(name, justify="right")
+    for label, history in histories.items():
+        error = target * history.initial_error
+        costs = {name: history.cost_to(error, name) for name in names}
+        table.add_row(
+            label,
+            *(
+                _millions(cost.bits)
+                if cost
+                else f"> {_millions(history.format_bits[name].sum())}"
+                for name, cost in costs.items()
+            ),
+        )
+    return table

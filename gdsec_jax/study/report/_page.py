@@ -8,7 +8,7 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 import pandas as pd
@@ -21,21 +21,6 @@ _PHONE = 720  # CSS pixels: up to here the panels stand one below the other
 _ABREAST = 1100  # as much, where three stand side by side
 _LONG = 24  # letters: such cells are broken into lines
 _NUMBER = re.compile(r"\W*\d[\d.,]*(e[+-]?\d+)?( ?\S{1,4})?")  # with a unit
-
-
-class _Picture(NamedTuple):
-    """An SVG image."""
-
-    uri: str
-    width: int  # CSS pixels
-    height: int
-
-
-class _Table(NamedTuple):
-    """What is shown of a data frame."""
-
-    columns: list[tuple[str, str]]  # the head, and what stands below it: see _kind
-    rows: list[list[str]]
 
 
 def page(
@@ -96,16 +81,14 @@ def page(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     ).from_string(source.read_text("utf-8"))
+    folder = Path(path).parent if saved else None
     text = template.render(
         title=title,
         notes=notes,
         command=command,
         environment=environment,
         seconds=_duration(sum(section.seconds for section in sections)),
-        sections=[
-            _shown(section, Path(path).parent if saved else None)
-            for section in sections
-        ],
+        sections=[_shown(section, folder) for section in sections],
     )
     with _whole.whole(path) as temporary:
         temporary.write_text(text, "utf-8", newline="\n")
@@ -116,31 +99,23 @@ def _shown(section: Section, folder: Path | None) -> dict[str, Any]:
     _compose.check_name(section)
     config = _whole.plain(f"section.config of {section.name}", dict(section.config))
     _, columns = _compose.shape(len(section.panels), narrow=False)
-    return {
-        "name": section.name,
-        "title": section.title,
-        "text": section.text,
+    frames = [("Results", section.table)]
+    frames += [("How the parameters were chosen", section.chosen)]
+    tables = [(title, _table(frame)) for title, frame in frames if frame is not None]
+    return section._asdict() | {
         "wide": _picture(section, folder, narrow=False),
         "narrow": _picture(section, folder, narrow=True),
         "until": _PHONE if columns < 3 else _ABREAST,
-        "claims": section.claims,
         "held": sum(claim.holds is True for claim in section.claims),
         "failed": sum(claim.holds is False for claim in section.claims),
-        "tables": [
-            (caption, _table(frame))
-            for caption, frame in (
-                ("Results", section.table),
-                ("How the parameters were chosen", section.chosen),
-            )
-            if frame is not None
-        ],
-        "command": section.command,
+        "tables": tables,
         "config": json.dumps(config, indent=2, ensure_ascii=False),
         "seconds": _duration(section.seconds),
     }
 
 
-def _picture(section: Section, folder: Path | None, *, narrow: bool) -> _Picture:
+def _picture(section: Section, folder: Path | None, *, narrow: bool) -> dict[str, Any]:
+    """An SVG image, as saved in a folder or drawn anew, and its size in CSS pixels."""
     name = _compose.svg_name(section, narrow=narrow)
     if folder is None:
         with tempfile.TemporaryDirectory() as own:
@@ -152,20 +127,17 @@ def _picture(section: Section, folder: Path | None, *, narrow: bool) -> _Picture
     found = re.search(rb'width="([\d.]+)pt" height="([\d.]+)pt"', svg)
     assert found is not None, "matplotlib says how large an SVG is"
     width, height = (round(float(points) * 96 / 72) for points in found.groups())
-    code = base64.b64encode(svg).decode("ascii")
-    return _Picture(f"data:image/svg+xml;base64,{code}", width, height)
+    uri = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode('ascii')}"
+    return {"uri": uri, "width": width, "height": height}
 
 
-def _table(frame: pd.DataFrame) -> _Table:
-    rows = [
-        [_cell(value) for value in row]
-        for row in frame.itertuples(index=False, name=None)
-    ]
-    columns = [
-        (str(name), _kind([row[place] for row in rows]))
-        for place, name in enumerate(frame.columns)
-    ]
-    return _Table(columns, rows)
+def _table(frame: pd.DataFrame) -> dict[str, Any]:
+    """A data frame's columns, by name and kind, and its rows, in words."""
+    cells = frame.map(
+        lambda x: "-" if pd.api.types.is_scalar(x) and pd.isna(x) else str(x)
+    )
+    columns = [(str(name), _kind(list(column))) for name, column in cells.items()]
+    return {"columns": columns, "rows": cells.to_numpy().tolist()}
 
 
 def _kind(cells: list[str]) -> str:
@@ -173,11 +145,6 @@ def _kind(cells: list[str]) -> str:
     if 2 * sum(bool(_NUMBER.fullmatch(cell)) for cell in cells) > len(cells):
         return "number"
     return "long" if any(len(cell) > _LONG for cell in cells) else "short"
-
-
-def _cell(value: Any) -> str:
-    missing = value is None or (pd.api.types.is_scalar(value) and pd.isna(value))
-    return "-" if missing else str(value)
 
 
 def _duration(seconds: float) -> str:
