@@ -33,7 +33,6 @@ class Round(NamedTuple):
     k: int
     m: int  # the worker that asks
     threshold: np.ndarray  # |theta^k - theta^{k-1}| / M, entry by entry
-    num_workers: int
 
 
 class Method(NamedTuple):
@@ -61,15 +60,12 @@ class Course(NamedTuple):
     """All that happened; row k of a [rounds + 1] array is before round k."""
 
     thetas: np.ndarray  # [rounds + 1, D]
-    updates: np.ndarray  # [rounds, D], alpha times which theta moves by
-    gradients: np.ndarray  # [rounds, M, D]
     h: np.ndarray  # [rounds + 1, M, D]
     e: np.ndarray  # [rounds + 1, M, D]
     server: np.ndarray  # [rounds + 1, D], 0 without a memory
     under_way: np.ndarray  # [rounds + 1, D], sent and not yet arrived
     bits: np.ndarray  # int [rounds, M]
     computed: np.ndarray  # bool [rounds, M], who computed a gradient
-    present: np.ndarray  # bool [rounds, M], whose memories moved on
     sent: np.ndarray  # bool [rounds, M], who was let to send
     lost: np.ndarray  # bool [rounds, M]
     dropped: np.ndarray  # bool [rounds, M]
@@ -207,17 +203,15 @@ def run(
 ) -> Course:
     """Run a method; theta <- theta - alpha (h + what arrives)."""
     length = len(theta)
-    workers, masks = (rounds, num_workers, length), (rounds, num_workers)
+    masks = (rounds, num_workers)
     out = Course(
         thetas=np.zeros((rounds + 1, length)),
-        updates=np.zeros((rounds, length)),
-        gradients=np.zeros(workers),
         h=np.zeros((rounds + 1, num_workers, length)),
         e=np.zeros((rounds + 1, num_workers, length)),
         server=np.zeros((rounds + 1, length)),
         under_way=np.zeros((rounds + 1, length)),
         bits=np.zeros(masks, np.int64),
-        **{name: np.zeros(masks, bool) for name in Course._fields[-5:]},
+        **{name: np.zeros(masks, bool) for name in Course._fields[-4:]},
     )
     out.thetas[0] = theta
     zero = np.zeros(length)
@@ -230,7 +224,6 @@ def run(
         computes = faults.active[k] | faults.accumulate
         out.computed[k] = computes
         g = np.array([gradient(k, m, now) for m in range(num_workers)])
-        out.gradients[k] = g
         norms = np.sqrt(np.sum(g**2, axis=1))
         sound = proportionate(norms, known, computes, faults.most)
         sound &= np.isfinite(g).all(axis=1)
@@ -238,7 +231,7 @@ def run(
         for m in range(num_workers):
             message, whole = zero, False
             if sound[m] and computes[m]:
-                about = Round(k, m, threshold, num_workers)
+                about = Round(k, m, threshold)
                 message, whole = method.offer(about, g[m], memories[m])
             offers.append((message, whole))
         may_send = faults.active[k].copy()
@@ -256,7 +249,6 @@ def run(
             if not (computes[m] and sound[m]):
                 continue  # its memories are as they were
             known[m] = norms[m]
-            out.present[k, m] = True
             out.sent[k, m] = may_send[m]
             arrives = may_send[m] and faults.delivered[k, m]
             arrived = message if arrives else zero
@@ -268,8 +260,7 @@ def run(
         out.under_way[k + 1] = arriving[k + 1 :].sum(axis=0)
         out.h[k + 1] = [memory.h for memory in memories]
         out.e[k + 1] = [memory.e for memory in memories]
-        out.updates[k] = out.server[k] + arriving[k]
         if method.beta is not None:
             out.server[k + 1] = out.server[k] + method.beta * arriving[k]
-        out.thetas[k + 1] = now - alpha * out.updates[k]
+        out.thetas[k + 1] = now - alpha * (out.server[k] + arriving[k])
     return out

@@ -54,6 +54,8 @@ class Run(NamedTuple):
     thetas: np.ndarray  # [rounds + 1, *theta.shape]
     messages: np.ndarray  # [rounds, M, *theta.shape], zeros where a worker is silent
     whole: np.ndarray  # bool [rounds, M], an uncompressed vector that is not zero
+    h: np.ndarray | None = None  # [M, *theta.shape], the memories at the end, if any
+    e: np.ndarray | None = None  # [M, *theta.shape], the errors at the end, if any
 
 
 def _descend(start: Start, speak: Callable) -> Run:
@@ -186,6 +188,11 @@ def compress_rand_k(
 # Methods without memory, and with error feedback
 
 
+def gd(start: Start) -> Run:
+    """Run gradient descent; a worker sends its whole gradient, zeros included."""
+    return _descend(start, lambda k, m, g, thetas: (_flush(g), g, True))
+
+
 def _memoryless(start: Start, compress: Compress) -> Run:
     """Run msg = C(g); theta <- theta - alpha sum msg."""
 
@@ -206,7 +213,7 @@ def _error_feedback(start: Start, compress: Compress) -> Run:
         e[m] = v - message
         return message, message, False
 
-    return _descend(start, speak)
+    return _descend(start, speak)._replace(e=e)
 
 
 def top_j(start: Start, k: int) -> Run:
@@ -303,7 +310,7 @@ def _differences(start: Start, choose: Callable, beta: float = 1.0) -> Run:
         h[m] += beta * message
         return message, d, whole
 
-    return _descend(start, speak)
+    return _descend(start, speak)._replace(h=h)
 
 
 def cgd(start: Start, xi: float) -> Run:
@@ -355,28 +362,40 @@ def laq(start: Start, bits: int = 4, zeta: float = 0.08) -> Run:
     return _differences(start, choose)
 
 
-def qsgdsec(
+def gdsec(
     start: Start,
     xi: float | np.ndarray,
     beta: float,
-    levels: int,
-    uniforms: np.ndarray,
+    correct_errors: bool = True,
+    quantise: Compress = lambda k, m, v: v,
 ) -> Run:
-    """Run QSGD-SEC: GD-SEC whose surviving entries are quantised.
+    """Run GD-SEC; or GD-SOEC, which is GD-SEC with every e_m held at zero.
 
-    delta = v + e_m; msg = qsgd(censor(delta)); e_m <- delta - msg.
+    delta = v + e_m; msg = quantise(censor(delta)); e_m <- delta - msg.
     """
     e = start.zeros()
 
     def choose(k, m, g, v, thetas):
-        change = np.abs(thetas[-1] - thetas[max(k - 1, 0)])
+        change = np.abs(thetas[-1] - thetas[max(k - 1, 0)])  # theta^0 = theta^1
         delta = v + e[m]
         survivors = _censor(delta, np.asarray(xi) / start.num_workers * change)
-        message, _ = compress_qsgd(survivors, levels, uniforms[k, m])
-        e[m] = delta - message
+        message = _flush(quantise(k, m, survivors))
+        if correct_errors:
+            e[m] = delta - message
         return message, False
 
-    return _differences(start, choose, beta)
+    return _differences(start, choose, beta)._replace(e=e)
+
+
+def qsgdsec(start: Start, xi, beta, levels: int, uniforms: np.ndarray) -> Run:
+    """Run QSGD-SEC: GD-SEC whose surviving entries are quantised."""
+    return gdsec(
+        start,
+        xi,
+        beta,
+        True,
+        lambda k, m, v: compress_qsgd(v, levels, uniforms[k, m])[0],
+    )
 
 
 def iag(start: Start, chosen: np.ndarray) -> Run:

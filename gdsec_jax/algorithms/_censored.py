@@ -4,10 +4,10 @@ import functools
 from typing import Unpack
 
 import optax
-from optax.experimental import aggregating
 
 from gdsec_jax import _checks
 from gdsec_jax.algorithms._options import (
+    Aggregator,
     MemoryOptions,
     algorithm,
     difference_memory,
@@ -21,7 +21,7 @@ from gdsec_jax.worker import Piece, Scope, censor, chain, error_feedback, qsgd
 @algorithm(MemoryOptions)
 def gdsec(
     num_workers: int, xi, beta=0.01, **options: Unpack[MemoryOptions]
-) -> aggregating.Aggregator:
+) -> Aggregator:
     r"""GD-SEC: send what changed enough of the gradient, remember the rest.
 
     .. math::
@@ -79,7 +79,7 @@ def gdsec(
 @algorithm(MemoryOptions)
 def gdsoec(
     num_workers: int, xi, beta=0.01, **options: Unpack[MemoryOptions]
-) -> aggregating.Aggregator:
+) -> Aggregator:
     r"""GD-SOEC: GD-SEC without error correction, the ablation of its paper.
 
     `gdsec` with :math:`e_m` held at 0: what is censored is forgotten, and only the
@@ -116,7 +116,7 @@ def qsgdsec(
     scope: Scope = "message",
     key=0,
     **options: Unpack[MemoryOptions],
-) -> aggregating.Aggregator:
+) -> Aggregator:
     r"""QSGD-SEC: GD-SEC whose surviving entries are quantised.
 
     .. math::

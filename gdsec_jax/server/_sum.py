@@ -10,33 +10,17 @@ from gdsec_jax import _trees
 from gdsec_jax._devices import BY_DEVICE, DEVICE_AXIS, num_devices
 
 
-def nonzeros(messages: Any) -> jax.Array:
-    """int32 [M], how many entries of each message are not 0; leaves [M, *param]."""
-    counts = [
-        (leaf != 0).sum(range(1, leaf.ndim), dtype=jnp.int32)
-        for leaf in jax.tree.leaves(messages)
-    ]
-    return jnp.asarray(sum(counts))
-
-
 def sparse_sum(messages: Any, capacity: int) -> Any:
     """The sum over the first axis, by way of index and value buffers.
 
     The non-zeros of each worker are packed into buffers of `capacity` entries. With a
     mesh in effect these are gathered from all devices, instead of a sum of all entries,
-    and every device adds up what all have sent.
-
-    Args:
-      messages: leaves [M, *param]; each has at most `capacity` non-zeros.
-      capacity: of a worker's buffers.
-
-    Returns:
-      Leaves [*param], in float32 at least.
+    and every device adds up what all have sent; in float32 at least.
     """
     leaves, structure = jax.tree.flatten(messages)
     if not leaves:
         return messages
-    dtype = _trees.widest(jnp.float32, *(leaf.dtype for leaf in leaves))
+    dtype = _trees.norm_dtype(messages)
     flat = [leaf.reshape(leaf.shape[0], -1).astype(dtype) for leaf in leaves]
     ends = [sum(x.shape[1] for x in flat[:i]) for i in range(1, len(flat))]
     length = sum(x.shape[1] for x in flat)
