@@ -116,9 +116,9 @@ def broadcast(
         messages = flush(_trees.cast_like(messages, like))
         said = Answers(messages, inner, (), ())
         sent = uploads_of(state.sent.layout, said, messages, like)
-        made = messages, BroadcastState((), inner, sent)
-        message, new = jax.tree.map(lambda x: x[0], made)
-        return message, new._replace(clock=known)
+        everything = messages, inner, sent
+        message, inner, sent = jax.tree.map(lambda x: x[0], everything)
+        return message, BroadcastState(known, inner, sent)
 
     # optax's type of a state knows no registered dataclasses, such as our counts.
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore
