@@ -181,12 +181,27 @@ def _plain(name, uniforms=False):
     return run
 
 
+def _alone(name):
+    """A method of one worker that takes the method's own arguments."""
+
+    def run(setting):
+        return rivals.alone(setting.start, getattr(rivals, name)(**setting.given))
+
+    return run
+
+
 def _censored(correct_errors):
     def run(setting):
         xi, beta = setting.given["xi"], setting.given["beta"]
-        return rivals.gdsec(setting.start, xi, beta, correct_errors)
+        return rivals.alone(setting.start, rivals.gdsec(xi, beta, correct_errors))
 
     return run
+
+
+def _qsgdsec(setting):
+    xi, beta, levels = (setting.given[name] for name in ("xi", "beta", "levels"))
+    quantise = _qsgd(levels).of(setting.draws)
+    return rivals.alone(setting.start, rivals.gdsec(xi, beta, quantise=quantise))
 
 
 def _rand_k(setting):
@@ -202,14 +217,15 @@ def _iag(setting):
 
 def _diana(setting):
     own = setting.given["compressor"]
-    omega = own.omega(setting.length)
-    return rivals.diana(setting.start, own.of(setting.draws), omega)
+    beta = 1 / (1 + own.omega(setting.length))
+    return rivals.alone(setting.start, rivals.diana(own.of(setting.draws), beta))
 
 
 def _marina(setting):
     own = setting.given["compressor"]
-    coins = setting.draws.coins < 1 / (1 + own.omega(setting.length))
-    return rivals.marina(setting.start, own.of(setting.draws), coins)
+    full = setting.draws.coins < 1 / (1 + own.omega(setting.length))
+    full[0] = True
+    return rivals.alone(setting.start, rivals.marina(own.of(setting.draws), full))
 
 
 def _factors(name):
@@ -224,14 +240,14 @@ ORACLES = {
     "gd": Oracle(_plain("gd"), _coded("dense", 64, 0), dense=True),
     "gdsec": Oracle(_censored(True), _floats),
     "gdsoec": Oracle(_censored(False), _floats),
-    "qsgdsec": Oracle(_plain("qsgdsec", uniforms=True), _coded("rle", _level_bits, 1)),
-    "cgd": Oracle(_plain("cgd"), _floats),
+    "qsgdsec": Oracle(_qsgdsec, _coded("rle", _level_bits, 1)),
+    "cgd": Oracle(_alone("cgd"), _floats),
     "lag": Oracle(_plain("lag"), _floats),
     "laq": Oracle(
         _plain("laq"), _coded("dense", lambda given: given["bits"], 1), dense=True
     ),
     "iag": Oracle(_iag, _floats),
-    "top_j": Oracle(_plain("top_j"), _floats),
+    "top_j": Oracle(_alone("top_j"), _floats),
     "sign_ef": Oracle(_plain("sign_ef"), _coded("dense", 1, 1), dense=True),
     "low_rank": Oracle(_factors("low_rank"), _floats),
     "power_sgd": Oracle(_factors("power_sgd"), _floats),
@@ -239,11 +255,11 @@ ORACLES = {
     "natural": Oracle(_plain("natural", uniforms=True), _coded("rle", 9, 0)),
     "terngrad": Oracle(_plain("terngrad", uniforms=True), _coded("rle", 1, 1)),
     "rand_k": Oracle(_rand_k, _floats),
-    "ef21": Oracle(_plain("ef21"), _floats),
+    "ef21": Oracle(_alone("ef21"), _floats),
     "ef21_sgdm": Oracle(_plain("ef21_sgdm"), _floats),
     "diana": Oracle(_diana, _of_compressor),
     "marina": Oracle(_marina, _of_compressor),
-    "clag": Oracle(_plain("clag"), _floats),
+    "clag": Oracle(_alone("clag"), _floats),
 }
 
 
@@ -538,7 +554,7 @@ def test_a_limit_case_is_ef21(name, arguments):
     algorithm = gdsec_jax.METHODS[name].factory(WORKERS, **arguments, wire="rle")
     _, thetas, sent = _library(problem, optax.chain(algorithm, optax.sgd(alpha)))
     start = rivals.Start(gradient, np.zeros(64), alpha, ROUNDS, WORKERS)
-    ef21 = rivals.ef21(start, k=6)
+    ef21 = rivals.alone(start, rivals.ef21(6))
     np.testing.assert_allclose(thetas, ef21.thetas[1:], rtol=1e-10, atol=1e-10)
     entries = np.where(ef21.whole, 64, np.count_nonzero(ef21.messages, axis=-1))
     np.testing.assert_array_equal(sent.entries, entries)

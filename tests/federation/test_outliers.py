@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from cases import methods, random_gradients
 from inside import _attendance
+from rounds import assert_same, scanned
 
 import gdsec_jax
 from gdsec_jax import server as servers
@@ -25,15 +26,9 @@ def judged(rows, known=None, computes=None, ratio=100.0):
 
 def rounds_of(algorithm, gradients, actives=None):
     """Every round's state."""
-    update = jax.jit(algorithm.update)
-    params, out = jnp.zeros(gradients.shape[-1]), []
-    state = algorithm.init(params)
-    for k, now in enumerate(gradients):
-        active = jnp.ones(M, bool) if actives is None else actives[k]
-        direction, state = update(now, state, params, active=active)
-        params = params - 0.01 * direction
-        out.append(state)
-    return out
+    faults = {} if actives is None else {"active": actives}
+    _, states = scanned(algorithm, jnp.zeros(4), gradients, faults)
+    return [jax.tree.map(lambda x, k=k: x[k], states) for k in range(len(gradients))]
 
 
 @methods(lambda method: method.name != "iag", dear=True)
@@ -103,9 +98,7 @@ def test_a_huge_ratio_judges_nobody():
     )
     for one, other in zip(plain, rule, strict=True):
         for name in ("workers", "server", "clock"):
-            pair = (jax.tree.leaves(getattr(state, name)) for state in (one, other))
-            for x, y in zip(*pair, strict=True):
-                np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6)
+            assert_same(getattr(one, name), getattr(other, name), 1e-6)
         np.testing.assert_array_equal(one.sent.participants, other.sent.participants)
 
 
