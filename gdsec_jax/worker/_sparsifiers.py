@@ -104,9 +104,8 @@ def random_k(k: float, *, scaled: bool = True, scope: Scope = "message") -> Piec
         sizes = [size for size in lengths(params, scope) if size]
         return max((size / number_of(k, size) - 1 for size in sizes), default=0.0)
 
-    if scaled:
-        return Piece(optax.init_empty_state, update, variance=variance)
-    return Piece(optax.init_empty_state, update)
+    omega = variance if scaled else None
+    return Piece(optax.init_empty_state, update, variance=omega)
 
 
 def whole() -> Piece:

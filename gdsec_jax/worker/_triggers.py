@@ -261,7 +261,7 @@ def first_whole(compressor: optax.GradientTransformation) -> Piece:
 def _movement(piece: str, learning_rate, zeta):
     """The right side of LAG's rule, a function of the extra arguments of an update."""
     _checks.number_in_range("zeta", zeta, 0.0, _checks.LARGEST)
-    if not (callable(learning_rate) or _checks.is_traced(learning_rate)):
+    if not callable(learning_rate):
         _checks.positive("learning_rate", learning_rate)
 
     def moved(extra_args):
