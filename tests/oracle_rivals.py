@@ -376,8 +376,7 @@ def laq(start: Start, bits: int = 4, zeta: float = 0.08) -> Run:
 def iag(start: Start, chosen: np.ndarray) -> Run:
     """Run incremental aggregated gradients: only worker chosen[k] renews its h_m."""
     return _differences(
-        start,
-        lambda k, m, g, v, thetas: (_flush(v), True) if m == chosen[k] else None,
+        start, lambda k, m, g, v, thetas: (_flush(v), True) if m == chosen[k] else None
     )
 
 

@@ -223,8 +223,7 @@ def test_steps_longer_than_one_over_l_cost_bits_but_not_the_run(step, x64):
     _, params, *_ = course(problem, optimizer, 400)
     xi = 0.5 * problem.smoothness / (step * 0.1)
     fixed = optax.chain(
-        gdsec_jax.gdsec(4, _constant(xi), 0.1),
-        optax.sgd(step / problem.smoothness),
+        gdsec_jax.gdsec(4, _constant(xi), 0.1), optax.sgd(step / problem.smoothness)
     )
     _, lost, *_ = course(problem, fixed, 400)
     errors = jax.jit(jax.vmap(problem.error))(np.stack([params[-1], lost[-1]]))

@@ -9,14 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import (
-    METHODS,
-    methods,
-    random_gradients,
-    run,
-    slow_but,
-    tree_params,
-)
+from cases import METHODS, methods, random_gradients, run, slow_but, tree_params
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inside import _trees

@@ -167,8 +167,7 @@ def sparse(capacity: int, *, max_norm_ratio=None) -> Server:
     """
     _checks.integer("capacity", capacity, 1, 2**31 - 1)
     return running(max_norm_ratio=max_norm_ratio)._replace(
-        combine=lambda messages, late: sparse_sum(messages, capacity),
-        capacity=capacity,
+        combine=lambda messages, late: sparse_sum(messages, capacity), capacity=capacity
     )
 
 

@@ -66,10 +66,7 @@ def momentum(eta, *, state_dtype=None) -> Piece:
 
 
 def gradient_change(
-    compressor: optax.GradientTransformation,
-    probability=None,
-    *,
-    state_dtype=None,
+    compressor: optax.GradientTransformation, probability=None, *, state_dtype=None
 ) -> Piece:
     r"""Compress the change of the gradient; now and then send the difference whole.
 

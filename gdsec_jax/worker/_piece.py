@@ -138,9 +138,7 @@ def as_piece(transformation: optax.GradientTransformation) -> Piece:
     of_optax = module.startswith("optax.")
     known = of_optax and name in _COMPONENT_WISE_OF_OPTAX
     return declare(
-        transformation,
-        component_wise=known,
-        sums_over_workers=False if known else None,
+        transformation, component_wise=known, sums_over_workers=False if known else None
     )
 
 

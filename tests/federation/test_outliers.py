@@ -79,9 +79,7 @@ def test_a_round_of_one_worker_is_judged_by_the_last_norms_of_the_others():
     alone = jnp.arange(M) == BAD
     actives = jnp.stack([jnp.ones(M, bool), alone, alone, alone])
     states = rounds_of(
-        gdsec_jax.gd(M, server=servers.total(max_norm_ratio=100.0)),
-        gradients,
-        actives,
+        gdsec_jax.gd(M, server=servers.total(max_norm_ratio=100.0)), gradients, actives
     )
     dropped = [int(gdsec_jax.last_round(state).dropped) for state in states]
     assert dropped == [0, 0, 1, 0]
@@ -93,8 +91,7 @@ def test_a_huge_ratio_judges_nobody():
     gradients = random_gradients(jnp.zeros(4), M, 0, ROUNDS).at[3, 1].multiply(1e6)
     plain = rounds_of(gdsec_jax.gdsec(M, 1.0), gradients)
     rule = rounds_of(
-        gdsec_jax.gdsec(M, 1.0, server=servers.total(max_norm_ratio=1e30)),
-        gradients,
+        gdsec_jax.gdsec(M, 1.0, server=servers.total(max_norm_ratio=1e30)), gradients
     )
     for one, other in zip(plain, rule, strict=True):
         for name in ("workers", "server", "clock"):
@@ -158,9 +155,7 @@ def test_the_rule_on_norms_made_by_hand():
 def test_a_gradient_that_is_not_finite_leaves_no_trace_in_the_norms(on_nonfinite):
     gradients = random_gradients(jnp.zeros(4), M, 0, 3).at[1, BAD, 0].set(jnp.nan)
     algorithm = gdsec_jax.gd(
-        M,
-        server=servers.total(max_norm_ratio=100.0),
-        on_nonfinite=on_nonfinite,
+        M, server=servers.total(max_norm_ratio=100.0), on_nonfinite=on_nonfinite
     )
     first, second, _ = rounds_of(algorithm, gradients)
     assert second.norms[BAD] == first.norms[BAD]

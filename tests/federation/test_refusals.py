@@ -117,10 +117,7 @@ REFUSED = {
     ),
     r"participation's mask is float32\[3\], expected bool\[3\]": lambda: updated(
         algorithm=gdsec_jax.federate(
-            worker.whole(),
-            3,
-            server=servers.Server(asks=lambda *_: jnp.ones(3)),
-            key=0,
+            worker.whole(), 3, server=servers.Server(asks=lambda *_: jnp.ones(3)), key=0
         )
     ),
 }
