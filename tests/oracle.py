@@ -149,21 +149,26 @@ def _fixed_width(number: int, choices: int) -> str:
     return format(number, "b").zfill(width) if width else ""
 
 
-def rle_string(message: np.ndarray, value_bits: int) -> str:
-    """Return gamma(n + 1), then gamma(zeros before + 1) and the value, per entry."""
-    sent = _nonzero_flags(message)
-    if not any(sent):
-        return ""
-    stream = [elias_gamma(sum(sent) + 1)]
+def _runs_of_zeros(message: np.ndarray) -> list[int]:
+    """Return for each entry sent the number of zeros since the one before."""
+    runs = []
     zeros = 0
-    for is_sent in sent:
+    for is_sent in _nonzero_flags(message):
         if is_sent:
-            stream.append(elias_gamma(zeros + 1))
-            stream.append(_value(value_bits))
+            runs.append(zeros)
             zeros = 0
         else:
             zeros += 1
-    return "".join(stream)
+    return runs
+
+
+def rle_string(message: np.ndarray, value_bits: int) -> str:
+    """Return gamma(n + 1), then gamma(zeros before + 1) and the value, per entry."""
+    runs = _runs_of_zeros(message)
+    if not runs:
+        return ""
+    each = [elias_gamma(run + 1) + _value(value_bits) for run in runs]
+    return "".join([elias_gamma(len(runs) + 1), *each])
 
 
 def rle_bits(message: np.ndarray, value_bits: int) -> int:
@@ -174,21 +179,15 @@ def rle_bits(message: np.ndarray, value_bits: int) -> int:
 def coo_bits(message: np.ndarray, value_bits: int) -> int:
     """Return the bits of a message as a count and (index, value) pairs."""
     sent = _nonzero_flags(message)
-    if not any(sent):
-        return 0
     count = _fixed_width(sum(sent), len(sent) + 1)
-    return len(count) + coo_bare_bits(message, value_bits)
+    return len(count) + coo_bare_bits(message, value_bits) if any(sent) else 0
 
 
 def coo_bare_bits(message: np.ndarray, value_bits: int) -> int:
     """Return the bits of the (index, value) pairs alone, a published convention."""
     sent = _nonzero_flags(message)
-    stream = []
-    for index, is_sent in enumerate(sent):
-        if is_sent:
-            stream.append(_fixed_width(index, len(sent)))
-            stream.append(_value(value_bits))
-    return len("".join(stream))
+    stream = [_fixed_width(i, len(sent)) for i, is_sent in enumerate(sent) if is_sent]
+    return len("".join(stream)) + values_only_bits(message, value_bits)
 
 
 def coo64_bits(message: np.ndarray) -> int:
@@ -206,16 +205,11 @@ def values_only_bits(message: np.ndarray, value_bits: int) -> int:
 def bitmap_bits(message: np.ndarray, value_bits: int) -> int:
     """Return the bits of one flag for every entry and the non-zero values."""
     sent = _nonzero_flags(message)
-    if not any(sent):
-        return 0
-    flags = ["1" if is_sent else "0" for is_sent in sent]
-    values = [_value(value_bits) for is_sent in sent if is_sent]
-    return len("".join(flags + values))
+    flags = "".join("1" if is_sent else "0" for is_sent in sent)
+    return len(flags) + values_only_bits(message, value_bits) if any(sent) else 0
 
 
 def dense_bits(message: np.ndarray, value_bits: int) -> int:
     """Return the bits of every value, zeros included."""
     sent = _nonzero_flags(message)
-    if not any(sent):
-        return 0
-    return len("".join(_value(value_bits) for _ in sent))
+    return len(_value(value_bits) * len(sent)) if any(sent) else 0

@@ -16,6 +16,7 @@ from oracle import (
     _censor,
     _is_zero,
     _nonzero_flags,
+    _runs_of_zeros,
     _value,
     bitmap_bits,
     coo_bare_bits,
@@ -511,19 +512,6 @@ def alone(start: Start, method: Method) -> Run:
 
 
 # Bits of one message, by writing it out as a string and taking the length
-
-
-def _runs_of_zeros(message: np.ndarray) -> list[int]:
-    """Return for each entry sent the number of zeros since the one before."""
-    runs = []
-    zeros = 0
-    for is_sent in _nonzero_flags(message):
-        if is_sent:
-            runs.append(zeros)
-            zeros = 0
-        else:
-            zeros += 1
-    return runs
 
 
 def rice(number: int, b: int) -> str:
