@@ -80,7 +80,9 @@ def log(value: Any) -> None:
 
 
 def positive(name: str, value: Any) -> float:
-    """Return `value` as a finite float above zero."""
+    """Return `value` as a finite float above zero; a traced one as it is."""
+    if is_traced(value):
+        return value
     message = f"{name} is {value!r}, expected a finite number above 0."
     try:
         result = float(value)

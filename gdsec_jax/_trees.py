@@ -137,6 +137,14 @@ def norm_dtype(params):
     return widest(jnp.float32, *map(jnp.result_type, jax.tree.leaves(params)))
 
 
+def squares(tree, dtype) -> jax.Array:
+    """The sum of the squares of all entries, in a dtype."""
+    total = jnp.zeros((), dtype)
+    for leaf in jax.tree.leaves(tree):
+        total += jnp.square(leaf.astype(dtype)).sum()
+    return total
+
+
 def as_key(key) -> jax.Array:
     """The typed random key of an int, of a typed key, or of raw key data."""
     try:

@@ -97,11 +97,6 @@ CORE = ("gdsec", "marina")
 DEAR = (*CORE, "qsgdsec", "low_rank")
 
 
-def of_each_kind(method):
-    """Whether a method is one of them."""
-    return method.name in KINDS
-
-
 def methods(where=lambda method: True, *, dear=False, core=CORE, fast=None):
     """Parametrise a test by the methods that fulfil a condition.
 

@@ -2,7 +2,6 @@
 
 from gdsec_jax import _trees as _trees
 from gdsec_jax._devices import mesh_of as mesh_of
-from gdsec_jax.algorithms import _censored as _censored
 from gdsec_jax.algorithms import _error_feedback as _error_feedback
 from gdsec_jax.algorithms import _memoryless as _memoryless
 from gdsec_jax.algorithms import _options as _options
@@ -21,7 +20,6 @@ from gdsec_jax.problems import _constants as _constants
 from gdsec_jax.problems import _sparse as _sparse
 from gdsec_jax.problems._rounds import batch_of as batch_of
 from gdsec_jax.server import _sum as _sum
-from gdsec_jax.simulation import _batch as _batch
 from gdsec_jax.simulation import _checkpoint as _checkpoint
 from gdsec_jax.simulation import _chunks as _chunks
 from gdsec_jax.simulation import _grid as _grid
@@ -45,8 +43,3 @@ from gdsec_jax.wire import _codes as _codes
 from gdsec_jax.wire import _formats as _formats
 from gdsec_jax.wire import _uploads as _uploads
 from gdsec_jax.wire.bytes import _bits as _bits
-from gdsec_jax.wire.bytes import _decode as _decode
-from gdsec_jax.wire.bytes import _encode as _encode
-from gdsec_jax.wire.bytes import _message as _message
-from gdsec_jax.worker import _censor as _censor
-from gdsec_jax.worker import _memories as _memories

@@ -6,7 +6,6 @@ formulas, M is the number of workers, N the number of samples, D the length of t
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -15,103 +14,9 @@ Objective = Callable[[np.ndarray], float]
 Parts = Sequence[np.ndarray]
 
 
-class Trajectory(NamedTuple):
-    """All that happened in a run; row k of a [rounds + 1] array is before round k."""
-
-    thetas: np.ndarray  # [rounds + 1, *theta.shape]
-    entries: np.ndarray  # [rounds, M], how many entries each worker uploads
-    messages: np.ndarray  # [rounds, M, *theta.shape]
-    server_memory: np.ndarray  # h, [rounds + 1, *theta.shape]
-    worker_memory: np.ndarray  # h_m, [rounds + 1, M, *theta.shape]
-    errors: np.ndarray  # e_m, [rounds + 1, M, *theta.shape]
-
-
-def _empty_trajectory(theta: np.ndarray, rounds: int, num_workers: int) -> Trajectory:
-    """Return a trajectory of zeros that starts at theta."""
-    theta = np.asarray(theta, dtype=np.float64)
-    workers = (num_workers, *theta.shape)
-    trajectory = Trajectory(
-        thetas=np.zeros((rounds + 1, *theta.shape)),
-        entries=np.zeros((rounds, num_workers), dtype=np.int64),
-        messages=np.zeros((rounds, *workers)),
-        server_memory=np.zeros((rounds + 1, *theta.shape)),
-        worker_memory=np.zeros((rounds + 1, *workers)),
-        errors=np.zeros((rounds + 1, *workers)),
-    )
-    trajectory.thetas[0] = theta
-    return trajectory
-
-
 def _is_zero(values: np.ndarray) -> np.ndarray:
     """Tell which values count as zero: 0.0, -0.0 and the subnormals."""
     return np.abs(values) < np.finfo(values.dtype).tiny
-
-
-def _count_entries(message: np.ndarray) -> int:
-    """Count the entries of a message that are not zero."""
-    return int(np.sum(~_is_zero(message)))
-
-
-# Methods
-
-
-def gd(
-    gradient: Gradient,
-    theta: np.ndarray,
-    alpha: float,
-    rounds: int,
-    num_workers: int,
-) -> Trajectory:
-    """Run gradient descent; a worker sends its whole gradient, zeros included."""
-    out = _empty_trajectory(theta, rounds, num_workers)
-    for k in range(rounds):
-        total = np.zeros_like(out.thetas[k])
-        for m in range(num_workers):
-            message = np.asarray(gradient(m, out.thetas[k]), dtype=np.float64)
-            total += message
-            out.messages[k, m] = message
-            silent = _count_entries(message) == 0
-            out.entries[k, m] = 0 if silent else message.size
-        out.thetas[k + 1] = out.thetas[k] - alpha * total
-    return out
-
-
-def gdsec(
-    gradient: Gradient,
-    theta: np.ndarray,
-    alpha: float,
-    rounds: int,
-    num_workers: int,
-    xi: float | np.ndarray,
-    beta: float,
-    correct_errors: bool = True,
-) -> Trajectory:
-    """Run GD-SEC; or GD-SOEC, which is GD-SEC with every e_m held at zero.
-
-    delta = g - h_m + e_m; msg = censor(delta); h_m <- h_m + beta msg;
-    e_m <- delta - msg; theta <- theta - alpha (h + sum msg); h <- h + beta sum msg.
-    """
-    out = _empty_trajectory(theta, rounds, num_workers)
-    xi = np.asarray(xi, dtype=np.float64)
-    for k in range(rounds):
-        theta_now = out.thetas[k]
-        theta_before = out.thetas[k - 1] if k > 0 else theta_now  # theta^0 = theta^1
-        threshold = (xi / num_workers) * np.abs(theta_now - theta_before)
-        total = np.zeros_like(theta_now)
-        for m in range(num_workers):
-            h_m = out.worker_memory[k, m]
-            delta = gradient(m, theta_now) - h_m + out.errors[k, m]
-            message = _censor(delta, threshold)
-            total += message
-            out.messages[k, m] = message
-            out.entries[k, m] = _count_entries(message)
-            out.worker_memory[k + 1, m] = h_m + beta * message
-            if correct_errors:
-                out.errors[k + 1, m] = delta - message
-        h = out.server_memory[k]
-        out.thetas[k + 1] = theta_now - alpha * (h + total)
-        out.server_memory[k + 1] = h + beta * total
-    return out
 
 
 def _censor(delta: np.ndarray, threshold: np.ndarray) -> np.ndarray:
@@ -244,21 +149,26 @@ def _fixed_width(number: int, choices: int) -> str:
     return format(number, "b").zfill(width) if width else ""
 
 
-def rle_string(message: np.ndarray, value_bits: int) -> str:
-    """Return gamma(n + 1), then gamma(zeros before + 1) and the value, per entry."""
-    sent = _nonzero_flags(message)
-    if not any(sent):
-        return ""
-    stream = [elias_gamma(sum(sent) + 1)]
+def _runs_of_zeros(message: np.ndarray) -> list[int]:
+    """Return for each entry sent the number of zeros since the one before."""
+    runs = []
     zeros = 0
-    for is_sent in sent:
+    for is_sent in _nonzero_flags(message):
         if is_sent:
-            stream.append(elias_gamma(zeros + 1))
-            stream.append(_value(value_bits))
+            runs.append(zeros)
             zeros = 0
         else:
             zeros += 1
-    return "".join(stream)
+    return runs
+
+
+def rle_string(message: np.ndarray, value_bits: int) -> str:
+    """Return gamma(n + 1), then gamma(zeros before + 1) and the value, per entry."""
+    runs = _runs_of_zeros(message)
+    if not runs:
+        return ""
+    each = [elias_gamma(run + 1) + _value(value_bits) for run in runs]
+    return "".join([elias_gamma(len(runs) + 1), *each])
 
 
 def rle_bits(message: np.ndarray, value_bits: int) -> int:
@@ -269,21 +179,15 @@ def rle_bits(message: np.ndarray, value_bits: int) -> int:
 def coo_bits(message: np.ndarray, value_bits: int) -> int:
     """Return the bits of a message as a count and (index, value) pairs."""
     sent = _nonzero_flags(message)
-    if not any(sent):
-        return 0
     count = _fixed_width(sum(sent), len(sent) + 1)
-    return len(count) + coo_bare_bits(message, value_bits)
+    return len(count) + coo_bare_bits(message, value_bits) if any(sent) else 0
 
 
 def coo_bare_bits(message: np.ndarray, value_bits: int) -> int:
     """Return the bits of the (index, value) pairs alone, a published convention."""
     sent = _nonzero_flags(message)
-    stream = []
-    for index, is_sent in enumerate(sent):
-        if is_sent:
-            stream.append(_fixed_width(index, len(sent)))
-            stream.append(_value(value_bits))
-    return len("".join(stream))
+    stream = [_fixed_width(i, len(sent)) for i, is_sent in enumerate(sent) if is_sent]
+    return len("".join(stream)) + values_only_bits(message, value_bits)
 
 
 def coo64_bits(message: np.ndarray) -> int:
@@ -301,16 +205,11 @@ def values_only_bits(message: np.ndarray, value_bits: int) -> int:
 def bitmap_bits(message: np.ndarray, value_bits: int) -> int:
     """Return the bits of one flag for every entry and the non-zero values."""
     sent = _nonzero_flags(message)
-    if not any(sent):
-        return 0
-    flags = ["1" if is_sent else "0" for is_sent in sent]
-    values = [_value(value_bits) for is_sent in sent if is_sent]
-    return len("".join(flags + values))
+    flags = "".join("1" if is_sent else "0" for is_sent in sent)
+    return len(flags) + values_only_bits(message, value_bits) if any(sent) else 0
 
 
 def dense_bits(message: np.ndarray, value_bits: int) -> int:
     """Return the bits of every value, zeros included."""
     sent = _nonzero_flags(message)
-    if not any(sent):
-        return 0
-    return len("".join(_value(value_bits) for _ in sent))
+    return len(_value(value_bits) * len(sent)) if any(sent) else 0

@@ -1,9 +1,8 @@
 """A float64 NumPy oracle of workers that are absent, lost, late or left out.
 
-As in oracle.py a visible formula comes before speed.  A method is written for one
-worker, as two functions: what it would send, and what its memories become once it is
-known what of that arrives.  `run` then loops over rounds and workers.  Messages cost
-what the format "coo" says, a value having 64 bits.
+As in oracle.py a visible formula comes before speed.  `run` loops over the rounds and
+workers of a `Method` of oracle_rivals.py.  Messages cost what the format "coo" says, a
+value having 64 bits.
 """
 
 import math
@@ -11,39 +10,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from oracle import _censor, coo_bits
-from oracle_rivals import Compress, compress_top_k
+from oracle import coo_bits
+from oracle_rivals import Memory, Method, Round
 
 VALUE_BITS = 64
 Gradient = Callable[[int, int, np.ndarray], np.ndarray]  # (k, m, theta) -> g_m
-
-
-class Memory(NamedTuple):
-    """What one worker keeps; a method uses some of it."""
-
-    h: np.ndarray  # what the server knows, or will know, of its gradient
-    e: np.ndarray  # what was left unsent
-    p: np.ndarray  # its previous gradient
-    begun: bool  # a message of it has arrived
-
-
-class Round(NamedTuple):
-    """What all workers know of a round."""
-
-    k: int
-    m: int  # the worker that asks
-    threshold: np.ndarray  # |theta^k - theta^{k-1}| / M, entry by entry
-    num_workers: int
-
-
-class Method(NamedTuple):
-    """Of one worker."""
-
-    # (round, g, memory) to the message, and whether it goes as a dense vector.
-    offer: Callable[[Round, np.ndarray, Memory], tuple[np.ndarray, bool]]
-    # (g, memory, what arrives or zeros, whether it arrives) to the next memory.
-    settle: Callable[[np.ndarray, Memory, np.ndarray, bool], Memory]
-    beta: float | None  # of the server's memory, if it keeps one
 
 
 class Faults(NamedTuple):
@@ -61,100 +32,15 @@ class Course(NamedTuple):
     """All that happened; row k of a [rounds + 1] array is before round k."""
 
     thetas: np.ndarray  # [rounds + 1, D]
-    updates: np.ndarray  # [rounds, D], alpha times which theta moves by
-    gradients: np.ndarray  # [rounds, M, D]
     h: np.ndarray  # [rounds + 1, M, D]
     e: np.ndarray  # [rounds + 1, M, D]
     server: np.ndarray  # [rounds + 1, D], 0 without a memory
     under_way: np.ndarray  # [rounds + 1, D], sent and not yet arrived
     bits: np.ndarray  # int [rounds, M]
     computed: np.ndarray  # bool [rounds, M], who computed a gradient
-    present: np.ndarray  # bool [rounds, M], whose memories moved on
     sent: np.ndarray  # bool [rounds, M], who was let to send
     lost: np.ndarray  # bool [rounds, M]
     dropped: np.ndarray  # bool [rounds, M]
-
-
-# Methods
-
-
-def gdsec(xi: float, beta: float, correct_errors: bool = True) -> Method:
-    """GD-SEC, or GD-SOEC: v = g - h + e; u = censor(v); h += beta u; e <- v - u."""
-
-    def offer(now, g, memory):
-        return _censor(g - memory.h + memory.e, xi * now.threshold), False
-
-    def settle(g, memory, arrived, _):
-        e = g - memory.h + memory.e - arrived if correct_errors else memory.e
-        return memory._replace(h=memory.h + beta * arrived, e=e)
-
-    return Method(offer, settle, beta)
-
-
-def top_j(k: int) -> Method:
-    """v = g + e; u = top_k(v); e <- v - u."""
-
-    def offer(now, g, memory):
-        return compress_top_k(g + memory.e, k), False
-
-    def settle(g, memory, arrived, _):
-        return memory._replace(e=g + memory.e - arrived)
-
-    return Method(offer, settle, None)
-
-
-def cgd(xi: float) -> Method:
-    """v = g - h goes iff |v| > (xi/M) |theta^k - theta^{k-1}|; h += u."""
-
-    def offer(now, g, memory):
-        v = g - memory.h
-        goes = np.linalg.norm(v) > xi * np.linalg.norm(now.threshold)
-        return (v if goes else np.zeros_like(v)), True
-
-    def settle(g, memory, arrived, _):
-        return memory._replace(h=memory.h + arrived)
-
-    return Method(offer, settle, 1.0)
-
-
-def ef21(k: int) -> Method:
-    """v = g - h; u = v until one has arrived, then top_k(v); h += u."""
-
-    def offer(now, g, memory):
-        v = g - memory.h
-        return (compress_top_k(v, k) if memory.begun else v), not memory.begun
-
-    def settle(g, memory, arrived, _):
-        begun = memory.begun or bool(arrived.any())
-        return memory._replace(h=memory.h + arrived, begun=begun)
-
-    return Method(offer, settle, 1.0)
-
-
-def diana(compress: Compress, beta: float) -> Method:
-    """u = C(g - h); h += beta u."""
-
-    def offer(now, g, memory):
-        return compress(now.k, now.m, g - memory.h), False
-
-    def settle(g, memory, arrived, _):
-        return memory._replace(h=memory.h + beta * arrived)
-
-    return Method(offer, settle, beta)
-
-
-def marina(compress: Compress, full: np.ndarray) -> Method:
-    """u = g - h in full rounds, else C(g - p); h += u; p <- g if u arrives."""
-
-    def offer(now, g, memory):
-        if full[now.k]:
-            return g - memory.h, True
-        return compress(now.k, now.m, g - memory.p), False
-
-    def settle(g, memory, arrived, arrives):
-        return memory._replace(h=memory.h + arrived, p=g if arrives else memory.p)
-
-    return Method(offer, settle, 1.0)
 
 
 # Rounds
@@ -207,17 +93,15 @@ def run(
 ) -> Course:
     """Run a method; theta <- theta - alpha (h + what arrives)."""
     length = len(theta)
-    workers, masks = (rounds, num_workers, length), (rounds, num_workers)
+    masks = (rounds, num_workers)
     out = Course(
         thetas=np.zeros((rounds + 1, length)),
-        updates=np.zeros((rounds, length)),
-        gradients=np.zeros(workers),
         h=np.zeros((rounds + 1, num_workers, length)),
         e=np.zeros((rounds + 1, num_workers, length)),
         server=np.zeros((rounds + 1, length)),
         under_way=np.zeros((rounds + 1, length)),
         bits=np.zeros(masks, np.int64),
-        **{name: np.zeros(masks, bool) for name in Course._fields[-5:]},
+        **{name: np.zeros(masks, bool) for name in Course._fields[-4:]},
     )
     out.thetas[0] = theta
     zero = np.zeros(length)
@@ -230,7 +114,6 @@ def run(
         computes = faults.active[k] | faults.accumulate
         out.computed[k] = computes
         g = np.array([gradient(k, m, now) for m in range(num_workers)])
-        out.gradients[k] = g
         norms = np.sqrt(np.sum(g**2, axis=1))
         sound = proportionate(norms, known, computes, faults.most)
         sound &= np.isfinite(g).all(axis=1)
@@ -238,7 +121,7 @@ def run(
         for m in range(num_workers):
             message, whole = zero, False
             if sound[m] and computes[m]:
-                about = Round(k, m, threshold, num_workers)
+                about = Round(k, m, threshold)
                 message, whole = method.offer(about, g[m], memories[m])
             offers.append((message, whole))
         may_send = faults.active[k].copy()
@@ -256,7 +139,6 @@ def run(
             if not (computes[m] and sound[m]):
                 continue  # its memories are as they were
             known[m] = norms[m]
-            out.present[k, m] = True
             out.sent[k, m] = may_send[m]
             arrives = may_send[m] and faults.delivered[k, m]
             arrived = message if arrives else zero
@@ -268,8 +150,7 @@ def run(
         out.under_way[k + 1] = arriving[k + 1 :].sum(axis=0)
         out.h[k + 1] = [memory.h for memory in memories]
         out.e[k + 1] = [memory.e for memory in memories]
-        out.updates[k] = out.server[k] + arriving[k]
         if method.beta is not None:
             out.server[k + 1] = out.server[k] + method.beta * arriving[k]
-        out.thetas[k + 1] = now - alpha * out.updates[k]
+        out.thetas[k + 1] = now - alpha * (out.server[k] + arriving[k])
     return out

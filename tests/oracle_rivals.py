@@ -16,6 +16,7 @@ from oracle import (
     _censor,
     _is_zero,
     _nonzero_flags,
+    _runs_of_zeros,
     _value,
     bitmap_bits,
     coo_bare_bits,
@@ -54,6 +55,35 @@ class Run(NamedTuple):
     thetas: np.ndarray  # [rounds + 1, *theta.shape]
     messages: np.ndarray  # [rounds, M, *theta.shape], zeros where a worker is silent
     whole: np.ndarray  # bool [rounds, M], an uncompressed vector that is not zero
+    h: np.ndarray | None = None  # [M, *theta.shape], the memories at the end, if any
+    e: np.ndarray | None = None  # [M, *theta.shape], the errors at the end, if any
+
+
+class Memory(NamedTuple):
+    """What one worker keeps; a method uses some of it."""
+
+    h: np.ndarray  # what the server knows, or will know, of its gradient
+    e: np.ndarray  # what was left unsent
+    p: np.ndarray  # its previous gradient
+    begun: bool  # a message of it has arrived
+
+
+class Round(NamedTuple):
+    """What all workers know of a round."""
+
+    k: int
+    m: int  # the worker that asks
+    threshold: np.ndarray  # |theta^k - theta^{k-1}| / M, entry by entry
+
+
+class Method(NamedTuple):
+    """Of one worker: what it would send, and what becomes of its memories."""
+
+    # (round, g, memory) to the message, and whether it goes as a dense vector.
+    offer: Callable[[Round, np.ndarray, Memory], tuple[np.ndarray, bool]]
+    # (g, memory, what arrives or zeros, whether it arrives) to the next memory.
+    settle: Callable[[np.ndarray, Memory, np.ndarray, bool], Memory]
+    beta: float | None  # of the server's memory, if it keeps one
 
 
 def _descend(start: Start, speak: Callable) -> Run:
@@ -186,6 +216,11 @@ def compress_rand_k(
 # Methods without memory, and with error feedback
 
 
+def gd(start: Start) -> Run:
+    """Run gradient descent; a worker sends its whole gradient, zeros included."""
+    return _descend(start, lambda k, m, g, thetas: (_flush(g), g, True))
+
+
 def _memoryless(start: Start, compress: Compress) -> Run:
     """Run msg = C(g); theta <- theta - alpha sum msg."""
 
@@ -206,12 +241,7 @@ def _error_feedback(start: Start, compress: Compress) -> Run:
         e[m] = v - message
         return message, message, False
 
-    return _descend(start, speak)
-
-
-def top_j(start: Start, k: int) -> Run:
-    """Run error feedback with the k largest magnitudes."""
-    return _error_feedback(start, lambda _round, _m, v: compress_top_k(v, k))
+    return _descend(start, speak)._replace(e=e)
 
 
 def rand_k(start: Start, k: int, masks: np.ndarray, error_feedback: bool) -> Run:
@@ -303,18 +333,7 @@ def _differences(start: Start, choose: Callable, beta: float = 1.0) -> Run:
         h[m] += beta * message
         return message, d, whole
 
-    return _descend(start, speak)
-
-
-def cgd(start: Start, xi: float) -> Run:
-    """Run censored GD: v goes iff |v| > (xi/M) |theta^k - theta^(k-1)|."""
-
-    def choose(k, m, g, v, thetas):
-        change = thetas[-1] - thetas[max(k - 1, 0)]  # theta^0 = theta^1
-        threshold = xi / start.num_workers * math.sqrt(_squared_norm(change))
-        return (_flush(v), True) if math.sqrt(_squared_norm(v)) > threshold else None
-
-    return _differences(start, choose)
+    return _descend(start, speak)._replace(h=h)
 
 
 def _lag_threshold(start: Start, thetas: np.ndarray, zeta: float) -> float:
@@ -355,41 +374,11 @@ def laq(start: Start, bits: int = 4, zeta: float = 0.08) -> Run:
     return _differences(start, choose)
 
 
-def qsgdsec(
-    start: Start,
-    xi: float | np.ndarray,
-    beta: float,
-    levels: int,
-    uniforms: np.ndarray,
-) -> Run:
-    """Run QSGD-SEC: GD-SEC whose surviving entries are quantised.
-
-    delta = v + e_m; msg = qsgd(censor(delta)); e_m <- delta - msg.
-    """
-    e = start.zeros()
-
-    def choose(k, m, g, v, thetas):
-        change = np.abs(thetas[-1] - thetas[max(k - 1, 0)])
-        delta = v + e[m]
-        survivors = _censor(delta, np.asarray(xi) / start.num_workers * change)
-        message, _ = compress_qsgd(survivors, levels, uniforms[k, m])
-        e[m] = delta - message
-        return message, False
-
-    return _differences(start, choose, beta)
-
-
 def iag(start: Start, chosen: np.ndarray) -> Run:
     """Run incremental aggregated gradients: only worker chosen[k] renews its h_m."""
     return _differences(
-        start,
-        lambda k, m, g, v, thetas: (_flush(v), True) if m == chosen[k] else None,
+        start, lambda k, m, g, v, thetas: (_flush(v), True) if m == chosen[k] else None
     )
-
-
-def ef21(start: Start, k: int) -> Run:
-    """Run EF21: msg = top_k(v), the first one whole."""
-    return clag(start, k, zeta=0.0)
 
 
 def ef21_sgdm(start: Start, k: int, eta: float) -> Run:
@@ -406,62 +395,123 @@ def ef21_sgdm(start: Start, k: int, eta: float) -> Run:
     return _descend(start, speak)
 
 
-def clag(start: Start, k: int, zeta: float) -> Run:
-    """Run CLAG: top_k(v) goes iff |v|^2 > zeta |g - p_m|^2; the first is v, whole.
+# Methods of one worker, whose messages may be lost
 
-    p_m is the gradient of the round before.
+
+def gdsec(
+    xi: float | np.ndarray,
+    beta: float,
+    correct_errors: bool = True,
+    quantise: Compress = lambda k, m, v: v,
+) -> Method:
+    """GD-SEC: v = g - h + e; u = quantise(censor(v)); h += beta u; e <- v - u.
+
+    Without errors to correct it is GD-SOEC, with a quantiser QSGD-SEC.
     """
-    p = start.zeros()
 
-    def choose(r, m, g, v, thetas):
-        large = r == 0 or _squared_norm(v) > zeta * _squared_norm(g - p[m])
-        p[m] = g
-        if not large:
-            return None
-        return (_flush(v), True) if r == 0 else (compress_top_k(v, k), False)
+    def offer(now, g, memory):
+        survivors = _censor(g - memory.h + memory.e, xi * now.threshold)
+        return _flush(quantise(now.k, now.m, survivors)), False
 
-    return _differences(start, choose)
+    def settle(g, memory, arrived, _):
+        e = g - memory.h + memory.e - arrived if correct_errors else memory.e
+        return memory._replace(h=memory.h + beta * arrived, e=e)
 
-
-def diana(start: Start, compress: Compress, omega: float) -> Run:
-    """Run DIANA: msg = C(v); h_m <- h_m + msg / (1 + omega)."""
-
-    def choose(k, m, g, v, thetas):
-        return _flush(compress(k, m, v)), False
-
-    return _differences(start, choose, 1.0 / (1.0 + omega))
+    return Method(offer, settle, beta)
 
 
-def marina(start: Start, compress: Compress, coins: np.ndarray) -> Run:
-    """Run MARINA: msg = v in a full round, else C(g - p_m); p_m <- g.
+def top_j(k: int) -> Method:
+    """v = g + e; u = top_k(v); e <- v - u."""
 
-    Round 0 is full; the others are where coins [rounds] is True.
-    """
-    p = start.zeros()
+    def offer(now, g, memory):
+        return compress_top_k(g + memory.e, k), False
 
-    def choose(k, m, g, v, thetas):
-        full = k == 0 or bool(coins[k])
-        message = v if full else compress(k, m, g - p[m])
-        p[m] = g
-        return _flush(message), full
+    def settle(g, memory, arrived, _):
+        return memory._replace(e=g + memory.e - arrived)
 
-    return _differences(start, choose)
+    return Method(offer, settle, None)
+
+
+def cgd(xi: float) -> Method:
+    """v = g - h goes iff |v| > (xi/M) |theta^k - theta^{k-1}|; h += u."""
+
+    def offer(now, g, memory):
+        v = g - memory.h
+        goes = np.linalg.norm(v) > xi * np.linalg.norm(now.threshold)
+        return (_flush(v) if goes else np.zeros_like(v)), True
+
+    def settle(g, memory, arrived, _):
+        return memory._replace(h=memory.h + arrived)
+
+    return Method(offer, settle, 1.0)
+
+
+def ef21(k: int) -> Method:
+    """v = g - h; u = v until one has arrived, then top_k(v); h += u."""
+    return clag(k, zeta=0.0)
+
+
+def clag(k: int, zeta: float) -> Method:
+    """EF21, but where |v|^2 <= zeta |g - p|^2 once one has arrived, u = 0; p <- g."""
+
+    def offer(now, g, memory):
+        v = g - memory.h
+        if not memory.begun:
+            return _flush(v), True
+        large = _squared_norm(v) > zeta * _squared_norm(g - memory.p)
+        return (compress_top_k(v, k) if large else np.zeros_like(v)), False
+
+    def settle(g, memory, arrived, _):
+        begun = memory.begun or bool(arrived.any())
+        return memory._replace(h=memory.h + arrived, p=g, begun=begun)
+
+    return Method(offer, settle, 1.0)
+
+
+def diana(compress: Compress, beta: float) -> Method:
+    """u = C(g - h); h += beta u."""
+
+    def offer(now, g, memory):
+        return _flush(compress(now.k, now.m, g - memory.h)), False
+
+    def settle(g, memory, arrived, _):
+        return memory._replace(h=memory.h + beta * arrived)
+
+    return Method(offer, settle, beta)
+
+
+def marina(compress: Compress, full: np.ndarray) -> Method:
+    """u = g - h in full rounds, else C(g - p); h += u; p <- g if u arrives."""
+
+    def offer(now, g, memory):
+        if full[now.k]:
+            return _flush(g - memory.h), True
+        return _flush(compress(now.k, now.m, g - memory.p)), False
+
+    def settle(g, memory, arrived, arrives):
+        return memory._replace(h=memory.h + arrived, p=g if arrives else memory.p)
+
+    return Method(offer, settle, 1.0)
+
+
+def alone(start: Start, method: Method) -> Run:
+    """Run a method of which every message arrives."""
+    zero = np.zeros(np.shape(start.theta))
+    memories = [Memory(zero, zero, zero, False)] * start.num_workers
+
+    def speak(k, m, g, thetas):
+        change = np.abs(thetas[-1] - thetas[max(k - 1, 0)])  # theta^0 = theta^1
+        about, memory = Round(k, m, change / start.num_workers), memories[m]
+        message, whole = method.offer(about, g, memory)
+        memories[m] = method.settle(g, memory, message, True)
+        return message, message if method.beta is None else memory.h + message, whole
+
+    run = _descend(start, speak)
+    h, e = (np.array([getattr(x, name) for x in memories]) for name in "he")
+    return run._replace(h=None if method.beta is None else h, e=e)
 
 
 # Bits of one message, by writing it out as a string and taking the length
-
-
-def _runs_of_zeros(message: np.ndarray) -> list[int]:
-    """Return for each entry sent the number of zeros since the one before."""
-    runs = []
-    zeros = 0
-    for is_sent in _nonzero_flags(message):
-        if is_sent:
-            runs.append(zeros)
-            zeros = 0
-        else:
-            zeros += 1
-    return runs
 
 
 def rice(number: int, b: int) -> str:

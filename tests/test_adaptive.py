@@ -223,8 +223,7 @@ def test_steps_longer_than_one_over_l_cost_bits_but_not_the_run(step, x64):
     _, params, *_ = course(problem, optimizer, 400)
     xi = 0.5 * problem.smoothness / (step * 0.1)
     fixed = optax.chain(
-        gdsec_jax.gdsec(4, _constant(xi), 0.1),
-        optax.sgd(step / problem.smoothness),
+        gdsec_jax.gdsec(4, _constant(xi), 0.1), optax.sgd(step / problem.smoothness)
     )
     _, lost, *_ = course(problem, fixed, 400)
     errors = jax.jit(jax.vmap(problem.error))(np.stack([params[-1], lost[-1]]))
@@ -337,48 +336,37 @@ def test_large_gradients_go_in_blocks_with_it(monkeypatch):
     assert taken
 
 
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"start": 0.0}, "start is 0.0, expected a finite number above 0"),
-        ({"start": -1.0}, "start is -1.0, expected a finite number above 0"),
-        ({"growth": -0.1}, r"growth is -0.1, expected a number at least 0"),
-        ({"growth": None}, "growth is None, expected one number"),
-        ({"budget": 0.0}, "budget is 0.0, expected a finite number above 0"),
-        ({"budget": 1.5}, r"budget is 1.5, expected a number in \[0, 1\]"),
-    ],
-)
-def test_what_is_out_of_range_is_said(options, message):
+def _updated(make, xi):
+    optimizer = make(2, xi=xi)
+    state = optimizer.init(jnp.zeros(2))
+    return optimizer.update(jnp.ones((2, 2)), state, jnp.zeros(2))
+
+
+REFUSED = {
+    "start is 0.0, expected a finite number above 0": lambda: adaptive_xi(start=0.0),
+    "start is -1.0, expected a finite number above 0": lambda: adaptive_xi(start=-1.0),
+    "growth is -0.1, expected a number at least 0": lambda: adaptive_xi(growth=-0.1),
+    "growth is None, expected one number": lambda: adaptive_xi(growth=None),
+    "budget is 0.0, expected a finite number above 0": lambda: adaptive_xi(budget=0.0),
+    r"budget is 1.5, expected a number in \[0, 1\]": lambda: adaptive_xi(budget=1.5),
+    # Without error correction.
+    "budget is None, expected a number in": lambda: _updated(
+        gdsec_jax.gdsoec, adaptive_xi()
+    ),
+    "holds 0 controllers of xi, expected 1": lambda: gdsec_jax.last_xi(
+        gdsec_jax.gdsec(2, xi=1.0).init(jnp.zeros(2))
+    ),
+    r"shape \(2,\), expected a scalar": lambda: _updated(
+        gdsec_jax.gdsec, _constant(jnp.ones(2))
+    ),
+    "xi is Controller.*expected one number": lambda: gdsec_jax.cgd(2, xi=adaptive_xi()),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_is_refused(message):
     with pytest.raises(ValueError, match=message):
-        adaptive_xi(**options)
-
-
-def test_without_error_correction_it_needs_a_budget():
-    optimizer = gdsec_jax.gdsoec(2, xi=adaptive_xi())
-    state = optimizer.init(jnp.zeros(2))
-    with pytest.raises(ValueError, match="budget is None, expected a number in"):
-        optimizer.update(jnp.ones((2, 2)), state, jnp.zeros(2))
-
-
-def test_there_is_an_xi_to_read_only_with_a_controller():
-    state = gdsec_jax.gdsec(2, xi=1.0).init(jnp.zeros(2))
-    with pytest.raises(ValueError, match="holds 0 controllers of xi, expected 1"):
-        gdsec_jax.last_xi(state)
-
-
-def test_a_controller_of_an_array_is_refused():
-    own = gdsec_jax.Controller(
-        lambda params: (), lambda state, **seen: (jnp.ones(2), state)
-    )
-    optimizer = gdsec_jax.gdsec(2, xi=own)
-    state = optimizer.init(jnp.zeros(2))
-    with pytest.raises(ValueError, match=r"shape \(2,\), expected a scalar"):
-        optimizer.update(jnp.ones((2, 2)), state, jnp.zeros(2))
-
-
-def test_whole_vectors_have_no_controller():
-    with pytest.raises(ValueError, match="xi is Controller.*expected one number"):
-        gdsec_jax.cgd(2, xi=adaptive_xi())
+        REFUSED[message]()
 
 
 def test_it_keeps_the_dtypes():

@@ -9,14 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import (
-    METHODS,
-    methods,
-    random_gradients,
-    run,
-    slow_but,
-    tree_params,
-)
+from cases import METHODS, methods, random_gradients, run, slow_but, tree_params
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inside import _trees
@@ -291,35 +284,7 @@ def test_an_entry_of_a_memory_that_overflows_is_lost_alone():
 # Nothing is lost.
 
 
-@pytest.mark.usefixtures("x64")
-def test_conservation():
-    """sum over rounds of (h + sum of messages) + sum of e = sum of all gradients."""
-    params = tree_params(np.float64)
-    rounds, tolerance = 200, 100 * np.sqrt(200) * np.finfo(float).eps * 200
-    grads = random_gradients(params, 4, seed=7, rounds=rounds)
-
-    @jax.jit
-    @jax.vmap
-    def of_beta(beta):
-        algorithm = gdsec_jax.gdsec(4, xi=40.0, beta=beta, server=server.running())
-        return run(optax.chain(algorithm, optax.sgd(0.01)), params, grads)[1:]
-
-    state, sent, updates = of_beta(jnp.asarray([0.0, 0.01, 1.0]))
-    shares = np.asarray(sent.entries).mean(axis=(1, 2)) / 9
-    assert ((shares > 0.05) & (shares < 0.95)).all()
-    (federation, _), memory = state, state[0].workers
-    for u, e, g, h_m, h in zip(
-        *map(jax.tree.leaves, (updates, memory.compressor.error, grads)),
-        *map(jax.tree.leaves, (memory.memory, federation.server.memory)),
-        strict=True,
-    ):
-        u, e, g, h_m = (np.asarray(x) for x in (u, e, g, h_m))
-        total = u.sum(1) / -0.01 + e.sum(1)
-        expected = np.broadcast_to(g.sum((0, 1)), total.shape)
-        np.testing.assert_allclose(total, expected, atol=tolerance)
-        np.testing.assert_allclose(h, h_m.sum(1), atol=tolerance)
-
-
+# See test_fault_laws, too: the same law of many methods, whatever is lost or late.
 @pytest.mark.parametrize(
     ("dtype", "tolerance", "make_server"),
     [

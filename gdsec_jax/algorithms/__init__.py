@@ -8,34 +8,18 @@ it there, and the common options into the signature.
 """
 
 from gdsec_jax import _checks
-from gdsec_jax.algorithms._censored import gdsec as gdsec
-from gdsec_jax.algorithms._censored import gdsoec as gdsoec
-from gdsec_jax.algorithms._censored import qsgdsec as qsgdsec
-from gdsec_jax.algorithms._error_feedback import low_rank as low_rank
-from gdsec_jax.algorithms._error_feedback import power_sgd as power_sgd
-from gdsec_jax.algorithms._error_feedback import sign_ef as sign_ef
-from gdsec_jax.algorithms._error_feedback import top_j as top_j
-from gdsec_jax.algorithms._memoryless import natural as natural
-from gdsec_jax.algorithms._memoryless import qgd as qgd
-from gdsec_jax.algorithms._memoryless import rand_k as rand_k
-from gdsec_jax.algorithms._memoryless import terngrad as terngrad
-from gdsec_jax.algorithms._options import MemoryOptions as MemoryOptions
-from gdsec_jax.algorithms._options import Options as Options
-from gdsec_jax.algorithms._options import algorithm as algorithm
-from gdsec_jax.algorithms._options import difference_memory as difference_memory
-from gdsec_jax.algorithms._registry import METHODS as METHODS
-from gdsec_jax.algorithms._registry import STATIC_ARGS as STATIC_ARGS
-from gdsec_jax.algorithms._registry import Method as Method
-from gdsec_jax.algorithms._variance_reduced import clag as clag
-from gdsec_jax.algorithms._variance_reduced import diana as diana
-from gdsec_jax.algorithms._variance_reduced import ef21 as ef21
-from gdsec_jax.algorithms._variance_reduced import ef21_sgdm as ef21_sgdm
-from gdsec_jax.algorithms._variance_reduced import marina as marina
-from gdsec_jax.algorithms._whole_vectors import cgd as cgd
-from gdsec_jax.algorithms._whole_vectors import gd as gd
-from gdsec_jax.algorithms._whole_vectors import iag as iag
-from gdsec_jax.algorithms._whole_vectors import lag as lag
-from gdsec_jax.algorithms._whole_vectors import laq as laq
+from gdsec_jax.algorithms._censored import gdsec, gdsoec, qsgdsec
+from gdsec_jax.algorithms._error_feedback import low_rank, power_sgd, sign_ef, top_j
+from gdsec_jax.algorithms._memoryless import natural, qgd, rand_k, terngrad
+from gdsec_jax.algorithms._options import (
+    MemoryOptions,
+    Options,
+    algorithm,
+    difference_memory,
+)
+from gdsec_jax.algorithms._registry import METHODS, STATIC_ARGS, Method
+from gdsec_jax.algorithms._variance_reduced import clag, diana, ef21, ef21_sgdm, marina
+from gdsec_jax.algorithms._whole_vectors import cgd, gd, iag, lag, laq
 
 __all__ = [
     "METHODS",

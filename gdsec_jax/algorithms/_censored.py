@@ -4,10 +4,10 @@ import functools
 from typing import Unpack
 
 import optax
-from optax.experimental import aggregating
 
 from gdsec_jax import _checks
 from gdsec_jax.algorithms._options import (
+    Aggregator,
     MemoryOptions,
     algorithm,
     difference_memory,
@@ -21,7 +21,7 @@ from gdsec_jax.worker import Piece, Scope, censor, chain, error_feedback, qsgd
 @algorithm(MemoryOptions)
 def gdsec(
     num_workers: int, xi, beta=0.01, **options: Unpack[MemoryOptions]
-) -> aggregating.Aggregator:
+) -> Aggregator:
     r"""GD-SEC: send what changed enough of the gradient, remember the rest.
 
     .. math::
@@ -67,19 +67,16 @@ def gdsec(
       Chen, Blum, Takáč, Sadler, Distributed Learning With Sparsified Gradient
       Differences, IEEE JSTSP 16(3), 2022, https://doi.org/10.1109/JSTSP.2022.3162989
     """
-    _checks.number_in_range("beta", beta, 0.0, 1.0)
     compressor = error_feedback(
         _censor(xi, num_workers, options), state_dtype=options.get("state_dtype")
     )
-    return difference_memory(
-        compressor, num_workers, beta, controller=_told(xi, beta), **options
-    )
+    return _with_memories(compressor, num_workers, xi, beta, **options)
 
 
 @algorithm(MemoryOptions)
 def gdsoec(
     num_workers: int, xi, beta=0.01, **options: Unpack[MemoryOptions]
-) -> aggregating.Aggregator:
+) -> Aggregator:
     r"""GD-SOEC: GD-SEC without error correction, the ablation of its paper.
 
     `gdsec` with :math:`e_m` held at 0: what is censored is forgotten, and only the
@@ -100,10 +97,10 @@ def gdsoec(
     References:
       Chen, Blum, Takáč, Sadler, 2022, https://doi.org/10.1109/JSTSP.2022.3162989
     """
-    _checks.number_in_range("beta", beta, 0.0, 1.0)
     compressor = _censor(xi, num_workers, options)
-    told = _told(xi, beta, error_correction=False)
-    return difference_memory(compressor, num_workers, beta, controller=told, **options)
+    return _with_memories(
+        compressor, num_workers, xi, beta, error_correction=False, **options
+    )
 
 
 @algorithm(MemoryOptions)
@@ -116,7 +113,7 @@ def qsgdsec(
     scope: Scope = "message",
     key=0,
     **options: Unpack[MemoryOptions],
-) -> aggregating.Aggregator:
+) -> Aggregator:
     r"""QSGD-SEC: GD-SEC whose surviving entries are quantised.
 
     .. math::
@@ -145,40 +142,39 @@ def qsgdsec(
       Chen, Blum, Takáč, Sadler, 2022, https://doi.org/10.1109/JSTSP.2022.3162989;
       Alistarh et al., QSGD, 2017, https://arxiv.org/abs/1610.02132
     """
-    _checks.number_in_range("beta", beta, 0.0, 1.0)
     compressor = error_feedback(
         chain(_censor(xi, num_workers, options), qsgd(levels, scope=scope)),
         state_dtype=options.get("state_dtype"),
     )
-    told = _told(xi, beta)
-    return difference_memory(
-        compressor, num_workers, beta, key=key, controller=told, **options
-    )
+    return _with_memories(compressor, num_workers, xi, beta, key=key, **options)
 
 
 def _censor(xi, num_workers: int, options: MemoryOptions):
-    """A worker's part of the censoring: xi/M each if f is the sum of the f_m."""
+    """Censoring by a worker's part of xi, or of what its controller chose: xi/M each.
+
+    In the mean convention it is all of xi.
+    """
     _checks.in_range("xi", xi, 0.0, _checks.LARGEST)
-    part = functools.partial(
-        share, num_workers=num_workers, reduction=options.get("reduction", "sum")
-    )
-    return short(_censor_by(part, xi), options.get("server"))
-
-
-def _censor_by(part, xi) -> Piece:
-    """Censoring with part of xi, or of what its controller chose for the round."""
-    if not isinstance(xi, Controller):
-        return censor(part(xi))
+    reduction = options.get("reduction", "sum")
+    part = functools.partial(share, num_workers=num_workers, reduction=reduction)
 
     def update(updates, state, params=None, *, xi=None, **extra_args):
         return censor(part(xi)).update(updates, state, params, **extra_args)
 
-    return Piece(optax.init_empty_state, update, component_wise=True)
+    if isinstance(xi, Controller):
+        piece = Piece(optax.init_empty_state, update, component_wise=True)
+    else:
+        piece = censor(part(xi))
+    return short(piece, options.get("server"))
 
 
-def _told(xi, beta, error_correction: bool = True) -> Controller | None:
-    """The controller of xi, if it has one, told of the method it chooses for."""
-    if not isinstance(xi, Controller):
-        return None
-    update = functools.partial(xi.update, beta=beta, error_correction=error_correction)
-    return Controller(xi.init, update)
+def _with_memories(
+    compressor, num_workers: int, xi, beta, error_correction: bool = True, **options
+) -> Aggregator:
+    """The memories h_m and h, and the controller of xi, if any, told of the method."""
+    _checks.number_in_range("beta", beta, 0.0, 1.0)
+    if isinstance(xi, Controller):
+        method = {"beta": beta, "error_correction": error_correction}
+        told = Controller(xi.init, functools.partial(xi.update, **method))
+        options["controller"] = told
+    return difference_memory(compressor, num_workers, beta, **options)

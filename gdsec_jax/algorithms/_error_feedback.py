@@ -2,10 +2,8 @@
 
 from typing import Unpack
 
-from optax.experimental import aggregating
-
 from gdsec_jax import worker as pieces
-from gdsec_jax.algorithms._options import MemoryOptions, algorithm
+from gdsec_jax.algorithms._options import Aggregator, MemoryOptions, algorithm
 from gdsec_jax.federation import federate
 from gdsec_jax.worker import Scope
 
@@ -17,7 +15,7 @@ def top_j(
     *,
     scope: Scope = "message",
     **options: Unpack[MemoryOptions],
-) -> aggregating.Aggregator:
+) -> Aggregator:
     r"""Top-j: the k largest entries of gradient and error memory.
 
     .. math::
@@ -26,9 +24,6 @@ def top_j(
 
     With k = D it is gradient descent. At a fixed step it reaches a neighbourhood of the
     solution, the smaller the smaller the step.
-
-    Args:
-      k: how many, an int of at least 1, or a fraction of D in (0, 1], a float.
 
     Returns:
       :math:`\sum_m u_m`. The step 1/L is a heuristic.
@@ -47,7 +42,7 @@ def top_j(
 @algorithm(MemoryOptions)
 def sign_ef(
     num_workers: int, *, scope: Scope = "message", **options: Unpack[MemoryOptions]
-) -> aggregating.Aggregator:
+) -> Aggregator:
     r"""EF-sign: signs and the mean magnitude of gradient and error memory.
 
     .. math::
@@ -74,7 +69,7 @@ def sign_ef(
 @algorithm(MemoryOptions)
 def low_rank(
     num_workers: int, rank: int = 1, *, key=0, **options: Unpack[MemoryOptions]
-) -> aggregating.Aggregator:
+) -> Aggregator:
     r"""Low rank with error feedback, each worker by factors of its own.
 
     .. math::
@@ -83,9 +78,6 @@ def low_rank(
 
     for each leaf that is a matrix; vectors travel whole. See `power_sgd` for common
     factors. At a fixed step it reaches a neighbourhood of the solution.
-
-    Args:
-      rank: r, at least 1.
 
     Returns:
       :math:`\sum_m U_m`. The step 1/L is a heuristic.
@@ -103,7 +95,7 @@ def low_rank(
 @algorithm(MemoryOptions)
 def power_sgd(
     num_workers: int, rank: int = 1, *, key=0, **options: Unpack[MemoryOptions]
-) -> aggregating.Aggregator:
+) -> Aggregator:
     r"""PowerSGD with error feedback: low rank, with one left factor for all workers.
 
     .. math::
@@ -116,9 +108,6 @@ def power_sgd(
     `History.broadcast_bits` does not count. What the workers' gradients disagree on
     cancels in the sum, so that the error vanishes with the gradient of f: on full
     gradients it converges.
-
-    Args:
-      rank: r, at least 1.
 
     Returns:
       :math:`\sum_m U_m`. The step 1/L is a heuristic.

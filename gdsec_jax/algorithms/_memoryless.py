@@ -16,10 +16,9 @@ https://arxiv.org/abs/1905.11261).
 from typing import Unpack
 
 from jax.typing import DTypeLike
-from optax.experimental import aggregating
 
 from gdsec_jax import worker as pieces
-from gdsec_jax.algorithms._options import MemoryOptions, Options, algorithm
+from gdsec_jax.algorithms._options import Aggregator, MemoryOptions, Options, algorithm
 from gdsec_jax.federation import federate
 from gdsec_jax.worker import Scope
 
@@ -32,7 +31,7 @@ def qgd(
     scope: Scope = "message",
     key=0,
     **options: Unpack[Options],
-) -> aggregating.Aggregator:
+) -> Aggregator:
     r"""QGD, or QSGD on minibatches: gradients rounded at random to s levels.
 
     .. math:: \theta^{k+1} = \theta^k - \alpha \sum_m Q(\nabla f_m(\theta^k)), \quad
@@ -62,9 +61,7 @@ def qgd(
 
 
 @algorithm(Options)
-def natural(
-    num_workers: int, *, key=0, **options: Unpack[Options]
-) -> aggregating.Aggregator:
+def natural(num_workers: int, *, key=0, **options: Unpack[Options]) -> Aggregator:
     r"""Natural compression: gradients rounded at random to powers of two.
 
     .. math:: \theta^{k+1} = \theta^k - \alpha \sum_m C(\nabla f_m(\theta^k)), \quad
@@ -91,7 +88,7 @@ def natural(
 @algorithm(Options)
 def terngrad(
     num_workers: int, *, scope: Scope = "message", key=0, **options: Unpack[Options]
-) -> aggregating.Aggregator:
+) -> Aggregator:
     r"""TernGrad: gradients rounded at random to -c, 0 or c.
 
     .. math:: \theta^{k+1} = \theta^k - \alpha \sum_m C(\nabla f_m(\theta^k)), \quad
@@ -126,7 +123,7 @@ def rand_k(
     key=0,
     state_dtype: DTypeLike | None = None,
     **options: Unpack[Options],
-) -> aggregating.Aggregator:
+) -> Aggregator:
     r"""Rand-k: k entries drawn at random, scaled to be unbiased, or with a memory.
 
     .. math:: \theta^{k+1} = \theta^k - \alpha \sum_m (D/k) \, S_m \nabla f_m(\theta^k)
@@ -140,7 +137,6 @@ def rand_k(
     gradient descent.
 
     Args:
-      k: how many, an int of at least 1, or a fraction of D in (0, 1], a float.
       error_feedback: whether an error memory takes the place of the scaling.
       state_dtype: dtype of the error memory, if there is one.
 

@@ -17,7 +17,8 @@ from gdsec_jax.server._server import as_server
 from gdsec_jax.wire import Format
 from gdsec_jax.worker import chain, gradient_difference, top_k
 
-_Factory = TypeVar("_Factory", bound=Callable[..., aggregating.Aggregator])
+Aggregator = aggregating.Aggregator
+_Factory = TypeVar("_Factory", bound=Callable[..., Aggregator])
 
 
 class Options(TypedDict, total=False):
@@ -93,7 +94,7 @@ def difference_memory(
     state_dtype=None,
     server: Server | None = None,
     **options,
-) -> aggregating.Aggregator:
+) -> Aggregator:
     r"""Federate pieces inside a gradient-difference memory, kept on both sides.
 
     .. math:: u_m = C(g_m - h_m), \quad h_m \leftarrow h_m + \beta u_m, \quad

@@ -7,6 +7,10 @@ from collections.abc import Callable
 
 _ARGUMENTS = {
     "num_workers": "M, a Python int.",
+    "k": "how many, an int of at least 1, or a fraction of D in (0, 1], a float.",
+    "rank": "r, at least 1.",
+    "compressor": "C, unbiased: `worker.random_k`, `qsgd`, `natural`, `terngrad`, "
+    "`whole`, or another `worker.Piece` that declares its variance.",
     "scope": '"message" compresses all entries as one vector; "leaf" each leaf by '
     "itself, with a k, norm or scale of its own.",
     "key": "an int or a random key, for what is drawn; may be traced.",
@@ -22,6 +26,7 @@ _ARGUMENTS = {
     "`gdsec_jax.server`. By default their sum, with the workers' memories added where "
     "they keep some.",
 }
+_FIRST = ("num_workers", "k", "rank", "compressor")  # stand before a method's own
 _RETURNS = (
     "An Aggregator, which stands first in an optax chain. Its update takes gradients, "
     "leaves [M, *param], with the parameters, and returns leaves [*param]:"
@@ -34,11 +39,9 @@ _SECTIONS = ("Args", "Returns", "Raises", "Examples", "References")
 
 
 def page(factory: Callable) -> str:
-    """The docstring of a method, with what it shares with others filled in.
+    """The docstring of a method, with what the table above says of its arguments.
 
-    Args:
-      factory: of a method. Its docstring describes its own arguments; those of the
-        table above are described here, unless it does so itself.
+    What the method's docstring describes itself stays.
     """
     heading = re.compile(rf"^({'|'.join(_SECTIONS)}):\n", re.MULTILINE)
     start, *rest = heading.split(inspect.cleandoc(factory.__doc__ or ""))
@@ -46,12 +49,13 @@ def page(factory: Callable) -> str:
         name: text.rstrip() for name, text in zip(rest[::2], rest[1::2], strict=True)
     }
     described = own.get("Args", "")
-    first, *common = [
-        _entry(f"{name}: {_ARGUMENTS[name]}")
+    shared = [
+        (name in _FIRST, _entry(f"{name}: {_ARGUMENTS[name]}"))
         for name in inspect.signature(factory).parameters
         if name in _ARGUMENTS and not re.search(rf"^  {name}:", described, re.MULTILINE)
     ]
-    own["Args"] = "\n".join([first, *filter(None, [described]), *common])
+    first, last = ([x for leads, x in shared if leads == of] for of in (True, False))
+    own["Args"] = "\n".join([*first, *filter(None, [described]), *last])
     own["Returns"] = "\n".join([_entry(_RETURNS, 2), own.get("Returns", "").rstrip()])
     own["Raises"] = "\n".join([_entry(_RAISES), own.get("Raises", "")]).rstrip()
     sections = [f"{name}:\n{own[name]}" for name in _SECTIONS if name in own]

@@ -6,11 +6,14 @@ L~^2 = M sum L_m^2, with L_m of f_m as everywhere in this package.
 
 from typing import Unpack
 
-from optax.experimental import aggregating
-
 from gdsec_jax import _checks
 from gdsec_jax import worker as pieces
-from gdsec_jax.algorithms._options import MemoryOptions, algorithm, difference_memory
+from gdsec_jax.algorithms._options import (
+    Aggregator,
+    MemoryOptions,
+    algorithm,
+    difference_memory,
+)
 from gdsec_jax.worker import Scope
 
 
@@ -21,7 +24,7 @@ def ef21(
     *,
     scope: Scope = "message",
     **options: Unpack[MemoryOptions],
-) -> aggregating.Aggregator:
+) -> Aggregator:
     r"""EF21: the k largest entries of what the server does not know yet.
 
     .. math::
@@ -31,9 +34,6 @@ def ef21(
     A worker's first message is its whole gradient. No error memory: h_m takes its
     place. With k = D it is gradient descent. On smooth strongly convex f it converges
     linearly.
-
-    Args:
-      k: how many, an int of at least 1, or a fraction of D in (0, 1], a float.
 
     Returns:
       :math:`\sum_m h_m`. The step is :math:`1/(L + \tilde L \sqrt{b/t})` with
@@ -58,7 +58,7 @@ def ef21_sgdm(
     *,
     scope: Scope = "message",
     **options: Unpack[MemoryOptions],
-) -> aggregating.Aggregator:
+) -> Aggregator:
     r"""EF21-SGDM: EF21 on each worker's momentum, for stochastic gradients.
 
     .. math::
@@ -71,7 +71,6 @@ def ef21_sgdm(
     converges linearly.
 
     Args:
-      k: how many, an int of at least 1, or a fraction of D in (0, 1], a float.
       eta: :math:`\eta` in [0, 1]; may be traced.
 
     Returns:
@@ -98,7 +97,7 @@ def diana(
     *,
     key=0,
     **options: Unpack[MemoryOptions],
-) -> aggregating.Aggregator:
+) -> Aggregator:
     r"""DIANA: an unbiased compressor of the gradient's difference from its memory.
 
     .. math::
@@ -110,14 +109,10 @@ def diana(
     convex f it converges linearly.
 
     Args:
-      compressor: C: `worker.random_k`, `qsgd`, `natural`, `terngrad` or `whole`.
       beta: :math:`\beta` in [0, 1]; by default :math:`1/(1 + \omega)`.
 
     Returns:
       :math:`\sum_m (h_m + u_m)`. The step is :math:`1/(L_{max} (1 + 6 \omega / M))`.
-
-    Raises:
-      ValueError: the compressor is not known to be unbiased.
 
     Examples:
       >>> import gdsec_jax, optax
@@ -148,7 +143,7 @@ def marina(
     *,
     key=0,
     **options: Unpack[MemoryOptions],
-) -> aggregating.Aggregator:
+) -> Aggregator:
     r"""MARINA: an unbiased compressor of the change of the gradient.
 
     .. math::
@@ -161,15 +156,11 @@ def marina(
     converges linearly.
 
     Args:
-      compressor: C: `worker.random_k`, `qsgd`, `natural`, `terngrad` or `whole`.
       probability: p in (0, 1]; may be traced; by default :math:`1/(1 + \omega)`.
 
     Returns:
       :math:`\sum_m h_m`. The step is
       :math:`1/(L + \tilde L \sqrt{(1 - p) \omega / (p M)})`.
-
-    Raises:
-      ValueError: the compressor is not known to be unbiased.
 
     Examples:
       >>> import gdsec_jax, optax
@@ -195,7 +186,7 @@ def clag(
     *,
     scope: Scope = "message",
     **options: Unpack[MemoryOptions],
-) -> aggregating.Aggregator:
+) -> Aggregator:
     r"""CLAG: EF21 that skips when its gradient changed more than is left to send.
 
     .. math::
@@ -208,7 +199,6 @@ def clag(
     smooth strongly convex f it converges linearly.
 
     Args:
-      k: how many, an int of at least 1, or a fraction of D in (0, 1], a float.
       zeta: :math:`\zeta \ge 0`; may be traced.
 
     Returns:

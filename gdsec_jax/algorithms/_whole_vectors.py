@@ -5,11 +5,11 @@ from typing import Unpack
 import jax
 import jax.numpy as jnp
 import numpy as np
-from optax.experimental import aggregating
 
 from gdsec_jax import _checks
 from gdsec_jax import worker as pieces
 from gdsec_jax.algorithms._options import (
+    Aggregator,
     MemoryOptions,
     Options,
     algorithm,
@@ -22,7 +22,7 @@ from gdsec_jax.worker import Scope
 
 
 @algorithm(Options)
-def gd(num_workers: int, **options: Unpack[Options]) -> aggregating.Aggregator:
+def gd(num_workers: int, **options: Unpack[Options]) -> Aggregator:
     r"""Gradient descent: every worker sends its whole gradient.
 
     .. math:: \theta^{k+1} = \theta^k - \alpha \sum_m \nabla f_m(\theta^k)
@@ -50,9 +50,7 @@ def gd(num_workers: int, **options: Unpack[Options]) -> aggregating.Aggregator:
 
 
 @algorithm(MemoryOptions)
-def cgd(
-    num_workers: int, xi, **options: Unpack[MemoryOptions]
-) -> aggregating.Aggregator:
+def cgd(num_workers: int, xi, **options: Unpack[MemoryOptions]) -> Aggregator:
     r"""CGD, censored gradient descent: a worker sends its whole difference, or nothing.
 
     .. math::
@@ -89,7 +87,7 @@ def cgd(
 @algorithm(MemoryOptions)
 def lag(
     num_workers: int, learning_rate, zeta=0.1, **options: Unpack[MemoryOptions]
-) -> aggregating.Aggregator:
+) -> Aggregator:
     r"""LAG-WK, lazily aggregated gradients, by the workers' rule.
 
     .. math::
@@ -133,7 +131,7 @@ def laq(
     *,
     scope: Scope = "message",
     **options: Unpack[MemoryOptions],
-) -> aggregating.Aggregator:
+) -> Aggregator:
     r"""LAQ, lazily aggregated quantised gradients.
 
     .. math::
@@ -174,7 +172,7 @@ def laq(
 @algorithm(MemoryOptions)
 def iag(
     num_workers: int, probabilities=None, *, key=0, **options: Unpack[MemoryOptions]
-) -> aggregating.Aggregator:
+) -> Aggregator:
     r"""NoUnif-IAG, incremental aggregated gradients: one worker a round, drawn.
 
     .. math:: h_m \leftarrow \nabla f_m(\theta^k) \text{ for the } m \text{ drawn},

@@ -1,7 +1,7 @@
 """A controller of GD-SEC's threshold that needs to know nothing of the problem."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -102,11 +102,11 @@ def adaptive_xi(*, start=1.5, growth=0.07, budget=None) -> Controller:
       >>> bool(history.entries.sum() < 0.05 * 500 * 5 * 64)
       True
     """
-    _positive("start", start)
+    _checks.positive("start", start)
     _checks.number_in_range("growth", growth, 0.0, _checks.LARGEST)
     if budget is not None:
         _checks.number_in_range("budget", budget, 0.0, 1.0)
-        _positive("budget", budget)
+        _checks.positive("budget", budget)
 
     def init(params):
         dtype = _trees.norm_dtype(params)
@@ -185,9 +185,3 @@ def _mean(mean, value, rate):
 def _sound(square):
     """Neither 0 nor overflowed, so that it has a logarithm."""
     return (square > 0) & (square < jnp.inf)
-
-
-def _positive(name: str, value: Any) -> None:
-    """Above 0, unless it is traced."""
-    if not _checks.is_traced(value):
-        _checks.positive(name, value)

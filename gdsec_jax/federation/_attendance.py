@@ -55,16 +55,7 @@ class Attendance(NamedTuple):
 
 
 def attendance(num_workers: int, said: Said, asked=None) -> Attendance:
-    """Who computes, sends, and is heard, by what the caller says.
-
-    Args:
-      num_workers: M.
-      said: by the caller.
-      asked: bool [M], whom the server asks, or None: all. The others hold.
-
-    Raises:
-      ValueError: a mask is none of M workers, or absent is unknown.
-    """
+    """Who computes, sends, and is heard; whom the server does not ask, holds."""
     _checks.one_of("absent", said.absent, get_args(Absent))
     everyone = jnp.ones(num_workers, bool)
     arrives = everyone
@@ -81,13 +72,7 @@ def attendance(num_workers: int, said: Said, asked=None) -> Attendance:
 
 
 def delays(value: Any, num_workers: int, max_delay: int) -> jax.Array | None:
-    """By how many rounds each message is late, int32 [M]; what is traced is clipped.
-
-    None for an algorithm that does not wait.
-
-    Raises:
-      ValueError: the algorithm does not wait, or value is no such array.
-    """
+    """How late each message is, int32 [M], clipped; None if the server never waits."""
     if not max_delay:
         if value is None:
             return None
@@ -107,15 +92,14 @@ def delays(value: Any, num_workers: int, max_delay: int) -> jax.Array | None:
 
 def energies(messages: Any) -> jax.Array:
     """float [M], the squared norms of leaves [M, ...], in float32 at least."""
-    leaves = jax.tree.leaves(messages)
-    dtype = _trees.widest(jnp.float32, *(leaf.dtype for leaf in leaves))
+    dtype = _trees.norm_dtype(messages)
 
     def one(leaf):
         rows = leaf.reshape(leaf.shape[0], -1).astype(dtype)
         exact = jax.lax.Precision.HIGHEST  # or GPUs take fewer digits
         return jnp.einsum("md,md->m", rows, rows, precision=exact)
 
-    return jnp.asarray(sum(map(one, leaves)))
+    return jnp.asarray(sum(map(one, jax.tree.leaves(messages))))
 
 
 def no_norms(num_workers: int) -> jax.Array:
@@ -133,14 +117,7 @@ def of_usual_norm(gradients, known: jax.Array, computes: jax.Array, ratio):
     norms of most grow for good they are accepted some rounds later. Of a norm that was
     0 nothing is known: ten times it would be 0 for ever. A median of 0 judges nobody.
 
-    Args:
-      gradients: leaves [M, *param].
-      known: float32 [M], of earlier rounds.
-      computes: bool [M].
-      ratio: the most that a norm may be of the median.
-
-    Returns:
-      bool [M]; and the norms that are known now, float32 [M].
+    Returns bool [M], and the norms that are known now, float32 [M].
     """
     norms = jnp.sqrt(energies(gradients)).astype(jnp.float32)
     tempered = jnp.where(known > 0, jnp.minimum(norms, GROWTH * known), norms)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,17 @@ from gdsec_jax import _checks
 from gdsec_jax._devices import num_devices
 from gdsec_jax.federation import _parts
 from gdsec_jax.federation._counts import uploads_of
-from gdsec_jax.federation._round import Federation, Round, Workers, respond, sound
-from gdsec_jax.wire._uploads import Layout, Uploads
+from gdsec_jax.federation._round import (
+    Answers,
+    Federation,
+    Outcome,
+    Round,
+    Workers,
+    respond,
+    sound,
+    step,
+)
+from gdsec_jax.wire._uploads import Layout
 
 # A batch of fewer workers gains less by staying in the cache than it costs to add its
 # sum, an entry a component, to that of the others.
@@ -61,16 +70,6 @@ class WorkerBatches:
         _checks.integer("size", self.size, 1, 2**31 - 1)
 
 
-class Batched(NamedTuple):
-    """What all batches together leave: `Answers`, and the uploads they cost."""
-
-    total: Any  # leaves [*param]
-    states: Any  # leaves [M, ...]
-    present: jax.Array  # bool [M]
-    overflowed: jax.Array  # bool [M]
-    uploads: Uploads  # leaves [M, ...]
-
-
 def number_of_size(size: int, num_workers: int) -> int:
     """A number of batches, none of which has more workers than `size`."""
     number = max(1, num_workers // size)
@@ -89,18 +88,8 @@ def number_of_batches(workers: Workers) -> int | None:
 
 def in_batches(
     federation: Federation, now: Round, counting: Layout, number: int
-) -> Batched:
-    """The workers' half of a round, batch by batch, in place where XLA can.
-
-    Args:
-      federation: whose round it is.
-      now: the round; its gradients may be `WorkerBatches`.
-      counting: the layout of what is counted.
-      number: of batches.
-
-    Raises:
-      ValueError: the data of `WorkerBatches` have another number of workers.
-    """
+) -> Outcome:
+    """A round, the workers' half batch by batch, in place where XLA can."""
     common, workers = now.common, now.workers
     devices, num_workers = num_devices(), workers.index.shape[0]
     given, compute = workers.gradients, None
@@ -113,7 +102,7 @@ def in_batches(
                     f"{num_workers} workers as its first axis."
                 )
 
-    def answers(states, fixed) -> Batched:
+    def answers(states, fixed) -> Answers:
         own, given = fixed
         if compute is not None:
             given = compute(own.index, given)
@@ -121,12 +110,10 @@ def in_batches(
             _checks.same_shapes("gradients", given, common.previous, leading=lead)
         batch = sound(federation, own._replace(gradients=given, states=states))
         said = respond(federation, common, batch, alone=True)
-        uploads = uploads_of(
-            counting, said.messages, said.states, batch.gradients, common.previous
-        )
-        return Batched(said.total, said.states, said.present, said.overflowed, uploads)
+        uploads = uploads_of(counting, said, batch.gradients, common.previous)
+        return said.counted(uploads)
 
-    def one(moving: Batched, fixed):
+    def one(moving: Answers, fixed):
         made = answers(_together(moving.states), _together(fixed))
         return _apart(made._replace(total=()), devices), made.total
 
@@ -150,7 +137,7 @@ def in_batches(
         now.always,
         axis=1,
     )
-    return _together(moved)._replace(total=total)
+    return step(federation, now, _together(moved)._replace(total=total))
 
 
 def _apart(tree: Any, devices: int) -> Any:

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 
 from gdsec_jax.federation import _parts
 from gdsec_jax.federation._round import (
+    Answers,
     Federation,
+    Outcome,
     Round,
     Workers,
     owners,
@@ -46,16 +48,6 @@ class Plan(NamedTuple):
     numbers: dict[str, int]  # of blocks, by platform
 
 
-class Moved(NamedTuple):
-    """What a round replaces, block by block."""
-
-    direction: Any  # leaves [*param]
-    previous: Any  # theta^{k-1} of the next round, leaves [*param]
-    states: Any
-    server: Any
-    messages: Any  # leaves [M, *param], or () if they need not be kept
-
-
 class Counted(NamedTuple):
     """What adds up over the blocks."""
 
@@ -66,14 +58,8 @@ class Counted(NamedTuple):
 def arrays_of(now: Round) -> Arrays:
     """The arrays of a round."""
     common, workers = now.common, now.workers
-    return Arrays(
-        workers.gradients,
-        common.params,
-        common.change,
-        common.previous,
-        workers.states,
-        now.server,
-    )
+    known = common.params, common.change, common.previous
+    return Arrays(workers.gradients, *known, workers.states, now.server)
 
 
 def plan(federation: Federation, now: Round) -> Plan | None:
@@ -82,9 +68,8 @@ def plan(federation: Federation, now: Round) -> Plan | None:
     params = jax.tree.leaves(arrays.previous)
     if not federation.component_wise or len(params) > MOST_LEAVES:
         return None
-    numbers = jax.tree.unflatten(
-        jax.tree.structure(arrays.previous), range(len(params))
-    )
+    structure = jax.tree.structure(arrays.previous)
+    numbers = jax.tree.unflatten(structure, range(len(params)))
     owner = Arrays(
         *(None if array is None else numbers for array in arrays[:4]),
         states=owners(federation.worker.init, arrays.states, arrays.previous, _NONE),
@@ -106,16 +91,10 @@ def plan(federation: Federation, now: Round) -> Plan | None:
 
 def in_blocks(
     federation: Federation, now: Round, plan: Plan, platform: str, keep_messages: bool
-) -> tuple[Moved, jax.Array, Counted]:
-    """A round, block by block.
+) -> tuple[Outcome, Any]:
+    """A round, block by block; and the non-zeros of each worker's message, by leaf.
 
-    Args:
-      federation, now, plan: of the round.
-      platform: for which it is compiled.
-      keep_messages: whether they are to be counted whole.
-
-    Returns:
-      What it replaces; bool [M], who does take part; and what was counted.
+    The messages are kept where they are to be counted whole.
     """
     arrays, always = arrays_of(now), now.always
     flat = jax.tree.map(lambda x, like: x.reshape(like.shape), arrays, plan.as_vectors)
@@ -128,23 +107,23 @@ def in_blocks(
         messages = jax.tree.map(
             lambda g, p: jnp.zeros(g.shape, p.dtype), own.gradients, own.previous
         )
-    moving = Moved(zeros, own.previous, own.states, own.server, messages)
+    moving = _moved(zeros, own.previous, own.server, messages, own.states)
     fixed = own._replace(previous=None, states=None, server=None)
 
-    def block(moving: Moved, fixed: Arrays):
+    def block(moving: Outcome, fixed: Arrays):
+        states = moving.said.states
         here = fixed._replace(
-            previous=moving.previous, states=moving.states, server=moving.server
+            previous=moving.previous, states=states, server=moving.server
         )
         return _block(federation, _round_of(now, workers, _joined(here, others)))
 
     def one(moving, fixed):
         moved, counted = block(moving, fixed)
-        kept = moved._replace(
-            states=_cut(plan.owner.states, moved.states),
-            server=_cut(plan.owner.server, moved.server),
-            messages=moved.messages if keep_messages else (),
-        )
-        return kept, counted
+        messages = moved.said.messages if keep_messages else ()
+        states = _cut(plan.owner.states, moved.said.states)
+        server = _cut(plan.owner.server, moved.server)
+        said = moved.said._replace(messages=messages, states=states)
+        return moved._replace(server=server, said=said), counted
 
     first = jax.tree.map(lambda x: x[..., :1], (moving, fixed))
     silence = jax.tree.map(
@@ -153,19 +132,19 @@ def in_blocks(
     moved, counted = _parts.in_parts(one, number, moving, fixed, silence, always)
     # What is like no parameter depends on no component: any of them will do.
     rest, _ = block(*first)
-    whole = moved._replace(
-        states=_joined(moved.states, _rest(plan.owner.states, rest.states)),
-        server=_joined(moved.server, _rest(plan.owner.server, rest.server)),
+    whole = _moved(
+        moved.direction,
+        moved.previous,
+        _joined(moved.server, _rest(plan.owner.server, rest.server)),
+        moved.said.messages,
+        _joined(moved.said.states, _rest(plan.owner.states, rest.said.states)),
     )
-    shapes = Moved(
-        arrays.previous,
-        arrays.previous,
-        arrays.states,
-        arrays.server,
-        arrays.gradients if keep_messages else (),
-    )
+    like, messages = arrays.previous, arrays.gradients if keep_messages else ()
+    shapes = _moved(like, like, arrays.server, messages, arrays.states)
     whole = jax.tree.map(lambda x, like: x.reshape(like.shape), whole, shapes)
-    return whole, workers.computes, counted
+    present, overflowed = workers.computes, counted.overflowed > 0
+    said = whole.said._replace(present=present, overflowed=overflowed)
+    return whole._replace(said=said), counted.nonzeros
 
 
 def _round_of(now: Round, workers: Workers, arrays: Arrays) -> Round:
@@ -177,14 +156,19 @@ def _round_of(now: Round, workers: Workers, arrays: Arrays) -> Round:
     return now._replace(common=common, workers=workers, server=arrays.server)
 
 
-def _block(federation: Federation, now: Round) -> tuple[Moved, Counted]:
+def _moved(direction, previous, server, messages, states) -> Outcome:
+    """What a round replaces, block by block."""
+    return Outcome(direction, previous, server, Answers(messages, states, (), ()))
+
+
+def _block(federation: Federation, now: Round) -> tuple[Outcome, Counted]:
     """Both halves of a round."""
     said = respond(federation, now.common, now.workers)
-    direction, previous, server = step(federation, now, said.total, said.present)
+    made = step(federation, now, said)
     counted = Counted(
         jax.vmap(nonzeros_of)(said.messages), said.overflowed.astype(jnp.int32)
     )
-    return Moved(direction, previous, said.states, server, said.messages), counted
+    return made._replace(said=Answers(said.messages, said.states, (), ())), counted
 
 
 def _all_sound(federation: Federation, now: Round, own: Arrays, number: int):

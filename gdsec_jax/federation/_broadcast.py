@@ -12,12 +12,12 @@ from gdsec_jax import _checks, _trees
 from gdsec_jax.federation._attendance import Said
 from gdsec_jax.federation._clock import ClockState
 from gdsec_jax.federation._clock import clock as make_clock
-from gdsec_jax.wire import Format, flush, packing_of
-from gdsec_jax.wire._codes import whole_of
+from gdsec_jax.federation._counts import silence, uploads_of
+from gdsec_jax.federation._round import Answers
+from gdsec_jax.wire import Format, flush
 from gdsec_jax.wire._formats import as_format
-from gdsec_jax.wire._uploads import Layout, Uploads, count, layout_of
+from gdsec_jax.wire._uploads import Uploads
 from gdsec_jax.worker import WORKER_AXIS, GradientDifferenceState
-from gdsec_jax.worker._vectors import some
 
 _STREAM = 2**31 - 1  # folded into the key: an algorithm with the same one draws apart
 
@@ -96,11 +96,7 @@ def broadcast(
                 "message is what changed of the step, expected a step: use "
                 "error_feedback."
             )
-        packing = packing_of(inner)
-        code, payload = (packing.code, packing.payload) if packing else (None, None)
-        layout = layout_of(params, wire, code, payload)
-        silence = optax.tree.zeros_like(params if payload is None else payload)
-        return BroadcastState(known, inner, count(silence, layout))
+        return BroadcastState(known, inner, silence(params, inner, wire))
 
     def update(updates, state, params=None, **extra_args):
         like = state.clock.previous_params
@@ -116,23 +112,16 @@ def broadcast(
             )
 
         # Some pieces sum over the axis of workers, so there must be one.
-        lifted = jax.vmap(run, axis_name=WORKER_AXIS)(own)
-        message, inner = jax.tree.map(lambda x: x[0], lifted)
-        message = flush(_trees.cast_like(message, like))
-        sent = _count(message, inner, state.sent.layout)
+        messages, inner = jax.vmap(run, axis_name=WORKER_AXIS)(own)
+        messages = flush(_trees.cast_like(messages, like))
+        said = Answers(messages, inner, (), ())
+        sent = uploads_of(state.sent.layout, said, messages, like)
+        everything = messages, inner, sent
+        message, inner, sent = jax.tree.map(lambda x: x[0], everything)
         return message, BroadcastState(known, inner, sent)
 
     # optax's type of a state knows no registered dataclasses, such as our counts.
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore
-
-
-def _count(message, compressor_state, layout: Layout) -> Uploads:
-    """Count what travels: the message, or the payload that a compressor has of it."""
-    packing, whole = packing_of(compressor_state), whole_of(compressor_state)
-    if packing is not None and packing.payload is not None:
-        nothing = optax.tree.zeros_like(packing.payload)
-        message = optax.tree.where(some(message), packing.payload, nothing)
-    return count(message, layout, whole)
 
 
 @functools.partial(

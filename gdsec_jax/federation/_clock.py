@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from gdsec_jax import _checks, _trees
+from gdsec_jax.worker._vectors import some
 
 NUM_PAST_CHANGES = 10
 
@@ -16,9 +17,7 @@ class ClockState(NamedTuple):
     """State of `clock`."""
 
     previous_params: optax.Params  # theta^{k-1}
-    held_change: (
-        optax.Params | tuple[()]
-    )  # last non-zero theta^k - theta^{k-1}, if held
+    held_change: Any  # last theta^k - theta^{k-1} that was not 0, if held, or ()
     past_changes: jax.Array  # float [10]: squared norms of the last changes, last first
     number: jax.Array  # int32 []: k, the first is 0
     key_data: jax.Array | tuple[()]  # of the random key, if there is one
@@ -39,6 +38,18 @@ class Tick(NamedTuple):
     number: jax.Array  # int32 []
     round_key: jax.Array | None  # common to all workers
     keys: jax.Array | None  # [M], each worker's own
+
+    def arguments(self, change: Any, previous: Any) -> dict[str, Any]:
+        """The extra arguments of a piece that say so."""
+        known = {
+            "params_change": change,
+            "past_changes": self.past_changes,
+            "round": self.number,
+            "like": previous,
+        }
+        return (
+            known if self.round_key is None else known | {"round_key": self.round_key}
+        )
 
 
 def clock(num_workers: int, *, key=None, on_standstill: str = "send") -> Clock:
@@ -76,16 +87,9 @@ def clock(num_workers: int, *, key=None, on_standstill: str = "send") -> Clock:
 
     def begin(state, params):
         now, following = tick(state, params, random_key, num_workers)
-        common = {
-            "params_change": now.change,
-            "past_changes": now.past_changes,
-            "round": now.number,
-            "like": state.previous_params,
-        }
-        own: dict[str, Any] = {"worker_index": indices(num_workers)}
-        if random_key is not None:
-            common["round_key"], own["key"] = now.round_key, now.keys
-        return common, own, following
+        own = {"worker_index": indices(num_workers)}
+        own |= {} if now.keys is None else {"key": now.keys}
+        return now.arguments(now.change, state.previous_params), own, following
 
     return Clock(lambda params: start(params, random_key, on_standstill), begin)
 
@@ -130,10 +134,7 @@ def _change(params, state: ClockState):
         return None, state.past_changes, state.held_change
     _checks.same_shapes("params", params, state.previous_params)
     change = jax.tree.map(jnp.subtract, params, state.previous_params)
-    norm, moved = jnp.zeros((), state.past_changes.dtype), jnp.zeros((), bool)
-    for leaf in jax.tree.leaves(change):
-        norm += jnp.square(leaf.astype(norm.dtype)).sum()
-        moved |= (leaf != 0).any()
+    norm, moved = _trees.squares(change, state.past_changes.dtype), some(change)
     past = jnp.roll(state.past_changes, 1).at[0].set(norm)
     if isinstance(state.held_change, tuple) and not state.held_change:
         return change, past, ()

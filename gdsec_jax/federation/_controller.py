@@ -61,14 +61,7 @@ def init(controller: Controller | None, params: Any) -> ControlState | tuple[()]
 def begin(
     controller: Controller | None, state: Any, tick: Tick, sent: RoundCounts
 ) -> tuple[Any, jax.Array | None]:
-    """The next state, and xi, which the workers are handed.
-
-    Args:
-      controller: or None, which hands nothing.
-      state: of `init`.
-      tick: what all parties know of the round.
-      sent: in the last round.
-    """
+    """The next state, and xi, which the workers are handed; `sent` last round."""
     if controller is None:
         return (), None
     xi, own = controller.update(
@@ -90,10 +83,7 @@ def end(state: Any, aggregate: Any) -> Any:
     """The state behind a round that returned this."""
     if not isinstance(state, ControlState):
         return state
-    total = jnp.zeros_like(state.direction)
-    for leaf in jax.tree.leaves(aggregate):
-        total += jnp.square(leaf.astype(total.dtype)).sum()
-    return state._replace(direction=total)
+    return state._replace(direction=_trees.squares(aggregate, state.direction.dtype))
 
 
 def last_xi(state: Any) -> jax.Array:

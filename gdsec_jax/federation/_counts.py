@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from gdsec_jax import _trees
+from gdsec_jax.federation._round import Answers
 from gdsec_jax.wire import packing_of
 from gdsec_jax.wire._codes import whole_of
 from gdsec_jax.wire._uploads import (
@@ -20,6 +21,7 @@ from gdsec_jax.wire._uploads import (
     nonzeros_of,
     tally,
 )
+from gdsec_jax.worker._vectors import some
 
 
 class RoundCounts(NamedTuple):
@@ -138,37 +140,37 @@ def last_round(state: Any) -> LastRound:
 
 def nothing_sent(params, worker_state, wire, num_workers: int) -> RoundCounts:
     """Before the first round."""
-    packing = packing_of(worker_state)
-    code, payload = (None, None) if packing is None else (packing.code, packing.payload)
-    layout = layout_of(params, wire, code, payload)
-    silence = optax.tree.zeros_like(params if payload is None else payload)
-    uploads = _trees.repeat(count(silence, layout), num_workers)
+    uploads = _trees.repeat(silence(params, worker_state, wire), num_workers)
     # Masks of their own, or donating the state would give one buffer away twice.
     masks = (jnp.zeros(num_workers, bool) for _ in RoundCounts._fields[1:])
     return RoundCounts(uploads, *masks)
 
 
+def silence(params, piece_state, wire) -> Uploads:
+    """What a message of a piece in this state costs if it is not sent."""
+    packing = packing_of(piece_state)
+    code, payload = (packing.code, packing.payload) if packing else (None, None)
+    layout = layout_of(params, wire, code, payload)
+    return count(optax.tree.zeros_like(params if payload is None else payload), layout)
+
+
 def uploads_of(
-    layout: Layout, messages: Any, states: Any, gradients: Any, like: Any, nonzeros=None
+    layout: Layout, said: Answers, gradients: Any, like: Any, nonzeros=None
 ) -> Uploads:
     """Count what travels of each worker's message, as its pieces have it.
 
-    Args:
-      layout: of what is counted.
-      messages: leaves [M, *param], or () where their `nonzeros` are given.
-      states: of the pipelines, leaves [M, ...].
-      gradients: leaves [M, *param], and
-      like: leaves [*param]: the shapes and dtypes of messages that are not there.
-      nonzeros: what `nonzeros_of` says of each message, if it is known.
+    Where `nonzeros` are given there need be no messages: the shapes are those of the
+    gradients, the dtypes those of the leaves [*param] that messages are `like`.
     """
+    messages, states = said.messages, said.states
     if nonzeros is None:
         nonzeros = jax.vmap(nonzeros_of)(messages)
     packing: Any = packing_of(states)
     if packing is not None and packing.payload is not None:
         # Something else travels in the messages' stead.
-        some = _some(messages)
+        sent = jax.vmap(some)(messages)
         nothing = optax.tree.zeros_like(packing.payload)
-        messages = _trees.where(some, packing.payload, nothing)
+        messages = _trees.where(sent, packing.payload, nothing)
         nonzeros = jax.vmap(nonzeros_of)(messages)
     elif not layout.run_coded:  # shapes and dtypes do
         messages = _trees.cast_like(gradients, like)
@@ -177,11 +179,3 @@ def uploads_of(
         lambda n, message, whole: tally(n, message, layout, whole),
         (0, 0, None if whole is False else 0),
     )(nonzeros, messages, whole)
-
-
-def _some(messages) -> jax.Array:
-    """bool [M], whether an entry is not 0, of leaves [M, ...]."""
-    some = False
-    for leaf in jax.tree.leaves(messages):
-        some |= (leaf != 0).any(axis=tuple(range(1, leaf.ndim)))
-    return jnp.asarray(some)

@@ -1,7 +1,6 @@
 """How a round is laid out: at once, in batches of workers or blocks of components."""
 
 import functools
-from typing import Any, NamedTuple
 
 import jax
 
@@ -10,39 +9,12 @@ from gdsec_jax._devices import num_devices
 from gdsec_jax.federation import _batches, _blocks, _parts
 from gdsec_jax.federation._batches import WorkerBatches
 from gdsec_jax.federation._counts import uploads_of
-from gdsec_jax.federation._round import (
-    Federation,
-    Round,
-    respond,
-    sound,
-    step,
-)
-from gdsec_jax.wire._uploads import Layout, Uploads
-
-
-class Outcome(NamedTuple):
-    """What a round leaves behind."""
-
-    direction: Any  # leaves [*param]
-    previous: Any  # theta^{k-1} of the next round
-    states: Any  # of the pipelines
-    server: Any  # state of the server's step
-    present: jax.Array  # bool [M], who took part
-    overflowed: jax.Array  # bool [M], whose message lost entries that were not finite
-    uploads: Uploads
+from gdsec_jax.federation._round import Federation, Outcome, Round, respond, sound, step
+from gdsec_jax.wire._uploads import Layout
 
 
 def run(federation: Federation, counting: Layout, now: Round) -> Outcome:
-    """A round, by the way that is asked for, or that is the fastest.
-
-    Args:
-      federation: whose round it is.
-      counting: the layout of what is counted.
-      now: the round.
-
-    Raises:
-      ValueError: gradients are WorkerBatches, and the pipeline sums over all workers.
-    """
+    """A round, by the way that is asked for, or that is the fastest."""
     gradients = now.workers.gradients
     if isinstance(gradients, WorkerBatches):
         if federation.worker.sums_over_workers:
@@ -52,7 +24,7 @@ def run(federation: Federation, counting: Layout, now: Round) -> Outcome:
             )
         each = federation.num_workers // num_devices()
         number = _batches.number_of_size(gradients.size, each)
-        return _in_batches(federation, counting, number, now)
+        return _batches.in_batches(federation, now, counting, number)
     whole = functools.partial(_at_once, federation, counting, now)
     large = _parts.num_bytes(gradients) >= _parts.LEAST_BYTES
     # Without jit nothing is changed in place, and over several devices nothing is cut.
@@ -72,7 +44,8 @@ def run(federation: Federation, counting: Layout, now: Round) -> Outcome:
     adds_up = federation.server.batches and federation.worker.sums_over_workers is False
     number = _batches.number_of_batches(now.workers) if adds_up else None
     if number is not None:
-        ways["cpu"] = functools.partial(_in_batches, federation, counting, number, now)
+        batched = _batches.in_batches
+        ways["cpu"] = functools.partial(batched, federation, now, counting, number)
     if not ways:
         return whole()
     return jax.lax.platform_dependent(default=whole, **ways)
@@ -81,57 +54,16 @@ def run(federation: Federation, counting: Layout, now: Round) -> Outcome:
 def _at_once(federation: Federation, counting: Layout, now: Round) -> Outcome:
     now = now._replace(workers=sound(federation, now.workers))
     said = respond(federation, now.common, now.workers)
-    uploads = uploads_of(
-        counting,
-        said.messages,
-        said.states,
-        now.workers.gradients,
-        now.common.previous,
-    )
-    return _stepped(federation, now, said, uploads)
-
-
-def _in_batches(
-    federation: Federation, counting: Layout, number: int, now: Round
-) -> Outcome:
-    said = _batches.in_batches(federation, now, counting, number)
-    return _stepped(federation, now, said, said.uploads)
+    uploads = uploads_of(counting, said, now.workers.gradients, now.common.previous)
+    return step(federation, now, said.counted(uploads))
 
 
 def _in_blocks(
     federation: Federation, counting: Layout, plan, platform: str, now: Round
 ) -> Outcome:
-    moved, present, counted = _blocks.in_blocks(
+    made, nonzeros = _blocks.in_blocks(
         federation, now, plan, platform, bool(counting.run_coded)
     )
-    uploads = uploads_of(
-        counting,
-        moved.messages,
-        moved.states,
-        now.workers.gradients,
-        now.common.previous,
-        counted.nonzeros,
-    )
-    return Outcome(
-        moved.direction,
-        moved.previous,
-        moved.states,
-        moved.server,
-        present,
-        counted.overflowed > 0,
-        uploads,
-    )
-
-
-def _stepped(federation: Federation, now: Round, said: Any, uploads) -> Outcome:
-    """The server's half, after the workers' answers."""
-    direction, previous, server = step(federation, now, said.total, said.present)
-    return Outcome(
-        direction,
-        previous,
-        said.states,
-        server,
-        said.present,
-        said.overflowed,
-        uploads,
-    )
+    gradients, like = now.workers.gradients, now.common.previous
+    uploads = uploads_of(counting, made.said, gradients, like, nonzeros)
+    return made._replace(said=made.said.counted(uploads))

@@ -47,15 +47,7 @@ def one_round(
     common: Common,
     said: Said,
 ) -> tuple[Any, FederationState]:
-    """A round: from the gradients to the direction, and the next state.
-
-    Args:
-      federation: whose round it is.
-      state: with the clock and the controller of this round.
-      gradients: leaves [M, *param], or `WorkerBatches`.
-      common: what all parties know.
-      said: by the caller, of the workers.
-    """
+    """The direction, and the next state; the clock is this round's already."""
     num_workers, server = federation.num_workers, federation.server
     _check_gradients(federation, gradients, common.previous, said)
     tick, layout = common.tick, state.sent.uploads.layout
@@ -89,19 +81,20 @@ def one_round(
     always = (tick.number >= 0) | (tick.past_changes[0] >= 0)
     now = Round(common, workers, state.server, always)
     made = _layout.run(federation, layout, now)
-    participants = made.present & attends.sends
-    sent = made.uploads.entries.any(axis=-1)
+    answers = made.said
+    participants = answers.present & attends.sends
+    sent = answers.uploads.entries.any(axis=-1)
     counts = _counts.RoundCounts(
-        made.uploads,
+        answers.uploads,
         participants=participants,
         awaited=awaited,
         computed=computed,
-        dropped=attends.computes & (~made.present | made.overflowed),
+        dropped=attends.computes & (~answers.present | answers.overflowed),
         lost=participants & sent & ~attends.arrives,
     )
     return made.direction, state._replace(
         clock=state.clock._replace(previous_params=made.previous),
-        workers=made.states,
+        workers=answers.states,
         server=made.server,
         sent=counts,
         norms=norms,
@@ -141,13 +134,10 @@ def _granted(
     offering = workers._replace(computes=workers.computes & attends.sends)
     offering = sound(federation, offering)
     made = compress(federation, common, offering)
-    messages = _trees.where(
-        made.present, made.messages, optax.tree.zeros_like(made.messages)
-    )
-    uploads = _counts.uploads_of(
-        layout, messages, made.states, workers.gradients, common.previous
-    )
-    energy = energies(messages)
+    nothing = optax.tree.zeros_like(made.messages)
+    made = made._replace(messages=_trees.where(made.present, made.messages, nothing))
+    uploads = _counts.uploads_of(layout, made, workers.gradients, common.previous)
+    energy = energies(made.messages)
     offers = Offers(energy, jnp.asarray(uploads.bits()).astype(energy.dtype))
     granted = said.grant(offers)  # pyright: ignore
     granted = _checks.mask("grant's mask", granted, federation.num_workers)

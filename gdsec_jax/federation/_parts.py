@@ -36,35 +36,22 @@ def number_of_parts(arrays: Any, platform: str) -> int:
 
 
 def in_parts(
-    function: Callable,
-    number: int,
-    moving: Any,
-    fixed: Any,
-    totals: Any,
-    always,
-    axis: int = -1,
+    function: Callable, number: int, moving, fixed, totals, always, axis: int = -1
 ) -> tuple[Any, Any]:
     """Apply a function part by part along an axis, in place where XLA can.
 
     XLA makes several kernels of a round, on CPU one for each output; on arrays beyond
     the cache each of them passes the memory anew. In parts they pass it once.
-    Each part is one in `number` of every array; what is left over, fewer than `number`
-    of an array's components or workers, is a last part.
+    Each part is one in `number` of every array; what is left over is a last part.
 
     Args:
       function: (part of moving, part of fixed) to (the new part of moving, what to add
         to the totals).
-      number: of parts.
-      moving: a tree of arrays that are replaced; those of several lengths are cut at
-        the same places relatively.
-      fixed: the same, of arrays that are only read.
+      moving, fixed: trees of arrays that are replaced, and that are only read; those of
+        several lengths are cut at the same places relatively.
       totals: a tree of numbers or arrays to start from.
       always: bool [], true, but traced: the compiler must not know it. A branch keeps a
         part's reads apart from its writes; else XLA copies whole arrays in each step.
-      axis: that is cut, of components or of workers.
-
-    Returns:
-      The new `moving`, and the totals.
     """
 
     def part_at(start, size, moving, totals):

@@ -14,8 +14,8 @@ from gdsec_jax import _trees
 from gdsec_jax._devices import BY_DEVICE, DEVICE_AXIS, num_devices
 from gdsec_jax.federation._clock import Tick
 from gdsec_jax.server import Server
-from gdsec_jax.server._sum import nonzeros
 from gdsec_jax.wire import flush
+from gdsec_jax.wire._uploads import nonzeros_of
 from gdsec_jax.worker import WORKER_AXIS, Piece
 
 
@@ -50,14 +50,8 @@ class Common(NamedTuple):
         change = self.change
         if change is None and self.params is not None:
             change = jax.tree.map(jnp.subtract, self.params, self.previous)
-        known = {
-            "params_change": change,
-            "past_changes": self.tick.past_changes,
-            "round": self.tick.number,
-            "like": self.previous,
-        }
-        optional = {"round_key": self.tick.round_key, "xi": self.xi}
-        return self.extra | known | _given(optional)
+        known = self.tick.arguments(change, self.previous)
+        return self.extra | known | _given({"xi": self.xi})
 
 
 class Workers(NamedTuple):
@@ -92,36 +86,34 @@ class Round(NamedTuple):
     always: jax.Array  # bool [], true: see `_parts.in_parts`
 
 
-class Messages(NamedTuple):
-    """What the pipelines made of the gradients."""
-
-    messages: Any  # leaves [M, *param], as they travel
-    states: Any  # the pipelines' next ones
-    present: jax.Array  # bool [M], who takes part after all
-    overflowed: jax.Array  # bool [M], who lost entries that are not finite
-
-
 class Answers(NamedTuple):
-    """What the workers' half of a round leaves to the server's."""
+    """What the workers' half of a round leaves behind."""
 
-    total: Any  # what the server combined of the messages, leaves [*param]
-    messages: Any  # leaves [M, *param], as they were sent; 0 where nothing was
+    messages: Any  # leaves [M, *param], as they travel; () once they are counted
     states: Any  # the pipelines' next ones
-    present: jax.Array  # bool [M], who takes part after all
-    overflowed: jax.Array  # bool [M]
+    present: Any  # bool [M], who takes part after all
+    overflowed: Any  # bool [M], who lost entries that are not finite
+    total: Any = ()  # what the server combined of the messages, leaves [*param]
+    uploads: Any = ()  # what they cost, `Uploads`
+
+    def counted(self, uploads: Any) -> "Answers":
+        """Without the messages, which need not be kept any longer."""
+        return self._replace(messages=(), uploads=uploads)
+
+
+class Outcome(NamedTuple):
+    """What a round leaves behind."""
+
+    direction: Any  # leaves [*param], in the parameters' dtype
+    previous: Any  # theta^{k-1} of the next round
+    server: Any  # state of the server's step
+    said: Answers
 
 
 def respond(
     federation: Federation, common: Common, workers: Workers, *, alone: bool = False
 ) -> Answers:
-    """The workers' half of a round: gradients to what the server combines.
-
-    Args:
-      federation, common: of the round.
-      workers: all of them, or a batch if they are `alone`; those whose gradients are
-        not finite do not compute: see `sound`.
-      alone: whether there are others elsewhere.
-    """
+    """The workers' half of a round: of all `sound` ones, or a batch if `alone`."""
     made = compress(federation, common, workers, alone=alone)
     messages = _sent(made.messages, made.present, workers.sends)
     arrived = _sent(messages, workers.arrives)
@@ -129,17 +121,17 @@ def respond(
     if server.prepare is not None:
         summands = jax.vmap(server.prepare)(arrived, workers.states)
     return Answers(
-        total=server.combine(summands, workers.delay),
         messages=messages,
         states=_trees.where(made.present, made.states, workers.states),
         present=made.present,
         overflowed=made.overflowed & made.present,
+        total=server.combine(summands, workers.delay),
     )
 
 
 def compress(
     federation: Federation, common: Common, workers: Workers, *, alone: bool = False
-) -> Messages:
+) -> Answers:
     """What each worker would send; its arguments are those of `respond`."""
     messages, states = _pipelines(federation.worker, common, workers, alone)
     if not federation.worker.travels:
@@ -153,25 +145,15 @@ def compress(
         narrow = [x for x in jax.tree.leaves(states) if _is_narrow(x, messages)]
         present = present & all_finite((messages, narrow))
     if federation.server.capacity is not None and jax.tree.leaves(messages):
-        present = present & (nonzeros(messages) <= federation.server.capacity)
-    return Messages(messages, states, present, overflowed)
+        entries = jnp.stack(jax.vmap(nonzeros_of)(messages)).sum(0)
+        present = present & (entries <= federation.server.capacity)
+    return Answers(messages, states, present, overflowed)
 
 
-def step(federation: Federation, now: Round, total: Any, present: jax.Array):
-    """The server's half of a round.
-
-    Args:
-      federation: whose round it is.
-      now: the round.
-      total: what the server combined, leaves [*param].
-      present: bool [M], who took part.
-
-    Returns:
-      The direction, leaves [*param], in the parameters' dtype; theta^{k-1} of the next
-      round; and the next state.
-    """
-    common, sends = now.common, now.workers.sends
-    active = present if sends is None else present & sends
+def step(federation: Federation, now: Round, said: Answers) -> Outcome:
+    """The server's half of a round, after the workers' answers."""
+    common, sends, total = now.common, now.workers.sends, said.total
+    active = said.present if sends is None else said.present & sends
     if federation.mean:
         total = jax.tree.map(lambda x: x / federation.num_workers, total)
     arguments = common.arguments() | {"active": active}
@@ -179,7 +161,8 @@ def step(federation: Federation, now: Round, total: Any, present: jax.Array):
         total, now.server, common.params, **arguments
     )
     previous = common.previous if common.params is None else common.params
-    return _trees.cast_like(direction, common.previous), previous, state
+    direction = _trees.cast_like(direction, common.previous)
+    return Outcome(direction, previous, state, said._replace(total=()))
 
 
 def sound(federation: Federation, workers: Workers) -> Workers:
@@ -202,14 +185,7 @@ def all_finite(tree: Any) -> jax.Array:
 
 
 def owners(init: Any, state: Any, params: Any, other: int = -1) -> Any:
-    """For each leaf of a state the number of the parameter that it is shaped like.
-
-    Args:
-      init: of a component-wise piece, whose states these are.
-      state: its leaves may have further axes in front.
-      params: the parameters.
-      other: stands where a leaf is like none.
-    """
+    """For each leaf of a state the number of the parameter that it is shaped like."""
     leaves, structure = jax.tree.flatten(params)
     numbers = jax.tree.unflatten(structure, range(len(leaves)))
 

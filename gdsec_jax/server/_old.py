@@ -50,11 +50,7 @@ def old_options(factory: _Factory) -> _Factory:
 
 
 def _server_of(server: Any, old: dict[str, Any]) -> Server:
-    """The server that the old options meant.
-
-    Raises:
-      ValueError: two of them, or one and the server, exclude each other.
-    """
+    """The server that the old options meant."""
     if isinstance(server, Server):
         raise ValueError(
             f"{next(iter(old))} is given beside a server, expected it inside of that."

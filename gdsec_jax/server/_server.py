@@ -75,10 +75,7 @@ class Server(NamedTuple):
         )
 
     def with_memories(self, beta, state_dtype) -> "Server":
-        """Completed for workers that keep a memory h_m.
-
-        Args:
-          beta, state_dtype: of the memory.
+        """Completed for workers that keep a memory h_m, with this beta and dtype.
 
         Raises:
           ValueError: it prepares messages by a function of its own; and, when the state
@@ -245,11 +242,7 @@ def robust(rule: Callable[[Any], Any], *, max_norm_ratio=None) -> Server:
 
 
 def as_server(value: Any) -> Server:
-    """A server: itself, or the sum and then a transformation of it; None is the sum.
-
-    Raises:
-      ValueError: it is none of these.
-    """
+    """A server: itself, or the sum and then a transformation of it; None is the sum."""
     if value is None:
         return Server()
     if isinstance(value, Server):

@@ -1,22 +1,14 @@
-"""The sum of messages over workers and devices, by moving only what was sent."""
+"""Sums over workers: that moves only what was sent, and that a few cannot bend."""
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from gdsec_jax import _trees
+from gdsec_jax import _checks, _trees
 from gdsec_jax._devices import BY_DEVICE, DEVICE_AXIS, num_devices
-
-
-def nonzeros(messages: Any) -> jax.Array:
-    """int32 [M], how many entries of each message are not 0; leaves [M, *param]."""
-    counts = [
-        (leaf != 0).sum(range(1, leaf.ndim), dtype=jnp.int32)
-        for leaf in jax.tree.leaves(messages)
-    ]
-    return jnp.asarray(sum(counts))
 
 
 def sparse_sum(messages: Any, capacity: int) -> Any:
@@ -24,19 +16,12 @@ def sparse_sum(messages: Any, capacity: int) -> Any:
 
     The non-zeros of each worker are packed into buffers of `capacity` entries. With a
     mesh in effect these are gathered from all devices, instead of a sum of all entries,
-    and every device adds up what all have sent.
-
-    Args:
-      messages: leaves [M, *param]; each has at most `capacity` non-zeros.
-      capacity: of a worker's buffers.
-
-    Returns:
-      Leaves [*param], in float32 at least.
+    and every device adds up what all have sent; in float32 at least.
     """
     leaves, structure = jax.tree.flatten(messages)
     if not leaves:
         return messages
-    dtype = _trees.widest(jnp.float32, *(leaf.dtype for leaf in leaves))
+    dtype = _trees.norm_dtype(messages)
     flat = [leaf.reshape(leaf.shape[0], -1).astype(dtype) for leaf in leaves]
     ends = [sum(x.shape[1] for x in flat[:i]) for i in range(1, len(flat))]
     length = sum(x.shape[1] for x in flat)
@@ -65,3 +50,77 @@ def sparse_sum(messages: Any, capacity: int) -> Any:
     pieces = jnp.split(total(jnp.concatenate(flat, axis=1)), ends)
     summed = [x.reshape(leaf.shape[1:]) for x, leaf in zip(pieces, leaves, strict=True)]
     return jax.tree.unflatten(structure, summed)
+
+
+def median(summands: Any) -> Any:
+    r"""M times the median over the workers, entry by entry.
+
+    .. math:: M \, \text{median}_m (h_m + u_m)_i
+
+    A rule for `server.robust`. Entries of fewer than half of the workers cannot move
+    it beyond those of the others. It is not the mean: where the workers' gradients
+    differ it leads elsewhere, and nothing is conserved. Of a worker that is absent, or
+    lost, h_m stands in; a method without such a memory has 0 in its place, and with
+    half of the workers absent the median is 0.
+
+    Args:
+      summands: leaves [M, *param].
+
+    Returns:
+      Leaves [*param].
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> import gdsec_jax
+      >>> server = gdsec_jax.server.robust(gdsec_jax.robust.median)
+      >>> algorithm = gdsec_jax.gdsec(3, xi=0.0, server=server)
+      >>> params, grads = jnp.zeros(1), jnp.array([[1.0], [2.0], [1e9]])
+      >>> algorithm.update(grads, algorithm.init(params), params)[0]
+      Array([6.], dtype=float32)
+
+    References:
+      Yin, Chen, Ramchandran, Bartlett, Byzantine-Robust Distributed Learning, 2018,
+      https://arxiv.org/abs/1803.01498
+    """
+    return jax.tree.map(lambda x: x.shape[0] * jnp.median(x, axis=0), summands)
+
+
+def trimmed_mean(share: float):
+    r"""M times the mean over the workers, entry by entry, without the extreme ones.
+
+    .. math:: \frac{M}{M - 2 b} \sum_{m = b + 1}^{M - b} (h + u)_{(m), i}, \quad
+       b = \lfloor \text{share} \cdot M \rfloor
+
+    with the workers' entries in ascending order. As `median` otherwise, which is its
+    limit for a share of a half.
+
+    Args:
+      share: of the workers that are left out on each side, in [0, 1/2).
+
+    Returns:
+      A rule for `server.robust`, from leaves [M, *param] to leaves [*param].
+
+    Raises:
+      ValueError: share lies outside [0, 1/2).
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import gdsec_jax
+      >>> rule = gdsec_jax.robust.trimmed_mean(0.25)
+      >>> rule(jnp.array([[1.0], [2.0], [4.0], [1e9]]))
+      Array([12.], dtype=float32)
+
+    References:
+      Yin, Chen, Ramchandran, Bartlett, 2018, https://arxiv.org/abs/1803.01498
+    """
+    _checks.number_in_range("share", share, 0.0, 0.5)
+    if share == 0.5:
+        raise ValueError("share is 0.5, expected less than 0.5: use robust.median.")
+
+    def one(x):
+        num_workers = x.shape[0]
+        trimmed = math.floor(share * num_workers + 1e-9)  # 0.29 * 100 is 28.99…
+        kept = jnp.sort(x, axis=0)[trimmed : num_workers - trimmed]
+        return num_workers * kept.mean(axis=0)
+
+    return lambda summands: jax.tree.map(one, summands)

@@ -11,44 +11,34 @@ missing. Under Raises stands what else a piece refuses.
 """
 
 from gdsec_jax import _checks
-from gdsec_jax.worker._censor import censor as censor
-from gdsec_jax.worker._gradients import GradientChangeState as GradientChangeState
-from gdsec_jax.worker._gradients import MomentumState as MomentumState
-from gdsec_jax.worker._gradients import gradient_change as gradient_change
-from gdsec_jax.worker._gradients import momentum as momentum
-from gdsec_jax.worker._low_rank import WORKER_AXIS as WORKER_AXIS
-from gdsec_jax.worker._low_rank import LowRankState as LowRankState
-from gdsec_jax.worker._low_rank import low_rank as low_rank
-from gdsec_jax.worker._low_rank import power_sgd as power_sgd
-from gdsec_jax.worker._memories import ErrorFeedbackState as ErrorFeedbackState
-from gdsec_jax.worker._memories import (
-    GradientDifferenceState as GradientDifferenceState,
+from gdsec_jax.worker._censor import censor
+from gdsec_jax.worker._gradients import (
+    GradientChangeState,
+    MomentumState,
+    gradient_change,
+    momentum,
 )
-from gdsec_jax.worker._memories import error_feedback as error_feedback
-from gdsec_jax.worker._memories import gradient_difference as gradient_difference
-from gdsec_jax.worker._piece import Piece as Piece
-from gdsec_jax.worker._piece import chain as chain
-from gdsec_jax.worker._piece import declare as declare
-from gdsec_jax.worker._quantisers import grid as grid
-from gdsec_jax.worker._quantisers import natural as natural
-from gdsec_jax.worker._quantisers import qsgd as qsgd
-from gdsec_jax.worker._quantisers import sign as sign
-from gdsec_jax.worker._quantisers import terngrad as terngrad
-from gdsec_jax.worker._sparsifiers import cast as cast
-from gdsec_jax.worker._sparsifiers import random_k as random_k
-from gdsec_jax.worker._sparsifiers import top_k as top_k
-from gdsec_jax.worker._sparsifiers import whole as whole
-from gdsec_jax.worker._triggers import CLAGState as CLAGState
-from gdsec_jax.worker._triggers import FirstWholeState as FirstWholeState
-from gdsec_jax.worker._triggers import LAQState as LAQState
-from gdsec_jax.worker._triggers import censor_whole as censor_whole
-from gdsec_jax.worker._triggers import clag as clag
-from gdsec_jax.worker._triggers import first_whole as first_whole
-from gdsec_jax.worker._triggers import lag as lag
-from gdsec_jax.worker._triggers import laq as laq
-from gdsec_jax.worker._unbiased import check_unbiased as check_unbiased
-from gdsec_jax.worker._unbiased import variance_of as variance_of
-from gdsec_jax.worker._vectors import Scope as Scope
+from gdsec_jax.worker._low_rank import WORKER_AXIS, LowRankState, low_rank, power_sgd
+from gdsec_jax.worker._memories import (
+    ErrorFeedbackState,
+    GradientDifferenceState,
+    error_feedback,
+    gradient_difference,
+)
+from gdsec_jax.worker._piece import Piece, chain, check_unbiased, declare, variance_of
+from gdsec_jax.worker._quantisers import grid, natural, qsgd, sign, terngrad
+from gdsec_jax.worker._sparsifiers import cast, random_k, top_k, whole
+from gdsec_jax.worker._triggers import (
+    CLAGState,
+    FirstWholeState,
+    LAQState,
+    censor_whole,
+    clag,
+    first_whole,
+    lag,
+    laq,
+)
+from gdsec_jax.worker._vectors import Scope
 
 __all__ = [
     "WORKER_AXIS",

@@ -8,8 +8,7 @@ import optax
 
 from gdsec_jax import _checks, _trees
 from gdsec_jax.wire import Whole
-from gdsec_jax.worker._piece import Piece, as_piece
-from gdsec_jax.worker._unbiased import check_unbiased, variance_of
+from gdsec_jax.worker._piece import Piece, as_piece, check_unbiased, variance_of
 from gdsec_jax.worker._vectors import needed
 
 
@@ -52,9 +51,8 @@ def momentum(eta, *, state_dtype=None) -> Piece:
     _checks.state_dtype(state_dtype)
 
     def init(params):
-        return MomentumState(
-            _trees.zero_memory(params, state_dtype), jnp.zeros((), bool)
-        )
+        average = _trees.zero_memory(params, state_dtype)
+        return MomentumState(average, jnp.zeros((), bool))
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
@@ -68,10 +66,7 @@ def momentum(eta, *, state_dtype=None) -> Piece:
 
 
 def gradient_change(
-    compressor: optax.GradientTransformation,
-    probability=None,
-    *,
-    state_dtype=None,
+    compressor: optax.GradientTransformation, probability=None, *, state_dtype=None
 ) -> Piece:
     r"""Compress the change of the gradient; now and then send the difference whole.
 

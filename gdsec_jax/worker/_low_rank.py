@@ -106,9 +106,9 @@ def power_sgd(rank: int, *, key=0) -> Piece:
 
 
 def _power_iteration(rank: int, key, factorise, sums_over_workers: bool):
-    """The piece of a `factorise`, which is called for every matrix.
+    """The piece of a `factorise`, called for every matrix.
 
-    Its results: P, Q_m, the left factor that travels, and the Q of the next round.
+    It returns P, Q_m, the left factor that travels, and the Q of the next round.
     """
     _checks.integer("rank", rank, 1)
 

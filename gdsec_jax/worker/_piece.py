@@ -138,16 +138,15 @@ def as_piece(transformation: optax.GradientTransformation) -> Piece:
         return transformation
     known = _is_known(transformation)
     return declare(
-        transformation,
-        component_wise=known,
-        sums_over_workers=False if known else None,
+        transformation, component_wise=known, sums_over_workers=False if known else None
     )
 
 
 def _is_known(transformation: Any) -> bool:
     """Whether it is one of optax's, as optax made it, of numbers alone."""
     init, update = transformation
-    factory, start = (f.__qualname__.partition(".")[0] for f in (update, init))
+    names = (getattr(f, "__qualname__", "") for f in (update, init))
+    factory, start = (name.partition(".")[0] for name in names)
     if factory not in _COMPONENT_WISE_OF_OPTAX or hasattr(update, "__wrapped__"):
         return False
     if start not in (factory, "init_empty_state"):
@@ -158,3 +157,33 @@ def _is_known(transformation: Any) -> bool:
     return all(isinstance(x, type) or not callable(x) for x in given) and all(
         jnp.ndim(x) == 0 for x in given if isinstance(x, jax.Array | np.ndarray)
     )
+
+
+def check_unbiased(compressor: Any) -> None:
+    """Raise a ValueError unless a compressor is known to be unbiased.
+
+    Examples:
+      >>> from gdsec_jax import worker
+      >>> worker.check_unbiased(worker.natural())
+    """
+    if getattr(compressor, "variance", None) is None:
+        raise ValueError(
+            f"compressor is {compressor!r}, expected a worker.Piece that declares its "
+            "variance: random_k, qsgd, natural, terngrad or whole."
+        )
+
+
+def variance_of(compressor: optax.GradientTransformation, params: Any) -> float:
+    r""":math:`\omega` of an unbiased compressor.
+
+    Raises:
+      ValueError: it is not known to be unbiased.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from gdsec_jax import worker
+      >>> worker.variance_of(worker.natural(), jnp.zeros(20))
+      0.125
+    """
+    check_unbiased(compressor)
+    return float(as_piece(compressor).variance(params))  # pyright: ignore

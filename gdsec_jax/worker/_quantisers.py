@@ -8,15 +8,9 @@ import jax.numpy as jnp
 
 from gdsec_jax import _checks
 from gdsec_jax.wire import Code, Packing
+from gdsec_jax.worker import _vectors
 from gdsec_jax.worker._piece import Piece
-from gdsec_jax.worker._vectors import (
-    Scope,
-    check_scope,
-    lengths,
-    needed,
-    tree_of,
-    vectors,
-)
+from gdsec_jax.worker._vectors import Scope, lengths, needed, plain, tree_of, vectors
 
 
 def qsgd(levels: int, *, scope: Scope = "message") -> Piece:
@@ -118,7 +112,7 @@ def natural() -> Piece:
 
     def init(params):
         del params
-        return Packing(Code("power"), jnp.zeros(0, jnp.float32))
+        return plain(Code("power"))
 
     def update(updates, state, params=None, **extra_args):
         del params
@@ -214,13 +208,14 @@ def _dither(name, code, levels, norm, variance, scope):
         # The norm is rounded: it may lie below the largest entry by as much.
         return step, jnp.sign(v) * jnp.minimum(low + up.astype(v.dtype), levels)
 
-    scaled = _scaled(code, one, scope, draws=name)
-    return Piece(scaled.init, scaled.update, variance=variance)
+    return _scaled(code, one, scope, name, variance)
 
 
-def _scaled(code: Code, one: Callable, scope: Scope, draws: str | None = None) -> Piece:
+def _scaled(
+    code: Code, one: Callable, scope: Scope, draws=None, variance=None
+) -> Piece:
     """Apply `one`, from a vector to a scale and its integer multiples."""
-    check_scope(scope)
+    _vectors.check_scope(scope)
 
     def init(params):
         number = len(lengths(params, scope))
@@ -245,7 +240,7 @@ def _scaled(code: Code, one: Callable, scope: Scope, draws: str | None = None) -
         packing = Packing(state.code, jnp.asarray(scales, jnp.float32))
         return tree_of(messages, updates, scope), packing
 
-    return Piece(init, update)
+    return Piece(init, update, variance=variance)
 
 
 def _check_levels(code: Code, like) -> None:

@@ -9,16 +9,10 @@ import optax
 from jax.typing import DTypeLike
 
 from gdsec_jax import _checks, _trees
-from gdsec_jax.wire import Code, Packing
+from gdsec_jax.wire import Code
+from gdsec_jax.worker import _vectors
 from gdsec_jax.worker._piece import Piece
-from gdsec_jax.worker._vectors import (
-    Scope,
-    check_scope,
-    lengths,
-    needed,
-    tree_of,
-    vectors,
-)
+from gdsec_jax.worker._vectors import Scope, lengths, needed, plain, tree_of, vectors
 
 
 def top_k(k: float, *, scope: Scope = "message") -> Piece:
@@ -46,7 +40,7 @@ def top_k(k: float, *, scope: Scope = "message") -> Piece:
       https://arxiv.org/abs/1809.07599
     """
     check_number(k)
-    check_scope(scope)
+    _vectors.check_scope(scope)
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
@@ -86,7 +80,7 @@ def random_k(k: float, *, scaled: bool = True, scope: Scope = "message") -> Piec
       https://arxiv.org/abs/1809.07599
     """
     check_number(k)
-    check_scope(scope)
+    _vectors.check_scope(scope)
 
     def update(updates, state, params=None, **extra_args):
         del params
@@ -110,9 +104,8 @@ def random_k(k: float, *, scaled: bool = True, scope: Scope = "message") -> Piec
         sizes = [size for size in lengths(params, scope) if size]
         return max((size / number_of(k, size) - 1 for size in sizes), default=0.0)
 
-    if scaled:
-        return Piece(optax.init_empty_state, update, variance=variance)
-    return Piece(optax.init_empty_state, update)
+    omega = variance if scaled else None
+    return Piece(optax.init_empty_state, update, variance=omega)
 
 
 def whole() -> Piece:
@@ -133,7 +126,7 @@ def whole() -> Piece:
 
     def init(params):
         del params
-        return _plain(Code(dense=True))
+        return plain(Code(dense=True))
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
@@ -171,7 +164,7 @@ def cast(dtype: DTypeLike) -> Piece:
                     f"dtype is {dtype}, expected none wider than the parameters' "
                     f"{jnp.result_type(leaf)}."
                 )
-        return _plain(Code(dtype=dtype.name))
+        return plain(Code(dtype=dtype.name))
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
@@ -197,10 +190,6 @@ def number_of(k: float, length: int) -> int:
     if isinstance(k, Integral):
         return min(int(k), length)
     return math.ceil(k * length * (1 - 1e-12))  # 0.07 * 100 is a little more than 7
-
-
-def _plain(code: Code) -> Packing:
-    return Packing(code, jnp.zeros(0, jnp.float32))
 
 
 def _largest(x: jax.Array, k: int) -> jax.Array:

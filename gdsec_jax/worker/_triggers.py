@@ -141,8 +141,7 @@ def laq(*, learning_rate, bits: int, zeta, scope: Scope = "message") -> Piece:
     moved = _movement("laq", learning_rate, zeta)
 
     def init(params):
-        dtypes = (jnp.result_type(leaf) for leaf in jax.tree.leaves(params))
-        error = jnp.zeros((), _trees.widest(jnp.float32, *dtypes))
+        error = jnp.zeros((), _trees.norm_dtype(params))
         return LAQState(jnp.zeros((), jnp.int32), error, quantiser.init(params))
 
     def update(updates, state, params=None, *, round=0, **extra_args):
@@ -219,9 +218,7 @@ def clag(compressor: optax.GradientTransformation, zeta, *, state_dtype=None) ->
     return Piece(init, update, sums_over_workers=compressor.sums_over_workers)
 
 
-def first_whole(
-    compressor: optax.GradientTransformation,
-) -> Piece:
+def first_whole(compressor: optax.GradientTransformation) -> Piece:
     """Send this worker's first message as it is, and compress from then on.
 
     The first message that is not zero and arrives, that is: the server can tell. It
@@ -264,7 +261,7 @@ def first_whole(
 def _movement(piece: str, learning_rate, zeta):
     """The right side of LAG's rule, a function of the extra arguments of an update."""
     _checks.number_in_range("zeta", zeta, 0.0, _checks.LARGEST)
-    if not (callable(learning_rate) or _checks.is_traced(learning_rate)):
+    if not callable(learning_rate):
         _checks.positive("learning_rate", learning_rate)
 
     def moved(extra_args):

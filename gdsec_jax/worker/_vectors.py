@@ -7,8 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdsec_jax import _checks, _trees
+from gdsec_jax.wire import Code, Packing
 
 Scope = Literal["message", "leaf"]
+
+
+def plain(code: Code) -> Packing:
+    """How values without scales are written."""
+    return Packing(code, jnp.zeros(0, jnp.float32))
 
 
 def check_scope(scope: Any) -> None:
@@ -21,7 +27,7 @@ def vectors(tree: Any, scope: Scope) -> list[jax.Array]:
     leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)]
     if scope == "leaf":
         return [leaf.astype(_trees.widest(leaf.dtype, jnp.float32)) for leaf in leaves]
-    dtype = _trees.widest(jnp.float32, *(leaf.dtype for leaf in leaves))
+    dtype = _trees.norm_dtype(tree)
     return [jnp.concatenate([leaf.astype(dtype) for leaf in leaves])] if leaves else []
 
 
@@ -43,9 +49,9 @@ def tree_of(pieces: list[jax.Array], tree: Any, scope: Scope) -> Any:
 
 def squared_norm(tree: Any) -> jax.Array:
     """The sum of squares of all entries, in float32 at least."""
-    squares = [jnp.vdot(v, v) for v in vectors(tree, "leaf")]
-    dtype = _trees.widest(jnp.float32, *(square.dtype for square in squares))
-    return sum((square.astype(dtype) for square in squares), jnp.zeros((), dtype))
+    dtype = _trees.norm_dtype(tree)
+    squares = (jnp.vdot(v, v).astype(dtype) for v in vectors(tree, "leaf"))
+    return sum(squares, jnp.zeros((), dtype))
 
 
 def as_it_travels(message: Any, params: Any, extra_args: dict[str, Any]) -> Any:
@@ -73,11 +79,7 @@ def some(tree: Any) -> jax.Array:
 
 
 def needed(extra_args: dict[str, Any], argument: str, piece: str) -> Any:
-    """An extra argument that a piece cannot do without.
-
-    Raises:
-      ValueError: nobody hands it on; the message says who would.
-    """
+    """An extra argument that a piece needs; where it is missing, who hands it on."""
     value = extra_args.get(argument)
     if value is None:
         raise ValueError(_MISSING[argument].format(piece))

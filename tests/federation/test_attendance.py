@@ -19,11 +19,6 @@ NO_SERVER = ("low_rank", "power_sgd", "top_j", "sign_ef")  # that has a memory
 EVERYONE = jnp.ones((ROUNDS, M), bool)
 
 
-def on_both_sides(method):
-    """Whether the server keeps a memory, too."""
-    return method.memory and method.name not in NO_SERVER
-
-
 def make(method, **options):
     return method.make(M, **({"key": 3} if method.draws else {}), **options)
 

@@ -30,7 +30,7 @@ M, ROUNDS, BETA = 4, 50, 0.1
 
 def factory(name, arguments):
     def make(**options):
-        return getattr(gdsec_jax, name)(M, **arguments, **options)
+        return getattr(gdsec_jax, name)(M, **(options | arguments))
 
     return make
 

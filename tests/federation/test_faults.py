@@ -68,13 +68,13 @@ def with_oracle(name):
     full[0] = True
     key = {"key": test_rivals.KEY}
     return {
-        "gdsec": ({"xi": 20.0, "beta": 0.05}, oracle.gdsec(20.0, 0.05)),
-        "gdsoec": ({"xi": 2.0, "beta": 0.05}, oracle.gdsec(2.0, 0.05, False)),
-        "top_j": ({"k": k}, oracle.top_j(k)),
-        "cgd": ({"xi": 5.0}, oracle.cgd(5.0)),
-        "ef21": ({"k": k}, oracle.ef21(k)),
-        "diana": ({"compressor": compressor} | key, oracle.diana(compress, p)),
-        "marina": ({"compressor": compressor} | key, oracle.marina(compress, full)),
+        "gdsec": ({"xi": 20.0, "beta": 0.05}, rivals.gdsec(20.0, 0.05)),
+        "gdsoec": ({"xi": 2.0, "beta": 0.05}, rivals.gdsec(2.0, 0.05, False)),
+        "top_j": ({"k": k}, rivals.top_j(k)),
+        "cgd": ({"xi": 5.0}, rivals.cgd(5.0)),
+        "ef21": ({"k": k}, rivals.ef21(k)),
+        "diana": ({"compressor": compressor} | key, rivals.diana(compress, p)),
+        "marina": ({"compressor": compressor} | key, rivals.marina(compress, full)),
     }[name]
 
 

@@ -199,9 +199,7 @@ def test_what_is_no_key(key):
 
 def test_gradient_estimates_need_one_gradient_difference():
     algorithm = gdsec_jax.federate(
-        optax.identity(),
-        2,
-        server=servers.Server(prepare=gdsec_jax.gradient_estimate),
+        optax.identity(), 2, server=servers.Server(prepare=gdsec_jax.gradient_estimate)
     )
     with pytest.raises(ValueError, match="holds 0 gradient_difference, expected 1"):
         algorithm.update(jnp.ones((2, 1)), algorithm.init(jnp.zeros(1)))

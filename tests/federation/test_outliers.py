@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from cases import methods, random_gradients
 from inside import _attendance
+from rounds import assert_same, scanned
 
 import gdsec_jax
 from gdsec_jax import server as servers
@@ -25,15 +26,9 @@ def judged(rows, known=None, computes=None, ratio=100.0):
 
 def rounds_of(algorithm, gradients, actives=None):
     """Every round's state."""
-    update = jax.jit(algorithm.update)
-    params, out = jnp.zeros(gradients.shape[-1]), []
-    state = algorithm.init(params)
-    for k, now in enumerate(gradients):
-        active = jnp.ones(M, bool) if actives is None else actives[k]
-        direction, state = update(now, state, params, active=active)
-        params = params - 0.01 * direction
-        out.append(state)
-    return out
+    faults = {} if actives is None else {"active": actives}
+    _, states = scanned(algorithm, jnp.zeros(4), gradients, faults)
+    return [jax.tree.map(lambda x, k=k: x[k], states) for k in range(len(gradients))]
 
 
 @methods(lambda method: method.name != "iag", dear=True)
@@ -84,9 +79,7 @@ def test_a_round_of_one_worker_is_judged_by_the_last_norms_of_the_others():
     alone = jnp.arange(M) == BAD
     actives = jnp.stack([jnp.ones(M, bool), alone, alone, alone])
     states = rounds_of(
-        gdsec_jax.gd(M, server=servers.total(max_norm_ratio=100.0)),
-        gradients,
-        actives,
+        gdsec_jax.gd(M, server=servers.total(max_norm_ratio=100.0)), gradients, actives
     )
     dropped = [int(gdsec_jax.last_round(state).dropped) for state in states]
     assert dropped == [0, 0, 1, 0]
@@ -98,74 +91,76 @@ def test_a_huge_ratio_judges_nobody():
     gradients = random_gradients(jnp.zeros(4), M, 0, ROUNDS).at[3, 1].multiply(1e6)
     plain = rounds_of(gdsec_jax.gdsec(M, 1.0), gradients)
     rule = rounds_of(
-        gdsec_jax.gdsec(M, 1.0, server=servers.total(max_norm_ratio=1e30)),
-        gradients,
+        gdsec_jax.gdsec(M, 1.0, server=servers.total(max_norm_ratio=1e30)), gradients
     )
     for one, other in zip(plain, rule, strict=True):
         for name in ("workers", "server", "clock"):
-            pair = (jax.tree.leaves(getattr(state, name)) for state in (one, other))
-            for x, y in zip(*pair, strict=True):
-                np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6)
+            assert_same(getattr(one, name), getattr(other, name), 1e-6)
         np.testing.assert_array_equal(one.sent.participants, other.sent.participants)
 
 
-def test_a_median_of_zero_judges_nobody():
-    accepted, _ = judged([[0.0], [0.0], [0.0], [1.0], [1e30]])
-    assert accepted == [True] * 5
+NAN, INF = np.nan, np.inf
+# By name: the norms of a round, those known before, who computes; who is accepted, and
+# the norms known then.
+RULE = {
+    "a median of zero judges nobody": (
+        *([0.0, 0.0, 0.0, 1.0, 1e30], None, None),
+        *([True] * 5, [0.0, 0.0, 0.0, 1.0, NAN]),
+    ),
+    # By the tenfold of it, it would stay 0, and the rule sleep for ever.
+    "a norm that was zero is known anew": (
+        *([1.0, 1.0, 1e9], [0.0, 0.0, 1.0], None),
+        *([True, True, False], [1.0, 1.0, 10.0]),
+    ),
+    "the first of all rounds": (
+        *([1.0, 2.0, 201.0], None, None),
+        *([True, True, False], [1.0, 2.0, 201.0]),
+    ),
+    "equality": ([1.0, 2.0, 200.0], None, None, [True] * 3, [1.0, 2.0, 200.0]),
+    "alone, at first": ([1e10], None, None, [True], [1e10]),
+    "alone, by its past": ([1e10], [1.0], None, [False], [10.0]),
+    "alone, grown a little": ([900.0], [1.0], None, [True], [10.0]),
+    "not finite": (  # the norms stay as they were
+        *([1.0, 2.0, 3.0, NAN, INF], [9.0] * 5, None),
+        *([True, True, True, True, False], [1.0, 2.0, 3.0, 9.0, 9.0]),
+    ),
+    "not finite, at first": (
+        *([1.0, 2.0, 3.0, NAN, INF], None, None),
+        *([True, True, True, True, False], [1.0, 2.0, 3.0, NAN, NAN]),
+    ),
+    "most not finite": (
+        *([NAN, INF, 1.0], None, None),
+        *([True, False, True], [NAN, NAN, 1.0]),
+    ),
+    "none finite": ([NAN] * 3, None, None, [True] * 3, [NAN] * 3),
+    "who does not compute is known by its last norm": (
+        *([1e9, 1.0, 1.0], [4.0, 2.0, NAN], [False, True, False]),
+        *([False, True, True], [4.0, 1.0, NAN]),
+    ),
+    "a norm is held against those known of the others": (
+        *([1e9, 1.0, 1.0], [0.001, 2.0, 0.001], [False, True, False]),
+        *([False, False, False], [0.001, 1.0, 0.001]),
+    ),
+}
 
 
-def test_a_norm_that_was_zero_is_known_anew():
-    """By the tenfold of it, it would stay 0, and the rule sleep for ever."""
-    _, norms = judged([[0.0], [0.0], [1.0]])
-    accepted, norms = judged([[1.0], [1.0], [1e9]], known=norms)
-    assert accepted == [True, True, False]
-    np.testing.assert_array_equal(norms, [1.0, 1.0, 10.0])
-
-
-def test_the_first_of_all_rounds_is_judged_too():
-    assert judged([[1.0], [2.0], [201.0]])[0] == [True, True, False]
-    assert judged([[1.0], [2.0], [200.0]])[0] == [True] * 3
-
-
-def test_a_worker_alone_is_judged_by_its_past():
-    assert judged([[1e10]])[0] == [True]
-    assert judged([[900.0]], known=[1.0])[0] == [True]
-    accepted, norms = judged([[1e10]], known=[1.0])
-    assert accepted == [False] and norms == [10.0]
-
-
-def test_norms_that_are_not_finite():
-    rows = [[1.0], [2.0], [3.0], [np.nan], [np.inf]]
-    accepted, norms = judged(rows, known=[9.0] * 5)
-    assert accepted == [True, True, True, True, False]
-    np.testing.assert_array_equal(norms, [1, 2, 3, 9, 9])  # as they were
-    assert judged([[np.nan], [np.inf], [1.0]])[0] == [True, False, True]
-    assert judged([[np.nan]] * 3)[0] == [True] * 3
-    # Without an earlier norm it stays unknown.
-    assert np.isnan(judged(rows)[1][3:]).all()
+def test_the_rule_on_norms_made_by_hand():
+    for name, (norms, known, computes, accepted, then) in RULE.items():
+        got, norms = judged([[norm] for norm in norms], known, computes)
+        assert got == accepted, name
+        np.testing.assert_array_equal(norms, np.float32(then), name)
 
 
 @pytest.mark.parametrize("on_nonfinite", ["drop", "propagate"])
 def test_a_gradient_that_is_not_finite_leaves_no_trace_in_the_norms(on_nonfinite):
     gradients = random_gradients(jnp.zeros(4), M, 0, 3).at[1, BAD, 0].set(jnp.nan)
     algorithm = gdsec_jax.gd(
-        M,
-        server=servers.total(max_norm_ratio=100.0),
-        on_nonfinite=on_nonfinite,
+        M, server=servers.total(max_norm_ratio=100.0), on_nonfinite=on_nonfinite
     )
     first, second, _ = rounds_of(algorithm, gradients)
     assert second.norms[BAD] == first.norms[BAD]
     sent = gdsec_jax.last_round(second)
     assert int(sent.dropped) == (on_nonfinite == "drop")
-
-
-def test_who_does_not_compute_is_known_by_its_last_norm():
-    rows = [[1e9], [1.0], [1.0]]
-    computes = [False, True, False]
-    accepted, norms = judged(rows, known=[4.0, 2.0, np.nan], computes=computes)
-    np.testing.assert_array_equal(norms, [4.0, 1.0, np.nan])
-    assert accepted[1]
-    assert judged(rows, [0.001, 2.0, 0.001], computes)[0][1] is False
 
 
 def test_a_traced_ratio():

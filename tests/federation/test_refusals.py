@@ -74,96 +74,59 @@ def waits(**given):
     return updated(algorithm=gdsec_jax.gd(3, server=servers.late(2)), **given)
 
 
+# By the sentence, what says it.
 REFUSED = {
-    "active's shape": (
-        lambda: updated(active=jnp.ones(2, bool)),
-        r"active is bool\[2\], expected bool\[3\]",
+    r"active is bool\[2\], expected bool\[3\]": lambda: updated(
+        active=jnp.ones(2, bool)
     ),
-    "active's dtype": (
-        lambda: updated(active=jnp.ones(3)),
-        r"active is float32\[3\], expected bool\[3\]",
+    r"active is float32\[3\], expected bool\[3\]": lambda: updated(active=jnp.ones(3)),
+    r"delivered is bool\[\], expected bool\[3\]": lambda: updated(delivered=True),
+    r"grant's mask is float32\[3\], expected bool\[3\]": lambda: updated(
+        grant=lambda offers: offers.energy
     ),
-    "delivered": (
-        lambda: updated(delivered=True),
-        r"delivered is bool\[\], expected bool\[3\]",
+    "absent is 'sleep', expected one of hold, accumulate": lambda: updated(
+        absent="sleep"
     ),
-    "grant": (
-        lambda: updated(grant=lambda offers: offers.energy),
-        r"grant's mask is float32\[3\], expected bool\[3\]",
+    "delay is given, expected None for an algorithm without max_delay": lambda: updated(
+        delay=jnp.zeros(3, int)
     ),
-    "absent": (
-        lambda: updated(absent="sleep"),
-        "absent is 'sleep', expected one of hold, accumulate",
+    r"delay is int32\[2\], expected int\[3\]": lambda: waits(delay=jnp.zeros(2, int)),
+    r"delay is float32\[3\], expected int\[3\]": lambda: waits(delay=jnp.zeros(3)),
+    r"delay is 3, expected a number in \[0, 2\]": lambda: waits(
+        delay=np.array([0, 1, 3])
     ),
-    "delay": (
-        lambda: updated(delay=jnp.zeros(3, int)),
-        "delay is given, expected None for an algorithm without max_delay",
+    r"delay is -1, expected a number in \[0, 2\]": lambda: waits(
+        delay=np.array([0, -1, 0])
     ),
-    "delay's shape": (
-        lambda: waits(delay=jnp.zeros(2, int)),
-        r"delay is int32\[2\], expected int\[3\]",
+    "WorkerBatches, expected those of all .* which grant looks at": lambda: updated(
+        True, grant=participation.largest_energy(9)
     ),
-    "delay's dtype": (
-        lambda: waits(delay=jnp.zeros(3)),
-        r"delay is float32\[3\], expected int\[3\]",
+    "WorkerBatches, .* which a robust server looks at": lambda: updated(
+        True, gdsec_jax.gd(3, server=servers.robust(robust.median))
     ),
-    "a longer delay": (
-        lambda: waits(delay=np.array([0, 1, 3])),
-        r"delay is 3, expected a number in \[0, 2\]",
+    "WorkerBatches, .* which max_norm_ratio looks at": lambda: updated(
+        True, gdsec_jax.gd(3, server=servers.total(max_norm_ratio=10.0))
     ),
-    "a negative delay": (
-        lambda: waits(delay=np.array([0, -1, 0])),
-        r"delay is -1, expected a number in \[0, 2\]",
+    "max_delay is 0, expected an integer from 1 to": lambda: servers.late(0),
+    "capacity is 0, expected an integer": lambda: servers.sparse(0),
+    "server is <function median.*, expected one of gdsec_jax.server: total": lambda: (
+        gdsec_jax.gd(3, server=robust.median)
     ),
-    "WorkerBatches, grant": (
-        lambda: updated(True, grant=participation.largest_energy(9)),
-        "WorkerBatches, expected those of all workers at once, which grant looks at",
+    "key is None, expected an int or a random key to draw with": lambda: gdsec_jax.gd(
+        3, server=servers.Server(asks=lambda *_: 1)
     ),
-    "WorkerBatches, robust": (
-        lambda: updated(True, gdsec_jax.gd(3, server=servers.robust(robust.median))),
-        "WorkerBatches, .* which a robust server looks at",
-    ),
-    "WorkerBatches, max_norm_ratio": (
-        lambda: updated(
-            True, gdsec_jax.gd(3, server=servers.total(max_norm_ratio=10.0))
-        ),
-        "WorkerBatches, .* which max_norm_ratio looks at",
-    ),
-    "max_delay": (
-        lambda: servers.late(0),
-        "max_delay is 0, expected an integer from 1 to",
-    ),
-    "capacity": (
-        lambda: servers.sparse(0),
-        "capacity is 0, expected an integer of at least 1|capacity is 0, expected",
-    ),
-    "server": (
-        lambda: gdsec_jax.gd(3, server=robust.median),
-        "server is <function median.*, expected one of gdsec_jax.server: total",
-    ),
-    "asks without a key": (
-        lambda: gdsec_jax.gd(3, server=servers.Server(asks=lambda *_: 1)),
-        "key is None, expected an int or a random key to draw with",
-    ),
-    "asks": (
-        lambda: updated(
-            algorithm=gdsec_jax.federate(
-                worker.whole(),
-                3,
-                server=servers.Server(asks=lambda *_: jnp.ones(3)),
-                key=0,
-            )
-        ),
-        r"participation's mask is float32\[3\], expected bool\[3\]",
+    r"participation's mask is float32\[3\], expected bool\[3\]": lambda: updated(
+        algorithm=gdsec_jax.federate(
+            worker.whole(), 3, server=servers.Server(asks=lambda *_: jnp.ones(3)), key=0
+        )
     ),
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_is_refused(name):
-    call, message = REFUSED[name]
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_is_refused(message):
     with pytest.raises(ValueError, match=message):
-        call()
+        REFUSED[message]()
 
 
 def test_a_traced_delay_is_clipped():

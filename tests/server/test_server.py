@@ -27,10 +27,7 @@ def two_rounds(algorithm, **said):
 
 # What was said by options, and the server in their place.
 OLD = {
-    "aggregation": (
-        {"aggregation": robust.median},
-        server.robust(robust.median),
-    ),
+    "aggregation": ({"aggregation": robust.median}, server.robust(robust.median)),
     "capacity": ({"capacity": 1}, server.sparse(1)),
     "max_delay": ({"max_delay": 2}, server.late(2)),
     "max_norm_ratio": ({"max_norm_ratio": 2.0}, server.total(max_norm_ratio=2.0)),
