@@ -34,7 +34,7 @@ from gdsec_jax.simulation import _run as _run
 from gdsec_jax.simulation import _sweep as _sweep
 from gdsec_jax.simulation._checkpoint import own_log as own_log
 from gdsec_jax.simulation._grid import Axis as Axis
-from gdsec_jax.simulation._identity import fingerprint as fingerprint
+from gdsec_jax.simulation._chunks import fingerprint as fingerprint
 from gdsec_jax.study import _distributed as _distributed
 from gdsec_jax.uplink import _uplink as _uplink
 from gdsec_jax.uplink._channel import _COMPUTE as _COMPUTE

@@ -30,9 +30,9 @@ class Round(NamedTuple):
 Observe = Callable[[Round], Mapping[str, Any]]
 
 
-def observed(observe: Observe, now: Round) -> dict[str, jax.Array]:
+def observed(observe: Observe | None, now: Round) -> dict[str, jax.Array]:
     """What a function sees in a round, arrays by name, once they are checked."""
-    seen = observe(now)
+    seen = {} if observe is None else observe(now)
     if not isinstance(seen, Mapping):
         raise ValueError(
             f"observe returns {seen!r}, expected a dict from names to arrays."
