@@ -83,19 +83,16 @@ class Quantity(NamedTuple):
 
     def cast(self, value) -> np.ndarray:
         value = np.asarray(value)
-        dtype = self.dtype
-        if dtype is None:
-            kept = value.dtype.kind in "iub"
-            dtype = value.dtype if kept else np.float64
+        own = value.dtype if value.dtype.kind in "iub" else np.float64
+        dtype = own if self.dtype is None else self.dtype
         return value.astype(dtype, copy=False)
 
 
 def _broadcast_bits(rounds: Rounds) -> np.ndarray:
     """What the server sends each round: all of theta, or what a piece says."""
     record = rounds.record
-    bits = record.broadcast.bits
-    if bits is not None:
-        return bits
+    if record.broadcast.bits is not None:
+        return record.broadcast.bits
     dense = sum(part.uploads.layout.whole_bits for part in record.sent.parts)
     return np.full(record.error.shape, dense, np.int64)
 
@@ -157,12 +154,11 @@ def arrays(rounds: Rounds, evaluated: np.ndarray) -> dict[str, Any]:
       evaluated: bool [K], where the error was evaluated.
     """
 
-    def taken(quantity, value):
-        return (
-            jax.tree.map(lambda x: x[evaluated], value) if quantity.measured else value
-        )
+    def known(quantity):
+        rows = evaluated if quantity.measured else slice(None)
+        return jax.tree.map(lambda x: x[rows], quantity(rounds))
 
-    return {each.name: taken(each, each(rounds)) for each in TABLE}
+    return {each.name: known(each) for each in TABLE}
 
 
 def columns(rounds: Rounds) -> dict[str, np.ndarray]:
@@ -218,9 +214,7 @@ def from_dataset(dataset: "xr.Dataset") -> dict[str, Any]:
         }
         if quantity.prefix is not None:
             found[quantity.name] = own
-        elif quantity.optional:
-            found[quantity.name] = own.get(quantity.name)
-        else:
+        elif quantity.name in own or not quantity.optional:
             found[quantity.name] = own[quantity.name]
     return found
 
