@@ -125,12 +125,8 @@ class Store:
     def newest(self, start: Saved, eval_every: int, num_rounds: int) -> Saved:
         """The run as it was saved last; as it starts where nothing sound is saved.
 
-        What was saved later, and is damaged, is set aside with a warning.
-
-        Args:
-          start: the run before its first round, on the devices that it shall be on.
-          eval_every: as in `simulate`.
-          num_rounds: to which it shall go, not fewer than are saved.
+        What was saved later, and is damaged, is set aside with a warning. The run lies
+        on the devices of `start`, which is before its first round.
         """
         parts, damage = self._parts, {}
         for number in list(parts)[: -_saves.KEPT - 1 : -1]:

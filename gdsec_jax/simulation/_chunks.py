@@ -174,11 +174,8 @@ def run_chunks(
 ) -> Iterator[Chunk]:
     """Chunk after chunk until all runs end.
 
-    Args:
-      program, inputs: of the loop.
-      run, buffers: of `begin`, or a run that goes on; they are given away.
-      done: rounds that were done before.
-      at_most: from the rounds that are done to the most that the next chunk may have.
+    Run and buffers are given away. `at_most` goes from the rounds that are done to the
+    most that the next chunk may have.
     """
     mesh, num_rounds = program.mesh, int(inputs.limits.rounds)
     capacity, number = buffers.error.shape[0], 0
@@ -221,11 +218,8 @@ def fingerprint(
 ) -> dict[str, str]:
     """By name, all that a run's course depends on; not its length, nor its devices.
 
-    Args:
-      problem: with its name and initial params.
-      program, inputs: of the loop. Of the limits the number of rounds does not matter,
-        nor what follows from the initial error, which other devices round otherwise.
-      stop: as in `simulate`.
+    Of the limits the number of rounds does not matter, nor what follows from the
+    initial error, which other devices round otherwise.
     """
     program = program._replace(mesh=None)
     if isinstance(program, OneRun):

@@ -91,12 +91,7 @@ class Group(NamedTuple):
 
 
 def axes_of(grid: Mapping[str | tuple[str, ...], Any]) -> tuple[Axis, ...]:
-    """The checked axes of a grid.
-
-    Raises:
-      ValueError: it is empty, an axis has no values or is none, a name comes twice or
-        is that of a result, or the axes have too many settings.
-    """
+    """The axes of a grid, once it is checked."""
     if not isinstance(grid, Mapping) or not grid:
         raise ValueError(
             f"grid is {grid!r}, expected a dict from a parameter's name to its values."

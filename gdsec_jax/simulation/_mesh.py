@@ -36,13 +36,7 @@ def everywhere(mesh: Mesh) -> NamedSharding:
 
 
 def by_worker(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
-    """Shardings of a state, or of records: what each worker has lies where it does.
-
-    Args:
-      tree: of arrays, or of their shapes.
-      mesh: over which workers are spread.
-      axis: of the workers, where there is one.
-    """
+    """Shardings of a state, or of records: what each worker has lies where it does."""
 
     def whole(x, sharding):
         return jax.tree.map(lambda _: sharding, x)
@@ -65,13 +59,9 @@ def spread(tree: Any, mesh: Mesh | None, axis: int = 0) -> Any:
     """The tree, an axis of every array over all devices, compiled or not."""
     if mesh is None:
         return tree
-    return jax.tree.map(lambda x: _put(x, over(mesh, axis)), tree)
-
-
-def _put(x, sharding):
-    if _checks.is_traced(x):
-        return jax.lax.with_sharding_constraint(x, sharding)
-    return jax.device_put(x, sharding)
+    traced = _checks.is_traced(tree)
+    put = jax.lax.with_sharding_constraint if traced else jax.device_put
+    return jax.tree.map(lambda x: put(x, over(mesh, axis)), tree)
 
 
 def constrain(tree: Any, mesh: Mesh | None, axis: int = 0) -> Any:

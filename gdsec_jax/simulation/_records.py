@@ -147,12 +147,7 @@ TABLE = (
 
 
 def arrays(rounds: Rounds, evaluated: np.ndarray) -> dict[str, Any]:
-    """The fields of a `History` that the table describes.
-
-    Args:
-      rounds: of one run.
-      evaluated: bool [K], where the error was evaluated.
-    """
+    """The fields of a run's `History` that the table has, of rounds bool [K]."""
 
     def known(quantity):
         rows = evaluated if quantity.measured else slice(None)

@@ -17,9 +17,8 @@ from gdsec_jax._devices import mesh_of
 from gdsec_jax.files import _environment, _whole
 from gdsec_jax.problems import Problem
 from gdsec_jax.simulation import _grid, _run
-from gdsec_jax.simulation._batch import run_batch
 from gdsec_jax.simulation._observe import Observe
-from gdsec_jax.simulation._plan import Common, Plan, fit, plan_of
+from gdsec_jax.simulation._plan import Common, Plan, fit, plan_of, run_batch
 from gdsec_jax.simulation._run import Stop
 from gdsec_jax.simulation._spellings import with_old_spellings
 from gdsec_jax.simulation._store import Store, SweepFile, marked
@@ -65,11 +64,10 @@ def sweep(
         are traced; all else, and floats in `Static`, is static and compiles a loop for
         each value. The parameter `seed` takes the place of `key` as well; it is traced.
       num_rounds: K.
-      key: as in `simulate`; all settings draw the same minibatches.
-      eval_every, stop: as in `simulate`.
+      key, eval_every, stop, observe: as in `simulate`; all settings draw the same
+        minibatches.
       uplink: as in `simulate`, and its functions are handed the grid's parameters that
         they name; or a function of grid parameters that makes one.
-      observe: as in `simulate`; of single numbers and arrays.
       mesh: whose devices, all of its axes together, share the settings.
       memory_limit: bytes that may be used at once, by default half of what is free. The
         settings are split into batches that fit, by what the compiler says they need.
@@ -77,8 +75,8 @@ def sweep(
         Each batch is kept beside it when it is done: the same sweep, after it was
         killed, goes on with the settings that are not, and once it is done reads the
         file. Another computation, data or settings start afresh.
-      log: as in `simulate`; also handed `setting`, the setting's parameters.
-      progress: whether to show a bar; by default on a terminal.
+      log, progress: as in `simulate`; a log is also handed `setting`, the setting's
+        parameters.
 
     Returns:
       A dataset with the grid's dimensions and `eval_round`, and in it `objective_error`
@@ -228,17 +226,12 @@ def unflatten(flat: "xr.Dataset", axes: Sequence[_grid.Axis]) -> "xr.Dataset":
     dims = [axis.dimension for axis in axes]
     shape = [len(axis.rows) for axis in axes]
     variables = {
-        name: (
-            (*dims, *variable.dims[1:]),
-            variable.values.reshape((*shape, *variable.shape[1:])),
-        )
-        for name, variable in flat.data_vars.items()
+        name: ((*dims, *x.dims[1:]), x.values.reshape((*shape, *x.shape[1:])))
+        for name, x in flat.data_vars.items()
     }
-    labels: dict[Any, Any] = {
-        name: label
-        for name, label in flat.coords.items()
-        if "setting" not in label.dims
+    coords: dict[Any, Any] = {
+        name: x for name, x in flat.coords.items() if "setting" not in x.dims
     }
     for axis in axes:
-        labels |= axis.coordinates()
-    return xr.Dataset(variables, coords=labels)
+        coords |= axis.coordinates()
+    return xr.Dataset(variables, coords=coords)

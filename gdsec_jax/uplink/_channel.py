@@ -188,8 +188,7 @@ def round_time_s(
     must know that it stays silent, is left out, or what it offers.
 
     Args:
-      conditions: of one round, or of several, with fields [..., M].
-      bits: integers [..., M], what each worker sent.
+      conditions, bits: as in `upload_s`.
       awaited: bool [..., M], whose computing and upload are waited for: of
         `last_round` say.
       access: "fdma" or "tdma", that of the radio.

@@ -121,11 +121,9 @@ class Uplink:
         return self.participation is not None or self.channel is not None
 
     def check(self, num_workers: int) -> None:
-        """What only a number of workers can tell.
+        """A ValueError if the channel is a function still, or a link's SNR no number.
 
-        Raises:
-          ValueError: the channel is a function still, or its links are so good or so
-            bad that uploads would take no time, or for ever.
+        Then uploads would take no time, or for ever.
         """
         channel = self.channel
         if channel is None:
@@ -192,9 +190,8 @@ class Uplink:
     def costs(self, met: Any, sent: Any) -> Costs | None:
         """What rounds took; None without a channel.
 
-        Args:
-          met: the `conditions` of their draws, on the host, fields [..., M].
-          sent: their `LastRound`, with the same leading axes.
+        Of the `conditions` of their draws, on the host, fields [..., M], and of their
+        `LastRound`, with the same leading axes.
         """
         if not isinstance(self.channel, Channel):
             return None
