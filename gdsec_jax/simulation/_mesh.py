@@ -38,18 +38,13 @@ def everywhere(mesh: Mesh) -> NamedSharding:
 def by_worker(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
     """Shardings of a state, or of records: what each worker has lies where it does."""
 
-    def whole(x, sharding):
-        return jax.tree.map(lambda _: sharding, x)
-
     def one(node):
         if isinstance(node, FederationState):
             own = {name: by_worker(x, mesh, axis) for name, x in node._asdict().items()}
-            return FederationState(
-                **own | {"workers": whole(node.workers, over(mesh, axis))}
-            )
-        if isinstance(node, RoundCounts):
-            return whole(node, over(mesh, axis))
-        return everywhere(mesh)
+            workers = jax.tree.map(lambda _: over(mesh, axis), node.workers)
+            return FederationState(**own | {"workers": workers})
+        each = over(mesh, axis) if isinstance(node, RoundCounts) else everywhere(mesh)
+        return jax.tree.map(lambda _: each, node)
 
     kinds = (FederationState, RoundCounts)
     return jax.tree.map(one, tree, is_leaf=lambda node: isinstance(node, kinds))

@@ -14,7 +14,6 @@ from gdsec_jax.federation._check import check
 from gdsec_jax.problems import Problem
 from gdsec_jax.simulation import _chunks, _grid, _mesh, _records, _run
 from gdsec_jax.simulation._history import OUTCOMES
-from gdsec_jax.simulation._observe import log_columns
 from gdsec_jax.uplink import Uplink
 from gdsec_jax.uplink._channel import Channel
 
@@ -287,7 +286,9 @@ def _tell(log, columns, plan: Plan, settings, running, numbers) -> None:
         own = running[:, s]
         if own.any():
             told = {name: x[own, s] for name, x in columns.items()}
-            told = log_columns(told, numbers[own], plan.program.options.observe)
+            told = _records.log_columns(
+                told, numbers[own], plan.program.options.observe
+            )
             log(told, setting=plan.group.static | setting)
 
 

@@ -15,8 +15,7 @@ from gdsec_jax.federation._batches import WorkerBatches
 from gdsec_jax.federation._broadcast import last_broadcast
 from gdsec_jax.federation._counts import last_round
 from gdsec_jax.problems import Problem
-from gdsec_jax.simulation._observe import Observe, Round, observed
-from gdsec_jax.simulation._records import Record
+from gdsec_jax.simulation._records import Observe, Record, Round, observed
 from gdsec_jax.uplink import Uplink, _uplink
 
 RUNNING, TARGET, DIVERGED = 0, 1, 2

@@ -17,7 +17,7 @@ from gdsec_jax.problems import Problem
 from gdsec_jax.simulation import _chunks, _mesh, _records, _run
 from gdsec_jax.simulation._checkpoint import Checkpoints, Saved, Store
 from gdsec_jax.simulation._history import OUTCOMES, History
-from gdsec_jax.simulation._observe import Observe, log_columns
+from gdsec_jax.simulation._records import Observe
 from gdsec_jax.simulation._run import Stop
 from gdsec_jax.simulation._spellings import with_old_spellings
 from gdsec_jax.uplink import Uplink
@@ -139,7 +139,7 @@ def simulate(
         if log is not None:
             numbers = np.arange(done - records.error.size, done) + 1
             columns = _records.columns(_records.Rounds.of(records, placed, uplink))
-            log(log_columns(columns, numbers, observe))
+            log(_records.log_columns(columns, numbers, observe))
 
     with _mesh.in_effect(mesh):
         saved = _run_all(problem, program, inputs, store, tell, progress)

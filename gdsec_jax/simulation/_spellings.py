@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from gdsec_jax import _checks
 from gdsec_jax.simulation._checkpoint import Checkpoints
 from gdsec_jax.simulation._grid import Static
-from gdsec_jax.simulation._observe import norms
+from gdsec_jax.simulation._records import norms
 from gdsec_jax.simulation._run import Stop
 from gdsec_jax.simulation._store import SweepFile
 from gdsec_jax.uplink import Uplink

@@ -17,8 +17,8 @@ from gdsec_jax._devices import mesh_of
 from gdsec_jax.files import _environment, _whole
 from gdsec_jax.problems import Problem
 from gdsec_jax.simulation import _grid, _run
-from gdsec_jax.simulation._observe import Observe
 from gdsec_jax.simulation._plan import Common, Plan, fit, plan_of, run_batch
+from gdsec_jax.simulation._records import Observe
 from gdsec_jax.simulation._run import Stop
 from gdsec_jax.simulation._spellings import with_old_spellings
 from gdsec_jax.simulation._store import Store, SweepFile, marked

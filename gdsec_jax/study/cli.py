@@ -16,7 +16,7 @@ import tyro
 from gdsec_jax import _checks, logs
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.files import _whole
-from gdsec_jax.simulation import _observe as observe
+from gdsec_jax.simulation._records import norms as norms_of
 from gdsec_jax.study import _tools
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def sweep(
             *(_load(config), *where),
             memory_limit=memory_limit,
             log=logs_to,
-            observe=observe.norms if norms else None,
+            observe=norms_of if norms else None,
         )
 
 
@@ -234,7 +234,7 @@ def _run(config: "configs.RunConfig", name: str, options: RunOptions) -> None:
         experiment.run(
             *(config, name, *where),
             log=logs_to,
-            observe=observe.norms if options.norms else None,
+            observe=norms_of if options.norms else None,
             checkpoint_every=every,
             mesh=mesh,
         )
