@@ -185,8 +185,7 @@ class Store:
     def _damage(self, parts: dict[int, Part | None]) -> str | None:
         """What is wrong with the last of these saves; None if nothing is.
 
-        Only a file that is not there, or not what was written, is damage. One that
-        cannot be read now, for the disk or the network, is an OSError: it may be sound.
+        A file that cannot be read now, for the network say, is an OSError: no damage.
         """
         end, files = 0, {}
         for number, part in parts.items():
@@ -241,8 +240,7 @@ def _as_if_on_the_way(saved: Saved, eval_every: int, num_rounds: int) -> Saved:
 def own_log(path: Path, checkpoints: Path) -> Iterator[logs.Log]:
     """A log as `logs.open_log` makes it; that of the run that goes on is replaced.
 
-    Which file that is stands in the run's folder of checkpoints, made if need be: no
-    other is written anew. A run that is refused gets its old log back.
+    A note in the run's folder of checkpoints, made if need be, says which file that is.
     """
     note = _whole.folder(checkpoints) / ".log"
     again = note.is_file() and path.exists()
@@ -254,7 +252,7 @@ def own_log(path: Path, checkpoints: Path) -> Iterator[logs.Log]:
         with logs.open_log(path, append=again) as log:
             _write_note(note, path)
             yield log
-    except (ValueError, OSError):
+    except (ValueError, OSError):  # a run that is refused gets its old log back
         if again and aside.is_file():
             aside.replace(path)
             _write_note(note, path)

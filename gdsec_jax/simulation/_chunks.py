@@ -104,10 +104,9 @@ def _hold(run: _run.Run, new: _run.Run) -> _run.Run:
 def begin(
     program: Program, inputs: _run.Inputs, params: Any, capacity: int
 ) -> tuple[_run.Run, Record]:
-    """A program before its first round, and zeros for the records of later ones.
+    """A program before its first round, and zeros for the records of so many rounds.
 
-    They are of so many rounds, or of fewer if they are large; they are not shaped by
-    num_rounds: one loop for all.
+    Of fewer if they are large; they are not shaped by num_rounds: one loop for all.
     """
     run = program.start(inputs, params)
     number = jax.ShapeDtypeStruct((), jnp.int32)
@@ -131,8 +130,7 @@ def chunk(
 ):
     """At most `length` rounds from round `number` on, fewer if all runs end.
 
-    Returns:
-      How many rounds it were; the runs; the buffers, with their records first.
+    Returns how many it were; the runs; the buffers, with their records first.
     """
 
     def goes_on(carry):

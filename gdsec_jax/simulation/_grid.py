@@ -106,12 +106,11 @@ def axes_of(grid: Mapping[str | tuple[str, ...], Any]) -> tuple[Axis, ...]:
             raise ValueError(
                 f"grid names {name!r}, expected no name of what a sweep returns."
             )
-    number = math.prod(len(axis.rows) for axis in axes)
-    if number > _MOST_SETTINGS:
+    number, most = math.prod(len(axis.rows) for axis in axes), _MOST_SETTINGS
+    if number > most:
         sizes = ", ".join(f"{len(axis.rows)} of {axis.dimension}" for axis in axes)
         raise ValueError(
-            f"grid has {number:,} settings, {sizes}, expected at most "
-            f"{_MOST_SETTINGS:,}."
+            f"grid has {number:,} settings, {sizes}, expected at most {most:,}."
         )
     return axes
 
@@ -230,12 +229,10 @@ class UplinkOf:
             named = function and those_it_takes(function, values)
             return functools.partial(function, **named) if named else function
 
-        channel = uplink.channel
+        rule, grant, channel = uplink.participation, uplink.grant, uplink.channel
         if callable(channel):
             channel = channel(**those_it_takes(channel, values))
-        return Uplink(
-            bound(uplink.participation), uplink.absent, bound(uplink.grant), channel
-        )
+        return Uplink(bound(rule), uplink.absent, bound(grant), channel)
 
 
 def _axis(key, values) -> Axis:

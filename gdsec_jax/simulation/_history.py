@@ -151,13 +151,13 @@ class History:
         name = self.attributes.get("error_name", "error")
         last = self.objective_error[-1] if self.objective_error.size else np.nan
         end = {
-            "completed": f"completed {self.num_rounds} rounds",
-            "target": f"reached the target after {self.num_rounds} rounds",
-            "diverged": f"diverged: stopped after {self.num_rounds} rounds",
+            "completed": "completed",
+            "target": "reached the target after",
+            "diverged": "diverged: stopped after",
         }[self.outcome]
         text = (
-            f"{end}, {name} {self.initial_error:.3g} -> {last:.3g}, "
-            f"{int(self.bits.sum()):,} bits uploaded"
+            f"{end} {self.num_rounds} rounds, {name} {self.initial_error:.3g} -> "
+            f"{last:.3g}, {int(self.bits.sum()):,} bits uploaded"
         )
         if self.dropped.any():
             rounds = np.count_nonzero(self.dropped)
@@ -236,10 +236,8 @@ class History:
 
 def _from_xarray(dataset: "xr.Dataset") -> History:
     leaves = {
-        variable.attrs["path"]: variable.values.astype(
-            jnp.dtype(variable.attrs["dtype"])
-        )
-        for name, variable in dataset.data_vars.items()
+        x.attrs["path"]: x.values.astype(jnp.dtype(x.attrs["dtype"]))
+        for name, x in dataset.data_vars.items()
         if str(name).startswith(_records.PARAMS)
     }
     return History(
@@ -254,8 +252,8 @@ def _from_xarray(dataset: "xr.Dataset") -> History:
 
 def _rebuild(history: History, params_like):
     """The loaded parameters in the structure of `params_like`."""
-    leaves = history.params
-    leaves = leaves if isinstance(leaves, dict) else {"": leaves}
+    found = history.params
+    leaves = found if isinstance(found, dict) else {"": found}
     paths, structure = jax.tree_util.tree_flatten_with_path(params_like)
     names = [jax.tree_util.keystr(path) for path, _ in paths]
     if set(names) != set(leaves):

@@ -4,7 +4,6 @@ What is written for all workers stays as it is: it is the compiler that cuts it 
 devices' parts and adds the collectives, from where the arrays lie.
 """
 
-import contextlib
 import dataclasses
 import functools
 from typing import Any
@@ -18,11 +17,6 @@ from gdsec_jax._devices import DEVICE_AXIS
 from gdsec_jax.federation import FederationState
 from gdsec_jax.federation._counts import RoundCounts
 from gdsec_jax.problems import Problem
-
-
-def in_effect(mesh: Mesh | None):
-    """A context in which pieces can see that they run on several devices."""
-    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
 def over(mesh: Mesh, axis: int = 0) -> NamedSharding:

@@ -69,8 +69,7 @@ def _sum(data: bytes) -> str:
 def manager(folder: Path) -> Any:
     """Orbax's manager of the states in a folder, which works in this thread alone.
 
-    Of the states that are there it reads the numbers and nothing else, for one may be
-    damaged or half removed; its `reload` would read more.
+    Of those that are there it reads the numbers alone: one may be damaged.
     """
     import orbax.checkpoint as ocp
 

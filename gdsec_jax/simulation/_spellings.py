@@ -23,8 +23,8 @@ def with_old_spellings(function: _Function) -> _Function:
 
     @functools.wraps(function)
     def call(*arguments, **options):
-        for name, (word, kind) in _OBJECTS.items():
-            _merge(options, name, word, kind)
+        for name in _OBJECTS:
+            _merge(options, name)
         if "norms" in options:
             _warn("norms=True", "observe=gdsec_jax.norms")
             options |= {"observe": norms} if options.pop("norms") else {}
@@ -49,8 +49,9 @@ def _warn(old: str, new: str) -> None:
     _checks.deprecated(old, new, stacklevel=4)
 
 
-def _merge(options: dict[str, Any], name: str, word: str, kind: type) -> None:
-    """Old keywords that are parts of an object now."""
+def _merge(options: dict[str, Any], name: str) -> None:
+    """Put old keywords into the object that they are parts of now."""
+    word, kind = _OBJECTS[name]
     old = [field.name for field in dataclasses.fields(kind)]
     given = {part: options.pop(part) for part in old if part in options}
     if not given:

@@ -39,8 +39,8 @@ class Draw(NamedTuple):
 
     def arguments(self) -> dict[str, Any]:
         """The extra arguments that an optimizer's `update` takes of it."""
-        arguments = self._replace(conditions=None)._asdict()
-        return {name: x for name, x in arguments.items() if x is not None}
+        own = self._replace(conditions=None)._asdict()
+        return {name: x for name, x in own.items() if x is not None}
 
 
 class Costs(NamedTuple):
