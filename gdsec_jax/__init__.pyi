@@ -55,8 +55,8 @@ from .simulation._checkpoint import Checkpoints as Checkpoints
 from .simulation._grid import Static as Static
 from .simulation._history import Cost as Cost
 from .simulation._history import History as History
-from .simulation._observe import Round as Round
-from .simulation._observe import norms as norms
+from .simulation._records import Round as Round
+from .simulation._records import norms as norms
 from .simulation._run import Stop as Stop
 from .simulation._simulate import simulate as simulate
 from .simulation._store import SweepFile as SweepFile

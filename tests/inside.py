@@ -24,15 +24,14 @@ from gdsec_jax.simulation import _checkpoint as _checkpoint
 from gdsec_jax.simulation import _chunks as _chunks
 from gdsec_jax.simulation import _grid as _grid
 from gdsec_jax.simulation import _mesh as _mesh
-from gdsec_jax.simulation import _orbax as _orbax
-from gdsec_jax.simulation import _part as _part
 from gdsec_jax.simulation import _plan as _plan
 from gdsec_jax.simulation import _records as _records
 from gdsec_jax.simulation import _run as _run
+from gdsec_jax.simulation import _saves as _saves
 from gdsec_jax.simulation import _sweep as _sweep
 from gdsec_jax.simulation._checkpoint import own_log as own_log
+from gdsec_jax.simulation._chunks import fingerprint as fingerprint
 from gdsec_jax.simulation._grid import Axis as Axis
-from gdsec_jax.simulation._identity import fingerprint as fingerprint
 from gdsec_jax.study.cli import meet as meet
 from gdsec_jax.uplink import _uplink as _uplink
 from gdsec_jax.uplink._channel import _COMPUTE as _COMPUTE

@@ -91,7 +91,7 @@ OTHER_DEVICES = """
     import jax
     from pathlib import Path
     from jax.sharding import NamedSharding, PartitionSpec
-    from inside import _orbax
+    from inside import _saves
 
     folder = Path(sys.argv[1])
     mesh = jax.make_mesh((4,), ("workers",))
@@ -124,9 +124,9 @@ OTHER_DEVICES = """
     tree = {"a": np.arange(8.0, dtype="float32"), "none": np.zeros((4, 0))}
     tree = jax.tree.map(jax.numpy.asarray, tree) | {"k": jax.random.key(3)}
     shardings = {"a": over, "none": over, "k": NamedSharding(mesh, PartitionSpec())}
-    states = _orbax.manager(folder / "tree")
-    _orbax.save(states, 7, tree)
-    loaded = _orbax.load(states, 7, jax.device_put(tree, shardings))
+    states = _saves.manager(folder / "tree")
+    _saves.write_state(states, 7, tree)
+    loaded = _saves.read_state(states, 7, jax.device_put(tree, shardings))
     for name, array in loaded.items():
         assert array.sharding.is_equivalent_to(shardings[name], array.ndim)
         assert array.dtype == tree[name].dtype

@@ -43,14 +43,10 @@ def together(command, count: int = 2) -> list[str]:
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // count}",
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
     }
+    own = {"env": environment, "text": True}
+    own |= dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
     processes = [
-        subprocess.Popen(
-            [sys.executable, *command(port, process)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        subprocess.Popen([sys.executable, *command(port, process)], **own)
         for process in range(count)
     ]
     try:
@@ -201,11 +197,9 @@ def test_the_command_runs_a_config_and_the_first_process_writes(tmp_path):
     )
 
     def command(port, process):
+        code = "import sys; from gdsec_jax.study import cli; sys.exit(cli.main())"
         return [
-            *(
-                "-c",
-                "import sys; from gdsec_jax.study import cli; sys.exit(cli.main())",
-            ),
+            *("-c", code),
             *("run", str(config), "--distributed"),
             *("--results", str(tmp_path / f"results{process}")),
             *("--coordinator", f"localhost:{port}"),

@@ -17,8 +17,8 @@ def test_a_method_differs_in_any_number_of_its_own():
         parts = optax.partition(own, {"w": "w", "b": "b"})
         chain = optax.chain(parts, optax.sgd(0.1))
         limits = _run.Limits(10, -np.inf, np.inf)
-        given = _run.Given(limits, gdsec_jax.Uplink(), jax.random.key(0))
-        inputs = _chunks.Inputs(_run.for_loop(on), given, {})
+        given = limits, gdsec_jax.Uplink(), jax.random.key(0)
+        inputs = _run.Inputs(_run.for_loop(on), *given)
         program = _chunks.OneRun(chain, _run.Options(1))
         words = fingerprint(on, program, inputs, gdsec_jax.Stop())
         assert words["target_error"] == "-inf"

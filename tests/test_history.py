@@ -29,9 +29,7 @@ def make(**changes) -> History:
         "bits": np.array([[96, 96], [0, 2**40], [64, 0], [0, 0]]),
         "broadcast_bits": np.full(4, 96),
         "gradient_evaluations": np.array([20, 10, 20, 10]),
-        "participants": np.array(
-            [[True, True], [False, True], [True, True], [True, False]]
-        ),
+        "participants": np.array([[1, 1], [0, 1], [1, 1], [1, 0]], bool),
         "dropped": np.array([0, 1, 0, 1]),
         "lost": np.zeros(4, int),
         "params": jnp.array([1.0, -0.0, 3.5]),
@@ -40,10 +38,7 @@ def make(**changes) -> History:
         "attributes": {
             "problem": "ridge",
             "error_name": "objective error",
-            "config": {
-                "methods": {"GD-SEC": {"xi": 0.1, "beta": None}},
-                "list": [1, 2],
-            },
+            "config": {"methods": {"GD-SEC": {"xi": 0.1, "beta": None}}, "list": [1]},
             "versions": {"jax": "0.0"},
             "seed": 12345678901234567,
         },
@@ -83,77 +78,51 @@ def test_totals_at_each_evaluation():
     assert history.total_bits.dtype == np.int64
 
 
-@pytest.mark.parametrize(
-    ("error", "rounds", "bits"),
-    [
-        (8.0, 2, 192 + 2**40),
-        (2.0, 2, 192 + 2**40),
-        (1.9, 4, 256 + 2**40),
-        (0.5, 4, 256 + 2**40),
-        (0.49, None, None),
-    ],
-)
-def test_cost_of_an_error(error, rounds, bits):
-    cost = make().cost_to(error)
-    if rounds is None:
-        assert cost is None
-    else:
-        evaluations = {2: 30, 4: 60}[rounds]
-        assert cost == (rounds, bits, 96 * rounds, evaluations, None, None)
+def test_cost_of_an_error():
+    first = (2, 192 + 2**40, 192, 30, None, None)
+    both = (4, 256 + 2**40, 384, 60, None, None)
+    costs = {8.0: first, 2.0: first, 1.9: both, 0.5: both, 0.49: None}
+    assert {error: make().cost_to(error) for error in costs} == costs
+    # What rounding may feign has none, nor what was never evaluated.
+    rounded = make(attributes={"resolution": 1.0})
+    assert [rounded.cost_to(x) is None for x in (2.0, 1.0, 0.9)] == [False, False, True]
+    unknown = make(eval_rounds=np.array([], int), objective_error=np.array([]))
+    assert unknown.cost_to(100.0) is None
+    # An error that rises again was reached.
+    cost = make(objective_error=np.array([0.5, 4.0])).cost_to(1.0)
+    assert cost is not None and cost.rounds == 2
+    cost = on_a_link().cost_to(2.0)
+    assert cost is not None
+    assert (cost.seconds, cost.joules) == (1.5, pytest.approx(0.3))
+    coded = make(format_bits={"coo": np.arange(4)}).cost_to(0.5, wire="coo")
+    assert coded is not None and coded.bits == 6
 
 
 def test_a_cost_is_exact_beyond_32_bits_and_has_names():
-    history = make(
-        bits=np.full((4, 2), 2**59 + 1), broadcast_bits=np.full(4, 2**40 + 1)
-    )
-    cost = history.cost_to(2.0)
+    most = {"bits": np.full((4, 2), 2**59 + 1), "broadcast_bits": np.full(4, 2**40 + 1)}
+    cost = make(**most).cost_to(2.0)
     assert cost is not None
-    assert cost._asdict() == {
-        "rounds": 2,
-        "bits": 2**61 + 4,
-        "broadcast_bits": 2**41 + 2,
-        "gradient_evaluations": 30,
-        "seconds": None,
-        "joules": None,
-    }
+    words = "rounds bits broadcast_bits gradient_evaluations seconds joules"
+    values = 2, 2**61 + 4, 2**41 + 2, 30, None, None
+    assert cost._asdict() == dict(zip(words.split(), values, strict=True))
     assert all(type(count) is int for count in cost[:4])
 
 
-def test_an_error_that_rounding_may_feign_has_no_cost():
-    history = make(attributes={"resolution": 1.0})
-    assert history.cost_to(2.0) is not None
-    assert history.cost_to(1.0) is not None
-    assert history.cost_to(0.9) is None  # though 0.5 was seen
-
-
-def test_a_cost_needs_an_evaluation():
-    history = make(eval_rounds=np.array([], int), objective_error=np.array([]))
-    assert history.cost_to(100.0) is None
-
-
-def test_an_error_that_rises_again_was_reached():
-    history = make(objective_error=np.array([0.5, 4.0]))
-    cost = history.cost_to(1.0)
-    assert cost is not None and cost.rounds == 2
-
-
-@pytest.mark.parametrize(
-    ("outcome", "start"),
-    [
-        ("completed", "completed 4 rounds, "),
-        ("target", "reached the target after 4 rounds, "),
-        ("diverged", "diverged: stopped after 4 rounds, "),
-    ],
-)
-def test_summary(outcome, start):
+def test_summary():
     cost = "objective error 8 -> 0.5, 1,099,511,628,032 bits uploaded"
-    clean = make(outcome=outcome, dropped=np.zeros(4, int))
-    assert clean.summary() == f"{start}{cost}."
-    dropped = make(outcome=outcome, dropped=np.array([0, 3, 0, 1])).summary()
-    assert dropped == (
-        f"{start}{cost}; 4 uploads in 2 rounds were dropped for gradients or messages "
-        "that were not finite or excessive."
-    )
+    for outcome, end in {
+        "completed": "completed 4 rounds",
+        "target": "reached the target after 4 rounds",
+        "diverged": "diverged: stopped after 4 rounds",
+    }.items():
+        clean = make(outcome=outcome, dropped=np.zeros(4, int))
+        assert clean.summary() == f"{end}, {cost}."
+        assert make(outcome=outcome, dropped=np.array([0, 3, 0, 1])).summary() == (
+            f"{end}, {cost}; 4 uploads in 2 rounds were dropped for gradients or "
+            "messages that were not finite or excessive."
+        )
+    ends = " 2 uploads were lost; 1.75 s, 0.3 J."
+    assert on_a_link().summary().endswith(ends)
 
 
 # There and back
@@ -209,11 +178,8 @@ PARAMS = {
     "scalar": lambda: jnp.array(2.5),
     "no entries": lambda: jnp.zeros((0, 3)),
     "nested": lambda: {
-        "layer": (
-            {"w": jnp.ones((2, 3), jnp.bfloat16), "θ": jnp.array(1.5)},
-            jnp.zeros(4),
-        ),
-        "params": [jnp.arange(3.0)],
+        "layer": ({"w": jnp.ones((2, 3), jnp.bfloat16), "θ": jnp.array(1.5)},),
+        "params": [jnp.arange(3.0), jnp.zeros(4)],
     },
     "names with slashes": lambda: {"linear/~/w": jnp.ones(2), "linear/~": jnp.zeros(1)},
     "a named tuple": lambda: optax.EmaState(jnp.array(1.0), jnp.ones(2)),
@@ -227,46 +193,33 @@ def test_any_params_come_back(params, tmp_path):
     like = jax.tree.map(jnp.zeros_like, params)
     loaded = History.load(tmp_path / "a.nc", params_like=like).params
     chex.assert_trees_all_equal_dtypes(loaded, params)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_array_equal(
-            np.asarray(a, np.float32), np.asarray(b, np.float32), strict=True
-        ),
-        loaded,
-        params,
-    )
+    for one, other in zip(*map(jax.tree.leaves, (loaded, params)), strict=True):
+        one, other = np.asarray(one, np.float32), np.asarray(other, np.float32)
+        np.testing.assert_array_equal(one, other, strict=True)
 
 
 def test_float64_params_come_back(tmp_path, x64):
     params = jnp.array([1 / 3, 1e-300])
     make(params=params).save(tmp_path / "a.nc")
-    np.testing.assert_array_equal(
-        History.load(tmp_path / "a.nc").params, params, strict=True
-    )
+    loaded = History.load(tmp_path / "a.nc").params
+    np.testing.assert_array_equal(loaded, params, strict=True)
 
 
 def test_without_a_tree_params_come_back_by_their_paths(tmp_path):
     make(params={"a": (jnp.ones(2), jnp.zeros(()))}).save(tmp_path / "a.nc")
     loaded = History.load(tmp_path / "a.nc").params
-    assert {name: leaf.shape for name, leaf in loaded.items()} == {
-        "['a'][0]": (2,),
-        "['a'][1]": (),
-    }
-
-
-def test_a_tree_that_does_not_fit_is_refused(tmp_path):
-    make(params={"a": jnp.ones(2), "b": jnp.ones(3)}).save(tmp_path / "a.nc")
+    shapes = {name: leaf.shape for name, leaf in loaded.items()}
+    assert shapes == {"['a'][0]": (2,), "['a'][1]": ()}
     message = (
-        r"params_like has the leaves \['\[0\]'\], the file \[\"\['a'\]\", \"\['b'\]\"\]"
+        """params_like has the leaves ["[0]"], the file ["['a'][0]", "['a'][1]"]"""
     )
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=re.escape(message.replace('"[0]"', "'[0]'"))):
         History.load(tmp_path / "a.nc", params_like=(1.0,))
 
 
 def test_the_labelled_dataset():
     dataset = make(params={"w": jnp.ones((2, 3))}).to_xarray()
-    assert dict(dataset.sizes) | {"round": 4, "worker": 2, "eval_round": 2} == dict(
-        dataset.sizes
-    )
+    assert dataset.sizes.items() >= {"round": 4, "worker": 2, "eval_round": 2}.items()
     assert dataset["bits"].dims == ("round", "worker")
     assert dataset["round"].values.tolist() == [1, 2, 3, 4]
     assert dataset["eval_round"].values.tolist() == [2, 4]
@@ -286,57 +239,31 @@ def test_a_missing_file(tmp_path):
         History.load(tmp_path)
 
 
-def text(path):
-    path.write_text("bits: 3\n")
-
-
-def empty(path):
-    path.touch()
-
-
 def cut(path):
     make().save(path)
     path.write_bytes(path.read_bytes()[:-2000])
 
 
-def other_netcdf(path):
-    _netcdf.write(xr.Dataset({"bits": ("x", [1, 2])}), path)
+def written(change):
+    """A file with a sound checksum, of a changed history."""
+    return lambda path: _netcdf.write(change(make().to_xarray()), path)
 
 
-def unsealed(path):
-    make().to_xarray().to_netcdf(path, engine="h5netcdf")
-
-
-def changed(**attributes):
-    def write(path):
-        _netcdf.write(make().to_xarray().assign_attrs(attributes), path)
-
-    return write
-
-
-def without(name):
-    def write(path):
-        _netcdf.write(make().to_xarray().drop_vars(name), path)
-
-    return write
-
-
-def odd_params(path):
-    dataset = make().to_xarray()
+def odd_params(dataset):
     dataset["params0"].attrs["dtype"] = "float12"
-    _netcdf.write(dataset, path)
+    return dataset
 
 
 WRONG = {
-    "text": text,
-    "empty": empty,
+    "text": lambda path: path.write_text("bits: 3\n"),
+    "empty": lambda path: path.touch(),
     "cut": cut,
-    "another NetCDF": other_netcdf,
-    "no checksum": unsealed,
-    "broken attributes": changed(attributes="{'a"),
-    "initial error in words": changed(initial_error="large"),
-    "no bits": without("bits"),
-    "unknown dtype": odd_params,
+    "another NetCDF": written(lambda _: xr.Dataset({"bits": ("x", [1, 2])})),
+    "no checksum": lambda path: make().to_xarray().to_netcdf(path, engine="h5netcdf"),
+    "broken attributes": written(lambda x: x.assign_attrs(attributes="{'a")),
+    "initial error in words": written(lambda x: x.assign_attrs(initial_error="large")),
+    "no bits": written(lambda x: x.drop_vars("bits")),
+    "unknown dtype": written(odd_params),
 }
 
 
@@ -344,8 +271,7 @@ WRONG = {
 def test_a_file_that_is_no_history(write, tmp_path):
     path = tmp_path / "other.nc"
     write(path)
-    message = re.escape(f"{path} is not a saved History: ")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=re.escape(f"{path} is not a saved History: ")):
         History.load(path)
 
 
@@ -374,19 +300,6 @@ def test_attributes_that_are_no_json_leave_nothing_behind(tmp_path):
     with pytest.raises(TypeError, match="not JSON serializable"):
         history.save(tmp_path / "a.nc")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_link_is_summed_up():
-    ends = " 2 uploads were lost; 1.75 s, 0.3 J."
-    assert on_a_link().summary().endswith(ends)
-
-
-def test_what_an_error_took():
-    cost = on_a_link().cost_to(2.0)
-    assert cost is not None
-    assert (cost.seconds, cost.joules) == (1.5, pytest.approx(0.3))
-    coded = make(format_bits={"coo": np.arange(4)}).cost_to(0.5, wire="coo")
-    assert coded is not None and coded.bits == 6
 
 
 def test_single_costs_go_on_for_a_release():

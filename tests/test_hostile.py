@@ -13,7 +13,7 @@ import xarray as xr
 from cases import slow_but
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from inside import _grid, _netcdf, _part, own_log
+from inside import _grid, _netcdf, _saves, own_log
 
 import gdsec_jax
 from gdsec_experiments import benchmarks
@@ -225,13 +225,13 @@ def test_a_checksum_is_no_hindrance_to_other_readers(tmp_path):
 
 def test_mutated_records(tmp_path):
     rng = np.random.default_rng(0)
-    _part.write(tmp_path, _part.Part(0, 2, 1.5, {"a": "b"}, {}, [np.arange(2)]))
+    _saves.write_part(tmp_path, _saves.Part(0, 2, 1.5, {"a": "b"}, {}, [np.arange(2)]))
     [path] = tmp_path.iterdir()
     data = path.read_bytes()
     for _ in range(300):
         bad = cases.mutated(rng, data)
         path.write_bytes(bad)
-        assert (_part.read(path) is None) == (bad != data)
+        assert (_saves.read_part(path) is None) == (bad != data)
 
 
 @pytest.mark.parametrize("kind", [logs.csv, logs.json_lines])

@@ -31,9 +31,8 @@ def with_share(name, num_workers, rounds):
 
     @jax.jit
     def drawn(share, first):
-        return jax.vmap(make(num_workers, share))(
-            KEYS[:rounds], first + jnp.arange(rounds)
-        )
+        numbers = first + jnp.arange(rounds)
+        return jax.vmap(make(num_workers, share))(KEYS[:rounds], numbers)
 
     return lambda share, first=0: np.asarray(drawn(share, first))
 
@@ -173,9 +172,8 @@ def test_without_a_memory_it_stalls_and_with_all_of_it_diverges():
 
         def one(carry, k):
             theta, state = carry
-            update, state = algorithm.update(
-                curvatures * theta - targets, state, theta, active=rule(None, k)
-            )
+            gradients, active = curvatures * theta - targets, rule(None, k)
+            update, state = algorithm.update(gradients, state, theta, active=active)
             return (theta - step * update, state), None
 
         start = jnp.zeros(length), algorithm.init(jnp.zeros(length))

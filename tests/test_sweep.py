@@ -18,17 +18,7 @@ from inside import _chunks as module
 from inside import _run
 
 import gdsec_jax
-from gdsec_jax import (
-    Static,
-    Stop,
-    SweepFile,
-    Uplink,
-    logs,
-    problems,
-    simulate,
-    sweep,
-    wire,
-)
+from gdsec_jax import Static, Stop, SweepFile, Uplink, logs, problems, sweep, wire
 
 WORKERS, ROUNDS = 4, 30
 LOOP = "jit(chunk)"
@@ -86,7 +76,7 @@ def gdsec_of(problem, num_workers=WORKERS, factor=1.0):
 
 def run(problem, optimizer, num_rounds=ROUNDS, **options) -> gdsec_jax.History:
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):
-        return simulate(problem, optimizer, num_rounds, **options)
+        return gdsec_jax.simulate(problem, optimizer, num_rounds, **options)
 
 
 def assert_is_the_run(swept: xr.Dataset, history, rtol=1e-9, resolution=1e-14):
@@ -149,10 +139,12 @@ def assert_same(one: xr.Dataset, other: xr.Dataset):
     xr.testing.assert_identical(one.drop_attrs(), other.drop_attrs())
 
 
-def with_beta(beta):
+def maker(beta=0.1, momentum=None, **own):
+    """Of optimizers for xi: another one each time, which is compiled anew."""
+
     def make(xi):
-        step = optax.sgd(0.3 / toy().smoothness)
-        return optax.chain(gdsec_jax.gdsec(WORKERS, xi, beta), step)
+        step = optax.sgd(0.3 / toy().smoothness, momentum=momentum)
+        return optax.chain(gdsec_jax.gdsec(WORKERS, xi, beta, **own), step)
 
     return make
 
@@ -319,10 +311,9 @@ def test_a_broadcast_and_dropped_workers_are_counted(x64):
 def test_norms_are_those_of_the_run(x64):
     problem = toy()
     make = gdsec_of(problem)
-    swept = sweep(
-        problem, make, {"xi": [0.5, 4.0]}, ROUNDS, observe=gdsec_jax.norms, eval_every=7
-    )
-    history = run(problem, make(4.0), observe=gdsec_jax.norms)
+    own = {"observe": gdsec_jax.norms}
+    swept = sweep(problem, make, SMALL, ROUNDS, eval_every=7, **own)
+    history = run(problem, make(4.0), **own)
     rounds = swept["eval_round"].values
     assert rounds.tolist() == [7, 14, 21, 28, 30]
     for name in ("gradient_norm", "h_norm", "e_norm"):
@@ -348,13 +339,8 @@ def test_settings_end_for_themselves(eval_every, x64):
     for i in (0, 2):
         history = run(problem, make(factors[i]), 60, **options)
         assert_is_the_run(swept.isel(factor=i), history)
-    assert swept["outcome"].values.tolist() == [
-        "diverged",
-        "completed",
-        "target",
-        "target",
-        "diverged",
-    ]
+    outcomes = ["diverged", "completed", "target", "target", "diverged"]
+    assert swept["outcome"].values.tolist() == outcomes
     assert swept["rounds"].values[1] == 60
     assert (swept["rounds"].values[[0, 2, 3, 4]] < 60).all()
 
@@ -454,7 +440,7 @@ def test_batches_may_count_further_formats():
 
 
 def test_a_second_sweep_compiles_nothing(compiled):
-    problem, make = toy(), with_beta(0.2)
+    problem, make = toy(), maker(beta=0.2)
     compiled()
     first = sweep(problem, make, {"xi": [0.5, 4.0, 9.0]}, ROUNDS)
     assert compiled().count(LOOP) == 1  # not twice for what it needs of memory
@@ -466,14 +452,12 @@ def test_a_second_sweep_compiles_nothing(compiled):
     assert not (third["total_bits"] == first["total_bits"].values).all()
     other = toy(seed=1)
     compiled()
-    sweep(
-        other, make, {"xi": [0.5, 4.0, 9.0]}, ROUNDS, stop=Stop(divergence_factor=1e3)
-    )
+    loose = Stop(divergence_factor=1e3)
+    sweep(other, make, {"xi": [0.5, 4.0, 9.0]}, ROUNDS, stop=loose)
     assert compiled() == []
 
-
-def test_a_grid_of_as_many_settings_compiles_nothing(compiled):
-    problem, make = toy(), gdsec_of(toy())
+    # Nor does another grid of as many settings.
+    make = gdsec_of(toy())
     sweep(problem, make, {"xi": [0.5, 4.0, 9.0], "beta": [0.1, 0.2]}, ROUNDS)
     compiled()
     sweep(problem, make, {"xi": [1.0, 2.0], "beta": [0.1, 0.3, 0.9]}, ROUNDS)
@@ -494,6 +478,19 @@ def whole():
     return problem, make, sweep(problem, make, GRID, MANY)
 
 
+def halves(whole) -> int:
+    """A limit for batches of three and two."""
+    return int(0.75 * attributes(whole[2])["bytes"][0])
+
+
+def assert_is_whole(swept, expected):
+    """In other batches products round otherwise."""
+    errors = swept["objective_error"], expected["objective_error"]
+    np.testing.assert_allclose(*errors, 1e-4)
+    for name in ("total_bits", "total_entries", "rounds", "outcome"):
+        np.testing.assert_array_equal(swept[name], expected[name])
+
+
 def test_batches_fit_into_memory(whole, compiled):
     problem, make, expected = whole
     assert attributes(expected)["batches"] == [[5]]
@@ -504,11 +501,7 @@ def test_batches_fit_into_memory(whole, compiled):
     assert attributes(swept)["bytes"][0] <= limit
     # That all five do not fit is known; the last two run in the loop of the three.
     assert compiled().count(LOOP) == 1
-    np.testing.assert_allclose(
-        swept["objective_error"], expected["objective_error"], 1e-4
-    )
-    for name in ("total_bits", "total_entries", "rounds", "outcome"):
-        np.testing.assert_array_equal(swept[name], expected[name])
+    assert_is_whole(swept, expected)
     sweep(problem, make, GRID, MANY, memory_limit=limit)
     assert LOOP not in compiled()
 
@@ -539,11 +532,6 @@ def dies_at(xi):
     return log
 
 
-def halves(whole) -> int:
-    """A limit for batches of three and two."""
-    return int(0.75 * attributes(whole[2])["bytes"][0])
-
-
 def test_a_killed_sweep_goes_on(whole, chunks, tmp_path):
     problem, make, expected = whole
     path = tmp_path / "deep" / "result.nc"
@@ -560,10 +548,7 @@ def test_a_killed_sweep_goes_on(whole, chunks, tmp_path):
     swept = sweep(problem, make, GRID, MANY, log=log, **options)
     assert attributes(swept)["batches"] == [[2]]
     assert sorted(set(again)) == [6.0, 9.0]
-    np.testing.assert_allclose(
-        swept["objective_error"], expected["objective_error"], 1e-4
-    )
-    np.testing.assert_array_equal(swept["total_bits"], expected["total_bits"])
+    assert_is_whole(swept, expected)
     assert [p.name for p in path.parent.iterdir()] == ["result.nc"]
 
     chunks.clear()
@@ -592,10 +577,7 @@ def test_it_goes_on_with_what_is_free_then(size, whole, tmp_path, monkeypatch):
     assert sorted(set(again)) == [6.0, 9.0]
     assert attributes(swept)["batches"] == [[1, 1] if size == 1 else [2]]
     np.testing.assert_array_equal(swept["xi"], GRID["xi"])
-    np.testing.assert_allclose(
-        swept["objective_error"], expected["objective_error"], 1e-4
-    )
-    np.testing.assert_array_equal(swept["total_bits"], expected["total_bits"])
+    assert_is_whole(swept, expected)
 
 
 def plan_of(whole):
@@ -626,29 +608,6 @@ def test_what_is_read_has_the_attributes_of_the_call(chunks, tmp_path):
         assert said["batches"] == [[2]]
 
 
-def with_weights(weights):
-    def make(xi):
-        algorithm = gdsec_jax.gdsec(WORKERS, xi, 0.1, weights=np.array(weights))
-        return optax.chain(algorithm, optax.sgd(0.01))
-
-    return make
-
-
-def with_wire(form):
-    def make(xi):
-        return optax.chain(gdsec_jax.gdsec(WORKERS, xi, 0.1, wire=form), optax.sgd(0))
-
-    return make
-
-
-def with_start(momentum):
-    def make(xi):
-        step = optax.sgd(0.01, momentum=momentum)
-        return optax.chain(gdsec_jax.gdsec(WORKERS, xi, 0.1), step)
-
-    return make
-
-
 def first_of(key, round):
     return jnp.arange(WORKERS) < 3
 
@@ -658,44 +617,33 @@ def last_of(key, round):
 
 
 SMALL = {"xi": [0.5, 4.0]}
-BASE = {
-    "problem": toy(),
-    "make_optimizer": with_beta(0.1),
-    "grid": SMALL,
-    "num_rounds": 12,
-}
-CHANGES = {
-    "beta": ({}, {"make_optimizer": with_beta(0.5)}),
-    "wire": (
-        {"make_optimizer": with_wire("coo")},
-        {"make_optimizer": with_wire("coo64")},
-    ),
+BASE = {"problem": toy(), "make_optimizer": maker(), "grid": SMALL, "num_rounds": 12}
+
+
+def drawn(size=2, key=0):
+    return {"problem": problems.minibatch(toy(), size), "key": key}
+
+
+def made(**own):
+    return {"make_optimizer": maker(**own)}
+
+
+CHANGES = {  # of `BASE` twice
+    "beta": ({}, made(beta=0.5)),
+    "wire": (made(wire="coo"), made(wire="coo64")),
     "values": ({}, {"grid": {"xi": [0.5, 4.5]}}),
     "label": ({}, {"grid": {"xi": [0.5, 4.0 + 1e-12]}}),
     "num_rounds": ({}, {"num_rounds": 13}),
     "data": ({}, {"problem": toy(seed=1)}),
-    "weights": (
-        {"make_optimizer": with_weights([1.0, 1, 1, 1])},
-        {"make_optimizer": with_weights([1.0, 1, 1, 2])},
-    ),
-    "momentum": (
-        {"make_optimizer": with_start(0.5)},
-        {"make_optimizer": with_start(0.6)},
-    ),
+    "weights": tuple(made(weights=np.array([1.0, 1, 1, x])) for x in (1, 2)),
+    "momentum": (made(momentum=0.5), made(momentum=0.6)),
     "eval_every": ({}, {"eval_every": 3}),
     "target_error": ({}, {"stop": Stop(1.0)}),
     "divergence_factor": ({}, {"stop": Stop(divergence_factor=10.0)}),
-    "key": (
-        {"problem": problems.minibatch(toy(), 2), "key": 0},
-        {"problem": problems.minibatch(toy(), 2), "key": 1},
-    ),
-    "batch size": (
-        {"problem": problems.minibatch(toy(), 2), "key": 0},
-        {"problem": problems.minibatch(toy(), 3), "key": 0},
-    ),
-    "participation": (
-        {"uplink": Uplink(first_of), "key": 0},
-        {"uplink": Uplink(last_of), "key": 0},
+    "key": (drawn(key=0), drawn(key=1)),
+    "batch size": (drawn(2), drawn(3)),
+    "participation": tuple(
+        {"uplink": Uplink(some), "key": 0} for some in (first_of, last_of)
     ),
     "local steps": ({}, {"problem": problems.local_steps(toy(), 2, 0.01)}),
     "axes": ({}, {"grid": {("xi", "beta"): [(0.5, 0.1), (4.0, 0.1)]}}),
@@ -790,12 +738,8 @@ def test_a_dead_process_is_succeeded_by_another(tmp_path):
 
     def call(how):
         command = [sys.executable, str(script), str(path), how]
-        return subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        )
+        own = os.environ | {"JAX_PLATFORMS": "cpu"}
+        return subprocess.run(command, capture_output=True, text=True, env=own)
 
     first = call("dies")
     assert first.returncode == 9, first.stderr
@@ -890,18 +834,12 @@ def test_the_log_is_told_what_was_run(x64):
 
 
 def test_the_log_has_the_same_columns_for_every_algorithm(tmp_path):
+    def make(name):
+        return optax.chain(getattr(gdsec_jax, name)(WORKERS), optax.sgd(0.01))
+
+    grid = {"name": ["gd", "sign_ef"]}
     with logs.csv(tmp_path / "a.csv") as log:
-        options = {
-            "grid": {"name": ["gd", "sign_ef"]},
-            "log": log,
-            "observe": gdsec_jax.norms,
-        }
-
-        def make(name):
-            algorithm = getattr(gdsec_jax, name)(WORKERS)
-            return optax.chain(algorithm, optax.sgd(0.01))
-
-        sweep(**(BASE | options | {"make_optimizer": make}))
+        sweep(toy(), make, grid, 12, log=log, observe=gdsec_jax.norms)
     lines = (tmp_path / "a.csv").read_text().splitlines()
     assert len(lines) == 1 + 2 * 12
     assert {"name", "gradient_norm", "h_norm", "e_norm"} <= set(lines[0].split(","))
@@ -924,81 +862,59 @@ def names_and(name, xi, beta=0.1):
     return optax.chain(getattr(gdsec_jax, name)(WORKERS, xi), optax.sgd(0.1))
 
 
-REFUSED = {
-    "nobody takes it": (
-        {"grid": {"xy": [1.0]}},
-        "grid has the parameter 'xy', but nei",
-    ),
-    "no axis": ({"grid": {}}, "grid is {}, expected a dict"),
-    "no values": ({"grid": {"xi": []}}, "grid['xi'] is empty, expected at least one"),
-    "a later value": (
-        {"grid": {"xi": [1.0, -3.0]}},
-        "xi is -3, expected a number at l",
-    ),
-    "a later group": (
-        {
-            "make_optimizer": names_and,
-            "grid": {"name": ["gdsec", "cgd"], "xi": [1.0, -2.0]},
-        },
+REFUSED = [
+    ({"grid": {"xy": [1.0]}}, "grid has the parameter 'xy', but neither make_opt"),
+    ({"grid": {}}, "grid is {}, expected a dict"),
+    ({"grid": {"xi": []}}, "grid['xi'] is empty, expected at least one"),
+    ({"grid": {"xi": [1.0, -3.0]}}, "xi is -3, expected a number at least 0"),
+    (  # of a later group
+        {"make_optimizer": names_and}
+        | {"grid": {"name": ["gdsec", "cgd"], "xi": [1.0, -2.0]}},
         "xi is -2, expected a number at least 0",
     ),
-    "a word": ({"grid": {"xi": ["a"]}}, "xi is 'a', expected real numbers"),
-    "seed and key": (
-        {"grid": {"xi": [1.0], "seed": [1]}, "key": 0},
-        "key is given beside the grid's seed, expected one of the two",
-    ),
-    "seed": ({"grid": {"xi": [1.0], "seed": [-1]}}, "seed is -1, expected an integer"),
-    "half a seed": (
-        {"grid": {"xi": [1.0], "seed": [1, 0.5]}},
-        "seed is 0.5, expected an integer from 0 to 2147483647",
-    ),
-    "no key": ({"problem": problems.minibatch(toy(), 2)}, "key is None, expected"),
-    "num_rounds": ({"num_rounds": 0}, "num_rounds is 0, expected an integer"),
-    "eval_every": ({"eval_every": 0}, "eval_every is 0, expected an integer"),
-    "target_error": ({"stop": Stop(-1.0)}, "target_error is -1.0, expected at least"),
-    "attributes": (
-        {"path": SweepFile(None, {"a": object()})},
-        "expected what JSON can hold",
-    ),
-    "workers": (
-        {"make_optimizer": gdsec_of(toy(), 3)},
-        "cannot take gradients of 4 workers",
-    ),
-    "participation": (
+    ({"grid": {"xi": ["a"]}}, "xi is 'a', expected real numbers"),
+    ({"grid": SMALL | {"seed": [1]}, "key": 0}, "key is given beside the grid's seed"),
+    ({"grid": SMALL | {"seed": [-1]}}, "seed is -1, expected an integer"),
+    ({"grid": SMALL | {"seed": [1, 0.5]}}, "seed is 0.5, expected an integer from 0 t"),
+    (drawn(key=None), "key is None, expected"),
+    ({"num_rounds": 0}, "num_rounds is 0, expected an integer"),
+    ({"eval_every": 0}, "eval_every is 0, expected an integer"),
+    ({"stop": Stop(-1.0)}, "target_error is -1.0, expected at least"),
+    ({"path": SweepFile(None, {"a": object()})}, "expected what JSON can hold"),
+    ({"make_optimizer": gdsec_of(toy(), 3)}, "cannot take gradients of 4 workers"),
+    (
         {"uplink": Uplink(lambda key, round: jnp.ones(3, bool)), "key": 0},
         "participation's mask is bool[3], expected bool[4]",
     ),
-    "a total": (
-        {"make_optimizer": lambda total_bits: None, "grid": {"total_bits": [1.0]}},
-        "grid names 'total_bits', expected no name of what a sweep returns",
+    *(
+        (
+            {"make_optimizer": lambda rounds, total_bits: None, "grid": {name: [1.0]}},
+            f"grid names '{name}', expected no name of what a sweep returns",
+        )
+        for name in ("total_bits", "rounds")
     ),
-    "no optimizer": (
+    (
         {"make_optimizer": lambda xi: None},
-        "make_optimizer returns None, expected an optax chain",
+        "make_optimizer returns None, expected an op",
     ),
-    "a traced value": (
-        {"make_optimizer": lambda xi: with_beta(0.1 if xi > 1 else 0.2)(xi)},
+    (
+        {"make_optimizer": lambda xi: maker(beta=0.1 if xi > 1 else 0.2)(xi)},
         "make_optimizer needs the value of a traced parameter, one of xi: name it in",
     ),
-    "a log that is not open": (
+    (
         {"log": logs.csv("never.csv")},
         "expected a function, such as `with logs.csv(path) as log:` makes",
     ),
-    "a folder": ({"path": "."}, "path is '.', a folder, expected that of a file"),
-    "an observed name": (
+    ({"path": "."}, "path is '.', a folder, expected that of a file"),
+    (
         {"observe": lambda now: {"xi": now.number}},
         "observe returns 'xi', which the grid names too",
     ),
-    "an own name": (
-        {"make_optimizer": lambda rounds: None, "grid": {"rounds": [1.0]}},
-        "grid names 'rounds', expected no name of what a sweep returns",
-    ),
-}
+]
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_is_refused(name, compiled):
-    change, message = REFUSED[name]
+@pytest.mark.parametrize(("change", "message"), REFUSED)
+def test_what_is_refused(change, message, compiled):
     compiled()
     with pytest.raises(ValueError) as caught:
         sweep(**(BASE | change))

@@ -49,19 +49,12 @@ def taking_part(key, round, share):
 
 def test_each_setting_of_a_sweep_is_its_run():
     grid = {"snr_db": [0.0, 20.0], "erasure": [0.0, 0.5], "seed": [1, 2]}
-    swept = sweep(
-        problem(),
-        lambda: swept_chain(),
-        grid,
-        ROUNDS,
-        uplink=Uplink(channel=of_setting),
-    )
+    uplink = Uplink(channel=of_setting)
+    swept = sweep(problem(), lambda: swept_chain(), grid, ROUNDS, uplink=uplink)
     for setting in ((0.0, 0.5, 1), (20.0, 0.0, 2), (20.0, 0.5, 1)):
         own = dict(zip(grid, setting, strict=True))
-        history = run(
-            optimizer(max_delay=MAX_DELAY), key=own.pop("seed"),
-            channel=of_setting(**own),
-        )  # fmt: skip
+        chain, key = optimizer(max_delay=MAX_DELAY), own.pop("seed")
+        history = run(chain, key=key, channel=of_setting(**own))
         at = dict(zip(grid, setting, strict=True))
         assert_is_the_run(swept.sel(at), history)
     last = swept.isel(eval_round=-1)
@@ -98,23 +91,21 @@ def test_settings_of_all_that_stands_around_a_method():
 @pytest.mark.slow
 def test_a_sweep_over_a_channel_is_kept_and_logged(tmp_path):
     grid = {"erasure": [0.0, 0.5], "snr_db": [10.0]}
-    options = {"key": 1, "uplink": Uplink(channel=of_setting)}
     told = []
-    whole = sweep(
-        problem(), lambda: swept_chain(), grid, ROUNDS,
-        log=lambda rows, setting: told.append(rows), **options,
-    )  # fmt: skip
+
+    def run_all(uplink, **options):
+        own = {"key": 1, "uplink": uplink} | options
+        return sweep(problem(), lambda: swept_chain(), grid, ROUNDS, **own)
+
+    given = Uplink(channel=of_setting)
+    whole = run_all(given, log=lambda rows, setting: told.append(rows))
     assert {"lost", "time_s", "energy_j"} <= set(told[0])
     path = tmp_path / "swept.nc"
     for _ in range(2):
-        kept = sweep(
-            problem(), lambda: swept_chain(), grid, ROUNDS, path=path, **options
-        )
+        kept = run_all(given, path=path)
         for name in whole:
             np.testing.assert_array_equal(kept[name], whole[name], name)
-    other = sweep(
-        problem(), lambda: swept_chain(), grid, ROUNDS, path=path, key=1,
-        uplink=Uplink(channel=functools.partial(of_setting, access="tdma")),
-    )  # fmt: skip
+    in_turn = Uplink(channel=functools.partial(of_setting, access="tdma"))
+    other = run_all(in_turn, path=path)
     assert (other["total_time_s"] != whole["total_time_s"]).any()
     assert json.loads(other.attrs["attributes"])["num_rounds"] == ROUNDS

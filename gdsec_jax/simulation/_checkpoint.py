@@ -26,8 +26,8 @@ import numpy as np
 
 from gdsec_jax import _checks
 from gdsec_jax.files import _whole, logs
-from gdsec_jax.simulation import _orbax, _part, _records, _run
-from gdsec_jax.simulation._part import Part
+from gdsec_jax.simulation import _records, _run, _saves
+from gdsec_jax.simulation._saves import Part
 
 # All that may be in the folder, folders with a slash: what runs left, or hidden files.
 _OURS = re.compile(
@@ -95,29 +95,28 @@ class Store:
             if not _OURS.fullmatch(f"{name}/" if path.is_dir() else name):
                 raise ValueError(f"{expected} a folder of its own: {name} is in it.")
         store = cls(folder, checkpoints.every, fingerprint)
+        expected += " a new folder or that of this run:"
         theirs = [part.fingerprint.items() for part in store._parts.values() if part]
-        differs = {
-            name for all_of in theirs for name, _ in all_of ^ fingerprint.items()
-        }
-        why = (
-            f"the one there differs in {', '.join(sorted(differs))}" if differs else ""
-        )
+        differs = {name for own in theirs for name, _ in own ^ fingerprint.items()}
+        if differs:
+            names = ", ".join(sorted(differs))
+            raise ValueError(f"{expected} the one there differs in {names}.")
         if store._parts and not theirs:
-            why = "nothing that can be read says whose the one there is"
-        if why:
-            raise ValueError(f"{expected} a new folder or that of this run: {why}.")
+            raise ValueError(
+                f"{expected} nothing that can be read says whose the one there is."
+            )
         return store
 
     @functools.cached_property
     def states(self) -> Any:
         """Orbax's manager of the states, as they are when it is first asked for."""
-        return _orbax.manager(self.folder / "states")
+        return _saves.manager(self.folder / "states")
 
     @functools.cached_property
     def _parts(self) -> dict[int, Part | None]:
         """What each save left of its rounds, as found, by its number; oldest first."""
         paths = sorted(self.folder.glob("rounds/[0-9]*.npz"))
-        return {int(path.name[:10]): _part.read(path) for path in paths}
+        return {int(path.name[:10]): _saves.read_part(path) for path in paths}
 
     def until_save(self, rounds: int) -> int:
         """How many rounds there are from one to the next that is saved."""
@@ -126,21 +125,17 @@ class Store:
     def newest(self, start: Saved, eval_every: int, num_rounds: int) -> Saved:
         """The run as it was saved last; as it starts where nothing sound is saved.
 
-        What was saved later, and is damaged, is set aside with a warning.
-
-        Args:
-          start: the run before its first round, on the devices that it shall be on.
-          eval_every: as in `simulate`.
-          num_rounds: to which it shall go, not fewer than are saved.
+        What was saved later, and is damaged, is set aside with a warning. The run lies
+        on the devices of `start`, which is before its first round.
         """
         parts, damage = self._parts, {}
-        for number in list(parts)[: -_orbax.KEPT - 1 : -1]:
+        for number in list(parts)[: -_saves.KEPT - 1 : -1]:
             why = self._damage({n: part for n, part in parts.items() if n <= number})
             if why is None:
                 break
             damage[number] = why
         older = [n for n in parts if n < min(damage, default=n + 1)]
-        sound = older if len(damage) < _orbax.KEPT else []  # whose states are gone
+        sound = older if len(damage) < _saves.KEPT else []  # whose states are gone
         rounds = sound[-1] if sound else 0
         for number, why in damage.items():
             warnings.warn(
@@ -165,7 +160,7 @@ class Store:
             np.concatenate([part.records[i].view(x.dtype) for part in kept])
             for i, x in enumerate(leaves)
         )
-        run = _orbax.load(self.states, rounds, start.run)
+        run = _saves.read_state(self.states, rounds, start.run)
         saved = Saved(run, records, kept[-1].seconds)
         return _as_if_on_the_way(saved, eval_every, num_rounds)
 
@@ -180,18 +175,17 @@ class Store:
                 f"{state} cannot be saved, expected one run at a time in this folder: "
                 "another one writes to it, or removed it."
             )
-        _orbax.save(states, number, saved.run)
+        _saves.write_state(states, number, saved.run)
         _whole.sync(*state.rglob("*"), state, state.parent, self.folder)
-        files = _part.sums_of_files(state)
+        files = _saves.sums_of_files(state)
         begin = number - records[0].shape[0]
         part = Part(begin, number, saved.seconds, self.fingerprint, files, records)
-        _part.write(self.folder / "rounds", part)
+        _saves.write_part(self.folder / "rounds", part)
 
     def _damage(self, parts: dict[int, Part | None]) -> str | None:
         """What is wrong with the last of these saves; None if nothing is.
 
-        Only a file that is not there, or not what was written, is damage. One that
-        cannot be read now, for the disk or the network, is an OSError: it may be sound.
+        A file that cannot be read now, for the network say, is an OSError: no damage.
         """
         end, files = 0, {}
         for number, part in parts.items():
@@ -200,7 +194,7 @@ class Store:
             if part.begin != end:
                 return f"the rounds from {end + 1} to {part.begin} are missing"
             end, files = number, part.files
-        found = _part.sums_of_files(self.folder / "states" / str(end))
+        found = _saves.sums_of_files(self.folder / "states" / str(end))
         for name, digest in files.items():
             if found.get(name) != digest:
                 what = "not what was written" if name in found else "missing"
@@ -233,7 +227,7 @@ def _as_if_on_the_way(saved: Saved, eval_every: int, num_rounds: int) -> Saved:
     run, records, seconds = saved
     numbers = np.arange(1, records.error.size + 1)
     evaluated = _run.evaluates(numbers, eval_every, num_rounds)
-    error = np.where(evaluated, records.error, np.full_like(records.error, np.nan))
+    error = np.where(evaluated, records.error, records.error.dtype.type(np.nan))
     if not evaluated[-1]:  # the end's evaluation, and what came of it
         run = run._replace(outcome=run.outcome.at[...].set(_run.RUNNING))
     return Saved(run, records._replace(error=error), seconds)
@@ -246,8 +240,7 @@ def _as_if_on_the_way(saved: Saved, eval_every: int, num_rounds: int) -> Saved:
 def own_log(path: Path, checkpoints: Path) -> Iterator[logs.Log]:
     """A log as `logs.open_log` makes it; that of the run that goes on is replaced.
 
-    Which file that is stands in the run's folder of checkpoints, made if need be: no
-    other is written anew. A run that is refused gets its old log back.
+    A note in the run's folder of checkpoints, made if need be, says which file that is.
     """
     note = _whole.folder(checkpoints) / ".log"
     again = note.is_file() and path.exists()
@@ -259,7 +252,7 @@ def own_log(path: Path, checkpoints: Path) -> Iterator[logs.Log]:
         with logs.open_log(path, append=again) as log:
             _write_note(note, path)
             yield log
-    except (ValueError, OSError):
+    except (ValueError, OSError):  # a run that is refused gets its old log back
         if again and aside.is_file():
             aside.replace(path)
             _write_note(note, path)

@@ -6,8 +6,9 @@ chunks; between them the host looks at what they left behind.
 
 import dataclasses
 import functools
+import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from gdsec_jax import _trees
 from gdsec_jax.federation._check import check
 from gdsec_jax.problems import Problem
 from gdsec_jax.simulation import _mesh, _run
@@ -28,14 +30,6 @@ MOST_RECORDS = 2**22  # the same, of workers and rounds
 MOST_BYTES = 2**28  # the same, of all that is recorded
 
 
-class Inputs(NamedTuple):
-    """What a program's rounds are computed from. Traced."""
-
-    problem: Problem  # of `_run.for_loop`
-    given: _run.Given
-    values: Mapping[str, Any]  # of each setting's parameters, [S, ...]; of a run none
-
-
 class OneRun(NamedTuple):
     """The program of a single run. Static: equal ones share what is compiled."""
 
@@ -43,17 +37,15 @@ class OneRun(NamedTuple):
     options: _run.Options
     mesh: jax.sharding.Mesh | None = None  # over which workers are spread
 
-    def start(self, inputs: Inputs, params: Any) -> _run.Run:
+    def start(self, inputs: _run.Inputs, params: Any) -> _run.Run:
         """The run before its first round, of an optimizer that can do it."""
         num_workers, batch = inputs.problem.num_workers, self.options.worker_batch
         check(self.optimizer, params, num_workers, batch)
         return _run.start(self.optimizer, params)
 
-    def one_round(self, inputs: Inputs, number: jax.Array, run: _run.Run):
+    def one_round(self, inputs: _run.Inputs, number: jax.Array, run: _run.Run):
         """The run after a round, and its record."""
-        problem, given, _ = inputs
-        own = (self.optimizer, self.options, given)
-        return _run.one_round(problem, *own, number, run)
+        return _run.one_round(self.optimizer, self.options, inputs, number, run)
 
     def spread(self, tree: Any, axis: int = 0) -> Any:
         """The run, or its records, over the devices."""
@@ -70,7 +62,7 @@ class ManySettings(NamedTuple):
     size: int  # settings
     mesh: jax.sharding.Mesh | None = None  # over which settings are spread
 
-    def start(self, inputs: Inputs, params: Any) -> _run.Run:
+    def start(self, inputs: _run.Inputs, params: Any) -> _run.Run:
         """The runs before their first round, [S, ...]."""
 
         def one(values):
@@ -78,20 +70,19 @@ class ManySettings(NamedTuple):
 
         return jax.vmap(one, axis_size=self.size)(inputs.values)
 
-    def one_round(self, inputs: Inputs, number: jax.Array, run: _run.Run):
+    def one_round(self, inputs: _run.Inputs, number: jax.Array, run: _run.Run):
         """The runs after a round, but for those that had ended; and the records."""
-        problem, given, values = inputs
 
         def one(values, key, run):
             uplink = self.uplink(values=values)
-            if given.uplink.channel is not None:
-                uplink = dataclasses.replace(uplink, channel=given.uplink.channel)
-            own = _run.Given(given.limits, uplink, key)
+            if inputs.uplink.channel is not None:
+                uplink = dataclasses.replace(uplink, channel=inputs.uplink.channel)
+            own = inputs._replace(uplink=uplink, key=key)
             optimizer = self.make(values=values)
-            return _run.one_round(problem, optimizer, self.options, own, number, run)
+            return _run.one_round(optimizer, self.options, own, number, run)
 
         axes = (0, 0 if self.own_keys else None, 0)
-        new, record = jax.vmap(one, axes)(values, given.key, run)
+        new, record = jax.vmap(one, axes)(inputs.values, inputs.key, run)
         return _hold(run, new), record
 
     def spread(self, tree: Any, axis: int = 0) -> Any:
@@ -104,33 +95,18 @@ Program = OneRun | ManySettings
 
 def _hold(run: _run.Run, new: _run.Run) -> _run.Run:
     """A setting that has ended stays there; what it computes on is not looked at."""
-    ended = run.outcome != _run.RUNNING
-
-    def keep(old, new):
-        return jnp.where(ended.reshape(ended.shape + (1,) * (new.ndim - 1)), old, new)
-
-    return _run.Run(
-        params=jax.tree.map(keep, run.params, new.params),
-        state=new.state,
-        rounds=keep(run.rounds, jnp.broadcast_to(new.rounds, run.rounds.shape)),
-        outcome=keep(run.outcome, new.outcome),
-    )
-
-
-def first_round(program: Program, inputs: Inputs, params: Any):
-    """The first round of a program, for a look at what it is."""
-    run = program.start(inputs, params)
-    return program.one_round(inputs, jnp.zeros((), jnp.int32), run)
+    running = run.outcome == _run.RUNNING
+    held = _trees.where(running, new._replace(state=()), run._replace(state=()))
+    return held._replace(state=new.state)
 
 
 @functools.partial(jax.jit, static_argnames=("program", "capacity"))
 def begin(
-    program: Program, inputs: Inputs, params: Any, capacity: int
+    program: Program, inputs: _run.Inputs, params: Any, capacity: int
 ) -> tuple[_run.Run, Record]:
-    """A program before its first round, and zeros for the records of later ones.
+    """A program before its first round, and zeros for the records of so many rounds.
 
-    They are of so many rounds, or of fewer if they are large; they are not shaped by
-    num_rounds: one loop for all.
+    Of fewer if they are large; they are not shaped by num_rounds: one loop for all.
     """
     run = program.start(inputs, params)
     number = jax.ShapeDtypeStruct((), jnp.int32)
@@ -145,12 +121,16 @@ def begin(
     jax.jit, static_argnames=("program",), donate_argnames=("run", "buffers")
 )
 def chunk(
-    program: Program, inputs: Inputs, run: _run.Run, buffers: Record, number, length
+    program: Program,
+    inputs: _run.Inputs,
+    run: _run.Run,
+    buffers: Record,
+    number,
+    length,
 ):
     """At most `length` rounds from round `number` on, fewer if all runs end.
 
-    Returns:
-      How many rounds it were; the runs; the buffers, with their records first.
+    Returns how many it were; the runs; the buffers, with their records first.
     """
 
     def goes_on(carry):
@@ -175,8 +155,7 @@ def capacity_for(records: int) -> int:
 class Chunk(NamedTuple):
     """Some rounds that were run."""
 
-    before: int  # rounds that came before
-    done: int  # rounds that are done now
+    numbers: np.ndarray  # of these rounds, the first is 1
     run: _run.Run  # after them; the next chunk takes its memory
     record: Any  # a `Record` of them, on the host
     ended: bool  # nothing more is to be run
@@ -184,26 +163,22 @@ class Chunk(NamedTuple):
 
 def run_chunks(
     program: Program,
-    inputs: Inputs,
+    inputs: _run.Inputs,
     run: _run.Run,
     buffers: Record,
     *,
-    done: int,
-    num_rounds: int,
+    done: int = 0,
     at_most: Callable[[int], int] | None = None,
 ) -> Iterator[Chunk]:
     """Chunk after chunk until all runs end.
 
-    Args:
-      program, inputs: of the loop.
-      run, buffers: of `begin`, or a run that goes on; they are given away.
-      done: rounds that were done before.
-      num_rounds: K.
-      at_most: from the rounds that are done to the most that the next chunk may have.
+    Run and buffers are given away. `at_most` goes from the rounds that are done to the
+    most that the next chunk may have.
     """
+    mesh, num_rounds = program.mesh, int(inputs.limits.rounds)
     capacity, number = buffers.error.shape[0], 0
     length = FIRST_CHUNK
-    ended = done == num_rounds or not _some_run(run, program.mesh)
+    ended = done == num_rounds or not _some_run(run, mesh)
     while not ended:
         start, before = time.perf_counter(), done
         length = min(length, capacity, num_rounds - done)
@@ -213,14 +188,14 @@ def run_chunks(
             program, inputs, run, buffers, np.int32(done), np.int32(length)
         )
         done, number = before + int(ran), number + 1
-        on_host = _mesh.on_host(buffers, program.mesh)
-        record = jax.tree.map(lambda x: _first(x, done - before), on_host)  # noqa: B023
-        ended = done == num_rounds or not _some_run(run, program.mesh)
-        yield Chunk(before, done, run, record, ended)
+        first = functools.partial(_first, int(ran))
+        record = jax.tree.map(first, _mesh.on_host(buffers, mesh))
+        ended = done == num_rounds or not _some_run(run, mesh)
+        yield Chunk(np.arange(before, done) + 1, run, record, ended)
         if number > 1:  # the first chunk's time is mostly the compiler's
             seconds = time.perf_counter() - start
             length = int(np.clip(length * CHUNK_SECONDS / seconds, 1, capacity))
-            length = _mesh.agreed(length, program.mesh)
+            length = _mesh.agreed(length, mesh)
 
 
 def _some_run(run: _run.Run, mesh) -> bool:
@@ -228,6 +203,54 @@ def _some_run(run: _run.Run, mesh) -> bool:
     return bool((outcome == _run.RUNNING).any())
 
 
-def _first(buffer, rounds: int) -> np.ndarray:
+def _first(rounds: int, buffer) -> np.ndarray:
     """The records of a chunk, which the next one will not overwrite."""
     return np.array(np.asarray(buffer)[:rounds])
+
+
+# What a run computes, in a few words: equal for runs of the same course
+
+
+def fingerprint(
+    problem: Problem, program: Program, inputs: _run.Inputs, stop: _run.Stop
+) -> dict[str, str]:
+    """By name, all that a run's course depends on; not its length, nor its devices.
+
+    Of the limits the number of rounds does not matter, nor what follows from the
+    initial error, which other devices round otherwise.
+    """
+    program = program._replace(mesh=None)
+    if isinstance(program, OneRun):
+        program = program._replace(options=program.options._replace(worker_batch=None))
+    # Shapes alone, without the devices that they are on.
+    taken = jax.eval_shape(lambda *x: x, inputs, problem.init_params)
+    first = jax.jit(first_round, static_argnums=0)
+    _, record = first.eval_shape(program, *taken)
+    # The wire formats too: what is counted is the same, what it costs is not.
+    text = first.lower(program, *taken).as_text() + repr(jax.tree.structure(record))
+    with np.errstate(over="ignore"):  # as the loop compares it
+        target = np.asarray(inputs.limits.target_error).astype(record.error.dtype)
+    return {
+        "problem": problem.name,
+        "data": digest(inputs.problem, problem.init_params, inputs.uplink),
+        "method or options": hashlib.sha256(text.encode()).hexdigest(),
+        "key": f"{inputs.key.dtype} {_trees.bytes_of(inputs.key).hex()}",
+        "eval_every": str(program.options.eval_every),
+        "target_error": str(target),
+        "divergence_factor": str(float(stop.divergence_factor)),
+        "jax": jax.__version__,
+    }
+
+
+def first_round(program: Program, inputs: _run.Inputs, params: Any):
+    """The first round of a program, for a look at what it is."""
+    run = program.start(inputs, params)
+    return program.one_round(inputs, jnp.zeros((), jnp.int32), run)
+
+
+def digest(*trees: Any) -> str:
+    """Of the bytes of all arrays."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(trees):
+        found.update(_trees.bytes_of(leaf))
+    return found.hexdigest()

@@ -51,17 +51,20 @@ class Axis(NamedTuple):
     def dimension(self) -> str:
         return "_".join(self.names)
 
+    @property
+    def columns(self) -> dict[str, tuple[Any, ...]]:
+        """The values of each name."""
+        return dict(zip(self.names, zip(*self.rows, strict=True), strict=True))
+
     def has_labels(self) -> bool:
         """Whether its values stand in the result, rather than their positions."""
-        columns = zip(*self.rows, strict=True)
-        return all(_are_labels(column) for column in columns)
+        return all(map(_are_labels, self.columns.values()))
 
     def coordinates(self) -> dict[str, tuple[str, np.ndarray]]:
         """A labelled array of each name's values; of what is no label, the position."""
-        columns = zip(*self.rows, strict=True)
         return {
-            name: (self.dimension, _labels(column))
-            for name, column in zip(self.names, columns, strict=True)
+            name: (self.dimension, np.array(x if _are_labels(x) else range(len(x))))
+            for name, x in self.columns.items()
         }
 
 
@@ -88,12 +91,7 @@ class Group(NamedTuple):
 
 
 def axes_of(grid: Mapping[str | tuple[str, ...], Any]) -> tuple[Axis, ...]:
-    """The checked axes of a grid.
-
-    Raises:
-      ValueError: it is empty, an axis has no values or is none, a name comes twice or
-        is that of a result, or the axes have too many settings.
-    """
+    """The axes of a grid, once it is checked."""
     if not isinstance(grid, Mapping) or not grid:
         raise ValueError(
             f"grid is {grid!r}, expected a dict from a parameter's name to its values."
@@ -108,24 +106,20 @@ def axes_of(grid: Mapping[str | tuple[str, ...], Any]) -> tuple[Axis, ...]:
             raise ValueError(
                 f"grid names {name!r}, expected no name of what a sweep returns."
             )
-    number = math.prod(len(axis.rows) for axis in axes)
-    if number > _MOST_SETTINGS:
+    number, most = math.prod(len(axis.rows) for axis in axes), _MOST_SETTINGS
+    if number > most:
         sizes = ", ".join(f"{len(axis.rows)} of {axis.dimension}" for axis in axes)
         raise ValueError(
-            f"grid has {number:,} settings, {sizes}, expected at most "
-            f"{_MOST_SETTINGS:,}."
+            f"grid has {number:,} settings, {sizes}, expected at most {most:,}."
         )
     return axes
 
 
 def settings_of(axes: Sequence[Axis]) -> Iterator[Setting]:
     """The product of the axes, the last one fastest."""
+    names = [name for axis in axes for name in axis.names]
     for rows in itertools.product(*(axis.rows for axis in axes)):
-        pairs = (
-            zip(axis.names, row, strict=True)
-            for axis, row in zip(axes, rows, strict=True)
-        )
-        yield dict(itertools.chain(*pairs))
+        yield dict(zip(names, itertools.chain(*rows), strict=True))
 
 
 def static_names(axes: Sequence[Axis]) -> set[str]:
@@ -133,7 +127,7 @@ def static_names(axes: Sequence[Axis]) -> set[str]:
     return {
         name
         for axis in axes
-        for name, column in zip(axis.names, zip(*axis.rows, strict=True), strict=True)
+        for name, column in axis.columns.items()
         if axis.static or (name != SEED and not all(map(_floats, column)))
     }
 
@@ -174,11 +168,8 @@ def stack(settings: Sequence[Setting], dtype) -> dict[str, Any]:
         stacked = np.stack([np.asarray(value) for value in values])
         return jnp.asarray(stacked, None if stacked.dtype.kind in "iu" else dtype)
 
-    first, *_ = settings
-    return {
-        name: jax.tree.map(one, *(setting[name] for setting in settings))
-        for name in first
-    }
+    names = settings[0]
+    return {n: jax.tree.map(one, *(setting[n] for setting in settings)) for n in names}
 
 
 def takes(function: Callable, name: str) -> bool:
@@ -192,12 +183,22 @@ def those_it_takes(function: Callable, given: Mapping[str, Any]) -> dict[str, An
     return {name: x for name, x in given.items() if takes(function, name)}
 
 
-def functions_of(uplink: Uplink | Callable) -> list[Callable]:
-    """Those that are handed the grid's parameters."""
-    if not isinstance(uplink, Uplink):
-        return [uplink] if callable(uplink) else []
-    parts = (uplink.participation, uplink.grant, uplink.channel)
-    return [part for part in parts if callable(part)]
+@dataclasses.dataclass(frozen=True)
+class Maker:
+    """A function with its static arguments; equal for equal ones: compiled once."""
+
+    function: Callable
+    identity: Any  # of the arguments
+    static: Setting = dataclasses.field(compare=False)
+
+    @classmethod
+    def of(cls, function: Callable, static: Setting) -> "Maker":
+        """The function with these arguments."""
+        return cls(function, identity(static), static)
+
+    def __call__(self, *, values: Mapping[str, Any]):
+        given = self.static | dict(values)
+        return self.function(**those_it_takes(self.function, given))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +206,13 @@ class UplinkOf:
     """From a setting's values to its uplink; equal for equal functions."""
 
     uplink: Uplink | Callable[..., Uplink]
+
+    @property
+    def functions(self) -> list[Callable]:
+        """Those that are handed the grid's parameters."""
+        parts = [getattr(self.uplink, n, None) for n in ("participation", "grant")]
+        parts += [self.uplink, getattr(self.uplink, "channel", None)]
+        return [part for part in parts if callable(part)]
 
     def __call__(self, **values) -> Uplink:
         """Every function is handed the values that it names."""
@@ -221,12 +229,10 @@ class UplinkOf:
             named = function and those_it_takes(function, values)
             return functools.partial(function, **named) if named else function
 
-        channel = uplink.channel
+        rule, grant, channel = uplink.participation, uplink.grant, uplink.channel
         if callable(channel):
             channel = channel(**those_it_takes(channel, values))
-        return Uplink(
-            bound(uplink.participation), uplink.absent, bound(uplink.grant), channel
-        )
+        return Uplink(bound(rule), uplink.absent, bound(grant), channel)
 
 
 def _axis(key, values) -> Axis:
@@ -268,13 +274,8 @@ def _floats(value) -> bool:
     )
 
 
-def _labels(column: Sequence[Any]) -> np.ndarray:
-    return np.array(column) if _are_labels(column) else np.arange(len(column))
-
-
 def _are_labels(column: Sequence[Any]) -> bool:
-    words = all(isinstance(value, str) for value in column)
-    return words or all(isinstance(value, int | float) for value in column)
+    return any(all(isinstance(x, kind) for x in column) for kind in (str, int | float))
 
 
 def _leaf_identity(leaf: Any):

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -31,6 +31,15 @@ class Cost(NamedTuple):
     gradient_evaluations: int
     seconds: float | None = None  # None without a channel
     joules: float | None = None  # None without a channel
+
+
+def _old_cost(name: str) -> Callable[..., Any]:
+    def total(self: "History", error: float, wire: str | None = None) -> Any:
+        _checks.deprecated(f"{name}_to(error)", f"cost_to(error).{name}")
+        return getattr(self.cost_to(error, wire), name, None)
+
+    total.__doc__ = f"Deprecated: `cost_to(error).{name}`."
+    return total
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,16 +125,16 @@ class History:
         rounds = int(self.eval_rounds[reached[0]])
         bits = self.bits.sum(axis=1) if wire is None else self.format_bits[wire]
 
-        def total(each: np.ndarray) -> Any:
-            return each[:rounds].sum().item()
+        def total(each: np.ndarray | None) -> Any:
+            return None if each is None else each[:rounds].sum().item()
 
         return Cost(
             rounds,
             bits=total(bits),
             broadcast_bits=total(self.broadcast_bits),
             gradient_evaluations=total(self.gradient_evaluations),
-            seconds=None if self.time_s is None else total(self.time_s),
-            joules=None if self.energy_j is None else total(self.energy_j),
+            seconds=total(self.time_s),
+            joules=total(self.energy_j),
         )
 
     @property
@@ -134,38 +143,21 @@ class History:
         _checks.deprecated("norms", "observed")
         return self.observed
 
-    def rounds_to(self, error: float) -> int | None:
-        """Deprecated: `cost_to(error).rounds`."""
-        return self._old_cost("rounds", error)
-
-    def bits_to(self, error: float, wire: str | None = None) -> int | None:
-        """Deprecated: `cost_to(error, wire).bits`."""
-        return self._old_cost("bits", error, wire)
-
-    def seconds_to(self, error: float) -> float | None:
-        """Deprecated: `cost_to(error).seconds`."""
-        return self._old_cost("seconds", error)
-
-    def joules_to(self, error: float) -> float | None:
-        """Deprecated: `cost_to(error).joules`."""
-        return self._old_cost("joules", error)
-
-    def _old_cost(self, name: str, error: float, wire: str | None = None) -> Any:
-        _checks.deprecated(f"{name}_to(error)", f"cost_to(error).{name}", stacklevel=4)
-        return getattr(self.cost_to(error, wire), name, None)
+    rounds_to, bits_to = _old_cost("rounds"), _old_cost("bits")
+    seconds_to, joules_to = _old_cost("seconds"), _old_cost("joules")
 
     def summary(self) -> str:
         """One sentence: how the run ended, and what it cost."""
         name = self.attributes.get("error_name", "error")
         last = self.objective_error[-1] if self.objective_error.size else np.nan
         end = {
-            "completed": f"completed {self.num_rounds} rounds",
-            "target": f"reached the target after {self.num_rounds} rounds",
-            "diverged": f"diverged: stopped after {self.num_rounds} rounds",
+            "completed": "completed",
+            "target": "reached the target after",
+            "diverged": "diverged: stopped after",
         }[self.outcome]
         text = (
-            f"{end}, {name} {self.initial_error:.3g} -> {last:.3g}, "
-            f"{int(self.bits.sum()):,} bits uploaded"
+            f"{end} {self.num_rounds} rounds, {name} {self.initial_error:.3g} -> "
+            f"{last:.3g}, {int(self.bits.sum()):,} bits uploaded"
         )
         if self.dropped.any():
             rounds = np.count_nonzero(self.dropped)
@@ -194,18 +186,11 @@ class History:
             axes = [f"{name}:{axis}" for axis in range(array.ndim)]
             own = {"path": jax.tree_util.keystr(path), "dtype": dtype}
             variables[name] = (axes, array, own)
-        return xr.Dataset(
-            variables,
-            coords={
-                "eval_round": self.eval_rounds,
-                "round": np.arange(1, self.num_rounds + 1),
-            },
-            attrs={
-                "initial_error": self.initial_error,
-                "outcome": self.outcome,
-                "attributes": json.dumps(dict(self.attributes)),
-            },
-        )
+        own = {"initial_error": self.initial_error, "outcome": self.outcome}
+        own["attributes"] = json.dumps(dict(self.attributes))
+        rounds = np.arange(1, self.num_rounds + 1)
+        coords = {"eval_round": self.eval_rounds, "round": rounds}
+        return xr.Dataset(variables, coords=coords, attrs=own)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write one NetCDF file, whole or not at all; a checksum stands at its end.
@@ -251,10 +236,8 @@ class History:
 
 def _from_xarray(dataset: "xr.Dataset") -> History:
     leaves = {
-        variable.attrs["path"]: variable.values.astype(
-            jnp.dtype(variable.attrs["dtype"])
-        )
-        for name, variable in dataset.data_vars.items()
+        x.attrs["path"]: x.values.astype(jnp.dtype(x.attrs["dtype"]))
+        for name, x in dataset.data_vars.items()
         if str(name).startswith(_records.PARAMS)
     }
     return History(
@@ -269,8 +252,8 @@ def _from_xarray(dataset: "xr.Dataset") -> History:
 
 def _rebuild(history: History, params_like):
     """The loaded parameters in the structure of `params_like`."""
-    leaves = history.params
-    leaves = leaves if isinstance(leaves, dict) else {"": leaves}
+    found = history.params
+    leaves = found if isinstance(found, dict) else {"": found}
     paths, structure = jax.tree_util.tree_flatten_with_path(params_like)
     names = [jax.tree_util.keystr(path) for path, _ in paths]
     if set(names) != set(leaves):

@@ -4,7 +4,6 @@ What is written for all workers stays as it is: it is the compiler that cuts it 
 devices' parts and adds the collectives, from where the arrays lie.
 """
 
-import contextlib
 import dataclasses
 import functools
 from typing import Any
@@ -20,11 +19,6 @@ from gdsec_jax.federation._counts import RoundCounts
 from gdsec_jax.problems import Problem
 
 
-def in_effect(mesh: Mesh | None):
-    """A context in which pieces can see that they run on several devices."""
-    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
-
-
 def over(mesh: Mesh, axis: int = 0) -> NamedSharding:
     """An array's axis is spread over all devices."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * axis, DEVICE_AXIS))
@@ -36,26 +30,15 @@ def everywhere(mesh: Mesh) -> NamedSharding:
 
 
 def by_worker(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
-    """Shardings of a state, or of records: what each worker has lies where it does.
-
-    Args:
-      tree: of arrays, or of their shapes.
-      mesh: over which workers are spread.
-      axis: of the workers, where there is one.
-    """
-
-    def whole(x, sharding):
-        return jax.tree.map(lambda _: sharding, x)
+    """Shardings of a state, or of records: what each worker has lies where it does."""
 
     def one(node):
         if isinstance(node, FederationState):
             own = {name: by_worker(x, mesh, axis) for name, x in node._asdict().items()}
-            return FederationState(
-                **own | {"workers": whole(node.workers, over(mesh, axis))}
-            )
-        if isinstance(node, RoundCounts):
-            return whole(node, over(mesh, axis))
-        return everywhere(mesh)
+            workers = jax.tree.map(lambda _: over(mesh, axis), node.workers)
+            return FederationState(**own | {"workers": workers})
+        each = over(mesh, axis) if isinstance(node, RoundCounts) else everywhere(mesh)
+        return jax.tree.map(lambda _: each, node)
 
     kinds = (FederationState, RoundCounts)
     return jax.tree.map(one, tree, is_leaf=lambda node: isinstance(node, kinds))
@@ -65,13 +48,9 @@ def spread(tree: Any, mesh: Mesh | None, axis: int = 0) -> Any:
     """The tree, an axis of every array over all devices, compiled or not."""
     if mesh is None:
         return tree
-    return jax.tree.map(lambda x: _put(x, over(mesh, axis)), tree)
-
-
-def _put(x, sharding):
-    if _checks.is_traced(x):
-        return jax.lax.with_sharding_constraint(x, sharding)
-    return jax.device_put(x, sharding)
+    traced = _checks.is_traced(tree)
+    put = jax.lax.with_sharding_constraint if traced else jax.device_put
+    return jax.tree.map(lambda x: put(x, over(mesh, axis)), tree)
 
 
 def constrain(tree: Any, mesh: Mesh | None, axis: int = 0) -> Any:

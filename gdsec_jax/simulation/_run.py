@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +15,7 @@ from gdsec_jax.federation._batches import WorkerBatches
 from gdsec_jax.federation._broadcast import last_broadcast
 from gdsec_jax.federation._counts import last_round
 from gdsec_jax.problems import Problem
-from gdsec_jax.simulation._observe import Observe, Round, observed
-from gdsec_jax.simulation._records import Record
+from gdsec_jax.simulation._records import Observe, Record, Round, observed
 from gdsec_jax.uplink import Uplink, _uplink
 
 RUNNING, TARGET, DIVERGED = 0, 1, 2
@@ -65,12 +65,14 @@ class Limits(NamedTuple):
     diverged_error: Any
 
 
-class Given(NamedTuple):
-    """What a run is given beside the problem. Traced, but the uplink's functions."""
+class Inputs(NamedTuple):
+    """What rounds are computed from. Traced, but the uplink's functions."""
 
+    problem: Problem  # of `for_loop`
     limits: Limits
-    uplink: Uplink
-    key: jax.Array
+    uplink: Uplink  # of a sweep only the channel that all settings have
+    key: Any  # None while each setting of a sweep has its own, of its seed
+    values: Mapping[str, Any] = {}  # of a sweep's parameters, [S, ...]
 
 
 class Options(NamedTuple):
@@ -81,9 +83,7 @@ class Options(NamedTuple):
     worker_batch: int | None = None
 
 
-def options(
-    eval_every: Any, observe: Observe | None = None, worker_batch: Any = None
-) -> Options:
+def options(eval_every: Any, observe: Any, worker_batch: Any = None) -> Options:
     """Options, once they are checked."""
     _checks.function("observe", observe)
     if worker_batch is not None:
@@ -103,15 +103,14 @@ def start(optimizer: optax.GradientTransformation, params: Any) -> Run:
 
 
 def one_round(
-    problem: Problem,
     optimizer: optax.GradientTransformation,
     options: Options,
-    given: Given,
+    inputs: Inputs,
     number: jax.Array,
     run: Run,
 ) -> tuple[Run, Record]:
     """Gradients, update, error; `number` counts rounds from 0."""
-    uplink, key = given.uplink, given.key
+    problem, limits, uplink, key, _ = inputs
     minibatch_key = _uplink.stream(key, _uplink.MINIBATCH, number)
     gradients: Any
     if options.worker_batch is None:
@@ -124,17 +123,14 @@ def one_round(
     update = optax.with_extra_args_support(optimizer).update
     updates, state = update(gradients, run.state, run.params, **drawn.arguments())
     params = optax.apply_updates(run.params, updates)
-    measured, outcome = _evaluated(problem, options, given.limits, number + 1, params)
-    seen = {}
-    if options.observe is not None:
-        whole = gradients if options.worker_batch is None else None
-        now = Round(number, run.params, whole, run.state, updates, params, state)
-        seen = observed(options.observe, now)
+    measured, outcome = _evaluated(problem, options, limits, number + 1, params)
+    whole = gradients if options.worker_batch is None else None
+    now = Round(number, run.params, whole, run.state, updates, params, state)
     record = Record(
         error=measured.error,
         sent=last_round(state),
         broadcast=last_broadcast(state),
-        observed=seen,
+        observed=observed(options.observe, now),
         metrics=measured.metrics,
         conditions=drawn.conditions,
     )
@@ -168,16 +164,9 @@ def evaluates(rounds, eval_every: int, num_rounds):
 
 def for_loop(problem: Problem) -> Problem:
     """What the loop needs of a problem; the rest would be copied, or compiled anew."""
-    return dataclasses.replace(
-        problem,
-        name="",
-        init_params=None,
-        solution=None,
-        smoothness=None,
-        worker_smoothness=None,
-        coordinate_smoothness=None,
-        regularization=None,
-    )
+    unused = ("init_params", "solution", "regularization", "smoothness")
+    unused += ("worker_smoothness", "coordinate_smoothness")
+    return dataclasses.replace(problem, name="", **dict.fromkeys(unused))
 
 
 @functools.partial(jax.jit, static_argnames="worker_batch")
@@ -206,12 +195,11 @@ def limits(problem: Problem, num_rounds: Any, stop: Stop, error: float) -> Limit
             f"of the {problem.error_name}, {problem.resolution:.2g}."
         )
     measurable = error > max(problem.resolution, 0.0)
+    factor = float(stop.divergence_factor)
     return Limits(
         rounds=num_rounds,
         target_error=-math.inf if target is None else float(target),
-        diverged_error=float(stop.divergence_factor) * error
-        if measurable
-        else math.inf,
+        diverged_error=factor * error if measurable else math.inf,
     )
 
 

@@ -1,10 +1,10 @@
 """One run, round by round, in a loop that is compiled once."""
 
-import functools
+import contextlib
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,7 @@ from gdsec_jax.problems import Problem
 from gdsec_jax.simulation import _chunks, _mesh, _records, _run
 from gdsec_jax.simulation._checkpoint import Checkpoints, Saved, Store
 from gdsec_jax.simulation._history import OUTCOMES, History
-from gdsec_jax.simulation._identity import fingerprint
-from gdsec_jax.simulation._observe import Observe, log_columns
+from gdsec_jax.simulation._records import Observe
 from gdsec_jax.simulation._run import Stop
 from gdsec_jax.simulation._spellings import with_old_spellings
 from gdsec_jax.uplink import Uplink
@@ -129,96 +128,82 @@ def simulate(
     placed = _mesh.place_problem(problem, mesh)
     initial_error = _run.initial_error(placed, options.worker_batch)
     limits = _run.limits(problem, num_rounds, stop, initial_error)
-    given = _run.Given(limits, uplink, key)
-    inputs = _chunks.Inputs(_run.for_loop(placed), given, values={})
-    meaning = functools.partial(_records.Rounds.of, problem=placed, uplink=uplink)
-    told = _Told(log, meaning, observe)
+    inputs = _run.Inputs(_run.for_loop(placed), limits, uplink, key)
     store = None
     if checkpoint is not None:  # a run is the same whatever its devices
         own = inputs._replace(problem=_run.for_loop(problem))
-        store = Store.at(checkpoint, fingerprint(problem, program, own, stop))
-    with _mesh.in_effect(mesh):
-        saved = _run_all(problem, program, inputs, store, told, progress)
-    run, records, seconds = saved
-    numbers = np.arange(1, records.error.size + 1)
+        about = _chunks.fingerprint(problem, program, own, stop)
+        store = Store.at(checkpoint, about)
+
+    def tell(records: _records.Record, done: int) -> None:
+        """Tell the log of the last of so many rounds."""
+        if log is not None:
+            numbers = np.arange(done - records.error.size, done) + 1
+            columns = _records.columns(_records.Rounds.of(records, placed, uplink))
+            log(_records.log_columns(columns, numbers, observe))
+
+    # Pieces can see that they run on several devices.
+    with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+        saved = _run_all(problem, program, inputs, store, tell, progress)
+    records, numbers = saved.records, np.arange(1, saved.records.error.size + 1)
     evaluated = _run.evaluates(numbers, eval_every, num_rounds)
     wires = [part.uploads.layout.format for part in records.sent.parts]
     history = History(
         initial_error=initial_error,
         eval_rounds=numbers[evaluated],
-        params=run.params,
-        outcome=OUTCOMES[int(run.outcome)],
+        params=saved.run.params,
+        outcome=OUTCOMES[int(saved.run.outcome)],
         attributes={"problem": problem.name}
         | own_attributes
         | {
             "error_name": problem.error_name,
             "resolution": problem.resolution,
             "wire": [wire._asdict() for wire in wires],
-            "seconds": seconds,
+            "seconds": saved.seconds,
             "versions": _environment.everything(),
         },
-        **_records.arrays(meaning(records), evaluated),
+        **_records.arrays(_records.Rounds.of(records, placed, uplink), evaluated),
     )
     if history.outcome == "diverged" or history.dropped.any():
         warnings.warn(history.summary(), RuntimeWarning, stacklevel=3)
     return history
 
 
-class _Told(NamedTuple):
-    """A log, and what it is told of."""
-
-    log: Log | None
-    meaning: Callable[..., _records.Rounds]  # of records
-    observe: Observe | None
-
-    def of(self, records: Any, done: int) -> None:
-        """Tell it of the last of so many rounds."""
-        if self.log is not None:
-            numbers = np.arange(done - records.error.size, done) + 1
-            columns = _records.columns(self.meaning(records))
-            self.log(log_columns(columns, numbers, self.observe))
-
-
 def _run_all(
     problem: Problem,
     program: _chunks.OneRun,
-    inputs: _chunks.Inputs,
+    inputs: _run.Inputs,
     store: Store | None,
-    told: _Told,
+    tell: Callable[[_records.Record, int], None],
     progress: bool | None,
 ) -> Saved:
     """Chunk after chunk until the run ends; the records of its rounds, on the host."""
-    start, num_rounds = time.perf_counter(), inputs.given.limits.rounds
+    start, num_rounds = time.perf_counter(), inputs.limits.rounds
     # A copy: the loop is given its buffers for good, and the problem keeps its own.
     params = jax.tree.map(lambda p: jnp.array(p, copy=True), problem.init_params)
     capacity = _chunks.capacity_for(problem.num_workers)
     run, buffers = _chunks.begin(program, inputs, params, capacity)
     none = jax.tree.map(lambda x: np.zeros((0, *x.shape[1:]), x.dtype), buffers)
-    before = Saved(run, none, 0.0)
+    saved = Saved(run, none, 0.0)
     if store is not None:
-        before = store.newest(before, program.options.eval_every, num_rounds)
-    run, done = before.run, int(before.run.rounds)
-    chunks, kept = [before.records], 1
+        saved = store.newest(saved, program.options.eval_every, num_rounds)
+    run, before, done = saved.run, saved.seconds, int(saved.run.rounds)
+    chunks, kept = [saved.records], 1
+    at_most = None if store is None else store.until_save
     with _environment.progress_bar(progress) as bar:
         task = bar.add_task(problem.name, total=num_rounds, completed=done)
         if done:
-            told.of(before.records, done)
+            tell(saved.records, done)
         for chunk in _chunks.run_chunks(
-            program,
-            inputs,
-            run,
-            buffers,
-            done=done,
-            num_rounds=num_rounds,
-            at_most=None if store is None else store.until_save,
+            program, inputs, run, buffers, done=done, at_most=at_most
         ):
-            run = chunk.run
+            run, done = chunk.run, int(chunk.numbers[-1])
             chunks.append(chunk.record)
-            told.of(chunk.record, chunk.done)
-            bar.update(task, completed=chunk.done)
-            if store is not None and (chunk.ended or chunk.done % store.every == 0):
-                seconds = before.seconds + time.perf_counter() - start
+            tell(chunk.record, done)
+            bar.update(task, completed=done)
+            if store is not None and (chunk.ended or done % store.every == 0):
+                seconds = before + time.perf_counter() - start
                 store.save(Saved(run, _records.joined(chunks[kept:]), seconds))
                 kept = len(chunks)
-    seconds = before.seconds + time.perf_counter() - start
+    seconds = before + time.perf_counter() - start
     return Saved(run, _records.joined(chunks), seconds)

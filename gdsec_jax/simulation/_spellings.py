@@ -1,18 +1,21 @@
 """Keywords of `simulate` and `sweep` that have a new spelling, for a release more."""
 
+import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from gdsec_jax import _checks
 from gdsec_jax.simulation._checkpoint import Checkpoints
 from gdsec_jax.simulation._grid import Static
-from gdsec_jax.simulation._observe import norms
+from gdsec_jax.simulation._records import norms
 from gdsec_jax.simulation._run import Stop
 from gdsec_jax.simulation._store import SweepFile
 from gdsec_jax.uplink import Uplink
 
 _Function = TypeVar("_Function", bound=Callable)
+# Keywords that are objects now, of which old ones were the parts.
+_OBJECTS = {"uplink": ("Uplink", Uplink), "stop": ("gdsec_jax.Stop", Stop)}
 
 
 def with_old_spellings(function: _Function) -> _Function:
@@ -20,10 +23,8 @@ def with_old_spellings(function: _Function) -> _Function:
 
     @functools.wraps(function)
     def call(*arguments, **options):
-        parts = ("participation", "absent", "grant", "channel")
-        _merge(options, "uplink", parts, "Uplink", Uplink)
-        parts = ("target_error", "divergence_factor")
-        _merge(options, "stop", parts, "gdsec_jax.Stop", Stop)
+        for name in _OBJECTS:
+            _merge(options, name)
         if "norms" in options:
             _warn("norms=True", "observe=gdsec_jax.norms")
             options |= {"observe": norms} if options.pop("norms") else {}
@@ -48,10 +49,10 @@ def _warn(old: str, new: str) -> None:
     _checks.deprecated(old, new, stacklevel=4)
 
 
-def _merge(
-    options: dict[str, Any], name: str, old: Iterable[str], word: str, kind: Callable
-) -> None:
-    """Old keywords that are parts of an object now."""
+def _merge(options: dict[str, Any], name: str) -> None:
+    """Put old keywords into the object that they are parts of now."""
+    word, kind = _OBJECTS[name]
+    old = [field.name for field in dataclasses.fields(kind)]
     given = {part: options.pop(part) for part in old if part in options}
     if not given:
         return

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gdsec_jax.files import _netcdf, _whole
-from gdsec_jax.simulation import _grid
-from gdsec_jax.simulation._batch import Plan
-from gdsec_jax.simulation._identity import marks as marks_of
+from gdsec_jax.files import _environment, _netcdf, _whole
+from gdsec_jax.simulation import _chunks, _grid
+from gdsec_jax.simulation._plan import Plan
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -48,23 +47,17 @@ class Store(NamedTuple):
 
     path: Path
     parts: Path  # the folder of the batches that are done while others are not
-    marks: list[list[str]]  # of each plan's settings
     fingerprint: str  # of what the sweep computes, and how it is labelled
 
     @classmethod
     def at(cls, path: Path, axes: Sequence[_grid.Axis], plans: Sequence[Plan]):
-        """The store of these plans at a path that can be written to.
-
-        Raises:
-          OSError: it cannot.
-        """
+        """The store of these marked plans; an OSError if it cannot be written to."""
         _whole.folder(path.parent)  # tried before the work, not after it
-        marks = [marks_of(plan) for plan in plans]
         coordinates = [axis.coordinates() for axis in axes]
         labels = [(n, x.tolist()) for each in coordinates for n, (_, x) in each.items()]
-        text = json.dumps([[a.names for a in axes], labels, marks])
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        return cls(path, path.with_name(f".{path.stem}.parts"), marks, digest)
+        marks = [plan.marks for plan in plans]
+        digest = _digest([[axis.names for axis in axes], labels, marks])
+        return cls(path, path.with_name(f".{path.stem}.parts"), digest)
 
     def kept(self) -> dict[str, "xr.Dataset"]:
         """The settings that are done, by their marks."""
@@ -107,3 +100,26 @@ def _read(path: Path) -> "xr.Dataset | None":
         return _netcdf.read(path)
     except (OSError, ValueError):
         return None
+
+
+def marked(plan: Plan) -> Plan:
+    """With a mark of what each setting computes, and all that is handed to it.
+
+    Of the setting alone: in which batch it is run depends on the memory that is free.
+    """
+    one = plan.of_size(1)
+    inputs = one.inputs_of(plan.group.traced[:1])
+    about: dict[str, Any] = _chunks.fingerprint(
+        plan.problem, one.program, inputs, plan.stop
+    )
+    about |= {"rounds": plan.num_rounds} | _environment.versions()
+
+    def mark(setting):
+        own = one.inputs_of([setting])
+        return _digest(about | {"key": _chunks.digest(own.key, own.values)})
+
+    return plan._replace(marks=[mark(setting) for setting in plan.group.traced])
+
+
+def _digest(about: Any) -> str:
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()

@@ -17,12 +17,11 @@ from gdsec_jax._devices import mesh_of
 from gdsec_jax.files import _environment, _whole
 from gdsec_jax.problems import Problem
 from gdsec_jax.simulation import _grid, _run
-from gdsec_jax.simulation._batch import Plan, run_batch
-from gdsec_jax.simulation._observe import Observe
-from gdsec_jax.simulation._plan import Common, fit, plan_of
+from gdsec_jax.simulation._plan import Common, Plan, fit, plan_of, run_batch
+from gdsec_jax.simulation._records import Observe
 from gdsec_jax.simulation._run import Stop
 from gdsec_jax.simulation._spellings import with_old_spellings
-from gdsec_jax.simulation._store import Store, SweepFile
+from gdsec_jax.simulation._store import Store, SweepFile, marked
 from gdsec_jax.uplink import Uplink
 
 if TYPE_CHECKING:
@@ -65,11 +64,10 @@ def sweep(
         are traced; all else, and floats in `Static`, is static and compiles a loop for
         each value. The parameter `seed` takes the place of `key` as well; it is traced.
       num_rounds: K.
-      key: as in `simulate`; all settings draw the same minibatches.
-      eval_every, stop: as in `simulate`.
+      key, eval_every, stop, observe: as in `simulate`; all settings draw the same
+        minibatches.
       uplink: as in `simulate`, and its functions are handed the grid's parameters that
         they name; or a function of grid parameters that makes one.
-      observe: as in `simulate`; of single numbers and arrays.
       mesh: whose devices, all of its axes together, share the settings.
       memory_limit: bytes that may be used at once, by default half of what is free. The
         settings are split into batches that fit, by what the compiler says they need.
@@ -77,8 +75,8 @@ def sweep(
         Each batch is kept beside it when it is done: the same sweep, after it was
         killed, goes on with the settings that are not, and once it is done reads the
         file. Another computation, data or settings start afresh.
-      log: as in `simulate`; also handed `setting`, the setting's parameters.
-      progress: whether to show a bar; by default on a terminal.
+      log, progress: as in `simulate`; a log is also handed `setting`, the setting's
+        parameters.
 
     Returns:
       A dataset with the grid's dimensions and `eval_round`, and in it `objective_error`
@@ -138,10 +136,11 @@ def sweep(
     begin = time.perf_counter()
     store = None
     if kept.path is not None:
+        plans = [marked(plan) for plan in plans]
         store = Store.at(Path(kept.path), listed.axes, plans)
-    done = None if store is None else store.finished(own_attributes)
-    if done is not None:
-        return done
+        done = store.finished(own_attributes)
+        if done is not None:
+            return done
     flat, batches = _run_plans(plans, store, log, progress)
     result = unflatten(flat, listed.axes)
     about = _about(plans, listed.axes, common)
@@ -152,7 +151,7 @@ def sweep(
 
 def _check_names(setting: _grid.Setting, problem, make_optimizer, uplink) -> None:
     """A ValueError if there is a parameter that no function takes."""
-    functions = [make_optimizer, *_grid.functions_of(uplink)]
+    functions = [make_optimizer, *_grid.UplinkOf(uplink).functions]
     functions += [problem] if callable(problem) else []
     for name in setting:
         if name != _grid.SEED and not any(_grid.takes(f, name) for f in functions):
@@ -192,45 +191,32 @@ def _run_plans(plans: Sequence[Plan], store: Store | None, log, progress):
     import xarray as xr
 
     kept = {} if store is None else store.kept()
-    parts, waiting = [], []
-    for number, plan in enumerate(plans):
-        marks = store.marks[number] if store is not None else [""] * plan.count
-        missing = [s for s in range(plan.count) if marks[s] not in kept]
-        old = sorted(set(range(plan.count)) - set(missing))
-        parts += [_placed(kept[marks[s]], plan, [s]) for s in old]
-        for first in range(0, len(missing), plan.program.size):
-            waiting.append((number, missing[first : first + plan.program.size]))
-    total = sum(plan.count * _rounds(plan) for plan in plans)
-    done = total - sum(len(b) * _rounds(plans[n]) for n, b in waiting)
+    parts, places, waiting = [], [], []  # of datasets, of their settings, of batches
+    for plan in plans:
+        done = [s for s, mark in enumerate(plan.marks) if mark in kept]
+        parts += [kept[plan.marks[s]] for s in done]
+        places += [plan.group.positions[s] for s in done]
+        left, size = sorted({*range(plan.count)} - {*done}), plan.program.size
+        waiting += [(plan, left[i : i + size]) for i in range(0, len(left), size)]
+    total = sum(plan.count * plan.num_rounds for plan in plans)
+    completed = total - sum(len(batch) * plan.num_rounds for plan, batch in waiting)
     with _environment.progress_bar(progress) as bar:
-        task = bar.add_task("", total=total, completed=done)
-        for at, (number, batch) in enumerate(waiting):
-            plan = plans[number]
+        task = bar.add_task("", total=total, completed=completed)
+        for number, (plan, batch) in enumerate(waiting, 1):
             text = (
-                f"batch {at + 1} of {len(waiting)}: {len(batch)} settings, "
+                f"batch {number} of {len(waiting)}: {len(batch)} settings, "
                 f"{plan.needed / 2**20:,.0f} MiB"
             )
             bar.update(task, description=text)
             settings = [plan.group.traced[s] for s in batch]
             part = run_batch(plan, settings, functools.partial(bar.advance, task), log)
             if store is not None:
-                store.keep(part, [store.marks[number][s] for s in batch])
-            parts.append(_placed(part, plan, batch))
+                store.keep(part, [plan.marks[s] for s in batch])
+            parts.append(part)
+            places += [plan.group.positions[s] for s in batch]
     flat: Any = xr.concat(parts, "setting", join="exact", combine_attrs="drop")
-    order = np.argsort(flat["place"].values)
-    sizes = [
-        [len(b) for n, b in waiting if n == number] for number in range(len(plans))
-    ]
-    return flat.isel(setting=order).drop_vars("place"), sizes
-
-
-def _rounds(plan: Plan) -> int:
-    return int(plan.given.limits.rounds)
-
-
-def _placed(part: "xr.Dataset", plan: Plan, batch: list[int]) -> "xr.Dataset":
-    """With the place of each setting among all of the sweep."""
-    return part.assign(place=("setting", [plan.group.positions[s] for s in batch]))
+    sizes = [[len(batch) for of, batch in waiting if of is plan] for plan in plans]
+    return flat.isel(setting=np.argsort(places)), sizes
 
 
 def unflatten(flat: "xr.Dataset", axes: Sequence[_grid.Axis]) -> "xr.Dataset":
@@ -240,17 +226,12 @@ def unflatten(flat: "xr.Dataset", axes: Sequence[_grid.Axis]) -> "xr.Dataset":
     dims = [axis.dimension for axis in axes]
     shape = [len(axis.rows) for axis in axes]
     variables = {
-        name: (
-            (*dims, *variable.dims[1:]),
-            variable.values.reshape((*shape, *variable.shape[1:])),
-        )
-        for name, variable in flat.data_vars.items()
+        name: ((*dims, *x.dims[1:]), x.values.reshape((*shape, *x.shape[1:])))
+        for name, x in flat.data_vars.items()
     }
-    labels: dict[Any, Any] = {
-        name: label
-        for name, label in flat.coords.items()
-        if "setting" not in label.dims
+    coords: dict[Any, Any] = {
+        name: x for name, x in flat.coords.items() if "setting" not in x.dims
     }
     for axis in axes:
-        labels |= axis.coordinates()
-    return xr.Dataset(variables, coords=labels)
+        coords |= axis.coordinates()
+    return xr.Dataset(variables, coords=coords)

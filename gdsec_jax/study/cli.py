@@ -17,7 +17,7 @@ import tyro
 from gdsec_jax import _checks, logs
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.files import _whole
-from gdsec_jax.simulation import _observe as observe
+from gdsec_jax.simulation._records import norms as norms_of
 from gdsec_jax.study import _tools
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def sweep(
         raise ValueError("--append is given without --log, expected the log to go on.")
     where = (config.stem, results, rich.console.Console())
     logged = logs.open_log(log, append=append) if log else contextlib.nullcontext()
-    observed = observe.norms if norms else None
+    observed = norms_of if norms else None
     with logged as logs_to:
         options = {"memory_limit": memory_limit, "observe": observed, "log": logs_to}
         experiment.sweep(_load(config), *where, **options)
@@ -253,7 +253,7 @@ def _run(config: "configs.RunConfig", name: str, options: RunOptions) -> None:
         experiment.run(
             *(config, name, results, console),
             log=logs_to,
-            observe=observe.norms if options.norms else None,
+            observe=norms_of if options.norms else None,
             checkpoint_every=every,
             mesh=mesh,
         )

@@ -1,18 +1,20 @@
-"""A wireless uplink: which messages of a round arrive, and how late.
+"""A wireless uplink: which messages of a round arrive, how late, and what it took.
 
-Drawn on the device, round by round; what it costs is worked out on the host, `_costs`.
+The first is drawn on the device, round by round; seconds and joules are worked out on
+the host, from what the rounds met and the bits that were sent.
 """
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gdsec_jax import _checks, _trees
-from gdsec_jax.uplink import _numbers
-from gdsec_jax.uplink._radio import Radio
+from gdsec_jax.uplink import _radio
+from gdsec_jax.uplink._radio import Access, Radio
 
 # Streams of the key of a round: what is drawn for one purpose changes no other.
 _FADING, _ERASURE, _DELAY, _COMPUTE = range(4)
@@ -28,7 +30,7 @@ class Conditions(NamedTuple):
     compute_s: jax.Array  # seconds until the gradient is computed
 
 
-@_numbers.pytree("max_delay")
+@_radio.pytree("max_delay")
 @dataclasses.dataclass(frozen=True, eq=False)
 class Channel:
     """What the uploads of a round meet: fading, loss, delay, and slow workers.
@@ -68,9 +70,9 @@ class Channel:
     def __post_init__(self):
         if not (self.radio is None or isinstance(self.radio, Radio)):
             raise ValueError(f"radio is {self.radio!r}, expected a Radio or None.")
-        _numbers.check(self, "erasure_probability", high=1.0)
-        _numbers.check(self, "compute_s")
-        _numbers.check(self, "straggler_s")
+        _radio.check(self, "erasure_probability", high=1.0)
+        for name in ("compute_s", "straggler_s"):
+            _radio.check(self, name)
         _checks.integer("max_delay", self.max_delay, 0, 2**31 - 2)
 
 
@@ -103,13 +105,13 @@ def conditions(channel: Channel, num_workers: int, key: Any) -> Conditions:
     """
     _checks.number_of_workers(num_workers)
     key = _trees.as_key(key)
-    shape, dtype = (num_workers,), _numbers.float_dtype()
+    shape, dtype = (num_workers,), _radio.float_dtype()
 
     def stream(purpose):
         return jax.random.fold_in(key, purpose)
 
     def of(node, name):
-        return _numbers.per_worker(node, name, num_workers)
+        return _radio.per_worker(node, name, num_workers)
 
     luck = jax.random.uniform(stream(_ERASURE), shape, dtype)
     delivered = luck >= of(channel, "erasure_probability")
@@ -133,3 +135,102 @@ def conditions(channel: Channel, num_workers: int, key: Any) -> Conditions:
         joules_per_bit=of(radio, "power_w") / rate,
         compute_s=compute_s,
     )
+
+
+def upload_s(conditions: Conditions, bits: Any) -> np.ndarray:
+    """Seconds that each upload takes, those that are lost too, float64 [..., M].
+
+    Args:
+      conditions: of one round, or of several, with fields [..., M].
+      bits: integers [..., M], what each worker sent; a silent one takes no time. A
+        ValueError is raised where they have another shape.
+
+    Examples:
+      >>> from gdsec_jax import channel
+      >>> radio = channel.at_snr(channel.Radio(), 2, snr_db=20.0)
+      >>> drawn = channel.conditions(channel.Channel(radio), 2, key=0)
+      >>> channel.upload_s(drawn, [1_000_000, 0]).round(3)
+      array([0.265, 0.   ])
+    """
+    return _times(bits, conditions.seconds_per_bit)
+
+
+def energy_j(conditions: Conditions, bits: Any) -> np.ndarray:
+    """Joules that all uploads of a round take, lost and late ones too, float64 [...].
+
+    Args and errors are those of `upload_s`; computing is not counted.
+
+    Examples:
+      >>> from gdsec_jax import channel
+      >>> radio = channel.at_snr(channel.Radio(), 2, snr_db=20.0)
+      >>> drawn = channel.conditions(channel.Channel(radio), 2, key=0)
+      >>> float(channel.energy_j(drawn, [1_000_000, 0]).round(4))
+      0.0265
+    """
+    return _times(bits, conditions.joules_per_bit).sum(-1)
+
+
+def round_time_s(
+    conditions: Conditions,
+    bits: Any,
+    awaited: Any,
+    access: Access,
+    *,
+    granted: bool = False,
+) -> np.ndarray:
+    """Seconds that a round lasts, float64 [...].
+
+    The maximum over the workers of computing and upload ("fdma"), or the maximum of
+    computing and then the sum of the uploads, one after the other ("tdma"). Whose
+    delay is above 0 is not waited for, though in "tdma" its upload takes its turn; a
+    round that waits for nobody takes no time, so seconds say little across delays.
+    A silent worker takes no time to upload, but its computing is waited for: the server
+    must know that it stays silent, is left out, or what it offers.
+
+    Args:
+      conditions, bits: as in `upload_s`.
+      awaited: bool [..., M], whose computing and upload are waited for: of
+        `last_round` say.
+      access: "fdma" or "tdma", that of the radio.
+      granted: whether the server grants uploads: then none begins before all who are
+        awaited have computed, and made their offers.
+
+    Raises:
+      ValueError: an argument has another shape than the conditions, or the access is
+        unknown.
+
+    Examples:
+      >>> import numpy as np
+      >>> from gdsec_jax import channel
+      >>> drawn = channel.Conditions(
+      ...     delivered=np.array([True, False]), delay=np.array([0, 0]),
+      ...     seconds_per_bit=np.array([1e-6, 2e-6]),
+      ...     joules_per_bit=np.array([1e-7, 2e-7]), compute_s=np.array([0.5, 1.0]))
+      >>> bits, everyone = np.array([1_000_000, 1_000_000]), np.array([True, True])
+      >>> for access in ("fdma", "tdma"):
+      ...     print(channel.round_time_s(drawn, bits, everyone, access))
+      3.0
+      4.0
+    """
+    _checks.one_of("access", access, get_args(Access))
+    on_time = np.asarray(conditions.delay) == 0
+    waited_for = _times(awaited, on_time, "awaited")
+    computing = waited_for * np.asarray(conditions.compute_s, np.float64)
+    uploads = upload_s(conditions, bits)
+    if access == "tdma":
+        return computing.max(-1) + uploads.sum(-1)
+    sending = waited_for * uploads
+    if granted:
+        return computing.max(-1) + sending.max(-1)
+    return (computing + sending).max(-1)
+
+
+def _times(count: Any, each: Any, name: str = "bits") -> np.ndarray:
+    """count * each in float64, 0 where the count is, even if `each` is infinite."""
+    count, each = np.asarray(count), np.asarray(each, np.float64)
+    if count.shape != each.shape:
+        raise ValueError(
+            f"{name} has shape {count.shape}, expected {each.shape}, that of the "
+            "conditions."
+        )
+    return count * np.where(count != 0, each, 0.0)

@@ -40,11 +40,9 @@ def uniform(num_workers: int, share) -> Rule:
     """
     _checked(num_workers, "share", share)
 
-    def rule(key, round):
-        del round
-        return jax.random.permutation(key, num_workers) < _number(share, num_workers)
-
-    return rule
+    return lambda key, round: (
+        jax.random.permutation(key, num_workers) < _number(share, num_workers)
+    )
 
 
 def bernoulli(num_workers: int, probability) -> Rule:

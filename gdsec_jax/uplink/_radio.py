@@ -1,18 +1,76 @@
-"""The physics of the workers' links to the server."""
+"""The workers' links to the server: their numbers, and the physics of a radio."""
 
 import dataclasses
-from typing import Any, Literal, get_args
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gdsec_jax import _checks
-from gdsec_jax.uplink import _numbers
 
 Access = Literal["fdma", "tdma"]
+_Node = TypeVar("_Node", bound=type)
 
 
-@_numbers.pytree("access")
+def pytree(*static: str) -> Callable[[_Node], _Node]:
+    """Register a dataclass as a pytree whose named fields are static.
+
+    Only its constructor checks what it is handed: JAX also fills such trees with axes,
+    shapes and placeholders, which `register_dataclass` would hand to the constructor.
+    """
+
+    def register(node: _Node) -> _Node:
+        names = [f.name for f in dataclasses.fields(node) if f.name not in static]
+
+        def flatten(value):
+            keyed = [(jax.tree_util.GetAttrKey(n), getattr(value, n)) for n in names]
+            return keyed, tuple(getattr(value, name) for name in static)
+
+        def unflatten(meta, leaves):
+            value = object.__new__(node)
+            vars(value).update(zip(static, meta, strict=True))
+            vars(value).update(zip(names, leaves, strict=True))
+            return value
+
+        jax.tree_util.register_pytree_with_keys(node, flatten, unflatten)
+        return node
+
+    return register
+
+
+def float_dtype() -> Any:
+    """float32, or float64 where JAX has it enabled."""
+    return jnp.result_type(float)
+
+
+def per_worker(node: Any, name: str, num_workers: int) -> jax.Array:
+    """A field as [M]: a scalar for each worker, or what already is [M]."""
+    value = getattr(node, name)
+    if jnp.shape(value) not in ((), (num_workers,)):
+        raise ValueError(
+            f"{name} has shape {jnp.shape(value)}, expected () or ({num_workers},)."
+        )
+    return jnp.broadcast_to(jnp.asarray(value, float_dtype()), (num_workers,))
+
+
+def check(
+    node: Any, name: str, low: float = 0.0, high: float = _checks.LARGEST
+) -> None:
+    """Check a field: numbers, perhaps traced, in [low, high]. An int becomes a float.
+
+    JAX would take 5,000,000,000 Hz for an integer of 32 bits.
+    """
+    value = getattr(node, name)
+    if not isinstance(value, int | float | np.number | np.ndarray | jax.Array):
+        raise ValueError(f"{name} is {value!r}, expected a number or an array of them.")
+    _checks.in_range(name, value, low, high)
+    if isinstance(value, int):
+        object.__setattr__(node, name, float(value))
+
+
+@pytree("access")
 @dataclasses.dataclass(frozen=True, eq=False)
 class Radio:
     r"""The physics of the workers' links to the server.
@@ -65,22 +123,22 @@ class Radio:
 
     def __post_init__(self):
         _checks.one_of("access", self.access, get_args(Access))
-        _numbers.check(self, "path_loss_exponent")
-        for name in ("distance_m", "power_w", "bandwidth_hz", "noise_w_per_hz"):
-            _numbers.check(self, name, _checks.SMALLEST)
-        _numbers.check(self, "outage_snr", _checks.SMALLEST)
+        check(self, "path_loss_exponent")
+        positive = ("distance_m", "power_w", "bandwidth_hz", "noise_w_per_hz")
+        for name in (*positive, "outage_snr"):
+            check(self, name, _checks.SMALLEST)
 
     def worker_bandwidth_hz(self, num_workers: int) -> jax.Array:
         """W_m [M], in hertz, that a worker has while it sends."""
-        whole = _numbers.per_worker(self, "bandwidth_hz", num_workers)
+        whole = per_worker(self, "bandwidth_hz", num_workers)
         return whole / num_workers if self.access == "fdma" else whole
 
     def snr(self, num_workers: int) -> jax.Array:
         """SNR_m [M], the mean over the fading; a ratio, no decibels."""
-        distance = _numbers.per_worker(self, "distance_m", num_workers)
-        exponent = _numbers.per_worker(self, "path_loss_exponent", num_workers)
-        power = _numbers.per_worker(self, "power_w", num_workers)
-        density = _numbers.per_worker(self, "noise_w_per_hz", num_workers)
+        distance = per_worker(self, "distance_m", num_workers)
+        exponent = per_worker(self, "path_loss_exponent", num_workers)
+        power = per_worker(self, "power_w", num_workers)
+        density = per_worker(self, "noise_w_per_hz", num_workers)
         noise = density * self.worker_bandwidth_hz(num_workers)
         return power / noise * distance**-exponent
 
@@ -105,7 +163,7 @@ def at_snr(radio: Radio, num_workers: int, snr_db: Any) -> Radio:
       Array(100., dtype=float32)
     """
     _checks.number_in_range("snr_db", snr_db, -100.0, 100.0)
-    wanted = 10 ** (jnp.asarray(snr_db, _numbers.float_dtype()) / 10)
+    wanted = 10 ** (jnp.asarray(snr_db, float_dtype()) / 10)
     factor = jnp.median(radio.snr(num_workers)) / wanted
-    noise = jnp.asarray(radio.noise_w_per_hz, _numbers.float_dtype()) * factor
+    noise = jnp.asarray(radio.noise_w_per_hz, float_dtype()) * factor
     return dataclasses.replace(radio, noise_w_per_hz=noise)

@@ -12,8 +12,9 @@ import numpy as np
 from gdsec_jax import _checks, _trees
 from gdsec_jax.federation._attendance import Absent, Grant, Rule
 from gdsec_jax.server import LateMessagesState
-from gdsec_jax.uplink import _costs, _numbers
-from gdsec_jax.uplink._channel import Channel, Conditions, conditions
+from gdsec_jax.uplink import _channel
+from gdsec_jax.uplink._channel import Channel, Conditions
+from gdsec_jax.uplink._radio import pytree
 
 # Streams of a run's key: what is drawn for one purpose changes no other. They are
 # large: an algorithm with the same key splits it, and folds in the numbers of rounds
@@ -38,9 +39,8 @@ class Draw(NamedTuple):
 
     def arguments(self) -> dict[str, Any]:
         """The extra arguments that an optimizer's `update` takes of it."""
-        arguments = self._asdict()
-        del arguments["conditions"]
-        return {name: x for name, x in arguments.items() if x is not None}
+        own = self._replace(conditions=None)._asdict()
+        return {name: x for name, x in own.items() if x is not None}
 
 
 class Costs(NamedTuple):
@@ -51,7 +51,7 @@ class Costs(NamedTuple):
     worker_time_s: np.ndarray  # [..., M], seconds of computing and sending; 0 if absent
 
 
-@_numbers.pytree("participation", "absent", "grant")
+@pytree("participation", "absent", "grant")
 @dataclasses.dataclass(frozen=True)
 class Uplink:
     """What stands between the workers and the server: who sends, and what arrives.
@@ -121,11 +121,9 @@ class Uplink:
         return self.participation is not None or self.channel is not None
 
     def check(self, num_workers: int) -> None:
-        """What only a number of workers can tell.
+        """A ValueError if the channel is a function still, or a link's SNR no number.
 
-        Raises:
-          ValueError: the channel is a function still, or its links are so good or so
-            bad that uploads would take no time, or for ever.
+        Then uploads would take no time, or for ever.
         """
         channel = self.channel
         if channel is None:
@@ -180,7 +178,8 @@ class Uplink:
             drawn = self.participation(stream(key, PARTICIPATION, number), number)
             active = _checks.mask("participation's mask", drawn, num_workers)
         if isinstance(self.channel, Channel):
-            met = conditions(self.channel, num_workers, stream(key, CHANNEL, number))
+            own = stream(key, CHANNEL, number)
+            met = _channel.conditions(self.channel, num_workers, own)
             met = met._replace(compute_s=num_local_steps * met.compute_s)
             delivered = met.delivered
             delay = met.delay if self.channel.max_delay else None
@@ -191,20 +190,19 @@ class Uplink:
     def costs(self, met: Any, sent: Any) -> Costs | None:
         """What rounds took; None without a channel.
 
-        Args:
-          met: the `conditions` of their draws, on the host, fields [..., M].
-          sent: their `LastRound`, with the same leading axes.
+        Of the `conditions` of their draws, on the host, fields [..., M], and of their
+        `LastRound`, with the same leading axes.
         """
         if not isinstance(self.channel, Channel):
             return None
         radio = self.channel.radio
         access = "fdma" if radio is None else radio.access
         granted = self.grant is not None
-        bits = sent.bits
-        busy = met.compute_s + _costs.upload_s(met, bits)
+        bits, awaited = sent.bits, sent.awaited
+        busy = met.compute_s + _channel.upload_s(met, bits)
         return Costs(
-            _costs.round_time_s(met, bits, sent.awaited, access, granted=granted),
-            _costs.energy_j(met, bits),
+            _channel.round_time_s(met, bits, awaited, access, granted=granted),
+            _channel.energy_j(met, bits),
             np.where(sent.computed, busy, 0.0),
         )
 
@@ -215,6 +213,6 @@ def _takes_two(rule: Any) -> bool:
         inspect.signature(rule).bind_partial(None, None)
     except TypeError:
         return False
-    except ValueError:  # some have no signature
-        return True
+    except ValueError:
+        pass  # some have no signature
     return True
