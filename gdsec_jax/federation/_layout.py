@@ -33,7 +33,7 @@ def run(federation: Federation, counting: Layout, now: Round) -> Outcome:
         return whole()
     after = jax.eval_shape(whole)
     states = now.workers.states, now.server
-    if _parts.kinds((after.states, after.server)) != _parts.kinds(states):
+    if _parts.kinds((after.said.states, after.server)) != _parts.kinds(states):
         return whole()  # a state that changes its dtype cannot be changed in place
     ways = {}
     plan = _blocks.plan(federation, now)
