@@ -1,4 +1,4 @@
-"""Which workers take part in a round: rules for `simulate`, `sweep` and `federate`."""
+"""Which workers take part in a round: rules for an `Uplink`, or a server that asks."""
 
 from gdsec_jax.uplink._participation import Grant as Grant
 from gdsec_jax.uplink._participation import Offers as Offers

@@ -391,6 +391,14 @@ REFUSED = [
                 {"observe": lambda now: {"bits": now.params}},
                 "the name 'bits', expected a word that no other record has",
             ),
+            (
+                {"observe": lambda now: {"a/b": now.params}},
+                "the name 'a/b', expected a word that no other record has",
+            ),
+            (
+                {"norms": True, "observe": gdsec_jax.norms},
+                "norms is given beside observe, expected observe alone",
+            ),
             *(
                 ({name: value}, f"{name} is {value!r}, expected an integer")
                 for name in ("num_rounds", "eval_every")

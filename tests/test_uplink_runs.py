@@ -279,11 +279,11 @@ def swept_late(max_delay):
     [
         (
             lambda: run(channel=Channel(max_delay=1)),
-            "channel has max_delay 1, expected at most the algorithm's, 0",
+            "channel has max_delay 1, expected at most that of server.late, 0",
         ),
         (
             lambda: run(optimizer(max_delay=2), channel=Channel(max_delay=3)),
-            "channel has max_delay 3, expected at most the algorithm's, 2",
+            "channel has max_delay 3, expected at most that of server.late, 2",
         ),
         (
             lambda: run(channel=Channel(erasure_probability=np.zeros(3))),
@@ -299,7 +299,7 @@ def swept_late(max_delay):
                 key=1,
                 uplink=swept_late,
             ),
-            "channel has max_delay 1, expected at most the algorithm's, 0",
+            "channel has max_delay 1, expected at most that of server.late, 0",
         ),
         (lambda: run(absent="sleep"), "absent is 'sleep', expected one of hold, accum"),
         (lambda: run(participation=0.5), "participation is 0.5, expected a function."),

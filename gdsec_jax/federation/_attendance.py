@@ -77,7 +77,7 @@ def delays(value: Any, num_workers: int, max_delay: int) -> jax.Array | None:
         if value is None:
             return None
         raise ValueError(
-            "delay is given, expected None for an algorithm without max_delay."
+            "delay is given, expected None without a server.late(max_delay)."
         )
     if value is None:
         return jnp.zeros(num_workers, jnp.int32)

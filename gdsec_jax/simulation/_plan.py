@@ -211,7 +211,7 @@ def _memory(plan: Plan) -> int:
         traced = ", ".join(plan.group.traced[0])
         raise ValueError(
             f"make_optimizer needs the value of a traced parameter, one of {traced}: "
-            f"name it in static. {reason}"
+            f"wrap its values in gdsec_jax.Static. {reason}"
         ) from error
     analysis = lowered.compile().memory_analysis()
     if analysis is None:

@@ -89,7 +89,7 @@ class Quantity(NamedTuple):
 
     def cast(self, value) -> np.ndarray:
         value = np.asarray(value)
-        own = value.dtype if value.dtype.kind in "iub" else np.float64
+        own = value.dtype if value.dtype.kind in "iubc" else np.float64
         dtype = own if self.dtype is None else self.dtype
         return value.astype(dtype, copy=False)
 
@@ -251,7 +251,8 @@ def observed(observe: Observe | None, now: Round) -> dict[str, jax.Array]:
             f"observe returns {seen!r}, expected a dict from names to arrays."
         )
     for name in seen:
-        if not isinstance(name, str) or is_taken(name):
+        word = isinstance(name, str) and name.isidentifier()
+        if not word or is_taken(name):
             raise ValueError(
                 f"observe returns the name {name!r}, expected a word that no other "
                 "record has."

@@ -42,7 +42,7 @@ class Stop:
         leaves.
 
     Raises:
-      ValueError: divergence_factor is no finite number above 0.
+      ValueError: divergence_factor is no finite number above 0, target_error none.
 
     Examples:
       >>> import gdsec_jax
@@ -55,6 +55,8 @@ class Stop:
 
     def __post_init__(self):
         _checks.positive("divergence_factor", self.divergence_factor)
+        if self.target_error is not None:
+            _checks.in_range("target_error", self.target_error, -math.inf, math.inf)
 
 
 class Limits(NamedTuple):

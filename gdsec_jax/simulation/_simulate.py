@@ -69,9 +69,9 @@ def simulate(
         same in every round: `gdsec_jax.norms`, say. They are kept in the history. A
         function that is defined once is compiled once.
       worker_batch: workers whose gradients are computed, and sent, at a time; by
-        default all. Less memory: the gradients of one group are kept instead of all M.
+        default all. Less memory: the gradients of one batch are kept instead of all M.
         Not for pipelines that sum over all workers, behind optax.partition, nor with
-        `norms`, a grant, an aggregation or a max_norm_ratio, which look at all workers.
+        `norms`, a grant, a robust server or max_norm_ratio, which look at all workers.
       mesh: whose devices, all of its axes together, have the same number of workers
         each: their data and memories. The compiler adds the sums over devices. Results
         differ by rounding. `worker_batch` then is that of each device.

@@ -27,10 +27,14 @@ def with_old_spellings(function: _Function) -> _Function:
             _merge(options, name)
         if "norms" in options:
             _warn("norms=True", "observe=gdsec_jax.norms")
-            options |= {"observe": norms} if options.pop("norms") else {}
+            if options.pop("norms"):
+                _alone(options, "norms", "observe")
+                options["observe"] = norms
         if options.get("checkpoint_every") is not None:
             new = "checkpoint=gdsec_jax.Checkpoints(path, every=...)"
             _warn("checkpoint_every=...", new)
+            if isinstance(options.get("checkpoint"), Checkpoints):
+                _alone(options, "checkpoint_every", "checkpoint")
             own: Any = (options.get("checkpoint"), options["checkpoint_every"])
             options["checkpoint"] = Checkpoints(*own)
         options.pop("checkpoint_every", None)
@@ -39,6 +43,8 @@ def with_old_spellings(function: _Function) -> _Function:
         if "attributes" in options and function.__name__ == "sweep":
             _warn("attributes=...", "path=gdsec_jax.SweepFile(path, attributes)")
             said = options.pop("attributes") or {}
+            if isinstance(options.get("path"), SweepFile):
+                _alone(options, "attributes", "path")
             options["path"] = SweepFile(options.get("path"), said)
         return function(*arguments, **options)
 
@@ -49,17 +55,21 @@ def _warn(old: str, new: str) -> None:
     _checks.deprecated(old, new, stacklevel=4)
 
 
+def _alone(options: dict[str, Any], old: str, new: str) -> None:
+    """Raise a ValueError if there is the new keyword beside an old one."""
+    if options.get(new) is not None:
+        raise ValueError(f"{old} is given beside {new}, expected {new} alone.")
+
+
 def _merge(options: dict[str, Any], name: str) -> None:
     """Put old keywords into the object that they are parts of now."""
     word, kind = _OBJECTS[name]
     old = [field.name for field in dataclasses.fields(kind)]
     given = {part: options.pop(part) for part in old if part in options}
+    given = {part: value for part, value in given.items() if value is not None}
     if not given:
         return
-    if options.get(name) is not None:
-        raise ValueError(
-            f"{next(iter(given))} is given beside {name}, expected {name} alone."
-        )
+    _alone(options, next(iter(given)), name)
     words = ", ".join(f"{part}=..." for part in given)
     _checks.deprecated(words, f"{name}={word}({words})", stacklevel=4)
     options[name] = kind(**given)
@@ -67,7 +77,8 @@ def _merge(options: dict[str, Any], name: str) -> None:
 
 def _as_static(arguments: tuple, options: dict[str, Any]) -> tuple:
     """The arguments with what `static` names wrapped in the grid."""
-    _warn("static=...", "gdsec_jax.Static around the values in the grid")
+    new = "gdsec_jax.Static around the values in the grid"
+    _checks.deprecated("static=...", new, stacklevel=4)
     asked = options.pop("static")
     grid = options.get("grid", arguments[2] if len(arguments) > 2 else {})
     names = {key: key if isinstance(key, tuple) else (key,) for key in grid}

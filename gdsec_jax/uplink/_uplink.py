@@ -151,7 +151,7 @@ class Uplink:
         ]
         if most > min(waits, default=0):
             raise ValueError(
-                f"channel has max_delay {most}, expected at most the algorithm's, "
+                f"channel has max_delay {most}, expected at most that of server.late, "
                 f"{min(waits, default=0)}."
             )
 

@@ -87,7 +87,7 @@ REFUSED = {
     "absent is 'sleep', expected one of hold, accumulate": lambda: updated(
         absent="sleep"
     ),
-    "delay is given, expected None for an algorithm without max_delay": lambda: updated(
+    "delay is given, expected None without a server.late.max_delay": lambda: updated(
         delay=jnp.zeros(3, int)
     ),
     r"delay is int32\[2\], expected int\[3\]": lambda: waits(delay=jnp.zeros(2, int)),
