@@ -1,7 +1,6 @@
 """Sums over workers that a few of them cannot bend."""
 
-from gdsec_jax.server._sum import median as median
-from gdsec_jax.server._sum import trimmed_mean as trimmed_mean
+from gdsec_jax.server._sum import median, trimmed_mean
 
 __all__ = [
     "median",

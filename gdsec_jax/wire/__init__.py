@@ -3,18 +3,12 @@
 import importlib
 import warnings
 
-from gdsec_jax._trees import flush as flush
-from gdsec_jax.wire._codes import Code as Code
-from gdsec_jax.wire._codes import Packing as Packing
-from gdsec_jax.wire._codes import Whole as Whole
-from gdsec_jax.wire._codes import packing_of as packing_of
-from gdsec_jax.wire._formats import FORMATS as FORMATS
-from gdsec_jax.wire._formats import Format as Format
-from gdsec_jax.wire.bytes._decode import decode as decode
-from gdsec_jax.wire.bytes._decode import most_bytes as most_bytes
-from gdsec_jax.wire.bytes._encode import encode as encode
-from gdsec_jax.wire.bytes._message import Message as Message
-from gdsec_jax.wire.bytes._message import message_of as message_of
+from gdsec_jax._trees import flush
+from gdsec_jax.wire._codes import Code, Packing, Whole, packing_of
+from gdsec_jax.wire._formats import FORMATS, Format
+from gdsec_jax.wire.bytes._decode import decode, most_bytes
+from gdsec_jax.wire.bytes._encode import encode
+from gdsec_jax.wire.bytes._message import Message, message_of
 
 __all__ = [
     "FORMATS",
