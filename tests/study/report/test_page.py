@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from cases import slow_but
-from report import browser
+from study.report import browser
 
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.study import report
@@ -404,7 +404,7 @@ def test_a_browser_finds_nothing_wrong(width, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1200])
 def test_a_browser_finds_nothing_wrong_with_the_page_of_figures(width):
-    page = Path(__file__).parents[2] / "results" / "index.html"
+    page = Path(__file__).parents[3] / "results" / "index.html"
     if not page.is_file():
         pytest.skip("results/index.html is missing: make figures")
     verdict = browser.probe(page, width)

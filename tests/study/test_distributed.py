@@ -15,7 +15,7 @@ from inside import meet
 from gdsec_jax import History, data
 from gdsec_jax.study import cli
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 START = """
 import jax

@@ -17,7 +17,7 @@ import gdsec_jax
 from gdsec_jax import problems, wire
 from gdsec_jax.study import config as configs
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.fixture

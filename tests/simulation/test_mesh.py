@@ -44,7 +44,7 @@ step = optax.sgd(0.1 / problem.smoothness)
 
 def on_four_devices(program: str) -> None:
     """Run a program in a process with four devices; it fails with what that says."""
-    tests = Path(__file__).parent
+    tests = Path(__file__).parents[1]
     code = START.format(path=[str(tests), str(tests.parent)]) + textwrap.dedent(program)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=600

@@ -14,7 +14,7 @@ from gdsec_experiments import _parts as parts
 from gdsec_jax import History, data
 from gdsec_jax.study import config, experiment
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.fixture
