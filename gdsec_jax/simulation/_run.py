@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any, NamedTuple
 
 import jax
@@ -55,8 +56,12 @@ class Stop:
 
     def __post_init__(self):
         _checks.positive("divergence_factor", self.divergence_factor)
-        if self.target_error is not None:
-            _checks.in_range("target_error", self.target_error, -math.inf, math.inf)
+        real = isinstance(self.target_error, Real | jax.Array)
+        number = real and not isinstance(self.target_error, bool)
+        if self.target_error is not None and not number:
+            raise ValueError(
+                f"target_error is {self.target_error!r}, expected a number or None."
+            )
 
 
 class Limits(NamedTuple):

@@ -26,10 +26,10 @@ def with_old_spellings(function: _Function) -> _Function:
         for name in _OBJECTS:
             _merge(options, name)
         if "norms" in options:
-            _warn("norms=True", "observe=gdsec_jax.norms")
-            if options.pop("norms"):
+            if asked := options.pop("norms"):
                 _alone(options, "norms", "observe")
-                options["observe"] = norms
+            _warn("norms=True", "observe=gdsec_jax.norms")
+            options |= {"observe": norms} if asked else {}
         if options.get("checkpoint_every") is not None:
             new = "checkpoint=gdsec_jax.Checkpoints(path, every=...)"
             _warn("checkpoint_every=...", new)

@@ -899,7 +899,7 @@ REFUSED = [
     ),
     (
         {"make_optimizer": lambda xi: maker(beta=0.1 if xi > 1 else 0.2)(xi)},
-        "make_optimizer needs the value of a traced parameter, one of xi: name it in",
+        "needs the value of a traced parameter, one of xi: wrap its values in ",
     ),
     (
         {"log": logs.csv("never.csv")},
