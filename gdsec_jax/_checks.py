@@ -17,12 +17,7 @@ SMALLEST = float(np.finfo(np.float64).smallest_subnormal)  # as a lower: any abo
 
 
 def deprecated(old: str, new: str, stacklevel: int = 3) -> None:
-    """Warn that a spelling goes, and name the one that stays.
-
-    Args:
-      old, new: as the caller writes them.
-      stacklevel: 3 for the caller of the function that calls this one.
-    """
+    """Warn that a spelling goes, and name the one that stays."""
     text = f"{old} is deprecated and goes after a release: use {new}."
     warnings.warn(text, DeprecationWarning, stacklevel=stacklevel)
 

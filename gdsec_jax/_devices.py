@@ -8,11 +8,7 @@ BY_DEVICE = PartitionSpec(DEVICE_AXIS)  # of an array whose first axis is of wor
 
 
 def num_devices() -> int:
-    """Of the axis `DEVICE_AXIS` of the mesh that `jax.set_mesh` has set, or 1.
-
-    Raises:
-      ValueError: that axis is not left to the compiler.
-    """
+    """Of the axis `DEVICE_AXIS` of the mesh that `jax.set_mesh` has set, or 1."""
     mesh = jax.sharding.get_abstract_mesh()
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     if kinds.get(DEVICE_AXIS) == AxisType.Explicit:
@@ -24,15 +20,7 @@ def num_devices() -> int:
 
 
 def mesh_of(mesh: Mesh, num_workers: int = 0) -> Mesh:
-    """The mesh's devices along one axis, which is left to the compiler.
-
-    Args:
-      mesh: whose devices, all of its axes together, share the workers.
-      num_workers: M; 0 where it is not workers that they share.
-
-    Raises:
-      ValueError: it is no mesh, or its devices cannot have the same number each.
-    """
+    """The mesh's devices along one axis, which is left to the compiler."""
     if not isinstance(mesh, Mesh):
         raise ValueError(f"mesh is {mesh!r}, expected a jax.sharding.Mesh.")
     check_share(num_workers, mesh.size)
@@ -40,11 +28,7 @@ def mesh_of(mesh: Mesh, num_workers: int = 0) -> Mesh:
 
 
 def check_share(num_workers: int, devices: int) -> None:
-    """Each of the devices can have the same number of workers.
-
-    Raises:
-      ValueError: it cannot.
-    """
+    """Each of the devices can have the same number of workers."""
     if num_workers % devices:
         raise ValueError(
             f"mesh has {devices} devices, expected a divisor of num_workers, "

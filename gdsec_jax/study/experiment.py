@@ -225,10 +225,6 @@ def tune(
 
     First the baseline, by the fewest bits to the target; then the others by the same
     rule among the settings that take at most `slack` more rounds than it.
-
-    Returns:
-      The config with the parameters that were chosen, and in `chosen` how; the grids
-      stay in it.
     """
     if config.problem.grid:
         raise ValueError(
