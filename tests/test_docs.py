@@ -75,3 +75,12 @@ def test_its_options_are_named(names):
     """optax.inject_hyperparams and the configs look for them there."""
     parameters = inspect.signature(names["ternary_difference"]).parameters
     assert {"num_workers", "beta", "wire", "reduction", "weights"} <= set(parameters)
+
+
+def test_the_architecture_names_what_there_is():
+    """Every file that the page names, in the room of the lines around it."""
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    package = ROOT / "gdsec_jax"
+    rooms = [ROOT, package, *(path for path in package.iterdir() if path.is_dir())]
+    for name in re.findall(r"`([\w/]+\.py)`", page):
+        assert any((room / name).is_file() for room in rooms), name
