@@ -1,6 +1,7 @@
 """Configs: what is accepted, what is refused, and what is made of them."""
 
 import inspect
+import pickle
 import re
 import tomllib
 from pathlib import Path
@@ -72,6 +73,7 @@ beta = 1.0
 def test_shipped_configs_load(path):
     config = configs.load(path)
     assert config.title
+    assert pickle.loads(pickle.dumps(config)) == config  # figures take it elsewhere
     for label, method in config.methods.items():
         factory = getattr(gdsec_jax, method.name)
         step = inspect.signature(factory).parameters.keys() & {"learning_rate"}

@@ -154,6 +154,9 @@ class MethodConfig(UplinkConfig):
     chosen: str = ""
     """How the parameters were chosen."""
 
+    def __reduce__(self):  # to another process: the class is made there again
+        return MethodConfig.model_validate, (self.model_dump(exclude_unset=True),)
+
     @pydantic.model_validator(mode="wrap")
     @classmethod
     def _is_of_its_function(cls, values, handler):
