@@ -82,7 +82,7 @@ def chosen(names: Sequence[str], settings: Settings) -> list[str]:
 def run(names: Sequence[str], settings: Settings) -> Result:
     """Run benches one after the other; one that fails keeps none from running.
 
-    Args, Raises: as of `chosen`.
+    Args, Raises: as in `chosen`.
     """
     benches = chosen(names, settings)
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
