@@ -48,7 +48,7 @@ def logistic(small: bool = False) -> problems.Problem:
 
 @functools.cache
 def sparse_logistic(small: bool = False) -> problems.Problem:
-    """Logistic regression on 1,000 rows such as those of short texts, with 30 words of 30,000."""
+    """Logistic regression on 1,000 rows like short texts, with 30 words of 30,000."""
     shape, density = ((100, 300), 0.01) if small else ((1_000, 30_000), 0.001)
     texts = data.sparse_binary(*shape, density, skew=1.0)
     return problems.logistic(
