@@ -31,10 +31,6 @@ def run(federation: Federation, counting: Layout, now: Round) -> Outcome:
     traced = _checks.is_traced(jax.tree.leaves(gradients)[0]) if large else False
     if not traced or num_devices() > 1:
         return whole()
-    after = jax.eval_shape(whole)
-    states = now.workers.states, now.server
-    if _parts.kinds((after.said.states, after.server)) != _parts.kinds(states):
-        return whole()  # a state that changes its dtype cannot be changed in place
     ways = {}
     plan = _blocks.plan(federation, now)
     for platform in () if plan is None else plan.numbers:
@@ -48,6 +44,10 @@ def run(federation: Federation, counting: Layout, now: Round) -> Outcome:
         ways["cpu"] = functools.partial(batched, federation, now, counting, number)
     if not ways:
         return whole()
+    after = jax.eval_shape(whole)
+    states = now.workers.states, now.server
+    if _parts.kinds((after.said.states, after.server)) != _parts.kinds(states):
+        return whole()  # a state that changes its dtype cannot be changed in place
     return jax.lax.platform_dependent(default=whole, **ways)
 
 

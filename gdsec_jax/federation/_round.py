@@ -115,39 +115,33 @@ def respond(
 ) -> Answers:
     """The workers' half of a round: of all `sound` ones, or a batch if `alone`."""
     made = compress(federation, common, workers, alone=alone)
-    messages = _sent(made.messages, made.present, workers.sends)
+    messages = _sent(made.messages, workers.sends)
     arrived = _sent(messages, workers.arrives)
     server, summands = federation.server, arrived
     if server.prepare is not None:
         summands = jax.vmap(server.prepare)(arrived, workers.states)
-    return Answers(
-        messages=messages,
-        states=_trees.where(made.present, made.states, workers.states),
-        present=made.present,
-        overflowed=made.overflowed & made.present,
-        total=server.combine(summands, workers.delay),
-    )
+    total = server.combine(summands, workers.delay)
+    return made._replace(messages=messages, total=total)
 
 
 def compress(
     federation: Federation, common: Common, workers: Workers, *, alone: bool = False
 ) -> Answers:
-    """What each worker would send; its arguments are those of `respond`."""
+    """What each worker would send, if it may; its arguments are those of `respond`."""
     messages, states = _pipelines(federation.worker, common, workers, alone)
     if not federation.worker.travels:
         messages = flush(_trees.cast_like(messages, common.previous))
-    present, overflowed = workers.computes, jnp.zeros_like(workers.computes)
     if federation.drops and federation.component_wise:
-        messages, states, overflowed = _finite_entries(
-            federation.worker, common, messages, states, workers.states
-        )
-    elif federation.drops:
+        return _finite_entries(federation.worker, common, workers, messages, states)
+    present = workers.computes
+    if federation.drops:
         narrow = [x for x in jax.tree.leaves(states) if _is_narrow(x, messages)]
         present = present & all_finite((messages, narrow))
     if federation.server.capacity is not None and jax.tree.leaves(messages):
         entries = jnp.stack(jax.vmap(nonzeros_of)(messages)).sum(0)
         present = present & (entries <= federation.server.capacity)
-    return Answers(messages, states, present, overflowed)
+    states = _trees.where(present, states, workers.states)
+    return Answers(_sent(messages, present), states, present, jnp.zeros_like(present))
 
 
 def step(federation: Federation, now: Round, said: Answers) -> Outcome:
@@ -241,12 +235,15 @@ def _is_narrow(state: jax.Array, messages: Any) -> bool:
     return narrower or state.dtype == jnp.float16
 
 
-def _finite_entries(worker: Piece, common: Common, messages, states, before):
+def _finite_entries(
+    worker: Piece, common: Common, workers: Workers, messages, states
+) -> Answers:
     """Where an entry, or what is kept of it, is not finite: nothing sent, nothing kept.
 
     What a component-wise pipeline does with the other entries does not depend on it.
     """
     leaves, structure = jax.tree.flatten(messages)
+    present, before = workers.computes, workers.states
     good = [jnp.isfinite(leaf) for leaf in leaves]
     owner, narrow = owners(worker.init, states, common.previous), set()
 
@@ -259,9 +256,14 @@ def _finite_entries(worker: Piece, common: Common, messages, states, before):
 
     jax.tree.map(narrowed, owner, states, before)
 
+    lost = ~all_finite(leaves)
+    for number in narrow:  # all_finite is several times faster than "all"
+        lost |= ~good[number].reshape(lost.shape[0], -1).all(axis=1)
+    good = [fine & _trees.along(present, fine) for fine in good]
+
     def kept(number, new, old):
         if number < 0:
-            return new
+            return _trees.where(present, new, old)
         mask = good[number]  # [M, *param]; the state may have axes in between
         between = (1,) * (new.ndim - mask.ndim)
         mask = mask.reshape(mask.shape[0], *between, *mask.shape[1:])
@@ -271,25 +273,16 @@ def _finite_entries(worker: Piece, common: Common, messages, states, before):
         jnp.where(fine, leaf, jnp.zeros_like(leaf))
         for fine, leaf in zip(good, leaves, strict=True)
     ]
-    lost = ~all_finite(leaves)
-    for number in narrow:  # all_finite is several times faster than "all"
-        lost |= ~good[number].reshape(lost.shape[0], -1).all(axis=1)
-    return (
-        jax.tree.unflatten(structure, sent),
-        jax.tree.map(kept, owner, states, before),
-        lost,
-    )
+    messages = jax.tree.unflatten(structure, sent)
+    states = jax.tree.map(kept, owner, states, before)
+    return Answers(messages, states, present, lost & present)
 
 
-def _sent(messages: Any, *masks: jax.Array | None) -> Any:
-    """The messages of the workers that all masks have; 0 of the others."""
-    chosen = [mask for mask in masks if mask is not None]
-    if not chosen:
+def _sent(messages: Any, chosen: jax.Array | None) -> Any:
+    """The messages of the workers that are chosen, None: all; 0 of the others."""
+    if chosen is None:
         return messages
-    everything = chosen[0]
-    for mask in chosen[1:]:
-        everything = everything & mask
-    return _trees.where(everything, messages, optax.tree.zeros_like(messages))
+    return _trees.where(chosen, messages, optax.tree.zeros_like(messages))
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
