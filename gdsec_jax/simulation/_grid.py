@@ -73,13 +73,19 @@ class Listed(NamedTuple):
 
     axes: tuple[Axis, ...]
     settings: list[Setting]
-    static: Collection[str]  # names of parameters that are not traced
+    static: Collection[str]  # names of what is not traced: `Static`, or no floats
 
 
 def listed(grid: Mapping[str | tuple[str, ...], Any]) -> Listed:
     """The settings of a grid, once it is checked: all combinations of its values."""
     axes = axes_of(grid)
-    return Listed(axes, list(settings_of(axes)), static_names(axes))
+    static = {
+        name
+        for axis in axes
+        for name, column in axis.columns.items()
+        if axis.static or (name != SEED and not all(map(_floats, column)))
+    }
+    return Listed(axes, list(settings_of(axes)), static)
 
 
 class Group(NamedTuple):
@@ -120,16 +126,6 @@ def settings_of(axes: Sequence[Axis]) -> Iterator[Setting]:
     names = [name for axis in axes for name in axis.names]
     for rows in itertools.product(*(axis.rows for axis in axes)):
         yield dict(zip(names, itertools.chain(*rows), strict=True))
-
-
-def static_names(axes: Sequence[Axis]) -> set[str]:
-    """The parameters that are not traced: `Static` ones, and what is not a float."""
-    return {
-        name
-        for axis in axes
-        for name, column in axis.columns.items()
-        if axis.static or (name != SEED and not all(map(_floats, column)))
-    }
 
 
 def groups_of(listed: Listed, make_problem: Callable | None = None) -> list[Group]:
@@ -210,8 +206,8 @@ class UplinkOf:
     @property
     def functions(self) -> list[Callable]:
         """Those that are handed the grid's parameters."""
-        parts = [getattr(self.uplink, n, None) for n in ("participation", "grant")]
-        parts += [self.uplink, getattr(self.uplink, "channel", None)]
+        names = ("participation", "grant", "channel")
+        parts = [self.uplink, *(getattr(self.uplink, n, None) for n in names)]
         return [part for part in parts if callable(part)]
 
     def __call__(self, **values) -> Uplink:

@@ -29,12 +29,7 @@ class Common(NamedTuple):
     stop: _run.Stop
     key: Any
     uplink: Uplink | Callable[..., Uplink]
-    mesh: jax.sharding.Mesh | None = None
-
-    @property
-    def devices(self) -> int:
-        """That settings are spread over."""
-        return 1 if self.mesh is None else self.mesh.size
+    mesh: jax.sharding.Mesh | None = None  # that settings are spread over
 
 
 class Plan(NamedTuple):
@@ -115,7 +110,8 @@ def plan_of(
         for n, v in group.static.items()
         if any(_grid.takes(function, n) for function in from_values.functions)
     }
-    error, devices = _run.initial_error(problem), common.devices
+    error = _run.initial_error(problem)
+    devices = 1 if common.mesh is None else common.mesh.size
     limits = _run.limits(problem, common.num_rounds, common.stop, error)
     program = _chunks.ManySettings(
         make,
@@ -266,7 +262,7 @@ def run_batch(
         advance(count * numbers.size)
     advance(count * (plan.num_rounds - int(numbers[-1])))  # over before its last round
     rounds, outcome = map(np.asarray, _mesh.on_host((run.rounds, run.outcome), mesh))
-    return _dataset(plan, kept, last, rounds[:count], outcome[:count])
+    return _dataset(plan, kept, rounds[:count], outcome[:count])
 
 
 def _columns(plan: Plan, record: Any, running: np.ndarray) -> dict[str, np.ndarray]:
@@ -292,20 +288,20 @@ def _tell(log, columns, plan: Plan, settings, running, numbers) -> None:
             log(told, setting=plan.group.static | setting)
 
 
-def _dataset(plan: Plan, kept, last, rounds_run, outcome) -> "xr.Dataset":
+def _dataset(plan: Plan, kept, rounds_run, outcome) -> "xr.Dataset":
     """What is kept of a batch, chunk after chunk, as a labelled dataset."""
     import xarray as xr
 
     rounds, every = np.arange(1, plan.num_rounds + 1), plan.program.options.eval_every
     rounds = rounds[_run.evaluates(rounds, every, plan.num_rounds)]
     variables: dict[str, Any] = {}
-    for name, end in last.items():
-        values = np.concatenate([part[name] for part in kept])
+    for name in kept[0]:
+        values = np.concatenate([part[name] for part in kept])[:, : outcome.size]
         total = _records.adds_up(name)
         # Where all settings ended early the last rounds are missing.
-        end = end if total else np.full_like(end, np.nan, dtype=float)
-        missing = np.repeat(end[None], rounds.size - len(values), axis=0)
-        values = np.concatenate([values, missing])[:, : outcome.size].swapaxes(0, 1)
+        missing = [(0, rounds.size - len(values)), *[(0, 0)] * (values.ndim - 1)]
+        as_before: Any = {"mode": "edge"} if total else {"constant_values": np.nan}
+        values = np.pad(values, missing, **as_before).swapaxes(0, 1)
         more = (f"{name}:{axis}" for axis in range(values.ndim - 2))
         label = f"{_records.TOTAL}{name}" if total else name
         variables[label] = (("setting", "eval_round", *more), values)

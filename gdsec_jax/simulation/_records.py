@@ -300,10 +300,7 @@ def norms(now: Round) -> dict[str, jax.Array]:
 
 
 def _norm(tree) -> jax.Array:
-    leaves = jax.tree.leaves(tree)
-    dtype = _trees.widest(jnp.float32, *(x.dtype for x in leaves))
-    squares = [jnp.square(x.astype(dtype)).sum() for x in leaves]
-    return jnp.sqrt(jnp.stack(squares).sum())
+    return jnp.sqrt(_trees.squares(tree, _trees.norm_dtype(tree)))
 
 
 def log_columns(

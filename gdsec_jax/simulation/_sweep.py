@@ -133,17 +133,16 @@ def sweep(
     plans = [plan_of(group, problem, make_optimizer, common) for group in groups]
     # All settings are checked before the first loop is compiled.
     plans = [fit(plan, memory_limit) for plan in plans]
-    begin = time.perf_counter()
-    store = None
+    about = _about(plans, listed.axes, common)
+    begin, store = time.perf_counter(), None
     if kept.path is not None:
         plans = [marked(plan) for plan in plans]
         store = Store.at(Path(kept.path), listed.axes, plans)
-        done = store.finished(own_attributes)
+        done = store.finished(own_attributes, {*about, "batches", "seconds"})
         if done is not None:
             return done
     flat, batches = _run_plans(plans, store, log, progress)
     result = unflatten(flat, listed.axes)
-    about = _about(plans, listed.axes, common)
     about |= {"batches": batches, "seconds": time.perf_counter() - begin}
     result.attrs = {"attributes": json.dumps(own_attributes | about)}
     return result if store is None else store.finish(result)
