@@ -168,22 +168,20 @@ def run_chunks(
     buffers: Record,
     *,
     done: int = 0,
-    at_most: Callable[[int], int] | None = None,
+    every: int | None = None,
 ) -> Iterator[Chunk]:
-    """Chunk after chunk until all runs end.
+    """Chunk after chunk, each up to a multiple of `every` at most, until all runs end.
 
-    Run and buffers are given away. `at_most` goes from the rounds that are done to the
-    most that the next chunk may have.
+    Run and buffers are given away.
     """
     mesh, num_rounds = program.mesh, int(inputs.limits.rounds)
+    every = every or num_rounds
     capacity, number = buffers.error.shape[0], 0
     length = FIRST_CHUNK
     ended = done == num_rounds or not _some_run(run, mesh)
     while not ended:
         start, before = time.perf_counter(), done
-        length = min(length, capacity, num_rounds - done)
-        if at_most is not None:
-            length = min(length, at_most(done))
+        length = min(length, capacity, num_rounds - done, every - done % every)
         ran, run, buffers = chunk(
             program, inputs, run, buffers, np.int32(done), np.int32(length)
         )
@@ -219,15 +217,19 @@ def fingerprint(
     Of the limits the number of rounds does not matter, nor what follows from the
     initial error, which other devices round otherwise.
     """
-    program = program._replace(mesh=None)
-    if isinstance(program, OneRun):
-        program = program._replace(options=program.options._replace(worker_batch=None))
+    options = program.options._replace(worker_batch=None)
+    program = program._replace(mesh=None, options=options)
     # Shapes alone, without the devices that they are on.
     taken = jax.eval_shape(lambda *x: x, inputs, problem.init_params)
-    first = jax.jit(first_round, static_argnums=0)
-    _, record = first.eval_shape(program, *taken)
+
+    def first_round(inputs, params):
+        run = program.start(inputs, params)
+        return program.one_round(inputs, jnp.zeros((), jnp.int32), run)
+
+    first = jax.jit(first_round).lower(*taken)
+    _, record = first.out_info
     # The wire formats too: what is counted is the same, what it costs is not.
-    text = first.lower(program, *taken).as_text() + repr(jax.tree.structure(record))
+    text = first.as_text() + repr(jax.tree.structure(record))
     with np.errstate(over="ignore"):  # as the loop compares it
         target = np.asarray(inputs.limits.target_error).astype(record.error.dtype)
     return {
@@ -240,12 +242,6 @@ def fingerprint(
         "divergence_factor": str(float(stop.divergence_factor)),
         "jax": jax.__version__,
     }
-
-
-def first_round(program: Program, inputs: _run.Inputs, params: Any):
-    """The first round of a program, for a look at what it is."""
-    run = program.start(inputs, params)
-    return program.one_round(inputs, jnp.zeros((), jnp.int32), run)
 
 
 def digest(*trees: Any) -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import inspect
 import itertools
 import math
@@ -160,8 +159,7 @@ def stack(settings: Sequence[Setting], dtype) -> dict[str, Any]:
     """The values of each traced parameter, [S, ...], in the parameters' dtype."""
 
     def one(*values):
-        # By NumPy, which compiles nothing.
-        stacked = np.stack([np.asarray(value) for value in values])
+        stacked = np.stack(values)  # by NumPy, which compiles nothing
         return jnp.asarray(stacked, None if stacked.dtype.kind in "iu" else dtype)
 
     names = settings[0]
@@ -241,11 +239,9 @@ def _axis(key, values) -> Axis:
     one = not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0
     if one or isinstance(values, str | bytes | Mapping):
         raise ValueError(f"{where} is {values!r}, expected a sequence of values.")
-    rows: list[Any] = [_plain(value) for value in values]
+    rows: list[Any] = [(x,) if isinstance(key, str) else _plain(x) for x in values]
     if not rows:
         raise ValueError(f"{where} is empty, expected at least one value.")
-    if isinstance(key, str):
-        return Axis(names, tuple((row,) for row in rows))
     for row in rows:
         several = isinstance(row, list | tuple) or np.ndim(row) > 0
         if not several or len(row) != len(names):
@@ -277,5 +273,4 @@ def _are_labels(column: Sequence[Any]) -> bool:
 def _leaf_identity(leaf: Any):
     if not isinstance(leaf, np.ndarray | jax.Array):
         return type(leaf), leaf
-    digest = hashlib.sha256(_trees.bytes_of(leaf)).digest()
-    return type(leaf), str(leaf.dtype), leaf.shape, digest
+    return type(leaf), str(leaf.dtype), leaf.shape, _trees.bytes_of(leaf)

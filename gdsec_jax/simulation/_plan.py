@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -42,7 +42,7 @@ class Plan(NamedTuple):
     stop: _run.Stop
     uplink: Uplink  # of a setting, of which the host needs the kind alone
     initial_error: float
-    marks: list[str]  # of what each setting computes, if the result is kept
+    marks: Sequence[str] = ()  # of what each setting computes, if the result is kept
     needed: int = 0  # bytes, for the settings of one device
 
     @property
@@ -132,7 +132,6 @@ def plan_of(
         stop=common.stop,
         uplink=uplink,
         initial_error=error,
-        marks=[""] * len(group.traced),
     )
 
 

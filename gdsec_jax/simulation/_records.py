@@ -164,13 +164,12 @@ def arrays(rounds: Rounds, evaluated: np.ndarray) -> dict[str, Any]:
 
 def columns(rounds: Rounds) -> dict[str, np.ndarray]:
     """What rounds left behind, by column, summed over the workers."""
-    found = {}
-    for quantity in TABLE:
-        if not quantity.column:
-            continue
-        for name, value in quantity.named(quantity(rounds)).items():
-            found[name] = value.sum(-1) if quantity.by_worker else value
-    return found
+    return {
+        name: value.sum(-1) if quantity.by_worker else value
+        for quantity in TABLE
+        if quantity.column
+        for name, value in quantity.named(quantity(rounds)).items()
+    }
 
 
 def adds_up(column: str) -> bool:

@@ -189,13 +189,13 @@ def _run_all(
         saved = store.newest(saved, program.options.eval_every, num_rounds)
     run, before, done = saved.run, saved.seconds, int(saved.run.rounds)
     chunks, kept = [saved.records], 1
-    at_most = None if store is None else store.until_save
+    every = None if store is None else store.every
     with _environment.progress_bar(progress) as bar:
         task = bar.add_task(problem.name, total=num_rounds, completed=done)
         if done:
             tell(saved.records, done)
         for chunk in _chunks.run_chunks(
-            program, inputs, run, buffers, done=done, at_most=at_most
+            program, inputs, run, buffers, done=done, every=every
         ):
             run, done = chunk.run, int(chunk.numbers[-1])
             chunks.append(chunk.record)

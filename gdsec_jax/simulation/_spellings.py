@@ -26,21 +26,22 @@ def with_old_spellings(function: _Function) -> _Function:
     def call(*arguments, **options):
         for name, (word, kind) in _OBJECTS.items():
             parts = [field.name for field in dataclasses.fields(kind)]
-            given = {part: options.pop(part, None) for part in parts}
-            given = {part: value for part, value in given.items() if value is not None}
+            given = {n: options.pop(n) for n in parts if n in options}
+            given = {n: value for n, value in given.items() if value is not None}
             if given:
                 words = ", ".join(f"{part}=..." for part in given)
                 make = functools.partial(kind, **given)
                 _put(options, name, make, words, f"{name}={word}({words})")
-        if options.get("norms"):
+        asked = options.pop("norms", None)
+        if asked:
             new = "observe=gdsec_jax.norms"
             _put(options, "observe", lambda: norms, "norms=True", new)
-        elif "norms" in options:
+        elif asked is not None:
             _checks.deprecated("norms=False", "observe=None")
-        options.pop("norms", None)
-        every: Any = options.pop("checkpoint_every", None)
+        every = options.pop("checkpoint_every", None)
         if every is not None:
-            make = functools.partial(Checkpoints, options.get("checkpoint"), every)
+            path: Any = options.get("checkpoint")
+            make = functools.partial(Checkpoints, path, every)
             new = "checkpoint=gdsec_jax.Checkpoints(path, every=...)"
             _put(options, "checkpoint", make, "checkpoint_every=...", new, Checkpoints)
         if "attributes" in options and function.__name__ == "sweep":

@@ -68,8 +68,7 @@ class Channel:
     max_delay: int = 0
 
     def __post_init__(self):
-        if not (self.radio is None or isinstance(self.radio, Radio)):
-            raise ValueError(f"radio is {self.radio!r}, expected a Radio or None.")
+        _checks.instance("radio", self.radio, Radio, "a Radio")
         _radio.check(self, "erasure_probability", high=1.0)
         for name in ("compute_s", "straggler_s"):
             _radio.check(self, name)

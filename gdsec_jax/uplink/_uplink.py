@@ -110,10 +110,8 @@ class Uplink:
                 f"absent is {self.absent!r}, expected a participation or a grant "
                 "beside it: nobody is absent."
             )
-        if not (isinstance(self.channel, Channel | None) or callable(self.channel)):
-            raise ValueError(
-                f"channel is {self.channel!r}, expected a channel.Channel or None."
-            )
+        if not callable(self.channel):
+            _checks.instance("channel", self.channel, Channel, "a channel.Channel")
 
     @property
     def draws(self) -> bool:
