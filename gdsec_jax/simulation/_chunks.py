@@ -158,7 +158,6 @@ class Chunk(NamedTuple):
     numbers: np.ndarray  # of these rounds, the first is 1
     run: _run.Run  # after them; the next chunk takes its memory
     record: Any  # a `Record` of them, on the host
-    ended: bool  # nothing more is to be run
 
 
 def run_chunks(
@@ -178,8 +177,7 @@ def run_chunks(
     every = every or num_rounds
     capacity, number = buffers.error.shape[0], 0
     length = FIRST_CHUNK
-    ended = done == num_rounds or not _some_run(run, mesh)
-    while not ended:
+    while done < num_rounds and _some_run(run, mesh):
         start, before = time.perf_counter(), done
         length = min(length, capacity, num_rounds - done, every - done % every)
         ran, run, buffers = chunk(
@@ -188,8 +186,7 @@ def run_chunks(
         done, number = before + int(ran), number + 1
         first = functools.partial(_first, int(ran))
         record = jax.tree.map(first, _mesh.on_host(buffers, mesh))
-        ended = done == num_rounds or not _some_run(run, mesh)
-        yield Chunk(np.arange(before, done) + 1, run, record, ended)
+        yield Chunk(np.arange(before, done) + 1, run, record)
         if number > 1:  # the first chunk's time is mostly the compiler's
             seconds = time.perf_counter() - start
             length = int(np.clip(length * CHUNK_SECONDS / seconds, 1, capacity))

@@ -187,7 +187,6 @@ class Maker:
 
     @classmethod
     def of(cls, function: Callable, static: Setting) -> "Maker":
-        """The function with these arguments."""
         return cls(function, identity(static), static)
 
     def __call__(self, *, values: Mapping[str, Any]):

@@ -47,7 +47,6 @@ class Plan(NamedTuple):
 
     @property
     def count(self) -> int:
-        """Of its settings."""
         return len(self.group.traced)
 
     @property

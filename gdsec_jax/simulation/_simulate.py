@@ -189,7 +189,7 @@ def _run_all(
         saved = store.newest(saved, program.options.eval_every, num_rounds)
     run, before, done = saved.run, saved.seconds, int(saved.run.rounds)
     chunks, kept = [saved.records], 1
-    every = None if store is None else store.every
+    every = num_rounds if store is None else store.every
     with _environment.progress_bar(progress) as bar:
         task = bar.add_task(problem.name, total=num_rounds, completed=done)
         if done:
@@ -201,7 +201,8 @@ def _run_all(
             chunks.append(chunk.record)
             tell(chunk.record, done)
             bar.update(task, completed=done)
-            if store is not None and (chunk.ended or done % store.every == 0):
+            ended = done == num_rounds or int(run.outcome) != _run.RUNNING
+            if store is not None and (ended or done % every == 0):
                 seconds = before + time.perf_counter() - start
                 store.save(Saved(run, _records.joined(chunks[kept:]), seconds))
                 kept = len(chunks)
