@@ -200,12 +200,11 @@ class UplinkOf:
 
     uplink: Uplink | Callable[..., Uplink]
 
-    @property
-    def functions(self) -> list[Callable]:
-        """Those that are handed the grid's parameters."""
+    def takes(self, name: str) -> bool:
+        """Whether a function of it is handed the grid's parameter of this name."""
         names = ("participation", "grant", "channel")
         parts = [self.uplink, *(getattr(self.uplink, n, None) for n in names)]
-        return [part for part in parts if callable(part)]
+        return any(takes(part, name) for part in parts if callable(part))
 
     def __call__(self, **values) -> Uplink:
         """Every function is handed the values that it names."""

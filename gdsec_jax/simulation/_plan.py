@@ -104,11 +104,7 @@ def plan_of(
         channel = functions.channel  # which all settings have
         functions = dataclasses.replace(functions, channel=None)
     from_values = _grid.UplinkOf(functions)
-    static = {  # that the uplink's functions take
-        n: v
-        for n, v in group.static.items()
-        if any(_grid.takes(function, n) for function in from_values.functions)
-    }
+    static = {n: v for n, v in group.static.items() if from_values.takes(n)}
     error = _run.initial_error(problem)
     devices = 1 if common.mesh is None else common.mesh.size
     limits = _run.limits(problem, common.num_rounds, common.stop, error)

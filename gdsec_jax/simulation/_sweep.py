@@ -150,10 +150,10 @@ def sweep(
 
 def _check_names(setting: _grid.Setting, problem, make_optimizer, uplink) -> None:
     """A ValueError if there is a parameter that no function takes."""
-    functions = [make_optimizer, *_grid.UplinkOf(uplink).functions]
-    functions += [problem] if callable(problem) else []
+    functions = [make_optimizer, problem] if callable(problem) else [make_optimizer]
     for name in setting:
-        if name != _grid.SEED and not any(_grid.takes(f, name) for f in functions):
+        taken = name == _grid.SEED or any(_grid.takes(f, name) for f in functions)
+        if not taken and not _grid.UplinkOf(uplink).takes(name):
             raise ValueError(
                 f"grid has the parameter {name!r}, but neither make_optimizer nor a "
                 "function that makes the problem, the uplink or a part of it takes it."
