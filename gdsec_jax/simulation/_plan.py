@@ -62,11 +62,11 @@ class Plan(NamedTuple):
         """What the settings of one batch are run from."""
         params = jax.tree.leaves(self.problem.init_params)
         dtype = _trees.widest(*map(jnp.result_type, params))
-        values = _grid.stack(settings, dtype)
-        key = self.inputs.key
+        values, key = _grid.stack(settings, dtype), self.inputs.key
+        mesh = self.program.mesh
         if self.program.own_keys:
-            key = jax.vmap(_trees.as_key)(values[_grid.SEED])
-        return self.inputs._replace(key=key, values=values)
+            key = _mesh.spread(jax.vmap(_trees.as_key)(values[_grid.SEED]), mesh)
+        return self.inputs._replace(key=key, values=_mesh.spread(values, mesh))
 
     def begin(self, inputs: _run.Inputs) -> tuple[_run.Run, Any]:
         """A batch before its first round, and buffers for some rounds' records."""
@@ -233,9 +233,6 @@ def run_batch(
     count, program, mesh = len(settings), plan.program, plan.program.mesh
     # A last batch of fewer runs in the same loop.
     inputs = plan.inputs_of(settings + settings[-1:] * (program.size - count))
-    inputs = inputs._replace(values=_mesh.spread(inputs.values, mesh))
-    if program.own_keys:
-        inputs = inputs._replace(key=_mesh.spread(inputs.key, mesh))
     run, buffers = plan.begin(inputs)
     # Not each round is kept, or long sweeps would not fit.
     kept, last, numbers = [], {}, np.arange(0)
