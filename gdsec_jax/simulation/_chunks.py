@@ -83,7 +83,10 @@ class ManySettings(NamedTuple):
 
         axes = (0, 0 if self.own_keys else None, 0)
         new, record = jax.vmap(one, axes)(inputs.values, inputs.key, run)
-        return _hold(run, new), record
+        # What has ended stays there; the state that it computes on is not looked at.
+        running, old = run.outcome == _run.RUNNING, run._replace(state=())
+        held = _trees.where(running, new._replace(state=()), old)
+        return held._replace(state=new.state), record
 
     def spread(self, tree: Any, axis: int = 0) -> Any:
         """The runs, or their records, over the devices."""
@@ -91,13 +94,6 @@ class ManySettings(NamedTuple):
 
 
 Program = OneRun | ManySettings
-
-
-def _hold(run: _run.Run, new: _run.Run) -> _run.Run:
-    """A setting that has ended stays there; what it computes on is not looked at."""
-    running = run.outcome == _run.RUNNING
-    held = _trees.where(running, new._replace(state=()), run._replace(state=()))
-    return held._replace(state=new.state)
 
 
 @functools.partial(jax.jit, static_argnames=("program", "capacity"))

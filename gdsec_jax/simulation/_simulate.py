@@ -23,8 +23,6 @@ from gdsec_jax.simulation._run import Stop
 from gdsec_jax.simulation._spellings import with_old_spellings
 from gdsec_jax.uplink import Uplink
 
-Log = Callable[[dict[str, Any]], None]
-
 
 @with_old_spellings
 def simulate(
@@ -40,7 +38,7 @@ def simulate(
     worker_batch: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
     checkpoint: Checkpoints | None = None,
-    log: Log | None = None,
+    log: Callable[..., None] | None = None,
     progress: bool | None = None,
     attributes: dict[str, Any] | None = None,
 ) -> History:
