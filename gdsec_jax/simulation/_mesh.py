@@ -30,7 +30,7 @@ def everywhere(mesh: Mesh) -> NamedSharding:
 
 
 def by_worker(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
-    """Shardings of a state, or of records: what each worker has lies where it does."""
+    """Shardings of subtrees of a state, or records: of each worker's where it lies."""
 
     def one(node):
         if isinstance(node, FederationState):
