@@ -34,7 +34,7 @@ def by_worker(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
 
     def one(node):
         if isinstance(node, FederationState):
-            own = {name: by_worker(x, mesh, axis) for name, x in node._asdict().items()}
+            own: Any = {n: by_worker(x, mesh, axis) for n, x in node._asdict().items()}
             return FederationState(**own | {"workers": over(mesh, axis)})
         return over(mesh, axis) if isinstance(node, RoundCounts) else everywhere(mesh)
 
