@@ -182,8 +182,7 @@ def tensorboard(folder: str | os.PathLike, *, append: bool = False) -> Iterator[
     files: dict[Path, Path] = {}
 
     def log(rows: Mapping[str, Any], setting: Mapping[str, Any] | None = None):
-        columns = _rows(rows)
-        _coordinates(setting, columns)
+        columns, _ = _checked(rows, setting)
         steps, tags = _scalars(columns)
         run, now = folder / _run_name(setting or {}), time.time()
         events = []
@@ -215,9 +214,8 @@ def _log_into(file: TextIO, lines: Callable[[dict[str, list]], str]) -> Log:
     """A log that writes the lines which a function makes of columns."""
 
     def log(rows: Mapping[str, Any], setting: Mapping[str, Any] | None = None):
-        columns = _rows(rows)
+        columns, coordinates = _checked(rows, setting)
         length = len(next(iter(columns.values())))
-        coordinates = _coordinates(setting, columns)
         leading = {name: [value] * length for name, value in coordinates.items()}
         file.write(lines(leading | columns))
         file.flush()
@@ -225,21 +223,16 @@ def _log_into(file: TextIO, lines: Callable[[dict[str, list]], str]) -> Log:
     return log
 
 
-def _rows(rows: Mapping[str, Any]) -> dict[str, list]:
-    """Lists of Python's numbers and words, by name, all of one length."""
+def _checked(
+    rows: Mapping[str, Any], setting: Mapping[str, Any] | None
+) -> tuple[dict[str, list], dict[str, Any]]:
+    """Python's numbers and words, by name: lists of one length, and a setting's."""
     columns = {name: _column(name, values) for name, values in rows.items()}
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) != 1:
         raise ValueError(
             f"rows is of columns of the lengths {lengths}, expected one length."
         )
-    return columns
-
-
-def _coordinates(
-    setting: Mapping[str, Any] | None, columns: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The setting's numbers and words, none named as a column is."""
     coordinates = {}
     for name, value in (setting or {}).items():
         if name in columns:
@@ -251,7 +244,7 @@ def _coordinates(
                 f"setting[{name!r}] is {value!r}, expected a number or a word."
             )
         [coordinates[name]] = _column(name, [value])
-    return coordinates
+    return columns, coordinates
 
 
 def _column(name: str, values: Any) -> list:

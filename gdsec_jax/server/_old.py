@@ -74,6 +74,4 @@ def _server_of(server: Any, old: dict[str, Any]) -> Server:
             made = make(old[name])
             result = made._replace(step=behind(made.step, result.step))
     fields = {new: old[name] for name, new in _FIELDS.items() if name in old}
-    ratio = fields.get("max_norm_ratio")
-    running(max_norm_ratio=ratio)  # checks it
-    return result._replace(**fields)
+    return as_server(result._replace(**fields))  # which checks them

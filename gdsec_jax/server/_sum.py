@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from gdsec_jax import _checks, _trees
+from gdsec_jax import _checks
 from gdsec_jax._devices import BY_DEVICE, DEVICE_AXIS, num_devices
+from gdsec_jax.worker._vectors import tree_of, vectors
 
 
 def sparse_sum(messages: Any, capacity: int) -> Any:
@@ -18,14 +19,10 @@ def sparse_sum(messages: Any, capacity: int) -> Any:
     mesh in effect these are gathered from all devices, instead of a sum of all entries,
     and every device adds up what all have sent; in float32 at least.
     """
-    leaves, structure = jax.tree.flatten(messages)
-    if not leaves:
+    if not jax.tree.leaves(messages):
         return messages
-    dtype = _trees.norm_dtype(messages)
-    flat = [leaf.reshape(leaf.shape[0], -1).astype(dtype) for leaf in leaves]
-    ends = [sum(x.shape[1] for x in flat[:i]) for i in range(1, len(flat))]
-    length = sum(x.shape[1] for x in flat)
-    spread = num_devices() > 1
+    flat = jax.vmap(lambda message: vectors(message, "message")[0])(messages)
+    length, spread = flat.shape[1], num_devices() > 1
 
     def pack(message):
         (index,) = jnp.nonzero(message, size=min(capacity, length), fill_value=length)
@@ -36,7 +33,7 @@ def sparse_sum(messages: Any, capacity: int) -> Any:
         if spread:
             gather = jax.lax.all_gather
             index, values = (gather(x, DEVICE_AXIS) for x in (index, values))
-        zeros = jnp.zeros(length, dtype)
+        zeros = jnp.zeros(length, flat.dtype)
         return zeros.at[index.ravel()].add(values.ravel(), mode="drop")
 
     if spread:
@@ -47,9 +44,8 @@ def sparse_sum(messages: Any, capacity: int) -> Any:
             axis_names={DEVICE_AXIS},
             check_vma=False,  # that what is gathered is the same everywhere
         )
-    pieces = jnp.split(total(jnp.concatenate(flat, axis=1)), ends)
-    summed = [x.reshape(leaf.shape[1:]) for x, leaf in zip(pieces, leaves, strict=True)]
-    return jax.tree.unflatten(structure, summed)
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), messages)
+    return tree_of([total(flat)], one, "message")
 
 
 def median(summands: Any) -> Any:

@@ -118,10 +118,6 @@ class Store:
         paths = sorted(self.folder.glob("rounds/[0-9]*.npz"))
         return {int(path.name[:10]): _saves.read_part(path) for path in paths}
 
-    def until_save(self, rounds: int) -> int:
-        """How many rounds there are from one to the next that is saved."""
-        return self.every - rounds % self.every
-
     def newest(self, start: Saved, eval_every: int, num_rounds: int) -> Saved:
         """The run as it was saved last; as it starts where nothing sound is saved.
 

@@ -83,7 +83,10 @@ class ManySettings(NamedTuple):
 
         axes = (0, 0 if self.own_keys else None, 0)
         new, record = jax.vmap(one, axes)(inputs.values, inputs.key, run)
-        return _hold(run, new), record
+        # What has ended stays there; the state that it computes on is not looked at.
+        running, old = run.outcome == _run.RUNNING, run._replace(state=())
+        held = _trees.where(running, new._replace(state=()), old)
+        return held._replace(state=new.state), record
 
     def spread(self, tree: Any, axis: int = 0) -> Any:
         """The runs, or their records, over the devices."""
@@ -91,13 +94,6 @@ class ManySettings(NamedTuple):
 
 
 Program = OneRun | ManySettings
-
-
-def _hold(run: _run.Run, new: _run.Run) -> _run.Run:
-    """A setting that has ended stays there; what it computes on is not looked at."""
-    running = run.outcome == _run.RUNNING
-    held = _trees.where(running, new._replace(state=()), run._replace(state=()))
-    return held._replace(state=new.state)
 
 
 @functools.partial(jax.jit, static_argnames=("program", "capacity"))
@@ -158,7 +154,6 @@ class Chunk(NamedTuple):
     numbers: np.ndarray  # of these rounds, the first is 1
     run: _run.Run  # after them; the next chunk takes its memory
     record: Any  # a `Record` of them, on the host
-    ended: bool  # nothing more is to be run
 
 
 def run_chunks(
@@ -168,30 +163,26 @@ def run_chunks(
     buffers: Record,
     *,
     done: int = 0,
-    at_most: Callable[[int], int] | None = None,
+    every: int | None = None,
 ) -> Iterator[Chunk]:
-    """Chunk after chunk until all runs end.
+    """Chunk after chunk, each up to a multiple of `every` at most, until all runs end.
 
-    Run and buffers are given away. `at_most` goes from the rounds that are done to the
-    most that the next chunk may have.
+    Run and buffers are given away.
     """
     mesh, num_rounds = program.mesh, int(inputs.limits.rounds)
+    every = every or num_rounds
     capacity, number = buffers.error.shape[0], 0
     length = FIRST_CHUNK
-    ended = done == num_rounds or not _some_run(run, mesh)
-    while not ended:
+    while done < num_rounds and _some_run(run, mesh):
         start, before = time.perf_counter(), done
-        length = min(length, capacity, num_rounds - done)
-        if at_most is not None:
-            length = min(length, at_most(done))
+        length = min(length, capacity, num_rounds - done, every - done % every)
         ran, run, buffers = chunk(
             program, inputs, run, buffers, np.int32(done), np.int32(length)
         )
         done, number = before + int(ran), number + 1
         first = functools.partial(_first, int(ran))
         record = jax.tree.map(first, _mesh.on_host(buffers, mesh))
-        ended = done == num_rounds or not _some_run(run, mesh)
-        yield Chunk(np.arange(before, done) + 1, run, record, ended)
+        yield Chunk(np.arange(before, done) + 1, run, record)
         if number > 1:  # the first chunk's time is mostly the compiler's
             seconds = time.perf_counter() - start
             length = int(np.clip(length * CHUNK_SECONDS / seconds, 1, capacity))
@@ -219,15 +210,19 @@ def fingerprint(
     Of the limits the number of rounds does not matter, nor what follows from the
     initial error, which other devices round otherwise.
     """
-    program = program._replace(mesh=None)
-    if isinstance(program, OneRun):
-        program = program._replace(options=program.options._replace(worker_batch=None))
+    options = program.options._replace(worker_batch=None)
+    program = program._replace(mesh=None, options=options)
     # Shapes alone, without the devices that they are on.
     taken = jax.eval_shape(lambda *x: x, inputs, problem.init_params)
-    first = jax.jit(first_round, static_argnums=0)
-    _, record = first.eval_shape(program, *taken)
+
+    def first_round(inputs, params):
+        run = program.start(inputs, params)
+        return program.one_round(inputs, jnp.zeros((), jnp.int32), run)
+
+    first = jax.jit(first_round).lower(*taken)
+    _, record = first.out_info
     # The wire formats too: what is counted is the same, what it costs is not.
-    text = first.lower(program, *taken).as_text() + repr(jax.tree.structure(record))
+    text = first.as_text() + repr(jax.tree.structure(record))
     with np.errstate(over="ignore"):  # as the loop compares it
         target = np.asarray(inputs.limits.target_error).astype(record.error.dtype)
     return {
@@ -240,12 +235,6 @@ def fingerprint(
         "divergence_factor": str(float(stop.divergence_factor)),
         "jax": jax.__version__,
     }
-
-
-def first_round(program: Program, inputs: _run.Inputs, params: Any):
-    """The first round of a program, for a look at what it is."""
-    run = program.start(inputs, params)
-    return program.one_round(inputs, jnp.zeros((), jnp.int32), run)
 
 
 def digest(*trees: Any) -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import inspect
 import itertools
 import math
@@ -73,13 +72,19 @@ class Listed(NamedTuple):
 
     axes: tuple[Axis, ...]
     settings: list[Setting]
-    static: Collection[str]  # names of parameters that are not traced
+    static: Collection[str]  # names of what is not traced: `Static`, or no floats
 
 
 def listed(grid: Mapping[str | tuple[str, ...], Any]) -> Listed:
     """The settings of a grid, once it is checked: all combinations of its values."""
     axes = axes_of(grid)
-    return Listed(axes, list(settings_of(axes)), static_names(axes))
+    static = {
+        name
+        for axis in axes
+        for name, column in axis.columns.items()
+        if axis.static or (name != SEED and not all(map(_floats, column)))
+    }
+    return Listed(axes, list(settings_of(axes)), static)
 
 
 class Group(NamedTuple):
@@ -122,16 +127,6 @@ def settings_of(axes: Sequence[Axis]) -> Iterator[Setting]:
         yield dict(zip(names, itertools.chain(*rows), strict=True))
 
 
-def static_names(axes: Sequence[Axis]) -> set[str]:
-    """The parameters that are not traced: `Static` ones, and what is not a float."""
-    return {
-        name
-        for axis in axes
-        for name, column in axis.columns.items()
-        if axis.static or (name != SEED and not all(map(_floats, column)))
-    }
-
-
 def groups_of(listed: Listed, make_problem: Callable | None = None) -> list[Group]:
     """The settings by their static parameters, in the order of their first.
 
@@ -164,8 +159,7 @@ def stack(settings: Sequence[Setting], dtype) -> dict[str, Any]:
     """The values of each traced parameter, [S, ...], in the parameters' dtype."""
 
     def one(*values):
-        # By NumPy, which compiles nothing.
-        stacked = np.stack([np.asarray(value) for value in values])
+        stacked = np.stack(values)  # by NumPy, which compiles nothing
         return jnp.asarray(stacked, None if stacked.dtype.kind in "iu" else dtype)
 
     names = settings[0]
@@ -193,7 +187,6 @@ class Maker:
 
     @classmethod
     def of(cls, function: Callable, static: Setting) -> "Maker":
-        """The function with these arguments."""
         return cls(function, identity(static), static)
 
     def __call__(self, *, values: Mapping[str, Any]):
@@ -207,12 +200,11 @@ class UplinkOf:
 
     uplink: Uplink | Callable[..., Uplink]
 
-    @property
-    def functions(self) -> list[Callable]:
-        """Those that are handed the grid's parameters."""
-        parts = [getattr(self.uplink, n, None) for n in ("participation", "grant")]
-        parts += [self.uplink, getattr(self.uplink, "channel", None)]
-        return [part for part in parts if callable(part)]
+    def takes(self, name: str) -> bool:
+        """Whether a function of it is handed the grid's parameter of this name."""
+        names = ("participation", "grant", "channel")
+        parts = [self.uplink, *(getattr(self.uplink, n, None) for n in names)]
+        return any(takes(part, name) for part in parts if callable(part))
 
     def __call__(self, **values) -> Uplink:
         """Every function is handed the values that it names."""
@@ -245,11 +237,9 @@ def _axis(key, values) -> Axis:
     one = not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0
     if one or isinstance(values, str | bytes | Mapping):
         raise ValueError(f"{where} is {values!r}, expected a sequence of values.")
-    rows: list[Any] = [_plain(value) for value in values]
+    rows: list[Any] = [(x,) if isinstance(key, str) else _plain(x) for x in values]
     if not rows:
         raise ValueError(f"{where} is empty, expected at least one value.")
-    if isinstance(key, str):
-        return Axis(names, tuple((row,) for row in rows))
     for row in rows:
         several = isinstance(row, list | tuple) or np.ndim(row) > 0
         if not several or len(row) != len(names):
@@ -281,5 +271,4 @@ def _are_labels(column: Sequence[Any]) -> bool:
 def _leaf_identity(leaf: Any):
     if not isinstance(leaf, np.ndarray | jax.Array):
         return type(leaf), leaf
-    digest = hashlib.sha256(_trees.bytes_of(leaf)).digest()
-    return type(leaf), str(leaf.dtype), leaf.shape, digest
+    return type(leaf), str(leaf.dtype), leaf.shape, _trees.bytes_of(leaf)

@@ -30,15 +30,13 @@ def everywhere(mesh: Mesh) -> NamedSharding:
 
 
 def by_worker(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
-    """Shardings of a state, or of records: what each worker has lies where it does."""
+    """Shardings of subtrees of a state, or records: of each worker's where it lies."""
 
     def one(node):
         if isinstance(node, FederationState):
-            own = {name: by_worker(x, mesh, axis) for name, x in node._asdict().items()}
-            workers = jax.tree.map(lambda _: over(mesh, axis), node.workers)
-            return FederationState(**own | {"workers": workers})
-        each = over(mesh, axis) if isinstance(node, RoundCounts) else everywhere(mesh)
-        return jax.tree.map(lambda _: each, node)
+            own: Any = {n: by_worker(x, mesh, axis) for n, x in node._asdict().items()}
+            return FederationState(**own | {"workers": over(mesh, axis)})
+        return over(mesh, axis) if isinstance(node, RoundCounts) else everywhere(mesh)
 
     kinds = (FederationState, RoundCounts)
     return jax.tree.map(one, tree, is_leaf=lambda node: isinstance(node, kinds))
@@ -50,7 +48,7 @@ def spread(tree: Any, mesh: Mesh | None, axis: int = 0) -> Any:
         return tree
     traced = _checks.is_traced(tree)
     put = jax.lax.with_sharding_constraint if traced else jax.device_put
-    return jax.tree.map(lambda x: put(x, over(mesh, axis)), tree)
+    return put(tree, over(mesh, axis))
 
 
 def constrain(tree: Any, mesh: Mesh | None, axis: int = 0) -> Any:
@@ -65,8 +63,7 @@ def place_problem(problem: Problem, mesh: Mesh | None) -> Problem:
     if mesh is None:
         return problem
     shared = jax.tree.map(lambda _: everywhere(mesh), problem)
-    own = jax.tree.map(lambda _: over(mesh), problem.worker_data)
-    return jax.device_put(problem, dataclasses.replace(shared, worker_data=own))
+    return jax.device_put(problem, dataclasses.replace(shared, worker_data=over(mesh)))
 
 
 def agreed(number: int, mesh: Mesh | None) -> int:

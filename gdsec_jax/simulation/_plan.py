@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -29,12 +29,7 @@ class Common(NamedTuple):
     stop: _run.Stop
     key: Any
     uplink: Uplink | Callable[..., Uplink]
-    mesh: jax.sharding.Mesh | None = None
-
-    @property
-    def devices(self) -> int:
-        """That settings are spread over."""
-        return 1 if self.mesh is None else self.mesh.size
+    mesh: jax.sharding.Mesh | None = None  # that settings are spread over
 
 
 class Plan(NamedTuple):
@@ -47,12 +42,11 @@ class Plan(NamedTuple):
     stop: _run.Stop
     uplink: Uplink  # of a setting, of which the host needs the kind alone
     initial_error: float
-    marks: list[str]  # of what each setting computes, if the result is kept
+    marks: Sequence[str] = ()  # of what each setting computes, if the result is kept
     needed: int = 0  # bytes, for the settings of one device
 
     @property
     def count(self) -> int:
-        """Of its settings."""
         return len(self.group.traced)
 
     @property
@@ -68,11 +62,11 @@ class Plan(NamedTuple):
         """What the settings of one batch are run from."""
         params = jax.tree.leaves(self.problem.init_params)
         dtype = _trees.widest(*map(jnp.result_type, params))
-        values = _grid.stack(settings, dtype)
-        key = self.inputs.key
+        values, key = _grid.stack(settings, dtype), self.inputs.key
+        mesh = self.program.mesh
         if self.program.own_keys:
-            key = jax.vmap(_trees.as_key)(values[_grid.SEED])
-        return self.inputs._replace(key=key, values=values)
+            key = _mesh.spread(jax.vmap(_trees.as_key)(values[_grid.SEED]), mesh)
+        return self.inputs._replace(key=key, values=_mesh.spread(values, mesh))
 
     def begin(self, inputs: _run.Inputs) -> tuple[_run.Run, Any]:
         """A batch before its first round, and buffers for some rounds' records."""
@@ -110,12 +104,9 @@ def plan_of(
         channel = functions.channel  # which all settings have
         functions = dataclasses.replace(functions, channel=None)
     from_values = _grid.UplinkOf(functions)
-    static = {  # that the uplink's functions take
-        n: v
-        for n, v in group.static.items()
-        if any(_grid.takes(function, n) for function in from_values.functions)
-    }
-    error, devices = _run.initial_error(problem), common.devices
+    static = {n: v for n, v in group.static.items() if from_values.takes(n)}
+    error = _run.initial_error(problem)
+    devices = 1 if common.mesh is None else common.mesh.size
     limits = _run.limits(problem, common.num_rounds, common.stop, error)
     program = _chunks.ManySettings(
         make,
@@ -136,7 +127,6 @@ def plan_of(
         stop=common.stop,
         uplink=uplink,
         initial_error=error,
-        marks=[""] * len(group.traced),
     )
 
 
@@ -243,9 +233,6 @@ def run_batch(
     count, program, mesh = len(settings), plan.program, plan.program.mesh
     # A last batch of fewer runs in the same loop.
     inputs = plan.inputs_of(settings + settings[-1:] * (program.size - count))
-    inputs = inputs._replace(values=_mesh.spread(inputs.values, mesh))
-    if program.own_keys:
-        inputs = inputs._replace(key=_mesh.spread(inputs.key, mesh))
     run, buffers = plan.begin(inputs)
     # Not each round is kept, or long sweeps would not fit.
     kept, last, numbers = [], {}, np.arange(0)
@@ -266,7 +253,7 @@ def run_batch(
         advance(count * numbers.size)
     advance(count * (plan.num_rounds - int(numbers[-1])))  # over before its last round
     rounds, outcome = map(np.asarray, _mesh.on_host((run.rounds, run.outcome), mesh))
-    return _dataset(plan, kept, last, rounds[:count], outcome[:count])
+    return _dataset(plan, kept, rounds[:count], outcome[:count])
 
 
 def _columns(plan: Plan, record: Any, running: np.ndarray) -> dict[str, np.ndarray]:
@@ -292,20 +279,20 @@ def _tell(log, columns, plan: Plan, settings, running, numbers) -> None:
             log(told, setting=plan.group.static | setting)
 
 
-def _dataset(plan: Plan, kept, last, rounds_run, outcome) -> "xr.Dataset":
+def _dataset(plan: Plan, kept, rounds_run, outcome) -> "xr.Dataset":
     """What is kept of a batch, chunk after chunk, as a labelled dataset."""
     import xarray as xr
 
     rounds, every = np.arange(1, plan.num_rounds + 1), plan.program.options.eval_every
     rounds = rounds[_run.evaluates(rounds, every, plan.num_rounds)]
     variables: dict[str, Any] = {}
-    for name, end in last.items():
-        values = np.concatenate([part[name] for part in kept])
+    for name in kept[0]:
+        values = np.concatenate([part[name] for part in kept])[:, : outcome.size]
         total = _records.adds_up(name)
         # Where all settings ended early the last rounds are missing.
-        end = end if total else np.full_like(end, np.nan, dtype=float)
-        missing = np.repeat(end[None], rounds.size - len(values), axis=0)
-        values = np.concatenate([values, missing])[:, : outcome.size].swapaxes(0, 1)
+        missing = [(0, rounds.size - len(values)), *[(0, 0)] * (values.ndim - 1)]
+        as_before: Any = {"mode": "edge"} if total else {"constant_values": np.nan}
+        values = np.pad(values, missing, **as_before).swapaxes(0, 1)
         more = (f"{name}:{axis}" for axis in range(values.ndim - 2))
         label = f"{_records.TOTAL}{name}" if total else name
         variables[label] = (("setting", "eval_round", *more), values)

@@ -164,13 +164,12 @@ def arrays(rounds: Rounds, evaluated: np.ndarray) -> dict[str, Any]:
 
 def columns(rounds: Rounds) -> dict[str, np.ndarray]:
     """What rounds left behind, by column, summed over the workers."""
-    found = {}
-    for quantity in TABLE:
-        if not quantity.column:
-            continue
-        for name, value in quantity.named(quantity(rounds)).items():
-            found[name] = value.sum(-1) if quantity.by_worker else value
-    return found
+    return {
+        name: value.sum(-1) if quantity.by_worker else value
+        for quantity in TABLE
+        if quantity.column
+        for name, value in quantity.named(quantity(rounds)).items()
+    }
 
 
 def adds_up(column: str) -> bool:
@@ -300,10 +299,7 @@ def norms(now: Round) -> dict[str, jax.Array]:
 
 
 def _norm(tree) -> jax.Array:
-    leaves = jax.tree.leaves(tree)
-    dtype = _trees.widest(jnp.float32, *(x.dtype for x in leaves))
-    squares = [jnp.square(x.astype(dtype)).sum() for x in leaves]
-    return jnp.sqrt(jnp.stack(squares).sum())
+    return jnp.sqrt(_trees.squares(tree, _trees.norm_dtype(tree)))
 
 
 def log_columns(

@@ -176,9 +176,7 @@ def for_loop(problem: Problem) -> Problem:
     return dataclasses.replace(problem, name="", **dict.fromkeys(unused))
 
 
-@functools.partial(jax.jit, static_argnames="worker_batch")
-def _error(problem: Problem, params, worker_batch: int | None):
-    return problem.error(params, worker_batch)
+_error = jax.jit(Problem.error, static_argnames="worker_batch")
 
 
 def initial_error(problem: Problem, worker_batch: int | None = None) -> float:

@@ -89,9 +89,8 @@ def write_state(states: Any, number: int, tree: Any) -> None:
     """
     import orbax.checkpoint as ocp
 
-    arrays = enumerate(map(_without_key_type, jax.tree.leaves(tree)))
-    kept = ocp.args.PyTreeSave({str(i): x for i, x in arrays if x.size})
-    states.save(number, args=kept, force=True)
+    arrays = {str(i): x for i, x in enumerate(jax.tree.leaves(tree)) if x.size}
+    states.save(number, args=ocp.args.PyTreeSave(arrays), force=True)
 
 
 def read_state(states: Any, number: int, like: Any) -> Any:
@@ -107,11 +106,6 @@ def read_state(states: Any, number: int, like: Any) -> Any:
     return structure.unflatten(
         _placed(found[str(i)], x) if x.size else x for i, x in enumerate(leaves)
     )
-
-
-def _without_key_type(array: jax.Array) -> jax.Array:
-    typed = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
-    return jax.random.key_data(array) if typed else array
 
 
 def _placed(array: np.ndarray, like: jax.Array) -> jax.Array:

@@ -23,8 +23,6 @@ from gdsec_jax.simulation._run import Stop
 from gdsec_jax.simulation._spellings import with_old_spellings
 from gdsec_jax.uplink import Uplink
 
-Log = Callable[[dict[str, Any]], None]
-
 
 @with_old_spellings
 def simulate(
@@ -40,7 +38,7 @@ def simulate(
     worker_batch: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
     checkpoint: Checkpoints | None = None,
-    log: Log | None = None,
+    log: Callable[..., None] | None = None,
     progress: bool | None = None,
     attributes: dict[str, Any] | None = None,
 ) -> History:
@@ -189,19 +187,20 @@ def _run_all(
         saved = store.newest(saved, program.options.eval_every, num_rounds)
     run, before, done = saved.run, saved.seconds, int(saved.run.rounds)
     chunks, kept = [saved.records], 1
-    at_most = None if store is None else store.until_save
+    every = num_rounds if store is None else store.every
     with _environment.progress_bar(progress) as bar:
         task = bar.add_task(problem.name, total=num_rounds, completed=done)
         if done:
             tell(saved.records, done)
         for chunk in _chunks.run_chunks(
-            program, inputs, run, buffers, done=done, at_most=at_most
+            program, inputs, run, buffers, done=done, every=every
         ):
             run, done = chunk.run, int(chunk.numbers[-1])
             chunks.append(chunk.record)
             tell(chunk.record, done)
             bar.update(task, completed=done)
-            if store is not None and (chunk.ended or done % store.every == 0):
+            ended = done == num_rounds or int(run.outcome) != _run.RUNNING
+            if store is not None and (ended or done % every == 0):
                 seconds = before + time.perf_counter() - start
                 store.save(Saved(run, _records.joined(chunks[kept:]), seconds))
                 kept = len(chunks)

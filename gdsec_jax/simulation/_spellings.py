@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -23,64 +24,61 @@ def with_old_spellings(function: _Function) -> _Function:
 
     @functools.wraps(function)
     def call(*arguments, **options):
-        for name in _OBJECTS:
-            _merge(options, name)
-        if "norms" in options:
-            if asked := options.pop("norms"):
-                _alone(options, "norms", "observe")
-            _warn("norms=True", "observe=gdsec_jax.norms")
-            options |= {"observe": norms} if asked else {}
-        if options.get("checkpoint_every") is not None:
+        for name, (word, kind) in _OBJECTS.items():
+            parts = [field.name for field in dataclasses.fields(kind)]
+            given = {n: options.pop(n) for n in parts if n in options}
+            given = {n: value for n, value in given.items() if value is not None}
+            if given:
+                words = ", ".join(f"{part}=..." for part in given)
+                make = functools.partial(kind, **given)
+                _put(options, name, make, words, f"{name}={word}({words})")
+        asked = options.pop("norms", None)
+        if asked:
+            new = "observe=gdsec_jax.norms"
+            _put(options, "observe", lambda: norms, "norms=True", new)
+        elif asked is not None:
+            _checks.deprecated("norms=False", "observe=None")
+        every = options.pop("checkpoint_every", None)
+        if every is not None:
+            path: Any = options.get("checkpoint")
+            make = functools.partial(Checkpoints, path, every)
             new = "checkpoint=gdsec_jax.Checkpoints(path, every=...)"
-            _warn("checkpoint_every=...", new)
-            if isinstance(options.get("checkpoint"), Checkpoints):
-                _alone(options, "checkpoint_every", "checkpoint")
-            own: Any = (options.get("checkpoint"), options["checkpoint_every"])
-            options["checkpoint"] = Checkpoints(*own)
-        options.pop("checkpoint_every", None)
-        if "static" in options:
-            arguments = _as_static(arguments, options)
+            _put(options, "checkpoint", make, "checkpoint_every=...", new, Checkpoints)
         if "attributes" in options and function.__name__ == "sweep":
-            _warn("attributes=...", "path=gdsec_jax.SweepFile(path, attributes)")
             said = options.pop("attributes") or {}
-            if isinstance(options.get("path"), SweepFile):
-                _alone(options, "attributes", "path")
-            options["path"] = SweepFile(options.get("path"), said)
+            make = functools.partial(SweepFile, options.get("path"), said)
+            new = "path=gdsec_jax.SweepFile(path, attributes)"
+            _put(options, "path", make, "attributes=...", new, SweepFile)
+        if "static" in options:
+            new = "gdsec_jax.Static around the values in the grid"
+            _checks.deprecated("static=...", new)
+            asked = options.pop("static")
+            options = inspect.signature(function).bind(*arguments, **options).arguments
+            options["grid"] = _with_static(options.get("grid", {}), asked)
+            arguments = ()
         return function(*arguments, **options)
 
     return call  # pyright: ignore
 
 
-def _warn(old: str, new: str) -> None:
+def _put(
+    options: dict[str, Any],
+    name: str,
+    make: Callable[[], Any],
+    old: str,
+    new: str,
+    kind: type = object,
+) -> None:
+    """The keyword of a name for an old one, with a warning; refused beside its kind."""
+    if options.get(name) is not None and isinstance(options[name], kind):
+        word, _, _ = old.partition("=")
+        raise ValueError(f"{word} is given beside {name}, expected {name} alone.")
     _checks.deprecated(old, new, stacklevel=4)
+    options[name] = make()
 
 
-def _alone(options: dict[str, Any], old: str, new: str) -> None:
-    """Raise a ValueError if there is the new keyword beside an old one."""
-    if options.get(new) is not None:
-        raise ValueError(f"{old} is given beside {new}, expected {new} alone.")
-
-
-def _merge(options: dict[str, Any], name: str) -> None:
-    """Put old keywords into the object that they are parts of now."""
-    word, kind = _OBJECTS[name]
-    old = [field.name for field in dataclasses.fields(kind)]
-    given = {part: options.pop(part) for part in old if part in options}
-    given = {part: value for part, value in given.items() if value is not None}
-    if not given:
-        return
-    _alone(options, next(iter(given)), name)
-    words = ", ".join(f"{part}=..." for part in given)
-    _checks.deprecated(words, f"{name}={word}({words})", stacklevel=4)
-    options[name] = kind(**given)
-
-
-def _as_static(arguments: tuple, options: dict[str, Any]) -> tuple:
-    """The arguments with what `static` names wrapped in the grid."""
-    new = "gdsec_jax.Static around the values in the grid"
-    _checks.deprecated("static=...", new, stacklevel=4)
-    asked = options.pop("static")
-    grid = options.get("grid", arguments[2] if len(arguments) > 2 else {})
+def _with_static(grid: Any, asked: Any) -> dict[Any, Any]:
+    """The grid with the values of these parameters wrapped in `Static`."""
     names = {key: key if isinstance(key, tuple) else (key,) for key in grid}
     for name in asked:
         if not any(name in own for own in names.values()):
@@ -88,11 +86,7 @@ def _as_static(arguments: tuple, options: dict[str, Any]) -> tuple:
                 f"static names {name!r}, expected parameters of the grid: "
                 f"{', '.join(sorted(sum(names.values(), ())))}."
             )
-    grid = {
+    return {
         key: Static(values) if set(asked) & set(names[key]) else values
         for key, values in grid.items()
     }
-    if "grid" in options:
-        options["grid"] = grid
-        return arguments
-    return (*arguments[:2], grid, *arguments[3:])

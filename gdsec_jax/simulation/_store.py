@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,12 +34,6 @@ class SweepFile(NamedTuple):
 
 
 _MARK = "mark"  # of a setting, among the variables of a batch that is kept
-# Attributes that are the sweep's own, rather than the caller's.
-_OWN = (
-    *("problem", "error_name", "resolution", "num_rounds", "eval_every"),
-    *("target_error", "divergence_factor", "key", "values", "batches", "bytes"),
-    *("seconds", "versions"),
-)
 
 
 class Store(NamedTuple):
@@ -81,13 +75,13 @@ class Store(NamedTuple):
         shutil.rmtree(self.parts, ignore_errors=True)
         return result
 
-    def finished(self, attributes: Mapping[str, Any]) -> "xr.Dataset | None":
-        """The result, if it is there, with what the caller says of it now."""
+    def finished(self, attributes: Mapping[str, Any], own: Collection[str]):
+        """The result, if it is there: with its `own` attributes, and these, alone."""
         done = _read(self.path)
         if done is None or done.attrs.get("fingerprint") != self.fingerprint:
             return None
         before = json.loads(done.attrs["attributes"])
-        after = dict(attributes) | {n: before[n] for n in before if n in _OWN}
+        after = dict(attributes) | {n: before[n] for n in before if n in own}
         if after != before:
             done.attrs["attributes"] = json.dumps(after)
             _netcdf.write(done, self.path)

@@ -133,17 +133,16 @@ def sweep(
     plans = [plan_of(group, problem, make_optimizer, common) for group in groups]
     # All settings are checked before the first loop is compiled.
     plans = [fit(plan, memory_limit) for plan in plans]
-    begin = time.perf_counter()
-    store = None
+    about = _about(plans, listed.axes, common)
+    begin, store = time.perf_counter(), None
     if kept.path is not None:
         plans = [marked(plan) for plan in plans]
         store = Store.at(Path(kept.path), listed.axes, plans)
-        done = store.finished(own_attributes)
+        done = store.finished(own_attributes, {*about, "batches", "seconds"})
         if done is not None:
             return done
     flat, batches = _run_plans(plans, store, log, progress)
     result = unflatten(flat, listed.axes)
-    about = _about(plans, listed.axes, common)
     about |= {"batches": batches, "seconds": time.perf_counter() - begin}
     result.attrs = {"attributes": json.dumps(own_attributes | about)}
     return result if store is None else store.finish(result)
@@ -151,10 +150,10 @@ def sweep(
 
 def _check_names(setting: _grid.Setting, problem, make_optimizer, uplink) -> None:
     """A ValueError if there is a parameter that no function takes."""
-    functions = [make_optimizer, *_grid.UplinkOf(uplink).functions]
-    functions += [problem] if callable(problem) else []
+    functions = [make_optimizer, problem] if callable(problem) else [make_optimizer]
     for name in setting:
-        if name != _grid.SEED and not any(_grid.takes(f, name) for f in functions):
+        taken = name == _grid.SEED or any(_grid.takes(f, name) for f in functions)
+        if not taken and not _grid.UplinkOf(uplink).takes(name):
             raise ValueError(
                 f"grid has the parameter {name!r}, but neither make_optimizer nor a "
                 "function that makes the problem, the uplink or a part of it takes it."

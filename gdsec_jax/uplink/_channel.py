@@ -68,8 +68,7 @@ class Channel:
     max_delay: int = 0
 
     def __post_init__(self):
-        if not (self.radio is None or isinstance(self.radio, Radio)):
-            raise ValueError(f"radio is {self.radio!r}, expected a Radio or None.")
+        _checks.instance("radio", self.radio, Radio, "a Radio")
         _radio.check(self, "erasure_probability", high=1.0)
         for name in ("compute_s", "straggler_s"):
             _radio.check(self, name)
@@ -105,7 +104,7 @@ def conditions(channel: Channel, num_workers: int, key: Any) -> Conditions:
     """
     _checks.number_of_workers(num_workers)
     key = _trees.as_key(key)
-    shape, dtype = (num_workers,), _radio.float_dtype()
+    shape = (num_workers,)
 
     def stream(purpose):
         return jax.random.fold_in(key, purpose)
@@ -113,18 +112,18 @@ def conditions(channel: Channel, num_workers: int, key: Any) -> Conditions:
     def of(node, name):
         return _radio.per_worker(node, name, num_workers)
 
-    luck = jax.random.uniform(stream(_ERASURE), shape, dtype)
+    luck = jax.random.uniform(stream(_ERASURE), shape)
     delivered = luck >= of(channel, "erasure_probability")
     delay = jax.random.randint(
         stream(_DELAY), shape, 0, channel.max_delay + 1, jnp.int32
     )
-    straggling = jax.random.exponential(stream(_COMPUTE), shape, dtype)
+    straggling = jax.random.exponential(stream(_COMPUTE), shape)
     compute_s = of(channel, "compute_s") + of(channel, "straggler_s") * straggling
     radio = channel.radio
     if radio is None:
-        free = jnp.zeros(shape, dtype)
+        free = jnp.zeros(shape)
         return Conditions(delivered, delay, free, free, compute_s)
-    fading = jax.random.exponential(stream(_FADING), shape, dtype)
+    fading = jax.random.exponential(stream(_FADING), shape)
     least = of(radio, "outage_snr")
     snr = radio.snr(num_workers) * jnp.maximum(fading, least)
     rate = radio.worker_bandwidth_hz(num_workers) * jnp.log1p(snr) / math.log(2)

@@ -6,9 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gdsec_jax import _checks
-from gdsec_jax.federation._attendance import Grant as Grant
-from gdsec_jax.federation._attendance import Offers as Offers
-from gdsec_jax.federation._attendance import Rule as Rule
+from gdsec_jax.federation._attendance import Grant, Offers, Rule
 
 
 def _number(share, num_workers: int):

@@ -40,11 +40,6 @@ def pytree(*static: str) -> Callable[[_Node], _Node]:
     return register
 
 
-def float_dtype() -> Any:
-    """float32, or float64 where JAX has it enabled."""
-    return jnp.result_type(float)
-
-
 def per_worker(node: Any, name: str, num_workers: int) -> jax.Array:
     """A field as [M]: a scalar for each worker, or what already is [M]."""
     value = getattr(node, name)
@@ -52,7 +47,7 @@ def per_worker(node: Any, name: str, num_workers: int) -> jax.Array:
         raise ValueError(
             f"{name} has shape {jnp.shape(value)}, expected () or ({num_workers},)."
         )
-    return jnp.broadcast_to(jnp.asarray(value, float_dtype()), (num_workers,))
+    return jnp.broadcast_to(jnp.asarray(value, float), (num_workers,))
 
 
 def check(
@@ -163,7 +158,7 @@ def at_snr(radio: Radio, num_workers: int, snr_db: Any) -> Radio:
       Array(100., dtype=float32)
     """
     _checks.number_in_range("snr_db", snr_db, -100.0, 100.0)
-    wanted = 10 ** (jnp.asarray(snr_db, float_dtype()) / 10)
+    wanted = 10 ** (jnp.asarray(snr_db, float) / 10)
     factor = jnp.median(radio.snr(num_workers)) / wanted
-    noise = jnp.asarray(radio.noise_w_per_hz, float_dtype()) * factor
+    noise = jnp.asarray(radio.noise_w_per_hz, float) * factor
     return dataclasses.replace(radio, noise_w_per_hz=noise)

@@ -110,10 +110,8 @@ class Uplink:
                 f"absent is {self.absent!r}, expected a participation or a grant "
                 "beside it: nobody is absent."
             )
-        if not (isinstance(self.channel, Channel | None) or callable(self.channel)):
-            raise ValueError(
-                f"channel is {self.channel!r}, expected a channel.Channel or None."
-            )
+        if not callable(self.channel):
+            _checks.instance("channel", self.channel, Channel, "a channel.Channel")
 
     @property
     def draws(self) -> bool:
@@ -126,14 +124,12 @@ class Uplink:
         Then uploads would take no time, or for ever.
         """
         channel = self.channel
-        if channel is None:
-            return
-        if not isinstance(channel, Channel):
+        if callable(channel):
             raise ValueError(
                 f"channel is {channel!r}, expected a channel.Channel or None: only a "
                 "sweep has parameters for a function."
             )
-        if channel.radio is None:
+        if channel is None or channel.radio is None:
             return
         for m, snr in enumerate(np.asarray(channel.radio.snr(num_workers))):
             if not (snr > 0 and math.isfinite(snr)):

@@ -113,7 +113,7 @@ def test_four_devices_move_a_tenth_of_the_bytes():
             state = jax.eval_shape(algorithm.init, params)
             state = jax.tree.map(
                 lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-                state, _mesh.by_worker(state, mesh),
+                state, jax.tree.broadcast(_mesh.by_worker(state, mesh), state),
             )
             with jax.set_mesh(mesh):
                 compiled = jax.jit(algorithm.update).lower(grads, state, params)

@@ -659,7 +659,7 @@ FOUND: dict[str, str] = {}  # of what is changed: of BASE, and of some of their 
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_another_computation_has_another_fingerprint(name, monkeypatch, tmp_path):
-    def found(store, attributes):
+    def found(store, *about):
         raise Found(store.fingerprint)
 
     def fingerprint(options):
