@@ -18,10 +18,6 @@ from gdsec_jax.problems._problem import Problem
 _SIGMOID_SQUARES_CURVATURE = 0.07703
 
 
-def _squares(z, y):
-    return (z - y) ** 2 / 2
-
-
 def _logistic(z, y):
     return jnp.logaddexp(0.0, -y * z)
 
@@ -32,7 +28,7 @@ def _softmax(z, y):
 
 
 def _sigmoid_squares(z, y):
-    return (y - jax.nn.sigmoid(z)) ** 2 / 2
+    return optax.l2_loss(jax.nn.sigmoid(z), y)
 
 
 def _absolute(params):
@@ -41,12 +37,12 @@ def _absolute(params):
 
 
 # Made once: the compiled loop knows them by identity.
-_ridge_loss = linear_loss(_squares, half_square)
+_ridge_loss = linear_loss(optax.l2_loss, half_square)
 _logistic_loss = linear_loss(_logistic, half_square)
 _softmax_loss = linear_loss(_softmax, half_square)
 _sigmoid_loss = linear_loss(_sigmoid_squares, half_square)
-_lasso_loss = linear_loss(_squares, _absolute)
-_squares_loss = linear_loss(_squares, None)
+_lasso_loss = linear_loss(optax.l2_loss, _absolute)
+_squares_loss = linear_loss(optax.l2_loss, None)
 
 
 def ridge(
