@@ -14,6 +14,7 @@ import numpy as np
 PyTree = Any
 LARGEST = float(np.finfo(np.float64).max)  # as an upper bound: any finite number
 SMALLEST = float(np.finfo(np.float64).smallest_subnormal)  # as a lower: any above 0
+_INJECTED = "; with optax.inject_hyperparams name it in static_args"
 
 
 def deprecated(old: str, new: str, stacklevel: int = 3) -> None:
@@ -125,10 +126,12 @@ def number_in_range(name: str, value: Any, low: float, high: float) -> None:
 def state_dtype(value: Any) -> None:
     """None, or a floating-point dtype."""
     if value is not None:
-        dtype("state_dtype", value, "a floating-point dtype or None")
+        dtype("state_dtype", value, f"a floating-point dtype or None{_INJECTED}")
 
 
-def dtype(name: str, value: Any, expected: str = "a floating-point dtype") -> None:
+def dtype(
+    name: str, value: Any, expected: str = f"a floating-point dtype{_INJECTED}"
+) -> None:
     """A floating-point dtype, or its name."""
     try:
         floating = value is not None and jnp.issubdtype(jnp.dtype(value), jnp.floating)
@@ -136,10 +139,7 @@ def dtype(name: str, value: Any, expected: str = "a floating-point dtype") -> No
             return
     except TypeError:
         pass
-    raise ValueError(
-        f"{name} is {value!r}, expected {expected}; with optax.inject_hyperparams name "
-        "it in static_args."
-    )
+    raise ValueError(f"{name} is {value!r}, expected {expected}.")
 
 
 def mask(name: str, value: Any, num_workers: int) -> jax.Array:

@@ -53,7 +53,7 @@ class _Limited(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[IO[bytes]]:
+def opened(path: Path) -> Iterator[io.BufferedReader]:
     """Open ``path`` for its decompressed bytes, at most `most_bytes` of them."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {str(path)!r}")
@@ -75,8 +75,5 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of the decompressed content, read in pieces."""
-    digest = hashlib.sha256()
     with opened(path) as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,7 +1,6 @@
 """Smoothness constants and optima, computed on the host in float64."""
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,15 +27,10 @@ def gram_norm(features: Matrix) -> float:
         value = scipy.linalg.eigh(gram, eigvals_only=True, subset_by_index=last)[0]
     else:
         start = np.random.default_rng(0).standard_normal(smaller)
-        x = features.T if wide else features
-        gram = _operator(smaller, lambda v: x.T @ (x @ v))
-        value = scipy.sparse.linalg.eigsh(
-            gram,
-            k=1,
-            v0=start,
-            tol=1e-12,  # pyright: ignore
-            return_eigenvectors=False,
-        )[0]
+        norm = scipy.sparse.linalg.svds(  # which squares the tolerance
+            features, k=1, v0=start, tol=1e-6, return_singular_vectors=False
+        )
+        value = norm[0] ** 2
     return float(max(value, 0.0))
 
 
@@ -62,7 +56,12 @@ def solve_ridge(features: Matrix, targets: np.ndarray, regularization: float):
     def hessian_product(v):
         return features.T @ (features @ v) / num_samples + regularization * v
 
-    return _conjugate_gradients(hessian_product, right, 1e-13)
+    hessian = scipy.sparse.linalg.LinearOperator(
+        (length, length),  # pyright: ignore
+        matvec=hessian_product,  # pyright: ignore
+        dtype=np.float64,  # pyright: ignore
+    )
+    return scipy.sparse.linalg.cg(hessian, right, rtol=1e-13, maxiter=20_000)[0]
 
 
 def solve_lasso(features: Matrix, targets: np.ndarray, regularization: float):
@@ -96,52 +95,33 @@ def solve_lasso(features: Matrix, targets: np.ndarray, regularization: float):
     return theta
 
 
-def newton(
-    value: Callable[[np.ndarray], float],
-    gradient: Callable[[np.ndarray], np.ndarray],
-    hessian_product: Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]],
-    start: np.ndarray,
-    hessian: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> np.ndarray:
-    """Minimise a smooth strongly convex f of theta [D] by damped Newton steps.
-
-    `hessian_product` maps theta to v to H v, `hessian` theta to H; without the latter
-    steps are found by conjugate gradients.
-    """
-    theta, best = start, value(start)
-    tolerance = 1e-14 * max(1.0, float(np.linalg.norm(gradient(start))))
-    for _ in range(200):
-        g = gradient(theta)
-        norm = float(np.linalg.norm(g))
-        if norm <= tolerance:
-            break
-        if hessian is not None:
-            step = scipy.linalg.solve(hessian(theta), -g, assume_a="pos")
-        else:
-            step = _conjugate_gradients(
-                hessian_product(theta), -g, np.clip(norm, 1e-10, 0.1)
-            )
-        size, decrease = 1.0, float(g @ step)
-        rounding = 1e-15 * abs(best)
-        while value(theta + size * step) > best + 1e-4 * size * decrease + rounding:
-            size /= 2
-            if size < 1e-10:
-                return theta
-        theta = theta + size * step
-        best = value(theta)
-        if -decrease <= 1e-24 * max(1.0, abs(best)):  # f - f* is half of it, or less
-            break
-    return theta
+def solve_logistic(features: Matrix, labels: np.ndarray, regularization: float):
+    """The minimiser of the mean logistic loss + lambda |theta|^2 / 2, [D]."""
+    small = features.shape[1] <= DENSE_LIMIT
+    solver = "newton-cholesky" if small else "newton-cg"
+    return _rows_of_classes(features, labels, regularization, solver)[0]
 
 
-def _conjugate_gradients(product, right, tolerance):
-    operator = _operator(right.size, product)
-    return scipy.sparse.linalg.cg(operator, right, rtol=tolerance, maxiter=20_000)[0]
+def solve_softmax(features: Matrix, labels: np.ndarray, regularization: float):
+    """The minimiser of the mean softmax loss + lambda |theta|^2 / 2, [D, C]."""
+    if labels.max() > 1:
+        return _rows_of_classes(features, labels, regularization, "newton-cg").T
+    # Those of two classes are opposite, their difference is logistic regression's.
+    half = solve_logistic(features, labels, regularization / 2) / 2
+    return np.stack([-half, half], axis=1)
 
 
-def _operator(size, product):
-    return scipy.sparse.linalg.LinearOperator(
-        (size, size),  # pyright: ignore
-        matvec=product,  # pyright: ignore
-        dtype=np.float64,  # pyright: ignore
+def _rows_of_classes(features, labels, regularization, solver: str) -> np.ndarray:
+    """Parameters [C, D]; of two classes a single row, for the upper one."""
+    import sklearn.linear_model
+
+    model = sklearn.linear_model.LogisticRegression(
+        C=1 / (labels.size * regularization) if regularization else np.inf,
+        solver=solver,
+        fit_intercept=False,
+        tol=1e-14,
+        max_iter=200,
     )
+    with warnings.catch_warnings():  # rounding may end it before the tolerance does
+        warnings.simplefilter("ignore")
+        return model.fit(features, labels).coef_

@@ -143,7 +143,7 @@ def flax_problem(
     network, params = _network.network_of(model)
     drawing = None
     if batch_size is not None or network.draws:
-        drawing = _network.Draw(batch_size, network.draws)
+        drawing = _network.Draw(batch_size)
     sample = None
     if network.normalises:
         if batch_size is None and len({len(part) for part in parts}) > 1:
@@ -156,7 +156,11 @@ def flax_problem(
         sample = jnp.asarray(features[rng.choice(len(targets), size, replace=False)])
     functions = (("loss", loss), *(metrics or {}).items())
     measure = _network.Measure(network, functions, eval_batch)
-    shards = _padded(stack(features, targets, parts), features, targets, parts)
+    shards = stack(features, targets, parts)
+    # Of zeros a model may make what is not finite, and 0 NaN is NaN: a worker's own
+    # samples, of weight 0, are its padding.
+    index = np.stack([np.resize(part, shards.weight.shape[1]) for part in parts])
+    shards = shards._replace(features=features[index], targets=targets[index])
     problem = from_loss(_network.WorkerLoss(network, loss), shards, params, name=name)
     held = None
     if held_out is not None:
@@ -224,19 +228,3 @@ def _samples(name: str, given: Any) -> tuple[np.ndarray, np.ndarray]:
     if targets.size == 0:
         raise ValueError(f"{name} holds no samples, expected at least one.")
     return features, targets
-
-
-def _padded(shards: Shards, features, targets, parts) -> Shards:
-    """The shards with a worker's first sample as its padding, of weight 0.
-
-    Of zeros a model may make what is not finite, and 0 NaN is NaN.
-    """
-    first = np.array([part[0] if len(part) else 0 for part in parts])
-
-    def filled(stacked, samples):
-        empty = shards.weight == 0
-        empty = empty.reshape(empty.shape + (1,) * (stacked.ndim - 2))
-        return np.where(empty, samples[first][:, None], stacked)
-
-    both = filled(shards.features, features), filled(shards.targets, targets)
-    return Shards(*both, shards.weight)

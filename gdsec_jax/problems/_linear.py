@@ -141,7 +141,8 @@ def samples(
         raise ValueError(f"features has dtype {features.dtype}, expected real numbers.")
     if dtype is None:
         dtype = features.dtype if features.dtype.kind == "f" else np.float64
-    dtype = _float_dtype(dtype)
+    _checks.dtype("dtype", dtype, "a floating-point dtype")
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
     if scipy.sparse.issparse(features):
         features = scipy.sparse.csr_array(features, dtype=np.float64)
         values = features.data
@@ -174,16 +175,6 @@ def samples(
     _checks.number_in_range("regularization", regularization, 0.0, _checks.LARGEST)
     parts = parts_of(split, targets, num_workers, seed)
     return Samples(features, targets, parts, float(regularization), dtype)
-
-
-def _float_dtype(dtype) -> np.dtype:
-    """The dtype on the device: as asked for, or float32 where x64 is not enabled."""
-    try:
-        if jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
-            return jax.dtypes.canonicalize_dtype(dtype)
-    except TypeError:
-        pass
-    raise ValueError(f"dtype is {dtype!r}, expected a floating-point dtype.")
 
 
 def parts_of(split, targets: np.ndarray, num_workers: int, seed: int):

@@ -18,10 +18,6 @@ from gdsec_jax.problems._problem import Problem
 _SIGMOID_SQUARES_CURVATURE = 0.07703
 
 
-def _squares(z, y):
-    return (z - y) ** 2 / 2
-
-
 def _logistic(z, y):
     return jnp.logaddexp(0.0, -y * z)
 
@@ -32,7 +28,7 @@ def _softmax(z, y):
 
 
 def _sigmoid_squares(z, y):
-    return (y - jax.nn.sigmoid(z)) ** 2 / 2
+    return optax.l2_loss(jax.nn.sigmoid(z), y)
 
 
 def _absolute(params):
@@ -41,12 +37,12 @@ def _absolute(params):
 
 
 # Made once: the compiled loop knows them by identity.
-_ridge_loss = linear_loss(_squares, half_square)
+_ridge_loss = linear_loss(optax.l2_loss, half_square)
 _logistic_loss = linear_loss(_logistic, half_square)
 _softmax_loss = linear_loss(_softmax, half_square)
 _sigmoid_loss = linear_loss(_sigmoid_squares, half_square)
-_lasso_loss = linear_loss(_squares, _absolute)
-_squares_loss = linear_loss(_squares, None)
+_lasso_loss = linear_loss(optax.l2_loss, _absolute)
+_squares_loss = linear_loss(optax.l2_loss, None)
 
 
 def ridge(
@@ -148,41 +144,16 @@ def logistic(
         )
     x, lam = data.features, data.regularization
     y = np.where(data.targets == labels[1], 1.0, -1.0)
-
-    def value(theta):
-        return np.logaddexp(0, -y * (x @ theta)).mean() + lam / 2 * theta @ theta
-
-    def gradient(theta):
-        return (
-            -(x.T @ (y * scipy.special.expit(-y * (x @ theta)))) / y.size + lam * theta
-        )
-
-    def curvatures(theta):
-        p = scipy.special.expit(x @ theta)
-        return p * (1 - p) / y.size
-
-    def hessian_product(theta):
-        weight = curvatures(theta)
-        return lambda v: x.T @ (weight * (x @ v)) + lam * v
-
-    def hessian(theta):
-        root = np.sqrt(curvatures(theta))[:, None]
-        scaled = x.multiply(root).tocsr() if scipy.sparse.issparse(x) else x * root
-        return _constants.dense(scaled.T @ scaled) + lam * np.eye(theta.size)
-
-    length = x.shape[1]
-    small = length <= _constants.DENSE_LIMIT
-    solution = _constants.newton(
-        value, gradient, hessian_product, np.zeros(length), hessian if small else None
-    )
+    solution = _constants.solve_logistic(x, y, lam)
+    losses = np.logaddexp(0, -y * (x @ solution))
     return linear_problem(
         "logistic",
         data._replace(targets=y),
         worker_loss=_logistic_loss,
         curvature=0.25,
-        init_shape=(length,),
+        init_shape=solution.shape,
         solution=solution,
-        optimum=value(solution),
+        optimum=losses.mean() + lam / 2 * solution @ solution,
     )
 
 
@@ -223,40 +194,18 @@ def softmax(
     if labels.size < 2:
         raise ValueError(f"targets must have two labels or more, got {labels.size}.")
     x, lam = data.features, data.regularization
-    shape = (x.shape[1], labels.size)
-    onehot = np.eye(labels.size)[y]
-
-    def value(theta):
-        z = x @ theta.reshape(shape)
-        losses = scipy.special.logsumexp(z, axis=1) - z[np.arange(y.size), y]
-        return losses.mean() + lam / 2 * theta @ theta
-
-    def gradient(theta):
-        p = scipy.special.softmax(x @ theta.reshape(shape), axis=1)
-        return (x.T @ (p - onehot) / y.size).ravel() + lam * theta
-
-    def hessian_product(theta):
-        p = scipy.special.softmax(x @ theta.reshape(shape), axis=1)
-
-        def product(v):
-            z = p * (x @ v.reshape(shape))
-            z = z - p * z.sum(axis=1, keepdims=True)
-            return (x.T @ z / y.size).ravel() + lam * v
-
-        return product
-
-    solution = _constants.newton(
-        value, gradient, hessian_product, np.zeros(shape[0] * shape[1])
-    )
+    solution = _constants.solve_softmax(x, y, lam)
+    z = x @ solution
+    losses = scipy.special.logsumexp(z, axis=1) - z[np.arange(y.size), y]
     return linear_problem(
         "softmax",
         data._replace(targets=y),
         worker_loss=_softmax_loss,
         curvature=0.5,
         coordinate_curvature=0.25,
-        init_shape=shape,
-        solution=solution.reshape(shape),
-        optimum=value(solution),
+        init_shape=solution.shape,
+        solution=solution,
+        optimum=losses.mean() + lam / 2 * np.sum(solution**2),
     )
 
 

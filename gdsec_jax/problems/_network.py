@@ -189,7 +189,6 @@ class Draw:
     """(key, samples of a worker) to a batch, and a key for dropout."""
 
     batch_size: int | None
-    draws: bool
 
     def __call__(self, key: jax.Array, shards: Shards) -> Any:
         batch_key, model_key = jax.random.split(key)

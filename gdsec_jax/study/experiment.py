@@ -171,8 +171,7 @@ def sweep(
     **options: Any,
 ) -> dict[str, xr.Dataset]:
     """Every method over its grid, and the problem's; a file each in results/name."""
-    own_grid = configs.values_of(config.problem.grid)
-    axes = _grid.axes_of(own_grid) if own_grid else ()
+    axes = configs.axes_of(config.problem.grid)
     folder = _whole.folder(results / name)
     swept: dict[str, list[xr.Dataset]] = {label: [] for label in config.methods}
     for number, setting in enumerate(_grid.settings_of(axes)):

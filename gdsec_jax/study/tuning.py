@@ -17,8 +17,7 @@ from gdsec_jax.study import config as configs
 
 def axes_of(config: configs.RunConfig, label: str) -> tuple[_grid.Axis, ...]:
     """The axes of a method's grid: the common ones that it has no own for, then its."""
-    grid = configs.joined(config.grid, config.methods[label].grid)
-    return _grid.axes_of(configs.values_of(grid)) if grid else ()
+    return configs.axes_of(configs.joined(config.grid, config.methods[label].grid))
 
 
 def sweep_method(

@@ -520,11 +520,11 @@ chosen = ['so'] | : the grid has 'chosen', which is no
 'xi,' = [[1, 2]] | : the grid has '', which is no field to vary.
 'xi,xi' = [[1, 2]] | : the grid has 'xi' twice, expected it
 xi = [1]; 'xi,beta' = [[1, 0.5]] | : the grid has 'xi' twice, expected it once.
-xi = [] | : the grid has no values of xi.
-'xi,beta' = [] | : the grid has no values of xi, beta.
+xi = [] | : grid['xi'] is empty, expected at least one value.
+'xi,beta' = [] | : grid[('xi', 'beta')] is empty, expected at least one value.
 'xi,beta' = [[1, 0.5], [1]] |
-    : the grid has [1] for xi, beta, expected a list of 2 values.
-'xi,beta' = [1, 0.5] | : the grid has 1 for xi, beta, expected a list of 2 values.
+    : grid[('xi', 'beta')] holds [1], expected 2 values.
+'xi,beta' = [1, 0.5] | : grid[('xi', 'beta')] holds 1, expected 2 values.
 'xi,beta' = [[1, 0.5], [2, 1.5]] |
     : with xi = 2, beta = 1.5 of the grid, beta is 1.5, expected less than or
 xi = ['big'] |

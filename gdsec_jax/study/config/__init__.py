@@ -1,6 +1,7 @@
 """The config of a run: one schema for TOML files and for the command line."""
 
 from gdsec_jax.study.config._fields import Range as Range
+from gdsec_jax.study.config._fields import axes_of as axes_of
 from gdsec_jax.study.config._fields import joined as joined
 from gdsec_jax.study.config._fields import of_method as of_method
 from gdsec_jax.study.config._fields import values_of as values_of

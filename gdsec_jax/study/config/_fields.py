@@ -4,12 +4,14 @@ import contextlib
 import itertools
 import math
 import reprlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import pydantic
 from pydantic import Field
+
+from gdsec_jax.simulation import _grid
 
 MOST_VALUES = 10_000  # of an axis of a grid; each is checked by itself
 Count = Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
@@ -141,7 +143,7 @@ def sentence(error: pydantic.ValidationError) -> str:
     """The first fault of a config in one sentence: the field, its value, what to do."""
     fault = error.errors()[0]
     where = ".".join(str(part) for part in fault["loc"] if not _of_a_union(part))
-    message = fault["msg"].removeprefix("Value error, ")
+    message = fault["msg"].removeprefix("Value error, ").removesuffix(".")
     message = message.removeprefix("Input should be ")
     if fault["type"] == "missing":
         return f"{where} is missing."
@@ -231,6 +233,11 @@ def values_of(grid: Grid) -> dict[str | tuple[str, ...], list[Any]]:
     return axes
 
 
+def axes_of(grid: Grid) -> tuple[_grid.Axis, ...]:
+    """A grid's axes, once `sweep`'s own checks are passed; none of an empty grid."""
+    return _grid.axes_of(values_of(grid)) if grid else ()
+
+
 def joined(common: Grid, own: Grid) -> Grid:
     """A method's own grid, and before it what the common one has of other fields."""
     taken = {name for key in own for name in names_of(key)}
@@ -254,7 +261,14 @@ def check_grid(
         if given.count(name) > 1:
             raise ValueError(f"the grid has {name!r} twice, expected it once")
     own = model.model_dump(exclude_unset=True, exclude={"grid"})
-    changes = [_changes(names, rows) for names, rows in values_of(grid).items()]
+    changes = []  # of each axis's rows, by field
+    for axis in axes_of(grid):
+        if len(axis.rows) > MOST_VALUES:
+            raise ValueError(
+                f"the grid has {len(axis.rows)} values of {', '.join(axis.names)}, "
+                f"expected at most {MOST_VALUES}"
+            )
+        changes.append([dict(zip(axis.names, row, strict=True)) for row in axis.rows])
     first = {}  # one axis may need a value of another
     for change, *_ in changes:
         first |= change
@@ -273,26 +287,3 @@ def check_grid(
                     f"the grid has {value!r} for {name}, expected a value such as "
                     f"{as_field!r}"
                 )
-
-
-def _changes(axis: str | tuple[str, ...], rows: Sequence[Any]) -> list[dict[str, Any]]:
-    """What each row of an axis changes, by field."""
-    names = (axis,) if isinstance(axis, str) else axis
-    named = ", ".join(names)
-    if not rows:
-        raise ValueError(f"the grid has no values of {named}")
-    if len(rows) > MOST_VALUES:
-        raise ValueError(
-            f"the grid has {len(rows)} values of {named}, expected at most "
-            f"{MOST_VALUES}"
-        )
-    changes = []
-    for row in rows:
-        row = (row,) if len(names) == 1 else row
-        if not isinstance(row, list | tuple) or len(row) != len(names):
-            raise ValueError(
-                f"the grid has {row!r} for {named}, expected a list of {len(names)} "
-                "values"
-            )
-        changes.append(dict(zip(names, row, strict=True)))
-    return changes

@@ -303,14 +303,15 @@ def target_table(
       1
     """
     frame = costs(histories, target, baseline=baseline)
-    table = rich.table.Table(
-        title=rich.text.Text(title),
-        title_justify="left",
-        box=None,  # eight columns are to fit into a terminal's eighty
-        padding=(0, 1, 0, 0),
-    )
     if "s" in frame:
         frame = frame.drop(columns=["Mbit down", "Mgrad", "outcome"])
+    # Without a box eight columns fit into a terminal's eighty.
+    return _on_terminal(frame, title, box=None, padding=(0, 1, 0, 0))
+
+
+def _on_terminal(frame: pd.DataFrame, title: str, **options: Any) -> rich.table.Table:
+    title_text = rich.text.Text(title)
+    table = rich.table.Table(title=title_text, title_justify="left", **options)
     for name in frame:
         left = name in ("method", "outcome")
         table.add_column(str(name), justify="left" if left else "right")
@@ -347,20 +348,13 @@ def format_table(
       ['method', 'coo', 'values']
     """
     names = list(names or next(iter(histories.values())).format_bits)
-    table = rich.table.Table(title=rich.text.Text(title), title_justify="left")
-    table.add_column("method")
-    for name in names:
-        table.add_column(name, justify="right")
+    rows = []
     for label, history in histories.items():
         error = target * history.initial_error
-        costs = {name: history.cost_to(error, name) for name in names}
-        table.add_row(
-            label,
-            *(
-                _millions(cost.bits)
-                if cost
-                else f"> {_millions(history.format_bits[name].sum())}"
-                for name, cost in costs.items()
-            ),
-        )
-    return table
+        row = {"method": label}
+        for name in names:
+            cost = history.cost_to(error, name)
+            whole = f"> {_millions(history.format_bits[name].sum())}"
+            row[name] = _millions(cost.bits) if cost else whole
+        rows.append(row)
+    return _on_terminal(pd.DataFrame(rows), title)
