@@ -69,12 +69,7 @@ def algorithm(options: type) -> Callable[[_Factory], _Factory]:
         signature = inspect.signature(factory)
         own = [p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
         common = [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=defaults[name].default,
-                annotation=hint,
-            )
+            defaults[name].replace(annotation=hint)
             for name, hint in get_type_hints(options).items()
             if name not in signature.parameters
         ]
