@@ -1,7 +1,5 @@
 """A dry run of an optimizer, which says in a sentence what optax cannot."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -50,9 +48,14 @@ def check(
     grads = jax.tree.map(
         lambda p: jax.ShapeDtypeStruct((num_workers, *p.shape), p.dtype), shapes
     )
+
+    def update(grads, state, params):
+        if worker_batch is not None:
+            grads = WorkerBatches(lambda index, own: own, grads, worker_batch)
+        return optimizer.update(grads, state, params)  # pyright: ignore
+
     try:
         state = jax.eval_shape(optimizer.init, shapes)
-        update = functools.partial(_update, optimizer, worker_batch)
         updates, new_state = jax.eval_shape(update, grads, state, shapes)
     except Exception as error:  # whatever a foreign stage makes of an axis of workers
         reason = str(error).strip().splitlines()[0]
@@ -75,12 +78,6 @@ def check(
             "can carry it: a piece in it took the workers for an axis of a parameter. "
             f"{_REMEDY}"
         )
-
-
-def _update(optimizer, worker_batch: int | None, grads, state, params):
-    if worker_batch is not None:
-        grads = WorkerBatches(lambda index, own: own, grads, worker_batch)
-    return optimizer.update(grads, state, params)
 
 
 def _signature(tree):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gdsec_jax import _checks, _trees
+from gdsec_jax import _checks
 from gdsec_jax._devices import check_share, num_devices
 from gdsec_jax.federation import _clock, _controller, _counts, _layout
 from gdsec_jax.federation._attendance import (
@@ -25,6 +25,7 @@ from gdsec_jax.federation._round import (
     Round,
     Workers,
     compress,
+    only,
     sound,
 )
 
@@ -134,8 +135,7 @@ def _granted(
     offering = workers._replace(computes=workers.computes & attends.sends)
     offering = sound(federation, offering)
     made = compress(federation, common, offering)
-    nothing = optax.tree.zeros_like(made.messages)
-    made = made._replace(messages=_trees.where(made.present, made.messages, nothing))
+    made = made._replace(messages=only(made.messages, made.present))
     uploads = _counts.uploads_of(layout, made, workers.gradients, common.previous)
     energy = energies(made.messages)
     offers = Offers(energy, jnp.asarray(uploads.bits()).astype(energy.dtype))
