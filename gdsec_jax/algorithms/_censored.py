@@ -146,8 +146,7 @@ def _censor(xi, num_workers: int, options: dict[str, Any]):
     In the mean convention it is all of xi.
     """
     _checks.in_range("xi", xi, 0.0, _checks.LARGEST)
-    reduction = options.get("reduction", "sum")
-    part = functools.partial(share, num_workers=num_workers, reduction=reduction)
+    part = functools.partial(share, num_workers=num_workers, options=options)
 
     def update(updates, state, params=None, *, xi=None, **extra_args):
         return censor(part(xi)).update(updates, state, params, **extra_args)

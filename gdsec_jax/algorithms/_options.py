@@ -124,11 +124,11 @@ def short(compressor, server: Server | None):
     return compressor if capacity is None else chain(compressor, top_k(capacity))
 
 
-def share(x, num_workers: int, reduction: Reduction = "sum", power: int = 1):
+def share(x, num_workers: int, options: Any, power: int = 1):
     """A worker's part of x, M^-power of it if f is a sum, all of it for a mean."""
     _checks.number_of_workers(num_workers)
     if callable(x):
-        return lambda round: share(x(round), num_workers, reduction, power)
-    if reduction == "mean":
+        return lambda round: share(x(round), num_workers, options, power)
+    if options.get("reduction") == "mean":
         return x
     return jax.tree.map(lambda leaf: leaf / num_workers**power, x)

@@ -17,7 +17,6 @@ from gdsec_jax.federation._round import (
     Federation,
     Outcome,
     Round,
-    Workers,
     owners,
     respond,
     sound,
@@ -115,13 +114,17 @@ def in_blocks(
     fixed = own._replace(previous=None, states=None, server=None)
 
     def block(moving: Outcome, fixed: Arrays) -> tuple[Outcome, Counted]:
-        states = moving.said.states
         here = fixed._replace(
-            previous=moving.previous, states=states, server=moving.server
+            previous=moving.previous, states=moving.said.states, server=moving.server
         )
-        here = _round_of(now, workers, _joined(here, others))
-        said = respond(federation, here.common, here.workers)
-        made = step(federation, here, said)
+        here = _joined(here, others)
+        common = now.common._replace(
+            params=here.params, change=here.change, previous=here.previous
+        )
+        own = workers._replace(gradients=here.gradients, states=here.states)
+        said = respond(federation, common, own)
+        part = now._replace(common=common, workers=own, server=here.server)
+        made = step(federation, part, said)
         counted = Counted(
             jax.vmap(nonzeros_of)(said.messages), said.overflowed.astype(jnp.int32)
         )
@@ -147,15 +150,6 @@ def in_blocks(
         counting, said, arrays.gradients, arrays.previous, counted.nonzeros
     )
     return whole._replace(said=said.counted(uploads))
-
-
-def _round_of(now: Round, workers: Workers, arrays: Arrays) -> Round:
-    """The round with these arrays in the place of its own."""
-    common = now.common._replace(
-        params=arrays.params, change=arrays.change, previous=arrays.previous
-    )
-    workers = workers._replace(gradients=arrays.gradients, states=arrays.states)
-    return now._replace(common=common, workers=workers, server=arrays.server)
 
 
 def _all_sound(federation: Federation, now: Round, own: Arrays, number: int):

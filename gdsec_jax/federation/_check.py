@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from gdsec_jax import _checks
+from gdsec_jax.federation import _parts
 from gdsec_jax.federation._batches import WorkerBatches
 from gdsec_jax.federation._counts import last_round
 
@@ -72,14 +73,9 @@ def check(
             f"{error} A stage keeps the axis of workers: instead of optax.masked use "
             f"optax.partition with gdsec_jax.gd for the rest. {_REMEDY}"
         ) from error
-    if _signature(state) != _signature(new_state):
+    if _parts.kinds(state) != _parts.kinds(new_state):
         raise ValueError(
             "this optimizer's state changes its shapes in an update, so that no loop "
             "can carry it: a piece in it took the workers for an axis of a parameter. "
             f"{_REMEDY}"
         )
-
-
-def _signature(tree):
-    leaves, structure = jax.tree.flatten(tree)
-    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -212,7 +213,7 @@ def _scaled(
     code: Code, one: Callable, scope: Scope, draws=None, variance=None
 ) -> Piece:
     """Apply `one`, from a vector to a scale and its integer multiples."""
-    _vectors.check_scope(scope)
+    _checks.one_of("scope", scope, get_args(Scope))
 
     def init(params):
         number = len(lengths(params, scope))

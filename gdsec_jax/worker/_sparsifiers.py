@@ -2,6 +2,7 @@
 
 import math
 from numbers import Integral, Real
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,6 @@ from jax.typing import DTypeLike
 
 from gdsec_jax import _checks, _trees
 from gdsec_jax.wire import Code, Packing
-from gdsec_jax.worker import _vectors
 from gdsec_jax.worker._piece import Piece
 from gdsec_jax.worker._vectors import Scope, needed, tree_of, variance_by, vectors
 
@@ -40,7 +40,7 @@ def top_k(k: float, *, scope: Scope = "message") -> Piece:
       https://arxiv.org/abs/1809.07599
     """
     check_number(k)
-    _vectors.check_scope(scope)
+    _checks.one_of("scope", scope, get_args(Scope))
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
@@ -80,7 +80,7 @@ def random_k(k: float, *, scaled: bool = True, scope: Scope = "message") -> Piec
       https://arxiv.org/abs/1809.07599
     """
     check_number(k)
-    _vectors.check_scope(scope)
+    _checks.one_of("scope", scope, get_args(Scope))
 
     def update(updates, state, params=None, **extra_args):
         del params

@@ -7,14 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdsec_jax import _checks, _trees
+from gdsec_jax import _trees
 
 Scope = Literal["message", "leaf"]
-
-
-def check_scope(scope: Any) -> None:
-    """Raise a ValueError unless it is one of the two words."""
-    _checks.one_of("scope", scope, ("message", "leaf"))
 
 
 def vectors(tree: Any, scope: Scope) -> list[jax.Array]:
