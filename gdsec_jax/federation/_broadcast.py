@@ -12,7 +12,7 @@ from gdsec_jax import _checks, _trees
 from gdsec_jax.federation._attendance import Said
 from gdsec_jax.federation._clock import ClockState
 from gdsec_jax.federation._clock import clock as make_clock
-from gdsec_jax.federation._counts import Costs, silence, uploads_of
+from gdsec_jax.federation._counts import Totals, silence, uploads_of
 from gdsec_jax.federation._round import Answers
 from gdsec_jax.wire import Format, flush
 from gdsec_jax.wire._formats import as_format
@@ -126,7 +126,7 @@ def broadcast(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class LastBroadcast(Costs):
+class LastBroadcast(Totals):
     """What the server sent in a round; a pytree, so it may leave a scan as an output.
 
     As in `LastRound`, totals are formed when they are asked for, in 64-bit integers on

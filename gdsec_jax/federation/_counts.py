@@ -37,7 +37,7 @@ class RoundCounts(NamedTuple):
     lost: jax.Array  # bool [M]
 
 
-class Costs:
+class Totals:
     """Totals over the messages of several parts, as behind optax.partition."""
 
     def _uploads(self) -> Iterable[Uploads]:
@@ -75,7 +75,7 @@ def _in_some(name: str) -> property:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class LastRound(Costs):
+class LastRound(Totals):
     """What the workers sent in a round; a pytree, so it may leave a scan as an output.
 
     Totals are formed when they are asked for, in 64-bit integers on the host: they stay
