@@ -40,16 +40,13 @@ def number_of_workers(num_workers: Any) -> None:
 
 def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
     """Return `value` as an int of at least `low` and at most `high`."""
-    bounds = f"at least {low}" if high is None else f"from {low} to {high}"
-    message = f"{name} is {value!r}, expected an integer {bounds}."
-    if isinstance(value, bool):
-        raise ValueError(message)
     try:
-        result = operator.index(value)
-    except TypeError as error:
-        raise ValueError(message) from error
-    if result < low or (high is not None and result > high):
-        raise ValueError(message)
+        result = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        result = None
+    if result is None or result < low or (high is not None and result > high):
+        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name} is {value!r}, expected an integer {bounds}.")
     return result
 
 
@@ -79,13 +76,12 @@ def positive(name: str, value: Any) -> float:
     """Return `value` as a finite float above zero; a traced one as it is."""
     if is_traced(value):
         return value
-    message = f"{name} is {value!r}, expected a finite number above 0."
     try:
         result = float(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(message) from error
-    if not (math.isfinite(result) and result > 0):
-        raise ValueError(message)
+    except (TypeError, ValueError):
+        result = math.nan
+    if not 0 < result < math.inf:
+        raise ValueError(f"{name} is {value!r}, expected a finite number above 0.")
     return result
 
 

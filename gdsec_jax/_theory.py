@@ -144,22 +144,18 @@ def _iag(problem: Problem, parameters) -> Theory:
     return Theory(step, chances, True, "customary in comparisons")
 
 
-def _memoryless(compressor: Callable) -> Callable:
-    def step(problem: Problem, parameters) -> Theory:
-        largest = _largest(problem)
-        omega = worker.variance_of(compressor(parameters), problem.init_params)
-        noise = 2 * omega * largest / problem.num_workers
-        source = "https://arxiv.org/abs/1905.11261"
-        return Theory(1 / (float(problem.smoothness) + noise), {}, False, source)
-
-    return step
+def _memoryless(problem: Problem, compressor) -> Theory:
+    omega = worker.variance_of(compressor, problem.init_params)
+    noise = 2 * omega * _largest(problem) / problem.num_workers
+    step = 1 / (float(problem.smoothness) + noise)
+    return Theory(step, {}, False, "https://arxiv.org/abs/1905.11261")
 
 
 def _rand_k(problem: Problem, parameters) -> Theory:
     if parameters.get("error_feedback"):
         return _gradient_descent(problem, parameters)
-    step = _memoryless(lambda p: worker.random_k(p["k"], **_scope(p)))
-    return step(problem, parameters)
+    piece = worker.random_k(parameters["k"], **_scope(parameters))
+    return _memoryless(problem, piece)
 
 
 def _ef21(problem: Problem, parameters, zeta: float = 0.0) -> Theory:
@@ -212,9 +208,11 @@ def _scope(parameters) -> dict[str, Any]:
 _WITHOUT_CONVEXITY = ("gd", "ef21", "clag", "marina")
 _STEPS: dict[str, Callable[[Problem, Any], Theory]] = {
     "iag": _iag,
-    "qgd": _memoryless(lambda p: worker.qsgd(p.get("levels", 15), **_scope(p))),
-    "natural": _memoryless(lambda p: worker.natural()),
-    "terngrad": _memoryless(lambda p: worker.terngrad(**_scope(p))),
+    "qgd": lambda problem, p: _memoryless(
+        problem, worker.qsgd(p.get("levels", 15), **_scope(p))
+    ),
+    "natural": lambda problem, p: _memoryless(problem, worker.natural()),
+    "terngrad": lambda problem, p: _memoryless(problem, worker.terngrad(**_scope(p))),
     "rand_k": _rand_k,
     "ef21": _ef21,
     "clag": _clag,

@@ -60,12 +60,12 @@ def cast_like(tree, reference):
     )
 
 
-def beta_of(beta):
-    """A function from the parameters' shapes to beta, which may be a number."""
-    if callable(beta):
-        return beta
-    _checks.number_in_range("beta", beta, 0.0, 1.0)
-    return lambda params: beta
+def by_shapes(name: str, value, low: float = 0.0):
+    """A number up to 1 as a function of the parameters' shapes, or one for all."""
+    if callable(value):
+        return value
+    _checks.number_in_range(name, value, low, 1.0)
+    return lambda params: value
 
 
 def of_type(tree, kind: type) -> list:
@@ -92,25 +92,20 @@ def flush(tree):
 
 def over_workers(messages):
     """The sum over the first axis, in float32 at least."""
-
-    def one(x):
-        # A product with ones: XLA's CPU backend sums over a leading axis much slower.
-        dtype = widest(x.dtype, jnp.float32)
-        ones, exact = jnp.ones(x.shape[0], dtype), jax.lax.Precision.HIGHEST
-        return jnp.tensordot(ones, x.astype(dtype), 1, precision=exact)
-
-    return jax.tree.map(one, messages)
+    # A product with ones: XLA's CPU backend sums over a leading axis much slower.
+    return _product(lambda x: jnp.ones(x.shape[0], x.dtype), messages)
 
 
 def over_workers_by(group, messages, num_groups: int):
     """The sums of each group of workers, int [M]: leaves [num_groups, *param]."""
     chosen = jnp.arange(num_groups)[:, None] == group
+    return _product(lambda x: chosen.astype(x.dtype), messages)
 
+
+def _product(factors, messages):
     def one(x):
-        dtype = widest(x.dtype, jnp.float32)
-        exact = jax.lax.Precision.HIGHEST
-        x = x.astype(dtype)
-        return jnp.tensordot(chosen.astype(dtype), x, 1, precision=exact)
+        x = x.astype(widest(x.dtype, jnp.float32))
+        return jnp.tensordot(factors(x), x, 1, precision=jax.lax.Precision.HIGHEST)
 
     return jax.tree.map(one, messages)
 

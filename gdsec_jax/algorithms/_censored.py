@@ -1,7 +1,7 @@
 """Methods that censor single entries: GD-SEC, its ablation, and with quantisation."""
 
 import functools
-from typing import Unpack
+from typing import Any, Unpack
 
 import optax
 
@@ -67,10 +67,7 @@ def gdsec(
       Chen, Blum, Takáč, Sadler, Distributed Learning With Sparsified Gradient
       Differences, IEEE JSTSP 16(3), 2022, https://doi.org/10.1109/JSTSP.2022.3162989
     """
-    compressor = error_feedback(
-        _censor(xi, num_workers, options), state_dtype=options.get("state_dtype")
-    )
-    return _with_memories(compressor, num_workers, xi, beta, **options)
+    return _censored(num_workers, xi, beta, **options)
 
 
 @algorithm(MemoryOptions)
@@ -97,10 +94,7 @@ def gdsoec(
     References:
       Chen, Blum, Takáč, Sadler, 2022, https://doi.org/10.1109/JSTSP.2022.3162989
     """
-    compressor = _censor(xi, num_workers, options)
-    return _with_memories(
-        compressor, num_workers, xi, beta, error_correction=False, **options
-    )
+    return _censored(num_workers, xi, beta, error_correction=False, **options)
 
 
 @algorithm(MemoryOptions)
@@ -142,21 +136,17 @@ def qsgdsec(
       Chen, Blum, Takáč, Sadler, 2022, https://doi.org/10.1109/JSTSP.2022.3162989;
       Alistarh et al., QSGD, 2017, https://arxiv.org/abs/1610.02132
     """
-    compressor = error_feedback(
-        chain(_censor(xi, num_workers, options), qsgd(levels, scope=scope)),
-        state_dtype=options.get("state_dtype"),
-    )
-    return _with_memories(compressor, num_workers, xi, beta, key=key, **options)
+    quantiser = qsgd(levels, scope=scope)
+    return _censored(num_workers, xi, beta, quantiser, key=key, **options)
 
 
-def _censor(xi, num_workers: int, options: MemoryOptions):
+def _censor(xi, num_workers: int, options: dict[str, Any]):
     """Censoring by a worker's part of xi, or of what its controller chose: xi/M each.
 
     In the mean convention it is all of xi.
     """
     _checks.in_range("xi", xi, 0.0, _checks.LARGEST)
-    reduction = options.get("reduction", "sum")
-    part = functools.partial(share, num_workers=num_workers, reduction=reduction)
+    part = functools.partial(share, num_workers=num_workers, options=options)
 
     def update(updates, state, params=None, *, xi=None, **extra_args):
         return censor(part(xi)).update(updates, state, params, **extra_args)
@@ -168,10 +158,16 @@ def _censor(xi, num_workers: int, options: MemoryOptions):
     return short(piece, options.get("server"))
 
 
-def _with_memories(
-    compressor, num_workers: int, xi, beta, error_correction: bool = True, **options
+def _censored(
+    num_workers: int, xi, beta, *behind: Piece, error_correction=True, **options
 ) -> Aggregator:
-    """The memories h_m and h, and the controller of xi, if any, told of the method."""
+    """Censoring and what is behind it, in memories; its controller is told of them."""
+    compressor = _censor(xi, num_workers, options)
+    for piece in behind:
+        compressor = chain(compressor, piece)
+    if error_correction:
+        dtype = options.get("state_dtype")
+        compressor = error_feedback(compressor, state_dtype=dtype)
     _checks.number_in_range("beta", beta, 0.0, 1.0)
     if isinstance(xi, Controller):
         method = {"beta": beta, "error_correction": error_correction}

@@ -69,12 +69,7 @@ def algorithm(options: type) -> Callable[[_Factory], _Factory]:
         signature = inspect.signature(factory)
         own = [p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
         common = [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=defaults[name].default,
-                annotation=hint,
-            )
+            defaults[name].replace(annotation=hint)
             for name, hint in get_type_hints(options).items()
             if name not in signature.parameters
         ]
@@ -129,11 +124,11 @@ def short(compressor, server: Server | None):
     return compressor if capacity is None else chain(compressor, top_k(capacity))
 
 
-def share(x, num_workers: int, reduction: Reduction = "sum", power: int = 1):
+def share(x, num_workers: int, options: Any, power: int = 1):
     """A worker's part of x, M^-power of it if f is a sum, all of it for a mean."""
     _checks.number_of_workers(num_workers)
     if callable(x):
-        return lambda round: share(x(round), num_workers, reduction, power)
-    if reduction == "mean":
+        return lambda round: share(x(round), num_workers, options, power)
+    if options.get("reduction") == "mean":
         return x
     return jax.tree.map(lambda leaf: leaf / num_workers**power, x)

@@ -80,7 +80,7 @@ def cgd(num_workers: int, xi, **options: Unpack[MemoryOptions]) -> Aggregator:
     """
     if not callable(xi):
         _checks.number_in_range("xi", xi, 0.0, _checks.LARGEST)
-    xi = share(xi, num_workers, options.get("reduction", "sum"))
+    xi = share(xi, num_workers, options)
     return difference_memory(pieces.censor_whole(xi), num_workers, **options)
 
 
@@ -218,7 +218,7 @@ def iag(
 
 def _squared_share(zeta, num_workers: int, options: MemoryOptions):
     _checks.number_in_range("zeta", zeta, 0.0, _checks.LARGEST)
-    return share(zeta, num_workers, options.get("reduction", "sum"), power=2)
+    return share(zeta, num_workers, options, power=2)
 
 
 def _probabilities(probabilities, num_workers: int):

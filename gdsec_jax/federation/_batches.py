@@ -72,10 +72,8 @@ class WorkerBatches:
 
 def number_of_size(size: int, num_workers: int) -> int:
     """A number of batches, none of which has more workers than `size`."""
-    number = max(1, num_workers // size)
-    while num_workers // number > size:
-        number += 1
-    return number
+    # From the second on M // number is at most the size; the first leaves few over.
+    return max(num_workers // size, num_workers // (size + 1) + 1)
 
 
 def number_of_batches(workers: Workers) -> int | None:

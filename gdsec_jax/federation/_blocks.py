@@ -11,18 +11,18 @@ import jax
 import jax.numpy as jnp
 
 from gdsec_jax.federation import _parts
+from gdsec_jax.federation._counts import uploads_of
 from gdsec_jax.federation._round import (
     Answers,
     Federation,
     Outcome,
     Round,
-    Workers,
     owners,
     respond,
     sound,
     step,
 )
-from gdsec_jax.wire._uploads import nonzeros_of
+from gdsec_jax.wire._uploads import Layout, nonzeros_of
 
 # With more of them it takes the compiler minutes.
 MOST_LEAVES = 16
@@ -90,40 +90,50 @@ def plan(federation: Federation, now: Round) -> Plan | None:
 
 
 def in_blocks(
-    federation: Federation, now: Round, plan: Plan, platform: str, keep_messages: bool
-) -> tuple[Outcome, Any]:
-    """A round, block by block; and the non-zeros of each worker's message, by leaf.
-
-    The messages are kept where they are to be counted whole.
-    """
+    federation: Federation, now: Round, counting: Layout, plan: Plan, platform: str
+) -> Outcome:
+    """A round, block by block; messages are kept where they are counted whole."""
     arrays, always = arrays_of(now), now.always
     flat = jax.tree.map(lambda x, like: x.reshape(like.shape), arrays, plan.as_vectors)
     own, others = _cut(plan.owner, flat), _rest(plan.owner, flat)
     number = plan.numbers[platform]
     workers = _all_sound(federation, now, own, number)
-    zeros = jax.tree.map(jnp.zeros_like, own.previous)
-    messages = ()
-    if keep_messages:
-        messages = jax.tree.map(
-            lambda g, p: jnp.zeros(g.shape, p.dtype), own.gradients, own.previous
-        )
-    moving = _moved(zeros, own.previous, own.server, messages, own.states)
+
+    def moved_of(arrays: Arrays) -> Outcome:
+        """What a round replaces, block by block, is like these arrays."""
+        messages = arrays.gradients if counting.run_coded else ()
+        said = Answers(messages, arrays.states, (), ())
+        return Outcome(arrays.previous, arrays.previous, arrays.server, said)
+
+    owner, shapes = moved_of(plan.owner), moved_of(arrays)
+    messages = jax.tree.map(
+        lambda g, p: jnp.zeros(g.shape, p.dtype), own.gradients, own.previous
+    )
+    moving = moved_of(own._replace(gradients=messages))
+    moving = moving._replace(direction=jax.tree.map(jnp.zeros_like, own.previous))
     fixed = own._replace(previous=None, states=None, server=None)
 
-    def block(moving: Outcome, fixed: Arrays):
-        states = moving.said.states
+    def block(moving: Outcome, fixed: Arrays) -> tuple[Outcome, Counted]:
         here = fixed._replace(
-            previous=moving.previous, states=states, server=moving.server
+            previous=moving.previous, states=moving.said.states, server=moving.server
         )
-        return _block(federation, _round_of(now, workers, _joined(here, others)))
+        here = _joined(here, others)
+        common = now.common._replace(
+            params=here.params, change=here.change, previous=here.previous
+        )
+        own = workers._replace(gradients=here.gradients, states=here.states)
+        said = respond(federation, common, own)
+        part = now._replace(common=common, workers=own, server=here.server)
+        made = step(federation, part, said)
+        counted = Counted(
+            jax.vmap(nonzeros_of)(said.messages), said.overflowed.astype(jnp.int32)
+        )
+        messages = said.messages if counting.run_coded else ()
+        return made._replace(said=Answers(messages, said.states, (), ())), counted
 
     def one(moving, fixed):
         moved, counted = block(moving, fixed)
-        messages = moved.said.messages if keep_messages else ()
-        states = _cut(plan.owner.states, moved.said.states)
-        server = _cut(plan.owner.server, moved.server)
-        said = moved.said._replace(messages=messages, states=states)
-        return moved._replace(server=server, said=said), counted
+        return _cut(owner, moved), counted
 
     first = jax.tree.map(lambda x: x[..., :1], (moving, fixed))
     silence = jax.tree.map(
@@ -132,43 +142,14 @@ def in_blocks(
     moved, counted = _parts.in_parts(one, number, moving, fixed, silence, always)
     # What is like no parameter depends on no component: any of them will do.
     rest, _ = block(*first)
-    whole = _moved(
-        moved.direction,
-        moved.previous,
-        _joined(moved.server, _rest(plan.owner.server, rest.server)),
-        moved.said.messages,
-        _joined(moved.said.states, _rest(plan.owner.states, rest.said.states)),
-    )
-    like, messages = arrays.previous, arrays.gradients if keep_messages else ()
-    shapes = _moved(like, like, arrays.server, messages, arrays.states)
+    whole = _joined(moved, _rest(owner, rest))
     whole = jax.tree.map(lambda x, like: x.reshape(like.shape), whole, shapes)
     present, overflowed = workers.computes, counted.overflowed > 0
     said = whole.said._replace(present=present, overflowed=overflowed)
-    return whole._replace(said=said), counted.nonzeros
-
-
-def _round_of(now: Round, workers: Workers, arrays: Arrays) -> Round:
-    """The round with these arrays in the place of its own."""
-    common = now.common._replace(
-        params=arrays.params, change=arrays.change, previous=arrays.previous
+    uploads = uploads_of(
+        counting, said, arrays.gradients, arrays.previous, counted.nonzeros
     )
-    workers = workers._replace(gradients=arrays.gradients, states=arrays.states)
-    return now._replace(common=common, workers=workers, server=arrays.server)
-
-
-def _moved(direction, previous, server, messages, states) -> Outcome:
-    """What a round replaces, block by block."""
-    return Outcome(direction, previous, server, Answers(messages, states, (), ()))
-
-
-def _block(federation: Federation, now: Round) -> tuple[Outcome, Counted]:
-    """Both halves of a round."""
-    said = respond(federation, now.common, now.workers)
-    made = step(federation, now, said)
-    counted = Counted(
-        jax.vmap(nonzeros_of)(said.messages), said.overflowed.astype(jnp.int32)
-    )
-    return made._replace(said=Answers(said.messages, said.states, (), ())), counted
+    return whole._replace(said=said.counted(uploads))
 
 
 def _all_sound(federation: Federation, now: Round, own: Arrays, number: int):

@@ -1,7 +1,7 @@
 """The way down: the server sends a compressed step in place of the parameters."""
 
 import dataclasses
-import functools
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ from gdsec_jax import _checks, _trees
 from gdsec_jax.federation._attendance import Said
 from gdsec_jax.federation._clock import ClockState
 from gdsec_jax.federation._clock import clock as make_clock
-from gdsec_jax.federation._counts import silence, uploads_of
+from gdsec_jax.federation._counts import Totals, silence, uploads_of
 from gdsec_jax.federation._round import Answers
 from gdsec_jax.wire import Format, flush
 from gdsec_jax.wire._formats import as_format
@@ -124,11 +124,9 @@ def broadcast(
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["parts"], meta_fields=[]
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class LastBroadcast:
+class LastBroadcast(Totals):
     """What the server sent in a round; a pytree, so it may leave a scan as an output.
 
     As in `LastRound`, totals are formed when they are asked for, in 64-bit integers on
@@ -143,26 +141,8 @@ class LastBroadcast:
 
     parts: tuple[Uploads, ...]  # several behind optax.partition: they add up
 
-    @property
-    def entries(self) -> Any:
-        return _sum(part.entries.sum(-1) for part in self.parts)
-
-    @property
-    def bits(self) -> Any:
-        return self.bits_in(None)
-
-    def bits_in(self, name: str | None) -> Any:
-        """Bits in another format or convention of `wire` than the piece's own.
-
-        Raises:
-          ValueError: it is unknown, or needed counting: see `wire.Format`.
-        """
-        return _sum(part.bits(name) for part in self.parts)
-
-
-def _sum(terms):
-    terms = list(terms)
-    return sum(terms[1:], terms[0]) if terms else None
+    def _uploads(self) -> Iterable[Uploads]:
+        return self.parts
 
 
 def last_broadcast(state: Any) -> LastBroadcast:

@@ -1,12 +1,11 @@
 """A dry run of an optimizer, which says in a sentence what optax cannot."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import optax
 
 from gdsec_jax import _checks
+from gdsec_jax.federation import _parts
 from gdsec_jax.federation._batches import WorkerBatches
 from gdsec_jax.federation._counts import last_round
 
@@ -50,9 +49,14 @@ def check(
     grads = jax.tree.map(
         lambda p: jax.ShapeDtypeStruct((num_workers, *p.shape), p.dtype), shapes
     )
+
+    def update(grads, state, params):
+        if worker_batch is not None:
+            grads = WorkerBatches(lambda index, own: own, grads, worker_batch)
+        return optimizer.update(grads, state, params)  # pyright: ignore
+
     try:
         state = jax.eval_shape(optimizer.init, shapes)
-        update = functools.partial(_update, optimizer, worker_batch)
         updates, new_state = jax.eval_shape(update, grads, state, shapes)
     except Exception as error:  # whatever a foreign stage makes of an axis of workers
         reason = str(error).strip().splitlines()[0]
@@ -69,20 +73,9 @@ def check(
             f"{error} A stage keeps the axis of workers: instead of optax.masked use "
             f"optax.partition with gdsec_jax.gd for the rest. {_REMEDY}"
         ) from error
-    if _signature(state) != _signature(new_state):
+    if _parts.kinds(state) != _parts.kinds(new_state):
         raise ValueError(
             "this optimizer's state changes its shapes in an update, so that no loop "
             "can carry it: a piece in it took the workers for an axis of a parameter. "
             f"{_REMEDY}"
         )
-
-
-def _update(optimizer, worker_batch: int | None, grads, state, params):
-    if worker_batch is not None:
-        grads = WorkerBatches(lambda index, own: own, grads, worker_batch)
-    return optimizer.update(grads, state, params)
-
-
-def _signature(tree):
-    leaves, structure = jax.tree.flatten(tree)
-    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]

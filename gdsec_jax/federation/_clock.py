@@ -41,15 +41,13 @@ class Tick(NamedTuple):
 
     def arguments(self, change: Any, previous: Any) -> dict[str, Any]:
         """The extra arguments of a piece that say so."""
-        known = {
+        key = {} if self.round_key is None else {"round_key": self.round_key}
+        return key | {
             "params_change": change,
             "past_changes": self.past_changes,
             "round": self.number,
             "like": previous,
         }
-        return (
-            known if self.round_key is None else known | {"round_key": self.round_key}
-        )
 
 
 def clock(num_workers: int, *, key=None, on_standstill: str = "send") -> Clock:

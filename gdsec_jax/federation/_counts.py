@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import operator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +12,7 @@ import numpy as np
 import optax
 
 from gdsec_jax import _trees
-from gdsec_jax.federation._round import Answers
+from gdsec_jax.federation._round import Answers, only
 from gdsec_jax.wire import packing_of
 from gdsec_jax.wire._codes import whole_of
 from gdsec_jax.wire._uploads import (
@@ -35,11 +37,45 @@ class RoundCounts(NamedTuple):
     lost: jax.Array  # bool [M]
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["parts"], meta_fields=[]
-)
+class Totals:
+    """Totals over the messages of several parts, as behind optax.partition."""
+
+    def _uploads(self) -> Iterable[Uploads]:
+        raise NotImplementedError
+
+    def _total(self, cost: Callable[[Uploads], Any]) -> Any:
+        costs = [cost(each) for each in self._uploads()]
+        return sum(costs) if costs else None
+
+    @property
+    def entries(self) -> Any:
+        return self._total(lambda sent: sent.entries.sum(-1))
+
+    @property
+    def bits(self) -> Any:
+        return self.bits_in(None)
+
+    def bits_in(self, name: str | None) -> Any:
+        """Bits in another format or convention of `wire` than the messages' own.
+
+        Raises:
+          ValueError: it is unknown, or needed counting: see `wire.Format`.
+        """
+        return self._total(lambda sent: sent.bits(name))
+
+
+def _in_some(name: str) -> property:
+    """Of which workers it holds in some part."""
+    return property(
+        lambda self: functools.reduce(
+            operator.or_, (getattr(part, name) for part in self.parts)
+        )
+    )
+
+
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class LastRound:
+class LastRound(Totals):
     """What the workers sent in a round; a pytree, so it may leave a scan as an output.
 
     Totals are formed when they are asked for, in 64-bit integers on the host: they stay
@@ -63,45 +99,18 @@ class LastRound:
 
     parts: tuple[RoundCounts, ...]  # several behind optax.partition: they add up
 
-    @property
-    def entries(self):
-        return sum(part.uploads.entries.sum(-1) for part in self.parts)
+    participants = _in_some("participants")
+    awaited = _in_some("awaited")
+    computed = _in_some("computed")
+    lost = _in_some("lost")
+    _dropped = _in_some("dropped")
 
     @property
-    def bits(self):
-        return self.bits_in(None)
+    def dropped(self) -> Any:
+        return self._dropped.sum(-1, dtype=np.int32)
 
-    def bits_in(self, name: str | None):
-        """Bits in another format or convention of `wire` than the algorithm's own.
-
-        Raises:
-          ValueError: it is unknown, or needed counting: see `wire.Format`.
-        """
-        return sum(part.uploads.bits(name) for part in self.parts)
-
-    @property
-    def participants(self):
-        return self._in_some("participants")
-
-    @property
-    def awaited(self):
-        return self._in_some("awaited")
-
-    @property
-    def computed(self):
-        return self._in_some("computed")
-
-    @property
-    def dropped(self):
-        return self._in_some("dropped").sum(-1, dtype=np.int32)
-
-    @property
-    def lost(self):
-        return self._in_some("lost")
-
-    def _in_some(self, name: str):
-        masks = (getattr(part, name) for part in self.parts)
-        return functools.reduce(lambda a, b: a | b, masks)
+    def _uploads(self) -> Iterable[Uploads]:
+        return (part.uploads for part in self.parts)
 
 
 def last_round(state: Any) -> LastRound:
@@ -168,9 +177,7 @@ def uploads_of(
     packing: Any = packing_of(states)
     if packing is not None and packing.payload is not None:
         # Something else travels in the messages' stead.
-        sent = jax.vmap(some)(messages)
-        nothing = optax.tree.zeros_like(packing.payload)
-        messages = _trees.where(sent, packing.payload, nothing)
+        messages = only(packing.payload, jax.vmap(some)(messages))
         nonzeros = jax.vmap(nonzeros_of)(messages)
     elif not layout.run_coded:  # shapes and dtypes do
         messages = _trees.cast_like(gradients, like)

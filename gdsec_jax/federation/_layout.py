@@ -33,10 +33,11 @@ def run(federation: Federation, counting: Layout, now: Round) -> Outcome:
         return whole()
     ways = {}
     plan = _blocks.plan(federation, now)
-    for platform in () if plan is None else plan.numbers:
-        ways[platform] = functools.partial(
-            _in_blocks, federation, counting, plan, platform, now
-        )
+    if plan is not None:
+        for platform in plan.numbers:
+            ways[platform] = functools.partial(
+                _blocks.in_blocks, federation, now, counting, plan, platform
+            )
     adds_up = federation.server.batches and federation.worker.sums_over_workers is False
     number = _batches.number_of_batches(now.workers) if adds_up else None
     if number is not None:
@@ -56,14 +57,3 @@ def _at_once(federation: Federation, counting: Layout, now: Round) -> Outcome:
     said = respond(federation, now.common, now.workers)
     uploads = uploads_of(counting, said, now.workers.gradients, now.common.previous)
     return step(federation, now, said.counted(uploads))
-
-
-def _in_blocks(
-    federation: Federation, counting: Layout, plan, platform: str, now: Round
-) -> Outcome:
-    made, nonzeros = _blocks.in_blocks(
-        federation, now, plan, platform, bool(counting.run_coded)
-    )
-    gradients, like = now.workers.gradients, now.common.previous
-    uploads = uploads_of(counting, made.said, gradients, like, nonzeros)
-    return made._replace(said=made.said.counted(uploads))

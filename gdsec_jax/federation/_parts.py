@@ -19,9 +19,10 @@ def num_bytes(arrays: Any) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(arrays))
 
 
-def kinds(tree: Any) -> list:
-    """Shape and dtype of each leaf."""
-    return [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]
+def kinds(tree: Any) -> tuple:
+    """Its structure, and the shape and dtype of each leaf."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(x.shape, x.dtype) for x in leaves]
 
 
 def number_of_parts(arrays: Any, platform: str) -> int:
@@ -54,11 +55,16 @@ def in_parts(
         part's reads apart from its writes; else XLA copies whole arrays in each step.
     """
 
-    def part_at(start, size, moving, totals):
+    def part_at(where, moving, totals):
+        def cut(x):
+            start, size = where(x.shape[axis])
+            return jax.lax.dynamic_slice_in_dim(x, start, size, axis % x.ndim)
+
+        def put(x, part):
+            start, _ = where(x.shape[axis])
+            return jax.lax.dynamic_update_slice_in_dim(x, part, start, axis % x.ndim)
+
         def compute(moving, fixed):
-            cut = lambda x: jax.lax.dynamic_slice_in_dim(  # noqa: E731
-                x, start(x), size(x), axis % x.ndim
-            )
             parts = jax.tree.map(cut, (moving, fixed))
             # On a TPU a part is then read once, whatever is made of it.
             return function(*jax.lax.optimization_barrier(parts))
@@ -68,19 +74,12 @@ def in_parts(
             return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
         new, more = jax.lax.cond(always, compute, never, moving, fixed)
-        put = jax.lax.dynamic_update_slice_in_dim
-        moving = jax.tree.map(
-            lambda x, part: put(x, part, start(x), axis % x.ndim), moving, new
-        )
-        return moving, jax.tree.map(jnp.add, totals, more)
+        return jax.tree.map(put, moving, new), jax.tree.map(jnp.add, totals, more)
 
     def one(i, carry):
-        size = lambda x: x.shape[axis] // number  # noqa: E731
-        return part_at(lambda x: i * size(x), size, *carry)
+        return part_at(lambda n: (i * (n // number), n // number), *carry)
 
     moving, totals = jax.lax.fori_loop(0, number, one, (moving, totals))
-    left = lambda x: x.shape[axis] % number  # noqa: E731
-    if any(map(left, jax.tree.leaves((moving, fixed)))):
-        end = lambda x: x.shape[axis] - left(x)  # noqa: E731
-        moving, totals = part_at(end, left, moving, totals)
+    if any(x.shape[axis] % number for x in jax.tree.leaves((moving, fixed))):
+        moving, totals = part_at(lambda n: (n - n % number, n % number), moving, totals)
     return moving, totals

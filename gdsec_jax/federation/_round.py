@@ -76,6 +76,10 @@ class Workers(NamedTuple):
             lambda g: _trees.along(weights.astype(g.dtype), g) * g, self.gradients
         )
 
+    def senders(self, present: jax.Array) -> jax.Array:
+        """Of those who take part, who may send, bool [M]."""
+        return present if self.sends is None else present & self.sends
+
 
 class Round(NamedTuple):
     """The values of a round; they may be traced."""
@@ -115,8 +119,8 @@ def respond(
 ) -> Answers:
     """The workers' half of a round: of all `sound` ones, or a batch if `alone`."""
     made = compress(federation, common, workers, alone=alone)
-    messages = _sent(made.messages, workers.sends)
-    arrived = _sent(messages, workers.arrives)
+    messages = only(made.messages, workers.sends)
+    arrived = only(messages, workers.arrives)
     server, summands = federation.server, arrived
     if server.prepare is not None:
         summands = jax.vmap(server.prepare)(arrived, workers.states)
@@ -141,16 +145,15 @@ def compress(
         entries = jnp.stack(jax.vmap(nonzeros_of)(messages)).sum(0)
         present = present & (entries <= federation.server.capacity)
     states = _trees.where(present, states, workers.states)
-    return Answers(_sent(messages, present), states, present, jnp.zeros_like(present))
+    return Answers(only(messages, present), states, present, jnp.zeros_like(present))
 
 
 def step(federation: Federation, now: Round, said: Answers) -> Outcome:
     """The server's half of a round, after the workers' answers."""
-    common, sends, total = now.common, now.workers.sends, said.total
-    active = said.present if sends is None else said.present & sends
+    common, total = now.common, said.total
     if federation.mean:
         total = jax.tree.map(lambda x: x / federation.num_workers, total)
-    arguments = common.arguments() | {"active": active}
+    arguments = common.arguments() | {"active": now.workers.senders(said.present)}
     direction, state = federation.server.step.update(
         total, now.server, common.params, **arguments
     )
@@ -176,6 +179,13 @@ def all_finite(tree: Any) -> jax.Array:
         rows = leaf.reshape(leaf.shape[0], -1)
         finite &= rows @ jnp.zeros(rows.shape[1], rows.dtype) == 0
     return finite
+
+
+def only(messages: Any, chosen: jax.Array | None) -> Any:
+    """The messages of the chosen workers, bool [M], 0 of the others; None: of all."""
+    if chosen is None:
+        return messages
+    return _trees.where(chosen, messages, optax.tree.zeros_like(messages))
 
 
 def owners(init: Any, state: Any, params: Any, other: int = -1) -> Any:
@@ -276,13 +286,6 @@ def _finite_entries(
     messages = jax.tree.unflatten(structure, sent)
     states = jax.tree.map(kept, owner, states, before)
     return Answers(messages, states, present, lost & present)
-
-
-def _sent(messages: Any, chosen: jax.Array | None) -> Any:
-    """The messages of the workers that are chosen, None: all; 0 of the others."""
-    if chosen is None:
-        return messages
-    return _trees.where(chosen, messages, optax.tree.zeros_like(messages))
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

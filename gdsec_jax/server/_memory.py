@@ -44,7 +44,7 @@ def server_memory(beta=1.0, *, state_dtype=None) -> Piece:
       >>> memory.update(jnp.array([1.0, 0.0]), state)[0]
       Array([2., 2.], dtype=float32)
     """
-    beta_for = _trees.beta_of(beta)
+    beta_for = _trees.by_shapes("beta", beta)
     _checks.state_dtype(state_dtype)
 
     def init(params):

@@ -65,13 +65,13 @@ class Packing:
 
     Attributes:
       code: of the values.
-      scales: float32 [code.num_scales].
+      scales: float32 [code.num_scales]; by default none.
       payload: a tree of arrays that travels, densely, in the message's stead, such as
         the factors of a low-rank message; None: the message itself.
     """
 
     code: Code = field(metadata={"static": True})
-    scales: jax.Array
+    scales: jax.Array = field(default_factory=lambda: jnp.zeros(0, jnp.float32))
     payload: Any = None
 
 

@@ -98,15 +98,11 @@ def gradient_change(
     References: Gorbunov et al., MARINA, 2021, https://arxiv.org/abs/2102.07845
     """
     check_unbiased(compressor)
-    if probability is not None and not callable(probability):
-        _checks.number_in_range("probability", probability, 1e-9, 1.0)
+    if probability is None:
+        probability = lambda params: 1 / (1 + variance_of(compressor, params))  # noqa: E731
+    chance = _trees.by_shapes("probability", probability, 1e-9)
     _checks.state_dtype(state_dtype)
     compressor = as_piece(compressor)
-
-    def chance(params):
-        if probability is None:
-            return 1 / (1 + variance_of(compressor, params))
-        return probability(params) if callable(probability) else probability
 
     def init(params):
         return GradientChangeState(

@@ -127,7 +127,7 @@ def _power_iteration(rank: int, key, factorise, sums_over_workers: bool):
             right.append(jax.random.normal(own, (columns, r), wide))
             zeros = jnp.zeros((rows, r), dtype), jnp.zeros((columns, r), dtype)
             payload.append(_Factors(*zeros))
-        return LowRankState(right, _packing(payload))
+        return LowRankState(right, Packing(Code(dense=True), payload=payload))
 
     def update(updates, state, params=None, *, active=True, **extra_args):
         active = active & jnp.asarray(extra_args.get("delivered", True))
@@ -151,17 +151,13 @@ def _power_iteration(rank: int, key, factorise, sums_over_workers: bool):
             travels = _Factors(own_left, right)
             payload.append(_trees.cast_like(travels, known))
         message = jax.tree.unflatten(structure, messages)
-        return message, LowRankState(rights, _packing(payload))
+        return message, LowRankState(rights, Packing(Code(dense=True), payload=payload))
 
     return Piece(init, update, sums_over_workers=sums_over_workers)
 
 
 def _orthonormal(matrix):
     return jnp.linalg.qr(matrix)[0]
-
-
-def _packing(payload) -> Packing:
-    return Packing(Code(dense=True), jnp.zeros(0, jnp.float32), payload)
 
 
 def _is_matrix(leaf) -> bool:

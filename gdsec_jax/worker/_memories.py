@@ -23,14 +23,6 @@ class GradientDifferenceState(NamedTuple):
     compressor: optax.OptState
 
 
-def _message(compressor: Piece, v, state, params, extra_args):
-    """C(v) as it travels."""
-    u, state = compressor.update(v, state, params, **extra_args)
-    if not compressor.travels:
-        u = as_it_travels(u, params, extra_args)
-    return u, state
-
-
 def error_feedback(
     compressor: optax.GradientTransformation, *, state_dtype=None
 ) -> Piece:
@@ -61,28 +53,12 @@ def error_feedback(
       Seide et al., 1-Bit Stochastic Gradient Descent, 2014; Stich et al., Sparsified
       SGD with Memory, 2018, https://arxiv.org/abs/1809.07599
     """
-    _checks.state_dtype(state_dtype)
-    compressor = as_piece(compressor)
-
-    def init(params):
-        return ErrorFeedbackState(
-            _trees.zero_memory(params, state_dtype), compressor.init(params)
-        )
-
-    def update(updates, state, params=None, **extra_args):
-        _checks.same_shapes("gradient", updates, state.error)
-        v = _trees.add(updates, state.error)
-        u, inner = _message(compressor, v, state.compressor, params, extra_args)
-        return u, ErrorFeedbackState(
-            _trees.cast_like(_trees.sub(v, arrived(u, extra_args)), state.error), inner
-        )
-
-    return Piece(
-        init,
-        update,
-        component_wise=compressor.component_wise,
-        sums_over_workers=compressor.sums_over_workers,
-        travels=True,
+    return _with_memory(
+        ErrorFeedbackState,
+        compressor,
+        state_dtype,
+        enter=_trees.add,
+        remember=lambda e, v, u: _trees.cast_like(_trees.sub(v, u), e),
     )
 
 
@@ -119,30 +95,42 @@ def gradient_difference(
       2019, https://arxiv.org/abs/1901.09269; Chen et al., 2022,
       https://doi.org/10.1109/JSTSP.2022.3162989
     """
-    beta_for = _trees.beta_of(beta)
+    beta_for = _trees.by_shapes("beta", beta)
+    return _with_memory(
+        GradientDifferenceState,
+        compressor,
+        state_dtype,
+        enter=_trees.sub,
+        remember=lambda h, v, u: _trees.add_scaled(h, beta_for(v), u),
+        alike=not callable(beta),
+        hands_on=True,
+    )
+
+
+def _with_memory(
+    kind, compressor, state_dtype, *, enter, remember, alike=True, hands_on=False
+) -> Piece:
+    """C of what `enter` makes of gradient and memory, and what of it to `remember`."""
     _checks.state_dtype(state_dtype)
     compressor = as_piece(compressor)
 
     def init(params):
-        return GradientDifferenceState(
-            _trees.zero_memory(params, state_dtype), compressor.init(params)
-        )
+        return kind(_trees.zero_memory(params, state_dtype), compressor.init(params))
 
     def update(updates, state, params=None, **extra_args):
-        _checks.same_shapes("gradient", updates, state.memory)
-        v = _trees.sub(updates, state.memory)
-        u, inner = _message(
-            compressor, v, state.compressor, params, extra_args | {"gradient": updates}
-        )
-        return u, GradientDifferenceState(
-            _trees.add_scaled(state.memory, beta_for(updates), arrived(u, extra_args)),
-            inner,
-        )
+        memory, inner = state
+        _checks.same_shapes("gradient", updates, memory)
+        v = enter(updates, memory)
+        told = extra_args | {"gradient": updates} if hands_on else extra_args
+        u, inner = compressor.update(v, inner, params, **told)
+        if not compressor.travels:
+            u = as_it_travels(u, params, extra_args)
+        return u, kind(remember(memory, v, arrived(u, extra_args)), inner)
 
     return Piece(
         init,
         update,
-        component_wise=compressor.component_wise and not callable(beta),
+        component_wise=compressor.component_wise and alike,
         sums_over_workers=compressor.sums_over_workers,
         travels=True,
     )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from gdsec_jax import _checks
 from gdsec_jax.wire import Code, Packing
 from gdsec_jax.worker import _vectors
 from gdsec_jax.worker._piece import Piece
-from gdsec_jax.worker._vectors import Scope, lengths, needed, plain, tree_of, vectors
+from gdsec_jax.worker._vectors import Scope, lengths, needed, tree_of, vectors
 
 
 def qsgd(levels: int, *, scope: Scope = "message") -> Piece:
@@ -45,13 +46,10 @@ def qsgd(levels: int, *, scope: Scope = "message") -> Piece:
     """
     _checks.integer("levels", levels, 1, 2**30)
 
-    def variance(params):
-        sizes = lengths(params, scope)
-        return max(
-            (min(d / levels**2, math.sqrt(d) / levels) for d in sizes), default=0
-        )
+    def omega(length):
+        return min(length / levels**2, math.sqrt(length) / levels)
 
-    return _dither("qsgd", Code("levels", levels), levels, _norm, variance, scope)
+    return _dither("qsgd", Code("levels", levels), levels, _norm, omega, scope)
 
 
 def terngrad(*, scope: Scope = "message") -> Piece:
@@ -79,11 +77,10 @@ def terngrad(*, scope: Scope = "message") -> Piece:
     References: Wen et al., TernGrad, 2017, https://arxiv.org/abs/1705.07878
     """
 
-    def variance(params):
-        sizes = lengths(params, scope)
-        return max((math.sqrt(max(d, 1)) - 1 for d in sizes), default=0)
+    def omega(length):
+        return math.sqrt(length) - 1
 
-    return _dither("terngrad", Code("ternary"), 1, _largest, variance, scope)
+    return _dither("terngrad", Code("ternary"), 1, _largest, omega, scope)
 
 
 def natural() -> Piece:
@@ -112,7 +109,7 @@ def natural() -> Piece:
 
     def init(params):
         del params
-        return plain(Code("power"))
+        return Packing(Code("power"))
 
     def update(updates, state, params=None, **extra_args):
         del params
@@ -197,8 +194,9 @@ def grid(bits: int, *, scope: Scope = "message") -> Piece:
     return _scaled(Code("grid", bits), one, scope)
 
 
-def _dither(name, code, levels, norm, variance, scope):
+def _dither(name, code, levels, norm, omega, scope):
     """sign(v) l c, with c the norm over the levels and l rounded at random."""
+    variance = _vectors.variance_by(omega, scope)
 
     def one(v, key):
         step = _round_up(norm(v) / levels)
@@ -215,7 +213,7 @@ def _scaled(
     code: Code, one: Callable, scope: Scope, draws=None, variance=None
 ) -> Piece:
     """Apply `one`, from a vector to a scale and its integer multiples."""
-    _vectors.check_scope(scope)
+    _checks.one_of("scope", scope, get_args(Scope))
 
     def init(params):
         number = len(lengths(params, scope))

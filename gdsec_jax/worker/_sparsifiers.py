@@ -2,6 +2,7 @@
 
 import math
 from numbers import Integral, Real
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,9 @@ import optax
 from jax.typing import DTypeLike
 
 from gdsec_jax import _checks, _trees
-from gdsec_jax.wire import Code
-from gdsec_jax.worker import _vectors
+from gdsec_jax.wire import Code, Packing
 from gdsec_jax.worker._piece import Piece
-from gdsec_jax.worker._vectors import Scope, lengths, needed, plain, tree_of, vectors
+from gdsec_jax.worker._vectors import Scope, needed, tree_of, variance_by, vectors
 
 
 def top_k(k: float, *, scope: Scope = "message") -> Piece:
@@ -40,7 +40,7 @@ def top_k(k: float, *, scope: Scope = "message") -> Piece:
       https://arxiv.org/abs/1809.07599
     """
     check_number(k)
-    _vectors.check_scope(scope)
+    _checks.one_of("scope", scope, get_args(Scope))
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
@@ -80,7 +80,7 @@ def random_k(k: float, *, scaled: bool = True, scope: Scope = "message") -> Piec
       https://arxiv.org/abs/1809.07599
     """
     check_number(k)
-    _vectors.check_scope(scope)
+    _checks.one_of("scope", scope, get_args(Scope))
 
     def update(updates, state, params=None, **extra_args):
         del params
@@ -100,12 +100,11 @@ def random_k(k: float, *, scaled: bool = True, scope: Scope = "message") -> Piec
         ]
         return tree_of(sent, updates, scope), state
 
-    def variance(params):
-        sizes = [size for size in lengths(params, scope) if size]
-        return max((size / number_of(k, size) - 1 for size in sizes), default=0.0)
+    def omega(length):
+        return length / number_of(k, length) - 1
 
-    omega = variance if scaled else None
-    return Piece(optax.init_empty_state, update, variance=omega)
+    variance = variance_by(omega, scope) if scaled else None
+    return Piece(optax.init_empty_state, update, variance=variance)
 
 
 def whole() -> Piece:
@@ -126,7 +125,7 @@ def whole() -> Piece:
 
     def init(params):
         del params
-        return plain(Code(dense=True))
+        return Packing(Code(dense=True))
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
@@ -164,7 +163,7 @@ def cast(dtype: DTypeLike) -> Piece:
                     f"dtype is {dtype}, expected none wider than the parameters' "
                     f"{jnp.result_type(leaf)}."
                 )
-        return plain(Code(dtype=dtype.name))
+        return Packing(Code(dtype=dtype.name))
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args

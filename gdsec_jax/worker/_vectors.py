@@ -1,25 +1,15 @@
 """A message as the vectors that a compressor works on: one in all, or one a leaf."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdsec_jax import _checks, _trees
-from gdsec_jax.wire import Code, Packing
+from gdsec_jax import _trees
 
 Scope = Literal["message", "leaf"]
-
-
-def plain(code: Code) -> Packing:
-    """How values without scales are written."""
-    return Packing(code, jnp.zeros(0, jnp.float32))
-
-
-def check_scope(scope: Any) -> None:
-    """Raise a ValueError unless it is one of the two words."""
-    _checks.one_of("scope", scope, ("message", "leaf"))
 
 
 def vectors(tree: Any, scope: Scope) -> list[jax.Array]:
@@ -35,6 +25,13 @@ def lengths(tree: Any, scope: Scope) -> list[int]:
     """The lengths of `vectors(tree, scope)`; a leaf may be a mere shape."""
     sizes = [int(np.prod(jnp.shape(leaf))) for leaf in jax.tree.leaves(tree)]
     return sizes if scope == "leaf" else [sum(sizes)] if sizes else []
+
+
+def variance_by(omega: Callable[[int], float], scope: Scope) -> Callable[[Any], float]:
+    """The variance of a compressor with an omega(D) on vectors of each length D."""
+    return lambda params: max(
+        map(omega, filter(None, lengths(params, scope))), default=0.0
+    )
 
 
 def tree_of(pieces: list[jax.Array], tree: Any, scope: Scope) -> Any:

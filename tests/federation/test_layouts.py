@@ -30,7 +30,7 @@ class Layouts:
         in_blocks, in_batches = _blocks.in_blocks, _batches.in_batches
 
         def blocks(*args, **keywords):
-            self.blocks += args[3] == "cpu"  # other platforms' are traced, too
+            self.blocks += args[4] == "cpu"  # other platforms' are traced, too
             return in_blocks(*args, **keywords)
 
         def batches(*args, **keywords):

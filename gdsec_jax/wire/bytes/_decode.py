@@ -105,9 +105,7 @@ class _Reader:
         return start
 
     def number(self, width: int) -> int:
-        first = self._advance(width) // 8
-        octets = self.data[first : -(-self.start // 8)].tobytes()
-        return int.from_bytes(octets, "big") >> -self.start % 8 & ((1 << width) - 1)
+        return int(self.numbers(1, width)[0])
 
     def numbers(self, count: int, width: int) -> np.ndarray:
         start = self._advance(count * width)

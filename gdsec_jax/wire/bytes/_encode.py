@@ -70,14 +70,12 @@ def encode(message: Message, format: str | Format) -> bytes:
     if not isinstance(message, Message):
         raise ValueError(f"message is a {type(message).__name__}, expected a Message.")
     plan = plan_of("values", message.values, format, message.code, message.whole)
-    arrays = []
-    for item, leaf in zip(jax.tree.leaves(message.values), plan.leaves, strict=True):
-        array = np.asarray(item).astype(leaf.dtype, copy=False)
-        arrays.append(np.ascontiguousarray(array).reshape(-1).view(bits_of(leaf.dtype)))
     scales = _scales_of(message, plan)
     entries, positions = [], []
     sent = 0
-    for bits, leaf in zip(arrays, plan.leaves, strict=True):
+    for item, leaf in zip(jax.tree.leaves(message.values), plan.leaves, strict=True):
+        array = np.asarray(item).astype(leaf.dtype, copy=False)
+        bits = np.ascontiguousarray(array).reshape(-1).view(bits_of(leaf.dtype))
         if not plan.dense:
             where = np.flatnonzero(bits != 0)
             bits = bits[where]
