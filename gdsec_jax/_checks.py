@@ -14,7 +14,10 @@ import numpy as np
 PyTree = Any
 LARGEST = float(np.finfo(np.float64).max)  # as an upper bound: any finite number
 SMALLEST = float(np.finfo(np.float64).smallest_subnormal)  # as a lower: any above 0
-_INJECTED = "; with optax.inject_hyperparams name it in static_args"
+_INJECTED = (
+    "; with optax.inject_hyperparams name it in static_args, in a sweep give its "
+    "values as gdsec_jax.Static"
+)
 
 
 def deprecated(old: str, new: str, stacklevel: int = 3) -> None:

@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "_theory": {"algorithms", "problems", "worker"},
     "uplink": {"federation", "server"},
     "simulation": {"federation", "files", "problems", "uplink", "worker"},
+    "__main__": {"study"},
     "study": {
         *("_theory", "algorithms", "data", "federation", "files", "problems"),
         *("server", "simulation", "uplink", "wire", "worker", *PAGES),

@@ -24,6 +24,15 @@ _FIELDS = {
     "max_norm_ratio": "max_norm_ratio",
     "participation": "asks",
 }
+_SAID = {  # what each of them is now
+    "aggregation": "server.robust({})",
+    "capacity": "server.sparse({})",
+    "max_delay": "server.late({})",
+    "summand": "server.Server(prepare={})",
+    "participation": "server.Server(asks={})",
+    "max_norm_ratio": "server.total(max_norm_ratio={})",
+    "server": "server.{}()",
+}
 _WORDS = {"workers": Server, "running": running}
 
 
@@ -38,15 +47,20 @@ def old_options(factory: _Factory) -> _Factory:
             old["server"] = server
         if old:
             server = _server_of(server, old)
+            said = {name: _said(value) for name, value in old.items()}
+            ours = [_SAID[name].format(value) for name, value in said.items()]
             _checks.deprecated(
-                ", ".join(f"{name}={value!r}" for name, value in old.items()),
-                "server=, one of gdsec_jax.server: total(), running(), "
-                "sparse(capacity), late(max_delay) or robust(rule), each with a "
-                "max_norm_ratio, and Server(prepare=..., asks=...)",
+                ", ".join(f"{name}={value}" for name, value in said.items()),
+                f"server=gdsec_jax.{' and '.join(ours)}".replace("workers", "total"),
             )
         return factory(*args, server=server, **options)
 
     return made  # pyright: ignore
+
+
+def _said(value: Any) -> str:
+    """A number or a word as it is, a function by its name."""
+    return str(getattr(value, "__name__", value))
 
 
 def _server_of(server: Any, old: dict[str, Any]) -> Server:

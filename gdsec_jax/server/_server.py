@@ -70,6 +70,7 @@ class Server(NamedTuple):
         """Whether every component is combined, and steps, by itself."""
         return (
             self.combine is _sum
+            and self.capacity is None  # of all components together
             and self.prepare in (None, gradient_estimate)
             and as_piece(self.step).component_wise
         )
@@ -241,14 +242,41 @@ def robust(rule: Callable[[Any], Any], *, max_norm_ratio=None) -> Server:
     )
 
 
+def _checked(server: Server) -> Server:
+    """The server, once its fields are what they must be."""
+    _checks.function("server.prepare", server.prepare)
+    _checks.function("server.asks", server.asks)
+    if not callable(server.combine):
+        raise ValueError(
+            f"server.combine is {server.combine!r}, expected a function of messages "
+            "and delays."
+        )
+    if not isinstance(server.step, optax.GradientTransformation):
+        raise ValueError(
+            f"server.step is {server.step!r}, expected an optax transformation."
+        )
+    for name, known in (("estimates", True), ("adds_up", False)):
+        value = getattr(server, name)
+        if not (isinstance(value, bool) or (value is None and not known)):
+            raise ValueError(f"server.{name} is {value!r}, expected True or False.")
+    if server.capacity is not None:
+        _checks.integer("server.capacity", server.capacity, 1, 2**31 - 1)
+    _checks.integer("server.max_delay", server.max_delay, 0, 10_000)
+    if server.max_delay and server.combine is _sum:
+        raise ValueError(
+            f"server.max_delay is {server.max_delay}, expected 0 with the sum, which "
+            "knows no delays: use server.late."
+        )
+    total(max_norm_ratio=server.max_norm_ratio)  # checks it
+    return server._replace(step=as_piece(server.step))
+
+
 def as_server(value: Any) -> Server:
     """A server: itself, or the sum and then a transformation of it; None is the sum."""
     if value is None:
         return Server()
     if isinstance(value, Server):
-        _checks.function("server.asks", value.asks)
-        total(max_norm_ratio=value.max_norm_ratio)  # checks it
-        return value._replace(step=as_piece(value.step))
+        return _checked(value)
     if isinstance(value, optax.GradientTransformation):
         return Server(step=as_piece(value), estimates=False)
     raise ValueError(

@@ -253,8 +253,8 @@ def observed(observe: Observe | None, now: Round) -> dict[str, jax.Array]:
         word = isinstance(name, str) and name.isidentifier()
         if not word or is_taken(name):
             raise ValueError(
-                f"observe returns the name {name!r}, expected a word that no other "
-                "record has."
+                f"observe returns the name {name!r}, expected a word of letters, "
+                "digits and _ that no other record has."
             )
     return {name: jnp.asarray(value) for name, value in seen.items()}
 

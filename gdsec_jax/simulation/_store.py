@@ -47,6 +47,11 @@ class Store(NamedTuple):
     def at(cls, path: Path, axes: Sequence[_grid.Axis], plans: Sequence[Plan]):
         """The store of these marked plans; an OSError if it cannot be written to."""
         _whole.folder(path.parent)  # tried before the work, not after it
+        if path.exists() and not _is_a_sweep(path):
+            raise ValueError(
+                f"path is {str(path)!r}, a file that no sweep has written, expected "
+                "that of a sweep's result, or a new one."
+            )
         coordinates = [axis.coordinates() for axis in axes]
         labels = [(n, x.tolist()) for each in coordinates for n, (_, x) in each.items()]
         marks = [plan.marks for plan in plans]
@@ -86,6 +91,15 @@ class Store(NamedTuple):
             done.attrs["attributes"] = json.dumps(after)
             _netcdf.write(done, self.path)
         return done
+
+
+def _is_a_sweep(path: Path) -> bool:
+    """Whether a file is a sweep's result, or was until it was damaged."""
+    with path.open("rb") as file:
+        if file.read(4) != b"\x89HDF":
+            return False
+    found = _read(path)
+    return found is None or "fingerprint" in found.attrs
 
 
 def _read(path: Path) -> "xr.Dataset | None":

@@ -43,7 +43,7 @@ OLD = {
 @pytest.mark.parametrize("name", OLD)
 def test_old_options_are_their_servers(name):
     old, new = OLD[name]
-    with pytest.warns(DeprecationWarning, match="use server=, one of gdsec_jax.server"):
+    with pytest.warns(DeprecationWarning, match="use server=gdsec_jax.server"):
         before = gdsec_jax.gdsec(M, 0.5, 0.1, **old)
     after = gdsec_jax.gdsec(M, 0.5, 0.1, server=new)
     np.testing.assert_array_equal(two_rounds(before)[0], two_rounds(after)[0])
@@ -139,6 +139,7 @@ def test_which_servers_go_component_by_component():
         "running": server.running().with_memories(0.1, None),
         "beta by length": server.running().with_memories(lambda p: 0.1, None),
         "sparse": server.sparse(2),
+        "short": server.Server(capacity=2),
         "late": server.late(2),
         "robust": server.robust(robust.median),
         "of one's own": server.Server(combine=lambda x, late: x.sum(0)),
@@ -165,6 +166,16 @@ def test_a_copied_server_is_the_same():
     [
         (lambda: server.Server(asks=3), "server.asks is 3, expected a function"),
         (lambda: server.Server(max_norm_ratio=0.5), "max_norm_ratio is 0.5, expected"),
+        (lambda: server.Server(capacity=-1), "server.capacity is -1, expected an"),
+        (lambda: server.Server(max_delay=1.5), "server.max_delay is 1.5, expected an"),
+        (lambda: server.Server(max_delay=2), "max_delay is 2, expected 0 with the sum"),
+        (
+            lambda: server.Server(adds_up="yes"),
+            "server.adds_up is 'yes', expected True",
+        ),
+        (lambda: server.Server(estimates=None), "estimates is None, expected True or"),
+        (lambda: server.Server(step=3), "server.step is 3, expected an optax trans"),
+        (lambda: server.Server(combine=3), "server.combine is 3, expected a function"),
         (lambda: 3, "server is 3, expected one of gdsec_jax.server: total"),
     ],
 )

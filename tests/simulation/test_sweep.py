@@ -906,6 +906,7 @@ REFUSED = [
         "expected a function, such as `with logs.csv(path) as log:` makes",
     ),
     ({"path": "."}, "path is '.', a folder, expected that of a file"),
+    ({"path": __file__}, "a file that no sweep has written, expected that of a sweep"),
     (
         {"observe": lambda now: {"xi": now.number}},
         "observe returns 'xi', which the grid names too",

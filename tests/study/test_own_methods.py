@@ -42,8 +42,18 @@ def lazy(
     return gdsec_jax.gdsec(num_workers, 100.0 * keep, beta, **options)
 
 
-def plain(num_workers):
-    """A method without any option, not even of the format."""
+def plain(num_workers, wire):
+    """A method without any option but the format."""
+    return gdsec_jax.gd(num_workers, wire=wire)
+
+
+def typed(num_workers, xi: float = 2.0, beta: float = 0.1, wire="coo"):
+    """A method whose parameters have the names of the package's, and its own types."""
+    return gdsec_jax.gdsec(num_workers, xi, beta, wire=wire)
+
+
+def wireless(num_workers):
+    """A method that counts in a format of its own."""
     return gdsec_jax.gd(num_workers)
 
 
@@ -52,12 +62,12 @@ def loose(num_workers, **options):
     return gdsec_jax.gd(num_workers, **options)
 
 
-def drawn(num_workers, key, level: "Unknown" = 3):
+def drawn(num_workers, key, level: "Unknown" = 3, **options):
     """A method that draws, with a type that is only there for a type checker."""
-    return gdsec_jax.qgd(num_workers, level, key=key)
+    return gdsec_jax.qgd(num_workers, level, key=key, **options)
 
 
-def nothing(num_workers):
+def nothing(num_workers, wire):
     """No method, though it looks like one."""
 
 
@@ -169,6 +179,9 @@ no_such_module:f | 'no_such_module' cannot be imported (No modul
 :f | '' cannot be imported (Empty module name), expected a mod
 own_methods:f | own_methods has no f, expected a function.
 own_methods:number | which is no method, expected a function of
+own_methods:wireless | which takes no wire, expected a function that hands it
+own_methods:typed xi='adaptive' | xi is 'adaptive', expected a valid number
+own_methods:typed budget=0.1 | has no parameter budget, expected one of xi, beta
 lazy | name is 'lazy', expected one of gd, gdsec,
 own_methods:lazy | own_methods:lazy needs the parameter keep.
 own_methods:lazy keep=2.0 | X.keep is 2.0, expected less than or equal to 1.

@@ -14,6 +14,7 @@ from pydantic import Field
 from gdsec_jax import robust, server, worker
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.federation._adaptive import adaptive_xi
+from gdsec_jax.simulation._grid import takes
 from gdsec_jax.study.config import _fields
 from gdsec_jax.study.config._fields import PARAMETERS, Count, Number, Parameter
 from gdsec_jax.study.config._uplink import UplinkConfig
@@ -62,12 +63,17 @@ def function_of(name: str) -> Callable[..., Any]:
             f"name is {name!r}, but {module} has no {attribute}, expected a function"
         )
     function = getattr(found, attribute)
-    if callable(function) and "num_workers" in _signature(function).parameters:
-        return function
-    raise ValueError(
-        f"name is {name!r}, which is no method, expected a function of num_workers "
-        "that makes an optax Aggregator"
-    )
+    if not callable(function) or "num_workers" not in _signature(function).parameters:
+        raise ValueError(
+            f"name is {name!r}, which is no method, expected a function of num_workers "
+            "that makes an optax Aggregator"
+        )
+    if not takes(function, "wire"):
+        raise ValueError(
+            f"name is {name!r}, which takes no wire, expected a function that hands it "
+            "to federate: a config's bits are counted in the config's format"
+        )
+    return function
 
 
 @functools.cache
@@ -89,7 +95,10 @@ def model_of(name: str) -> "type[MethodConfig]":
         if parameter.kind in _MANY or field in _NO_FIELDS or common:
             continue
         hint = hints.get(field, parameter.annotation)
+        # Of the caller's own function its own annotation counts.
         known = PARAMETERS.get(field)
+        if name not in METHODS and field not in _MORE and hint not in (_EMPTY, Any):
+            known = None
         if known is None or typing.get_origin(hint) is typing.Annotated:
             known = _foreign(function, parameter, hint)
         if known is None:
@@ -99,7 +108,8 @@ def model_of(name: str) -> "type[MethodConfig]":
             said += f" By default {default!r}."
         found[field] = known._replace(description=said)
         found |= {x: PARAMETERS[x] for x in _MORE.get(field, ()) if x not in taken}
-    if "xi" in found and "beta" in taken and found["xi"].kind is _fields.NonNegative:
+    number = "xi" in found and found["xi"].kind is _fields.NonNegative
+    if name in METHODS and number and "beta" in taken:
         # A threshold of single entries, which a controller can choose as well.
         words = f'{found["xi"].description} Or "adaptive", chosen as it runs.'
         found["xi"] = Parameter(_fields.Xi, words)
