@@ -48,7 +48,8 @@ def run(problem, algorithm, beta, step, num_rounds: int, absent, cases, seed=0):
     Args:
       problem: of M workers, without minibatches.
       algorithm: for them, with a max_delay.
-      beta: of its memory of the gradient, 0 if it has none.
+      beta: of its workers' memories of the gradient, if they move when a message is
+        sent; 0 if they move when it has arrived, or if there are none.
       step: the learning rate.
       num_rounds: K.
       absent: "hold" or "accumulate".
@@ -127,7 +128,8 @@ def _ledger(now: Round, *, beta, step, absent) -> dict[str, jax.Array]:
 
     where d is the server's direction, p the sum of the messages under way, and an
     absent worker's gradient counts as what the server knows of it, h_m; and if the
-    server's memory and beta p add up to the workers' memories.
+    server's memory and beta p add up to the workers' memories. Workers whose memories
+    wait for their messages to arrive have a beta of 0 here: nothing is missing.
 
     Returns:
       moved: [D], the round's d and the beta p before it, less its g.

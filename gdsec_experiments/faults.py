@@ -24,6 +24,7 @@ CASES = [
     for rate in rates
 ]
 WORST = ("erased", "erased", 0.5)
+AT_ONCE = "GD-SEC at once"
 LATE = 100  # rounds at the end, whose median tells who stays at the target
 NEVER = 4.0  # where a ratio is drawn that is none
 EXACT = 1e-12  # of what was said, far above float64's rounding and below any message
@@ -76,7 +77,7 @@ def _courses(config, method, problem):
     given = method.parameters()
     form = wire.Format(config.wire, config.value_bits)
     algorithm = METHODS[method.name].factory(problem.num_workers, **given, wire=form)
-    beta = 1.0 if method.name in ("ef21", "cgd") else given.get("beta", 0.0)
+    beta = 1.0 if method.name in ("ef21", "cgd") else 0.0
     found = {}
     for absent in ("hold", "accumulate"):
         cases = [
@@ -109,7 +110,7 @@ def _row(config, label, case, courses, target):
     with np.errstate(invalid="ignore"):
         rounds, bits = np.divide(_cost(course, target), _cost(ideal, target))
     name = config.methods[label].name
-    keeps_errors = name in ("gdsec", "qsgdsec", "top_j")
+    keeps_errors = name in ("gdsec", "qsgdsec", "top_j") and label != AT_ONCE
     remembers = name in ("ef21", "cgd")
     gap = course.drift if remembers else course.missing
     gap = np.nanmax(np.where(np.isfinite(course.error), gap, np.nan))
@@ -159,7 +160,7 @@ def _ratios(rows, names, what):
         labels = [f"{fault} {rate:g}" for fault, _, rate in cases]
         for shift, label in enumerate(names):
             own = rows[(rows["method"] == label) & (rows["fault"] != "none")]
-            place = np.arange(len(cases)) + 0.12 * (shift - 2.5)
+            place = np.arange(len(cases)) + 0.11 * (shift - 3)
             ratio, style = own[what].to_numpy(), _style(label)
             line = style | {"linestyle": "", "markersize": 5}
             axes.plot(ratio, place, label=label, **line)
@@ -178,9 +179,10 @@ def _ratios(rows, names, what):
 
 
 def _style(label):
-    colours = ("0.5", "#0072B2", "#009E73", "#CC79A7", "#000000", "#D55E00", "#E69F00")
-    place = ("GD", "GD-SEC", "QSGD-SEC", "CGD", "top-j", "EF21").index(label)
-    return {"color": colours[place], "marker": "os^vDP"[place]}
+    colours = ("0.5", "#0072B2", "#009E73", "#CC79A7", "#000000", "#D55E00", "#56B4E9")
+    names = ("GD", "GD-SEC", "QSGD-SEC", "CGD", "top-j", "EF21", AT_ONCE)
+    place = names.index(label)
+    return {"color": colours[place], "marker": "os^vDP*"[place]}
 
 
 def _errors(courses, target):
@@ -233,6 +235,10 @@ def _tidy(courses):
     return pd.concat(frames, ignore_index=True)
 
 
+def _each(values):
+    return ", ".join(f"{value:.2f}" for value in values)
+
+
 def _claims(rows):
     kept = rows[rows["keeps"]]
     yield report.Claim(
@@ -248,6 +254,17 @@ def _claims(rows):
         bool((few["rounds"] <= 1.1).all()),
         f"at most {few['rounds'].max():.2f} times the rounds, {few['bits'].max():.2f} "
         "times the bits",
+    )
+    late = rows[rows["fault"] == "late"].set_index(["method", "rate"])
+    waits, at_once = late.loc["GD-SEC"], late.loc[AT_ONCE]
+    yield report.Claim(
+        "of late messages GD-SEC loses nothing, for its memories wait for them, and "
+        "keeps the rounds that it needs if they do not wait",
+        bool((waits["gap"] <= EXACT).all() and (at_once["gap"] > EXACT).all())
+        and bool((waits["rounds"][:2] <= 1.05 * at_once["rounds"][:2]).all()),
+        f"rounds {_each(waits['rounds'])} of those without a delay where they wait, "
+        f"{_each(at_once['rounds'])} where they do not; which misses "
+        f"{_each(100 * at_once['gap'])} % of the gradients",
     )
     gd = rows[(rows["method"] == "GD") & (rows["fault"] == "erased")]
     yield report.Claim(

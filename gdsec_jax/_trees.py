@@ -110,6 +110,15 @@ def _product(factors, messages):
     return jax.tree.map(one, messages)
 
 
+def due(under_way):
+    """What arrives now of leaves [tau, *param], and what then is under way."""
+    now = jax.tree.map(lambda p: p[0], under_way)
+    later = jax.tree.map(
+        lambda p: jnp.concatenate([p[1:], jnp.zeros_like(p[:1])]), under_way
+    )
+    return now, later
+
+
 def along(per_worker, leaf):
     """An [M] array shaped to broadcast over the axes behind a leaf's first."""
     return per_worker.reshape(per_worker.shape + (1,) * (leaf.ndim - 1))

@@ -90,8 +90,12 @@ def run(
     rounds: int,
     num_workers: int,
     faults: Faults,
+    acknowledged: bool = False,
 ) -> Course:
-    """Run a method; theta <- theta - alpha (h + what arrives)."""
+    """Run a method; theta <- theta - alpha (h + what arrives).
+
+    If it is `acknowledged`, h_m moves when its message arrives, else when it is sent.
+    """
     length = len(theta)
     masks = (rounds, num_workers)
     out = Course(
@@ -107,7 +111,9 @@ def run(
     zero = np.zeros(length)
     memories = [Memory(zero, zero, zero, False) for _ in range(num_workers)]
     known = np.full(num_workers, np.nan)  # norms of the last accepted gradients
-    arriving = np.zeros((rounds + int(faults.delay.max()) + 1, length))
+    later = rounds + int(faults.delay.max()) + 1
+    arriving = np.zeros((later, length))
+    owed = np.zeros((later, num_workers, length))  # by what h_m moves in a round
     for k in range(rounds):
         now, before = out.thetas[k], out.thetas[max(k - 1, 0)]  # theta^0 = theta^1
         threshold = np.abs(now - before) / num_workers
@@ -146,7 +152,14 @@ def run(
                 out.bits[k, m] = bits_of(message, whole)
                 out.lost[k, m] = message.any() and not arrives
             arriving[k + faults.delay[k, m]] += arrived
+            h = memories[m].h
             memories[m] = method.settle(g[m], memories[m], arrived, arrives)
+            if acknowledged:  # h_m moves when the message is there
+                owed[k + faults.delay[k, m], m] += memories[m].h - h
+                memories[m] = memories[m]._replace(h=h)
+        memories = [
+            each._replace(h=each.h + owed[k, m]) for m, each in enumerate(memories)
+        ]
         out.under_way[k + 1] = arriving[k + 1 :].sum(axis=0)
         out.h[k + 1] = [memory.h for memory in memories]
         out.e[k + 1] = [memory.e for memory in memories]

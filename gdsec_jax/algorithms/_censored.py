@@ -173,4 +173,6 @@ def _censored(
         method = {"beta": beta, "error_correction": error_correction}
         told = Controller(xi.init, functools.partial(xi.update, **method))
         options["controller"] = told
-    return difference_memory(compressor, num_workers, beta, **options)
+    return difference_memory(
+        compressor, num_workers, beta, acknowledged=error_correction, **options
+    )

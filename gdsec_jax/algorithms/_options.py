@@ -86,6 +86,7 @@ def difference_memory(
     beta: Any = 1.0,
     *,
     before=None,
+    acknowledged: bool = False,
     state_dtype=None,
     server: Server | None = None,
     **options,
@@ -102,6 +103,8 @@ def difference_memory(
       num_workers: M.
       beta: :math:`\beta` in [0, 1], or a function of the parameters' shapes.
       before: a piece that the gradient passes first, such as `worker.momentum`.
+      acknowledged: whether h_m may wait until a message has arrived, if the server
+        acknowledges: `server.late`.
       state_dtype, server, options: see the package, and `federate`.
 
     Examples:
@@ -109,11 +112,17 @@ def difference_memory(
       >>> from gdsec_jax import algorithms, worker
       >>> algorithm = algorithms.difference_memory(worker.top_k(10), num_workers=5)
     """
-    worker = gradient_difference(compressor, beta, state_dtype=state_dtype)
+    server = as_server(server)
+    worker = gradient_difference(
+        compressor,
+        beta,
+        state_dtype=state_dtype,
+        max_delay=server.max_delay if acknowledged and server.acknowledges else 0,
+    )
     return federate(
         chain(before, worker) if before else worker,
         num_workers,
-        server=as_server(server).with_memories(beta, state_dtype),
+        server=server.with_memories(beta, state_dtype),
         **options,
     )
 

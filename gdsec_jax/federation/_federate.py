@@ -49,7 +49,8 @@ def federate(
     computes), `like` (a tree with the dtypes that messages travel in: the parameters'),
     with a key `key` (its own for each worker and round) and `round_key` (common to
     all), and where messages may be missing `delivered` (bool, whether this worker's
-    arrives); and whatever else the caller passes to update. Sums over all workers are
+    arrives) and where they may be late `delay` (int32, by how many rounds); and
+    whatever else the caller passes to update. Sums over all workers are
     `jax.lax.psum(x, worker.WORKER_AXIS)`; a piece says so, see `worker.Piece`. The
     server's step is handed the same, but for `key` and `worker_index`, with `active`
     (bool [M], who took part and could send).

@@ -17,6 +17,7 @@ from gdsec_jax.server import Server
 from gdsec_jax.wire import flush
 from gdsec_jax.wire._uploads import nonzeros_of
 from gdsec_jax.worker import WORKER_AXIS, Piece
+from gdsec_jax.worker._memories import rested
 
 
 class Federation(NamedTuple):
@@ -144,7 +145,9 @@ def compress(
     if federation.server.capacity is not None and jax.tree.leaves(messages):
         entries = jnp.stack(jax.vmap(nonzeros_of)(messages)).sum(0)
         present = present & (entries <= federation.server.capacity)
-    states = _trees.where(present, states, workers.states)
+    # Late messages arrive, and are acknowledged, while a worker rests.
+    before = jax.vmap(rested)(workers.states)
+    states = _trees.where(present, states, before)
     return Answers(only(messages, present), states, present, jnp.zeros_like(present))
 
 
@@ -218,6 +221,7 @@ def _pipelines(worker: Piece, common: Common, workers: Workers, alone: bool):
         "active": workers.computes,
         "key": workers.keys,
         "delivered": workers.arrives,
+        "delay": workers.delay,
     }
 
     def one(gradient, state, own):

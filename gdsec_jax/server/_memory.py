@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from gdsec_jax import _checks, _trees
@@ -73,8 +72,9 @@ def late_messages(max_delay: int) -> Piece:
 
     .. math:: \text{update} = u_0 + p_1, \quad p_j \leftarrow p_{j+1} + u_j
 
-    where the workers' memories count what they have sent, and the server's what has
-    arrived: :math:`h + \beta \sum_j p_j = \sum_m h_m`.
+    Where the workers' memories move when a message has arrived, they are the server's:
+    :math:`h = \sum_m h_m`; where they move when it is sent, it is
+    :math:`h + \beta \sum_j p_j`.
 
     Args:
       max_delay: :math:`\tau`, the most rounds that a message is late.
@@ -100,14 +100,9 @@ def late_messages(max_delay: int) -> Piece:
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
-        now = jax.tree.map(lambda u, p: u[0] + p[0], updates, state.under_way)
-        later = jax.tree.map(
-            lambda u, p: (
-                u[1:].astype(p.dtype) + jnp.concatenate([p[1:], jnp.zeros_like(p[:1])])
-            ),
-            updates,
-            state.under_way,
-        )
+        now, later = _trees.due(state.under_way)
+        now = jax.tree.map(lambda u, p: u[0] + p, updates, now)
+        later = jax.tree.map(lambda u, p: u[1:].astype(p.dtype) + p, updates, later)
         return now, LateMessagesState(later)
 
     return Piece(init, update)

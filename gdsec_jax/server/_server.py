@@ -44,6 +44,8 @@ class Server(NamedTuple):
         batches of them; None for a function of which nothing is known.
       capacity: entries of a message that can be taken; None for all.
       max_delay: the most rounds that a message may come late.
+      acknowledges: whether workers with an error memory move their h_m in the round in
+        which a message arrives, late or not, and not in that in which it was sent.
       max_norm_ratio: of a gradient's norm to the running median; None for any.
       asks: from a round's common key and its number to bool [M], whom the server asks
         for a message, a rule of `participation` say; the state of the others is frozen.
@@ -57,6 +59,7 @@ class Server(NamedTuple):
     adds_up: bool | None = None
     capacity: int | None = None
     max_delay: int = 0
+    acknowledges: bool = False
     max_norm_ratio: Any = None
     asks: Callable[[Any, Any], Any] | None = None
 
@@ -185,14 +188,28 @@ def sparse(capacity: int, *, max_norm_ratio=None) -> Server:
     )
 
 
-def late(max_delay: int, *, max_norm_ratio=None) -> Server:
-    """`running`, where messages may come late, by the extra argument `delay`.
+def late(max_delay: int, *, acknowledged: bool = True, max_norm_ratio=None) -> Server:
+    r"""`running`, where messages may come late, by the extra argument `delay`.
 
     What is under way waits in the server's state, as many sums as the rounds: see
     `late_messages`.
 
+    Where a worker keeps an error memory (`gdsec`, `qsgdsec`) its h_m by default moves
+    when its message has arrived, like the server's h, and with p what is under way
+    nothing is lost:
+
+    .. math:: \sum_k d^k + \sum_m e_m + p = \sum_k \sum_m \nabla f_m(\theta^k)
+
+    A worker keeps what it sent until then, max_delay times the parameters. With a large
+    beta its h_m hears of itself too late, and swings: moved by beta, tau rounds late,
+    it is stable for :math:`\beta < 2 \sin(\pi / (4 \tau + 2))` alone, and for less
+    where much is censored: half of that was too much in what we have run.
+
     Args:
       max_delay: at least 1, the rounds that a message may be late.
+      acknowledged: False moves h_m when the message is sent: stable for any beta, but
+        the directions d^k miss beta times the sum of what was under way for good. So it
+        is for methods without an error memory, whatever is said here.
       max_norm_ratio: see `total`.
 
     Raises:
@@ -211,6 +228,7 @@ def late(max_delay: int, *, max_norm_ratio=None) -> Server:
         step=as_piece(late_messages(max_delay)),
         adds_up=True,
         max_delay=max_delay,
+        acknowledges=acknowledged,
     )
 
 

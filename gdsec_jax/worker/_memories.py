@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from gdsec_jax import _checks, _trees
@@ -21,6 +23,13 @@ class GradientDifferenceState(NamedTuple):
 
     memory: optax.Updates  # h: a leaf a parameter, its shape, in the state's dtype
     compressor: optax.OptState
+
+
+class AcknowledgedState(NamedTuple):
+    """State of `gradient_difference` with a max_delay."""
+
+    known: GradientDifferenceState
+    under_way: optax.Updates  # [tau, *param]: by what h moves in 1, 2, … rounds
 
 
 def error_feedback(
@@ -63,7 +72,11 @@ def error_feedback(
 
 
 def gradient_difference(
-    compressor: optax.GradientTransformation, beta=1.0, *, state_dtype=None
+    compressor: optax.GradientTransformation,
+    beta=1.0,
+    *,
+    state_dtype=None,
+    max_delay: int = 0,
 ) -> Piece:
     r"""Compress the gradient's difference from what the server already knows of it.
 
@@ -78,6 +91,9 @@ def gradient_difference(
       beta: :math:`\beta` in [0, 1]; may be traced. 0 keeps h at zero. Or a function of
         the parameters' shapes, for a beta that depends on the message's length.
       state_dtype: dtype of h; by default the parameter's, but at least float32.
+      max_delay: :math:`\tau`, that of `server.late`. Then h moves when the message has
+        arrived, which the server acknowledges, with the server's own; until then the
+        worker keeps what it sent, tau times the parameters. 0 moves h at once.
 
     Examples:
       >>> import jax.numpy as jnp, optax
@@ -96,7 +112,8 @@ def gradient_difference(
       https://doi.org/10.1109/JSTSP.2022.3162989
     """
     beta_for = _trees.by_shapes("beta", beta)
-    return _with_memory(
+    _checks.integer("max_delay", max_delay, 0, 10_000)
+    at_once = _with_memory(
         GradientDifferenceState,
         compressor,
         state_dtype,
@@ -104,6 +121,56 @@ def gradient_difference(
         remember=lambda h, v, u: _trees.add_scaled(h, beta_for(v), u),
         alike=not callable(beta),
         hands_on=True,
+    )
+    return _acknowledged(at_once, beta_for, max_delay) if max_delay else at_once
+
+
+def rested(state):
+    """A worker's state after a round in which it computed nothing.
+
+    What arrives of its earlier messages moves its h all the same, as the server's.
+    """
+
+    def waits(node):
+        return isinstance(node, AcknowledgedState)
+
+    def one(node):
+        if not waits(node):
+            return node
+        now, later = _trees.due(node.under_way)
+        memory = _trees.add(node.known.memory, now)
+        return AcknowledgedState(node.known._replace(memory=memory), later)
+
+    return jax.tree.map(one, state, is_leaf=waits)
+
+
+def _acknowledged(at_once: Piece, beta_for, max_delay: int) -> Piece:
+    """A memory h that moves when the message has arrived."""
+
+    def init(params):
+        known = at_once.init(params)
+        return AcknowledgedState(known, _trees.repeat(known.memory, max_delay))
+
+    def update(updates, state, params=None, **extra_args):
+        u, new = at_once.update(updates, state.known, params, **extra_args)
+        known, under_way = rested(state)
+        moves = optax.tree.zeros_like(known.memory)
+        moves = _trees.add_scaled(moves, beta_for(u), arrived(u, extra_args))
+        due = extra_args.get("delay", 0) == jnp.arange(max_delay + 1)
+        memory = optax.tree.where(due[0], _trees.add(known.memory, moves), known.memory)
+        under_way = jax.tree.map(
+            lambda p, x: p + jnp.multiply.outer(due[1:].astype(x.dtype), x),
+            under_way,
+            moves,
+        )
+        return u, AcknowledgedState(new._replace(memory=memory), under_way)
+
+    return Piece(
+        init,
+        update,
+        component_wise=at_once.component_wise,
+        sums_over_workers=at_once.sums_over_workers,
+        travels=True,
     )
 
 

@@ -16,6 +16,7 @@ from gdsec_jax.worker import GradientDifferenceState
 
 M, ROUNDS = 4, 50
 NO_SERVER = ("low_rank", "power_sgd", "top_j", "sign_ef")  # that has a memory
+ACKNOWLEDGED = ("gdsec", "qsgdsec")
 EVERYONE = jnp.ones((ROUNDS, M), bool)
 
 
@@ -64,15 +65,17 @@ def test_faults_that_are_none(method, none):
 @pytest.mark.usefixtures("x64")
 @methods(lambda method: method.memory, dear=True, core=("gdsec",))
 def test_no_delay_is_a_running_server(method):
-    late = make(method, server=servers.late(MAX_DELAY))
+    arrived = make(method, server=servers.late(MAX_DELAY))
+    sent = make(method, server=servers.late(MAX_DELAY, acknowledged=False))
     delay = jnp.zeros((ROUNDS, M), jnp.int32)
     server = {} if method.name in NO_SERVER else {"server": servers.running()}
     running = make(method, **server)
     expected = course(running, {})
-    for faults in ({"delay": delay}, {}):
+    for faults, late in (({"delay": delay}, sent), ({}, sent), ({}, arrived)):
         updates, states = course(late, faults)
         assert_same(updates, expected[0])
-        assert_same(states.workers, expected[1].workers)
+        if late is sent:
+            assert_same(states.workers, expected[1].workers)
         assert_same(states.sent, expected[1].sent)
         (waiting,) = _trees.of_type(states, LateMessagesState)
         assert not any(np.any(p) for p in jax.tree.leaves(waiting))
@@ -126,17 +129,19 @@ def test_who_holds_is_frozen(method):
     core=("gdsec",),
 )
 def test_memories_on_both_sides_agree_while_messages_are_under_way(method):
-    """The server's h plus beta times what is under way is the workers' sum."""
+    """The server's h, and beta times what is under way if h_m has it, are the sum."""
     params = small(jnp.float64)
     gradients = random_gradients(params, M, 4, ROUNDS)
     faults = drawn_faults(6, True, (ROUNDS, M))
-    for absent in ("hold", "accumulate"):
-        algorithm = make(method, server=servers.late(MAX_DELAY))
+    for absent, acknowledged in (("hold", True), ("accumulate", False)):
+        server = servers.late(MAX_DELAY, acknowledged=acknowledged)
+        algorithm = make(method, server=server)
         _, states = scanned(algorithm, params, gradients, faults, absent)
         (server,) = _trees.of_type(states, ServerMemoryState)
         (late,) = _trees.of_type(states, LateMessagesState)
         (own,) = _trees.of_type(states, GradientDifferenceState)
-        beta = method.arguments.get("beta", 1.0)
+        waits = acknowledged and method.name in ACKNOWLEDGED
+        beta = 0.0 if waits else method.arguments.get("beta", 1.0)
         for h, p, h_m in zip(
             *map(jax.tree.leaves, (server.memory, late.under_way, own.memory)),
             strict=True,

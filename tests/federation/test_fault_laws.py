@@ -2,14 +2,16 @@
 
 With U_k the sum of round k's messages that are not lost, A_k what arrives in round k,
 and P_k what is under way behind it, P_k = P_{k-1} + U_k - A_k. The server steps with
-H_{k-1} + A_k and keeps H_k = H_{k-1} + beta A_k; the workers' memories count U_k at
-once, so that sum_m h_m = H_k + beta P_k. In a round sum_m e_m grows by
-sum_m (g_m - h_m) - U_k = sum_m g_m - H_{k-1} - beta P_{k-1} - U_k. Over all rounds:
+H_{k-1} + A_k and keeps H_k = H_{k-1} + beta A_k; the workers' memories count A_k, too,
+so that sum_m h_m = H_k. In a round sum_m e_m grows by
+sum_m (g_m - h_m) - U_k = sum_m g_m - H_{k-1} - U_k. Over all rounds:
 
-  sum_k update^k + P_K + beta sum_k P_{k-1} + sum_m e_m = sum_k sum_m g_m^k,
+  sum_k update^k + P_K + sum_m e_m = sum_k sum_m g_m^k,
 
 where the gradient of a worker whose state is frozen, since it holds or is dropped,
-counts as its h_m. A lost message is in none of the sums but e_m.
+counts as its h_m. A lost message is in none of the sums but e_m. A server that does not
+acknowledge lets the workers count U_k at once: then sum_m h_m = H_k + beta P_k, and
+beta sum_k P_{k-1} is missing on the left.
 """
 
 import jax
@@ -53,16 +55,19 @@ FEEDBACK = {
     "power_sgd": (factory("power_sgd", {"rank": 1}), 0.0),
 }
 CASES = [
-    (name, absent, dtype, late)
+    (name, absent, dtype, late and how)
     for name in FEEDBACK
     for absent in ("hold", "accumulate")
     for dtype, late in (
         ("float32", name != "gdsec, short"),
         ("float64", name == "gdsec"),
     )
+    for how in ("arrived", "sent")
+    if how == "arrived" or (late and "gdsec" in name)
 ]
 FAST = [
-    *(("gdsec", "hold", "float64", True), ("gdsec", "accumulate", "float32", True)),
+    *(("gdsec", "hold", "float64", "arrived"), ("gdsec", "hold", "float64", "sent")),
+    ("qsgdsec", "accumulate", "float32", "arrived"),
     ("top_j", "accumulate", "float64", False),
 ]
 
@@ -84,7 +89,9 @@ def total(tree, over, dtype=np.float64):
 def test_nothing_is_lost_by_error_feedback(case):
     name, absent, dtype, late = case
     make, beta = FEEDBACK[name]
-    server = servers.late(MAX_DELAY) if late else None
+    acknowledged = late == "arrived"
+    late_server = servers.late(MAX_DELAY, acknowledged=acknowledged)
+    server = late_server if late else None
     algorithm = make(server=server)
     params = small(dtype)
     gradients = random_gradients(params, M, 1, ROUNDS)
@@ -113,7 +120,8 @@ def test_nothing_is_lost_by_error_feedback(case):
         ways = _trees.of_type(states.server, LateMessagesState)[0].under_way
         ways = jax.tree.map(lambda p: np.asarray(p, np.float64).sum(axis=1), ways)
         assert all(np.any(p) for p in jax.tree.leaves(ways))
-        waited = jax.tree.map(lambda p: p[-1] + beta * p[:-1].sum(axis=0), ways)
+        missing = 0.0 if acknowledged else beta
+        waited = jax.tree.map(lambda p: p[-1] + missing * p[:-1].sum(axis=0), ways)
         left = jax.tree.map(np.add, left, waited)
     left = jax.tree.map(np.add, left, kept)
     given = total(gradients, (0, 1))

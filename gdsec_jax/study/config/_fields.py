@@ -111,6 +111,9 @@ PARAMETERS = {
         "With its own k, levels and scope.",
     ),
     "max_delay": Parameter(Delay, "Rounds that are waited for late messages."),
+    "acknowledged": Parameter(
+        bool, "Whether memories wait until late messages have arrived."
+    ),
     "max_norm_ratio": Parameter(
         Annotated[float, Field(ge=1)],
         "Of a gradient's norm to the running median, beyond which its worker is left "

@@ -33,7 +33,10 @@ _NO_FIELDS = (
 # Further fields that say what a parameter is.
 _MORE = {
     "compressor": ("k", "levels", "scope"),
-    "server": ("aggregation", "trim", "max_delay", "capacity", "max_norm_ratio"),
+    "server": (
+        *("aggregation", "trim", "max_delay", "acknowledged", "capacity"),
+        "max_norm_ratio",
+    ),
 }
 _EMPTY = inspect.Parameter.empty
 _MANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -253,6 +256,9 @@ def _with_server(given: dict[str, Any]) -> dict[str, Any]:
     fields = {x: given.pop(x) for x in ("server", *_MORE["server"]) if x in given}
     ratio = fields.pop("max_norm_ratio", None)
     trim = fields.pop("trim", 0.1)
+    late = functools.partial(
+        server.late, acknowledged=fields.pop("acknowledged", True)
+    )
     if len(fields) > 1:
         raise ValueError(
             f"{' and '.join(fields)} are given, expected one of them: each says how "
@@ -262,7 +268,7 @@ def _with_server(given: dict[str, Any]) -> dict[str, Any]:
         return given
     rules = {"median": robust.median, "trimmed_mean": robust.trimmed_mean(trim)}
     kinds: dict[str, Callable[..., server.Server]] = {
-        "max_delay": server.late,
+        "max_delay": late,
         "capacity": server.sparse,
         "aggregation": lambda name, **more: server.robust(rules[name], **more),
         "server": lambda name, **more: getattr(server, name)(**more),
