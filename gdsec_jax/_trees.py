@@ -149,6 +149,25 @@ def squares(tree, dtype) -> jax.Array:
     return total
 
 
+def norm(tree, dtype) -> jax.Array:
+    """The Euclidean norm of all entries; their squares neither overflow nor vanish."""
+    leaves = [jnp.ravel(leaf).astype(dtype) for leaf in jax.tree.leaves(tree)]
+    if not leaves:
+        return jnp.zeros((), dtype)
+    largest = [jnp.abs(x).max(initial=0) for x in leaves]
+    scale = power_of_two(jnp.stack(largest).max())
+    exact = jax.lax.Precision.HIGHEST  # or GPUs take fewer digits
+    squares = [jnp.vdot(x / scale, x / scale, precision=exact) for x in leaves]
+    return scale * jnp.sqrt(jnp.stack(squares).sum())
+
+
+def power_of_two(x: jax.Array) -> jax.Array:
+    """The largest that is at most x > 0, to divide by exactly; 1 where none is."""
+    mantissa, _ = jnp.frexp(x)
+    usual = (x >= jnp.finfo(x.dtype).tiny) & jnp.isfinite(x)
+    return jnp.where(usual, x / jnp.where(usual, 2 * mantissa, 1), 1)
+
+
 def as_key(key) -> jax.Array:
     """The typed random key of an int, of a typed key, or of raw key data."""
     try:

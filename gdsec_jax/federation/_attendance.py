@@ -18,6 +18,7 @@ class Offers(NamedTuple):
 
     energy: jax.Array  # float [M], the squared norm of each one's message
     bits: jax.Array  # float [M], what it costs
+    norm: jax.Array | None = None  # float [M], whose square may overflow or vanish
 
 
 Grant = Callable[[Offers], jax.Array]
@@ -90,16 +91,10 @@ def delays(value: Any, num_workers: int, max_delay: int) -> jax.Array | None:
     return jnp.clip(result, 0, max_delay).astype(jnp.int32)
 
 
-def energies(messages: Any) -> jax.Array:
-    """float [M], the squared norms of leaves [M, ...], in float32 at least."""
+def norms_of(messages: Any) -> jax.Array:
+    """float [M], the norms of leaves [M, ...], in float32 at least."""
     dtype = _trees.norm_dtype(messages)
-
-    def one(leaf):
-        rows = leaf.reshape(leaf.shape[0], -1).astype(dtype)
-        exact = jax.lax.Precision.HIGHEST  # or GPUs take fewer digits
-        return jnp.einsum("md,md->m", rows, rows, precision=exact)
-
-    return jnp.asarray(sum(map(one, jax.tree.leaves(messages))))
+    return jax.vmap(lambda message: _trees.norm(message, dtype))(messages)
 
 
 def no_norms(num_workers: int) -> jax.Array:
@@ -119,7 +114,7 @@ def of_usual_norm(gradients, known: jax.Array, computes: jax.Array, ratio):
 
     Returns bool [M], and the norms that are known now, float32 [M].
     """
-    norms = jnp.sqrt(energies(gradients)).astype(jnp.float32)
+    norms = norms_of(gradients).astype(jnp.float32)
     tempered = jnp.where(known > 0, jnp.minimum(norms, GROWTH * known), norms)
     known = jnp.where(computes & jnp.isfinite(norms), tempered, known)
     median = jnp.nanmedian(known)

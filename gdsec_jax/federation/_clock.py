@@ -18,7 +18,7 @@ class ClockState(NamedTuple):
 
     previous_params: optax.Params  # theta^{k-1}
     held_change: Any  # last theta^k - theta^{k-1} that was not 0, if held, or ()
-    past_changes: jax.Array  # float [10]: squared norms of the last changes, last first
+    past_norms: jax.Array  # float [10]: of the last changes, the last one first
     number: jax.Array  # int32 []: k, the first is 0
     key_data: jax.Array | tuple[()]  # of the random key, if there is one
 
@@ -34,7 +34,7 @@ class Tick(NamedTuple):
     """What all parties know in a round, and each worker's key."""
 
     change: Any  # theta^k - theta^{k-1}, or what is held for it; None without params
-    past_changes: jax.Array  # float [10]
+    past_norms: jax.Array  # float [10]
     number: jax.Array  # int32 []
     round_key: jax.Array | None  # common to all workers
     keys: jax.Array | None  # [M], each worker's own
@@ -44,7 +44,8 @@ class Tick(NamedTuple):
         key = {} if self.round_key is None else {"round_key": self.round_key}
         return key | {
             "params_change": change,
-            "past_changes": self.past_changes,
+            "past_norms": self.past_norms,
+            "past_changes": jnp.square(self.past_norms),
             "round": self.number,
             "like": previous,
         }
@@ -105,7 +106,7 @@ def start(params: Any, random_key: jax.Array | None, on_standstill: str) -> Cloc
     return ClockState(
         previous_params=previous,
         held_change=optax.tree.zeros_like(previous) if on_standstill == "hold" else (),
-        past_changes=jnp.zeros(NUM_PAST_CHANGES, _trees.norm_dtype(params)),
+        past_norms=jnp.zeros(NUM_PAST_CHANGES, _trees.norm_dtype(params)),
         number=jnp.zeros((), jnp.int32),
         key_data=() if random_key is None else jax.random.key_data(random_key),
     )
@@ -115,25 +116,25 @@ def tick(
     state: ClockState, params: Any, random_key: jax.Array | None, num_workers: int
 ) -> tuple[Tick, ClockState]:
     """What is known in the round that begins, and the next state."""
-    change, past_changes, held_change = _change(params, state)
+    change, past_norms, held_change = _change(params, state)
     key_data, round_key, keys = _split(state.key_data, random_key, num_workers)
-    return Tick(change, past_changes, state.number, round_key, keys), ClockState(
+    return Tick(change, past_norms, state.number, round_key, keys), ClockState(
         previous_params=state.previous_params if params is None else params,
         held_change=held_change,
-        past_changes=past_changes,
+        past_norms=past_norms,
         number=jnp.asarray(optax.safe_increment(state.number)),
         key_data=key_data,
     )
 
 
 def _change(params, state: ClockState):
-    """theta^k - theta^{k-1}, the squared norms of the last ones, the change to hold."""
+    """theta^k - theta^{k-1}, the norms of the last ones, the change to hold."""
     if params is None:
-        return None, state.past_changes, state.held_change
+        return None, state.past_norms, state.held_change
     _checks.same_shapes("params", params, state.previous_params)
     change = jax.tree.map(jnp.subtract, params, state.previous_params)
-    norm, moved = _trees.squares(change, state.past_changes.dtype), some(change)
-    past = jnp.roll(state.past_changes, 1).at[0].set(norm)
+    norm, moved = _trees.norm(change, state.past_norms.dtype), some(change)
+    past = jnp.roll(state.past_norms, 1).at[0].set(norm)
     if isinstance(state.held_change, tuple) and not state.held_change:
         return change, past, ()
     change = optax.tree.where(moved, change, state.held_change)

@@ -67,7 +67,7 @@ def begin(
     xi, own = controller.update(
         state.controller,
         round=tick.number,
-        past_changes=tick.past_changes,
+        past_changes=jnp.square(tick.past_norms),
         direction=state.direction,
         share=_share(sent, state.xi.dtype),
     )

@@ -43,9 +43,10 @@ def federate(
     .. math:: u_m = \text{worker}(g_m), \quad \text{update} = \text{server}(\sum_m u_m)
 
     Its state is a `FederationState`. The pieces are handed, as extra arguments:
-    `params_change` (theta^k - theta^{k-1}; None without params), `past_changes` (the
-    squared norms of the last 10 of these, latest first, zero-padded), `round` (int32,
-    the first is 0), `worker_index` (int32), `active` (bool, whether this worker
+    `params_change` (theta^k - theta^{k-1}; None without params), `past_norms` (the
+    norms of the last 10 of these, latest first, zero-padded), `past_changes` (their
+    squares, which in float32 overflow beyond 1e19 and vanish below 1e-19), `round`
+    (int32, the first is 0), `worker_index` (int32), `active` (bool, whether this worker
     computes), `like` (a tree with the dtypes that messages travel in: the parameters'),
     with a key `key` (its own for each worker and round) and `round_key` (common to
     all), and where messages may be missing `delivered` (bool, whether this worker's

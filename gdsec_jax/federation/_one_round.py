@@ -15,7 +15,7 @@ from gdsec_jax.federation._attendance import (
     Said,
     attendance,
     delays,
-    energies,
+    norms_of,
     of_usual_norm,
 )
 from gdsec_jax.federation._batches import WorkerBatches
@@ -78,7 +78,7 @@ def one_round(
         workers = workers._replace(sends=attends.sends, arrives=attends.arrives)
     # That a round follows the norms of changes is said, too: XLA then need not keep
     # the previous parameters for them.
-    always = (tick.number >= 0) | (tick.past_changes[0] >= 0)
+    always = (tick.number >= 0) | (tick.past_norms[0] >= 0)
     now = Round(common, workers, state.server, always)
     made = _layout.run(federation, layout, now)
     answers = made.said
@@ -135,8 +135,9 @@ def _granted(
     offering = sound(federation, offering)
     made = compress(federation, common, offering)
     uploads = _counts.uploads_of(layout, made, workers.gradients, common.previous)
-    energy = energies(made.messages)
-    offers = Offers(energy, jnp.asarray(uploads.bits()).astype(energy.dtype))
+    norms = norms_of(made.messages)
+    bits = jnp.asarray(uploads.bits()).astype(norms.dtype)
+    offers = Offers(jnp.square(norms), bits, norms)
     granted = said.grant(offers)  # pyright: ignore
     granted = _checks.mask("grant's mask", granted, federation.num_workers)
     return attends.only(granted, said.absent)

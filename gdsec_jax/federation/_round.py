@@ -146,7 +146,7 @@ def compress(
         entries = jnp.stack(jax.vmap(nonzeros_of)(messages)).sum(0)
         present = present & (entries <= federation.server.capacity)
     # Late messages arrive, and are acknowledged, while a worker rests.
-    before = jax.vmap(rested)(workers.states)
+    before = jax.vmap(rested, axis_size=present.size)(workers.states)
     states = _trees.where(present, states, before)
     return Answers(only(messages, present), states, present, jnp.zeros_like(present))
 

@@ -18,8 +18,15 @@ from gdsec_jax.simulation import _records
 if TYPE_CHECKING:
     import xarray as xr
 
-Outcome = Literal["completed", "target", "diverged"]
+Outcome = Literal["completed", "target", "diverged", "worsened"]
 OUTCOMES: tuple[Outcome, ...] = ("completed", "target", "diverged")
+
+
+def outcome_of(number, last: float, initial: float, resolution: float) -> Outcome:
+    """How a run ended: by the loop's number, and whether it ended above its start."""
+    outcome = OUTCOMES[int(number)]
+    higher = last > max(initial, resolution)
+    return "worsened" if outcome == "completed" and higher else outcome
 
 
 class Cost(NamedTuple):
@@ -60,7 +67,8 @@ class History:
         finite, or a gradient of excessive norm.
       lost: int64 [K], uploads that did not arrive.
       params: theta after the last round.
-      outcome: "completed", "target" (the target error was reached) or "diverged".
+      outcome: "completed", "target" (the target error was reached), "diverged", or
+        "worsened": all rounds were run, to an error above the initial one.
       attributes: what the run was: problem, error_name, wire, seconds, versions; and
         what the caller adds, config and seed say. Values that JSON can hold.
       format_bits: by name, int64 [K], what all workers' uploads of a round cost in the
@@ -154,6 +162,7 @@ class History:
             "completed": "completed",
             "target": "reached the target after",
             "diverged": "diverged: stopped after",
+            "worsened": "ended above where it began, after",
         }[self.outcome]
         text = (
             f"{end} {self.num_rounds} rounds, {name} {self.initial_error:.3g} -> "

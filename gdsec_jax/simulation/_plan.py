@@ -13,7 +13,7 @@ from gdsec_jax import _checks, _trees
 from gdsec_jax.federation._check import check
 from gdsec_jax.problems import Problem
 from gdsec_jax.simulation import _chunks, _grid, _mesh, _records, _run
-from gdsec_jax.simulation._history import OUTCOMES
+from gdsec_jax.simulation._history import outcome_of
 from gdsec_jax.uplink import Uplink
 from gdsec_jax.uplink._channel import Channel
 
@@ -296,8 +296,13 @@ def _dataset(plan: Plan, kept, rounds_run, outcome) -> "xr.Dataset":
         more = (f"{name}:{axis}" for axis in range(values.ndim - 2))
         label = f"{_records.TOTAL}{name}" if total else name
         variables[label] = (("setting", "eval_round", *more), values)
+    start, resolution = plan.initial_error, plan.problem.resolution
+    outcomes = [
+        outcome_of(number, last, start, resolution)
+        for number, last in zip(outcome, kept[-1]["objective_error"][-1], strict=False)
+    ]
     variables |= {
-        "outcome": ("setting", np.array([OUTCOMES[o] for o in outcome], dtype="U9")),
+        "outcome": ("setting", np.array(outcomes, dtype="U9")),
         "rounds": ("setting", rounds_run.astype(np.int64)),
         "initial_error": ("setting", np.full(outcome.size, plan.initial_error)),
     }

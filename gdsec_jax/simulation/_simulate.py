@@ -17,7 +17,7 @@ from gdsec_jax.files import _environment, _whole
 from gdsec_jax.problems import Problem
 from gdsec_jax.simulation import _chunks, _mesh, _records, _run
 from gdsec_jax.simulation._checkpoint import Checkpoints, Saved, Store
-from gdsec_jax.simulation._history import OUTCOMES, History
+from gdsec_jax.simulation._history import History, outcome_of
 from gdsec_jax.simulation._records import Observe
 from gdsec_jax.simulation._run import Stop
 from gdsec_jax.simulation._spellings import with_old_spellings
@@ -145,12 +145,15 @@ def simulate(
         saved = _run_all(problem, program, inputs, store, tell, progress)
     records, numbers = saved.records, np.arange(1, saved.records.error.size + 1)
     evaluated = _run.evaluates(numbers, eval_every, num_rounds)
+    errors = np.append(initial_error, records.error[evaluated])
     wires = [part.uploads.layout.format for part in records.sent.parts]
     history = History(
         initial_error=initial_error,
         eval_rounds=numbers[evaluated],
         params=saved.run.params,
-        outcome=OUTCOMES[int(saved.run.outcome)],
+        outcome=outcome_of(
+            saved.run.outcome, errors[-1], initial_error, problem.resolution
+        ),
         attributes={"problem": problem.name}
         | own_attributes
         | {
@@ -162,7 +165,7 @@ def simulate(
         },
         **_records.arrays(_records.Rounds.of(records, placed, uplink), evaluated),
     )
-    if history.outcome == "diverged" or history.dropped.any():
+    if history.outcome in ("diverged", "worsened") or history.dropped.any():
         warnings.warn(history.summary(), RuntimeWarning, stacklevel=3)
     return history
 

@@ -115,7 +115,7 @@ def simulate_method(
     started = datetime.datetime.now(datetime.UTC).isoformat()
     attributes = about | {"method": method.model_dump(mode="json"), "started": started}
     with warnings.catch_warnings():  # the summary says it better
-        said = "(completed|reached|diverged)"
+        said = "(completed|reached|diverged|ended)"
         warnings.filterwarnings("ignore", said, RuntimeWarning)
         return simulate(
             configs.with_local_steps(method, problem),

@@ -112,7 +112,8 @@ def largest_energy(budget_bits) -> Grant:
     _checks.number_in_range("budget_bits", budget_bits, 0.0, _checks.LARGEST)
 
     def grant(offers: Offers) -> jax.Array:
-        order = jnp.argsort(-offers.energy)
+        size = offers.energy if offers.norm is None else offers.norm
+        order = jnp.argsort(-size)
         within: Any = jnp.cumsum(offers.bits[order]) <= budget_bits
         granted = jnp.zeros(order.size, bool).at[order].set(within.at[0].set(True))
         return granted | (offers.bits == 0)

@@ -35,7 +35,7 @@ class LAQState(NamedTuple):
     """State of `laq`."""
 
     skips: jax.Array  # int32 []: rounds in a row without an upload
-    error: jax.Array  # float []: squared norm of the last upload's quantisation error
+    error: jax.Array  # float []: norm of the last upload's quantisation error
     quantiser: optax.OptState
 
 
@@ -74,7 +74,8 @@ def censor_whole(xi) -> Piece:
         del params
         change = needed(extra_args, "params_change", "censor_whole")
         value = xi(extra_args.get("round", 0)) if callable(xi) else xi
-        limit = jnp.square(value) * squared_norm(change)  # pyright: ignore
+        norm = _trees.norm(change, _trees.norm_dtype(change))
+        limit = jnp.asarray(value, norm.dtype) * norm  # pyright: ignore
         return _unless(_at_most(updates, limit), updates), state
 
     return Piece(whole().init, update)
@@ -86,7 +87,8 @@ def lag(*, learning_rate, zeta) -> Piece:
     .. math:: C(v) = 0 \text{ if } \|v\|^2 \le \frac{\zeta}{\alpha^2}
        \sum_{d=1}^{10} \|\theta^{k+1-d} - \theta^{k-d}\|^2, \text{ else } v
 
-    Its update needs `past_changes`, and for a schedule `round`.
+    Its update needs `past_norms`, or their squares `past_changes`, and for a schedule
+    `round`.
 
     Args:
       learning_rate: :math:`\alpha`, the step behind the federation: a number above 0 or
@@ -121,7 +123,9 @@ def laq(*, learning_rate, bits: int, zeta, scope: Scope = "message") -> Piece:
 
     with Q of `grid`, :math:`\varepsilon = v - Q(v)`, and :math:`\hat\varepsilon` the
     same at the last upload. The first round uploads, and so does every one after 100
-    that did not.
+    that did not. So that one excessive gradient does not silence a worker for as long,
+    :math:`\|\hat\varepsilon\|` counts as at most the norm of the gradient, which a
+    `gradient_difference` hands on.
 
     Args:
       learning_rate, zeta: as in `lag`, and the update needs the same.
@@ -149,9 +153,16 @@ def laq(*, learning_rate, bits: int, zeta, scope: Scope = "message") -> Piece:
         message, inner = quantiser.update(
             updates, state.quantiser, params, **extra_args
         )
-        error = squared_norm(_trees.sub(updates, message)).astype(state.error.dtype)
-        limit = moved(extra_args) + 3 * (error + state.error)
-        silent = (squared_norm(message) <= limit) & (state.skips < MOST_SKIPS)
+        dtype = state.error.dtype
+        error = _trees.norm(_trees.sub(updates, message), dtype)
+        gradient = _trees.norm(extra_args.get("gradient", updates), dtype)
+        known = jnp.minimum(state.error, gradient)
+        sides = jnp.stack([moved(extra_args).astype(dtype), error, known])
+        size = _trees.norm(message, dtype)
+        scale = _trees.power_of_two(jnp.maximum(size, sides.max()))
+        movement, *errors = jnp.square(sides / scale)
+        limit = movement + 3 * sum(errors)
+        silent = (jnp.square(size / scale) <= limit) & (state.skips < MOST_SKIPS)
         silent &= round > 0
         # A lost upload is none: the server still has the last one.
         missing = silent | ~jnp.asarray(extra_args.get("delivered", True))
@@ -203,8 +214,10 @@ def clag(compressor: optax.GradientTransformation, zeta, *, state_dtype=None) ->
 
     def update(updates, state, params=None, **extra_args):
         gradient = needed(extra_args, "gradient", "clag")
-        change = squared_norm(_trees.sub(gradient, state.gradient))
-        silent = state.begun & _at_most(updates, zeta * change)
+        change = _trees.sub(gradient, state.gradient)
+        norm = _trees.norm(change, _trees.norm_dtype(change))
+        limit = jnp.sqrt(jnp.asarray(zeta, norm.dtype)) * norm
+        silent = state.begun & _at_most(updates, limit)
         message, inner = compressor.update(
             updates, state.compressor, params, **extra_args
         )
@@ -259,7 +272,7 @@ def first_whole(compressor: optax.GradientTransformation) -> Piece:
 
 
 def _movement(piece: str, learning_rate, zeta):
-    """The right side of LAG's rule, a function of the extra arguments of an update."""
+    """The right side of LAG's rule, its root: a function of an update's arguments."""
     _checks.number_in_range("zeta", zeta, 0.0, _checks.LARGEST)
     if not callable(learning_rate):
         _checks.positive("learning_rate", learning_rate)
@@ -267,20 +280,26 @@ def _movement(piece: str, learning_rate, zeta):
     def moved(extra_args):
         if "params_change" in extra_args:
             needed(extra_args, "params_change", piece)
-        past = extra_args["past_changes"]
+        past = extra_args.get("past_norms")
+        if past is None:
+            past = jnp.sqrt(extra_args["past_changes"])
         alpha = learning_rate
         if callable(learning_rate):
             alpha = learning_rate(extra_args.get("round", 0))
-        weight = zeta / jnp.square(alpha)  # pyright: ignore
-        return jnp.asarray(weight, past.dtype) * past.sum()
+        zeta_root = jnp.sqrt(jnp.asarray(zeta, past.dtype))
+        norm = _trees.norm(past, past.dtype)
+        return zeta_root * norm / jnp.asarray(alpha, past.dtype)  # pyright: ignore
 
     return moved
 
 
 def _at_most(v, limit):
-    """Whether |v|^2 is at most a limit; no vector is small against no movement."""
-    # Squares may underflow to 0: that must not silence a vector that is not 0.
-    return (squared_norm(v) <= limit) & (limit > 0)
+    """Whether |v| is at most a limit; no vector is small against no movement."""
+    # In units of the limit squares overflow, or vanish, only where they may.
+    scale = _trees.power_of_two(limit)
+    scaled = jax.tree.map(lambda x: x.astype(limit.dtype) / scale, v)
+    small = squared_norm(scaled) <= jnp.square(limit / scale)
+    return small & (limit >= jnp.finfo(limit.dtype).tiny)
 
 
 def _unless(silent, message):

@@ -9,6 +9,7 @@ from inside import _attendance
 from rounds import assert_same, scanned
 
 import gdsec_jax
+from gdsec_jax import participation
 from gdsec_jax import server as servers
 
 M, ROUNDS, BAD = 5, 9, 3
@@ -29,6 +30,23 @@ def rounds_of(algorithm, gradients, actives=None):
     faults = {} if actives is None else {"active": actives}
     _, states = scanned(algorithm, jnp.zeros(4), gradients, faults)
     return [jax.tree.map(lambda x, k=k: x[k], states) for k in range(len(gradients))]
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_norms_are_compared_where_their_squares_are_none(size):
+    algorithm = gdsec_jax.gd(M, server=servers.total(max_norm_ratio=100.0))
+    gradients = size * random_gradients(jnp.zeros((4,)), M, 0, 3)
+    gradients = gradients.at[2, BAD].multiply(1000.0)
+    states = rounds_of(algorithm, gradients)
+    assert [int(gdsec_jax.last_round(state).dropped) for state in states] == [0, 0, 1]
+
+    def second(offers):
+        return participation.largest_energy(0)(offers)
+
+    params, state = jnp.zeros(4), algorithm.init(jnp.zeros(4))
+    given = gradients[0].at[1].multiply(3.0)
+    _, state = algorithm.update(given, state, params, grant=second)
+    assert np.flatnonzero(gdsec_jax.last_round(state).participants).tolist() == [1]
 
 
 @methods(lambda method: method.name != "iag", dear=True)

@@ -114,6 +114,7 @@ def test_summary():
         "completed": "completed 4 rounds",
         "target": "reached the target after 4 rounds",
         "diverged": "diverged: stopped after 4 rounds",
+        "worsened": "ended above where it began, after 4 rounds",
     }.items():
         clean = make(outcome=outcome, dropped=np.zeros(4, int))
         assert clean.summary() == f"{end}, {cost}."

@@ -199,6 +199,14 @@ def test_divergence_ends_the_run_with_a_warning(eval_every, factor):
         assert history.objective_error[-1] < 1e6 * history.initial_error
 
 
+def test_a_run_that_ends_above_its_start_says_so():
+    with pytest.warns(RuntimeWarning, match="^ended above where it began, after 3 rou"):
+        history = simulate(toy(), diverging(), 3)
+    assert history.outcome == "worsened"
+    swept = gdsec_jax.sweep(toy(), lambda seed: diverging(), {"seed": [0, 1]}, 3)
+    assert set(swept["outcome"].values) == {"worsened"}
+
+
 def test_an_error_that_is_not_finite_is_divergence():
     def loss(params, own):
         return 0.5 * jnp.vdot(params - 1, params - 1) - own[0]

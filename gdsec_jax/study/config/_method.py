@@ -256,9 +256,7 @@ def _with_server(given: dict[str, Any]) -> dict[str, Any]:
     fields = {x: given.pop(x) for x in ("server", *_MORE["server"]) if x in given}
     ratio = fields.pop("max_norm_ratio", None)
     trim = fields.pop("trim", 0.1)
-    late = functools.partial(
-        server.late, acknowledged=fields.pop("acknowledged", True)
-    )
+    late = functools.partial(server.late, acknowledged=fields.pop("acknowledged", True))
     if len(fields) > 1:
         raise ValueError(
             f"{' and '.join(fields)} are given, expected one of them: each says how "

@@ -172,8 +172,8 @@ def _curves(
     curves = []
     for label, line in line_styles({x: methods[x] for x in histories}).items():
         history = histories[label]
-        if history.outcome == "diverged":
-            line["label"] = f"{label} (diverged)"
+        if history.outcome in ("diverged", "worsened"):
+            line["label"] = f"{label} ({history.outcome})"
         shown = _shown(history.eval_rounds.size)
         start = np.append(0, shown + 1)
         if "marker" in line:  # ten of them, however long and noisy the curve is
