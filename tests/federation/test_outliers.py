@@ -123,7 +123,7 @@ NAN, INF = np.nan, np.inf
 RULE = {
     "a median of zero judges nobody": (
         *([0.0, 0.0, 0.0, 1.0, 1e30], None, None),
-        *([True] * 5, [0.0, 0.0, 0.0, 1.0, NAN]),
+        *([True] * 5, [0.0, 0.0, 0.0, 1.0, 1e30]),
     ),
     # By the tenfold of it, it would stay 0, and the rule sleep for ever.
     "a norm that was zero is known anew": (
