@@ -1,7 +1,5 @@
 """Generators: the smoothness constants promised, the sparsity promised; text."""
 
-import time
-
 import numpy as np
 import pytest
 from scipy import sparse
@@ -69,10 +67,8 @@ def test_sparse_rows(shape: tuple[int, int], density: float):
     assert set(data.targets) <= {-1.0, 1.0}
 
 
-def test_the_size_of_rcv1_is_quick():
-    start = time.perf_counter()
-    data = sparse_binary(20_242, 47_236, 0.0016)
-    assert time.perf_counter() - start < 2
+def test_the_size_of_rcv1():
+    data = sparse_binary(20_242, 47_236, 0.0016)  # 7.6 GB, were it dense
     features = sparse.csr_array(data.features)
     assert 0.0015 < features.nnz / (20_242 * 47_236) < 0.0017
     assert 0.4 < np.mean(data.targets == 1) < 0.6
