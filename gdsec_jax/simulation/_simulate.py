@@ -165,7 +165,7 @@ def simulate(
         },
         **_records.arrays(_records.Rounds.of(records, placed, uplink), evaluated),
     )
-    if history.outcome in ("diverged", "worsened") or history.dropped.any():
+    if history.outcome == "diverged" or history.dropped.any():
         warnings.warn(history.summary(), RuntimeWarning, stacklevel=3)
     return history
 

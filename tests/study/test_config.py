@@ -103,7 +103,8 @@ def test_what_older_versions_have_saved_is_read():
 
 def test_a_method_has_the_fields_that_its_function_takes():
     more = {"xi": {"coordinate_xi", "budget"}, "compressor": {"k", "levels", "scope"}}
-    more["server"] = {"aggregation", "trim", "max_delay", "capacity", "max_norm_ratio"}
+    more["server"] = {"aggregation", "trim", "max_delay", "acknowledged", "capacity"}
+    more["server"] |= {"max_norm_ratio"}
     elsewhere = {"num_workers", "learning_rate", "probabilities", "key"}
     elsewhere |= {"wire", "reduction", "weights", "on_nonfinite", "on_standstill"}
     elsewhere |= {"state_dtype"}
