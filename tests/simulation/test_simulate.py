@@ -400,11 +400,11 @@ REFUSED = [
             ),
             (
                 {"observe": lambda now: {"bits": now.params}},
-                "the name 'bits', expected a word that no other record has",
+                "the name 'bits', expected a word of letters, digits and _ that",
             ),
             (
                 {"observe": lambda now: {"a/b": now.params}},
-                "the name 'a/b', expected a word that no other record has",
+                "the name 'a/b', expected a word of letters, digits and _ that",
             ),
             (
                 {"norms": True, "observe": gdsec_jax.norms},
