@@ -149,15 +149,23 @@ def squares(tree, dtype) -> jax.Array:
     return total
 
 
-def norm(tree, dtype) -> jax.Array:
-    """The Euclidean norm of all entries; their squares neither overflow nor vanish."""
-    leaves = [jnp.ravel(leaf).astype(dtype) for leaf in jax.tree.leaves(tree)]
-    if not leaves:
+def norm(tree, dtype, less=None) -> jax.Array:
+    """The Euclidean norm of all entries, or of what they are more than others.
+
+    Their squares neither overflow nor vanish.
+    """
+    if not jax.tree.leaves(tree):
         return jnp.zeros((), dtype)
-    largest = [jnp.abs(x).max(initial=0) for x in leaves]
+
+    def entries(tree, less):
+        change = tree if less is None else jax.tree.map(jnp.subtract, tree, less)
+        return [leaf.astype(dtype) for leaf in jax.tree.leaves(change)]
+
+    largest = [jnp.abs(x).max(initial=0) for x in entries(tree, less)]
     scale = power_of_two(jnp.stack(largest).max())
-    exact = jax.lax.Precision.HIGHEST  # or GPUs take fewer digits
-    squares = [jnp.vdot(x / scale, x / scale, precision=exact) for x in leaves]
+    # Or XLA keeps the differences in memory, for the second pass.
+    tree, less, scale = jax.lax.optimization_barrier((tree, less, scale))
+    squares = [jnp.square(x / scale).sum() for x in entries(tree, less)]
     return scale * jnp.sqrt(jnp.stack(squares).sum())
 
 

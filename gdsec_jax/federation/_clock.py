@@ -133,7 +133,8 @@ def _change(params, state: ClockState):
         return None, state.past_norms, state.held_change
     _checks.same_shapes("params", params, state.previous_params)
     change = jax.tree.map(jnp.subtract, params, state.previous_params)
-    norm, moved = _trees.norm(change, state.past_norms.dtype), some(change)
+    norm = _trees.norm(params, state.past_norms.dtype, less=state.previous_params)
+    moved = some(change)
     past = jnp.roll(state.past_norms, 1).at[0].set(norm)
     if isinstance(state.held_change, tuple) and not state.held_change:
         return change, past, ()
