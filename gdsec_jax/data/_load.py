@@ -12,8 +12,9 @@ import numpy as np
 
 from gdsec_jax import _checks
 from gdsec_jax.data import _compressed
+from gdsec_jax.data._arrays import read_idx
 from gdsec_jax.data._dataset import Dataset, checked
-from gdsec_jax.data._read import read_idx, read_libsvm
+from gdsec_jax.data._libsvm import read_libsvm
 from gdsec_jax.data._registry import REMOTE, File
 from gdsec_jax.files._whole import cache_folder
 
@@ -194,7 +195,7 @@ def _read_checked(path: Path, file: File) -> np.ndarray | Dataset:
         content = read_idx(path)
         shape = content.shape
     else:
-        content = read_libsvm(path, num_features=file.shape[1])
+        content = read_libsvm(path, file.shape[1], zero_based=False)
         shape = content.features.shape
     if shape != file.shape:
         raise ValueError(
