@@ -88,8 +88,7 @@ def read_csv(
     column = _column(path, names, width, "target", target)
     if column not in kept:
         raise ValueError(
-            f"index and target are the same column of {str(path)!r}, {column}, expected "
-            "two."
+            f"index and target are one column of {str(path)!r}, {column}, expected two."
         )
     told = " (with header=True it is a name)" if decided and not header else ""
     table = [_numbers(path, row, kept, width, told) for row in rows]
@@ -102,9 +101,7 @@ def read_csv(
         "target": names[column] if named else column,
         "index": index,
     }
-    return checked(
-        path.name, np.delete(array, place, axis=1), array[:, place], read_as
-    )
+    return checked(path.name, np.delete(array, place, axis=1), array[:, place], read_as)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy
 
@@ -64,12 +64,12 @@ def checked(
 
 def is_real(dtype: np.dtype) -> bool:
     """Whether it is one of real numbers, bfloat16 among them."""
-    return dtype.kind in "biuf" or jax.dtypes.issubdtype(dtype, np.floating)
+    return dtype.kind in "biuf" or jnp.issubdtype(dtype, np.floating)
 
 
-def real(name: str, given: Any) -> np.ndarray:
-    """The array of real numbers in what is given, an array or a table."""
-    array = complete(name, given)
+def real(name: str, given: Any) -> Any:
+    """The array of real numbers in what is given: an array, a table or a sparse one."""
+    array = given if scipy.sparse.issparse(given) else complete(name, given)
     if not is_real(array.dtype):
         raise ValueError(f"{name} has dtype {array.dtype}, expected real numbers.")
     return array

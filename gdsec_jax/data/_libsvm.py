@@ -67,7 +67,9 @@ def read_libsvm(
         lines = _Lines(stream)
         try:
             features, targets = datasets.load_svmlight_file(  # pyright: ignore
-                lines, dtype=np.float64, zero_based=zero_based is not False
+                lines,  # pyright: ignore
+                dtype=np.float64,
+                zero_based=zero_based is not False,  # pyright: ignore
             )
         except (ValueError, IndexError, OverflowError) as error:
             raise ValueError(
@@ -102,7 +104,8 @@ class _Lines:
         self.read, self._stream = stream.read, stream
 
     def __iter__(self) -> Iterator[bytes]:
-        for self.number, line in enumerate(self._stream, 1):
+        for line in self._stream:
+            self.number += 1
             # Python's own spelling of numbers, 1_000, is nobody else's.
             if b"_" in line and b"_" in line.partition(b"#")[0]:
                 raise ValueError("a number has the character _")

@@ -140,8 +140,13 @@ def load(name: str, *, split: str = "train", progress: bool = False) -> Dataset:
     return checked(name, images.reshape(len(images), -1) / 255, labels)
 
 
+def names() -> tuple[str, ...]:
+    """The names of data sets."""
+    return (*_EMBEDDED, *REMOTE)
+
+
 def _known(name: str) -> None:
-    _checks.one_of("data set name", name, (*_EMBEDDED, *REMOTE))
+    _checks.one_of("data set name", name, names())
 
 
 def _embedded(name: str) -> Dataset:

@@ -155,8 +155,7 @@ def stack(features, targets, parts: Sequence[np.ndarray]) -> Shards:
       (array([[2, 0],
              [1, 0]]), array([0.33, 0.  ]))
     """
-    if not scipy.sparse.issparse(features):
-        features = real("features", features)
+    features = real("features", features)
     num_samples = sum(len(part) for part in parts)
     rows = max(len(part) for part in parts)
     dtype = np.promote_types(features.dtype, np.float32)

@@ -234,7 +234,9 @@ def _check_trained(model: "nnx.Module", wrt: Any) -> None:
     if not trained and wrt is nnx.Param:
         raise ValueError(f"model {name} has no nnx.Param.")
     if not trained:
-        raise ValueError(f"wrt is {wrt!r}, expected it to let variables of {name} pass.")
+        raise ValueError(
+            f"wrt is {wrt!r}, expected it to let variables of {name} pass."
+        )
     for path, variable in trained:
         kind = type(variable)
         if issubclass(kind, nnx.BatchStat) or not jnp.issubdtype(
@@ -295,10 +297,11 @@ def _as_taken(name: str, targets: np.ndarray, functions, outputs: Any) -> np.nda
         return targets
     if targets.dtype.kind not in "iu":
         labels = targets.astype(np.int32)
-        if (labels != targets).any():
+        other = targets[labels != targets]
+        if other.size:
             raise ValueError(
-                f"{name} has the target {targets[labels != targets][0]}, expected whole "
-                "numbers: the loss or a metric takes integers alone."
+                f"{name} has the target {other[0]}, expected whole numbers: the loss "
+                "or a metric takes integers alone."
             )
         targets = labels
     _check_classes(name, targets, of_labels, outputs)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import rich.console
+import rich.markup
 import rich.table
 import scipy
 import tyro
@@ -99,29 +100,57 @@ def data_fetch(name: tyro.conf.Positional[str]) -> None:
 
 
 @data_app.command(name="show")
-def data_show(name: tyro.conf.Positional[str], *, split: str = "train") -> None:
-    """Load a data set and print what is in it.
+def data_show(
+    name: tyro.conf.Positional[str],
+    *,
+    split: str = "train",
+    header: bool | None = None,
+    target: int | str | None = None,
+    index: bool | int | str | None = None,
+    features: str | None = None,
+    zero_based: bool | None = None,
+    num_features: int | None = None,
+) -> None:
+    """Load a data set and print what is in it, and how its file was read.
 
     Args:
-      name: Of the data set, or the path of an npz, CSV or LIBSVM file.
+      name: Of the data set, or the path of an npz, CSV, LIBSVM or IDX file.
       split: Part of a named data set.
+      header: Of CSV: whether the first line is the columns' names.
+      target: Of CSV the target's column, by name or by number from 0; of npz its array;
+        of IDX its file, in the folder of the other.
+      index: Of CSV: a column that is left out, by name or number; False for none.
+      features: Of npz: the array of the features.
+      zero_based: Of LIBSVM: whether the first feature's index is 0.
+      num_features: Of LIBSVM: how many there are.
     """
     from gdsec_jax.study import config as configs
 
-    loaded = configs.load_data(name, split)
+    loaded = configs.load_data(
+        name,
+        split,
+        header=header,
+        target=target,
+        index=index,
+        features=features,
+        zero_based=zero_based,
+        num_features=num_features,
+    )
     sparse = scipy.sparse.issparse(loaded.features)
     # Zeros that are not stored are values too.
     stored = np.asarray(loaded.features.data if sparse else loaded.features)
     values = np.append(stored, 0.0) if sparse else stored
     labels = np.unique(loaded.targets)
     table = rich.table.Table(title=loaded.name, show_header=False, title_justify="left")
-    samples, features = loaded.features.shape  # pyright: ignore
-    table.add_row("samples x features", f"{samples:,} x {features:,}")
+    samples, columns = loaded.features.shape  # pyright: ignore
+    table.add_row("samples x features", f"{samples:,} x {columns:,}")
     table.add_row("stored", "sparse" if sparse else "dense")
-    table.add_row("non-zeros", f"{np.count_nonzero(values) / samples / features:.2%}")
+    table.add_row("non-zeros", f"{np.count_nonzero(values) / samples / columns:.2%}")
     table.add_row("feature values", f"{values.min():g} to {values.max():g}")
     table.add_row(
         "targets",
         f"{labels[0]:g} to {labels[-1]:g}, {labels.size:,} different values",
     )
+    for option, value in loaded.read_as.items():
+        table.add_row(f"read with {option}", rich.markup.escape(repr(value)))
     rich.console.Console().print(table)
