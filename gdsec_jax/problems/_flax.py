@@ -231,12 +231,9 @@ def _check_trained(model: "nnx.Module", wrt: Any) -> None:
     except (TypeError, ValueError) as error:
         raise ValueError(f"wrt is {wrt!r}, expected a filter of nnx.") from error
     name = type(model).__name__
-    if not trained and wrt is nnx.Param:
-        raise ValueError(f"model {name} has no nnx.Param.")
     if not trained:
-        raise ValueError(
-            f"wrt is {wrt!r}, expected it to let variables of {name} pass."
-        )
+        kind = "nnx.Param" if wrt is nnx.Param else f"variable that passes wrt, {wrt!r}"
+        raise ValueError(f"model {name} has no {kind}.")
     for path, variable in trained:
         kind = type(variable)
         if issubclass(kind, nnx.BatchStat) or not jnp.issubdtype(

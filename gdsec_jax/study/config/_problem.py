@@ -28,15 +28,24 @@ GENERATORS = {
 }
 
 
+def _column(value: Any) -> Any:
+    if not isinstance(value, bool | int | str):
+        raise ValueError(f"{value!r}, expected a name or a number")
+    return value
+
+
+Column = Annotated[bool | int | str, pydantic.BeforeValidator(_column)]
+
+
 class ReadConfig(_fields.Model):
     """How the file of the data is read: the options of `data.read`."""
 
     header: pydantic.StrictBool | None = None
     """Of CSV: whether the first line is the columns' names; by default as it looks."""
-    target: pydantic.StrictInt | str | None = None
+    target: Column | None = None
     """Of CSV the target's column, by name or by number from 0, by default the last; of
     npz its array; of IDX its file, in the folder of the other."""
-    index: pydantic.StrictBool | pydantic.StrictInt | str | None = None
+    index: Column | None = None
     """Of CSV: a column that is left out, or false; by default an unnamed first one."""
     features: str | None = None
     """Of npz: the array of the features."""
