@@ -1,7 +1,9 @@
 """Commands about no config: benches, and data sets."""
 
+import dataclasses
 import sys
 from pathlib import Path
+from typing import Annotated, ClassVar
 
 import numpy as np
 import rich.console
@@ -99,43 +101,48 @@ def data_fetch(name: tyro.conf.Positional[str]) -> None:
         print(path)
 
 
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How a file of data is read: the options of `data.read`.
+
+    Args:
+      header: Of CSV: whether the first line is the columns' names; by default as it
+        looks.
+      target: Of CSV the target's column, by name or by number from 0, by default the
+        last; of npz its array; of IDX its file, in the folder of the other.
+      index: Of CSV: a column that is left out, or false; by default a first one without
+        a name.
+      features: Of npz: the array of the features.
+      zero_based: Of LIBSVM: whether indices start at 0; by default if a 0 occurs.
+      num_features: Of LIBSVM: D, by default the largest index.
+    """
+
+    header: bool | None = None
+    target: int | bool | str | None = None
+    index: int | bool | str | None = None
+    features: str | None = None
+    zero_based: bool | None = None
+    num_features: int | None = None
+    __pydantic_config__: ClassVar = {"extra": "forbid"}  # in a config
+
+
 @data_app.command(name="show")
 def data_show(
     name: tyro.conf.Positional[str],
+    reading: Annotated[Reading, tyro.conf.arg(name="")],
     *,
     split: str = "train",
-    header: bool | None = None,
-    target: int | str | None = None,
-    index: bool | int | str | None = None,
-    features: str | None = None,
-    zero_based: bool | None = None,
-    num_features: int | None = None,
 ) -> None:
     """Load a data set and print what is in it, and how its file was read.
 
     Args:
       name: Of the data set, or the path of an npz, CSV, LIBSVM or IDX file.
+      reading: See there.
       split: Part of a named data set.
-      header: Of CSV: whether the first line is the columns' names.
-      target: Of CSV the target's column, by name or by number from 0; of npz its array;
-        of IDX its file, in the folder of the other.
-      index: Of CSV: a column that is left out, by name or number; False for none.
-      features: Of npz: the array of the features.
-      zero_based: Of LIBSVM: whether the first feature's index is 0.
-      num_features: Of LIBSVM: how many there are.
     """
     from gdsec_jax.study import config as configs
 
-    loaded = configs.load_data(
-        name,
-        split,
-        header=header,
-        target=target,
-        index=index,
-        features=features,
-        zero_based=zero_based,
-        num_features=num_features,
-    )
+    loaded = configs.load_data(name, split, **vars(reading))
     sparse = scipy.sparse.issparse(loaded.features)
     # Zeros that are not stored are values too.
     stored = np.asarray(loaded.features.data if sparse else loaded.features)

@@ -223,7 +223,9 @@ data show nosuch | data is 'nosuch', expected a file that exists, or
 data show digits --split test | split of 'digits' is 'test'
 data show digits --target a | target is 'a' for the data digits, expected it only for
 data show own.csv --zero-based True | zero_based is True for 'own.csv', expected it only
-run index.toml | index.toml: problem.read.index is 1.5, expected a name or a number.
+run index.toml | index.toml: problem.read.index is 1.5, expected a valid integer
+run header.toml | problem: header is True for 'own.npz', expected it only for a CSV
+run strange.toml | strange.toml: problem.read.haeder is an unknown field.
 data fetch nosuch | data set name is 'nosuch', expected one of digits
 """
 
@@ -234,6 +236,9 @@ def test_what_is_refused(row, call):
     Path("elsewhere.toml").write_text("problem.data = 'nosuch'")
     Path("own.csv").write_text("1,2\n")
     Path("index.toml").write_text("problem.read.index = 1.5")
+    Path("strange.toml").write_text("problem.read.haeder = true")
+    np.savez("own.npz", X=np.eye(2), y=np.ones(2))
+    Path("header.toml").write_text("problem = {data='own.npz', read.header=true}")
     arguments, message = row.split(" | ")
     status, out, err = call(*arguments.split())
     assert (status, out) == (2, "")

@@ -380,6 +380,19 @@ def test_a_path_is_seen_from_the_folder_of_the_config(tmp_path, monkeypatch):
     (_, own), (_, named) = config.problem.grid["num_workers, data"]
     assert (configs.load_data(own).targets[0], named) == (1, "digits")
     assert Path(config.real["problem"]["data"]) == elsewhere / "own.npz"
+    # What is chosen may be written elsewhere.
+    text = (
+        "[problem]  # mine\ndata = 'own.npz'  # ones\n[real]\nproblem.data = 'mnist'\n"
+    )
+    (inner / "run.toml").write_text(text)
+    for place in ("chosen.toml", tmp_path / "a" / "b" / "chosen.toml"):
+        configs.write_chosen("../inner/run.toml", configs.RunConfig(), place)
+        chosen = configs.load(place)
+        assert configs.load_samples(chosen.problem).targets.tolist() == [1, 1, 1]
+        assert chosen.real["problem"]["data"] == "mnist"
+        assert "[problem]  # mine\n" in Path(place).read_text()
+    configs.write_chosen(inner / "run.toml", configs.RunConfig(), inner / "run.toml")
+    assert (inner / "run.toml").read_text() == text
 
 
 def test_data_in_a_line():

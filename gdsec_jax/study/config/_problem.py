@@ -14,6 +14,7 @@ from pydantic import Field
 
 from gdsec_jax import data, problems
 from gdsec_jax.data import _load
+from gdsec_jax.study._tools import Reading
 from gdsec_jax.study.config import _fields
 from gdsec_jax.study.config._fields import Count, NonNegative, Positive, Seed
 
@@ -26,33 +27,6 @@ GENERATORS = {
     "sparse_binary": data.sparse_binary,
     "characters": data.characters,
 }
-
-
-def _column(value: Any) -> Any:
-    if not isinstance(value, bool | int | str):
-        raise ValueError(f"{value!r}, expected a name or a number")
-    return value
-
-
-Column = Annotated[bool | int | str, pydantic.BeforeValidator(_column)]
-
-
-class ReadConfig(_fields.Model):
-    """How the file of the data is read: the options of `data.read`."""
-
-    header: pydantic.StrictBool | None = None
-    """Of CSV: whether the first line is the columns' names; by default as it looks."""
-    target: Column | None = None
-    """Of CSV the target's column, by name or by number from 0, by default the last; of
-    npz its array; of IDX its file, in the folder of the other."""
-    index: Column | None = None
-    """Of CSV: a column that is left out, or false; by default an unnamed first one."""
-    features: str | None = None
-    """Of npz: the array of the features."""
-    zero_based: pydantic.StrictBool | None = None
-    """Of LIBSVM: whether indices start at 0; by default if a 0 occurs."""
-    num_features: Count | None = None
-    """Of LIBSVM: D; by default the largest index."""
 
 
 class ProblemConfig(_fields.Model):
@@ -70,7 +44,7 @@ class ProblemConfig(_fields.Model):
         "seen from the folder of the config, or a generator: "
         f"{', '.join(GENERATORS)}.",
     )
-    read: ReadConfig = ReadConfig()
+    read: Reading = Reading()
     options: dict[str, int | float] = Field(default={})
     """Arguments of a generator, by name."""
     subset: Literal["train", "test"] = "train"
@@ -134,8 +108,8 @@ def load_samples(config: ProblemConfig) -> data.Dataset:
     """Load or generate the data of a problem."""
     generator = GENERATORS.get(config.data)
     if generator is None:
-        return load_data(config.data, config.subset, **dict(config.read))
-    _refuse_options(config.data, **dict(config.read))
+        return load_data(config.data, config.subset, **vars(config.read))
+    _refuse_options(config.data, **vars(config.read))
     accepted = inspect.signature(generator).parameters
     own: dict[str, Any] = {"seed": config.seed} if "seed" in accepted else {}
     own |= config.options

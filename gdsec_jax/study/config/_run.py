@@ -159,9 +159,17 @@ def write_chosen(
 ) -> None:
     """The file of a config, comments and all, with the fields that were chosen.
 
-    `path` may be that of the source; it is written whole or not at all.
+    `path` may be that of the source; it is written whole or not at all. Paths of data
+    are then seen from its folder.
     """
-    document = tomlkit.parse(Path(source).read_text("utf-8"))
+    source, path = Path(source), Path(path)
+    document: Any = tomlkit.parse(source.read_text("utf-8"))
+    folder = Path(os.path.relpath(source.parent, path.parent))
+    for part in (document, document.get("real", {})):
+        fields = part.get("problem", {})
+        moved = beside(folder, "data", fields.get("data"))
+        if moved != fields.get("data"):
+            fields["data"] = moved
     before = load(source)
     tables: Any = document.get("methods", {})  # without, GD alone: nothing to choose
     for label, method in tuned.methods.items() if tables else ():
