@@ -36,18 +36,19 @@ def read_csv(
       path: the file; gzip, bzip2 and xz are recognised by their first bytes.
       header: whether the first line is the columns' names. None decides: names have no
         number among them, but for the column's own, counted from 0, as pandas has it.
+        Where the first line could be either, it is an error.
       target: the target's column, by name or by number from 0; the last by default.
       index: a column that numbers or names the samples and is left out, by name or by
         number; False for none. None takes for one a first column without a name, as
-        pandas and R write it.
+        pandas and R write it; one that counts the lines of a file without names is an
+        error.
 
     Returns:
       The data set, named after the file, features float64 [N, D], targets float64 [N].
 
     Raises:
       FileNotFoundError, OSError: as `read`.
-      ValueError: the content is not as above; the first line is 0, 1, 2, ..., names or
-        a sample, and header is None; there is no such column.
+      ValueError: the content is not as above, or there is no such column.
 
     Examples:
       >>> import tempfile
@@ -72,7 +73,7 @@ def read_csv(
     if first is None:
         raise ValueError(f"{str(path)!r} holds no row of numbers, expected at least 1")
     cells, width = first[1], len(first[1])
-    decided = header is None
+    guessed, unsaid = header is None, index is None
     if header is None:
         header = _is_header(path, cells, index)
     names = cells if header else []
@@ -90,11 +91,25 @@ def read_csv(
         raise ValueError(
             f"index and target are one column of {str(path)!r}, {column}, expected two."
         )
-    told = " (with header=True it is a name)" if decided and not header else ""
-    table = [_numbers(path, row, kept, width, told) for row in rows]
+    guessed = guessed and not header
+    told = " (with header=True it is a name)" if guessed else ""
+    # Columns with a whole number in the first line alone, of which years are names.
+    own = {cells[i] for i in kept if cells[i].isdigit()}
+    above = kept if guessed and len(own) == len(kept) else []
+    table = []
+    for line, row in rows:
+        table.append(_numbers(path, line, row, kept, width, told))
+        if above and len(table) > 1:
+            above = [i for i in above if not row[i].lstrip("-").isdigit()]
     if not table:
         raise ValueError(f"{str(path)!r} holds no row of numbers, expected at least 1")
+    if above and len(table) > 2:
+        raise _undecided(path, "line", cells, "header=True or header=False")
     array, place = np.array(table, np.float64), kept.index(column)
+    counted = array[:, 0] == np.arange(len(array)) + (array[0, 0] == 1)
+    if unsaid and not names and len(table) > 2 and counted.all():
+        counts = [f"{x:g}" for x in array[:4, 0]]
+        raise _undecided(path, "column", counts, "index=0 or index=False")
     named = names and names[column] and names.count(names[column]) == 1
     read_as = {
         "header": header,
@@ -134,16 +149,23 @@ def _is_header(path: Path, cells: Sequence[str], index) -> bool:
     if all(any(cells[i] != str(i - start) for i in numbers) for start in (0, 1)):
         return False
     if len(numbers) == len(given):
-        raise ValueError(
-            f"the first line of {str(path)!r} is {','.join(cells[:3])}"
-            f"{',...' if len(cells) > 3 else ''}, a sample or the columns' numbers as "
-            "pandas writes them: expected header=True or header=False."
-        )
+        raise _undecided(path, "line", cells, "header=True or header=False")
     return cells[0] in _UNNAMED or (len(words) > len(numbers) > 1)
 
 
-def _numbers(path, row, kept: Sequence[int], width: int, told: str) -> list[float]:
-    line, cells = row
+def _undecided(path: Path, what: str, cells: Sequence[str], options: str) -> ValueError:
+    shown = f"{', '.join(cells[:3])}{', ...' if len(cells) > 3 else ''}"
+    kinds = (
+        "a sample or names" if what == "line" else "a feature or the samples' numbers"
+    )
+    return ValueError(
+        f"the first {what} of {str(path)!r} is {shown}, {kinds}: expected {options}."
+    )
+
+
+def _numbers(
+    path: Path, line: int, cells: Sequence[str], kept: Sequence[int], width: int, told
+) -> list[float]:
     if len(cells) != width:
         raise ValueError(
             f"line {line} of {str(path)!r} has {len(cells)} cells, expected {width} as "

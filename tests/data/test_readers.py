@@ -129,6 +129,17 @@ def test_floats_survive_csv(tmp_path_factory, numbers):
     assert result.features.tobytes() == np.array(numbers).tobytes()
 
 
+def test_whole_numbers_in_the_first_line(tmp_path):
+    """Samples, unless a column has them there alone: then one has to say."""
+    path = put(tmp_path, "toy.csv", "2019,2020\n1,2\n5.5,3\n2,7\n")
+    assert data.read(path).features.tolist() == [[2019], [1], [5.5], [2]]
+    path = put(tmp_path, "toy.csv", "2019,2020\n1.5,2\n5.5,3\n2.5,7\n")
+    for header, number in ((True, 3), (False, 4)):
+        assert len(data.read(path, header=header).targets) == number
+    path = put(tmp_path, "toy.csv", "2,2\n1.5,2.5\n5.5,3.5\n")
+    assert len(data.read(path).targets) == 3  # names differ
+
+
 def test_truths_are_numbers(tmp_path):
     table = pd.DataFrame({"a": [True, False], "b": pd.array([1, 2], "Int64")})
     table.to_csv(tmp_path / "toy.csv", index=False)
@@ -261,11 +272,22 @@ REFUSED = {
         ("1,2\n", {"target": 2}, "toy.csv', is 2, expected an integer from -2 to 1"),
         ("1,2\n3," + "4" * 200_000 + "\n", {}, "not a CSV file at line 2"),
         ("", {"num_features": 3}, "num_features is 3 .* only for a LIBSVM file"),
-        ("0,1,2\n4,5,6\n", {}, "is 0,1,2, a sample or the .*: expected header=True or"),
+        ("0,1,2\n4,5,6\n", {}, "is 0, 1, 2, a sample or names: expected header=T"),
         (
             "0,1,2,3\n4,5,6,7\n",
             {},
-            r"is 0,1,2,\.\.\., a sample or the columns' numbers",
+            r"line .* is 0, 1, 2, \.\.\., a sample or names",
+        ),
+        ("9,4\n.5,1\n3.5,2\n", {}, "is 9, 4, a sample or names: expected header=True"),
+        (
+            "0,4\n1,5\n2,7\n",
+            {},
+            "column .* is 0, 1, 2, a feature or .*: expected index=0",
+        ),
+        (
+            "1,4\n2,5\n3,7\n4,1\n",
+            {},
+            r"is 1, 2, 3, \.\.\., a feature or the samples' num",
         ),
         ("a,b\n1,2\n,\n", {}, "line 3, column 1 of .*toy.csv' is '', expected"),
         (",,\n1,2,3\n", {}, "line 1, column 1 of .*toy.csv' is '', expected"),
