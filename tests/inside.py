@@ -8,6 +8,7 @@ from gdsec_jax.algorithms import _options as _options
 from gdsec_jax.algorithms import _whole_vectors as _whole_vectors
 from gdsec_jax.data import _compressed as _compressed
 from gdsec_jax.data import _registry as _registry
+from gdsec_jax.data._dataset import real as real
 from gdsec_jax.federation import _attendance as _attendance
 from gdsec_jax.federation import _batches as _batches
 from gdsec_jax.federation import _blocks as _blocks

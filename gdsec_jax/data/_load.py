@@ -12,8 +12,9 @@ import numpy as np
 
 from gdsec_jax import _checks
 from gdsec_jax.data import _compressed
+from gdsec_jax.data._arrays import read_idx
 from gdsec_jax.data._dataset import Dataset, checked
-from gdsec_jax.data._read import read_idx, read_libsvm
+from gdsec_jax.data._libsvm import read_libsvm
 from gdsec_jax.data._registry import REMOTE, File
 from gdsec_jax.files._whole import cache_folder
 
@@ -139,8 +140,13 @@ def load(name: str, *, split: str = "train", progress: bool = False) -> Dataset:
     return checked(name, images.reshape(len(images), -1) / 255, labels)
 
 
+def names() -> tuple[str, ...]:
+    """The names of data sets."""
+    return (*_EMBEDDED, *REMOTE)
+
+
 def _known(name: str) -> None:
-    _checks.one_of("data set name", name, (*_EMBEDDED, *REMOTE))
+    _checks.one_of("data set name", name, names())
 
 
 def _embedded(name: str) -> Dataset:
@@ -194,7 +200,7 @@ def _read_checked(path: Path, file: File) -> np.ndarray | Dataset:
         content = read_idx(path)
         shape = content.shape
     else:
-        content = read_libsvm(path, num_features=file.shape[1])
+        content = read_libsvm(path, file.shape[1], zero_based=False)
         shape = content.features.shape
     if shape != file.shape:
         raise ValueError(

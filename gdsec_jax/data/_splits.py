@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from gdsec_jax import _checks
 from gdsec_jax._devices import BY_DEVICE, mesh_of
+from gdsec_jax.data._dataset import canonical, complete, real
 
 _HOW = ("shuffled", "contiguous", "sorted", "dirichlet")
 
@@ -59,9 +60,11 @@ def split(
     References:
       Yurochkin et al., https://arxiv.org/abs/1905.12022, 2019 (dirichlet).
     """
-    labels = np.asarray(targets)
+    labels = complete("targets", targets)
     if labels.ndim != 1:
         raise ValueError(f"targets have shape {labels.shape}, expected [N]")
+    if labels.dtype.kind == "f" and np.isnan(labels).any():
+        raise ValueError("targets hold a NaN, expected no missing label")
     num_samples = len(labels)
     num_workers = _checks.integer("num_workers", num_workers, 1)
     if num_workers > num_samples:
@@ -136,7 +139,7 @@ def stack(features, targets, parts: Sequence[np.ndarray]) -> Shards:
     of the mean over all N samples, and padding leaves its gradient untouched.
 
     Args:
-      features: [N, D], an array or a scipy.sparse matrix; sparse stays sparse.
+      features: [N, D], an array, a table or a scipy.sparse matrix; sparse stays sparse.
       targets: [N].
       parts: of `split`: the indices of each worker's samples.
 
@@ -152,17 +155,18 @@ def stack(features, targets, parts: Sequence[np.ndarray]) -> Shards:
       (array([[2, 0],
              [1, 0]]), array([0.33, 0.  ]))
     """
+    features = real("features", features)
     num_samples = sum(len(part) for part in parts)
     rows = max(len(part) for part in parts)
     dtype = np.promote_types(features.dtype, np.float32)
     ones = np.ones(features.shape[0], dtype)
     if scipy.sparse.issparse(features):
-        stacked = _stack_sparse(scipy.sparse.csr_array(features), parts)
+        stacked = _stack_sparse(canonical(features), parts)
     else:
         stacked = _pad(features, parts, rows)
     return Shards(
         features=stacked,
-        targets=_pad(np.asarray(targets), parts, rows),
+        targets=_pad(complete("targets", targets), parts, rows),
         weight=_pad(ones, parts, rows) / dtype.type(num_samples),
     )
 

@@ -210,4 +210,5 @@ def characters(length: int = 64, *, text: str | None = None) -> Dataset:
             f"{length + 1}, one more than a window's length."
         )
     cut = (codes[start : start + number * length] for start in (0, 1))
-    return Dataset(name, *(part.reshape(number, length) for part in cut))
+    features, targets = (part.reshape(number, length) for part in cut)
+    return Dataset(name, features, targets)

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 
 from gdsec_jax import _checks
 from gdsec_jax.data import Dataset, Shards, stack
+from gdsec_jax.data._dataset import real
 from gdsec_jax.problems import _network
 from gdsec_jax.problems._linear import parts_of
 from gdsec_jax.problems._problem import Problem, from_loss
@@ -28,6 +30,7 @@ def flax_problem(
     num_workers: int,
     batch_size: int | None = None,
     *,
+    wrt: Any = None,
     held_out: Any = None,
     metrics: Mapping[str, _network.PerSample] | None = None,
     split: str | Sequence[np.ndarray] = "shuffled",
@@ -43,10 +46,11 @@ def flax_problem(
     .. math:: f(\theta) = \frac1N \sum_{n=1}^N \ell(h_\theta(x_n), y_n)
        = \sum_m f_m(\theta).
 
-    The parameters :math:`\theta` are the model's `nnx.Param`, as nested dicts of
-    arrays: a threshold `xi`, or labels of `optax.partition`, can follow its layers. Its
-    other variables are constants, and the model is left as it is: `flax_model` makes
-    one of what a run has found. Equal models share a compiled loop.
+    The parameters :math:`\theta` are the model's `nnx.Param`, or what `wrt` lets pass,
+    as nested dicts of arrays: a threshold `xi`, or labels of `optax.partition`, can
+    follow its layers. Its other variables are constants of the compiled loop, which
+    cost no bits, and the model is left as it is: `flax_model` makes one of what a run
+    has found. Equal models share a compiled loop.
 
     In a round worker m draws `batch_size` of its samples, with replacement. Dropout is
     drawn from the key of the round, anew for each worker and layer. Outputs of models
@@ -63,9 +67,13 @@ def flax_problem(
       model: called with features [n, ...], returns outputs, an array or a tree.
       loss: (outputs, targets) of n samples to [n, ...], their losses, of which those of
         one sample are averaged; `optax.softmax_cross_entropy_with_integer_labels`, say.
-      data: a `data.Dataset`, or a pair: features [N, ...] and targets [N, ...].
+      data: a `data.Dataset`, or a pair: features [N, ...] and targets [N, ...], dense.
+        For a loss or metric that takes integers alone, as labels, targets that are
+        whole numbers in floats become int32.
       num_workers: M.
       batch_size: samples a worker and round; all of its samples by default.
+      wrt: a filter of nnx, of the variables that are trained: `nnx.LoRAParam`, or
+        `nnx.All(nnx.Param, nnx.PathContains("head"))`; all `nnx.Param` by default.
       held_out: further data of that kind, which no worker has. The error then is the
         loss on them, else that on the training data.
       metrics: by name, like the loss; averaged over the data of the error, and kept in
@@ -85,7 +93,8 @@ def flax_problem(
       on CPUs can be, its `worker_batch` computes some at a time.
 
     Raises:
-      ValueError: an argument is not as above; the model keeps batch statistics
+      ValueError: an argument is not as above; a label is missing, or is none of the
+        classes that the model has outputs for; the model keeps batch statistics
         elsewhere than in `nnx.BatchNorm`, or normalises by the batch where workers have
         samples in different numbers and no batch_size is given.
 
@@ -120,8 +129,8 @@ def flax_problem(
         raise ValueError(
             f"model is a {type(model).__name__}, expected a flax.nnx.Module."
         )
-    if not jax.tree.leaves(nnx.state(model, nnx.Param)):
-        raise ValueError(f"model {type(model).__name__} has no nnx.Param.")
+    wrt = nnx.Param if wrt is None else wrt
+    _check_trained(model, wrt)
     for metric in metrics or {}:
         if not metric or "/" in metric:
             raise ValueError(
@@ -140,7 +149,11 @@ def flax_problem(
             f"shape {targets.shape}."
         )
     parts = parts_of(split, labels, num_workers, seed)
-    network, params = _network.network_of(model)
+    network, params = _network.network_of(model, wrt)
+    functions = (("loss", loss), *(metrics or {}).items())
+    like = jax.ShapeDtypeStruct((1, *features.shape[1:]), _device_dtype(features))
+    outputs = jax.eval_shape(network.outputs, params, like)
+    targets = _as_taken("data", targets, functions, outputs)
     drawing = None
     if batch_size is not None or network.draws:
         drawing = _network.Draw(batch_size)
@@ -154,7 +167,6 @@ def flax_problem(
         rng = np.random.default_rng(seed)
         size = min(statistics_size, len(targets))
         sample = jnp.asarray(features[rng.choice(len(targets), size, replace=False)])
-    functions = (("loss", loss), *(metrics or {}).items())
     measure = _network.Measure(network, functions, eval_batch)
     shards = stack(features, targets, parts)
     # Of zeros a model may make what is not finite, and 0 NaN is NaN: a worker's own
@@ -164,9 +176,9 @@ def flax_problem(
     problem = from_loss(_network.WorkerLoss(network, loss), shards, params, name=name)
     held = None
     if held_out is not None:
-        others = _samples("held_out", held_out)
-        weight = np.full(len(others[1]), 1 / len(others[1]))
-        held = jax.tree.map(jnp.asarray, Shards(*others, weight))
+        x, y = _samples("held_out", held_out)
+        y = _as_taken("held_out", y, functions, outputs)
+        held = jax.tree.map(jnp.asarray, Shards(x, y, np.full(len(y), 1 / len(y))))
     problem = dataclasses.replace(
         problem,
         draw=drawing,
@@ -210,16 +222,46 @@ def flax_model(problem: Problem, params: PyTree) -> "nnx.Module":
     return network.model(params, network.rest_at(params, problem.held_out.sample))
 
 
+def _check_trained(model: "nnx.Module", wrt: Any) -> None:
+    """That the filter lets floating-point variables pass, and some."""
+    from flax import nnx
+
+    try:
+        trained = nnx.to_flat_state(nnx.state(model, wrt))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"wrt is {wrt!r}, expected a filter of nnx.") from error
+    name = type(model).__name__
+    if not trained:
+        kind = "nnx.Param" if wrt is nnx.Param else f"variable that passes wrt, {wrt!r}"
+        raise ValueError(f"model {name} has no {kind}.")
+    for path, variable in trained:
+        kind = type(variable)
+        if issubclass(kind, nnx.BatchStat) or not jnp.issubdtype(
+            variable.get_value().dtype, jnp.floating
+        ):
+            raise ValueError(
+                f"wrt lets the {kind.__name__} {'.'.join(map(str, path))} pass, "
+                "expected floating-point parameters."
+            )
+
+
 def _samples(name: str, given: Any) -> tuple[np.ndarray, np.ndarray]:
     """Features and targets, in equal numbers."""
+    known = name
     if isinstance(given, Dataset):
+        known = f"{name} {given.name!r}"
         given = given.features, given.targets
     if not isinstance(given, tuple | list) or len(given) != 2:
         raise ValueError(
             f"{name} is a {type(given).__name__}, expected a data.Dataset, or a pair "
             "of arrays: features and targets."
         )
-    features, targets = map(np.asarray, given)
+    if scipy.sparse.issparse(given[0]):
+        raise ValueError(
+            f"{known} has sparse features, expected dense ones: features.toarray()."
+        )
+    features = real(f"{known}: features", given[0])
+    targets = real(f"{known}: targets", given[1])
     if features.shape[:1] != targets.shape[:1] or not features.shape[:1]:
         raise ValueError(
             f"{name} has features of shape {features.shape} and targets of shape "
@@ -227,4 +269,67 @@ def _samples(name: str, given: Any) -> tuple[np.ndarray, np.ndarray]:
         )
     if targets.size == 0:
         raise ValueError(f"{name} holds no samples, expected at least one.")
+    if np.isnan(targets).any():
+        raise ValueError(f"{known} has a NaN among its targets, expected none missing.")
     return features, targets
+
+
+def _device_dtype(array: np.ndarray) -> np.dtype:
+    return jax.dtypes.canonicalize_dtype(array.dtype)
+
+
+def _as_taken(name: str, targets: np.ndarray, functions, outputs: Any) -> np.ndarray:
+    """The targets, as integers for functions that take no others: labels of classes."""
+
+    def refuses(function, dtype) -> bool:
+        like = jax.ShapeDtypeStruct((1, *targets.shape[1:]), dtype)
+        try:
+            jax.eval_shape(function, outputs, like)
+        except Exception:  # how a function refuses what it does not take is its own
+            return True
+        return False
+
+    of_labels = [f for _, f in functions if refuses(f, jnp.float32)]
+    if not of_labels or any(refuses(f, jnp.int32) for _, f in functions):
+        return targets
+    if targets.dtype.kind not in "iu":
+        labels = targets.astype(np.int32)
+        other = targets[labels != targets]
+        if other.size:
+            raise ValueError(
+                f"{name} has the target {other[0]}, expected whole numbers: the loss "
+                "or a metric takes integers alone."
+            )
+        targets = labels
+    _check_classes(name, targets, of_labels, outputs)
+    return targets
+
+
+def _check_classes(name: str, targets: np.ndarray, functions, outputs: Any) -> None:
+    """That labels for which the model has no output are none to the functions either.
+
+    JAX reads from the end at a negative index, and a NaN at one that is too large; a
+    loss may know such labels and leave them out.
+    """
+    array = isinstance(outputs, jax.ShapeDtypeStruct)
+    if not array or outputs.ndim != targets.ndim + 1:
+        return
+    number = outputs.shape[-1]
+    labels = np.unique(targets[(targets < 0) | (targets >= number)])[:100]
+    if not labels.size:
+        return
+    shape = (labels.size, *outputs.shape[1:])
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=shape), outputs.dtype)
+    given = np.zeros((2, *shape[:-1]), targets.dtype)
+    given.reshape(2, labels.size, -1)[:, :, 0] = labels, labels % number
+    for function in functions:
+        own, other = (
+            np.asarray(function(logits, jnp.asarray(y)), float).reshape(labels.size, -1)
+            for y in given
+        )
+        bad = labels[~np.isfinite(own).all(1) | (own == other).all(1)]
+        if bad.size:
+            raise ValueError(
+                f"{name} has the target {bad[0]}, expected classes from 0 to "
+                f"{number - 1}, one for each output of the model."
+            )

@@ -11,6 +11,7 @@ import numpy as np
 import scipy
 
 from gdsec_jax import _checks, data
+from gdsec_jax.data._dataset import complete, is_real, real
 from gdsec_jax.problems import _constants
 from gdsec_jax.problems._problem import ErrorMeasure, Problem
 from gdsec_jax.problems._sparse import SparseFeatures, sparse_features, weighted_loss
@@ -135,12 +136,9 @@ def samples(
 ) -> Samples:
     """Check what the user gave, and split it over the workers."""
     _checks.number_of_workers(num_workers)
-    if not scipy.sparse.issparse(features):
-        features = np.asarray(features)
-    if features.dtype.kind not in "biuf":
-        raise ValueError(f"features has dtype {features.dtype}, expected real numbers.")
+    features = real("features", features)
     if dtype is None:
-        dtype = features.dtype if features.dtype.kind == "f" else np.float64
+        dtype = np.float64 if features.dtype.kind in "biu" else features.dtype
     _checks.dtype("dtype", dtype, "a floating-point dtype")
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     if scipy.sparse.issparse(features):
@@ -148,7 +146,7 @@ def samples(
         values = features.data
     else:
         features = values = features.astype(np.float64)
-    targets = np.asarray(targets)
+    targets = complete("targets", targets)
     if features.ndim != 2 or min(features.shape) == 0:
         raise ValueError(f"features has shape {features.shape}, expected [N, D].")
     if targets.shape != features.shape[:1]:
@@ -157,7 +155,7 @@ def samples(
             "for each row of features."
         )
     numbers = [("features", values)]
-    if targets.dtype.kind in "biuf":  # labels may be words
+    if is_real(targets.dtype):  # labels may be words
         numbers.append(("targets", targets))
     for name, array in numbers:
         bad = np.argwhere(~np.isfinite(array))

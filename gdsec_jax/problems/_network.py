@@ -97,8 +97,11 @@ class Network:
         return nnx.merge(graph, params, jax.tree.unflatten(structure, own), rest)
 
 
-def network_of(model: "nnx.Module") -> tuple[Network, PyTree]:
-    """A model's functions, and its parameters; the model stays as it is."""
+def network_of(model: "nnx.Module", wrt: Any) -> tuple[Network, PyTree]:
+    """A model's functions, and those of its variables that the filter wrt lets pass.
+
+    The model stays as it is.
+    """
     from flax import nnx
 
     model = nnx.clone(model)
@@ -117,12 +120,12 @@ def network_of(model: "nnx.Module") -> tuple[Network, PyTree]:
         deterministic.set_attributes(
             nnx.BatchNorm, use_running_average=False, momentum=0.0
         )
-    _, params, keys, rest = split(model)
+    _, params, keys, rest = split(model, wrt)
     leaves, structure = jax.tree.flatten(keys)
     network = Network(
-        training=split(training)[0],
-        deterministic=split(deterministic)[0],
-        inference=split(inference)[0],
+        training=split(training, wrt)[0],
+        deterministic=split(deterministic, wrt)[0],
+        inference=split(inference, wrt)[0],
         normalises=normalised,
         keys=(structure, tuple(map(jnp.shape, leaves))),
         rest=Constants.of(rest),
@@ -145,11 +148,11 @@ def normalises(model: "nnx.Module") -> bool:
     return bool(kept)
 
 
-def split(model: "nnx.Module") -> tuple[Any, PyTree, PyTree, PyTree]:
+def split(model: "nnx.Module", wrt: Any) -> tuple[Any, PyTree, PyTree, PyTree]:
     """The graph alone, and its parameters, random keys, and other variables."""
     from flax import nnx
 
-    graph, *states = nnx.split(model, nnx.Param, nnx.RngKey, ...)
+    graph, *states = nnx.split(model, wrt, nnx.RngKey, ...)
     return graph, *map(nnx.to_pure_dict, states)
 
 

@@ -1,10 +1,13 @@
 """Commands about no config: benches, and data sets."""
 
+import dataclasses
 import sys
 from pathlib import Path
+from typing import Annotated, ClassVar
 
 import numpy as np
 import rich.console
+import rich.markup
 import rich.table
 import scipy
 import tyro
@@ -98,30 +101,63 @@ def data_fetch(name: tyro.conf.Positional[str]) -> None:
         print(path)
 
 
-@data_app.command(name="show")
-def data_show(name: tyro.conf.Positional[str], *, split: str = "train") -> None:
-    """Load a data set and print what is in it.
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How a file of data is read: the options of `data.read`.
 
     Args:
-      name: Of the data set, or the path of an npz, CSV or LIBSVM file.
+      header: Of CSV: whether the first line is the columns' names; by default as it
+        looks.
+      target: Of CSV the target's column, by name or by number from 0, by default the
+        last; of npz its array; of IDX its file, in the folder of the other.
+      index: Of CSV: a column that is left out, or false; by default a first one without
+        a name.
+      features: Of npz: the array of the features.
+      zero_based: Of LIBSVM: whether indices start at 0; by default if a 0 occurs.
+      num_features: Of LIBSVM: D, by default the largest index.
+    """
+
+    header: bool | None = None
+    target: int | bool | str | None = None
+    index: int | bool | str | None = None
+    features: str | None = None
+    zero_based: bool | None = None
+    num_features: int | None = None
+    __pydantic_config__: ClassVar = {"extra": "forbid"}  # in a config
+
+
+@data_app.command(name="show")
+def data_show(
+    name: tyro.conf.Positional[str],
+    reading: Annotated[Reading, tyro.conf.arg(name="")],
+    *,
+    split: str = "train",
+) -> None:
+    """Load a data set and print what is in it, and how its file was read.
+
+    Args:
+      name: Of the data set, or the path of an npz, CSV, LIBSVM or IDX file.
+      reading: See there.
       split: Part of a named data set.
     """
     from gdsec_jax.study import config as configs
 
-    loaded = configs.load_data(name, split)
+    loaded = configs.load_data(name, split, **vars(reading))
     sparse = scipy.sparse.issparse(loaded.features)
     # Zeros that are not stored are values too.
     stored = np.asarray(loaded.features.data if sparse else loaded.features)
     values = np.append(stored, 0.0) if sparse else stored
     labels = np.unique(loaded.targets)
     table = rich.table.Table(title=loaded.name, show_header=False, title_justify="left")
-    samples, features = loaded.features.shape  # pyright: ignore
-    table.add_row("samples x features", f"{samples:,} x {features:,}")
+    samples, columns = loaded.features.shape  # pyright: ignore
+    table.add_row("samples x features", f"{samples:,} x {columns:,}")
     table.add_row("stored", "sparse" if sparse else "dense")
-    table.add_row("non-zeros", f"{np.count_nonzero(values) / samples / features:.2%}")
+    table.add_row("non-zeros", f"{np.count_nonzero(values) / samples / columns:.2%}")
     table.add_row("feature values", f"{values.min():g} to {values.max():g}")
     table.add_row(
         "targets",
         f"{labels[0]:g} to {labels[-1]:g}, {labels.size:,} different values",
     )
+    for option, value in loaded.read_as.items():
+        table.add_row(f"read with {option}", rich.markup.escape(repr(value)))
     rich.console.Console().print(table)

@@ -57,11 +57,16 @@ class Runs(NamedTuple):
 
 
 @contextlib.contextmanager
-def prepared(config: configs.RunConfig) -> Iterator[problems.Problem]:
-    """The problem of a config, with x64 as it asks for."""
+def prepared(
+    config: configs.RunConfig, console: rich.console.Console | None = None
+) -> Iterator[problems.Problem]:
+    """The problem of a config, with x64 as it asks for; its data are said in a line."""
     with jax.enable_x64(config.problem.dtype == "float64"):
         try:
-            problem = configs.make_problem(config.problem)
+            loaded = configs.load_samples(config.problem)
+            if console is not None:
+                say(console, configs.said_of(loaded))
+            problem = configs.make_problem(config.problem, loaded)
         except ValueError as error:
             raise ValueError(f"problem: {error}") from error
         yield problem
@@ -82,7 +87,7 @@ def compare(
     those of `simulate`; log is also handed `setting`, {"method": label}.
     """
     histories = {}
-    with prepared(config) as problem:
+    with prepared(config, console) as problem:
         folder = _whole.folder(folder)  # tried before the work, not after it
         for label, method in config.methods.items():
             tuning.ready(label, method, problem)

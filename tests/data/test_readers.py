@@ -10,9 +10,13 @@ from typing import Any
 
 import cases
 import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from inside import _compressed
 from scipy import sparse
+from sklearn import datasets
 
 from gdsec_jax import data
 
@@ -72,13 +76,158 @@ def test_read_compressed_csv_without_header(tmp_path):
     np.testing.assert_array_equal(data.read(path).features, [[1], [3]])
 
 
-@pytest.mark.parametrize("names", [("features", "targets"), ("X", "y")])
-def test_read_npz(tmp_path, names):
+NONE, PLAIN = pd.DataFrame([[4.0, 0.5, 1], [2, 1.5, 0]]), {"header": True}
+A_B_Y = NONE.set_axis(list("aby"), axis=1)
+LETTERS = A_B_Y.set_axis(["elm", "oak"])
+
+
+@pytest.mark.parametrize(
+    ("table", "saved", "options", "read_as"),
+    [  # what pandas writes, and what is decided of it
+        (A_B_Y, {"index": False}, {}, {"header": True, "target": "y", "index": False}),
+        (A_B_Y, {}, {}, {"header": True, "target": "y", "index": 0}),
+        (LETTERS, {}, {}, {"header": True, "target": "y", "index": 0}),
+        (NONE, {"index": False}, PLAIN, {"target": "2", "index": False}),
+        (NONE, {}, {}, {"header": True, "target": "2", "index": 0}),
+        (NONE, {"header": False}, {"index": 0}, {"header": False, "target": 3}),
+        (NONE, {"header": False, "index": False}, {}, {"header": False, "target": 2}),
+        (NONE.rename(columns={2: "y"}), {"index": False}, {}, {"target": "y"}),
+        (NONE, {"index_label": "id"}, {"index": "id"}, {"target": "2", "index": "id"}),
+        (LETTERS, {"index_label": "id"}, {"index": 0}, {"target": "y", "index": 0}),
+        (A_B_Y.reset_index(names="Unnamed: 0"), {"index": False}, {}, {"index": 0}),
+    ],
+)
+def test_what_pandas_writes(tmp_path, table, saved, options, read_as):
+    for compression in ("", ".gz"):
+        path = tmp_path / f"toy.csv{compression}"
+        table.to_csv(path, **saved)
+        result = data.read(path, **options)
+        np.testing.assert_array_equal(result.features, NONE.to_numpy()[:, :2])
+        np.testing.assert_array_equal(result.targets, NONE.to_numpy()[:, 2])
+        assert result.read_as == result.read_as | read_as
+        alike = data.read(path, **result.read_as)
+        np.testing.assert_array_equal(alike.features, result.features)
+
+
+def test_an_index_is_a_feature_if_it_is_said_to_be(tmp_path):
+    path = put(tmp_path, "toy.csv", ",a,y\n7,1,0\n8,2,1\n")
+    assert data.read(path).features.tolist() == [[1], [2]]
+    assert data.read(path, index=False).features.tolist() == [[7, 1], [8, 2]]
+    assert data.read(path, index="a").features.tolist() == [[7], [8]]
+    # Numbers of columns are the file's, whatever is left out.
+    result = data.read(path, target=1)
+    assert (result.features.tolist(), result.targets.tolist()) == ([[0], [1]], [1, 2])
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=2))
+@settings(max_examples=50, deadline=None)
+def test_floats_survive_csv(tmp_path_factory, numbers):
+    path = tmp_path_factory.mktemp("csv") / "toy.csv"
+    pd.DataFrame({"x": numbers, "y": numbers}).to_csv(path, index=False)
+    result = data.read(path)
+    assert result.targets.tobytes() == np.array(numbers).tobytes()
+    assert result.features.tobytes() == np.array(numbers).tobytes()
+
+
+def test_whole_numbers_in_the_first_line(tmp_path):
+    """Samples, unless a column has them there alone: then one has to say."""
+    path = put(tmp_path, "toy.csv", "2019,2020\n1,2\n5.5,3\n2,7\n")
+    assert data.read(path).features.tolist() == [[2019], [1], [5.5], [2]]
+    path = put(tmp_path, "toy.csv", "2019,2020\n1.5,2\n5.5,3\n2.5,7\n")
+    for header, number in ((True, 3), (False, 4)):
+        assert len(data.read(path, header=header).targets) == number
+    path = put(tmp_path, "toy.csv", "2,2\n1.5,2.5\n5.5,3.5\n")
+    assert len(data.read(path).targets) == 3  # names differ
+
+
+def test_truths_are_numbers(tmp_path):
+    table = pd.DataFrame({"a": [True, False], "b": pd.array([1, 2], "Int64")})
+    table.to_csv(tmp_path / "toy.csv", index=False)
+    result = data.read(tmp_path / "toy.csv", target="a")
+    assert (result.features.tolist(), result.targets.tolist()) == ([[1], [2]], [1, 0])
+
+
+@pytest.mark.parametrize(
+    ("names", "options"),
+    [
+        (("features", "targets"), {}),
+        (("X", "y"), {}),
+        (("X", "label"), {"target": "label"}),
+        (("x_train", "y"), {"features": "x_train"}),
+        (("x_train", "y_train"), {"features": "x_train", "target": "y_train"}),
+    ],
+)
+def test_read_npz(tmp_path, names, options):
     arrays: tuple[Any, Any] = (np.eye(3, dtype="f4"), np.arange(3, dtype="u1"))
-    np.savez(tmp_path / "toy.npz", **dict(zip(names, arrays, strict=True)))
-    result = data.read(tmp_path / "toy.npz")
+    np.savez(tmp_path / "toy.npz", other=EYE, **dict(zip(names, arrays, strict=True)))
+    result = data.read(tmp_path / "toy.npz", **options)
     np.testing.assert_array_equal(result.features, np.eye(3))
     assert (result.features.dtype, result.targets.dtype) == (np.float64, np.int64)
+    assert result.read_as == dict(zip(("features", "target"), names, strict=True))
+
+
+# A training file whose indices start at 0, and a test file in which no 0 occurs.
+ZERO_BASED = b"1 0:1 2:3\n-1 1:2\n", b"1 1:5\n-1 2:7\n"
+
+
+def test_a_test_file_is_read_as_its_training_file(tmp_path):
+    paths = [
+        put(tmp_path, f"toy{suffix}", content)
+        for suffix, content in zip(("", ".t"), ZERO_BASED, strict=True)
+    ]
+    train = data.read(paths[0])
+    assert train.read_as == {"num_features": 3, "zero_based": True}
+    test = data.read(paths[1], **train.read_as)
+    x, _, z, _ = datasets.load_svmlight_files([str(path) for path in paths])
+    np.testing.assert_array_equal(train.features.toarray(), x.toarray())
+    np.testing.assert_array_equal(test.features.toarray(), z.toarray())
+    assert z.toarray().tolist() == [[0, 5, 0], [0, 0, 7]]
+    # On its own it is one that starts at 1, and says so.
+    alone = data.read(paths[1])
+    assert alone.features.toarray().tolist() == [[5, 0], [0, 7]]
+    assert alone.read_as == {"num_features": 2, "zero_based": False}
+
+
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+EDGES = [0.1 + 0.2, 1 / 3, 5e-324, 2.2250738585072014e-308, 1.7976931348623157e308]
+
+
+def test_what_the_writer_prints(tmp_path):
+    path = tmp_path / "toy.svm"
+    y = np.array([0.1 + 0.2, -1.0])
+    toy = data.Dataset("toy", np.array([EDGES, [0, 1, 0, 0, -2.5]]), y)
+    data.write_libsvm(path, toy)
+    assert path.read_text() == (
+        "0.30000000000000004 1:0.30000000000000004 2:0.3333333333333333 3:5e-324 "
+        "4:2.2250738585072014e-308 5:1.7976931348623157e+308\n"
+        "-1.0 2:1.0 5:-2.5\n"
+    )
+    data.write_libsvm(path, toy._replace(targets=np.array([3, -1])), zero_based=True)
+    assert path.read_text().startswith("3 0:0.30000000000000004 1:0.333")
+    # Which scikit-learn's writer, with its 16 digits, rounds.
+    datasets.dump_svmlight_file(toy.features, y, str(path), zero_based=False)
+    assert path.read_text().startswith("0.3 1:0.3 2:0.3333333333333333 3:4.94")
+
+
+@given(st.lists(st.tuples(FLOATS, FLOATS, FLOATS), min_size=1), st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_the_writer_keeps_every_bit(tmp_path_factory, rows, zero_based):
+    path = tmp_path_factory.mktemp("svm") / "toy.svm"
+    table = np.array(rows)
+    toy = data.Dataset("toy", sparse.csr_array(table[:, :2]), table[:, 2])
+    data.write_libsvm(path, toy, zero_based=zero_based)
+    found = data.read(path, num_features=2, zero_based=zero_based)
+    assert found.targets.tobytes() == toy.targets.tobytes()
+    assert found.features.toarray().tobytes() == toy.features.toarray().tobytes()
+
+
+def test_repeated_entries_are_added_up(tmp_path):
+    repeated = sparse.csr_array(([1.0, 2.0, 4.0], [1, 1, 0], [0, 2, 3]), (2, 2))
+    assert not repeated.has_canonical_format
+    y = np.array([1, -1])
+    data.write_libsvm(tmp_path / "toy.svm", data.Dataset("toy", repeated, y))
+    assert (tmp_path / "toy.svm").read_text() == "1 2:3.0\n-1 1:4.0\n"
+    assert repeated.nnz == 3  # the caller's own stays as it is
 
 
 def npz(save=np.savez, **arrays):
@@ -99,6 +248,17 @@ REFUSED = {
         (LIBSVM, {"num_features": 0}, "num_features is 0, expected an integer at leas"),
         (LIBSVM, {"num_features": 2.5}, "num_features is 2.5, expected an integer at"),
         (LIBSVM, {"target": 0}, "target is 0 .* expected it only for a CSV file"),
+        (b"1 1:1\n\n# no\n1 3:1 2:1\n", {}, "at line 4, .* increasing .*sorted"),
+        (b"1 1:1\n1 2:1 2:1\n", {}, "not a LIBSVM file at line 2, .* and unique"),
+        (b"1 1:1\n1 -2:1\n", {}, "at line 2, expected 'label index:value ...'"),
+        (b"1 1:1\n1 99999999999:1\n", {}, "at line 2, .* too large"),
+        (b"1 1:1_000 # 1_0\n", {}, "at line 1, .*a number has the character _"),
+        (b"1_0 1:1\n", {}, "at line 1, .*a number has the character _"),
+        (b"1 0:1\n", {"zero_based": False}, "at line 1, .*Invalid index 0"),
+        (LIBSVM, {"num_features": 2}, "has the index 3, .* the first of index 1"),
+        (b"1 0:1 2:1\n", {"num_features": 2}, "has the index 2, .* first of index 0"),
+        (LIBSVM, {"zero_based": 1}, "zero_based is 1, expected True, False or None"),
+        (LIBSVM, {"header": True}, "header is True .* it only for a CSV file"),
     ],
     "toy.csv": [
         ("1,2\n3,x\n", {}, "line 2, column 2 of .*toy.csv' is 'x', expected"),
@@ -112,9 +272,42 @@ REFUSED = {
         ("1,2\n", {"target": 2}, "toy.csv', is 2, expected an integer from -2 to 1"),
         ("1,2\n3," + "4" * 200_000 + "\n", {}, "not a CSV file at line 2"),
         ("", {"num_features": 3}, "num_features is 3 .* only for a LIBSVM file"),
+        ("0,1,2\n4,5,6\n", {}, "is 0, 1, 2, a sample or names: expected header=T"),
+        (
+            "0,1,2,3\n4,5,6,7\n",
+            {},
+            r"line .* is 0, 1, 2, \.\.\., a sample or names",
+        ),
+        ("9,4\n.5,1\n3.5,2\n", {}, "is 9, 4, a sample or names: expected header=True"),
+        (
+            "0,4\n1,5\n2,7\n",
+            {},
+            "column .* is 0, 1, 2, a feature or .*: expected index=0",
+        ),
+        (
+            "1,4\n2,5\n3,7\n4,1\n",
+            {},
+            r"is 1, 2, 3, \.\.\., a feature or the samples' num",
+        ),
+        ("a,b\n1,2\n,\n", {}, "line 3, column 1 of .*toy.csv' is '', expected"),
+        (",,\n1,2,3\n", {}, "line 1, column 1 of .*toy.csv' is '', expected"),
+        ("nan,NA\n1,2\n", {}, "line 1, column 1 of .*toy.csv' is 'nan', expected"),
+        ("NA,2\n1,2\n", {}, "column 1 of .*'NA', expected .* header=True it is a name"),
+        ("1,b\n1,2\n", {}, "column 2 of .*'b', expected .*with header=True it is a n"),
+        ("1,2\n3,1_000\n", {}, "line 2, column 2 of .* is '1_000', expected a finite"),
+        ("a,b\n1,2\n", {"header": False}, "line 1, column 1 of .* is 'a', expected a"),
+        ("a,b\n1,2\n", {"header": 0}, "header is 0, expected True, False or None"),
+        ("a,b\n1,2\n", {"index": "c"}, "no column 'c', expected one of a, b"),
+        ("a,b\n1,2\n", {"index": -3}, "index, a column of .*, is -3, expected an int"),
+        ("a,b\n1,2\n", {"index": True}, "index is True, expected a column's name"),
+        ("a,b\n1,2\n", {"target": True}, "target, a column of .*, is True, expected"),
+        ("a,b\n1,2\n", {"index": "b", "target": 1}, "index and target are one column"),
+        ("a,a,b\n1,2,3\n", {"target": "a"}, "more than one column 'a', expected one"),
     ],
     "toy.npz": [
-        (npz(X=EYE), {}, "holds the arrays X, expected features and targets"),
+        (npz(X=EYE), {}, "holds the arrays X, expected features and targets, or X and"),
+        (npz(X=EYE), {"features": "z", "target": "t"}, "arrays X, expected z and t: f"),
+        (npz(X=EYE, y=np.array([1, np.nan])), {}, "targets of 'toy.npz' hold a NaN"),
         (npz(X=EYE, y=np.ones(3)), {}, r"\(2, 2\) and targets of shape \(3,\)"),
         (npz(X=np.ones(2), y=np.ones(2)), {}, r"features of shape \(2,\)"),
         (npz(X=EYE, y=np.array(["a", "b"])), {}, "targets of 'toy.npz' have dtyp"),
@@ -122,7 +315,19 @@ REFUSED = {
         (npz(np.save, alone=(EYE,)), {}, NO_NPZ),
         *((content, {}, NO_NPZ) for content in (b"", b"PK\x03\x04 no", b"text")),
     ],
-    "toy.parquet": [("", {}, "suffix '.parquet', expected .npz, .csv")],
+    "toy.parquet": [("", {}, "suffix '.parquet', expected .npz, .csv.* data.read_csv")],
+    "images-idx3-ubyte": [
+        (
+            idx(np.ones((2, 3, 3), "u1")),
+            {},
+            r"is an IDX file, an array of shape \(2, 3",
+        ),
+        (
+            idx(np.ones((2, 3), "u1")),
+            {"header": False},
+            "header is False .* a CSV file",
+        ),
+    ],
 }
 
 
@@ -161,6 +366,31 @@ def test_read_idx(tmp_path, code, dtype, compression):
     result = data.read_idx(path)
     np.testing.assert_array_equal(result, array)
     assert result.dtype == array.dtype.newbyteorder("=")
+
+
+@pytest.mark.parametrize("name", ["images-idx2-ubyte", "images.idx2-ubyte", "a.csv"])
+def test_a_pair_of_idx_files_is_a_data_set(tmp_path, name):
+    images = np.arange(24, dtype="u1").reshape(2, 3, 4)
+    path = put(tmp_path, name, gzip.compress(idx(images)))
+    put(tmp_path, "labels", idx(np.array([7, 2], "u1")))
+    result = data.read(path, target="labels")
+    np.testing.assert_array_equal(result.features, images.reshape(2, 12))
+    assert (result.features.dtype, result.targets.tolist()) == (np.float64, [7, 2])
+    with pytest.raises(FileNotFoundError, match="no file .*/elsewhere'"):
+        data.read(path, target="elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("reader", "content"),
+    [
+        (data.read_csv, b"1,2\n"),
+        (data.read_libsvm, b"2 1:1\n"),
+        (data.read_npz, npz(X=EYE[:1, :1], y=np.array([2.0]))),
+    ],
+)
+def test_readers_read_files_of_any_name(tmp_path, reader, content):
+    result = reader(put(tmp_path, "toy.data", content))
+    assert np.asarray(result.features.sum()) == 1 and result.targets.tolist() == [2]
 
 
 WHOLE = idx(np.arange(6, dtype="u1").reshape(2, 3))

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import oracle
+import pandas as pd
 import pytest
 from flax import nnx
 from inside import batch_of
+from scipy import sparse
 
 import gdsec_jax
 from gdsec_jax import History, data, problems, simulate
@@ -392,6 +394,120 @@ def test_a_pass_for_statistics_leaves_nothing_else():
 # What is refused
 
 
+# Labels
+
+
+def test_classes_in_floats_become_integers():
+    x, y = samples(30)
+    floats = data.Dataset("toy", x, y.astype(float))
+    for given in (floats, (x, y.astype(np.float16)), (x, y.astype(object))):
+        problem = flax_problem(linear(), cross_entropy, given, 2, held_out=given)
+        integers = flax_problem(linear(), cross_entropy, (x, y), 2, held_out=(x, y))
+        for own, other in (
+            (problem.worker_data.targets, integers.worker_data.targets),
+            (problem.held_out.shards.targets, integers.held_out.shards.targets),
+        ):
+            assert own.dtype == other.dtype == jnp.int32
+            np.testing.assert_array_equal(own, other)
+    # For a metric, too; but amounts stay floats, if what is made of them takes them.
+    square = {"loss": lambda z, t: (z[:, 0] - t) ** 2, "num_workers": 2}
+    top = {"metrics": {"loss": cross_entropy}}
+    problem = flax_problem(linear(), data=floats, **square, **top)
+    assert problem.worker_data.targets.dtype == jnp.int32
+    problem = flax_problem(linear(), data=floats, **square)
+    assert problem.worker_data.targets.dtype == jnp.float32
+
+
+def test_labels_that_a_loss_leaves_out_are_no_error():
+    """Which others than classes are padding the loss knows; they count nothing."""
+    x, y = samples(30)
+
+    def masked(z, t):
+        return jnp.where(t < 0, 0.0, cross_entropy(z, jnp.maximum(t, 0)))
+
+    problem = flax_problem(linear(), masked, (x, np.where(y == 2, -1, y)), 2)
+    z = x @ np.asarray(problem.init_params["kernel"])
+    own = np.log(np.exp(z).sum(1)) - z[np.arange(30), y]
+    np.testing.assert_allclose(
+        problem.error(problem.init_params), own[y < 2].sum() / 30, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("how", ["table", "bfloat16", "float16"])
+def test_features_that_are_no_plain_array(how):
+    x, y = samples(20)
+    x = np.round(4 * x) / 4  # exact in all of them
+    kinds = {"float16": np.float16, "bfloat16": jnp.bfloat16}
+    table = pd.DataFrame(x).astype({0: "Float64"})
+    given = table if how == "table" else x.astype(kinds[how])
+    problem = flax_problem(linear(), cross_entropy, (given, pd.Series(y)), 2)
+    plain = flax_problem(linear(), cross_entropy, (x, y), 2)
+    np.testing.assert_array_equal(
+        problem.error(problem.init_params), plain.error(plain.init_params)
+    )
+
+
+# Which variables are trained
+
+
+class Adapted(nnx.Module):
+    """A layer with a low-rank one beside it, and a head."""
+
+    def __init__(self):
+        rngs, own = nnx.Rngs(0), {"param_dtype": jnp.float64, "dtype": jnp.float64}
+        base = nnx.Linear(6, 5, rngs=rngs, **own)
+        self.body = nnx.LoRA(6, 2, 5, base_module=base, rngs=rngs, **own)
+        self.head = nnx.Linear(5, 3, rngs=rngs, **own)
+
+    def __call__(self, x):
+        return self.head(jnp.tanh(self.body(x)))
+
+
+HEAD = nnx.All(nnx.Param, nnx.PathContains("head"))
+
+
+@pytest.mark.parametrize(
+    ("wrt", "size"),
+    [(nnx.LoRAParam, 22), (HEAD, 18), (None, 75), (nnx.Any(nnx.LoRAParam, HEAD), 40)],
+)
+def test_what_is_not_trained_is_constant_and_costs_no_bits(wrt, size, x64):
+    model, (x, y) = Adapted(), samples(24)
+    problem = flax_problem(model, cross_entropy, (x, y), 3, wrt=wrt, split="contiguous")
+    params = shifted(problem.init_params)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == size
+    whole = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+
+    def merged(tree, some):
+        same = isinstance(some, dict)
+        return tree | {k: merged(tree[k], v) for k, v in some.items()} if same else some
+
+    def loss(params, part):
+        own = merged(whole, params)
+        kernel = own["body"]["base_module"]["kernel"]
+        kernel = kernel + own["body"]["lora_a"] @ own["body"]["lora_b"]
+        h = jnp.tanh(x[part] @ kernel + own["body"]["base_module"]["bias"])
+        z = h @ own["head"]["kernel"] + own["head"]["bias"]
+        return cross_entropy(z, y[part]).sum() / 24
+
+    found = gradients(problem, params)
+    for m, part in enumerate(np.split(np.arange(24), 3)):
+        by_hand = jax.grad(loss)(params, part)
+        jax.tree.map(
+            lambda own, other, m=m: np.testing.assert_allclose(
+                own[m], other, rtol=1e-9, atol=1e-12
+            ),
+            found,
+            by_hand,
+        )
+    optimizer = optax.chain(gdsec_jax.gd(3, wire="dense"), optax.sgd(0.1))
+    history = simulate(problem, optimizer, 4)
+    assert history.total_bits[-1] == 4 * 3 * 64 * size
+    trained = flax_model(problem, history.params)
+    found = nnx.to_pure_dict(nnx.state(trained, nnx.Param))
+    expected = merged(whole, jax.tree.map(np.asarray, history.params))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 class Own(nnx.Module):
     """Batch statistics that are not those of nnx.BatchNorm."""
 
@@ -431,6 +547,29 @@ REFUSED = {
     "batch_size is None, expected an int: the model normalises by the batch": {
         "model": Normalised(0, dtype=jnp.float32),
         "num_workers": 3,
+    },
+    "data 'a9a' has sparse features, expected dense": {
+        "data": data.Dataset("a9a", sparse.csr_array(X), Y)
+    },
+    "data: features has dtype <U32, expected real": {"data": (X.astype(str), Y)},
+    "data: features holds None at": {"data": (np.where(X > 2, X, None), Y)},
+    r"data: targets holds None at \[0\], expected no": {"data": (X, [None, *Y[1:]])},
+    "data has a NaN among its targets, expected none m": {
+        "data": (X, [np.nan, *Y[1:]])
+    },
+    "data has the target 0.5, expected whole numbers": {"data": (X, [0.5, *Y[1:]])},
+    "data has the target 3, expected classes from 0 to 2": {"data": (X, [3.0, *Y[1:]])},
+    "data has the target -1, expected classes from 0 to": {"data": (X, [-1, *Y[1:]])},
+    "held_out has the target 3, expected classes from": {"held_out": (X, [3, *Y[1:]])},
+    "wrt is 3, expected a filter of nnx": {"wrt": 3},
+    "model Linear has no variable that passes wrt, .*LoRA": {"wrt": nnx.LoRAParam},
+    "wrt lets the BatchStat norms.0.mean pass, expected f": {
+        "model": Normalised(0, dtype=jnp.float32),
+        "wrt": nnx.Any(nnx.Param, nnx.BatchStat),
+    },
+    "wrt lets the RngKey dropout.rngs.key pass, expected": {
+        "model": Normalised(0, rate=0.5, dtype=jnp.float32),
+        "wrt": nnx.Any(nnx.Param, nnx.RngKey),
     },
     "batch statistics in itself, expected them": {"model": Own()},
     "model has batch statistics in layers.0": {"model": nnx.Sequential(Own())},

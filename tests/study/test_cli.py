@@ -221,6 +221,11 @@ run elsewhere.toml | problem: data is 'nosuch', expected a file
 figures nosuch | no figure is called 'nosuch', expected ridge, het
 data show nosuch | data is 'nosuch', expected a file that exists, or
 data show digits --split test | split of 'digits' is 'test'
+data show digits --target a | target is 'a' for the data digits, expected it only for
+data show own.csv --zero-based True | zero_based is True for 'own.csv', expected it only
+run index.toml | index.toml: problem.read.index is 1.5, expected a valid integer
+run header.toml | problem: header is True for 'own.npz', expected it only for a CSV
+run strange.toml | strange.toml: problem.read.haeder is an unknown field.
 data fetch nosuch | data set name is 'nosuch', expected one of digits
 """
 
@@ -229,6 +234,11 @@ data fetch nosuch | data set name is 'nosuch', expected one of digits
 def test_what_is_refused(row, call):
     Path("broken.toml").write_text("num_rounds = = 3")
     Path("elsewhere.toml").write_text("problem.data = 'nosuch'")
+    Path("own.csv").write_text("1,2\n")
+    Path("index.toml").write_text("problem.read.index = 1.5")
+    Path("strange.toml").write_text("problem.read.haeder = true")
+    np.savez("own.npz", X=np.eye(2), y=np.ones(2))
+    Path("header.toml").write_text("problem = {data='own.npz', read.header=true}")
     arguments, message = row.split(" | ")
     status, out, err = call(*arguments.split())
     assert (status, out) == (2, "")
@@ -491,6 +501,43 @@ def test_data_show(call):
     for name, words in shown.items():
         status, out, _ = call("data", "show", name)
         assert status == 0 and all(text in out for text in words), name
+
+
+def test_how_data_are_read_is_shown_and_can_be_said(call):
+    Path("own.csv").write_text(",a,b\nx,1,3\ny,2,5\nz,4,5\n")
+    Path("own.svm").write_text("1 1:1\n-1 2:2\n")
+    np.savez("own.npz", x_train=np.eye(3), y_train=np.arange(3))
+    shown = {
+        "own.csv": ("3 x 1", "header True", "target 'b'", "index 0", "3 to 5, 2 d"),
+        "own.csv --target a": ("target 'a'", "1 to 4, 3 different"),
+        "own.csv --target 1 --index 0": ("target 'a'", "1 to 4, 3 different"),
+        "own.svm": ("2 x 2", "zero_based False", "num_features 2"),
+        "own.svm --zero-based True": ("2 x 3", "zero_based True", "num_features 3"),
+        "own.svm --num-features 7": ("2 x 7", "num_features 7"),
+        "own.npz --features x_train --target y_train": ("3 x 3", "target 'y_train'"),
+    }
+    for arguments, words in shown.items():
+        status, out, _ = call("data", "show", *arguments.split())
+        out = " ".join(out.replace("│", " ").split())
+        assert status == 0 and all(text in out for text in words), (arguments, out)
+    status, _, err = call("data", "show", "own.csv", "--index", "False")
+    assert status == 2 and "line 2, column 1 of 'own.csv' is 'x', expected" in err
+
+
+def test_a_run_says_what_it_has_read(call):
+    Path("deep").mkdir()
+    Path("deep/own.csv").write_text("a,b\n1,3\n2,5\n4,5\n0,3\n")
+    Path("deep/own.toml").write_text(
+        "num_rounds = 2\n[problem]\ndata = 'own.csv'\nnum_workers = 2\n"
+    )
+    line = "own.csv: 4 samples, 1 features, target {} classes, {} to {}"
+    status, out, _ = call("run", "deep/own.toml")
+    assert (status, out.splitlines()[0]) == (0, line.format("'b' with 2", 3, 5))
+    status, out, _ = call("run", "deep/own.toml", "--problem.read.target", "a")
+    assert (status, out.splitlines()[0]) == (0, line.format("'a' with 4", 0, 4))
+    # A path of the command is seen from where it is given.
+    status, _, err = call("run", "deep/own.toml", "--problem.data", "own.csv")
+    assert status == 2 and "data is 'own.csv', expected a file that exists" in err
 
 
 def test_data_fetch_without_a_network(call):

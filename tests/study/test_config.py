@@ -332,6 +332,84 @@ def test_the_problem_of_a_config(load):
         assert (np.asarray(shards.weight[m]) > 0).sum() == len(part)
 
 
+def test_how_a_file_is_read(load, tmp_path):
+    (tmp_path / "own.csv").write_text("0,1,2,3\n9,5,1,7\n8,6,2,4\n")
+    config = load(
+        "[problem]\ndata = 'own.csv'\nnum_workers = 1\n"
+        "read = {header = true, target = 1, index = '0'}"
+    )
+    loaded = configs.load_samples(config.problem)
+    assert (loaded.features.tolist(), loaded.targets.tolist()) == (
+        [[1, 7], [2, 4]],
+        [5, 6],
+    )
+    problem = configs.make_problem(config.problem)
+    np.testing.assert_array_equal(problem.worker_data.shards.targets, [[5, 6]])
+    (tmp_path / "own.svm").write_text("1 1:1\n-1 2:2\n")
+    config = load(
+        "problem = {data = 'own.svm', read = {zero_based = true, num_features = 4}}"
+    )
+    features = configs.load_samples(config.problem).features
+    assert features.toarray().tolist() == [[0, 1, 0, 0], [0, 0, 2, 0]]
+
+
+def test_a_path_is_seen_from_the_folder_of_the_config(tmp_path, monkeypatch):
+    inner, elsewhere = tmp_path / "inner", tmp_path / "elsewhere"
+    for folder, value in ((inner, 1.0), (elsewhere, 2.0)):
+        folder.mkdir()
+        np.savez(folder / "own.npz", X=np.eye(3), y=np.full(3, value))
+    (inner / "run.toml").write_text(
+        "[problem]\ndata = 'own.npz'\n[problem.grid]\n"
+        "data = ['own.npz', 'digits', '../elsewhere/own.npz']\n"
+        "[real.problem]\ndata = '../elsewhere/own.npz'\n"
+    )
+    (inner / "two.toml").write_text(
+        "[problem.grid]\n'num_workers, data' = [[1, 'own.npz'], [2, 'digits']]\n"
+        f"[real.problem]\ndata = '{elsewhere / 'own.npz'}'\n"
+    )
+    monkeypatch.chdir(elsewhere)  # where a file of the same name is another
+    for path in (inner / "run.toml", "../inner/run.toml"):
+        config = configs.load(path)
+        assert configs.load_samples(config.problem).targets.tolist() == [1, 1, 1]
+        own, named, other = config.problem.grid["data"]
+        assert named == "digits"
+        real = config.real["problem"]["data"]
+        for each, value in ((own, 1), (other, 2), (real, 2)):
+            assert configs.load_data(each).targets.tolist() == [value] * 3
+    config = configs.load("../inner/two.toml")
+    (_, own), (_, named) = config.problem.grid["num_workers, data"]
+    assert (configs.load_data(own).targets[0], named) == (1, "digits")
+    assert Path(config.real["problem"]["data"]) == elsewhere / "own.npz"
+    # What is chosen may be written elsewhere.
+    text = (
+        "[problem]  # mine\ndata = 'own.npz'  # ones\n[real]\nproblem.data = 'mnist'\n"
+    )
+    (inner / "run.toml").write_text(text)
+    for place in ("chosen.toml", tmp_path / "a" / "b" / "chosen.toml"):
+        configs.write_chosen("../inner/run.toml", configs.RunConfig(), place)
+        chosen = configs.load(place)
+        assert configs.load_samples(chosen.problem).targets.tolist() == [1, 1, 1]
+        assert chosen.real["problem"]["data"] == "mnist"
+        assert "[problem]  # mine\n" in Path(place).read_text()
+    configs.write_chosen(inner / "run.toml", configs.RunConfig(), inner / "run.toml")
+    assert (inner / "run.toml").read_text() == text
+
+
+def test_data_in_a_line():
+    rng, x = np.random.default_rng(0), np.zeros((2000, 3))
+    said = {
+        "target with 10 classes, 0 to 9": np.arange(2000) % 10,
+        "target with 2 classes, -1 to 1": np.sign(rng.normal(size=2000)),
+        "target with 2,000 different values, 0 to 1999": np.arange(2000),
+        "target with 2 different values, 0 to 0.5": np.arange(2000) % 2 / 2,
+    }
+    for words, targets in said.items():
+        line = configs.said_of(gdsec_jax.data.Dataset("toy", x, targets))
+        assert line == f"toy: 2,000 samples, 3 features, {words}"
+    characters = gdsec_jax.data.characters(2, text="abcabc")
+    assert configs.said_of(characters).startswith("text: 2 samples, 2 features, target")
+
+
 @pytest.mark.parametrize(
     "kind", ["ridge", "logistic", "lasso", "nonlinear_least_squares"]
 )

@@ -11,7 +11,9 @@ from gdsec_jax.study.config._method import with_values as with_values
 from gdsec_jax.study.config._problem import GENERATORS as GENERATORS
 from gdsec_jax.study.config._problem import ProblemConfig as ProblemConfig
 from gdsec_jax.study.config._problem import load_data as load_data
+from gdsec_jax.study.config._problem import load_samples as load_samples
 from gdsec_jax.study.config._problem import make_problem as make_problem
+from gdsec_jax.study.config._problem import said_of as said_of
 from gdsec_jax.study.config._run import RunConfig as RunConfig
 from gdsec_jax.study.config._run import load as load
 from gdsec_jax.study.config._run import make_optimizer as make_optimizer

@@ -155,7 +155,9 @@ def sentence(error: pydantic.ValidationError) -> str:
         return f"{where}{between} {message}." if where else f"{message}."
     if fault["type"].startswith("model") and _is_range(fault["loc"][-1]):
         message = "a list of values, or a table of start, stop, num and scale"
-    elif fault["type"].startswith(("model", "dict")):
+    elif fault["type"] == "unexpected_keyword_argument":
+        return f"{where} is an unknown field."
+    elif fault["type"].startswith(("model", "dict", "dataclass")):
         message = "a table of fields"
     try:
         shown = _short.repr(fault["input"])  # the ends of what would be pages
@@ -176,7 +178,8 @@ def of_method(label: str) -> Iterator[None]:
 def _of_a_union(part: str | int) -> bool:
     """Whether a part of a location is no field, but one of the types it may have."""
     typed = str(part).startswith(("tuple[", "function-before["))
-    return typed or part in ("int", "float", "constrained-float") or _is_range(part)
+    plain = part in ("int", "float", "bool", "constrained-float")
+    return typed or plain or _is_range(part)
 
 
 def _is_range(part: str | int) -> bool:

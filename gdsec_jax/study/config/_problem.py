@@ -13,12 +13,15 @@ import pydantic
 from pydantic import Field
 
 from gdsec_jax import data, problems
+from gdsec_jax.data import _load
+from gdsec_jax.study._tools import Reading
 from gdsec_jax.study.config import _fields
 from gdsec_jax.study.config._fields import Count, NonNegative, Positive, Seed
 
 Kind = Literal[
     "ridge", "logistic", "softmax", "lasso", "nonlinear_least_squares", "network"
 ]
+_CLASSES = 100  # with more different values whole numbers are amounts, not classes
 GENERATORS = {
     "heterogeneous": data.heterogeneous,
     "sparse_binary": data.sparse_binary,
@@ -37,9 +40,11 @@ class ProblemConfig(_fields.Model):
     """Share of a network's samples that its error is that of."""
     data: str = Field(
         default="digits",
-        description="A named data set, a path to an npz, CSV or LIBSVM file, or a "
-        f"generator: {', '.join(GENERATORS)}.",
+        description="A named data set, the path of an npz, CSV, LIBSVM or IDX file, "
+        "seen from the folder of the config, or a generator: "
+        f"{', '.join(GENERATORS)}.",
     )
+    read: Reading = Reading()
     options: dict[str, int | float] = Field(default={})
     """Arguments of a generator, by name."""
     subset: Literal["train", "test"] = "train"
@@ -99,19 +104,27 @@ class ProblemConfig(_fields.Model):
         return self
 
 
-def make_problem(config: ProblemConfig) -> problems.Problem:
-    """Load or generate the data, and put the problem together."""
+def load_samples(config: ProblemConfig) -> data.Dataset:
+    """Load or generate the data of a problem."""
     generator = GENERATORS.get(config.data)
     if generator is None:
-        loaded = load_data(config.data, config.subset)
-    else:
-        accepted = inspect.signature(generator).parameters
-        own: dict[str, Any] = {"seed": config.seed} if "seed" in accepted else {}
-        own |= config.options
-        if "num_workers" in accepted:
-            own["num_workers"] = config.num_workers
-            own |= {"problem": config.kind, "regularization": config.regularization}
-        loaded = generator(**own)
+        return load_data(config.data, config.subset, **vars(config.read))
+    _refuse_options(config.data, **vars(config.read))
+    accepted = inspect.signature(generator).parameters
+    own: dict[str, Any] = {"seed": config.seed} if "seed" in accepted else {}
+    own |= config.options
+    if "num_workers" in accepted:
+        own["num_workers"] = config.num_workers
+        own |= {"problem": config.kind, "regularization": config.regularization}
+    return generator(**own)
+
+
+def make_problem(
+    config: ProblemConfig, loaded: data.Dataset | None = None
+) -> problems.Problem:
+    """Put the problem together, of the config's data unless they are given."""
+    if loaded is None:
+        loaded = load_samples(config)
     if config.kind == "network":
         return make_network(config, loaded)
     problem = getattr(problems, config.kind)(
@@ -128,16 +141,58 @@ def make_problem(config: ProblemConfig) -> problems.Problem:
     return problems.minibatch(problem, config.batch_size)
 
 
-def load_data(name: str, subset: str = "train") -> data.Dataset:
-    """A named data set, or a user's file."""
-    names = [entry.name for entry in data.available()]
-    if name in names:
+def load_data(name: str, subset: str = "train", **options: Any) -> data.Dataset:
+    """A named data set, or a user's file, read with these options."""
+    if name in _load.names():
+        _refuse_options(name, **options)
         return data.load(name, split=subset)
     if Path(name).exists():
-        return data.read(name)
+        return data.read(name, **options)
     raise ValueError(
         f"data is {name!r}, expected a file that exists, or one of "
-        f"{', '.join([*names, *GENERATORS])}."
+        f"{', '.join(_named())}."
+    )
+
+
+def _refuse_options(name: str, **options: Any) -> None:
+    for option, value in options.items():
+        if value is not None:
+            raise ValueError(
+                f"{option} is {value!r} for the data {name}, expected it only for a "
+                "file."
+            )
+
+
+def beside(folder: Path, field: str, value: Any) -> Any:
+    """A field as a file in the folder has it, but paths of data as seen from here."""
+    if isinstance(value, dict):
+        return {name: beside(folder, name, each) for name, each in value.items()}
+    if isinstance(value, list):
+        fields = _fields.names_of(field)  # of a grid, whose rows may be of several
+        return [
+            [beside(folder, *pair) for pair in zip(fields, each, strict=True)]
+            if isinstance(each, list) and len(each) == len(fields)
+            else beside(folder, field, each)
+            for each in value
+        ]
+    path = field == "data" and isinstance(value, str)
+    return str(folder / value) if path and value not in _named() else value
+
+
+def _named() -> tuple[str, ...]:
+    return (*_load.names(), *GENERATORS)
+
+
+def said_of(loaded: data.Dataset) -> str:
+    """Samples, features, target and its values, in a line."""
+    samples, features = loaded.features.shape
+    values = np.unique(loaded.targets)
+    whole = loaded.targets.dtype.kind in "biu" or not np.any(values % 1)
+    kind = "classes" if whole and values.size <= _CLASSES else "different values"
+    named = f" {loaded.read_as['target']!r}" if "target" in loaded.read_as else ""
+    return (
+        f"{loaded.name}: {samples:,} samples, {features:,} features, target{named} "
+        f"with {values.size:,} {kind}, {values[0]:g} to {values[-1]:g}"
     )
 
 

@@ -25,7 +25,7 @@ from gdsec_jax.simulation._grid import takes
 from gdsec_jax.study.config import _fields
 from gdsec_jax.study.config._fields import Count, NonNegative, Positive, sentence
 from gdsec_jax.study.config._method import FIXED, MethodConfig, function_of, model_of
-from gdsec_jax.study.config._problem import ProblemConfig
+from gdsec_jax.study.config._problem import ProblemConfig, beside
 from gdsec_jax.study.config._uplink import ChannelConfig
 from gdsec_jax.wire._formats import CONVENTIONS, FORMATS
 
@@ -129,6 +129,9 @@ def load(path: str | os.PathLike) -> RunConfig:
         values = tomllib.loads(content.decode())
     except (ValueError, RecursionError) as error:  # numbers too long, lists too deep
         raise ValueError(f"{path} is not valid TOML: {error}.") from error
+    for part in (values, values.get("real")):
+        if isinstance(part, dict) and "problem" in part:
+            part["problem"] = beside(path.parent, "problem", part["problem"])
     return validate(values, str(path))
 
 
@@ -156,9 +159,17 @@ def write_chosen(
 ) -> None:
     """The file of a config, comments and all, with the fields that were chosen.
 
-    `path` may be that of the source; it is written whole or not at all.
+    `path` may be that of the source; it is written whole or not at all. Paths of data
+    are then seen from its folder.
     """
-    document = tomlkit.parse(Path(source).read_text("utf-8"))
+    source, path = Path(source), Path(path)
+    document: Any = tomlkit.parse(source.read_text("utf-8"))
+    folder = Path(os.path.relpath(source.parent, path.parent))
+    for part in (document, document.get("real", {})):
+        fields = part.get("problem", {})
+        moved = beside(folder, "data", fields.get("data"))
+        if moved != fields.get("data"):
+            fields["data"] = moved
     before = load(source)
     tables: Any = document.get("methods", {})  # without, GD alone: nothing to choose
     for label, method in tuned.methods.items() if tables else ():
