@@ -9,6 +9,7 @@ from gdsec_jax.worker._piece import Piece, as_piece
 from gdsec_jax.worker._vectors import arrived, as_it_travels
 
 
+@_trees.state
 class ErrorFeedbackState(NamedTuple):
     """State of `error_feedback`."""
 
@@ -16,6 +17,7 @@ class ErrorFeedbackState(NamedTuple):
     compressor: optax.OptState
 
 
+@_trees.state
 class GradientDifferenceState(NamedTuple):
     """State of `gradient_difference`."""
 

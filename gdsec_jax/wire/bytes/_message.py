@@ -75,7 +75,7 @@ def message_of(update: Any, state: Any) -> Message:
     return Message(
         jax.tree.map(np.asarray, travels),
         packing.code,
-        np.asarray(packing.scales),
+        np.asarray(packing.scales, np.float32),
         whole,
     )
 
