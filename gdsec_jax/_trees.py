@@ -143,7 +143,7 @@ def over_workers(messages):
 
 def over_workers_by(group, messages, num_groups: int):
     """The sums of each group of workers, int [M]: leaves [num_groups, *param]."""
-    chosen = jnp.arange(num_groups)[:, None] == group
+    chosen = jnp.arange(num_groups, dtype=group.dtype)[:, None] == group[None]
     return _product(lambda x: chosen.astype(x.dtype), messages)
 
 

@@ -14,6 +14,7 @@ import optax
 from gdsec_jax import _checks, _trees
 from gdsec_jax.federation._batches import WorkerBatches
 from gdsec_jax.federation._broadcast import last_broadcast
+from gdsec_jax.federation._check import telling
 from gdsec_jax.federation._counts import last_round
 from gdsec_jax.problems import Problem
 from gdsec_jax.simulation._records import Observe, Record, Round, observed
@@ -127,7 +128,16 @@ def one_round(
         gradients = WorkerBatches(of_some, problem.worker_data, options.worker_batch)
     uplink.check_delays(run.state)
     drawn = uplink.draw(key, number, problem.num_workers, problem.num_local_steps)
-    update = optax.with_extra_args_support(optimizer).update
+
+    def told():
+        value_fn = functools.partial(
+            problem.objective, worker_batch=options.worker_batch
+        )
+        slope = jax.grad(problem.worker_objective)
+        grad = problem.over_workers(slope, run.params, options.worker_batch)
+        return {"value": value_fn(run.params), "grad": grad, "value_fn": value_fn}
+
+    update = telling(optax.with_extra_args_support(optimizer).update, told)
     updates, state = update(gradients, run.state, run.params, **drawn.arguments())
     params = optax.apply_updates(run.params, updates)
     measured, outcome = _evaluated(problem, options, limits, number + 1, params)

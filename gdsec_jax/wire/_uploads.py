@@ -86,8 +86,8 @@ class Uploads(NamedTuple):
                     )
                 index = form.run_coded.index(name)
                 runs = number.asarray(self.runs[index]).astype(integer)
-            widths = 64 if name == "coo64" else self.layout.widths
-            values = (counts * number.asarray(widths, integer)).sum(-1, dtype=integer)
+            widths = number.asarray(self.layout.widths, integer)
+            values = entries * 64 if name == "coo64" else counts @ widths
             header = integer(32 * self.layout.code.num_scales)
             length = self.layout.length
             bits = header + values + _formats.index_length(name, length, entries, runs)
