@@ -16,7 +16,7 @@ PYTEST := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.xla_cache \
 # Few of them run for long: the compiler optimises less. The core is tested as users run it.
 QUICK := XLA_FLAGS=--xla_backend_optimization_level=0 $(PYTEST)
 
-.PHONY: figures test test-core test-slow lint browser clean
+.PHONY: figures test test-core test-strict test-slow lint browser clean
 
 figures: $(READY)
 	$(BIN)/gdsec figures
@@ -28,6 +28,12 @@ test: $(READY)
 test-core: $(READY)
 	$(PYTEST) -m "not slow" tests/worker tests/server tests/wire/test_formats.py \
 		tests/federation/test_federate.py tests/federation/test_attendance.py
+
+# As users run it who have JAX refuse what it would widen, broadcast or compute as NaN.
+test-strict: $(READY)
+	JAX_NUMPY_DTYPE_PROMOTION=strict JAX_NUMPY_RANK_PROMOTION=raise JAX_DEBUG_NANS=1 \
+		$(QUICK) -m "not slow" tests/algorithms tests/simulation \
+		gdsec_jax/algorithms gdsec_jax/simulation
 
 test-slow: $(READY)
 	$(QUICK) -m slow

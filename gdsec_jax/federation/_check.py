@@ -154,9 +154,8 @@ def _where(traceback: TracebackType | None, params: Any = None) -> tuple[str, bo
             updates, state = local["updates"], local.get("state")
             state = () if factory == "chain" else state
         traceback = traceback.tb_next
-    gone = [jnp.shape(x) for x in jax.tree.leaves(updates)] == [
-        x.shape for x in jax.tree.leaves(params)
-    ]
+    got, expected = jax.tree.leaves(updates), jax.tree.leaves(params)
+    gone = [getattr(x, "shape", None) for x in got] == [x.shape for x in expected]
     return stage, gone and not _trees.of_type(state, RoundCounts)
 
 

@@ -39,7 +39,6 @@ def uniform(num_workers: int, share) -> Rule:
     """
     _checked(num_workers, "share", share)
 
-
     def rule(key, round):
         del round
         rank = jax.random.permutation(key, num_workers).astype(jnp.int32)

@@ -275,7 +275,10 @@ def injected(make):
 @pytest.mark.parametrize(
     ("behind", "message"),
     [
-        (injected(optax.adam), r"^state\[1\].*\.mu\['a'\] is bfloat16 at first and flo"),
+        (
+            injected(optax.adam),
+            r"^state\[1\].*\.mu\['a'\] is bfloat16 at first and flo",
+        ),
         (injected(optax.lars), r"^state\[1\].*\.trace\['a'\] is bfloat16 at first and"),
         (
             injected(optax.novograd),

@@ -14,7 +14,7 @@ import pytest
 from cases import METHODS, random_gradients
 
 import gdsec_jax
-from gdsec_jax import server, wire, worker
+from gdsec_jax import problems, server, wire, worker
 
 M = 3
 BY_NAME = {method.name: method for method in METHODS}
@@ -229,6 +229,48 @@ def test_a_state_is_donated_with_its_params(case):
         updates, state = update(grads(seed), state, params)
         params = optax.apply_updates(params, updates)
     chex.assert_trees_all_close((mine, own), (params, state), rtol=1e-5, atol=1e-6)
+
+
+TWICE = {
+    "lbfgs": optax.lbfgs,
+    "cocob": optax.contrib.cocob,
+    "prodigy": optax.contrib.prodigy,
+    "dog": optax.contrib.dog,
+    "mechanize": lambda: optax.contrib.mechanize(optax.sgd(0.1)),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=pytest.mark.slow) for x in TWICE]
+)
+def test_a_copy_helps_where_optax_puts_one_buffer_twice_into_a_state(name):
+    """A loop of one's own copies once; `simulate` donates without being told."""
+    targets = jnp.arange(6.0).reshape(3, 2) + 1
+
+    def loss(params, target):
+        return jnp.square(params - target).sum()
+
+    problem = problems.from_loss(loss, targets, jnp.ones(2))
+    optimizer = optax.chain(gdsec_jax.gd(M), TWICE[name]())
+
+    def one(state, params):
+        value, grad = jax.value_and_grad(problem.objective)(params)
+        updates, state = optimizer.update(
+            problem.gradients(params), state, params,
+            value=value, grad=grad, value_fn=problem.objective,
+        )  # fmt: skip
+        return state, optax.apply_updates(params, updates)
+
+    given_away = jax.jit(one, donate_argnums=(0, 1))
+    params = jnp.ones(2)
+    with pytest.raises(Exception, match="donate the same buffer twice"):
+        given_away(optimizer.init(params), params)
+    params = jnp.ones(2)
+    state = jax.tree.map(jnp.copy, optimizer.init(params))
+    for _ in range(3):
+        state, params = given_away(state, params)
+    history = gdsec_jax.simulate(problem, optimizer, 3)
+    np.testing.assert_allclose(history.params, params, rtol=1e-5)
 
 
 def loops(optimizer, params, grads):
