@@ -25,7 +25,7 @@ def forgotten_programs():
 
 @pytest.fixture(autouse=True)
 def as_strict_as_can_be(request):
-    """With JAX's strict settings in the environment: what a test cannot do with them."""
+    """With JAX's strict settings in the environment: what a test does without."""
     with contextlib.ExitStack() as settings:
         if request.node.get_closest_marker("has_nans"):
             settings.enter_context(jax.debug_nans(False))
