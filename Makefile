@@ -6,6 +6,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# Empty for the newest that pyproject.toml allows of everything.
+CONSTRAINTS ?= -c constraints.txt
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Programs compiled for tests are kept: most of a test's time goes into the compiler.
@@ -16,7 +18,7 @@ PYTEST := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.xla_cache \
 # Few of them run for long: the compiler optimises less. The core is tested as users run it.
 QUICK := XLA_FLAGS=--xla_backend_optimization_level=0 $(PYTEST)
 
-.PHONY: figures test test-core test-slow lint browser clean
+.PHONY: figures test test-core test-newest test-strict test-slow lint browser clean
 
 figures: $(READY)
 	$(BIN)/gdsec figures
@@ -28,6 +30,17 @@ test: $(READY)
 test-core: $(READY)
 	$(PYTEST) -m "not slow" tests/worker tests/server tests/wire/test_formats.py \
 		tests/federation/test_federate.py tests/federation/test_attendance.py
+
+# What stands nearest to JAX, Flax and NumPy, for versions that are newer than ours.
+test-newest: $(READY)
+	$(QUICK) -m "not slow" tests/algorithms/test_algorithms.py tests/problems/test_flax.py \
+		tests/federation/test_states.py tests/simulation/test_simulate.py
+
+# As users run it who have JAX refuse what it would widen, broadcast or compute as NaN.
+test-strict: $(READY)
+	JAX_NUMPY_DTYPE_PROMOTION=strict JAX_NUMPY_RANK_PROMOTION=raise JAX_DEBUG_NANS=1 \
+		$(QUICK) -m "not slow" tests/algorithms tests/simulation \
+		gdsec_jax/algorithms gdsec_jax/simulation
 
 test-slow: $(READY)
 	$(QUICK) -m slow
@@ -43,7 +56,7 @@ browser:
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), 'Python 3.11 or newer is needed'"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e ".[test]"
 	touch $@
 
 clean:

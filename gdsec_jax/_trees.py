@@ -1,13 +1,58 @@
 """Arithmetic on trees whose leaves differ in dtype, as memories and gradients do."""
 
 import functools
-from typing import Any
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 
 from gdsec_jax import _checks
+
+_Class = TypeVar("_Class", bound=type)
+
+
+def state(kind: _Class) -> _Class:
+    """A NamedTuple that stands in states; `jax.export` can write it to bytes."""
+    name = f"gdsec_jax.{kind.__name__}"
+    export.register_namedtuple_serialization(kind, serialized_name=name)
+    return kind
+
+
+def as_structure(fact: Any) -> dict[str, tuple[()]]:
+    """A named tuple without arrays as a part of a state's structure: a dict's key.
+
+    So a state may hold it wherever jax keeps structure and leaves apart, and whatever
+    writes, cuts or maps states knows dicts.
+    """
+
+    def plain(value):  # a number of NumPy's, a dtype
+        return value.item() if isinstance(value, np.generic) else jnp.dtype(value).name
+
+    return {json.dumps(fact, default=plain): ()}
+
+
+def from_structure(node: dict[str, Any], rebuilt: Callable[..., Any]) -> Any:
+    """The fact, of its fields as JSON has them."""
+    (text,) = node
+    return _rebuilt(text, rebuilt)
+
+
+@functools.lru_cache(maxsize=1024)
+def _rebuilt(text: str, rebuilt: Callable[..., Any]) -> Any:
+    return rebuilt(*json.loads(text))
+
+
+def stand_in(params: Any) -> bool:
+    """Whether these are no parameters, but what `optax.tree.map_params` puts for them.
+
+    Where a part of a state is shaped by the parameters, and is not like them, a number
+    stands for that part then: what is made of it is of no parameter.
+    """
+    return type(params).__name__ == "_ParamsPlaceholder"
 
 
 def widest(*dtypes):
@@ -98,7 +143,7 @@ def over_workers(messages):
 
 def over_workers_by(group, messages, num_groups: int):
     """The sums of each group of workers, int [M]: leaves [num_groups, *param]."""
-    chosen = jnp.arange(num_groups)[:, None] == group
+    chosen = jnp.arange(num_groups, dtype=group.dtype)[:, None] == group[None]
     return _product(lambda x: chosen.astype(x.dtype), messages)
 
 

@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -20,6 +21,17 @@ def forgotten_programs():
     Linux) dies within the compiler, without a word."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def as_strict_as_can_be(request):
+    """With JAX's strict settings in the environment: what a test does without."""
+    with contextlib.ExitStack() as settings:
+        if request.node.get_closest_marker("has_nans"):
+            settings.enter_context(jax.debug_nans(False))
+        if request.node.get_closest_marker("promotes"):
+            settings.enter_context(jax.numpy_dtype_promotion("standard"))
+        yield
 
 
 @pytest.fixture

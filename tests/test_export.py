@@ -13,29 +13,16 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 PARAMS = {"weight": jnp.ones((3, 2)), "bias": jnp.full(2, 0.5, jnp.float32)}
 
 
-def _on_leaves(algorithm, state):
-    """The update as a function of flat lists, and one for it to start with.
-
-    Of lists an exported program can be written to bytes as it is. Of named tuples, as
-    most states are, each type would first have to be registered.
-    """
-    gradients = random_gradients(PARAMS, NUM_WORKERS, seed=0)
-    leaves, structure = jax.tree.flatten((gradients, state, PARAMS))
-
-    def update(leaves):
-        return jax.tree.leaves(algorithm.update(*jax.tree.unflatten(structure, leaves)))
-
-    return jax.jit(update), leaves
-
-
 @methods()
 def test_exports_for_every_platform(method):
     pytest.importorskip("flatbuffers", reason="extra test: bytes of exported programs")
     algorithm = method.make(NUM_WORKERS)
-    update, leaves = _on_leaves(algorithm, jax.eval_shape(algorithm.init, PARAMS))
-    exported = export.export(update, platforms=PLATFORMS)(leaves)
+    state = jax.eval_shape(algorithm.init, PARAMS)
+    update = export.export(jax.jit(algorithm.update), platforms=PLATFORMS)
+    exported = update(random_gradients(PARAMS, NUM_WORKERS, seed=0), state, PARAMS)
     back = export.deserialize(exported.serialize())
     assert back.platforms == exported.platforms == PLATFORMS
+    assert back.in_tree == exported.in_tree and back.out_tree == exported.out_tree
     assert back.in_avals == exported.in_avals
     assert back.out_avals == exported.out_avals
     assert bytes(back.mlir_module_serialized) == bytes(exported.mlir_module_serialized)
@@ -45,16 +32,16 @@ def test_exports_for_every_platform(method):
 def test_an_exported_update_is_the_update(method):
     pytest.importorskip("flatbuffers", reason="extra test: bytes of exported programs")
     algorithm = method.make(NUM_WORKERS)
-    update, leaves = _on_leaves(algorithm, algorithm.init(PARAMS))
-    exported = export.export(update, platforms=PLATFORMS)(leaves)
+    update, state = jax.jit(algorithm.update), algorithm.init(PARAMS)
+    gradients = random_gradients(PARAMS, NUM_WORKERS, seed=0)
+    exported = export.export(update, platforms=PLATFORMS)(gradients, state, PARAMS)
     call = export.deserialize(exported.serialize()).call
-    first, same = update(leaves), call(leaves)
-    chex.assert_trees_all_close(same, first, rtol=1e-6)
+    first, state = update(gradients, state, PARAMS)
+    same = call(gradients, algorithm.init(PARAMS), PARAMS)
+    chex.assert_trees_all_close(same, (first, state), rtol=1e-6)
     # Into a second round, where memories hold something and parameters have moved.
-    size = len(PARAMS)
-    gradients = [2.0 * x + 1.0 for x in leaves[:size]]
-    params = [x + 0.1 for x in leaves[-size:]]
-    second = [*gradients, *first[size:], *params]
-    ours, theirs = update(second), call(second)
-    assert any(np.any(x != y) for x, y in zip(ours[:size], first[:size], strict=True))
+    gradients = jax.tree.map(lambda g: 2.0 * g + 1.0, gradients)
+    params = jax.tree.map(lambda p: p + 0.1, PARAMS)
+    ours, theirs = update(gradients, state, params), call(gradients, state, params)
+    assert any(np.any(ours[0][name] != first[name]) for name in PARAMS)
     chex.assert_trees_all_close(theirs, ours, rtol=1e-6)

@@ -3,8 +3,6 @@
 import functools
 from typing import Any, Unpack
 
-import optax
-
 from gdsec_jax import _checks
 from gdsec_jax.algorithms._options import (
     Aggregator,
@@ -16,6 +14,7 @@ from gdsec_jax.algorithms._options import (
 )
 from gdsec_jax.federation._controller import Controller
 from gdsec_jax.worker import Piece, Scope, censor, chain, error_feedback, qsgd
+from gdsec_jax.worker._piece import no_state
 
 
 @algorithm(MemoryOptions)
@@ -152,7 +151,7 @@ def _censor(xi, num_workers: int, options: dict[str, Any]):
         return censor(part(xi)).update(updates, state, params, **extra_args)
 
     if isinstance(xi, Controller):
-        piece = Piece(optax.init_empty_state, update, component_wise=True)
+        piece = Piece(no_state, update, component_wise=True)
     else:
         piece = censor(part(xi))
     return short(piece, options.get("server"))

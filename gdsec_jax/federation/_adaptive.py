@@ -20,6 +20,7 @@ STEP_RATE = 0.1  # weight of a round in the estimate of the step size
 LEAST_BETA = 1e-3  # a smaller beta counts as this
 
 
+@_trees.state
 class AdaptiveXiState(NamedTuple):
     """State of `adaptive_xi`; every field is float []."""
 

@@ -98,8 +98,8 @@ def norms_of(messages: Any) -> jax.Array:
 
 
 def no_norms(num_workers: int) -> jax.Array:
-    """What is known of the norms before the first round: float32 [M], NaN."""
-    return jnp.full(num_workers, jnp.nan, jnp.float32)
+    """What is known of the norms before the first round: float32 [M], -1."""
+    return jnp.full(num_workers, -1, jnp.float32)
 
 
 def of_usual_norm(gradients, known: jax.Array, computes: jax.Array, ratio):
@@ -117,6 +117,13 @@ def of_usual_norm(gradients, known: jax.Array, computes: jax.Array, ratio):
     norms = norms_of(gradients).astype(jnp.float32)
     tempered = jnp.where(known > 0, jnp.minimum(norms, GROWTH * known), norms)
     known = jnp.where(computes & jnp.isfinite(norms), tempered, known)
-    median = jnp.nanmedian(known)
+    median = _median(known)
     excessive = (norms > jnp.asarray(ratio, jnp.float32) * median) & (median > 0)
     return ~excessive, known
+
+
+def _median(known: jax.Array) -> jax.Array:
+    """Of those that are not negative; infinite if all are."""
+    number = (known >= 0).sum()
+    ascending = jnp.sort(jnp.where(known >= 0, known, jnp.inf))
+    return ascending[(number - 1) // 2] / 2 + ascending[number // 2] / 2

@@ -1,7 +1,5 @@
 """The way down: the server sends a compressed step in place of the parameters."""
 
-import dataclasses
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +10,7 @@ from gdsec_jax import _checks, _trees
 from gdsec_jax.federation._attendance import Said
 from gdsec_jax.federation._clock import ClockState
 from gdsec_jax.federation._clock import clock as make_clock
-from gdsec_jax.federation._counts import Totals, silence, uploads_of
+from gdsec_jax.federation._counts import entries, plain, silence, total, uploads_of
 from gdsec_jax.federation._round import Answers
 from gdsec_jax.wire import Format, flush
 from gdsec_jax.wire._formats import as_format
@@ -22,12 +20,13 @@ from gdsec_jax.worker import WORKER_AXIS, GradientDifferenceState
 _STREAM = 2**31 - 1  # folded into the key: an algorithm with the same one draws apart
 
 
+@_trees.state
 class BroadcastState(NamedTuple):
     """State of `broadcast`."""
 
     clock: ClockState  # theta^{k-1}, k, the random key
     compressor: optax.OptState
-    sent: Uploads  # counts of the last round: entries int32 [G], runs uint32 [R]
+    sent: Uploads  # counts of the last round
 
 
 def broadcast(
@@ -120,13 +119,11 @@ def broadcast(
         message, inner, sent = jax.tree.map(lambda x: x[0], everything)
         return message, BroadcastState(known, inner, sent)
 
-    # optax's type of a state knows no registered dataclasses, such as our counts.
-    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class LastBroadcast(Totals):
+@_trees.state
+class LastBroadcast(NamedTuple):
     """What the server sent in a round; a pytree, so it may leave a scan as an output.
 
     As in `LastRound`, totals are formed when they are asked for, in 64-bit integers on
@@ -141,8 +138,17 @@ class LastBroadcast(Totals):
 
     parts: tuple[Uploads, ...]  # several behind optax.partition: they add up
 
-    def _uploads(self) -> Iterable[Uploads]:
-        return self.parts
+    @property
+    def entries(self) -> Any:
+        return total(self.parts, entries)
+
+    @property
+    def bits(self) -> Any:
+        return self.bits_in(None)
+
+    def bits_in(self, name: str | None) -> Any:
+        """Bits in another format or convention of `wire`, as in `LastRound`."""
+        return total(self.parts, lambda sent: sent.bits(name))
 
 
 def last_broadcast(state: Any) -> LastBroadcast:
@@ -169,4 +175,4 @@ def last_broadcast(state: Any) -> LastBroadcast:
       True
     """
     states = _trees.of_type(state, BroadcastState)
-    return LastBroadcast(tuple(each.sent for each in states))
+    return LastBroadcast(plain(tuple(each.sent for each in states)))

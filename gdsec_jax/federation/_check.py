@@ -1,13 +1,17 @@
 """A dry run of an optimizer, which says in a sentence what optax cannot."""
 
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 
-from gdsec_jax import _checks
+from gdsec_jax import _checks, _trees
 from gdsec_jax.federation import _parts
 from gdsec_jax.federation._batches import WorkerBatches
-from gdsec_jax.federation._counts import last_round
+from gdsec_jax.federation._counts import RoundCounts, last_round
 
 _REMEDY = (
     "An algorithm of gdsec_jax stands first and takes away the axis of workers; "
@@ -25,6 +29,7 @@ def check(
     """Raise a clear error if this optimizer cannot train with an axis of workers.
 
     One update is evaluated abstractly: nothing is computed. `simulate` calls this.
+    Stages that ask for `value`, `grad` and `value_fn`, of f, are given some.
 
     Args:
       optimizer: a chain with an algorithm of this package in it.
@@ -34,8 +39,8 @@ def check(
 
     Raises:
       ValueError: init or update fails on gradients [M, *param]; updates come out in
-        other shapes than the parameters'; the state changes its structure; or no
-        algorithm of this package counts what is sent.
+        other shapes than the parameters'; the state changes its structure, or the shape
+        or dtype of a leaf; or no algorithm of this package counts what is sent.
 
     Examples:
       >>> import jax.numpy as jnp, optax
@@ -53,17 +58,32 @@ def check(
     def update(grads, state, params):
         if worker_batch is not None:
             grads = WorkerBatches(lambda index, own: own, grads, worker_batch)
-        return optimizer.update(grads, state, params)  # pyright: ignore
+
+        def value_fn(params):
+            return _trees.squares(params, _trees.norm_dtype(params))
+
+        def told():
+            return {"value": value_fn(params), "grad": params, "value_fn": value_fn}
+
+        return telling(optimizer.update, told)(grads, state, params)  # pyright: ignore
 
     try:
         state = jax.eval_shape(optimizer.init, shapes)
+    except Exception as error:
+        stage = _where(error.__traceback__)[0]
+        raise ValueError(
+            f"{stage} cannot begin with these parameters: {_first(error)}"
+        ) from error
+    try:
         updates, new_state = jax.eval_shape(update, grads, state, shapes)
     except Exception as error:  # whatever a foreign stage makes of an axis of workers
-        reason = str(error).strip().splitlines()[0]
+        stage, behind = _where(error.__traceback__, shapes)
+        if behind:
+            raise ValueError(f"{stage} fails in an update: {_first(error)}") from error
         raise ValueError(
             f"this optimizer cannot take gradients of {num_workers} workers"
             f"{'' if worker_batch is None else f', {worker_batch} at a time'}: "
-            f"{reason} {_REMEDY}"
+            f"{_first(error)} {_REMEDY}"
         ) from error
     last_round(state)
     try:
@@ -73,9 +93,73 @@ def check(
             f"{error} A stage keeps the axis of workers: instead of optax.masked use "
             f"optax.partition with gdsec_jax.gd for the rest. {_REMEDY}"
         ) from error
-    if _parts.kinds(state) != _parts.kinds(new_state):
-        raise ValueError(
-            "this optimizer's state changes its shapes in an update, so that no loop "
-            "can carry it: a piece in it took the workers for an axis of a parameter. "
-            f"{_REMEDY}"
-        )
+    _check_carried(state, new_state)
+
+
+def telling(update: Callable, told: Callable[[], dict[str, Any]]) -> Callable:
+    """An update whose stages are told value, grad and value_fn, if they ask for them.
+
+    They ask by keywords that must be given. That costs to compute, so it is done then.
+    """
+
+    def call(*arguments, **given):
+        try:
+            return update(*arguments, **given)
+        except TypeError as error:
+            if "required keyword-only argument" not in str(error):
+                raise
+        return update(*arguments, **given, **told())
+
+    return call
+
+
+def _check_carried(state: Any, new_state: Any) -> None:
+    """A loop can carry the state: an update keeps its structure, shapes and dtypes."""
+    if _parts.kinds(state) == _parts.kinds(new_state):
+        return
+    why = "a piece in it took the workers for an axis of a parameter"
+    before = jax.tree_util.tree_leaves_with_path(state)
+    after = jax.tree.leaves(new_state)
+    if jax.tree.structure(state) == jax.tree.structure(new_state):
+        for (path, old), new in zip(before, after, strict=True):
+            if old.dtype != new.dtype and old.shape == new.shape:
+                where = jax.tree_util.keystr(path)
+                raise ValueError(
+                    f"state{where} is {old.dtype} at first and {new.dtype} after an "
+                    "update, so that no loop can carry it: expected parameters of one "
+                    "dtype, for numbers that are arrays, as optax.inject_hyperparams "
+                    "makes them, widen narrower ones."
+                )
+    raise ValueError(
+        "this optimizer's state changes its shapes in an update, so that no loop "
+        f"can carry it: {why}. {_REMEDY}"
+    )
+
+
+def _where(traceback: TracebackType | None, params: Any = None) -> tuple[str, bool]:
+    """The stage that failed, by its factory's name, and whether it stands behind.
+
+    Then an algorithm has taken away the axis of workers, and there is none in its
+    state. Said of the last function on the way that has `updates`, as optax calls them.
+    """
+    stage, updates, state = "this optimizer", None, ()
+    while traceback is not None:
+        code, local = traceback.tb_frame.f_code, traceback.tb_frame.f_locals
+        factory, _, function = code.co_qualname.rpartition(".<locals>.")
+        if function in ("update", "update_fn", "init", "init_fn"):
+            name = factory.partition(".")[0]
+            stage = stage if name == "with_extra_args_support" else f"the stage {name}"
+        if "updates" in local:
+            # A chain's state is that of all its stages.
+            updates, state = local["updates"], local.get("state")
+            state = () if factory == "chain" else state
+        traceback = traceback.tb_next
+    got, expected = jax.tree.leaves(updates), jax.tree.leaves(params)
+    gone = [getattr(x, "shape", None) for x in got] == [x.shape for x in expected]
+    return stage, gone and not _trees.of_type(state, RoundCounts)
+
+
+def _first(error: Exception) -> str:
+    """What it says, up to an empty line."""
+    text = str(error).strip().partition("\n\n")[0]
+    return " ".join(text.split())

@@ -1,5 +1,6 @@
 """What every party of a federation knows of a round, from the parameters alone."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from gdsec_jax.worker._vectors import some
 NUM_PAST_CHANGES = 10
 
 
+@_trees.state
 class ClockState(NamedTuple):
     """State of `clock`."""
 
@@ -101,14 +103,15 @@ def indices(num_workers: int) -> jax.Array:
 def start(params: Any, random_key: jax.Array | None, on_standstill: str) -> ClockState:
     """Before the first round."""
     _checks.floating(params)
-    # A copy, or donating params and state would give one buffer away twice.
-    previous = jax.tree.map(lambda p: jnp.array(p, copy=True), params)
+    # Copies, or donating params and state would give one buffer away twice.
+    copied = functools.partial(jnp.array, copy=True)
+    previous = jax.tree.map(copied, params)
     return ClockState(
         previous_params=previous,
         held_change=optax.tree.zeros_like(previous) if on_standstill == "hold" else (),
         past_norms=jnp.zeros(NUM_PAST_CHANGES, _trees.norm_dtype(params)),
         number=jnp.zeros((), jnp.int32),
-        key_data=() if random_key is None else jax.random.key_data(random_key),
+        key_data=() if random_key is None else copied(jax.random.key_data(random_key)),
     )
 
 

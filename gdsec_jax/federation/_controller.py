@@ -42,6 +42,7 @@ class Controller(NamedTuple):
     update: Callable[..., tuple[jax.Array, Any]]
 
 
+@_trees.state
 class ControlState(NamedTuple):
     """What a federation keeps for its controller."""
 

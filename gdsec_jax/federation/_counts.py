@@ -1,6 +1,5 @@
 """What a round cost: counted as the pieces have it, read from any optimizer's state."""
 
-import dataclasses
 import functools
 import operator
 from collections.abc import Callable, Iterable
@@ -26,6 +25,7 @@ from gdsec_jax.wire._uploads import (
 from gdsec_jax.worker._vectors import some
 
 
+@_trees.state
 class RoundCounts(NamedTuple):
     """What one federation counted in one round; each leaf has the axis of workers."""
 
@@ -37,31 +37,26 @@ class RoundCounts(NamedTuple):
     lost: jax.Array  # bool [M]
 
 
-class Totals:
-    """Totals over the messages of several parts, as behind optax.partition."""
+def total(uploads: Iterable[Uploads], cost: Callable[[Uploads], Any]) -> Any:
+    """Over the messages of several parts, as behind optax.partition; None of none."""
+    costs = [cost(each) for each in uploads]
+    return sum(costs) if costs else None
 
-    def _uploads(self) -> Iterable[Uploads]:
-        raise NotImplementedError
 
-    def _total(self, cost: Callable[[Uploads], Any]) -> Any:
-        costs = [cost(each) for each in self._uploads()]
-        return sum(costs) if costs else None
+def entries(sent: Uploads) -> Any:
+    """Values sent, of any width."""
+    return sent.entries.sum(-1)
 
-    @property
-    def entries(self) -> Any:
-        return self._total(lambda sent: sent.entries.sum(-1))
 
-    @property
-    def bits(self) -> Any:
-        return self.bits_in(None)
+def plain(tree: Any) -> Any:
+    """With arrays in the place of what wraps them, such as the variables of Flax."""
 
-    def bits_in(self, name: str | None) -> Any:
-        """Bits in another format or convention of `wire` than the messages' own.
+    def wraps(x):
+        return hasattr(x, "__jax_array__") and not isinstance(x, jax.Array)
 
-        Raises:
-          ValueError: it is unknown, or needed counting: see `wire.Format`.
-        """
-        return self._total(lambda sent: sent.bits(name))
+    return jax.tree.map(
+        lambda x: x.__jax_array__() if wraps(x) else x, tree, is_leaf=wraps
+    )
 
 
 def _in_some(name: str) -> property:
@@ -73,9 +68,8 @@ def _in_some(name: str) -> property:
     )
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class LastRound(Totals):
+@_trees.state
+class LastRound(NamedTuple):
     """What the workers sent in a round; a pytree, so it may leave a scan as an output.
 
     Totals are formed when they are asked for, in 64-bit integers on the host: they stay
@@ -109,6 +103,23 @@ class LastRound(Totals):
     def dropped(self) -> Any:
         return self._dropped.sum(-1, dtype=np.int32)
 
+    @property
+    def entries(self) -> Any:
+        return total(self._uploads, entries)
+
+    @property
+    def bits(self) -> Any:
+        return self.bits_in(None)
+
+    def bits_in(self, name: str | None) -> Any:
+        """Bits in another format or convention of `wire` than the messages' own.
+
+        Raises:
+          ValueError: it is unknown, or needed counting: see `wire.Format`.
+        """
+        return total(self._uploads, lambda sent: sent.bits(name))
+
+    @property
     def _uploads(self) -> Iterable[Uploads]:
         return (part.uploads for part in self.parts)
 
@@ -144,7 +155,7 @@ def last_round(state: Any) -> LastRound:
             "this state holds no algorithm of gdsec_jax, expected the state of an "
             "optimizer such as optax.chain(gdsec_jax.gdsec(...), optax.sgd(...))."
         )
-    return LastRound(parts)
+    return LastRound(plain(parts))
 
 
 def nothing_sent(params, worker_state, wire, num_workers: int) -> RoundCounts:
@@ -157,6 +168,8 @@ def nothing_sent(params, worker_state, wire, num_workers: int) -> RoundCounts:
 
 def silence(params, piece_state, wire) -> Uploads:
     """What a message of a piece in this state costs if it is not sent."""
+    if _trees.stand_in(params):
+        return 0  # pyright: ignore
     packing = packing_of(piece_state)
     code, payload = (packing.code, packing.payload) if packing else (None, None)
     layout = layout_of(params, wire, code, payload)

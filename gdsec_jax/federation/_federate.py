@@ -163,8 +163,7 @@ def federate(
         state = state._replace(clock=clock, control=control)
         return one_round(federation, state, updates, common, said)
 
-    # optax's type of a state knows no registered dataclasses, such as our counts.
-    return aggregating.Aggregator(init, update)  # pyright: ignore
+    return aggregating.Aggregator(init, update)
 
 
 def weights_of(weights, num_workers: int, mean: bool) -> jax.Array | None:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gdsec_jax import _checks
+from gdsec_jax import _checks, _trees
 from gdsec_jax._devices import check_share, num_devices
 from gdsec_jax.federation import _clock, _controller, _counts, _layout
 from gdsec_jax.federation._attendance import (
@@ -29,6 +29,7 @@ from gdsec_jax.federation._round import (
 )
 
 
+@_trees.state
 class FederationState(NamedTuple):
     """State of `federate`."""
 

@@ -81,8 +81,15 @@ def cache_folder() -> Path:
 
 def plain(name: str, values: Any) -> Any:
     """What JSON makes of `values`: NumPy's numbers and arrays become Python's."""
+
+    def pythons(value):
+        found = np.asarray(value).tolist()
+        if type(found) is type(value):  # bytes, a complex number, any object
+            raise TypeError
+        return found
+
     try:
-        return json.loads(json.dumps(values, default=lambda x: np.asarray(x).tolist()))
+        return json.loads(json.dumps(values, default=pythons))
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{name} is {values!r}, expected what JSON can hold."

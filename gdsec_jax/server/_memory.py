@@ -9,6 +9,7 @@ from gdsec_jax import _checks, _trees
 from gdsec_jax.worker import GradientDifferenceState, Piece
 
 
+@_trees.state
 class ServerMemoryState(NamedTuple):
     """State of `server_memory`."""
 
@@ -58,6 +59,7 @@ def server_memory(beta=1.0, *, state_dtype=None) -> Piece:
     return Piece(init, update, component_wise=not callable(beta))
 
 
+@_trees.state
 class LateMessagesState(NamedTuple):
     """State of `late_messages`."""
 

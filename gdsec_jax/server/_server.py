@@ -14,9 +14,11 @@ from gdsec_jax.server._memory import (
 )
 from gdsec_jax.server._sum import sparse_sum
 from gdsec_jax.worker import Piece, chain
-from gdsec_jax.worker._piece import as_piece
+from gdsec_jax.worker._piece import as_piece, declare, no_state
 
-IDENTITY = as_piece(optax.identity())
+IDENTITY = declare(
+    optax.GradientTransformation(no_state, optax.identity().update), component_wise=True
+)
 
 
 def _sum(messages: Any, late: Any) -> Any:

@@ -223,10 +223,10 @@ def _as_if_on_the_way(saved: Saved, eval_every: int, num_rounds: int) -> Saved:
     run, records, seconds = saved
     numbers = np.arange(1, records.error.size + 1)
     evaluated = _run.evaluates(numbers, eval_every, num_rounds)
-    error = np.where(evaluated, records.error, records.error.dtype.type(np.nan))
+    records = _run.unknown_as_nan(records, numbers, eval_every, num_rounds)
     if not evaluated[-1]:  # the end's evaluation, and what came of it
         run = run._replace(outcome=run.outcome.at[...].set(_run.RUNNING))
-    return Saved(run, records._replace(error=error), seconds)
+    return Saved(run, records, seconds)
 
 
 # The log of a run with checkpoints, which is told of all rounds again

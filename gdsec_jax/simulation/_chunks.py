@@ -182,7 +182,9 @@ def run_chunks(
         done, number = before + int(ran), number + 1
         first = functools.partial(_first, int(ran))
         record = jax.tree.map(first, _mesh.on_host(buffers, mesh))
-        yield Chunk(np.arange(before, done) + 1, run, record)
+        numbers, eval_every = np.arange(before, done) + 1, program.options.eval_every
+        record = _run.unknown_as_nan(record, numbers, eval_every, num_rounds)
+        yield Chunk(numbers, run, record)
         if number > 1:  # the first chunk's time is mostly the compiler's
             seconds = time.perf_counter() - start
             length = int(np.clip(length * CHUNK_SECONDS / seconds, 1, capacity))

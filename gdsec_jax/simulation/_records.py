@@ -35,11 +35,11 @@ _OTHERS = (
 class Record(NamedTuple):
     """What a round leaves behind; in the loop's buffers rounds are the first axis."""
 
-    error: jax.Array  # NaN where it was not evaluated
+    error: jax.Array  # on the host NaN where it was not evaluated
     sent: LastRound
     broadcast: LastBroadcast
     observed: dict[str, jax.Array]  # by name, what the caller wants to see
-    metrics: dict[str, jax.Array]  # the problem's, NaN where it was not evaluated
+    metrics: dict[str, jax.Array]  # the problem's, just so
     conditions: Any  # of the channel, or () without one
 
 

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from gdsec_jax import _checks, _trees
 from gdsec_jax.federation._batches import WorkerBatches
 from gdsec_jax.federation._broadcast import last_broadcast
+from gdsec_jax.federation._check import telling
 from gdsec_jax.federation._counts import last_round
 from gdsec_jax.problems import Problem
 from gdsec_jax.simulation._records import Observe, Record, Round, observed
@@ -127,7 +129,16 @@ def one_round(
         gradients = WorkerBatches(of_some, problem.worker_data, options.worker_batch)
     uplink.check_delays(run.state)
     drawn = uplink.draw(key, number, problem.num_workers, problem.num_local_steps)
-    update = optax.with_extra_args_support(optimizer).update
+
+    def told():
+        value_fn = functools.partial(
+            problem.objective, worker_batch=options.worker_batch
+        )
+        slope = jax.grad(problem.worker_objective)
+        grad = problem.over_workers(slope, run.params, options.worker_batch)
+        return {"value": value_fn(run.params), "grad": grad, "value_fn": value_fn}
+
+    update = telling(optax.with_extra_args_support(optimizer).update, told)
     updates, state = update(gradients, run.state, run.params, **drawn.arguments())
     params = optax.apply_updates(run.params, updates)
     measured, outcome = _evaluated(problem, options, limits, number + 1, params)
@@ -145,16 +156,15 @@ def one_round(
 
 
 def _evaluated(problem, options: Options, limits: Limits, rounds, params):
-    """What is measured after so many rounds, NaN if nothing is; and the outcome."""
+    """What is measured after so many rounds, 0 if nothing is; and the outcome."""
     measured_at = functools.partial(problem.measured, worker_batch=options.worker_batch)
     if options.eval_every == 1:
         evaluated, measured = True, measured_at(params)
     else:
         evaluated = evaluates(rounds, options.eval_every, limits.rounds)
-        unknown = functools.partial(jnp.full_like, fill_value=jnp.nan)
         shapes = jax.eval_shape(measured_at, params)
         measured = jax.lax.cond(
-            evaluated, measured_at, lambda _: jax.tree.map(unknown, shapes), params
+            evaluated, measured_at, lambda _: optax.tree.zeros_like(shapes), params
         )
     error = measured.error
     reached = evaluated & (error <= limits.target_error)
@@ -162,6 +172,19 @@ def _evaluated(problem, options: Options, limits: Limits, rounds, params):
     diverged = evaluated & ~bounded
     outcome = jnp.where(diverged, DIVERGED, jnp.where(reached, TARGET, RUNNING))
     return measured, outcome.astype(jnp.int32)
+
+
+def unknown_as_nan(record: Any, numbers: np.ndarray, eval_every: int, num_rounds: int):
+    """A record on the host, [K, ...] of so many rounds, where nothing was measured."""
+    evaluated = evaluates(numbers, eval_every, num_rounds)
+
+    def one(x):
+        shown = evaluated.reshape(-1, *[1] * (x.ndim - 1))
+        return np.where(shown, x, x.dtype.type(np.nan))
+
+    measured = record.error, record.metrics
+    error, metrics = measured if evaluated.all() else jax.tree.map(one, measured)
+    return record._replace(error=error, metrics=metrics)
 
 
 def evaluates(rounds, eval_every: int, num_rounds):

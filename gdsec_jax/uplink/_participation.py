@@ -10,8 +10,9 @@ from gdsec_jax.federation._attendance import Grant, Offers, Rule
 
 
 def _number(share, num_workers: int):
-    """Of workers, at least one."""
-    return jnp.clip(jnp.round(share * num_workers), 1, num_workers)
+    """Of workers, at least one, int32."""
+    number = jnp.clip(jnp.round(share * num_workers), 1, num_workers)
+    return number.astype(jnp.int32)
 
 
 def _checked(num_workers: int, name: str, share) -> None:
@@ -38,9 +39,12 @@ def uniform(num_workers: int, share) -> Rule:
     """
     _checked(num_workers, "share", share)
 
-    return lambda key, round: (
-        jax.random.permutation(key, num_workers) < _number(share, num_workers)
-    )
+    def rule(key, round):
+        del round
+        rank = jax.random.permutation(key, num_workers).astype(jnp.int32)
+        return rank < _number(share, num_workers)
+
+    return rule
 
 
 def bernoulli(num_workers: int, probability) -> Rule:
@@ -76,10 +80,10 @@ def round_robin(num_workers: int, share) -> Rule:
 
     def rule(key, round):
         del key
-        number = _number(share, num_workers).astype(jnp.int32)
+        number, numbers = _number(share, num_workers), jnp.arange(num_workers)
         # Of the product only the remainder counts, which must not overflow.
         first = (jnp.asarray(round) % num_workers) * number % num_workers
-        return (jnp.arange(num_workers) - first) % num_workers < number
+        return (numbers.astype(jnp.int32) - first) % num_workers < number
 
     return rule
 

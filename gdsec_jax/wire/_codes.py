@@ -1,7 +1,6 @@
 """How the values of a message are written: as floats, or as multiples of a scale."""
 
 import functools
-from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -58,23 +57,40 @@ class Code(NamedTuple):
                 return 9
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Packing:
+class _Packed(NamedTuple):
+    written: dict[str, tuple[()]]  # the code, as structure
+    scales: jax.Array | tuple[()]
+    payload: Any
+
+
+@_trees.state
+class Packing(_Packed):
     """What a worker's piece says, in its state, of how its message is to be written.
 
     Attributes:
       code: of the values.
-      scales: float32 [code.num_scales]; by default none.
+      scales: float32 [code.num_scales], or () if there are none.
       payload: a tree of arrays that travels, densely, in the message's stead, such as
         the factors of a low-rank message; None: the message itself.
     """
 
-    code: Code = field(metadata={"static": True})
-    scales: jax.Array = field(default_factory=lambda: jnp.zeros(0, jnp.float32))
-    payload: Any = None
+    __slots__ = ()
+
+    def __new__(
+        cls, code: Any = None, scales: Any = (), payload: Any = None, *, written=None
+    ):
+        # Where trees are rebuilt they hand over what it is written as.
+        said = code if written is None else written
+        said = _trees.as_structure(said) if isinstance(said, Code) else said
+        return super().__new__(cls, said, scales, payload)
+
+    @property
+    def code(self) -> Code:
+        """How the values are written."""
+        return _trees.from_structure(self.written, Code)
 
 
+@_trees.state
 class Whole(NamedTuple):
     """What a piece says, in its state, of a message that it did not compress."""
 

@@ -1,6 +1,5 @@
 """Counting what workers upload, exactly, with 32-bit integers inside the loop."""
 
-import dataclasses
 import functools
 import math
 from typing import Any, NamedTuple
@@ -9,10 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdsec_jax import _checks
+from gdsec_jax import _checks, _trees
 from gdsec_jax.wire import _formats
 from gdsec_jax.wire._codes import Code
 from gdsec_jax.wire._formats import Format
+
+
+def _rebuilt(form: list, code: list, length: int, widths: list, *bits: int) -> "Layout":
+    name, value_bits, also = form
+    form_of = Format(name, value_bits, tuple(also))
+    return Layout(form_of, Code(*code), length, tuple(widths), *bits)
 
 
 class Layout(NamedTuple):
@@ -31,15 +36,19 @@ class Layout(NamedTuple):
         return () if self.code.always_dense else self.format.run_coded
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Uploads:
+@_trees.state
+class Uploads(NamedTuple):
     """Exact counts of messages, with any leading axes: rounds, workers, settings."""
 
     entries: jax.Array  # int32 [G]: values sent, of each width: the non-zeros, or all
-    runs: jax.Array  # uint32 [R]: what `rle_bits` and `golomb_bits` count, if asked for
+    runs: tuple[jax.Array, ...]  # uint32 []: `rle_bits` and `golomb_bits`, as asked for
     whole: jax.Array  # bool []: not compressed, whatever the format
-    layout: Layout = dataclasses.field(metadata={"static": True})
+    laid_out: dict[str, tuple[()]]  # the layout, as structure
+
+    @property
+    def layout(self) -> Layout:
+        """What was known before."""
+        return _trees.from_structure(self.laid_out, _rebuilt)
 
     def bits(self, name: str | None = None) -> np.ndarray | jax.Array:
         """Bits of each message: int64, exact.
@@ -76,9 +85,9 @@ class Uploads:
                         "wire.Format(..., also=...)."
                     )
                 index = form.run_coded.index(name)
-                runs = number.asarray(self.runs).astype(integer)[..., index]
-            widths = 64 if name == "coo64" else self.layout.widths
-            values = (counts * number.asarray(widths, integer)).sum(-1, dtype=integer)
+                runs = number.asarray(self.runs[index]).astype(integer)
+            widths = number.asarray(self.layout.widths, integer)
+            values = entries * 64 if name == "coo64" else counts @ widths
             header = integer(32 * self.layout.code.num_scales)
             length = self.layout.length
             bits = header + values + _formats.index_length(name, length, entries, runs)
@@ -123,7 +132,8 @@ def layout_of(
         format=form,
         code=code,
         length=length,
-        widths=tuple(sorted({_width(x, form, code, nonzero=True) for x in leaves})),
+        # One at least, also of a tree without leaves.
+        widths=tuple(sorted({_width(x, form, code, True) for x in leaves} or {32})),
         dense_bits=bits_of_all(leaves, code, nonzero=False) + 32 * code.num_scales,
         whole_bits=bits_of_all(floats, Code(), nonzero=True),
     )
@@ -169,17 +179,17 @@ def tally(
     entries = jnp.where(sent, by_width(map(_size, leaves)), 0)
     if layout.format.name != "dense" and not layout.code.always_dense:
         entries = jnp.where(whole, entries, by_width(nonzeros))
-    runs = []
+    runs = ()
     if layout.run_coded:
         nonzero = [(leaf != 0).ravel() for leaf in leaves] or [jnp.zeros(1, bool)]
         vector = jnp.concatenate(nonzero)
         passes = {"rle": _formats.rle_bits, "golomb": _formats.golomb_bits}
-        runs = [passes[name](vector) for name in layout.run_coded]
+        runs = tuple(passes[name](vector) for name in layout.run_coded)
     return Uploads(
         entries=entries,
-        runs=jnp.asarray(runs, jnp.uint32),
+        runs=runs,
         whole=jnp.asarray(whole, bool),
-        layout=layout,
+        laid_out=_trees.as_structure(layout),
     )
 
 

@@ -2,10 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from gdsec_jax import _checks, _trees
-from gdsec_jax.worker._piece import Piece
+from gdsec_jax.worker._piece import Piece, no_state
 from gdsec_jax.worker._vectors import needed
 
 
@@ -52,7 +51,7 @@ def censor(xi) -> Piece:
 
     # A schedule may return an array, an array may have an entry for each component.
     alike = not callable(xi) and all(jnp.ndim(x) == 0 for x in jax.tree.leaves(xi))
-    return Piece(optax.init_empty_state, update, component_wise=alike)
+    return Piece(no_state, update, component_wise=alike)
 
 
 def _censor_leaf(v, change, xi):

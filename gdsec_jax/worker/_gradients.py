@@ -12,6 +12,7 @@ from gdsec_jax.worker._piece import Piece, as_piece, check_unbiased, variance_of
 from gdsec_jax.worker._vectors import needed
 
 
+@_trees.state
 class MomentumState(NamedTuple):
     """State of `momentum`."""
 
@@ -19,6 +20,7 @@ class MomentumState(NamedTuple):
     begun: jax.Array  # bool []: whether a gradient was seen
 
 
+@_trees.state
 class GradientChangeState(NamedTuple):
     """State of `gradient_change`."""
 

@@ -12,6 +12,7 @@ from gdsec_jax.worker._piece import Piece
 WORKER_AXIS = "workers"  # what `federate` calls its axis, for sums over all workers
 
 
+@_trees.state
 class LowRankState(NamedTuple):
     """State of `low_rank` and `power_sgd`; a leaf that is no matrix has ()."""
 
@@ -19,6 +20,7 @@ class LowRankState(NamedTuple):
     packing: Packing  # the factors that travel
 
 
+@_trees.state
 class _Factors(NamedTuple):
     left: jax.Array  # [rows, r]
     right: jax.Array  # [columns, r]
@@ -113,6 +115,8 @@ def _power_iteration(rank: int, key, factorise, sums_over_workers: bool):
     _checks.integer("rank", rank, 1)
 
     def init(params):
+        if _trees.stand_in(params):
+            return 0
         leaves = jax.tree.leaves(params)
         keys = jax.random.split(_trees.as_key(key), max(len(leaves), 1))
         right, payload = [], []

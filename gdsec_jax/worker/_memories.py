@@ -11,6 +11,7 @@ from gdsec_jax.worker._piece import Piece, as_piece
 from gdsec_jax.worker._vectors import arrived, as_it_travels
 
 
+@_trees.state
 class ErrorFeedbackState(NamedTuple):
     """State of `error_feedback`."""
 
@@ -18,6 +19,7 @@ class ErrorFeedbackState(NamedTuple):
     compressor: optax.OptState
 
 
+@_trees.state
 class GradientDifferenceState(NamedTuple):
     """State of `gradient_difference`."""
 
@@ -25,6 +27,7 @@ class GradientDifferenceState(NamedTuple):
     compressor: optax.OptState
 
 
+@_trees.state
 class AcknowledgedState(NamedTuple):
     """State of `gradient_difference` with a max_delay."""
 

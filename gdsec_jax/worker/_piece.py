@@ -70,6 +70,12 @@ class Piece(optax.GradientTransformationExtraArgs):
         return self
 
 
+def no_state(params: Any) -> tuple[()]:
+    """The `init` of a piece without a state: of no library's type."""
+    del params
+    return ()
+
+
 def declare(
     piece: optax.GradientTransformation,
     *,

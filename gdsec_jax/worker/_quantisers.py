@@ -7,7 +7,7 @@ from typing import get_args
 import jax
 import jax.numpy as jnp
 
-from gdsec_jax import _checks
+from gdsec_jax import _checks, _trees
 from gdsec_jax.wire import Code, Packing
 from gdsec_jax.worker import _vectors
 from gdsec_jax.worker._piece import Piece
@@ -216,8 +216,11 @@ def _scaled(
     _checks.one_of("scope", scope, get_args(Scope))
 
     def init(params):
+        if _trees.stand_in(params):
+            return 0
         number = len(lengths(params, scope))
-        return Packing(code._replace(num_scales=number), jnp.zeros(number, jnp.float32))
+        scales = jnp.zeros(number, jnp.float32) if number else ()
+        return Packing(code._replace(num_scales=number), scales)
 
     def update(updates, state, params=None, **extra_args):
         like = extra_args.get("like") if params is None else params
@@ -235,8 +238,8 @@ def _scaled(
             scales.append(scale)
             # One product of two numbers: the same on any machine that decodes it.
             messages.append(scale.astype(v.dtype) * multiples)
-        packing = Packing(state.code, jnp.asarray(scales, jnp.float32))
-        return tree_of(messages, updates, scope), packing
+        scales = jnp.asarray(scales, jnp.float32) if scales else ()
+        return tree_of(messages, updates, scope), Packing(state.code, scales)
 
     return Piece(init, update, variance=variance)
 

@@ -6,12 +6,11 @@ from typing import get_args
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.typing import DTypeLike
 
 from gdsec_jax import _checks, _trees
 from gdsec_jax.wire import Code, Packing
-from gdsec_jax.worker._piece import Piece
+from gdsec_jax.worker._piece import Piece, no_state
 from gdsec_jax.worker._vectors import Scope, needed, tree_of, variance_by, vectors
 
 
@@ -49,7 +48,7 @@ def top_k(k: float, *, scope: Scope = "message") -> Piece:
         ]
         return _keep(updates, chosen, scope), state
 
-    return Piece(optax.init_empty_state, update)
+    return Piece(no_state, update)
 
 
 def random_k(k: float, *, scaled: bool = True, scope: Scope = "message") -> Piece:
@@ -104,7 +103,7 @@ def random_k(k: float, *, scaled: bool = True, scope: Scope = "message") -> Piec
         return length / number_of(k, length) - 1
 
     variance = variance_by(omega, scope) if scaled else None
-    return Piece(optax.init_empty_state, update, variance=variance)
+    return Piece(no_state, update, variance=variance)
 
 
 def whole() -> Piece:

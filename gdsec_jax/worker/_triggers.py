@@ -23,6 +23,7 @@ from gdsec_jax.worker._vectors import (
 MOST_SKIPS = 100  # rounds in a row without an upload, in LAQ
 
 
+@_trees.state
 class FirstWholeState(NamedTuple):
     """State of `first_whole`."""
 
@@ -31,6 +32,7 @@ class FirstWholeState(NamedTuple):
     compressor: optax.OptState
 
 
+@_trees.state
 class LAQState(NamedTuple):
     """State of `laq`."""
 
@@ -39,6 +41,7 @@ class LAQState(NamedTuple):
     quantiser: optax.OptState
 
 
+@_trees.state
 class CLAGState(NamedTuple):
     """State of `clag`."""
 

@@ -183,7 +183,7 @@ def test_keeps_dtypes_and_memories_at_least_in_float32(method, dtype, x64):
     chex.assert_trees_all_equal_dtypes(final, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(after[0], state)
     assert {x.dtype.name for x in jax.tree.leaves(updates)} == {dtype}
-    wide = jnp.promote_types(dtype, jnp.float32)
+    wide = _trees.widest(dtype, jnp.float32)
     if method.memory:
         assert {x.dtype for x in _memories(state)} == {wide}
         small = method.make(3, state_dtype=jnp.bfloat16)
@@ -296,6 +296,7 @@ def test_an_entry_of_a_memory_that_overflows_is_lost_alone():
         pytest.param("float32", 1e-5, server.running, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.has_nans
 def test_conservation_in_few_bits_with_absent_and_dropped_workers(
     dtype, tolerance, make_server
 ):
@@ -367,6 +368,7 @@ def test_a_worker_that_is_not_finite_is_absent(method):
         chex.assert_trees_all_equal(total, absent[0])
 
 
+@pytest.mark.has_nans
 @methods(lambda method: method.whole_first, dear=True)
 def test_a_nan_is_sent_if_one_asks_for_it(method):
     params = jnp.ones(3)
@@ -380,6 +382,7 @@ def test_a_nan_is_sent_if_one_asks_for_it(method):
 # Inside optax.
 
 
+@pytest.mark.promotes  # adam does
 @methods(dear=True, core=("gdsec",))
 def test_in_a_chain_with_clipping_and_adam(method):
     params = tree_params()
@@ -498,6 +501,7 @@ def test_partition_adds_up_the_parts():
     assert np.all(sent.participants)
 
 
+@pytest.mark.promotes  # MultiSteps does
 def test_apply_if_finite_and_multi_steps_behind():
     params = jnp.zeros(4)
     grads = random_gradients(params, 3, seed=13, rounds=4)

@@ -266,6 +266,42 @@ def test_check_masked_and_wrong_number_of_workers():
         gdsec_jax.check(gdsec_jax.gd(3), jnp.zeros(2), 4)
 
 
+MIXED = {"a": jnp.zeros(3, jnp.bfloat16), "b": jnp.zeros((2, 2))}
+
+
+def injected(make):
+    return optax.inject_hyperparams(make)(learning_rate=0.1)
+
+
+@pytest.mark.parametrize(
+    ("behind", "message"),
+    [
+        (
+            injected(optax.adam),
+            r"^state\[1\].*\.mu\['a'\] is bfloat16 at first and flo",
+        ),
+        (injected(optax.lars), r"^state\[1\].*\.trace\['a'\] is bfloat16 at first and"),
+        (
+            injected(optax.novograd),
+            "^the stage scale_by_novograd fails in an update: cond branches must have",
+        ),
+        (
+            optax.masked(optax.sgd(0.1), {"c": True}),
+            "^the stage masked cannot begin with these parameters: pytree structure",
+        ),
+        (
+            optax.GradientTransformation(optax.init_empty_state, lambda u, s, p: 1 / 0),
+            "^the stage chain fails in an update: division by zero$",
+        ),
+    ],
+)
+def test_check_blames_the_stage_and_not_the_axis(behind, message):
+    optimizer = optax.chain(gdsec_jax.gd(3), behind)
+    with pytest.raises(ValueError, match=message) as caught:
+        gdsec_jax.check(optimizer, MIXED, 3)
+    assert "workers" not in str(caught.value)
+
+
 def test_check_computes_nothing():
     shapes = jax.ShapeDtypeStruct((2**30,), jnp.float32)
     gdsec_jax.check(gdsec_jax.gdsec(4, xi=1.0), shapes, 4)

@@ -118,6 +118,7 @@ def test_a_huge_ratio_judges_nobody():
 
 
 NAN, INF = np.nan, np.inf
+NONE = -1.0  # of a norm: it is not known
 # By name: the norms of a round, those known before, who computes; who is accepted, and
 # the norms known then.
 RULE = {
@@ -144,16 +145,16 @@ RULE = {
     ),
     "not finite, at first": (
         *([1.0, 2.0, 3.0, NAN, INF], None, None),
-        *([True, True, True, True, False], [1.0, 2.0, 3.0, NAN, NAN]),
+        *([True, True, True, True, False], [1.0, 2.0, 3.0, NONE, NONE]),
     ),
     "most not finite": (
         *([NAN, INF, 1.0], None, None),
-        *([True, False, True], [NAN, NAN, 1.0]),
+        *([True, False, True], [NONE, NONE, 1.0]),
     ),
-    "none finite": ([NAN] * 3, None, None, [True] * 3, [NAN] * 3),
+    "none finite": ([NAN] * 3, None, None, [True] * 3, [NONE] * 3),
     "who does not compute is known by its last norm": (
-        *([1e9, 1.0, 1.0], [4.0, 2.0, NAN], [False, True, False]),
-        *([False, True, True], [4.0, 1.0, NAN]),
+        *([1e9, 1.0, 1.0], [4.0, 2.0, NONE], [False, True, False]),
+        *([False, True, True], [4.0, 1.0, NONE]),
     ),
     "a norm is held against those known of the others": (
         *([1e9, 1.0, 1.0], [0.001, 2.0, 0.001], [False, True, False]),

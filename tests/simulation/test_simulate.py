@@ -394,6 +394,10 @@ REFUSED = [
                 r"is 'folder', expected gdsec_jax.Checkpoints\(path, every\) or None.",
             ),
             ({"observe": True}, "observe is True, expected a function"),
+            *(
+                ({"attributes": {"a": own}}, "attributes is .*, expected what JSON can")
+                for own in (b"ab", 1j, np.bytes_(b"ab"), {1}, [np.complex64(1)])
+            ),
             (
                 {"observe": lambda now: now.params},
                 "observe returns .*, expected a dict from names to arrays",
@@ -434,6 +438,50 @@ def test_a_wrapper_behind_the_algorithm_is_fine():
     )
     history = simulate(toy(), optimizer, TOY_ROUNDS)
     np.testing.assert_array_equal(history.bits, run_toy().bits)
+
+
+VALUE_STAGES = {
+    "polyak": lambda: optax.polyak_sgd(max_learning_rate=1.0),
+    "plateau": lambda: optax.chain(
+        optax.sgd(0.3), optax.contrib.reduce_on_plateau(patience=2, rtol=0.3)
+    ),
+    "lbfgs": lambda: optax.lbfgs(),
+}
+
+
+@pytest.mark.promotes  # reduce_on_plateau and lbfgs do
+@pytest.mark.parametrize("stage", VALUE_STAGES)
+@pytest.mark.parametrize("worker_batch", slow_but([None], [None, 2]))
+def test_a_stage_is_told_the_value_that_it_asks_for(stage, worker_batch, x64):
+    """The course is that of the stage alone, told of f by hand."""
+    x, y = np.random.default_rng(0).standard_normal((2, 40, 4))
+    problem = problems.ridge(x, y[:, 0], 4, regularization=0.1)
+    alone = VALUE_STAGES[stage]()
+    optimizer = optax.chain(gdsec_jax.gd(4), alone)
+    gdsec_jax.check(optimizer, problem.init_params, 4, worker_batch)
+    told = simulate(problem, optimizer, 12, worker_batch=worker_batch)
+
+    def f(theta):
+        residual = jnp.asarray(x) @ theta - y[:, 0]
+        return (residual @ residual) / 80 + 0.05 * theta @ theta
+
+    @jax.jit
+    def one(theta, state):
+        value, grad = jax.value_and_grad(f)(theta)
+        step, state = alone.update(
+            grad, state, theta, value=value, grad=grad, value_fn=f
+        )
+        return optax.apply_updates(theta, step), state
+
+    theta = jnp.zeros(4)
+    state, values = alone.init(theta), []
+    for _ in range(12):
+        theta, state = one(theta, state)
+        values.append(float(f(theta)))
+    np.testing.assert_allclose(told.params, theta, rtol=1e-8, atol=1e-12)
+    errors = np.array(values) - float(problem.optimum)
+    np.testing.assert_allclose(told.objective_error, errors, rtol=1e-6, atol=1e-14)
+    assert errors[-1] < 0.5 * told.initial_error
 
 
 # Participation, evaluations, both ways, and the log

@@ -8,7 +8,7 @@ import oracle_rivals
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inside import _formats, _uploads
+from inside import _formats, _trees, _uploads
 from messages import COSTS
 
 from gdsec_jax import wire
@@ -103,10 +103,10 @@ def test_totals_pass_32_bits_without_x64():
     length = 2**31 - 1
     shape = jax.ShapeDtypeStruct((length,), jnp.float32)
     sizes = np.int32([[length], [1], [0]])
-    runs, no = np.uint32([[2**32 - 1], [7], [1]]), np.zeros(3, bool)
+    runs, no = (np.uint32([2**32 - 1, 7, 1]),), np.zeros(3, bool)
 
     def uploads(form, sizes=sizes):
-        return Uploads(sizes, runs, no, layout_of(shape, form))
+        return Uploads(sizes, runs, no, _trees.as_structure(layout_of(shape, form)))
 
     assert uploads("dense").bits().dtype == np.int64
     coo = [31 + length * (32 + 31), 31 + 32 + 31, 0]
@@ -136,7 +136,7 @@ def test_bits_inside_a_compiled_function():
 def test_entropy_of_one_entry_is_its_index(length):
     layout = layout_of(jax.ShapeDtypeStruct((length,), jnp.float32), "entropy")
     one, no = np.ones(1, np.int32), np.zeros((), bool)
-    uploads = Uploads(one, np.zeros(0, np.uint32), no, layout)
+    uploads = Uploads(one, (), no, _trees.as_structure(layout))
     assert uploads.bits() == 32 + (length - 1).bit_length()
 
 

@@ -186,6 +186,18 @@ def test_silent_factors_have_no_bytes(method):
         assert round_trip(message, "rle") == b""
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+def test_a_message_is_flushed_as_a_round_does_it(dtype, x64):
+    update = (
+        jnp.asarray([-0.0, 1.0, -3.0], dtype)
+        .at[2]
+        .set(-jnp.finfo(dtype).tiny / jnp.asarray(2, dtype))
+    )
+    message = wire.message_of(update, ())
+    assert message.values.tobytes() == np.asarray([0, 1, 0], dtype).tobytes()
+    assert round_trip(message, "bitmap")
+
+
 @pytest.mark.usefixtures("recorded")
 @slow
 @pytest.mark.parametrize("name", ["coo", "golomb"])

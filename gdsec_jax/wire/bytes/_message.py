@@ -48,12 +48,13 @@ def message_of(update: Any, state: Any) -> Message:
     """The message of a worker's pipeline, on the host, ready for `encode`.
 
     Args:
-      update: what the pipeline returned, flushed and in the parameters' dtypes.
+      update: what the pipeline returned, in the parameters' dtypes.
       state: of the pipeline after it, for this one worker.
 
     Returns:
       A `Message`: its values are the update, or what travels in its stead, such as the
-      factors of `worker.low_rank`.
+      factors of `worker.low_rank`. Subnormal numbers and -0.0 are 0, as in `wire.flush`
+      and in rounds of `federate`: no message carries them.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -67,16 +68,26 @@ def message_of(update: Any, state: Any) -> Message:
     """
     packing, whole = packing_of(state), bool(whole_of(state))
     if packing is None or (whole and packing.payload is None):
-        return Message(jax.tree.map(np.asarray, update), whole=whole)
+        return Message(jax.tree.map(_flushed, update), whole=whole)
     travels = update if packing.payload is None else packing.payload
     if not any(np.any(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(update)):
         # Factors need not be zero where their product is.
         travels = jax.tree.map(np.zeros_like, travels)
     return Message(
-        jax.tree.map(np.asarray, travels),
+        jax.tree.map(_flushed, travels),
         packing.code,
-        np.asarray(packing.scales),
+        np.asarray(packing.scales, np.float32),
         whole,
+    )
+
+
+def _flushed(leaf: Any) -> np.ndarray:
+    """On the host, as `wire.flush` of its dtype."""
+    array = np.asarray(leaf)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return array
+    return np.where(np.abs(array) < jnp.finfo(array.dtype).tiny, 0, array).astype(
+        array.dtype
     )
 
 
