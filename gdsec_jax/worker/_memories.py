@@ -1,6 +1,6 @@
 """The two memories a worker can keep: of what it did not send, and of what it sent."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -151,10 +151,11 @@ def _acknowledged(at_once: Piece, beta_for, max_delay: int) -> Piece:
     """A memory h that moves when the message has arrived."""
 
     def init(params):
-        known = at_once.init(params)
+        known: Any = at_once.init(params)
         return AcknowledgedState(known, _trees.repeat(known.memory, max_delay))
 
     def update(updates, state, params=None, **extra_args):
+        new: Any
         u, new = at_once.update(updates, state.known, params, **extra_args)
         known, under_way = rested(state)
         moves = optax.tree.zeros_like(known.memory)
