@@ -62,13 +62,14 @@ def section_of(
     table: pd.DataFrame | None = None,
     claims: Sequence[report.Claim] = (),
     chosen: pd.DataFrame | None = None,
+    note: str = "",
 ) -> report.Section:
-    """A section with what the config says of it."""
+    """A section with what the config says of it, and the problem of its optimum."""
     config = study.config
     return report.Section(
         name=study.name,
         title=f"({config.letter}) {config.title}" if config.letter else config.title,
-        text=" ".join([*config.text.split(), _of_the_data(config)]),
+        text=" ".join([*config.text.split(), _of_the_data(config), note]).strip(),
         panels=tuple(panels),
         table=table,
         data=data,
@@ -112,6 +113,7 @@ def section_of_runs(
         table=costs(runs),
         claims=claims(runs),
         chosen=how_chosen(study.config, runs.problem),
+        note=runs.problem.note,
         seconds=seconds(),
     )
 
@@ -212,7 +214,8 @@ def fails_without_correction(
         return report.Claim(text, False, _never(ours))
     if without is None:
         last = runs.histories[label]
-        measured = f"{label} ends at {last.objective_error[-1]:.1e}, {last.outcome}"
+        end = last.in_words(last.objective_error[-1], ".1e")
+        measured = f"{label} ends at {end}, {last.outcome}"
         return report.Claim(text, True, measured)
     ratio = without.rounds / with_it.rounds
     measured = f"{label} needs {ratio:.2f} times the rounds of {ours}"
@@ -248,8 +251,14 @@ def tidy(swept: Mapping[str, xr.Dataset]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def logarithmic(axes: matplotlib.axes.Axes, which: str) -> None:
-    """Logarithmic "x", "y" or "xy", where there are data that have a place on it."""
+def logarithmic(axes: matplotlib.axes.Axes, which: str, floor: float = -np.inf) -> None:
+    """Logarithmic "x", "y" or "xy", where there are data that have a place on it.
+
+    Curves of errors are raised to a floor, the least that can be told from 0.
+    """
+    if floor > 0:
+        for line in axes.get_lines():
+            line.set_ydata(np.maximum(np.asarray(line.get_ydata(), float), floor))
     limits = {"x": axes.dataLim.intervalx, "y": axes.dataLim.intervaly}
     for name in which:
         if np.isfinite(limits[name]).all() and limits[name][1] > 0:

@@ -35,7 +35,7 @@ def section(study: figures.Study) -> report.Section:
             level = config.target * float(gd["initial_error"])
             parts.target_line(axes, level)
             axes.set(xlabel=label, ylabel="objective error")
-            parts.logarithmic(axes, "y")
+            parts.logarithmic(axes, "y", tuning.resolution_of(gd))
             top = 100 * float(gd["initial_error"])
             axes.set_ylim(top=min(axes.get_ylim()[1], top))
 

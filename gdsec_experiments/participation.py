@@ -60,9 +60,10 @@ def _errors(runs, labels, title):
             style = _style(label) | {"label": label + ended}
             axes.plot(history.total_bits, history.objective_error, **style)
         parts.target_line(axes, runs.target_error)
+        floor = runs.problem.resolution
         axes.set(xlabel=f"uploaded bits, all workers ({runs.config.wire_name()})")
         axes.set(ylabel="objective error", title=title)
-        parts.logarithmic(axes, "xy")
+        parts.logarithmic(axes, "xy", floor)
         first = runs.histories["GD"].initial_error
         axes.set_ylim(top=min(axes.get_ylim()[1], 10 * first))
 

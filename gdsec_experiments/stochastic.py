@@ -58,7 +58,8 @@ def _panel(swept, methods, target, x, label):
         level = target * float(next(iter(swept.values()))["initial_error"].max())
         parts.target_line(axes, level)
         axes.set(xlabel=label, ylabel="objective error")
-        parts.logarithmic(axes, "y")
+        floor = max(map(tuning.resolution_of, swept.values()))
+        parts.logarithmic(axes, "y", floor)
         if x != "eval_round":
             parts.logarithmic(axes, "x")
 

@@ -11,7 +11,7 @@ import pandas as pd
 from gdsec_experiments import _parts as parts
 from gdsec_jax import Uplink, simulate, sweep
 from gdsec_jax.study import config as configs
-from gdsec_jax.study import experiment, figures, report
+from gdsec_jax.study import experiment, figures, report, tuning
 
 COSTS = {"total_time_s": "seconds", "total_energy_j": "joules"}
 SNRS_DB = (0.0, 10.0, 20.0)
@@ -101,7 +101,7 @@ def _panel(swept, names, cost, snr, target):
             axes.plot(*_in_windows(one[cost], one["objective_error"]), **style)
         parts.target_line(axes, target)
         axes.set(xlabel=COSTS[cost], ylabel="objective error", title=f"{snr:g} dB")
-        parts.logarithmic(axes, "xy")
+        parts.logarithmic(axes, "xy", tuning.resolution_of(swept["GD"]))
         first = float(swept["GD"]["initial_error"][0])
         axes.set_ylim(top=min(axes.get_ylim()[1], 10 * first))
 

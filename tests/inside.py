@@ -18,6 +18,8 @@ from gdsec_jax.federation._controller import ControlState as ControlState
 from gdsec_jax.files import _netcdf as _netcdf
 from gdsec_jax.files import _whole as _whole
 from gdsec_jax.problems import _constants as _constants
+from gdsec_jax.problems import _lasso as _lasso
+from gdsec_jax.problems import _optima as _optima
 from gdsec_jax.problems import _sparse as _sparse
 from gdsec_jax.problems._rounds import batch_of as batch_of
 from gdsec_jax.server import _sum as _sum

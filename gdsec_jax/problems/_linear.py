@@ -2,6 +2,7 @@
 
 import functools
 import reprlib
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import scipy
 
-from gdsec_jax import _checks, data
-from gdsec_jax.data._dataset import complete, is_real, real
+from gdsec_jax import _checks, _trees, data
+from gdsec_jax.data._dataset import canonical, complete, is_real, real
 from gdsec_jax.problems import _constants
+from gdsec_jax.problems._optima import Optimum
 from gdsec_jax.problems._problem import ErrorMeasure, Problem
 from gdsec_jax.problems._sparse import SparseFeatures, sparse_features, weighted_loss
 
@@ -68,7 +70,7 @@ def quadratic(params, gram: Gram, samples):
     derivative by them would be 0, and is refused.
     """
     del samples
-    d = params - gram.center
+    d = params.astype(gram.center.dtype) - gram.center
     return gram.value + jnp.vdot(gram.slope + _times(gram.hessian, d) / 2, d)
 
 
@@ -76,8 +78,9 @@ def quadratic(params, gram: Gram, samples):
 def _quadratic_jvp(primals, tangents):
     (params, gram, _), (change, *of_data) = primals, tangents
     _checks.derivatives_by_params_alone(of_data)
-    gradient = _times(gram.hessian, params) - gram.linear
-    return quadratic(*primals), jnp.vdot(gradient, change)
+    wide = gram.linear.dtype
+    gradient = _times(gram.hessian, params.astype(wide)) - gram.linear
+    return quadratic(*primals), jnp.vdot(gradient, change.astype(wide))
 
 
 def _times(hessian, x):
@@ -85,7 +88,11 @@ def _times(hessian, x):
 
 
 class LinearData(NamedTuple):
-    """A worker's data; of all workers, each leaf has the axis M in front."""
+    """A worker's data; of all workers, each leaf has the axis M in front.
+
+    All but the features is in float32 at least, and so is what is computed of them:
+    float16 has no place for a weight of 1/N, nor for the sum of N losses.
+    """
 
     shards: data.Shards  # features [n, D], targets [n], weight [n]
     regularization: jax.Array  # lambda / M
@@ -100,13 +107,14 @@ def linear_loss(phi: Callable, penalty: Callable | None) -> Callable:
     sparse_loss = weighted_loss(phi)
 
     def dense_loss(params, shards):
-        highest = jax.lax.Precision.HIGHEST
-        z = jnp.matmul(shards.features, params, precision=highest)
+        features = shards.features.astype(params.dtype)
+        z = jnp.matmul(features, params, precision=jax.lax.Precision.HIGHEST)
         return jnp.sum(shards.weight * phi(z, shards.targets))
 
     def worker_loss(params, worker: LinearData):
         if worker.gram is not None:
             return quadratic(params, worker.gram, worker.shards)
+        params = params.astype(_trees.widest(params.dtype, jnp.float32))
         sparse = isinstance(worker.shards.features, SparseFeatures)
         loss = (sparse_loss if sparse else dense_loss)(params, worker.shards)
         return (
@@ -130,6 +138,11 @@ class Samples(NamedTuple):
     regularization: float
     dtype: np.dtype  # of the arrays on the device
 
+    @property
+    def numbers(self) -> np.ndarray:
+        """The targets as the device will have them, in float64."""
+        return _stored(self.targets, _trees.widest(self.dtype, jnp.float32))
+
 
 def samples(
     features: Any, targets, num_workers, regularization, split, seed, dtype
@@ -142,10 +155,11 @@ def samples(
     _checks.dtype("dtype", dtype, "a floating-point dtype")
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     if scipy.sparse.issparse(features):
-        features = scipy.sparse.csr_array(features, dtype=np.float64)
-        values = features.data
+        features = canonical(features)
+        given = features.data
     else:
-        features = values = features.astype(np.float64)
+        given = features
+    values = _stored(given, dtype)
     targets = complete("targets", targets)
     if features.ndim != 2 or min(features.shape) == 0:
         raise ValueError(f"features has shape {features.shape}, expected [N, D].")
@@ -154,25 +168,37 @@ def samples(
             f"targets has shape {targets.shape}, expected ({features.shape[0]},): one "
             "for each row of features."
         )
-    numbers = [("features", values)]
+    numbers = [("features", given, values)]
     if is_real(targets.dtype):  # labels may be words
-        numbers.append(("targets", targets))
-    for name, array in numbers:
-        bad = np.argwhere(~np.isfinite(array))
+        numbers.append(("targets", targets, targets))
+    for name, array, stored in numbers:
+        bad = np.argwhere(~np.isfinite(stored))
         if bad.size:
             where, value = bad[0], array[tuple(bad[0])]
-            if array is values and scipy.sparse.issparse(features):
+            if array is given and scipy.sparse.issparse(features):
                 coordinates = features.tocoo()
                 where = coordinates.row[where[0]], coordinates.col[where[0]]
+            of = f" of {dtype}" if np.isfinite(value) else ""
             raise ValueError(
                 f"{name} holds {value} at [{', '.join(map(str, where))}], expected "
-                "finite numbers."
+                f"finite numbers{of}."
             )
+    if scipy.sparse.issparse(features):
+        kept = (values, features.indices, features.indptr)
+        features = scipy.sparse.csr_array(kept, features.shape)
+    else:
+        features = values
     if regularization is None:
         regularization = 1.0 / targets.shape[0]
     _checks.number_in_range("regularization", regularization, 0.0, _checks.LARGEST)
     parts = parts_of(split, targets, num_workers, seed)
     return Samples(features, targets, parts, float(regularization), dtype)
+
+
+def _stored(array: np.ndarray, dtype) -> np.ndarray:
+    """The numbers that the device will have, in float64: f is of them."""
+    with np.errstate(over="ignore"):  # an infinity is told of
+        return array.astype(dtype).astype(np.float64, copy=False)
 
 
 def parts_of(split, targets: np.ndarray, num_workers: int, seed: int):
@@ -214,25 +240,36 @@ def linear_problem(
     coordinate_curvature: float | None = None,  # along one coordinate, if it differs
     smooth_penalty: bool = True,  # whether lambda is part of L
     init_shape: tuple[int, ...],  # of the parameters, [D] or [D, C]
+    found: Optimum,
     measure: ErrorMeasure = "objective",
-    solution: np.ndarray | None = None,
-    optimum: float | None = None,
     quadratic: bool = False,  # as ridge regression
 ) -> Problem:
     """Put a problem together: its arrays on the device, and the constants of theory."""
     features, targets, parts = samples.features, samples.targets, samples.parts
     regularization, dtype = samples.regularization, samples.dtype
+    wide = _trees.widest(dtype, jnp.float32)
     num_samples, num_workers = targets.size, len(parts)
-    gram = None
-    # A gradient reads the samples twice, and H once.
-    shorter = max(len(part) for part in parts) > features.shape[1]
-    if quadratic and shorter and isinstance(features, np.ndarray):
-        gram = gram_of(features, targets, parts, regularization, solution, dtype)
+    gram: Any = None
+    solution: Any = found.solution
+    if solution is not None:
+        solution = solution.reshape(init_shape)
+    if note := found.note(name):
+        warnings.warn(note, RuntimeWarning, stacklevel=3)
     convexity = regularization if smooth_penalty else 0.0
 
     def smoothness(rows, share):
         norm = _constants.gram_norm(rows)
         return curvature * norm / num_samples + convexity * share
+
+    whole = smoothness(features, 1.0)
+    # A gradient reads the samples twice, and H once.
+    shorter = max(len(part) for part in parts) > features.shape[1]
+    if quadratic and shorter and isinstance(features, np.ndarray):
+        # Not where the rounding of H is much of what f is at zero.
+        length = np.linalg.norm(found.solution)
+        small = whole * length**2 <= 1e4 * np.mean(targets**2)
+        given = (features, targets, parts, regularization, solution, wide)
+        gram = gram_of(*given) if small else None
 
     columns = _constants.squared_columns(features) / num_samples
     columns = (coordinate_curvature or curvature) * columns + convexity
@@ -249,14 +286,20 @@ def linear_problem(
         worker_objective=worker_objective or worker_loss,
         measure=measure,
         worker_data=LinearData(
-            shards=jax.tree.map(lambda x: _to_device(x, dtype), shards),
-            regularization=jnp.full(num_workers, regularization / num_workers, dtype),
+            shards=data.Shards(
+                jax.tree.map(lambda x: _to_device(x, dtype), shards.features),
+                _to_device(shards.targets, wide),  # pyright: ignore
+                _to_device(shards.weight, wide),  # pyright: ignore
+            ),
+            regularization=jnp.full(num_workers, regularization / num_workers, wide),
             gram=gram,
         ),
         init_params=jnp.zeros(init_shape, dtype),
-        optimum=optimum,
+        optimum=found.value,
+        optimum_gap=found.gap,
+        note=note,
         solution=None if solution is None else jnp.asarray(solution, dtype),
-        smoothness=smoothness(features, 1.0),
+        smoothness=whole,
         worker_smoothness=np.array(
             [smoothness(features[part], 1 / num_workers) for part in parts]
         ),

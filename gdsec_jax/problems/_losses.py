@@ -10,8 +10,9 @@ import optax
 import scipy
 
 from gdsec_jax import _checks
-from gdsec_jax.problems import _constants
+from gdsec_jax.problems._lasso import solve_lasso
 from gdsec_jax.problems._linear import half_square, linear_loss, linear_problem, samples
+from gdsec_jax.problems._optima import Classes, Optimum, Squares, minimise
 from gdsec_jax.problems._problem import Problem
 
 # max over z, and y in [0, 1], of the second derivative of (y - sigma(z))^2 / 2
@@ -23,8 +24,10 @@ def _logistic(z, y):
 
 
 def _softmax(z, y):
-    picked = jnp.take_along_axis(z, y[:, None], axis=1)[:, 0]
-    return jax.nn.logsumexp(z, axis=1) - picked
+    # By differences of scores, and as log(1 + ...): no digits of a small loss are lost.
+    own = jnp.take_along_axis(z, y[:, None], axis=1)
+    others = jnp.where(jnp.arange(z.shape[1]) == y[:, None], -jnp.inf, z - own)
+    return jnp.logaddexp(0.0, jax.nn.logsumexp(others, axis=1))
 
 
 def _sigmoid_squares(z, y):
@@ -60,9 +63,11 @@ def ridge(
     .. math:: f_m(\theta) = \frac1{2N} \sum_{n \in S_m} (x_n \cdot \theta - y_n)^2
        + \frac{\lambda}{2M} |\theta|^2
 
-    :math:`L = \lambda_{\max}(X^T X)/N + \lambda`. The optimum is in closed form, by
-    conjugate gradients for D > 2,000. Where a worker has more than D samples, which are
-    dense, full gradients are computed from its [D, D] matrix :math:`X_m^T X_m`.
+    :math:`L = \lambda_{\max}(X^T X)/N + \lambda`. The optimum is that of the features
+    as the device has them, rounded to `dtype`, with a bound on its error, the duality
+    gap, in `optimum_gap`. Where a worker has more than D samples, which are dense, full
+    gradients are computed from its [D, D] matrix :math:`X_m^T X_m`, unless rounding it
+    would be seen.
 
     Args:
       features: [N, D], an array, or a scipy.sparse matrix, which stays sparse on the
@@ -72,8 +77,9 @@ def ridge(
       regularization: :math:`\lambda`, by default 1/N.
       split: how the samples are split: a word that `data.split` knows, or its result.
       seed: of the shuffled split.
-      dtype: of the arrays on the device; by default that of the features, float32
-        unless x64 is enabled.
+      dtype: of parameters, gradients and the features on the device; by default that
+        of the features, float32 unless x64 is enabled. Objectives and errors are in
+        float32 at least.
 
     Returns:
       A `Problem` that starts from zero.
@@ -81,6 +87,10 @@ def ridge(
     Raises:
       ValueError: shapes do not fit, a number is not finite, lambda is negative, or the
         split does not name each sample once.
+
+    Warns:
+      RuntimeWarning: the optimum may lie more than 1e-12 above the least value, or more
+        than that share of it: `Problem.note`.
 
     Examples:
       >>> import numpy as np
@@ -90,18 +100,14 @@ def ridge(
       (0.5, Array([0. , 0.5, 1. , 1.5], dtype=float32))
     """
     data = samples(features, targets, num_workers, regularization, split, seed, dtype)
-    x, y = data.features, data.targets.astype(np.float64)
-    solution = _constants.solve_ridge(x, y, data.regularization)
-    residual = x @ solution - y
+    x, y = data.features, data.numbers
     return linear_problem(
         "ridge",
         data._replace(targets=y),
         worker_loss=_ridge_loss,
         curvature=1.0,
         init_shape=x.shape[1:],
-        solution=solution,
-        optimum=residual @ residual / (2 * y.size)
-        + data.regularization / 2 * solution @ solution,
+        found=minimise(x, Squares(y), data.regularization),
         quadratic=True,
     )
 
@@ -122,12 +128,14 @@ def logistic(
        + \frac{\lambda}{2M} |\theta|^2
 
     :math:`L = \lambda_{\max}(X^T X)/4N + \lambda`. The optimum is found by Newton's
-    method, with conjugate gradients for D > 2,000.
+    method. With lambda = 0 there may be none, where a plane separates the labels or
+    some of them: then the optimum is the infimum, 0 if it separates all, the solution
+    is None, and the warning says so.
 
     Args:
       targets: [N], of two different values; the lower becomes -1.
 
-    Further Args, Returns, Raises: as in `ridge`.
+    Further Args, Returns, Raises, Warns: as in `ridge`.
 
     Examples:
       >>> import numpy as np
@@ -142,18 +150,19 @@ def logistic(
         raise ValueError(
             f"targets of logistic regression must have two values, got {labels.size}."
         )
-    x, lam = data.features, data.regularization
-    y = np.where(data.targets == labels[1], 1.0, -1.0)
-    solution = _constants.solve_logistic(x, y, lam)
-    losses = np.logaddexp(0, -y * (x @ solution))
+    x, y = data.features, np.where(data.targets == labels[1], 1.0, -1.0)
+    # Scores (0, z); the solution's first column is 0.
+    loss = Classes((y > 0).astype(int), np.array([[0.0, 1.0]]))
+    found = minimise(x, loss, data.regularization)
+    if found.solution is not None:
+        found = found._replace(solution=found.solution[:, 1])
     return linear_problem(
         "logistic",
         data._replace(targets=y),
         worker_loss=_logistic_loss,
         curvature=0.25,
-        init_shape=solution.shape,
-        solution=solution,
-        optimum=losses.mean() + lam / 2 * solution @ solution,
+        init_shape=x.shape[1:],
+        found=found,
     )
 
 
@@ -174,13 +183,12 @@ def softmax(
        + \frac{\lambda}{2M} |\theta|^2
 
     :math:`L = \lambda_{\max}(X^T X)/2N + \lambda`; along a coordinate the second
-    derivative is at most a quarter. The optimum is found by Newton's method with
-    conjugate gradients.
+    derivative is at most a quarter. The optimum, or infimum, is as in `logistic`.
 
     Args:
       targets: [N], two labels or more, of any kind; sorted, they become 0 … C-1.
 
-    Further Args, Returns, Raises: as in `ridge`.
+    Further Args, Returns, Raises, Warns: as in `ridge`.
 
     Examples:
       >>> import numpy as np
@@ -193,19 +201,15 @@ def softmax(
     labels, y = np.unique(data.targets, return_inverse=True)
     if labels.size < 2:
         raise ValueError(f"targets must have two labels or more, got {labels.size}.")
-    x, lam = data.features, data.regularization
-    solution = _constants.solve_softmax(x, y, lam)
-    z = x @ solution
-    losses = scipy.special.logsumexp(z, axis=1) - z[np.arange(y.size), y]
+    loss = Classes(y, scipy.linalg.helmert(labels.size))
     return linear_problem(
         "softmax",
         data._replace(targets=y),
         worker_loss=_softmax_loss,
         curvature=0.5,
         coordinate_curvature=0.25,
-        init_shape=solution.shape,
-        solution=solution,
-        optimum=losses.mean() + lam / 2 * np.sum(solution**2),
+        init_shape=(data.features.shape[1], labels.size),
+        found=minimise(data.features, loss, data.regularization),
     )
 
 
@@ -225,15 +229,15 @@ def lasso(
     .. math:: f_m(\theta) = \frac1{2N} \sum_{n \in S_m} (x_n \cdot \theta - y_n)^2
        + \frac{\lambda}{M} |\theta|_1
 
-    :math:`L = \lambda_{\max}(X^T X)/N` is that of the smooth part. The optimum is
-    scikit-learn's coordinate descent, polished on the support that it finds.
+    :math:`L = \lambda_{\max}(X^T X)/N` is that of the smooth part. To the optimum
+    exact steps lead from where scikit-learn's coordinate descent ends.
 
     Args:
       proximal: False: the workers' gradients include the penalty's subgradient, with
         sign(0) = 0; at a fixed step the error then has a floor. True: they leave it
         out, and `proximal_l1` behind the step takes care of it.
 
-    Further Args, Returns, Raises: as in `ridge`.
+    Further Args, Returns, Raises, Warns: as in `ridge`.
 
     Examples:
       >>> import numpy as np
@@ -243,9 +247,7 @@ def lasso(
       Array([ 2.,  0., -1.,  0.], dtype=float32)
     """
     data = samples(features, targets, num_workers, regularization, split, seed, dtype)
-    x, y = data.features, data.targets.astype(np.float64)
-    solution = _constants.solve_lasso(x, y, data.regularization)
-    residual = x @ solution - y
+    x, y = data.features, data.numbers
     return linear_problem(
         "lasso",
         data._replace(targets=y),
@@ -254,9 +256,7 @@ def lasso(
         curvature=1.0,
         smooth_penalty=False,
         init_shape=x.shape[1:],
-        solution=solution,
-        optimum=residual @ residual / (2 * y.size)
-        + data.regularization * np.abs(solution).sum(),
+        found=solve_lasso(x, y, data.regularization),
     )
 
 
@@ -325,7 +325,7 @@ def nonlinear_least_squares(
     Args:
       targets: [N], in [0, 1].
 
-    Further Args, Returns, Raises: as in `ridge`.
+    Further Args, Returns, Raises, Warns: as in `ridge`.
 
     Examples:
       >>> import numpy as np
@@ -338,9 +338,10 @@ def nonlinear_least_squares(
     _checks.in_range("targets", data.targets, 0.0, 1.0)
     return linear_problem(
         "nonlinear_least_squares",
-        data._replace(targets=data.targets.astype(np.float64)),
+        data._replace(targets=data.numbers),
         worker_loss=_sigmoid_loss,
         curvature=_SIGMOID_SQUARES_CURVATURE,
         init_shape=data.features.shape[1:],
+        found=Optimum(),
         measure="gradient",
     )

@@ -45,7 +45,11 @@ class Problem:
         data that no worker has.
       worker_data: whatever f_m needs; every leaf [M, ...].
       init_params: theta^1.
-      optimum: f*; where it is None, `error` is f itself.
+      optimum: f*, or the least value that was found; where it is None, `error` is f
+        itself.
+      optimum_gap: a bound on optimum - f*, computed in float64; None of problems that
+        are not convex, or of the user's own.
+      note: a sentence on an optimum that is not exact, or not attained; else empty.
       solution: a minimiser.
       smoothness: L of f's smooth part; the step 1/L makes gradient descent converge.
       worker_smoothness: [M], L_m of each f_m.
@@ -69,6 +73,7 @@ class Problem:
     worker_data: PyTree
     init_params: PyTree
     optimum: Any = None
+    optimum_gap: Any = None
     solution: PyTree = None
     smoothness: Any = None
     worker_smoothness: Any = None
@@ -79,6 +84,7 @@ class Problem:
     local_learning_rate: Any = None
     measure_with: "MeasureWith | None" = field(default=None, metadata=_STATIC)
     held_out: PyTree = None
+    note: str = field(default="", metadata=_STATIC)
 
     def gradients(self, params: PyTree, key: jax.Array | None = None) -> PyTree:
         """What the workers send of theta, leaves [M, *param].
@@ -141,7 +147,11 @@ class Problem:
             gradient = self.over_workers(
                 jax.grad(self.worker_loss), params, worker_batch
             )
-            square: Any = sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradient))
+            leaves = [  # float16 has no place for small squares
+                g.astype(_trees.widest(g.dtype, jnp.float32))
+                for g in jax.tree.leaves(gradient)
+            ]
+            square: Any = sum(jnp.vdot(g, g) for g in leaves)
             return Measured(square, {})
         value = self.objective(params, worker_batch)
         return Measured(value if self.optimum is None else value - self.optimum, {})
@@ -172,14 +182,19 @@ class Problem:
 
     @property
     def resolution(self) -> float:
-        """The least error that rounding can tell from 0: of f - f* it is eps |f*|."""
+        """The least error that can be told from 0.
+
+        Of f - f* rounding leaves eps |f*|, and what is known of f* `optimum_gap`.
+        """
         if self.measure == "gradient":
             return 0.0
         if self.optimum is None:
             return -math.inf
         dtypes = map(jnp.result_type, jax.tree.leaves(self.init_params))
         eps = max(float(jnp.finfo(dtype).eps) for dtype in dtypes)
-        return eps * abs(float(self.optimum))
+        known = 0.0 if self.optimum_gap is None else float(self.optimum_gap)
+        rounding = eps * abs(float(self.optimum))
+        return max(rounding, known)
 
     @property
     def error_name(self) -> str:

@@ -85,7 +85,7 @@ def times(matrix: Segments, x, num_rows: int):
     """matrix @ x: [num_rows], or [num_rows, C] for x [columns, C]."""
     read = x.at[matrix.columns].get(mode="promise_in_bounds")
     values = matrix.values.reshape(matrix.values.shape + (1,) * (x.ndim - 1))
-    sums = jnp.sum(values * read, axis=1)
+    sums = jnp.sum(values.astype(x.dtype) * read, axis=1)
     if matrix.rows is None:
         return sums
     return jax.ops.segment_sum(

@@ -69,8 +69,10 @@ class History:
       params: theta after the last round.
       outcome: "completed", "target" (the target error was reached), "diverged", or
         "worsened": all rounds were run, to an error above the initial one.
-      attributes: what the run was: problem, error_name, wire, seconds, versions; and
-        what the caller adds, config and seed say. Values that JSON can hold.
+      attributes: what the run was: problem, error_name, wire, seconds, versions; how
+        good its optimum is, optimum_gap and note, and the least error that can be told
+        from 0, resolution; and what the caller adds, config and seed say. Values that
+        JSON can hold.
       format_bits: by name, int64 [K], what all workers' uploads of a round cost in the
         further formats that the algorithm's `wire.Format(also=...)` names.
       observed: by name, [K, ...], what `observe` returned in each round; of
@@ -116,7 +118,7 @@ class History:
         """What the run had cost when the error was first at most `error`.
 
         Args:
-          error: to reach. What lies below what rounding leaves, the run's "resolution",
+          error: to reach. What cannot be told from 0, below the run's "resolution",
             is never reached: what looks like it may be rounding.
           wire: a name of `format_bits`, in which bits are counted; by default the
             algorithm's own format.
@@ -145,6 +147,13 @@ class History:
             joules=total(self.energy_j),
         )
 
+    def in_words(self, error: float, form: str = ".3g") -> str:
+        """An error; below what can be told from 0 the bound on it that is known."""
+        floor = self.attributes.get("resolution", -np.inf)
+        if not error < floor:
+            return f"{error:{form}}"
+        return f"≤ {max(error, 0.0) + floor:{form}}"
+
     @property
     def norms(self) -> Mapping[str, np.ndarray]:
         """Deprecated: `observed`."""
@@ -166,7 +175,7 @@ class History:
         }[self.outcome]
         text = (
             f"{end} {self.num_rounds} rounds, {name} {self.initial_error:.3g} -> "
-            f"{last:.3g}, {int(self.bits.sum()):,} bits uploaded"
+            f"{self.in_words(last)}, {int(self.bits.sum()):,} bits uploaded"
         )
         if self.dropped.any():
             rounds = np.count_nonzero(self.dropped)

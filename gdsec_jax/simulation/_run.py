@@ -194,9 +194,9 @@ def evaluates(rounds, eval_every: int, num_rounds):
 
 def for_loop(problem: Problem) -> Problem:
     """What the loop needs of a problem; the rest would be copied, or compiled anew."""
-    unused = ("init_params", "solution", "regularization", "smoothness")
+    unused = ("init_params", "solution", "regularization", "smoothness", "optimum_gap")
     unused += ("worker_smoothness", "coordinate_smoothness")
-    return dataclasses.replace(problem, name="", **dict.fromkeys(unused))
+    return dataclasses.replace(problem, name="", note="", **dict.fromkeys(unused))
 
 
 _error = jax.jit(Problem.error, static_argnames="worker_batch")
@@ -219,8 +219,8 @@ def limits(problem: Problem, num_rounds: Any, stop: Stop, error: float) -> Limit
     target = stop.target_error
     if target is not None and not target >= problem.resolution:
         raise ValueError(
-            f"target_error is {target!r}, expected at least what rounding leaves "
-            f"of the {problem.error_name}, {problem.resolution:.2g}."
+            f"target_error is {target!r}, expected at least what can be "
+            f"told from 0 of the {problem.error_name}, {problem.resolution:.2g}."
         )
     measurable = error > max(problem.resolution, 0.0)
     factor = float(stop.divergence_factor)

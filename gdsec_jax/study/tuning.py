@@ -188,16 +188,21 @@ def _edges(axes: tuple[_grid.Axis, ...], setting: dict[str, Any]) -> str:
     return f"; {', '.join(names)} at the edge of the grid" if names else ""
 
 
+def resolution_of(swept: xr.Dataset) -> float:
+    """The least error of a sweep that can be told from 0."""
+    about = json.loads(swept.attrs.get("attributes", "{}"))
+    return about.get("resolution", -np.inf)
+
+
 def cost_to(swept: xr.Dataset, error: float) -> xr.Dataset:
     """What each setting had cost when its error was first at most this; inf if never.
 
-    As in `History.cost_to`, never too if the error lies below what rounding leaves. The
+    As in `History.cost_to`, never too if the error cannot be told from 0. The
     dataset has the grid's dimensions, and rounds, bits, broadcast_bits and
     gradient_evaluations in float64.
     """
-    about = json.loads(swept.attrs.get("attributes", "{}"))
-    resolution = about.get("resolution", -np.inf)
-    reached = (swept["objective_error"] <= error) & (error >= resolution)
+    known = error >= resolution_of(swept)
+    reached = (swept["objective_error"] <= error) & known
     first = reached.argmax("eval_round")
     names = ("bits", "broadcast_bits", "gradient_evaluations")
     totals = {name: swept[f"total_{name}"] for name in names}

@@ -126,6 +126,15 @@ def test_summary():
     assert on_a_link().summary().endswith(ends)
 
 
+def test_an_error_below_what_is_known_is_a_bound():
+    known = make(attributes={"resolution": 1.0})
+    words = {8.0: "8", 1.0: "1", 0.5: "≤ 1.5", -3.0: "≤ 1"}
+    assert {error: known.in_words(error) for error in words} == words
+    assert known.in_words(np.nan, ".2e") == "nan"
+    assert "error 8 -> ≤ 1.5, " in known.summary()
+    assert make().in_words(-1e-17, ".1e") == "-1.0e-17"  # then nothing is said of it
+
+
 # There and back
 
 

@@ -1,5 +1,7 @@
 """The figures: every module at toy size, and the claims of the paper at full size."""
 
+import contextlib
+import dataclasses
 import importlib
 import pickle
 
@@ -252,6 +254,23 @@ def test_a_claim_needs_the_rate_and_the_bits():
         assert claim(runs, "GD-SEC", "slow").holds is False
     assert without(runs, "all", "GD-SEC").holds is False
     assert more(runs, "all", "GD-SEC").holds is True
+
+
+def test_an_optimum_that_is_not_exact_is_said_with_the_figure(tmp_path, monkeypatch):
+    prepared, note = experiment.prepared, "ridge has an optimum that is not exact."
+
+    @contextlib.contextmanager
+    def of_little_worth(config):
+        with prepared(config) as problem:
+            yield dataclasses.replace(problem, note=note, optimum_gap=1e9)
+
+    monkeypatch.setattr(experiment, "prepared", of_little_worth)
+    config = toy("ridge")
+    config = config.model_copy(update={"methods": {"GD": config.methods["GD"]}})
+    study = figures.Study("ridge", config, tmp_path, QUIET, progress=False)
+    section = parts.section_of_runs(study, lambda runs: ())
+    assert section.text.endswith(f" {note}")
+    assert all(error.startswith("≤ 1.00e+09") for error in section.table["last error"])
 
 
 def test_the_heat_map_is_of_what_the_run_sends(tmp_path, x64):

@@ -97,7 +97,8 @@ def convergence_panels(
     """Error against rounds, and against uploaded bits: two panels of a `Section`.
 
     Both have the same range of errors, up to a hundred times the largest initial one:
-    above it is divergence.
+    above it is divergence. What lies below the least error that can be told from 0,
+    negative errors too, is drawn at it, and a line is.
 
     Args:
       histories: by label, or what has their errors, bits, outcome and attributes.
@@ -136,6 +137,10 @@ def convergence_panels(
             axes.axhline(level, color="0.6", linewidth=0.8, zorder=0, label="target")
         if drawn and 0 < ceiling < axes.get_ylim()[1]:  # the rest is divergence
             axes.set_ylim(top=ceiling)
+        floors = [curve.floor for curve in curves if curve.floor]
+        if floors:
+            line = {"color": "0.6", "linewidth": 0.8, "linestyle": ":", "zorder": 0}
+            axes.axhline(max(floors), **line, label="less is not known")
         axes.set_ylabel(str(first.attributes.get("error_name", "error")))
 
     def by_rounds(axes: matplotlib.axes.Axes) -> None:
@@ -162,6 +167,7 @@ class _Curve(NamedTuple):
     rounds: np.ndarray  # [J + 1], with the start
     errors: np.ndarray  # [J + 1]
     bits: np.ndarray  # [J]
+    floor: float  # of the errors, 0 if none is that small
     line: dict[str, Any]  # of matplotlib's plot
 
 
@@ -178,10 +184,14 @@ def _curves(
         start = np.append(0, shown + 1)
         if "marker" in line:  # ten of them, however long and noisy the curve is
             line["markevery"] = (shown.size // 20, max(1, shown.size // 10))
+        errors = np.append(history.initial_error, history.objective_error)[start]
+        floor = max(history.attributes.get("resolution", 0.0), 0.0)
+        below = errors < floor
         curve = _Curve(
             np.append(0, history.eval_rounds)[start],
-            _positive(np.append(history.initial_error, history.objective_error))[start],
+            _positive(np.where(below, floor, errors)),
             _positive(history.total_bits)[shown],
+            floor if below.any() else 0.0,
             line,
         )
         curves.append(curve)
@@ -275,7 +285,7 @@ def costs(
             row["lost"] = f"{0 if history.lost is None else history.lost.sum():,}"
         row["Mbit down"] = _millions(cost and cost.broadcast_bits)
         row["Mgrad"] = _millions(cost and cost.gradient_evaluations)
-        row["last error"] = f"{history.objective_error[-1]:.2e}"
+        row["last error"] = history.in_words(history.objective_error[-1], ".2e")
         rows.append(row | {"outcome": history.outcome})
     return pd.DataFrame(rows)
 

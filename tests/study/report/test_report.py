@@ -61,6 +61,20 @@ def test_evaluations_are_drawn_at_their_rounds():
     assert lines(by_bits)["GD"] == ([960, 1280], [0.1, 0.01])
 
 
+def test_below_what_is_known_all_errors_are_drawn_at_the_floor():
+    """A negative error vanishes on a logarithmic axis, and looks like a gap."""
+    histories = some()
+    histories["GD-SEC xi=3"].attributes["resolution"] = 0.3
+    for axes in draw(histories).axes:
+        drawn = lines(axes)
+        assert drawn["GD-SEC xi=3"][1][-2:] == [0.5, 0.3]
+        assert drawn["GD-SEC"][1][-1] == 0.05  # a run of another problem
+        assert drawn["less is not known"][1] == [0.3, 0.3]
+    histories["GD-SEC xi=3"].attributes["resolution"] = 1e-20
+    histories["GD-SEC xi=3"].objective_error[-1] = 1e-17  # nothing lies below
+    assert "less is not known" not in lines(draw(histories).axes[0])
+
+
 def test_methods_differ_in_colour_and_settings_in_dashes():
     for axes in draw().axes:
         drawn = {str(line.get_label()): line for line in axes.get_lines()}
@@ -117,6 +131,11 @@ def test_table_of_costs():
         ("GD-SEC xi=3", "3", "0.000", "46.67 %", *small),
         ("GD-SOEC", "never", "-", "-", "-", "-", "1.00e+12", "diverged"),
     ]
+    histories = some()
+    histories["GD-SEC xi=3"].attributes["resolution"] = 2e-9
+    table = report.target_table(histories, 1, title="", baseline="GD")
+    last = [row[-2] for row in cells(table)]
+    assert last == ["1.00e-02", "5.00e-02", "≤ 2.00e-09", "1.00e+12"]
 
 
 def test_the_table_fits_a_terminal():
