@@ -70,9 +70,9 @@ class History:
       outcome: "completed", "target" (the target error was reached), "diverged", or
         "worsened": all rounds were run, to an error above the initial one.
       attributes: what the run was: problem, error_name, wire, seconds, versions; how
-        good its optimum is, optimum_gap and note, and the least error that can be told
-        from 0, resolution; and what the caller adds, config and seed say. Values that
-        JSON can hold.
+        good its optimum is, optimum_gap and optimum_note, and the least error that can
+        be told from 0, resolution; and what the caller adds, config and seed say.
+        Values that JSON can hold.
       format_bits: by name, int64 [K], what all workers' uploads of a round cost in the
         further formats that the algorithm's `wire.Format(also=...)` names.
       observed: by name, [K, ...], what `observe` returned in each round; of

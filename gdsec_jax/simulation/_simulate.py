@@ -160,7 +160,7 @@ def simulate(
             "error_name": problem.error_name,
             "resolution": problem.resolution,
             "optimum_gap": problem.optimum_gap,
-            "note": problem.note,
+            "optimum_note": problem.note,
             "wire": [wire._asdict() for wire in wires],
             "seconds": saved.seconds,
             "versions": _environment.everything(),

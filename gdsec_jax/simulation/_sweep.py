@@ -167,7 +167,7 @@ def _about(plans: Sequence[Plan], axes: Sequence[_grid.Axis], common: Common):
         "problem": first.name,
         "error_name": first.error_name,
         "resolution": max(plan.problem.resolution for plan in plans),
-        "note": first.note,
+        "optimum_note": first.note,
         "num_rounds": common.num_rounds,
         "eval_every": common.options.eval_every,
         "target_error": common.stop.target_error,

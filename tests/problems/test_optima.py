@@ -237,7 +237,7 @@ def test_separable_classes_have_an_infimum_that_is_said(name, x64):
     assert problem.solution is None
     optimizer = optax.chain(gdsec_jax.gd(2), optax.sgd(1.0))
     history = gdsec_jax.simulate(problem, optimizer, 3)
-    assert history.attributes["note"] == problem.note
+    assert history.attributes["optimum_note"] == problem.note
     assert history.attributes["optimum_gap"] == 0.0
     assert 0 < history.objective_error[-1] < history.initial_error
 

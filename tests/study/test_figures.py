@@ -260,8 +260,8 @@ def test_an_optimum_that_is_not_exact_is_said_with_the_figure(tmp_path, monkeypa
     prepared, note = experiment.prepared, "ridge has an optimum that is not exact."
 
     @contextlib.contextmanager
-    def of_little_worth(config):
-        with prepared(config) as problem:
+    def of_little_worth(*given):
+        with prepared(*given) as problem:
             yield dataclasses.replace(problem, note=note, optimum_gap=1e9)
 
     monkeypatch.setattr(experiment, "prepared", of_little_worth)
