@@ -136,7 +136,7 @@ def peak_bytes() -> int:
 @pytest.mark.slow
 def test_a_set_of_rcv1s_shape(x64):
     before = peak_bytes()
-    _, x, y = data.sparse_binary(20_242, 47_236, 0.0016)
+    _, x, y, *_ = data.sparse_binary(20_242, 47_236, 0.0016)
     num_samples, length = x.shape
     parts = data.split(y, WORKERS)
     problem = problems.logistic(x, y, WORKERS, split=parts)
