@@ -49,6 +49,8 @@ def check(
       >>> gdsec_jax.check(optimizer, jnp.zeros(3), num_workers=5)
     """
     _checks.number_of_workers(num_workers)
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise ValueError(f"optimizer is {optimizer!r}, expected an optax chain.")
     optimizer = optax.with_extra_args_support(optimizer)
     shapes = jax.eval_shape(lambda p: jax.tree.map(jnp.asarray, p), params)
     grads = jax.tree.map(
