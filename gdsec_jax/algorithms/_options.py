@@ -75,7 +75,6 @@ def algorithm(options: type) -> Callable[[_Factory], _Factory]:
         ]
         names = [p.name for p in own + common]
 
-        @old_options
         @functools.wraps(factory)
         def checked(*arguments, **given):
             for name in given:
@@ -86,9 +85,10 @@ def algorithm(options: type) -> Callable[[_Factory], _Factory]:
                     )
             return factory(*arguments, **given)
 
-        checked.__signature__ = signature.replace(parameters=own + common)
-        checked.__doc__ = page(checked)
-        return checked
+        made: Any = old_options(checked)
+        made.__signature__ = signature.replace(parameters=own + common)
+        made.__doc__ = page(made)
+        return made
 
     return decorate
 

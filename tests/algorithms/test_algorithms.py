@@ -381,7 +381,9 @@ def test_a_nan_is_sent_if_one_asks_for_it(method):
 
 @methods()
 def test_an_unknown_option_is_said_of_its_method(method):
-    match = f"^{method.name} has no option 'levls', expected one of num_workers, .*wire,"
+    match = (
+        f"^{method.name} has no option 'levls', expected one of num_workers, .*wire,"
+    )
     with pytest.raises(TypeError, match=match):
         method.make(M, levls=3)
 
