@@ -1,5 +1,6 @@
 """What all algorithms have in common: their options, and the server's memory."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, TypedDict, TypeVar, get_type_hints
@@ -65,7 +66,6 @@ def algorithm(options: type) -> Callable[[_Factory], _Factory]:
     defaults |= dict(inspect.signature(difference_memory).parameters)
 
     def decorate(factory):
-        factory = old_options(factory)
         signature = inspect.signature(factory)
         own = [p for p in signature.parameters.values() if p.kind != p.VAR_KEYWORD]
         common = [
@@ -73,9 +73,22 @@ def algorithm(options: type) -> Callable[[_Factory], _Factory]:
             for name, hint in get_type_hints(options).items()
             if name not in signature.parameters
         ]
-        factory.__signature__ = signature.replace(parameters=own + common)
-        factory.__doc__ = page(factory)
-        return factory
+        names = [p.name for p in own + common]
+
+        @functools.wraps(factory)
+        def checked(*arguments, **given):
+            for name in given:
+                if name not in names:
+                    raise TypeError(
+                        f"{factory.__name__} has no option {name!r}, expected one of "
+                        f"{', '.join(names)}."
+                    )
+            return factory(*arguments, **given)
+
+        made: Any = old_options(checked)
+        made.__signature__ = signature.replace(parameters=own + common)
+        made.__doc__ = page(made)
+        return made
 
     return decorate
 

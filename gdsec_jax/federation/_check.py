@@ -1,12 +1,14 @@
 """A dry run of an optimizer, which says in a sentence what optax cannot."""
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.extend.core import Literal
 
 from gdsec_jax import _checks, _trees
 from gdsec_jax.federation import _parts
@@ -49,6 +51,8 @@ def check(
       >>> gdsec_jax.check(optimizer, jnp.zeros(3), num_workers=5)
     """
     _checks.number_of_workers(num_workers)
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise ValueError(f"optimizer is {optimizer!r}, expected an optax chain.")
     optimizer = optax.with_extra_args_support(optimizer)
     shapes = jax.eval_shape(lambda p: jax.tree.map(jnp.asarray, p), params)
     grads = jax.tree.map(
@@ -94,6 +98,80 @@ def check(
             f"optax.partition with gdsec_jax.gd for the rest. {_REMEDY}"
         ) from error
     _check_carried(state, new_state)
+    if worker_batch is None:
+        _check_in_front(update, grads, state, shapes)
+
+
+_received: ContextVar[list[Any] | None] = ContextVar("received", default=None)
+
+
+def receive(gradients: Any) -> None:
+    """What an algorithm was handed, for a dry run that wants to know."""
+    found = _received.get()
+    if found is not None:
+        found.append(gradients)
+
+
+def _check_in_front(update: Callable, *arguments: Any) -> None:
+    """What stands in front of an algorithm treats each worker by itself.
+
+    It may not reduce the axis of workers on the way to what the algorithm is handed,
+    nor draw, since no worker has a key of its own there.
+    """
+
+    def front(*arguments):
+        token = _received.set([])
+        try:
+            update(*arguments)
+            return _received.get()
+        finally:
+            _received.reset(token)
+
+    try:
+        jaxpr = jax.make_jaxpr(front)(*arguments).jaxpr
+    except jax.errors.UnexpectedTracerError:
+        return  # the algorithm is compiled by itself: what is in front is not seen
+    number = len(jax.tree.leaves(arguments[0]))
+    done = _done_to(jaxpr, set(jaxpr.invars[:number]), set(jaxpr.outvars))
+    if done:
+        raise ValueError(
+            f"a stage in front of the algorithm {done}, expected one that treats each "
+            "worker by itself: let it stand behind the algorithm, or in the pipeline "
+            "of one worker (gdsec_jax.federate)."
+        )
+
+
+def _done_to(jaxpr: Any, gradients: set, results: set) -> str | None:
+    """What a program does to the gradients of all workers on the way to its results."""
+    needed, kept = set(results), []
+    for equation in reversed(jaxpr.eqns):
+        if needed.intersection(equation.outvars):
+            kept.append(equation)
+            needed.update(_variables(equation.invars))
+    for equation in reversed(kept):
+        name, own = equation.primitive.name, equation.params
+        if name.startswith(("random_bits", "threefry")):
+            return "adds noise to the gradients"
+        of_all = gradients.intersection(_variables(equation.invars))
+        axes = own.get("axes", own.get("axis", ()))
+        axes = axes if isinstance(axes, tuple) else (axes,)
+        if of_all and name.startswith(("reduce_", "argm", "cum")) and 0 in axes:
+            return "looks at the gradients of all workers at once, as clipping does"
+        inner = own.get("jaxpr", own.get("call_jaxpr"))
+        inner = getattr(inner, "jaxpr", inner)
+        if inner is not None and len(inner.invars) == len(equation.invars):
+            pairs = zip(inner.invars, equation.invars, strict=True)
+            same = {x for x, y in pairs if _variables([y]) and y in of_all}
+            done = _done_to(inner, same, set(inner.outvars))
+            if done:
+                return done
+        if of_all:
+            gradients.update(equation.outvars)
+    return None
+
+
+def _variables(values: Any) -> list[Any]:
+    return [value for value in values if not isinstance(value, Literal)]
 
 
 def telling(update: Callable, told: Callable[[], dict[str, Any]]) -> Callable:

@@ -9,7 +9,7 @@ import optax
 from optax.experimental import aggregating
 
 from gdsec_jax import _checks, _trees
-from gdsec_jax.federation import _clock, _controller, _counts
+from gdsec_jax.federation import _check, _clock, _controller, _counts
 from gdsec_jax.federation._attendance import Absent, Said, no_norms
 from gdsec_jax.federation._one_round import FederationState, one_round
 from gdsec_jax.federation._round import Common, Federation
@@ -154,6 +154,7 @@ def federate(
         delay=None,
         **extra_args,
     ):
+        _check.receive(updates)
         said = Said(active, absent, grant, delivered, delay)
         tick, clock = _clock.tick(state.clock, params, random_key, num_workers)
         control, xi = _controller.begin(controller, state.control, tick, state.sent)

@@ -206,6 +206,15 @@ class Problem:
         return "objective" if self.optimum is None else "objective error"
 
 
+def check_problem(value: Any) -> None:
+    """A ValueError unless it is one."""
+    if not isinstance(value, Problem):
+        raise ValueError(
+            f"problem is {value!r}, expected a Problem, as problems.ridge(x, y, "
+            "num_workers) or problems.from_loss(...) returns."
+        )
+
+
 def in_batches(of_some: Callable, tree: PyTree, batch_size: int | None) -> PyTree:
     """The sum of a function of few rows of a tree, at once or a batch at a time."""
     size = len(jax.tree.leaves(tree)[0])

@@ -12,6 +12,7 @@ import numpy as np
 from gdsec_jax import _checks, _trees
 from gdsec_jax.federation._check import check
 from gdsec_jax.problems import Problem
+from gdsec_jax.problems._problem import check_problem
 from gdsec_jax.simulation import _chunks, _grid, _mesh, _records, _run
 from gdsec_jax.simulation._history import outcome_of
 from gdsec_jax.uplink import Uplink
@@ -83,10 +84,11 @@ def plan_of(
 ) -> Plan:
     """The plan of a group, all settings in one batch, once they are checked."""
     handed, named = dict(group.static), inspect.signature(make_optimizer).parameters
-    if not isinstance(problem, Problem):
+    if callable(problem):
         own = _grid.those_it_takes(problem, group.static)
         handed = {n: v for n, v in handed.items() if n in named or n not in own}
         problem = problem(**own)
+    check_problem(problem)
     if "problem" in named:
         handed |= {"problem": problem}
     make = _grid.Maker.of(make_optimizer, handed)

@@ -15,6 +15,7 @@ from gdsec_jax import _checks
 from gdsec_jax._devices import mesh_of
 from gdsec_jax.files import _environment, _whole
 from gdsec_jax.problems import Problem
+from gdsec_jax.problems._problem import check_problem
 from gdsec_jax.simulation import _chunks, _mesh, _records, _run
 from gdsec_jax.simulation._checkpoint import Checkpoints, Saved, Store
 from gdsec_jax.simulation._history import History, outcome_of
@@ -111,6 +112,7 @@ def simulate(
       >>> history.bits.shape
       (50, 4)
     """
+    check_problem(problem)
     _checks.instance("uplink", uplink, Uplink, "an Uplink")
     _checks.instance("stop", stop, Stop, "a Stop")
     expected = "gdsec_jax.Checkpoints(path, every)"

@@ -335,7 +335,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader of our output has seen enough
         return 0
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:  # an extra may be missing
         print(f"gdsec: {error}", file=sys.stderr)
         return 2
     except (MemoryError, jax.errors.JaxRuntimeError) as error:

@@ -379,6 +379,15 @@ def test_a_nan_is_sent_if_one_asks_for_it(method):
     assert np.all(gdsec_jax.last_round(state).participants)
 
 
+@methods()
+def test_an_unknown_option_is_said_of_its_method(method):
+    match = (
+        f"^{method.name} has no option 'levls', expected one of num_workers, .*wire,"
+    )
+    with pytest.raises(TypeError, match=match):
+        method.make(M, levls=3)
+
+
 # Inside optax.
 
 

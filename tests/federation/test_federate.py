@@ -302,6 +302,39 @@ def test_check_blames_the_stage_and_not_the_axis(behind, message):
     assert "workers" not in str(caught.value)
 
 
+OTHERS = (optax.clip(1.0), optax.scale(0.5), optax.zero_nans(), optax.identity())
+
+
+@pytest.mark.parametrize(
+    ("front", "message"),
+    [
+        (optax.clip_by_global_norm(1.0), "looks at the gradients of all workers at o"),
+        (optax.clip_by_block_rms(1.0), "looks at the gradients of all workers at o"),
+        (optax.normalize_by_update_norm(), "looks at the gradients of all workers at"),
+        (optax.add_noise(0.1, 0.1, key=0), "adds noise to the gradients"),
+        *((stage, None) for stage in OTHERS),
+        (
+            optax.stateless(
+                lambda g, _: jax.vmap(optax.projections.projection_l2_ball)(g)
+            ),
+            None,
+        ),
+    ],
+)
+def test_check_finds_what_mixes_the_workers_in_front(front, message):
+    behind = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.1))
+    algorithm = gdsec_jax.qsgdsec(3, xi=1.0)
+    params = {"a": jnp.zeros((3, 2)), "b": jnp.zeros(())}
+    gdsec_jax.check(optax.chain(algorithm, behind), params, 3)
+    optimizer = optax.chain(optax.identity(), front, algorithm, behind)
+    if message is None:
+        return gdsec_jax.check(optimizer, params, 3)
+    with pytest.raises(
+        ValueError, match=f"^a stage in front of the algorithm {message}"
+    ):
+        gdsec_jax.check(optimizer, params, 3)
+
+
 def test_check_computes_nothing():
     shapes = jax.ShapeDtypeStruct((2**30,), jnp.float32)
     gdsec_jax.check(gdsec_jax.gdsec(4, xi=1.0), shapes, 4)

@@ -359,6 +359,22 @@ REFUSED = [
         lambda: simulate(toy(), chain(gdsec_jax.gd(4), toy()), 10),
         "cannot take gradients of 5 workers: .*num_workers=4",
     ),
+    *(
+        (lambda own=own: simulate(own, toy_optimizer(), 3), "problem is .*, expected a")
+        for own in (problems.ridge, lambda: 1, None, 3)
+    ),
+    (
+        lambda: gdsec_jax.sweep(lambda: 1, lambda xi: toy_optimizer(), {"xi": [1]}, 3),
+        "problem is 1, expected a Problem, as problems.ridge",
+    ),
+    (
+        lambda: gdsec_jax.sweep(3, lambda xi: toy_optimizer(), {"xi": [1]}, 3),
+        "problem is 3, expected a Problem, as problems.ridge",
+    ),
+    (
+        lambda: simulate(toy(), gdsec_jax.gd, 10),
+        "optimizer is <function gd.*, expected an optax chain",
+    ),
     (
         lambda: simulate(toy(), optax.sgd(0.1), 10),
         "holds no algorithm of gdsec_jax, expected",

@@ -572,3 +572,19 @@ def test_what_the_user_said_of_the_cache_is_kept(monkeypatch, given, kept):
 def test_an_interrupt_is_no_traceback(call, monkeypatch):
     monkeypatch.setattr(experiment, "run", interrupted)
     assert call("run", "tiny.toml") == (130, "", "gdsec: interrupted.\n")
+
+
+@pytest.mark.parametrize(
+    ("lacks", "problem", "given"),
+    [
+        ("gdsec_experiments._models", 'kind = "network"\nmodel = "mlp"\n', ()),
+        ("tensorboardX", "", ("--log", "board")),
+    ],
+)
+def test_a_missing_extra_is_a_sentence(call, monkeypatch, lacks, problem, given):
+    monkeypatch.setitem(sys.modules, lacks, None)
+    text = TINY.replace("value_bits = 32\n", "") if problem else TINY
+    Path("net.toml").write_text(text.replace("num_workers", problem + "num_workers"))
+    status, _, said = call("run", "net.toml", *given)
+    assert (status, said.count("\n")) == (2, 1)
+    assert "is missing" in said and "pip install 'gdsec-jax[" in said
