@@ -1,5 +1,6 @@
 """Arithmetic on trees whose leaves differ in dtype, as memories and gradients do."""
 
+import contextlib
 import functools
 import json
 from collections.abc import Callable
@@ -18,7 +19,9 @@ _Class = TypeVar("_Class", bound=type)
 def state(kind: _Class) -> _Class:
     """A NamedTuple that stands in states; `jax.export` can write it to bytes."""
     name = f"gdsec_jax.{kind.__name__}"
-    export.register_namedtuple_serialization(kind, serialized_name=name)
+    # A module may be loaded anew: its first classes keep the name.
+    with contextlib.suppress(ValueError):
+        export.register_namedtuple_serialization(kind, serialized_name=name)
     return kind
 
 

@@ -47,11 +47,6 @@ class Store(NamedTuple):
     def at(cls, path: Path, axes: Sequence[_grid.Axis], plans: Sequence[Plan]):
         """The store of these marked plans; an OSError if it cannot be written to."""
         _whole.folder(path.parent)  # tried before the work, not after it
-        if path.exists() and not _is_a_sweep(path):
-            raise ValueError(
-                f"path is {str(path)!r}, a file that no sweep has written, expected "
-                "that of a sweep's result, or a new one."
-            )
         coordinates = [axis.coordinates() for axis in axes]
         labels = [(n, x.tolist()) for each in coordinates for n, (_, x) in each.items()]
         marks = [plan.marks for plan in plans]
@@ -93,13 +88,20 @@ class Store(NamedTuple):
         return done
 
 
-def _is_a_sweep(path: Path) -> bool:
-    """Whether a file is a sweep's result, or was until it was damaged."""
-    with path.open("rb") as file:
-        if file.read(4) != b"\x89HDF":
-            return False
-    found = _read(path)
-    return found is None or "fingerprint" in found.attrs
+def check_path(path: str | os.PathLike | None) -> None:
+    """No file is there, or a sweep's result, which may be damaged."""
+    if path is None or not os.path.exists(path):
+        return
+    if os.path.isdir(path):
+        raise ValueError(f"path is {str(path)!r}, a folder, expected that of a file.")
+    with open(path, "rb") as file:
+        ours = file.read(4) == b"\x89HDF"
+    found = _read(Path(path)) if ours else None
+    if not ours or (found is not None and "fingerprint" not in found.attrs):
+        raise ValueError(
+            f"path is {str(path)!r}, a file that no sweep has written, expected that "
+            "of a sweep's result, or a new one."
+        )
 
 
 def _read(path: Path) -> "xr.Dataset | None":

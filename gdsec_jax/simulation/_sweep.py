@@ -21,7 +21,7 @@ from gdsec_jax.simulation._plan import Common, Plan, fit, plan_of, run_batch
 from gdsec_jax.simulation._records import Observe
 from gdsec_jax.simulation._run import Stop
 from gdsec_jax.simulation._spellings import with_old_spellings
-from gdsec_jax.simulation._store import Store, SweepFile, marked
+from gdsec_jax.simulation._store import Store, SweepFile, check_path, marked
 from gdsec_jax.uplink import Uplink
 
 if TYPE_CHECKING:
@@ -124,10 +124,7 @@ def sweep(
     )
     _check_names(listed.settings[0], problem, make_optimizer, common.uplink)
     _checks.log(log)
-    if kept.path is not None and Path(kept.path).is_dir():
-        raise ValueError(
-            f"path is {str(kept.path)!r}, a folder, expected that of a file."
-        )
+    check_path(kept.path)
     own_attributes = _whole.plain("attributes", dict(kept.attributes))
     groups = _grid.groups_of(listed, problem if callable(problem) else None)
     plans = [plan_of(group, problem, make_optimizer, common) for group in groups]

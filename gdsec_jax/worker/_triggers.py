@@ -101,7 +101,7 @@ def lag(*, learning_rate, zeta) -> Piece:
     Examples:
       >>> import jax.numpy as jnp
       >>> from gdsec_jax import worker
-      >>> piece = worker.lag(learning_rate=1.0, zeta=0.5)
+      >>> piece = worker.lag(learning_rate=1.0, zeta=0.6)
       >>> v = jnp.array([1.0, 1.0])
       >>> piece.update(v, piece.init(v), past_changes=jnp.array([3.0, 1.0]))[0]
       Array([0., 0.], dtype=float32)
