@@ -90,11 +90,11 @@ class Store(NamedTuple):
 
 def check_path(path: str | os.PathLike | None) -> None:
     """No file is there, or a sweep's result, which may be damaged."""
-    if path is None or not os.path.exists(path):
+    if path is None or not Path(path).exists():
         return
-    if os.path.isdir(path):
+    if Path(path).is_dir():
         raise ValueError(f"path is {str(path)!r}, a folder, expected that of a file.")
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         ours = file.read(4) == b"\x89HDF"
     found = _read(Path(path)) if ours else None
     if not ours or (found is not None and "fingerprint" not in found.attrs):
