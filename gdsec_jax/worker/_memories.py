@@ -160,7 +160,7 @@ def _acknowledged(at_once: Piece, beta_for, max_delay: int) -> Piece:
         known, under_way = rested(state)
         moves = optax.tree.zeros_like(known.memory)
         moves = _trees.add_scaled(moves, beta_for(u), arrived(u, extra_args))
-        due = extra_args.get("delay", 0) == jnp.arange(max_delay + 1)
+        due = jnp.arange(max_delay + 1, dtype=jnp.int32) == extra_args.get("delay", 0)
         memory = optax.tree.where(due[0], _trees.add(known.memory, moves), known.memory)
         under_way = jax.tree.map(
             lambda p, x: p + jnp.multiply.outer(due[1:].astype(x.dtype), x),
