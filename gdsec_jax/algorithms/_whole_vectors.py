@@ -144,8 +144,9 @@ def laq(
        h_m &\leftarrow h_m + \hat\Delta_m, \quad
        \theta^{k+1} = \theta^k - \alpha \sum_m h_m
 
-    with Q of `worker.grid`, and :math:`\hat\varepsilon_m` the error of the last upload.
-    The first round uploads, and so does every one after 100 that did not. On smooth
+    with Q of `worker.grid`, and :math:`\hat\varepsilon_m` the error of the last upload,
+    of which no more counts than :math:`\|\nabla f_m(\theta^k)\|`: after one excessive
+    gradient a worker would be silent for 100 rounds, time and again. The first round uploads, and so does every one after 100 that did not. On smooth
     strongly convex f it converges linearly.
 
     Args:
