@@ -62,8 +62,8 @@ def algorithm(options: type) -> Callable[[_Factory], _Factory]:
       >>> inspect.signature(mine).parameters["wire"].default
       'coo'
     """
-    defaults = dict(inspect.signature(federate).parameters)
-    defaults |= dict(inspect.signature(difference_memory).parameters)
+    of_federate = dict(inspect.signature(federate).parameters)
+    defaults = of_federate | dict(inspect.signature(difference_memory).parameters)
 
     def decorate(factory):
         signature = inspect.signature(factory)
@@ -78,7 +78,7 @@ def algorithm(options: type) -> Callable[[_Factory], _Factory]:
         @functools.wraps(factory)
         def checked(*arguments, **given):
             for name in given:
-                if name not in names:
+                if name not in names and name not in of_federate:
                     raise TypeError(
                         f"{factory.__name__} has no option {name!r}, expected one of "
                         f"{', '.join(names)}."
