@@ -189,7 +189,16 @@ def test_what_the_compressor_is_handed():
         )
     last = handed[-1]
     assert sorted(last) == [
-        *("active", "key", "like", "own", "params_change", "past_changes", "round"),
+        *(
+            "active",
+            "key",
+            "like",
+            "own",
+            "params_change",
+            "past_changes",
+            "past_norms",
+            "round",
+        ),
         *("round_key", "worker_index"),
     ]
     np.testing.assert_array_equal(last["params_change"], [1.0, 2.0])
