@@ -14,7 +14,8 @@ CALM, IN_A_ROW = 4.0, 2.0
 START = 0.25  # the first lag is so much of that time
 # A window, at whose end the next lag is chosen; of as many rounds as the lag, or of
 SHORTEST = 4.0
-ROOM, OF_LAG, OF_TIME = 0.25, 1.5, 0.4  # for kicks
+ROOM, OF_LAG, OF_TIME = 0.25, 1.5, 0.3  # for kicks
+LASTS = 0.5  # the lag is at most so much of the time, or all of it if that is 1/beta
 GROW, CUT = 3.0, 0.5  # the lag changes by these factors at most
 LEAST_LAG = 0.25  # and grows from here
 KAPPA, KAPPA_QUIET = 1.28, 5.0  # beta lag is at most the one, or the other where kicks
@@ -71,10 +72,12 @@ def adaptive_xi(*, budget=None, start=None, growth=None) -> Controller:
 
     .. math:: r = \text{mean} |s|^2 / |\bar s|^2 - 1
 
-    is the energy of the kicks. q is multiplied by (1/4 + min(0.4 T, 1.5 q))/r, by 1/2
-    at least and by 3 at most, and kept below T and below 1.28/beta: the memory of one
-    worker, which a message moves by q beta times itself, swings from about twice that
-    on. Where kicks stay below q/20, as with many workers, it may reach 5/beta.
+    is the energy of the kicks. q is multiplied by (1/4 + min(0.3 T, 1.5 q))/r, by 1/2
+    at least and by 3 at most. It is kept below T/2, or T where that is 1/beta or more:
+    until then the memories still hold gradients of before. And it is kept below
+    1.28/beta: the memory of one worker, which a message moves by q beta times itself,
+    swings from about twice that on. Where kicks stay below q/20, as with many workers,
+    it may reach 5/beta.
 
     An alarm ends a window at once, and begins a watch: the energy is four times the
     usual, the square of the mean step nine times the least so far (gradient descent's
@@ -205,7 +208,8 @@ def _next(state, change, square, step, number, beta, share, budget) -> AdaptiveX
         factor = jnp.minimum(factor, jnp.clip(shares / rounds / budget, CUT, GROW))
     kappa = jnp.where(kicks <= QUIET * state.lag, KAPPA_QUIET, KAPPA)
     limit = jnp.where(alarm, LIMIT * jnp.minimum(state.lag, state.limit), state.limit)
-    grown = jnp.minimum(factor * jnp.maximum(state.lag, LEAST_LAG), lasts)
+    borne = lasts * jnp.clip(beta * lasts, LASTS, 1)
+    grown = jnp.minimum(factor * jnp.maximum(state.lag, LEAST_LAG), borne)
     later = jnp.minimum(jnp.minimum(grown, kappa / beta), limit)
     begun = jnp.minimum(jnp.minimum(START * time, KAPPA / beta), limit)
     lag = jnp.where(opens, begun, jnp.where(ends, later, state.lag))

@@ -12,7 +12,7 @@ from cases import random_gradients, real_problem, run, slow_but
 from inside import ControlState, _blocks, _parts, _trees
 
 import gdsec_jax
-from gdsec_jax import adaptive_xi, data, problems
+from gdsec_jax import adaptive_xi, problems
 from gdsec_jax.study import config, tuning
 from gdsec_jax.worker import ErrorFeedbackState
 
@@ -76,12 +76,13 @@ class Plain:
         if self.level is not None and self.level > math.log(drift):
             lasts = min(lasts, 2 * rounds / part / (self.level - math.log(drift)))
         kicks, before = energy / drift - 1, self.lag
-        factor = (0.25 + min(0.4 * lasts, 1.5 * before)) / kicks
+        factor = (0.25 + min(0.3 * lasts, 1.5 * before)) / kicks
         if self.budget is not None:
             factor = min(factor, max(self.shares / rounds / self.budget, 0.5))
         factor = min(max(factor, 0.5), 3)
         kappa = 5.0 if kicks <= before / 20 else 1.28
-        self.lag = min(factor * max(before, 0.25), lasts, kappa / self.beta, self.limit)
+        borne = lasts * min(max(self.beta * lasts, 0.5), 1)
+        self.lag = min(factor * max(before, 0.25), borne, kappa / self.beta, self.limit)
         self.limit *= 1.5
         self.usual = max(energy, self.usual / 2)
         self.least = min(drift, 2 * self.least)
@@ -209,11 +210,11 @@ def test_a_lag_grows_by_three_a_window_up_to_what_beta_bears():
 def test_kicks_that_lead_nowhere_lower_it():
     rounds = np.arange(401)
     changes = falling(400)
-    # Their energy comes to exceed the steps' 144 times, and 0.4 T is 20.
+    # Their energy comes to exceed the steps' 144 times, and 0.3 T is 15.
     swing = np.linspace(0, 12, 401) * (-1.0) ** rounds * np.linalg.norm(changes, axis=1)
     changes += swing[:, None] * [[0.8, -0.6]]
     lag, _, state = lags(changes, beta=0.01)
-    assert lag.max() > 40 and lag[-1] < 0.7 * lag.max()
+    assert lag.max() > 20 and lag[-1] < 0.7 * lag.max()
     assert np.isinf(state.limit)
 
 
@@ -443,32 +444,69 @@ def test_it_keeps_the_dtypes():
         ]
 
 
+SHAPES = [(1, 64, 16), (1, 40, 80), (3, 30, 3), (5, 20, 30), (20, 10, 20), (100, 3, 40)]
+STEPS = [0.3, 0.5, 1.0, 1.0, 1.3, 1.5, 1.7, 1.9, 1.95]
+BETAS = [0.001, 0.01, 0.01, 0.01, 0.03, 0.1, 0.3, 1.0]
+
+
+def drawn(kind, shape, rng):
+    """A problem with random scales, conditioning, tails, means or holes, and lambda."""
+    (m, n, d), style = shape, rng.integers(6)
+    x = rng.normal(size=(m * n, d))
+    if style == 1:
+        u, s, v = np.linalg.svd(x, full_matrices=False)
+        s = 10.0 ** -np.linspace(0, rng.uniform(0.2, 3), s.size)
+        x = np.sqrt(m * n) * (u * s) @ v
+    elif style == 2:
+        x = rng.standard_t(rng.uniform(1.5, 4), size=x.shape)
+    elif style == 3:
+        x = x * rng.uniform(0.05, 0.5) + rng.normal(size=d) * rng.uniform(0.5, 3)
+    elif style == 4:
+        x = x * (rng.random(x.shape) < rng.uniform(0.05, 0.4))
+    elif style == 5:
+        x = x * 10.0 ** rng.uniform(-2, 0, size=d)
+    if rng.random() < 0.4:
+        x = x * np.repeat(10.0 ** rng.uniform(-1, 1, size=m), n)[:, None]
+    z = x @ rng.normal(size=d) * 10.0 ** rng.uniform(-1, 1)
+    y = z + rng.choice([0, 0.3, 1]) * z.std() * rng.normal(size=z.size)
+    if kind == "logistic":
+        y = np.where(y > 0, 1.0, -1.0)
+    elif kind == "nonlinear_least_squares":
+        y = 1 / (1 + np.exp(-np.clip(y, -30, 30)))
+    penalty = 10.0 ** rng.uniform(-6, -1) * np.linalg.norm(x, 2) ** 2 / (m * n)
+    return getattr(problems, kind)(
+        *(x, y, m), regularization=penalty, split="contiguous", dtype="float64"
+    )
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ridge", "logistic", "nonlinear_least_squares"])
-def test_it_never_diverges_and_keeps_the_rate(kind, x64):
-    """Over 20 splits, starts and draws, where gradient descent does not."""
-    loaded = data.load("digits" if kind == "ridge" else "breast_cancer")
-    for seed in range(20):
-        parts = data.split(loaded.targets, 5, seed=seed)
-        problem = getattr(problems, kind)(
-            loaded.features, loaded.targets, 5, split=parts, dtype="float64"
+@pytest.mark.parametrize("kind", ["ridge", "logistic", "lasso"])
+def test_it_harms_no_problem_that_is_drawn(kind, x64):
+    """Where gradient descent comes to a tenth, hundredth or thousandth of its error."""
+    cases, harmed = 20, []
+    for number, shape in enumerate(SHAPES):
+        rng = np.random.default_rng(number)
+        several = [drawn(kind, shape, rng) for _ in range(cases)]
+        steps = rng.choice(STEPS, cases) / [each.smoothness for each in several]
+        stacked = jax.tree.map(lambda *each: jnp.stack(each), *several)
+        settings = stacked, steps, rng.choice(BETAS, cases)
+        ours, gd = (
+            np.asarray(_errors(*settings, xi)) for xi in (adaptive_xi(), _constant(0.0))
         )
-        start = np.random.default_rng(seed).normal(size=loaded.features.shape[1])
-        start = jnp.asarray(0.1 * start)
-        _check_one(problem, start, 1e-2)
+        harmed += [
+            (shape, case, *found)
+            for case in range(cases)
+            for found in _harm(ours[case], gd[case], kind)
+        ]
+    assert not harmed, harmed
 
 
-def _check_one(problem, start, target):
-    gd = _rounds_to(problem, gdsec_jax.gd(5), start, target)
-    adaptive = _rounds_to(problem, gdsec_jax.gdsec(5, adaptive_xi()), start, target)
-    assert np.isfinite(gd)
-    # About 1/beta rounds are needed to see anything.
-    assert adaptive <= 1.2 * gd + 100
-
-
-@functools.partial(jax.jit, static_argnames="algorithm")
-def _errors(problem, algorithm, start):
-    optimizer = optax.chain(algorithm, optax.sgd(1 / problem.smoothness))
+@functools.partial(jax.jit, static_argnames="xi")
+@functools.partial(jax.vmap, in_axes=(0, 0, 0, None))
+def _errors(problem, step, beta, xi):
+    """Of the first parameters and those behind each of 800 rounds."""
+    algorithm = gdsec_jax.gdsec(problem.num_workers, xi, beta)
+    optimizer = optax.chain(algorithm, optax.sgd(step))
 
     def one(carry, _):
         params, state = carry
@@ -476,14 +514,26 @@ def _errors(problem, algorithm, start):
         params = optax.apply_updates(params, updates)
         return (params, state), problem.error(params)
 
-    return jax.lax.scan(one, (start, optimizer.init(start)), None, length=1500)[1]
+    start = problem.init_params
+    carry = start, optimizer.init(start)
+    errors = jax.lax.scan(one, carry, None, length=800)[1]
+    return jnp.append(problem.error(start), errors)
 
 
-def _rounds_to(problem, algorithm, start, target):
-    errors = np.asarray(_errors(problem, algorithm, start))
-    reached = errors <= target * float(problem.error(start))
-    stays = errors[-1] <= target * float(problem.error(start))
-    return np.argmax(reached) + 1 if reached.any() and stays else np.inf
+def _harm(ours, gd, kind):
+    """What of the promises was not kept; the first error stands before the others."""
+    if not gd[-1] < gd[0]:
+        return
+    if not np.nanmax(np.where(np.isfinite(ours), ours, np.inf)) <= 2 * gd.max():
+        yield "highest", ours.max() / gd.max()
+    for target in (1e-1, 1e-2, 1e-3)[: 2 if kind == "lasso" else 3]:
+        reached = gd <= target * gd[0]
+        if reached.any():
+            usual, within = reached.argmax(), ours <= target * gd[0]
+            if 1.5 * usual + 2 < gd.size:
+                first = within.argmax() if within.any() else np.inf
+                if first > 1.5 * usual + 2:
+                    yield target, usual, first
 
 
 @pytest.mark.parametrize(
