@@ -207,6 +207,7 @@ def _ratios(axes, table) -> None:
     axes.axhspan(HELD_OUT - 0.4, len(groups), color="0.93", zorder=0)
     axes.axvline(1.0, color="0.6", linewidth=0.8, zorder=0)
     axes.axvline(2.0, color="0.6", linewidth=0.8, zorder=0, linestyle=":")
+    parts.logarithmic(axes, "x")
     axes.set(xlabel="ratio (dotted: 2)", ylim=(-0.7, len(groups) + 0.3))
 
 
@@ -216,7 +217,8 @@ def _course(axes, results) -> None:
         best = _costs(result)["best xi"].iloc[0]
         rounds = np.arange(1, xi.size + 1)
         style = {"color": f"C{number % 10}", "ls": "-" if number < HELD_OUT else ":"}
-        axes.plot(rounds[1:], xi[1:] / best, label=result.name, linewidth=0.9, **style)
+        censored = np.where(xi > 0, xi, np.nan)
+        axes.plot(rounds, censored / best, label=result.name, linewidth=0.9, **style)
     axes.axhline(1.0, color="0.6", linewidth=0.8, zorder=0)
     axes.set(xlabel="rounds", ylabel="xi / the best fixed xi")
     parts.logarithmic(axes, "y")

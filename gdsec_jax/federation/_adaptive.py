@@ -18,8 +18,9 @@ ROOM, OF_LAG, OF_TIME = 0.25, 1.5, 0.3  # for kicks
 LASTS = 0.5  # the lag is at most so much of the time, or all of it if that is 1/beta
 GROW, CUT = 3.0, 0.5  # the lag changes by these factors at most
 LEAST_LAG = 0.25  # and grows from here
-KAPPA, KAPPA_QUIET = 1.28, 5.0  # beta lag is at most the one, or the other where kicks
-QUIET = 0.05  # are at most so much of the lag
+KAPPA = 1.28  # beta lag is at most this
+QUIET, KAPPA_QUIET, TIME_QUIET = 0.05, 5.0, 3.0  # where kicks are at most so much of
+# the lag, as with many workers, beta lag is at most this, and the time counts so much
 # An alarm, which ends a window and begins a watch: the mean energy of a round is so
 # many times the usual one, or the square of the mean step so many times the least one.
 ENERGY, DRIFT = 4.0, 9.0
@@ -76,8 +77,8 @@ def adaptive_xi(*, budget=None, start=None, growth=None) -> Controller:
     at least and by 3 at most. It is kept below T/2, or T where that is 1/beta or more:
     until then the memories still hold gradients of before. And it is kept below
     1.28/beta: the memory of one worker, which a message moves by q beta times itself,
-    swings from about twice that on. Where kicks stay below q/20, as with many workers,
-    it may reach 5/beta.
+    swings from about twice that on. Where r is below q/20, as with many workers, both
+    bounds are higher, by factors 3 and 4.
 
     An alarm ends a window at once, and begins a watch: the energy is four times the
     usual, the square of the mean step nine times the least so far (gradient descent's
@@ -206,14 +207,16 @@ def _next(state, change, square, step, number, beta, share, budget) -> AdaptiveX
     factor = jnp.clip(room / jnp.maximum(kicks, 1e-9), CUT, GROW)
     if budget is not None:
         factor = jnp.minimum(factor, jnp.clip(shares / rounds / budget, CUT, GROW))
-    kappa = jnp.where(kicks <= QUIET * state.lag, KAPPA_QUIET, KAPPA)
+    quiet = kicks <= QUIET * state.lag
+    kappa = jnp.where(quiet, KAPPA_QUIET, KAPPA)
     limit = jnp.where(alarm, LIMIT * jnp.minimum(state.lag, state.limit), state.limit)
-    borne = lasts * jnp.clip(beta * lasts, LASTS, 1)
+    borne = lasts * jnp.clip(beta * lasts, LASTS, 1) * jnp.where(quiet, TIME_QUIET, 1.0)
     grown = jnp.minimum(factor * jnp.maximum(state.lag, LEAST_LAG), borne)
     later = jnp.minimum(jnp.minimum(grown, kappa / beta), limit)
     begun = jnp.minimum(jnp.minimum(START * time, KAPPA / beta), limit)
     lag = jnp.where(opens, begun, jnp.where(ends, later, state.lag))
     lag = jnp.where(alarm, 0, lag)
+    usual = jnp.maximum(energy / rounds, state.usual / 2)
     watches, anew = alarm | (watching & ~opens), alarm | opens | ends
     length = jnp.maximum(jnp.maximum(lag, kept * state.lag), SHORTEST)
     length = jnp.where(watches, 0, jnp.where(anew, length, state.length))
@@ -237,9 +240,7 @@ def _next(state, change, square, step, number, beta, share, budget) -> AdaptiveX
         age=jnp.where(opens, 0, age),
         time=jnp.where(opens, time, state.time),
         usual=jnp.where(
-            opens,
-            (1 + begun) * square,
-            jnp.where(ends, jnp.maximum(energy / rounds, state.usual / 2), state.usual),
+            opens, (1 + begun) * square, jnp.where(ends, usual, state.usual)
         ),
         least=jnp.where(
             opens,
