@@ -20,7 +20,7 @@ GROW, CUT = 3.0, 0.5  # the lag changes by these factors at most
 LEAST_LAG = 0.25  # and grows from here
 KAPPA = 1.28  # beta lag is at most this
 QUIET, KAPPA_QUIET, TIME_QUIET = 0.05, 5.0, 3.0  # where kicks are at most so much of
-# the lag, as with many workers, beta lag is at most this, and the time counts so much
+# the lag, though all was sent once, beta lag is at most this, and time counts so much
 # An alarm, which ends a window and begins a watch: the mean energy of a round is so
 # many times the usual one, or the square of the mean step so many times the least one.
 ENERGY, DRIFT = 4.0, 9.0
@@ -77,8 +77,9 @@ def adaptive_xi(*, budget=None, start=None, growth=None) -> Controller:
     at least and by 3 at most. It is kept below T/2, or T where that is 1/beta or more:
     until then the memories still hold gradients of before. And it is kept below
     1.28/beta: the memory of one worker, which a message moves by q beta times itself,
-    swings from about twice that on. Where r is below q/20, as with many workers, both
-    bounds are higher, by factors 3 and 4.
+    swings from about twice that on. Where r is below q/20, though as many
+    entries were sent as there are, as by many workers, both bounds are higher, by
+    factors 3 and 4.
 
     An alarm ends a window at once, and begins a watch: the energy is four times the
     usual, the square of the mean step nine times the least so far (gradient descent's
@@ -207,7 +208,7 @@ def _next(state, change, square, step, number, beta, share, budget) -> AdaptiveX
     factor = jnp.clip(room / jnp.maximum(kicks, 1e-9), CUT, GROW)
     if budget is not None:
         factor = jnp.minimum(factor, jnp.clip(shares / rounds / budget, CUT, GROW))
-    quiet = kicks <= QUIET * state.lag
+    quiet = (kicks <= QUIET * state.lag) & (shares >= 1)
     kappa = jnp.where(quiet, KAPPA_QUIET, KAPPA)
     limit = jnp.where(alarm, LIMIT * jnp.minimum(state.lag, state.limit), state.limit)
     borne = lasts * jnp.clip(beta * lasts, LASTS, 1) * jnp.where(quiet, TIME_QUIET, 1.0)

@@ -80,7 +80,7 @@ class Plain:
         if self.budget is not None:
             factor = min(factor, max(self.shares / rounds / self.budget, 0.5))
         factor = min(max(factor, 0.5), 3)
-        quiet = kicks <= before / 20
+        quiet = kicks <= before / 20 and self.shares >= 1
         borne = lasts * min(max(self.beta * lasts, 0.5), 1) * (3 if quiet else 1)
         kappa = 5.0 if quiet else 1.28
         self.lag = min(factor * max(before, 0.25), borne, kappa / self.beta, self.limit)
