@@ -11,7 +11,7 @@ from gdsec_jax.study import config as configs
 from gdsec_jax.study import experiment, figures, report, tuning
 
 FIXED, ADAPTIVE, GD = "GD-SEC", "adaptive", "GD"
-LONG = 500  # rounds: five times 1/beta
+HELD_OUT = 7  # of the problems; the constants were not chosen on the last ones
 GD_ROUNDS, GD_BITS = "GD's rounds", "GD's bits"
 SHORT = {"nonlinear_least_squares": "NLS", "sparse_binary": "sparse"}
 
@@ -29,6 +29,7 @@ class Result(NamedTuple):
     """What was found on one problem."""
 
     name: str
+    step: float  # of 1/L
     target: np.ndarray  # [S], the error to reach
     swept: object  # the sweep over xi, of the first seed
     methods: dict[str, Courses]
@@ -41,12 +42,13 @@ def section(study: figures.Study) -> report.Section:
     grid = configs.values_of(config.problem.grid)
     seeds = grid.pop("seed")
     ((names, rows),) = grid.items()
+    (factors,) = configs.values_of(config.methods[GD].grid).values()
     results = []
-    for row in rows:
+    for row, step in zip(rows, factors, strict=True):
         own = dict(zip(names, row, strict=True)) | {"grid": {}}
         # Sparse features of another seed have another shape.
         several = own["data"] != "sparse_binary"
-        results.append(_result(config, own, seeds if several else seeds[:1]))
+        results.append(_result(config, own, step, seeds if several else seeds[:1]))
     with experiment.prepared(config) as first:
         chosen = parts.how_chosen(config, first)
     table = pd.concat(map(_costs, results), ignore_index=True)
@@ -65,11 +67,15 @@ def section(study: figures.Study) -> report.Section:
     )
 
 
-def _result(config, own, seeds) -> Result:
+def _result(config, own, step, seeds) -> Result:
     problem_configs = [
         config.problem.model_copy(update=own | {"seed": seed}) for seed in seeds
     ]
-    one = config.model_copy(update={"problem": problem_configs[0]})
+    methods = {
+        label: method.model_copy(update={"step_factor": step})
+        for label, method in config.methods.items()
+    }
+    one = config.model_copy(update={"problem": problem_configs[0], "methods": methods})
     with experiment.prepared(one) as first:
         others = [configs.make_problem(each) for each in problem_configs[1:]]
         swept = tuning.sweep_method(one, FIXED, first)
@@ -82,22 +88,25 @@ def _result(config, own, seeds) -> Result:
     # A squared norm is small when it is as small as the square of an error.
     power = 2 if first.measure == "gradient" else 1
     target = config.target**power * methods[ADAPTIVE].initial_error
-    words = (SHORT.get(word, word) for word in (own["kind"], own["data"]))
-    return Result(" ".join(words).replace("_", " "), target, swept, methods)
+    words = [SHORT.get(word, word) for word in (own["kind"], own["data"])]
+    words.append(f"M={own['num_workers']}")
+    return Result(" ".join(words).replace("_", " "), step, target, swept, methods)
 
 
 def _courses(problems, label: str, config) -> Courses:
-    """A method's runs on problems of the same shapes, each with the step 1/L."""
+    """A method's runs on problems of the same shapes, each with its part of 1/L."""
     method = config.methods[label]
 
     def make_optimizer(step):
-        resolved = method.model_copy(update={"learning_rate": step})
+        resolved = method.model_copy(
+            update={"learning_rate": step, "step_factor": 1.0, "grid": {}}
+        )
         return configs.make_optimizer(resolved, config, problems[0])
 
     def xi(now):
         return {"chosen_xi": gdsec_jax.last_xi(now.new_state)}
 
-    steps = [float(1 / problem.smoothness) for problem in problems]
+    steps = [float(method.step_factor / problem.smoothness) for problem in problems]
     runs = gdsec_jax.sweep(
         lambda number: problems[number],
         make_optimizer,
@@ -128,19 +137,19 @@ def _costs(result: Result) -> pd.DataFrame:
     costs = tuning.cost_to(result.swept, float(result.target[0]))
     ok = costs["rounds"].values <= 1.1 * gd_rounds[0]
     best = int(np.argmin(np.where(ok, costs["bits"].values, np.inf)))
-    lost = {
-        label: ~(courses.error[:, -1] <= courses.initial_error)
-        for label, courses in result.methods.items()
-    }
+    ours, gds = result.methods[ADAPTIVE], result.methods[GD]
+    largest = np.maximum(gds.error.max(1), gds.initial_error)
+    highest = np.where(np.isfinite(ours.error), ours.error, np.inf).max(1) / largest
     return pd.DataFrame(
         {
             "problem": result.name,
+            "step": result.step,
             "seed": np.arange(rounds.size),
             "rounds": rounds,
             "bits": bits,
             GD_ROUNDS: gd_rounds,
             GD_BITS: gd_bits,
-            "diverged": lost[ADAPTIVE] & ~lost[GD],
+            "highest": highest,
             "best xi": result.swept["xi"].values[best],
             "its rounds": costs["rounds"].values[best] if ok.any() else np.inf,
             "its bits": costs["bits"].values[best] if ok.any() else np.inf,
@@ -156,7 +165,7 @@ def _by_problem(table: pd.DataFrame):
         slower=table["rounds"] / table[GD_ROUNDS],
         ratio=(table["bits"] / table["its bits"]).where(table["seed"] == 0),
     )
-    return table.groupby("problem", sort=False)
+    return table.groupby(["problem", "step"], sort=False)
 
 
 def _against_bits(axes, result: Result, config) -> None:
@@ -193,9 +202,12 @@ def _ratios(axes, table) -> None:
         axes.plot(one["slower"], np.full(len(one), place + 0.25), "C1|", label=label)
         if place == 0:
             axes.legend(fontsize=7, loc="upper right")
-    axes.set_yticks(range(len(groups)), list(groups.groups), fontsize=7)
+    words = [f"{name}, {step:g}/L" for name, step in groups.groups]
+    axes.set_yticks(range(len(groups)), words, fontsize=6)
+    axes.axhspan(HELD_OUT - 0.4, len(groups), color="0.93", zorder=0)
     axes.axvline(1.0, color="0.6", linewidth=0.8, zorder=0)
     axes.axvline(2.0, color="0.6", linewidth=0.8, zorder=0, linestyle=":")
+    parts.logarithmic(axes, "x")
     axes.set(xlabel="ratio (dotted: 2)", ylim=(-0.7, len(groups) + 0.3))
 
 
@@ -204,7 +216,9 @@ def _course(axes, results) -> None:
         xi = result.methods[ADAPTIVE].xi[0]
         best = _costs(result)["best xi"].iloc[0]
         rounds = np.arange(1, xi.size + 1)
-        axes.plot(rounds[1:], xi[1:] / best, color=f"C{number}", label=result.name)
+        style = {"color": f"C{number % 10}", "ls": "-" if number < HELD_OUT else ":"}
+        censored = np.where(xi > 0, xi, np.nan)
+        axes.plot(rounds, censored / best, label=result.name, linewidth=0.9, **style)
     axes.axhline(1.0, color="0.6", linewidth=0.8, zorder=0)
     axes.set(xlabel="rounds", ylabel="xi / the best fixed xi")
     parts.logarithmic(axes, "y")
@@ -212,12 +226,14 @@ def _course(axes, results) -> None:
 
 def _shown(table) -> pd.DataFrame:
     rows = []
-    for name, one in _by_problem(table):
+    for number, ((name, step), one) in enumerate(_by_problem(table)):
         first = one.iloc[0]
         best = f"{first['its bits'] / first[GD_BITS]:.2%}"
         rows.append(
             {
                 "problem": name,
+                "step": f"{step:g}/L",
+                "held out": "yes" if number >= HELD_OUT else "",
                 "GD's rounds": _number(first[GD_ROUNDS], ",.0f"),
                 "best xi": f"{first['best xi']:.3g}",
                 "best xi's bits, of GD's": best if first["its bits"] > 0 else "-",
@@ -226,7 +242,7 @@ def _shown(table) -> pd.DataFrame:
                 "seeds": f"{len(one)}",
                 "rounds, of GD's": _number(one["slower"].median(), ".2f"),
                 "at most": _number(one["slower"].max(skipna=False), ".2f"),
-                "diverged": f"{int(one['diverged'].sum())}",
+                "highest error, of GD's": f"{one['highest'].max():.2f}",
             }
         )
     return pd.DataFrame(rows)
@@ -238,23 +254,29 @@ def _number(value: float, form: str) -> str:
 
 def _claims(table):
     groups = _by_problem(table)
-    ratio = groups["ratio"].first()
+    ratio, share = groups["ratio"].first(), groups["share"].max()
+    slower = groups["slower"].agg(lambda each: each.max(skipna=False))
     yield report.Claim(
-        "one set of constants costs at most twice the bits of the best xi of a sweep",
+        "one set of constants costs at most twice the bits of the best of 12 xi",
         bool((ratio <= 2).all()),
-        ", ".join(f"{name} {_number(x, '.2f')}" for name, x in ratio.items()),
-    )
-    slower, rounds = groups["slower"].median(), groups[GD_ROUNDS].median()
-    yield report.Claim(
-        f"it keeps GD's rate where GD takes {LONG} rounds or more",
-        bool((slower[rounds >= LONG] <= 1.15).all()),
-        ", ".join(
-            f"{name} {_number(x, '.2f')} times {_number(rounds[name], ',.0f')}"
-            for name, x in slower.items()
-        ),
+        _listed(ratio),
     )
     yield report.Claim(
-        "it diverges nowhere where GD does not",
-        not table["diverged"].any(),
-        f"{int(table['diverged'].sum())} of {len(table)} runs",
+        "and never more than GD's", bool((share <= 1).all()), _listed(share)
+    )
+    yield report.Claim(
+        "it takes at most 1.5 times GD's rounds, with every seed",
+        bool((slower <= 1.5).all()),
+        _listed(slower),
+    )
+    yield report.Claim(
+        "and its error is never above twice GD's largest",
+        bool((table["highest"] <= 2).all()),
+        f"at most {table['highest'].max():.2f} times, in {len(table)} runs",
+    )
+
+
+def _listed(values) -> str:
+    return ", ".join(
+        f"{name} {step:g}/L {_number(x, '.2f')}" for (name, step), x in values.items()
     )

@@ -35,11 +35,15 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
     diana                           1/(L_max (1 + 6 omega/M))
     marina                          1/(L + L~ sqrt((1 - p) omega/(p M)))
     ef21_sgdm                       eta times EF21's, heuristic
+    gdsec, gdsoec, cgd              1/L, with xi = L/8, L/3, L/3
     all others                      1/L, heuristic
     ==============================  ====================================================
 
     f is the sum of the f_m, without weights. The theorems are about full gradients of
-    smooth f_m, convex but for gd, ef21, clag and marina. For minibatches and for
+    smooth f_m, convex but for gd, ef21, clag and marina, and for those with a xi, of
+    which docs/theory.md has the proofs; they stay below L/4, L/2 and L/2. Such a xi is
+    safe, whatever M and beta are, and saves little: `adaptive_xi` looks for a larger
+    one. For minibatches and for
     problems known not to be convex the same steps are marked as heuristic. Whether a
     loss of one's own is convex is not seen, nor that a lasso is not smooth.
 
@@ -47,11 +51,12 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
       method: its name, of `gdsec_jax.METHODS`.
       problem: with its smoothness constants.
       parameters: arguments of the algorithm, of which the step depends on k, levels,
-        compressor, probability, eta, zeta and scope.
+        compressor, probability, eta, zeta and scope. A xi that is given is judged.
 
     Returns:
       A `Theory`. Its `parameters` are arguments of the algorithm: beta of DIANA, the
-      probability of MARINA, the probabilities of NoUnif-IAG, the learning rate of LAG.
+      probability of MARINA, the probabilities of NoUnif-IAG, the learning rate of LAG,
+      xi of the methods that censor by it, where none is given.
 
     Raises:
       ValueError: the method is unknown, the problem's constants are, a parameter is
@@ -136,6 +141,19 @@ def _gradient_descent(problem: Problem, parameters) -> Theory:
     return Theory(1 / float(problem.smoothness), {}, True, "gradient descent's step")
 
 
+def _censored(recommended: float, bound: float) -> Callable:
+    """A step 1/L, safe with xi below `bound` L."""
+
+    def step(problem: Problem, parameters) -> Theory:
+        smoothness = float(problem.smoothness)
+        xi = parameters.get("xi")
+        known = isinstance(xi, int | float) and 0 <= xi < bound * smoothness
+        own = {"xi": recommended * smoothness} if xi is None else {}
+        return Theory(1 / smoothness, own, not (known or own), "docs/theory.md")
+
+    return step
+
+
 def _iag(problem: Problem, parameters) -> Theory:
     del parameters
     workers = _workers(problem)
@@ -205,8 +223,11 @@ def _scope(parameters) -> dict[str, Any]:
     return {"scope": parameters.get("scope", "message")}
 
 
-_WITHOUT_CONVEXITY = ("gd", "ef21", "clag", "marina")
+_WITHOUT_CONVEXITY = ("gd", "ef21", "clag", "marina", "gdsec", "gdsoec", "cgd")
 _STEPS: dict[str, Callable[[Problem, Any], Theory]] = {
+    "gdsec": _censored(1 / 8, 1 / 4),
+    "gdsoec": _censored(1 / 3, 1 / 2),
+    "cgd": _censored(1 / 3, 1 / 2),
     "iag": _iag,
     "qgd": lambda problem, p: _memoryless(
         problem, worker.qsgd(p.get("levels", 15), **_scope(p))

@@ -19,6 +19,7 @@ PROVEN = {
     *("gd", "qgd", "natural", "terngrad", "rand_k"),
     *("ef21", "clag", "diana", "marina"),
 }
+SAFE = {"gdsec": (1 / 8, 1 / 4), "gdsoec": (1 / 3, 1 / 2), "cgd": (1 / 3, 1 / 2)}
 
 
 rng = np.random.default_rng(0)
@@ -44,7 +45,10 @@ def problem():
 def recommended(problem, method, **parameters):
     ours = theory(method, problem, **parameters)
     assert ours.learning_rate > 0 and isinstance(ours.learning_rate, float)
-    assert ours.heuristic == (method not in PROVEN)
+    proven = method in PROVEN
+    if method in SAFE:
+        proven = parameters.get("xi", 0.0) < SAFE[method][1] * L
+    assert ours.heuristic != proven
     assert ours.source
     return ours
 
@@ -141,6 +145,83 @@ def test_parameters(problem):
         assert ours.parameters == {"learning_rate": ours.learning_rate}
 
 
+@pytest.mark.parametrize("method", SAFE)
+def test_a_xi_that_is_safe_whatever_else(problem, method):
+    ours, (share, bound) = theory(method, problem), SAFE[method]
+    assert not ours.heuristic and ours.learning_rate == pytest.approx(1 / L, rel=1e-5)
+    assert ours.parameters == {"xi": pytest.approx(share * L, rel=1e-5)}
+    for xi, heuristic in ((0.99 * bound * L, False), (1.01 * bound * L, True)):
+        given = theory(method, problem, xi=xi)
+        assert given.heuristic is heuristic and given.parameters == {}
+    x = np.random.default_rng(0).standard_normal((12, 3))
+    bumpy = problems.nonlinear_least_squares(x, np.full(12, 0.5), 3)
+    assert not theory(method, bumpy).heuristic
+    assert theory(method, problems.minibatch(problem, 2)).heuristic
+
+
+def small(method, rng):
+    """Random smooth f_m whose sum has L = 1: their gradients, f, and its minimum."""
+    m, d = rng.integers(1, 6), rng.integers(1, 8)
+    if method == "quadratic":
+        roots = rng.normal(size=(m, 3, d))
+        hessians = np.einsum("mki,mkj->mij", roots, roots)
+        hessians /= np.linalg.eigvalsh(hessians.sum(0))[-1]
+        return m, d, lambda t: hessians @ t, lambda t: t @ hessians.sum(0) @ t / 2
+    rows = rng.normal(size=(m, d))  # 1 - cos of each: not convex
+    rows /= np.linalg.norm(rows, 2)
+    where = rng.normal(size=m)
+    return (
+        *(m, d, lambda t: np.sin(rows @ t - where)[:, None] * rows),
+        lambda t: (1 - np.cos(rows @ t - where)).sum(),
+    )
+
+
+def worst(choices, after, f):
+    return max(choices, key=lambda chosen: f(after(chosen)[0]))
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+@pytest.mark.parametrize("kind", ["quadratic", "waves"])
+@pytest.mark.parametrize("bold", [False, True], ids=["recommended", "near the bound"])
+def test_the_bounds_of_the_page_hold(corrected, kind, bold):
+    """Whoever censors what it may: all, some of it, or what does the most harm."""
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        m, d, gradients, f = small(kind, rng)
+        x, beta = rng.uniform(0.02, 1.98), rng.uniform()
+        if not corrected:
+            x = min(x, 1 / x)
+        q = (0.98 * (2 - x) / 4) if bold else (2 - x) / (4 + 4 * x)
+        q = q if corrected else (0.49 if bold else 1 / 3)
+        theta, h, e = rng.normal(size=d), np.zeros((m, d)), np.zeros((m, d))
+        before, first, squares, lengths = theta, f(theta), 0.0, 0.0
+        for _ in range(40):
+            step, v = np.abs(theta - before), gradients(theta) - h + e
+            squares += (gradients(theta).sum(0) ** 2).sum()
+            may = np.abs(v) <= q / x / m * step
+
+            def after(censored, v=v, h=h, theta=theta, x=x):
+                sent = np.where(censored, 0.0, v)
+                return theta - x * (h + sent).sum(0), sent
+
+            choices = [may & (rng.random(v.shape) < p) for p in (0.0, 0.5, 0.5)]
+            choices += [may, may & (v > 0), may & (v < 0)]
+            new, sent = after(worst(choices if seed % 2 else choices[1:4:2], after, f))
+            unsent = (v - sent).sum(0)
+            assert np.all(np.abs(unsent) <= q / x * step + 1e-12)
+            h, e = h + beta * sent, (v - sent) * corrected
+            before, theta = theta, new
+            lengths += ((theta - before) ** 2).sum()
+            if corrected:
+                assert lengths <= (x / (1 - 2 * q)) ** 2 * squares * (1 + 1e-9)
+                shown, lost = f(theta - x * unsent), x / 2 + x * q / (1 - 2 * q)
+                assert shown <= first - x * (1 - lost) * squares + 1e-12
+            else:
+                assert lengths <= (x / (1 - q)) ** 2 * squares * (1 + 1e-9)
+                left = 1 - (q / (1 - q)) ** 2
+                assert f(theta) <= first - x / 2 * left * squares + 1e-12
+
+
 def test_leaves_have_scopes(problem):
     tree = dataclasses.replace(
         problem, init_params={"a": jnp.zeros(4), "b": jnp.zeros((3, 4))}
@@ -166,9 +247,9 @@ def test_every_method_has_an_answer(problem, method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(PROVEN))
+@pytest.mark.parametrize("name", sorted(PROVEN | set(SAFE)))
 def test_proven_steps_do_not_diverge(problem, name):
-    ours = theory(name, problem, **ARGUMENTS[name])
+    ours = theory(name, problem, **({} if name in SAFE else ARGUMENTS[name]))
     algorithm = getattr(gdsec_jax, name)(M, **(ARGUMENTS[name] | ours.parameters))
     optimizer = optax.chain(algorithm, optax.sgd(ours.learning_rate))
     history = simulate(problem, optimizer, 3000, eval_every=100)

@@ -33,8 +33,8 @@ def gdsec(
        h \leftarrow h + \beta \sum_m \hat\Delta_m
 
     With xi = 0 the iterates are gradient descent's. On smooth strongly convex f it
-    converges at gradient descent's linear rate while xi is small enough; beyond that it
-    diverges, the earlier the larger beta is: `adaptive_xi` says about where, and why.
+    converges linearly while xi is small enough, with the step 1/L surely below L/4
+    (docs/theory.md); where it diverges, `adaptive_xi` says about, and why.
 
     Args:
       xi: :math:`\xi_i \ge 0`, in the units of L: a scalar, a prefix of the parameters'
@@ -47,7 +47,7 @@ def gdsec(
 
     Returns:
       :math:`h + \sum_m \hat\Delta_m`. The step 1/L is gradient descent's, a heuristic
-      for xi > 0.
+      for xi beyond L/4.
 
     Examples:
       >>> import jax.numpy as jnp, optax
@@ -84,7 +84,7 @@ def gdsoec(
       beta: as in `gdsec`.
 
     Returns:
-      :math:`h + \sum_m \hat\Delta_m`. The step 1/L is a heuristic.
+      :math:`h + \sum_m \hat\Delta_m`. The step 1/L is a heuristic for xi beyond L/2.
 
     Examples:
       >>> import gdsec_jax, optax

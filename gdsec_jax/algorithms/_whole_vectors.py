@@ -61,14 +61,15 @@ def cgd(num_workers: int, xi, **options: Unpack[MemoryOptions]) -> Aggregator:
        \theta^{k+1} = \theta^k - \alpha \sum_m h_m
 
     With xi = 0 it is gradient descent. On smooth strongly convex f it converges
-    linearly while xi is small enough.
+    linearly while xi is small enough, with the step 1/L surely below L/2
+    (docs/theory.md).
 
     Args:
       xi: :math:`\xi \ge 0`, in the units of L: a number or a schedule of the round; may
         be traced.
 
     Returns:
-      :math:`\sum_m h_m`. The step 1/L is gradient descent's, a heuristic for xi > 0.
+      :math:`\sum_m h_m`. The step 1/L is a heuristic for xi beyond L/2.
 
     Examples:
       >>> import gdsec_jax, optax

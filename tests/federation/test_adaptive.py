@@ -12,51 +12,84 @@ from cases import random_gradients, real_problem, run, slow_but
 from inside import ControlState, _blocks, _parts, _trees
 
 import gdsec_jax
-from gdsec_jax import adaptive_xi, data, problems
+from gdsec_jax import adaptive_xi, problems
 from gdsec_jax.study import config, tuning
 from gdsec_jax.worker import ErrorFeedbackState
 
 
 class Plain:
-    """The rules of `adaptive_xi` in scalar Python, one step a round."""
+    """The rules of `adaptive_xi` in plain Python, one step a round."""
 
-    def __init__(self, beta, start=1.5, growth=0.07, budget=None):
-        self.beta, self.growth, self.budget = beta, growth, budget
-        self.kappa, self.limit, self.wait = start, math.inf, 0.0
-        self.log_step = self.level = self.least = self.first = None
-        self.share, self.changes = budget, []
+    def __init__(self, beta, budget=None):
+        self.beta, self.budget = max(beta, 1e-3), budget
+        self.lag, self.limit, self.log_step, self.last = 0.0, math.inf, 0.0, None
+        self.watch()
+
+    def watch(self):
+        self.window, self.calm = None, 0
 
     def __call__(self, k, change, direction, share):
-        """xi of round k, from |theta^k - theta^{k-1}|, the last |direction|, share."""
-        beta, self.changes = self.beta, [change, *self.changes][:5]
-        if change == 0:
+        """xi of round k, from theta^k - theta^{k-1}, the last |direction|, share."""
+        length = np.linalg.norm(change)
+        if length == 0:
             return None
-        ratio = math.log(change / direction)
-        if self.first is None:
-            self.first, self.log_step, self.level = change, ratio, math.log(change)
+        log_step = math.log(length / direction)
+        jumps, self.log_step = abs(log_step - self.log_step) > 0.2, log_step
+        if self.window is None:
+            self.watched(k, change, jumps)
         else:
-            self.log_step += 0.1 * (ratio - self.log_step)
-            rate = max(beta, 1 / k)
-            self.level += rate * (math.log(change) - self.level)
+            self.went(change, share, jumps)
+        self.last = change
+        return self.lag / math.exp(log_step)
+
+    def watched(self, k, change, jumps):
+        time = 1.0
+        if self.last is not None:
+            still = change @ self.last / (self.last @ self.last)
+            time = min(1 / max(abs(1 - still), 1e-6), 1 + 2 * k)
+        self.calm = self.calm + 1 if time >= 4 and not jumps else 0
+        if self.calm == 2:
+            self.lag = min(time / 4, 1.28 / self.beta, self.limit)
+            self.time, self.age, self.usual = time, 0, (1 + self.lag) * change @ change
+            self.drifts, self.least, self.level = 0, math.inf, None
+            self.begin(max(4, self.lag))
+
+    def begin(self, rounds):
+        self.window, self.length, self.shares = [], rounds, 0.0
+
+    def went(self, change, share, jumps):
+        self.window.append(change)
+        self.shares, self.age = self.shares + share, self.age + 1
+        energy, rounds = sum(s @ s for s in self.window), len(self.window)
+        mean = sum(self.window) / rounds
+        drift, ended = mean @ mean, rounds >= self.length
+        grew = ended and drift > 9 * self.least
+        if energy > 4 * self.length * self.usual or jumps or grew:
+            self.limit, self.lag = min(self.lag, self.limit) / 2, 0.0
+            self.watch()
+        elif ended:
+            self.chosen(drift, energy / rounds, rounds)
+
+    def chosen(self, drift, energy, rounds):
+        lasts = self.time + self.age
+        part = min(2 * rounds / self.age, 1)
+        if self.level is not None and self.level > math.log(drift):
+            lasts = min(lasts, 2 * rounds / part / (self.level - math.log(drift)))
+        kicks, before = energy / drift - 1, self.lag
+        factor = (0.25 + min(0.3 * lasts, 1.5 * before)) / kicks
         if self.budget is not None:
-            self.share += beta * (share - self.share)
-        alarm = len(self.changes) == 5 and min(self.changes) > 2 * self.first
-        settled = beta * k > 2 and self.wait <= 0
-        self.limit *= math.exp(0.2 * self.growth * beta)
-        if alarm or (settled and self.level > self.least + math.log(1.25)):
-            self.kappa, self.limit = self.kappa / 4, 0.7 * self.kappa
-            self.wait, self.least = 1 / beta, self.level
-            self.first = min(self.changes) if alarm else self.first
-        else:
-            pace = self.growth if self.limit == math.inf else 0.7
-            if self.budget is not None:
-                pace = min(pace, math.log(self.share / self.budget) / 2)
-            pace = min(pace, 0.0) if self.wait > 0 else pace
-            self.kappa = min(self.kappa * math.exp(pace * beta), self.limit)
-            least = self.level if self.least is None else self.least
-            self.least = min(least, self.level) if settled else self.level
-            self.wait = max(self.wait - 1, 0.0)
-        return self.kappa / (math.exp(self.log_step) * beta)
+            factor = min(factor, max(self.shares / rounds / self.budget, 0.5))
+        factor = min(max(factor, 0.5), 3)
+        quiet = kicks <= before / 20 and self.shares >= 1
+        borne = lasts * min(max(self.beta * lasts, 0.5), 1) * (3 if quiet else 1)
+        kappa = 5.0 if quiet else 1.28
+        self.lag = min(factor * max(before, 0.25), borne, kappa / self.beta, self.limit)
+        self.limit *= 1.5
+        self.usual = max(energy, self.usual / 2)
+        self.least = min(drift, 2 * self.least)
+        level = math.log(drift) if self.level is None else self.level
+        self.level = level + part * (math.log(drift) - level)
+        self.begin(max(4, self.lag, before))
 
 
 def course(problem, optimizer, num_rounds):
@@ -87,114 +120,137 @@ def gdsec(problem, step=1.0, beta=0.01, **options):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [
-        pytest.param({}, marks=pytest.mark.slow),
-        {"start": 3.0, "growth": 0.3},
-        {"budget": 0.1},
-    ],
-    ids=["default", "one that is cut", "budget"],
+    "setting",
+    slow_but(
+        [(0.1, 1.0, None)],
+        [(0.1, 1.0, None), (0.01, 1.9, None), (0.05, 1.0, 0.1), (0.3, 1.5, None)],
+    ),
 )
-def test_equals_a_loop_in_plain_python(options):
-    beta, rounds = 0.1, 200
+def test_equals_a_loop_in_plain_python(setting):
+    (beta, step, budget), rounds = setting, 150
     with jax.enable_x64(True):
         problem, x, y, parts = real_problem("digits", dtype="float64")
-        xi, params, entries, _ = course(
-            problem, gdsec(problem, beta=beta, **options), rounds
-        )
-        alpha = 1 / float(problem.smoothness)
-    rule, num_samples, (m, d) = Plain(beta, **options), len(y), (5, x.shape[1])
+        optimizer = gdsec(problem, step, beta, budget=budget)
+        xi, params, entries, _ = course(problem, optimizer, rounds)
+        alpha = step / float(problem.smoothness)
+    rule, num_samples, (m, d) = Plain(beta, budget), len(y), (5, x.shape[1])
     theta, before, h, e = np.zeros(d), np.zeros(d), np.zeros((m, d)), np.zeros((m, d))
-    direction, share, cuts = np.zeros(d), 0.0, 0
+    direction, share, windows = np.zeros(d), 0.0, set()
     for k in range(rounds):
-        kappa = rule.kappa
         change = theta - before
-        own = rule(
-            k, np.linalg.norm(change), max(np.linalg.norm(direction), 1e-300), share
-        )
-        cuts += rule.kappa < kappa / 2
+        own = rule(k, change, np.linalg.norm(direction), share) or 0.0
+        windows.add(own)
         gradients = np.stack(
             [x[p].T @ (x[p] @ theta - y[p]) / num_samples for p in parts]
         )
         gradients += theta / num_samples / m
         v = gradients - h + e
-        sent = np.where(np.abs(v) <= (own or 0.0) / m * np.abs(change), 0.0, v)
+        sent = np.where(np.abs(v) <= own / m * np.abs(change), 0.0, v)
         direction = (h + sent).sum(0)
         h, e = h + beta * sent, v - sent
         before, theta = theta, theta - alpha * direction
         share = np.count_nonzero(sent) / sent.size
-        if own is not None:
-            np.testing.assert_allclose(xi[k], own, rtol=1e-8)
+        np.testing.assert_allclose(xi[k], own, rtol=1e-6)
         np.testing.assert_array_equal(entries[k], np.count_nonzero(sent, axis=1))
         np.testing.assert_allclose(params[k], theta, rtol=1e-7, atol=1e-9)
-    assert cuts > 0 or "growth" not in options
+    assert len(windows) > 4 and max(windows) * alpha > 4
 
 
-def steps(lengths, *, beta=0.1, share=0.5, **options):
-    """The controller's states and xis, where theta moves by these lengths at step 1."""
+def lags(changes, *, beta=0.1, steps=None, share=0.5, **options):
+    """The controller's lag in each round where theta moves so; xi, its last state."""
+    changes = np.asarray(changes, np.float32)
+    steps = np.ones(len(changes)) if steps is None else steps
     controller = adaptive_xi(**options)
-    state, update = controller.init(jnp.zeros(3)), jax.jit(controller.update)
-    past, seen = np.zeros(10, np.float32), []
-    for k, length in enumerate(lengths):
-        square = np.float32(length) ** 2
-        past = np.concatenate([[square], past[:-1]])
+    state, update = controller.init(jnp.zeros(changes.shape[1])), controller.update
+    update, seen, chosen = jax.jit(update), [], []
+    for k, (change, step) in enumerate(zip(changes, steps, strict=True)):
+        square = np.float32(change @ change)
         xi, state = update(
             state,
             beta=np.float32(beta),
             round=np.int32(k),
-            past_changes=past,
-            direction=square,
+            change=jnp.asarray(change),
+            past_changes=np.full(10, square),
+            direction=np.float32(square / step**2),
             share=np.float32(share),
         )
-        seen.append((float(xi), state))
-    return seen
+        seen.append(float(state.lag))
+        chosen.append(float(xi))
+    return np.array(seen), np.array(chosen), state
 
 
-def test_it_begins_where_theory_of_one_worker_puts_it():
-    seen = steps([0.0, 1.0, 0.9], beta=0.1, start=1.2, growth=0.0)
-    np.testing.assert_allclose([xi for xi, _ in seen], [0, 12, 12], rtol=1e-5)
+def falling(rounds, time=50.0, first=3):
+    """Steps along one line, whose length falls by a factor e in `time` rounds."""
+    lengths = np.exp(-np.arange(rounds) / time)
+    return np.concatenate([[[0.0, 0.0]], lengths[:, None] * [[0.6, 0.8]]])
 
 
-def test_a_longer_mean_step_cuts_it_once_and_limits_it():
-    lengths = [0.0, *0.9 ** np.arange(40), *np.full(80, 0.9**40 * 5)]
-    seen = steps(lengths, growth=0.0)
-    kappas = np.array([float(state.kappa) for _, state in seen])
-    np.testing.assert_allclose(kappas[:40], 1.5)
-    (cut,) = np.flatnonzero(np.diff(kappas) < 0)
-    assert cut > 40
-    np.testing.assert_allclose(kappas[cut + 1 : cut + 10], 1.5 / 4, rtol=1e-6)
-    np.testing.assert_allclose(kappas[-1], 0.7 * 1.5, rtol=1e-5)
-    assert np.all(np.diff(kappas[cut + 1 :]) >= 0)
+def test_a_watch_ends_when_the_step_is_calm():
+    lag, *_ = lags(falling(5), beta=0.01)
+    # Rounds 2 and 3 are the first that have one before them.
+    assert lag[2] == 0 and lag[3] == pytest.approx((1 + 2 * 3) / 4)
+    swinging = falling(40) * (-1.0) ** np.arange(41)[:, None]
+    assert not lags(swinging)[0].any()
+    assert not lags(falling(40, time=3.0))[0].any()
 
 
-def test_steps_that_explode_cut_it_at_once():
-    seen = steps([0.0, *1.5 ** np.arange(12)], beta=0.01)
-    kappas = np.array([float(state.kappa) for _, state in seen])
-    first = int(np.argmin(kappas > 1.0))
-    # The first in whose row of five all are more than twice as long as the first step.
-    assert first == 1 + 2 + 4
-    assert kappas[-1] < 1.5 / 4**2
+def test_a_lag_grows_by_three_a_window_up_to_what_beta_bears():
+    lag, xi, _ = lags(falling(60), steps=np.full(61, 0.5), beta=0.1)
+    changed = np.flatnonzero(np.diff(lag))
+    np.testing.assert_allclose(lag[changed[0] + 1], 1.75)
+    np.testing.assert_allclose(lag[changed[1] + 1], 3 * 1.75, rtol=1e-5)
+    # Without any kicks, as here, it may reach 5/beta.
+    assert 12.8 < lag.max() <= 50.1
+    np.testing.assert_allclose(xi, lag / 0.5, rtol=1e-6)
+    lengths = np.diff(changed)
+    np.testing.assert_array_equal(
+        lengths, np.ceil(np.maximum(lag[changed[:-1] + 1], 4))
+    )
 
 
-def test_one_long_step_is_no_alarm():
-    seen = steps([0.0, *([1.0, 0.1, 0.1, 50.0, 0.1, 0.1] * 3)], beta=0.01, growth=0.0)
-    np.testing.assert_allclose([float(s.kappa) for _, s in seen], 1.5)
+def test_kicks_that_lead_nowhere_lower_it():
+    rounds = np.arange(401)
+    changes = falling(400)
+    # Their energy comes to exceed the steps' 144 times, and 0.3 T is 15.
+    swing = np.linspace(0, 12, 401) * (-1.0) ** rounds * np.linalg.norm(changes, axis=1)
+    changes += swing[:, None] * [[0.8, -0.6]]
+    lag, _, state = lags(changes, beta=0.01)
+    assert lag.max() > 20 and lag[-1] < 0.7 * lag.max()
+    assert np.isinf(state.limit)
+
+
+def test_an_alarm_sends_everything_at_once():
+    changes = falling(60)
+    changes[40] *= 30
+    lag, *_ = lags(changes, beta=0.01)
+    assert lag[39] > 4 and lag[40] == 0
+    assert 0 < lag[lag.nonzero()[0]][lag.nonzero()[0] > 40][0] <= lag[39] / 2
+
+
+def test_steps_that_are_no_multiple_of_the_direction_are_an_alarm():
+    steps = np.ones(61)
+    steps[40] = 1.3
+    lag, *_ = lags(falling(60), steps=steps, beta=0.01)
+    assert lag[39] > 4 and lag[40] == 0
+    fluctuating = np.exp(np.random.default_rng(0).normal(size=61))
+    assert not lags(falling(60), steps=fluctuating, beta=0.01)[0][:40].any()
 
 
 @pytest.mark.parametrize("length", [0.0, np.inf, np.nan, 1e-30, 1e18])
 def test_xi_stays_finite_and_not_negative(length):
-    seen = steps([0.0, 0.0, 1.0, 0.5, length, length, 0.5, 0.4])
-    for xi, state in seen:
-        assert math.isfinite(xi)
-        assert xi >= 0
-        assert all(np.isfinite(x) or x == np.inf for x in jax.tree.leaves(state))
-    assert seen[-1][0] > 0
+    changes = falling(20)
+    changes[10:12] = length
+    lag, xi, state = lags(changes)
+    assert np.isfinite(xi).all() and np.all(xi >= 0) and np.isfinite(lag).all()
+    assert all(not np.isnan(x).any() for x in jax.tree.leaves(state))
+    assert lag[9] > 0
 
 
 def test_where_theta_stands_still_it_waits():
-    seen = steps([0.0, 1.0, 0.0, 0.0])
-    assert seen[1][1] == seen[3][1]
-    np.testing.assert_allclose(seen[1][0], seen[3][0], rtol=1e-5)
+    changes = falling(20)
+    changes[10:12] = 0
+    lag, *_ = lags(changes)
+    np.testing.assert_array_equal(lag[9:12], lag[9])
 
 
 @pytest.mark.parametrize("budget", slow_but([0.1], [0.03, 0.1, 0.3]))
@@ -219,7 +275,7 @@ def test_steps_longer_than_one_over_l_cost_bits_but_not_the_run(step, x64):
     problem = problems.ridge(
         *_gaussian(), num_workers=4, regularization=0.01, dtype="float64"
     )
-    optimizer = gdsec(problem, step=step, beta=0.1, growth=0.0)
+    optimizer = gdsec(problem, step=step, beta=0.1)
     _, params, *_ = course(problem, optimizer, 400)
     xi = 0.5 * problem.smoothness / (step * 0.1)
     fixed = optax.chain(
@@ -243,10 +299,10 @@ def _constant(xi):
 
 def test_side_by_side_equals_one_after_the_other():
     problem, *_ = real_problem("breast_cancer")
-    grid = {"start": [0.5, 1.5], "growth": [0.0, 0.2], "budget": [0.05, 0.2]}
+    grid = {"step": [0.5, 1.0], "budget": [0.05, 0.2]}
     make = functools.partial(gdsec, problem, beta=0.1)
     swept = gdsec_jax.sweep(problem, make, grid, 40)
-    setting = {"start": 0.5, "growth": 0.2, "budget": 0.05}
+    setting = {"step": 0.5, "budget": 0.05}
     alone = gdsec_jax.simulate(problem, make(**setting), 40)
     one = swept.sel(setting)
     np.testing.assert_allclose(one["objective_error"], alone.objective_error, rtol=1e-3)
@@ -257,7 +313,7 @@ def test_side_by_side_equals_one_after_the_other():
 def test_the_conservation_law_holds(x64):
     """Directions and what is still unsent add up to the gradients, whatever xi was."""
     problem, *_ = real_problem("breast_cancer", dtype="float64")
-    optimizer = gdsec(problem, beta=0.1, start=3.0)
+    optimizer = gdsec(problem, beta=0.1)
     xi, params, _, state = course(problem, optimizer, 80)
     start = np.asarray(problem.init_params)
     before = np.concatenate([start[None], params[:-1]])
@@ -266,12 +322,12 @@ def test_the_conservation_law_holds(x64):
     (memory,) = _trees.of_type(state, ErrorFeedbackState)
     total = directions + np.asarray(memory.error).sum(0)
     np.testing.assert_allclose(total, gradients, rtol=1e-9, atol=1e-10)
-    assert len(set(xi)) > 10
+    assert len(set(xi)) > 4
 
 
 def test_absent_workers_know_the_same_xi(x64):
     """It is the federation's: one who slept censors with the others' threshold."""
-    optimizer = gdsec_jax.gdsec(2, adaptive_xi(growth=0.0), beta=0.5)
+    optimizer = gdsec_jax.gdsec(2, adaptive_xi(), beta=0.5)
     theta, update = np.zeros(1), jax.jit(optimizer.update)
     state = jax.jit(optimizer.init)(theta)
     rounds = [(True, True), (True, False), (True, False), (True, True)]
@@ -280,7 +336,7 @@ def test_absent_workers_know_the_same_xi(x64):
         _, state = update(np.ones((2, 1)), state, theta, active=jnp.asarray(active))
     (control,) = _trees.of_type(state, ControlState)
     assert control.xi.shape == ()
-    assert control.controller.kappa.shape == ()
+    assert control.controller.lag.shape == ()
 
 
 def test_the_mean_convention_is_the_same(x64):
@@ -303,21 +359,27 @@ def test_its_kin_take_it_too(method):
     algorithm = getattr(gdsec_jax, method)(5, adaptive_xi(budget=0.3), 0.1)
     optimizer = optax.chain(algorithm, optax.sgd(1 / problem.smoothness))
     xi, _, entries, _ = course(problem, optimizer, 150)
-    assert np.all(xi[1:] > 0)
+    assert np.mean(xi > 0) > 0.8
     np.testing.assert_allclose(entries[50:].mean() / 64, 0.3, rtol=0.4)
 
 
-def test_the_step_is_estimated_behind_momentum_too(x64):
+@pytest.mark.parametrize(
+    "step", slow_but(["momentum"], ["momentum", "adam", "rmsprop", "clip"])
+)
+def test_behind_other_steps_it_loses_nothing(step, x64):
     problem, *_ = real_problem("digits", dtype="float64")
-    alpha = 0.1 / float(problem.smoothness)
-    algorithm = gdsec_jax.gdsec(5, adaptive_xi(growth=0.0), 0.05)
-    optimizer = optax.chain(algorithm, optax.sgd(alpha, momentum=0.9))
-    _, params, _, state = course(problem, optimizer, 600)
-    (control,) = _trees.of_type(state, ControlState)
-    # Of a direction that stays, the step is ten times alpha.
-    assert 2 < math.exp(control.controller.step) / alpha < 20
-    errors = jax.vmap(problem.error)(params[[0, -1]])
-    assert errors[1] < 0.05 * errors[0]
+    alpha = 1 / float(problem.smoothness)
+    make = {
+        "momentum": optax.sgd(0.1 * alpha, momentum=0.9),
+        "adam": optax.adam(0.01),
+        "rmsprop": optax.rmsprop(0.01),
+        "clip": optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(alpha)),
+    }[step]
+    errors = []
+    for algorithm in (gdsec_jax.gdsec(5, adaptive_xi()), gdsec_jax.gd(5)):
+        optimizer = optax.chain(algorithm, make)
+        errors.append(gdsec_jax.simulate(problem, optimizer, 400).objective_error[-1])
+    assert errors[0] < 1.2 * errors[1]
 
 
 def test_large_gradients_go_in_blocks_with_it(monkeypatch):
@@ -343,10 +405,6 @@ def _updated(make, xi):
 
 
 REFUSED = {
-    "start is 0.0, expected a finite number above 0": lambda: adaptive_xi(start=0.0),
-    "start is -1.0, expected a finite number above 0": lambda: adaptive_xi(start=-1.0),
-    "growth is -0.1, expected a number at least 0": lambda: adaptive_xi(growth=-0.1),
-    "growth is None, expected one number": lambda: adaptive_xi(growth=None),
     "budget is 0.0, expected a finite number above 0": lambda: adaptive_xi(budget=0.0),
     r"budget is 1.5, expected a number in \[0, 1\]": lambda: adaptive_xi(budget=1.5),
     # Without error correction.
@@ -361,6 +419,11 @@ REFUSED = {
     ),
     "xi is Controller.*expected one number": lambda: gdsec_jax.cgd(2, xi=adaptive_xi()),
 }
+
+
+def test_what_went_still_may_be_said():
+    with pytest.warns(DeprecationWarning, match=r"adaptive_xi\(growth=...\) is depr"):
+        adaptive_xi(growth=0.1)
 
 
 @pytest.mark.parametrize("message", REFUSED)
@@ -382,32 +445,77 @@ def test_it_keeps_the_dtypes():
         ]
 
 
+SHAPES = [(1, 64, 16), (1, 40, 80), (3, 30, 3), (5, 20, 30), (20, 10, 20), (100, 3, 40)]
+STEPS = [0.3, 0.5, 1.0, 1.0, 1.3, 1.5, 1.7, 1.9, 1.95]
+BETAS = [0.001, 0.01, 0.01, 0.01, 0.03, 0.1, 0.3, 1.0]
+
+
+def drawn(kind, shape, rng):
+    """A problem with random scales, conditioning, tails, means or holes, and lambda."""
+    (m, n, d), style = shape, rng.integers(6)
+    x = rng.normal(size=(m * n, d))
+    if style == 1:
+        u, s, v = np.linalg.svd(x, full_matrices=False)
+        s = 10.0 ** -np.linspace(0, rng.uniform(0.2, 3), s.size)
+        x = np.sqrt(m * n) * (u * s) @ v
+    elif style == 2:
+        x = rng.standard_t(rng.uniform(1.5, 4), size=x.shape)
+    elif style == 3:
+        x = x * rng.uniform(0.05, 0.5) + rng.normal(size=d) * rng.uniform(0.5, 3)
+    elif style == 4:
+        x = x * (rng.random(x.shape) < rng.uniform(0.05, 0.4))
+    elif style == 5:
+        x = x * 10.0 ** rng.uniform(-2, 0, size=d)
+    if rng.random() < 0.4:
+        x = x * np.repeat(10.0 ** rng.uniform(-1, 1, size=m), n)[:, None]
+    z = x @ rng.normal(size=d) * 10.0 ** rng.uniform(-1, 1)
+    y = z + rng.choice([0, 0.3, 1]) * z.std() * rng.normal(size=z.size)
+    if kind == "logistic":
+        y = np.where(y > np.median(y), 1.0, -1.0)
+    elif kind == "nonlinear_least_squares":
+        y = 1 / (1 + np.exp(-np.clip(y, -30, 30)))
+    penalty = 10.0 ** rng.uniform(-6, -1) * np.linalg.norm(x, 2) ** 2 / (m * n)
+    return getattr(problems, kind)(
+        *(x, y, m), regularization=penalty, split="contiguous", dtype="float64"
+    )
+
+
+# Of 120 cases, in how many a tenth, hundredth or thousandth of the first error may take
+# more than 1.5 times gradient descent's rounds, and two more. Of the last the error is
+# the squared norm of the gradient, in which kicks count most, and a thousandth is 1e-6.
+SLOWER = {"ridge": 0, "logistic": 1, "lasso": 1, "nonlinear_least_squares": 4}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ridge", "logistic", "nonlinear_least_squares"])
-def test_it_never_diverges_and_keeps_the_rate(kind, x64):
-    """Over 20 splits, starts and draws, where gradient descent does not."""
-    loaded = data.load("digits" if kind == "ridge" else "breast_cancer")
-    for seed in range(20):
-        parts = data.split(loaded.targets, 5, seed=seed)
-        problem = getattr(problems, kind)(
-            loaded.features, loaded.targets, 5, split=parts, dtype="float64"
+@pytest.mark.parametrize("kind", SLOWER)
+def test_it_harms_no_problem_that_is_drawn(kind, x64):
+    """Nowhere is its error twice gradient descent's largest one."""
+    cases, harmed = 20, []
+    for number, shape in enumerate(SHAPES):
+        rng = np.random.default_rng(number)
+        several = [drawn(kind, shape, rng) for _ in range(cases)]
+        steps = rng.choice(STEPS, cases) / [each.smoothness for each in several]
+        stacked = jax.tree.map(lambda *each: jnp.stack(each), *several)
+        settings = stacked, steps, rng.choice(BETAS, cases)
+        ours, gd = (
+            np.asarray(_errors(*settings, xi)) for xi in (adaptive_xi(), _constant(0.0))
         )
-        start = np.random.default_rng(seed).normal(size=loaded.features.shape[1])
-        start = jnp.asarray(0.1 * start)
-        _check_one(problem, start, 1e-2)
+        harmed += [
+            (shape, case, *found)
+            for case in range(cases)
+            for found in _harm(ours[case], gd[case], kind)
+        ]
+    slower = {found[:2] for found in harmed if found[2] != "highest"}
+    assert len(slower) <= SLOWER[kind], harmed
+    assert all(found[2] != "highest" for found in harmed), harmed
 
 
-def _check_one(problem, start, target):
-    gd = _rounds_to(problem, gdsec_jax.gd(5), start, target)
-    adaptive = _rounds_to(problem, gdsec_jax.gdsec(5, adaptive_xi()), start, target)
-    assert np.isfinite(gd)
-    # About 1/beta rounds are needed to see anything.
-    assert adaptive <= 1.2 * gd + 100
-
-
-@functools.partial(jax.jit, static_argnames="algorithm")
-def _errors(problem, algorithm, start):
-    optimizer = optax.chain(algorithm, optax.sgd(1 / problem.smoothness))
+@functools.partial(jax.jit, static_argnames="xi")
+@functools.partial(jax.vmap, in_axes=(0, 0, 0, None))
+def _errors(problem, step, beta, xi):
+    """Of the first parameters and those behind each of 800 rounds."""
+    algorithm = gdsec_jax.gdsec(problem.num_workers, xi, beta)
+    optimizer = optax.chain(algorithm, optax.sgd(step))
 
     def one(carry, _):
         params, state = carry
@@ -415,14 +523,26 @@ def _errors(problem, algorithm, start):
         params = optax.apply_updates(params, updates)
         return (params, state), problem.error(params)
 
-    return jax.lax.scan(one, (start, optimizer.init(start)), None, length=1500)[1]
+    start = problem.init_params
+    carry = start, optimizer.init(start)
+    errors = jax.lax.scan(one, carry, None, length=800)[1]
+    return jnp.append(problem.error(start), errors)
 
 
-def _rounds_to(problem, algorithm, start, target):
-    errors = np.asarray(_errors(problem, algorithm, start))
-    reached = errors <= target * float(problem.error(start))
-    stays = errors[-1] <= target * float(problem.error(start))
-    return np.argmax(reached) + 1 if reached.any() and stays else np.inf
+def _harm(ours, gd, kind):
+    """What of the promises was not kept; the first error stands before the others."""
+    if not gd[-1] < gd[0]:
+        return
+    if not np.nanmax(np.where(np.isfinite(ours), ours, np.inf)) <= 2 * gd.max():
+        yield "highest", ours.max() / gd.max()
+    power = 2 if kind == "nonlinear_least_squares" else 1
+    for target in (1e-1, 1e-2, 1e-3)[: 2 if kind == "lasso" else 3]:
+        reached, within = (x <= target**power * gd[0] for x in (gd, ours))
+        usual = reached.argmax()
+        if reached.any() and 1.5 * usual + 2 < gd.size:
+            first = within.argmax() if within.any() else np.inf
+            if first > 1.5 * usual + 2:
+                yield target, usual, first
 
 
 @pytest.mark.parametrize(
@@ -434,7 +554,7 @@ def test_a_config_makes_it(fields):
     problem, *_ = real_problem("digits")
     optimizer = config.make_optimizer(made.methods["SEC"], made, problem)
     xi, _, entries, _ = course(problem, optimizer, 60)
-    assert len(set(xi)) > 10
+    assert len(set(xi)) > 4
     assert entries[10:].mean() < 0.5 * 64
 
 
