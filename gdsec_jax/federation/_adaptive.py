@@ -92,15 +92,15 @@ def adaptive_xi(*, budget=None, start=None, growth=None) -> Controller:
     gradient descent's rounds to a thousandth of the first error, which was never
     exceeded. Of 640 that were drawn anew once the constants stood, with learning rates
     up to 1.95/L and beta from 0.001 to 1, it took more than 1.5 times in 2 of 480
-    convex ones, both done in less than 30 rounds, and in 11 of 160 with the squared norm
-    of the gradient as the error; that exceeded twice gradient descent's largest in 3,
-    4.4 times at most, and the error of the convex ones in none. The slow tests draw
+    convex ones, both done in less than 30 rounds, and in 11 of 160 with the squared
+    norm of the gradient as the error; that exceeded twice gradient descent's largest in
+    3, 4.4 times at most, and the error of the convex ones in none. The slow tests draw
     480 more.
 
     With beta = 0.01 it sent about twice what the best of 12 xi does, and seldom more
     than 2.5 times: 3.4 times with 200 workers, and 18 times where one xi happens to
     damp the swings of a learning rate near 2/L. Where gradient descent takes some
-    dozens of rounds it sends about as much.
+    dozens of rounds it sends about as much, at worst twice.
 
     It wants steps that are multiples of the direction, as of optax.sgd with any
     schedule. Behind momentum, clipping or optax.adam :math:`\alpha` jumps as soon as
