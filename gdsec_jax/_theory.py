@@ -10,6 +10,7 @@ import numpy as np
 from gdsec_jax import _checks, worker
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.problems import Problem
+from gdsec_jax.problems._problem import check_problem
 
 
 class Theory(NamedTuple):
@@ -75,6 +76,7 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
       False
     """
     _checks.one_of("method", method, tuple(METHODS))
+    check_problem(problem)
     accepted = inspect.signature(METHODS[method].factory).parameters
     for name in parameters:
         if name not in accepted:

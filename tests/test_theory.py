@@ -257,6 +257,8 @@ def test_proven_steps_do_not_diverge(problem, name):
 
 
 def test_bad_input(problem):
+    with pytest.raises(ValueError, match="problem is <function ridge.*expected a Pro"):
+        gdsec_jax.theory("gd", problems.ridge)
     with pytest.raises(ValueError, match="method is 'adam', expected one of gd, gdsec"):
         theory("adam", problem)
     for value in (None, 0.0, float("nan"), -1.0):
