@@ -143,12 +143,7 @@ def _check_in_front(update: Callable, *arguments: Any) -> None:
 
 def _done_to(jaxpr: Any, gradients: set, results: set) -> str | None:
     """What a program does to the gradients of all workers on the way to its results."""
-    needed, kept = set(results), []
-    for equation in reversed(jaxpr.eqns):
-        if needed.intersection(equation.outvars):
-            kept.append(equation)
-            needed.update(_variables(equation.invars))
-    for equation in reversed(kept):
+    for equation in reversed(_on_the_way(jaxpr, results)[0]):
         name, own = equation.primitive.name, equation.params
         if name.startswith(("random_bits", "threefry")):
             return "adds noise to the gradients"
@@ -157,9 +152,8 @@ def _done_to(jaxpr: Any, gradients: set, results: set) -> str | None:
         axes = axes if isinstance(axes, tuple) else (axes,)
         if of_all and name.startswith(("reduce_", "argm", "cum")) and 0 in axes:
             return "looks at the gradients of all workers at once, as clipping does"
-        inner = own.get("jaxpr", own.get("call_jaxpr"))
-        inner = getattr(inner, "jaxpr", inner)
-        if inner is not None and len(inner.invars) == len(equation.invars):
+        inner = _inner(equation)
+        if inner is not None:
             pairs = zip(inner.invars, equation.invars, strict=True)
             same = {x for x, y in pairs if _variables([y]) and y in of_all}
             done = _done_to(inner, same, set(inner.outvars))
@@ -168,6 +162,37 @@ def _done_to(jaxpr: Any, gradients: set, results: set) -> str | None:
         if of_all:
             gradients.update(equation.outvars)
     return None
+
+
+def _on_the_way(jaxpr: Any, results: set) -> tuple[list[Any], set]:
+    """The equations that the results are made by, the last first, and of which inputs.
+
+    What merely chooses between values makes none: workers may be drawn that fail.
+    """
+    needed, kept = set(results), []
+    for equation in reversed(jaxpr.eqns):
+        made = needed.intersection(equation.outvars)
+        if not made:
+            continue
+        kept.append(equation)
+        used, inner = equation.invars, _inner(equation)
+        if equation.primitive.name == "select_n":
+            used = used[1:]
+        elif inner is not None:
+            pairs = zip(inner.outvars, equation.outvars, strict=True)
+            _, known = _on_the_way(inner, {x for x, y in pairs if y in made})
+            pairs = zip(inner.invars, used, strict=True)
+            used = [y for x, y in pairs if x in known]
+        needed.update(_variables(used))
+    return kept, needed
+
+
+def _inner(equation: Any) -> Any:
+    """The program that an equation calls with its own arguments, if it does."""
+    inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+    inner = getattr(inner, "jaxpr", inner)
+    same = inner is not None and len(inner.invars) == len(equation.invars)
+    return inner if same else None
 
 
 def _variables(values: Any) -> list[Any]:

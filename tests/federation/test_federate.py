@@ -302,7 +302,18 @@ def test_check_blames_the_stage_and_not_the_axis(behind, message):
     assert "workers" not in str(caught.value)
 
 
+def broken(gradients, params):
+    """Some workers fail; which of them is drawn, and not what they say."""
+    luck = jax.random.uniform(jax.random.key(0), (3,))
+
+    def one(g):
+        return jnp.where(luck.reshape(3, *(1,) * (g.ndim - 1)) < 0.1, jnp.nan, g)
+
+    return jax.tree.map(one, gradients)
+
+
 OTHERS = (optax.clip(1.0), optax.scale(0.5), optax.zero_nans(), optax.identity())
+OTHERS += (optax.stateless(broken),)
 
 
 @pytest.mark.parametrize(
