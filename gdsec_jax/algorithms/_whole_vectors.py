@@ -146,8 +146,7 @@ def laq(
        \theta^{k+1} = \theta^k - \alpha \sum_m h_m
 
     with Q of `worker.grid`, and :math:`\hat\varepsilon_m` the error of the last upload,
-    of which no more counts than :math:`\|\nabla f_m(\theta^k)\|`: after one excessive
-    gradient a worker would be silent for 100 rounds, time and again. The first round
+    which counts as 0 after an excessive gradient, see `worker.laq`. The first round
     uploads, and so does every one after 100 that did not. On smooth strongly convex f
     it converges linearly.
 

@@ -1,5 +1,6 @@
 r"""The optimum of the lasso: coordinate descent, then Newton steps on the support."""
 
+import functools
 import warnings
 
 import numpy as np
@@ -18,8 +19,8 @@ def solve_lasso(features: Matrix, targets: np.ndarray, regularization: float):
     residual = targets - features @ theta
     c = features.T @ residual / targets.size
     value, gap = _bounded(residual, c, theta, regularization)
-    gap += rounding_of(features, residual, theta, value)
-    return Optimum(value, float(gap), theta)
+    rounding = functools.partial(rounding_of, features, residual, theta, value)
+    return Optimum(value, float(gap + rounding()), theta, rounding=rounding)
 
 
 def _descent(x: Matrix, y: np.ndarray, lam: float) -> np.ndarray:

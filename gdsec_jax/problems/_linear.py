@@ -195,6 +195,13 @@ def samples(
     return Samples(features, targets, parts, float(regularization), dtype)
 
 
+def _held(solution: np.ndarray | None, dtype) -> Any:
+    """The solution on the device; None if it is beyond what its dtype holds."""
+    if solution is None or not np.isfinite(_stored(solution, dtype)).all():
+        return None
+    return jnp.asarray(solution, dtype)
+
+
 def _stored(array: np.ndarray, dtype) -> np.ndarray:
     """The numbers that the device will have, in float64: f is of them."""
     with np.errstate(over="ignore"):  # an infinity is told of
@@ -271,6 +278,8 @@ def linear_problem(
         given = (features, targets, parts, regularization, solution, wide)
         gram = gram_of(*given) if small else None
 
+    # A Gram matrix measures f from the solution on.
+    exact = gram is not None or found.rounding is None
     columns = _constants.squared_columns(features) / num_samples
     columns = (coordinate_curvature or curvature) * columns + convexity
     columns = columns.reshape(-1, *(1,) * (len(init_shape) - 1))
@@ -297,8 +306,9 @@ def linear_problem(
         init_params=jnp.zeros(init_shape, dtype),
         optimum=found.value,
         optimum_gap=found.gap,
+        rounding=None if exact else found.rounding(float(jnp.finfo(wide).eps)),
         note=note,
-        solution=None if solution is None else jnp.asarray(solution, dtype),
+        solution=_held(solution, dtype),
         smoothness=whole,
         worker_smoothness=np.array(
             [smoothness(features[part], 1 / num_workers) for part in parts]

@@ -4,7 +4,9 @@ They are found in coordinates in which the condition of the features is gone, an
 by a bound on :math:`f(\hat\theta) - f^*` that does not trust whoever found them.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +33,7 @@ class Optimum(NamedTuple):
     gap: Any = None  # value - f* is at most this
     solution: Any = None  # None where no parameters have the least value
     attained: bool = True
+    rounding: Callable[..., float] | None = None  # what it moves the value by, of eps
 
     def note(self, name: str) -> str:
         """A sentence, where the optimum is not what the word says."""
@@ -219,19 +222,23 @@ def minimise(features: Matrix, loss: Any, regularization: float) -> Optimum:
     value = float(fit.loss.value(z).mean() + penalty)
     # What was bounded is f(w); and no loss is negative.
     gap = min(gap + abs(value - fit.value(w)), value)
-    gap += rounding_of(features, fit.loss.slope(z) @ loss.basis, theta, value)
-    return Optimum(value, float(gap), theta if attained else None, attained)
+    slopes = fit.loss.slope(z) @ loss.basis
+    rounding = functools.partial(rounding_of, features, slopes, theta, value)
+    gap += rounding()
+    return Optimum(value, float(gap), theta if attained else None, attained, rounding)
 
 
-def rounding_of(features: Matrix, slopes, theta, value: float) -> float:
+def rounding_of(
+    features: Matrix, slopes, theta, value: float, eps: float = _EPS
+) -> float:
     """What rounding moves the value by: slopes [N, ...] of the samples' scores.
 
     Products and samples are rounded each on its own: squares add up.
     """
     of_scores = (features * features) @ theta**2
     first = math.sqrt(np.vdot(slopes**2, of_scores))
-    second = 32 * _EPS * of_scores.sum()  # where a residual is nothing but rounding
-    return 4 * _EPS * (value + (first + second) / len(slopes))
+    second = 32 * eps * of_scores.sum()  # where a residual is nothing but rounding
+    return 4 * eps * (value + (first + second) / len(slopes))
 
 
 def _newton(fit: Fit) -> np.ndarray:

@@ -49,6 +49,7 @@ class Problem:
         itself.
       optimum_gap: a bound on optimum - f*, computed in float64; None of problems that
         are not convex, or of the user's own.
+      rounding: what rounding moves f by at the optimum, as it is computed in a run.
       note: a sentence on an optimum that is not exact, or not attained; else empty.
       solution: a minimiser.
       smoothness: L of f's smooth part; the step 1/L makes gradient descent converge.
@@ -74,6 +75,7 @@ class Problem:
     init_params: PyTree
     optimum: Any = None
     optimum_gap: Any = None
+    rounding: Any = None
     solution: PyTree = None
     smoothness: Any = None
     worker_smoothness: Any = None
@@ -184,7 +186,8 @@ class Problem:
     def resolution(self) -> float:
         """The least error that can be told from 0.
 
-        Of f - f* rounding leaves eps |f*|, and what is known of f* `optimum_gap`.
+        Of f - f* rounding leaves eps |f*|, or `rounding`, and what is known of f*
+        `optimum_gap`.
         """
         if self.measure == "gradient":
             return 0.0
@@ -192,9 +195,9 @@ class Problem:
             return -math.inf
         dtypes = map(jnp.result_type, jax.tree.leaves(self.init_params))
         eps = max(float(jnp.finfo(dtype).eps) for dtype in dtypes)
-        known = 0.0 if self.optimum_gap is None else float(self.optimum_gap)
-        rounding = eps * abs(float(self.optimum))
-        return max(rounding, known)
+        known = (self.optimum_gap, self.rounding)
+        least = [0.0 if x is None else float(x) for x in known]
+        return max(eps * abs(float(self.optimum)), *least)
 
     @property
     def error_name(self) -> str:

@@ -17,10 +17,10 @@ from gdsec_jax.worker._vectors import (
     as_it_travels,
     needed,
     some,
-    squared_norm,
 )
 
 MOST_SKIPS = 100  # rounds in a row without an upload, in LAQ
+EXCESSIVE = 1e3  # times the last gradient's norm, in LAQ
 
 
 @_trees.state
@@ -38,6 +38,8 @@ class LAQState(NamedTuple):
 
     skips: jax.Array  # int32 []: rounds in a row without an upload
     error: jax.Array  # float []: norm of the last upload's quantisation error
+    gradient: jax.Array  # float []: norm of the last gradient
+    excessive: jax.Array  # bool []: h has yet to forget an excessive one
     quantiser: optax.OptState
 
 
@@ -126,9 +128,9 @@ def laq(*, learning_rate, bits: int, zeta, scope: Scope = "message") -> Piece:
 
     with Q of `grid`, :math:`\varepsilon = v - Q(v)`, and :math:`\hat\varepsilon` the
     same at the last upload. The first round uploads, and so does every one after 100
-    that did not. So that one excessive gradient does not silence a worker for as long,
-    :math:`\|\hat\varepsilon\|` counts as at most the norm of the gradient, which a
-    `gradient_difference` hands on.
+    that did not. After a gradient a thousand times as long as the one before, which a
+    `gradient_difference` hands on, :math:`\hat\varepsilon` counts as 0 until an upload
+    is at most twice as long as the gradient: its error would silence the worker.
 
     Args:
       learning_rate, zeta: as in `lag`, and the update needs the same.
@@ -148,8 +150,14 @@ def laq(*, learning_rate, bits: int, zeta, scope: Scope = "message") -> Piece:
     moved = _movement("laq", learning_rate, zeta)
 
     def init(params):
-        error = jnp.zeros((), _trees.norm_dtype(params))
-        return LAQState(jnp.zeros((), jnp.int32), error, quantiser.init(params))
+        dtype = _trees.norm_dtype(params)
+        return LAQState(
+            skips=jnp.zeros((), jnp.int32),
+            error=jnp.zeros((), dtype),
+            gradient=jnp.zeros((), dtype),
+            excessive=jnp.zeros((), bool),
+            quantiser=quantiser.init(params),
+        )
 
     def update(updates, state, params=None, *, round=0, **extra_args):
         extra_args |= {"round": round}
@@ -159,7 +167,9 @@ def laq(*, learning_rate, bits: int, zeta, scope: Scope = "message") -> Piece:
         dtype = state.error.dtype
         error = _trees.norm(_trees.sub(updates, message), dtype)
         gradient = _trees.norm(extra_args.get("gradient", updates), dtype)
-        known = jnp.minimum(state.error, gradient)
+        grown = (gradient > EXCESSIVE * state.gradient) & (state.gradient > 0)
+        excessive = state.excessive | grown
+        known = jnp.where(excessive, 0, state.error)
         sides = jnp.stack([moved(extra_args).astype(dtype), error, known])
         size = _trees.norm(message, dtype)
         scale = _trees.power_of_two(jnp.maximum(size, sides.max()))
@@ -172,6 +182,9 @@ def laq(*, learning_rate, bits: int, zeta, scope: Scope = "message") -> Piece:
         return _unless(silent, message), LAQState(
             skips=jnp.where(missing, state.skips + 1, 0),
             error=jnp.where(missing, state.error, error),
+            gradient=gradient,
+            # Until an upload is no more than this worker's gradient makes it.
+            excessive=excessive & (missing | grown | (size > 2 * gradient)),
             quantiser=inner,
         )
 
@@ -298,10 +311,7 @@ def _movement(piece: str, learning_rate, zeta):
 
 def _at_most(v, limit):
     """Whether |v| is at most a limit; no vector is small against no movement."""
-    # In units of the limit squares overflow, or vanish, only where they may.
-    scale = _trees.power_of_two(limit)
-    scaled = jax.tree.map(lambda x: x.astype(limit.dtype) / scale, v)
-    small = squared_norm(scaled) <= jnp.square(limit / scale)
+    small = _trees.norm(v, limit.dtype) <= limit
     return small & (limit >= jnp.finfo(limit.dtype).tiny)
 
 
