@@ -148,7 +148,7 @@ def _is_header(path: Path, cells: Sequence[str], index) -> bool:
     # Columns without names pandas counts from 0, behind the index.
     if all(any(cells[i] != str(i - start) for i in numbers) for start in (0, 1)):
         return False
-    if len(numbers) == len(given):
+    if len(numbers) == len(given) and cells[0] not in _UNNAMED:
         raise _undecided(path, "line", cells, "header=True or header=False")
     return cells[0] in _UNNAMED or (len(words) > len(numbers) > 1)
 

@@ -81,6 +81,11 @@ def complete(name: str, given: Any) -> np.ndarray:
     A table whose columns are of several kinds, or can have missing values, is an array
     of objects. One that is missing is told of.
     """
+    if np.ma.is_masked(given):
+        at = np.argwhere(np.ma.getmaskarray(given))[0].tolist()
+        raise ValueError(
+            f"{name} is masked at {at}, expected an array without missing values."
+        )
     array = np.asarray(given)
     if array.dtype == object and array.size and array.ndim:
         import pandas

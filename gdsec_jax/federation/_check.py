@@ -150,11 +150,14 @@ def _done_to(jaxpr: Any, gradients: set, results: set) -> str | None:
         of_all = gradients.intersection(_variables(equation.invars))
         axes = own.get("axes", own.get("axis", ()))
         axes = axes if isinstance(axes, tuple) else (axes,)
-        if of_all and name.startswith(("reduce_", "argm", "cum")) and 0 in axes:
+        if name == "dot_general":
+            over = zip(equation.invars, own["dimension_numbers"][0], strict=True)
+            axes = [0 for x, own_axes in over if x in of_all and 0 in own_axes]
+        reduces = name.startswith(("reduce_", "argm", "cum", "dot_general"))
+        if of_all and reduces and 0 in axes:
             return "looks at the gradients of all workers at once, as clipping does"
-        inner = _inner(equation)
-        if inner is not None:
-            pairs = zip(inner.invars, equation.invars, strict=True)
+        for inner, used in _inner(equation):
+            pairs = zip(inner.invars, used, strict=True)
             same = {x for x, y in pairs if _variables([y]) and y in of_all}
             done = _done_to(inner, same, set(inner.outvars))
             if done:
@@ -175,24 +178,25 @@ def _on_the_way(jaxpr: Any, results: set) -> tuple[list[Any], set]:
         if not made:
             continue
         kept.append(equation)
-        used, inner = equation.invars, _inner(equation)
-        if equation.primitive.name == "select_n":
-            used = used[1:]
-        elif inner is not None:
+        calls, chooses = _inner(equation), equation.primitive.name == "select_n"
+        if not calls:
+            needed.update(_variables(equation.invars[1 if chooses else 0 :]))
+        for inner, used in calls:
             pairs = zip(inner.outvars, equation.outvars, strict=True)
             _, known = _on_the_way(inner, {x for x, y in pairs if y in made})
             pairs = zip(inner.invars, used, strict=True)
-            used = [y for x, y in pairs if x in known]
-        needed.update(_variables(used))
+            needed.update(_variables(y for x, y in pairs if x in known))
     return kept, needed
 
 
-def _inner(equation: Any) -> Any:
-    """The program that an equation calls with its own arguments, if it does."""
+def _inner(equation: Any) -> list[tuple[Any, Any]]:
+    """The programs that an equation calls, and the arguments of its own they get."""
+    if "branches" in equation.params:
+        return [(x.jaxpr, equation.invars[1:]) for x in equation.params["branches"]]
     inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
     inner = getattr(inner, "jaxpr", inner)
     same = inner is not None and len(inner.invars) == len(equation.invars)
-    return inner if same else None
+    return [(inner, equation.invars)] if same else []
 
 
 def _variables(values: Any) -> list[Any]:

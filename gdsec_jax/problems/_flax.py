@@ -322,14 +322,22 @@ def _check_classes(name: str, targets: np.ndarray, functions, outputs: Any) -> N
     logits = jnp.asarray(np.random.default_rng(0).normal(size=shape), outputs.dtype)
     given = np.zeros((2, *shape[:-1]), targets.dtype)
     given.reshape(2, labels.size, -1)[:, :, 0] = labels, labels % number
+    short = np.iinfo(np.int32)
+    wide = labels[(labels < short.min) | (labels > short.max)]
     for function in functions:
+        if wide.size:  # the device would read another class
+            raise _no_class(name, wide[0], number)
         own, other = (
             np.asarray(function(logits, jnp.asarray(y)), float).reshape(labels.size, -1)
             for y in given
         )
         bad = labels[~np.isfinite(own).all(1) | (own == other).all(1)]
         if bad.size:
-            raise ValueError(
-                f"{name} has the target {bad[0]}, expected classes from 0 to "
-                f"{number - 1}, one for each output of the model."
-            )
+            raise _no_class(name, bad[0], number)
+
+
+def _no_class(name: str, label: Any, number: int) -> ValueError:
+    return ValueError(
+        f"{name} has the target {label}, expected classes from 0 to {number - 1}, one "
+        "for each output of the model."
+    )

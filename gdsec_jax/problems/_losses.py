@@ -26,7 +26,8 @@ def _logistic(z, y):
 def _softmax(z, y):
     # By differences of scores, and as log(1 + ...): no digits of a small loss are lost.
     own = jnp.take_along_axis(z, y[:, None], axis=1)
-    others = jnp.where(jnp.arange(z.shape[1]) == y[:, None], -jnp.inf, z - own)
+    classes = jnp.arange(z.shape[1], dtype=y.dtype)[None]
+    others = jnp.where(classes == y[:, None], -jnp.inf, z - own)
     return jnp.logaddexp(0.0, jax.nn.logsumexp(others, axis=1))
 
 

@@ -322,6 +322,18 @@ OTHERS += (optax.stateless(broken),)
         (optax.clip_by_global_norm(1.0), "looks at the gradients of all workers at o"),
         (optax.clip_by_block_rms(1.0), "looks at the gradients of all workers at o"),
         (optax.normalize_by_update_norm(), "looks at the gradients of all workers at"),
+        (
+            optax.conditionally_transform(
+                optax.clip_by_global_norm(1.0), lambda step: step < 5
+            ),
+            "looks at the gradients of all workers at once",
+        ),
+        (
+            optax.stateless(
+                lambda g, _: jax.tree.map(lambda x: x / (1 + jnp.vdot(x, x)), g)
+            ),
+            "looks at the gradients of all workers at once",
+        ),
         (optax.add_noise(0.1, 0.1, key=0), "adds noise to the gradients"),
         *((stage, None) for stage in OTHERS),
         (

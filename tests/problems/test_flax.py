@@ -559,6 +559,7 @@ REFUSED = {
     },
     "data has the target 0.5, expected whole numbers": {"data": (X, [0.5, *Y[1:]])},
     "data has the target 3, expected classes from 0 to 2": {"data": (X, [3.0, *Y[1:]])},
+    "data has the target 4294967296, expected": {"data": (X, [2**32, *Y[1:]])},
     "data has the target -1, expected classes from 0 to": {"data": (X, [-1, *Y[1:]])},
     "held_out has the target 3, expected classes from": {"held_out": (X, [3, *Y[1:]])},
     "wrt is 3, expected a filter of nnx": {"wrt": 3},

@@ -93,6 +93,10 @@ REFUSED = {
     "features has dtype <U32, expected real numbers": (OBJECTS.assign(b=WORDS), Y),
     "features has dtype datetime64.*, expected real": (X.astype("datetime64[s]"), Y),
     "features has dtype complex128, expected real numbers": (X + 0j, Y),
+    r"features is masked at \[0, 1\], expected an array without missing": (
+        np.ma.masked_equal(X, X[0, 1]),
+        Y,
+    ),
     r"targets holds None at \[0\], expected no missing": (X, [None, *Y[1:].tolist()]),
     r"targets holds nan at \[0\], expected finite numbers": (X, [np.nan, *Y[1:]]),
 }

@@ -28,7 +28,7 @@ KEPT = {
         *("FedAvg", "top-j both ways"),
     ),
     "wireless": ("GD", "GD-SEC", "FedAvg"),
-    "faults": ("GD", "GD-SEC"),
+    "faults": ("GD", "GD-SEC", "GD-SEC at once"),
 }
 LINKS = ("adaptive", "wireless", "faults")
 QUIET = rich.console.Console(quiet=True)
