@@ -278,8 +278,9 @@ def linear_problem(
         given = (features, targets, parts, regularization, solution, wide)
         gram = gram_of(*given) if small else None
 
-    # A Gram matrix measures f from the solution on.
-    exact = gram is not None or found.rounding is None
+    rounding = None
+    if gram is None and found.rounding is not None:  # it measures from the solution on
+        rounding = found.rounding(float(jnp.finfo(wide).eps))
     columns = _constants.squared_columns(features) / num_samples
     columns = (coordinate_curvature or curvature) * columns + convexity
     columns = columns.reshape(-1, *(1,) * (len(init_shape) - 1))
@@ -306,7 +307,7 @@ def linear_problem(
         init_params=jnp.zeros(init_shape, dtype),
         optimum=found.value,
         optimum_gap=found.gap,
-        rounding=None if exact else found.rounding(float(jnp.finfo(wide).eps)),
+        rounding=rounding,
         note=note,
         solution=_held(solution, dtype),
         smoothness=whole,
