@@ -7,7 +7,13 @@ import numpy as np
 import scipy
 
 from gdsec_jax.problems._constants import DENSE_LIMIT, Matrix, dense, squared_columns
-from gdsec_jax.problems._optima import Optimum, Squares, minimise, rounding_of
+from gdsec_jax.problems._optima import (
+    ACCURACY,
+    Optimum,
+    Squares,
+    minimise,
+    rounding_of,
+)
 
 
 def solve_lasso(features: Matrix, targets: np.ndarray, regularization: float):
@@ -19,6 +25,8 @@ def solve_lasso(features: Matrix, targets: np.ndarray, regularization: float):
     residual = targets - features @ theta
     c = features.T @ residual / targets.size
     value, gap = _bounded(residual, c, theta, regularization)
+    if gap > ACCURACY / 100 and theta.size <= DENSE_LIMIT:
+        gap = min(gap, _projected(dense(features), residual, theta, regularization))
     rounding = functools.partial(rounding_of, features, residual, theta, value)
     return Optimum(value, float(gap + rounding()), theta, rounding=rounding)
 
@@ -54,6 +62,24 @@ def _bounded(residual, c, theta, lam: float) -> tuple[float, float]:
     square = residual @ residual / (2 * residual.size)
     value = float(square + lam * np.abs(theta).sum())
     return value, min(float(gap + (1 - share) ** 2 * square), value)
+
+
+def _projected(x: np.ndarray, residual, theta, lam: float) -> float:
+    """The gap by the feasible point u that is the nearest to r, about.
+
+    Where rounding of theta moves X^T r by much of lambda, s r is too short a point.
+    """
+    norms = np.sqrt(squared_columns(x))
+    norms = np.where(norms > 0, norms, 1.0)
+    u, num_samples = residual.copy(), residual.size
+    for _ in range(3):  # each rounds what the last one left
+        c = x.T @ u / num_samples
+        excess = (c - np.clip(c, -lam, lam)) / norms
+        u = u - num_samples * scipy.linalg.lstsq((x / norms).T, excess)[0]
+    c = x.T @ u / num_samples
+    share = min(1.0, lam / max(np.abs(c).max(), lam))
+    gap = np.sum(lam * np.abs(theta) - share * theta * c)
+    return float(gap + np.sum((residual - share * u) ** 2) / (2 * num_samples))
 
 
 def _polished(x: Matrix, y: np.ndarray, lam: float, theta: np.ndarray) -> np.ndarray:

@@ -122,6 +122,11 @@ def sweep(
         Uplink() if uplink is None else uplink,
         None if mesh is None else mesh_of(mesh),
     )
+    if not callable(make_optimizer):
+        raise ValueError(
+            f"make_optimizer is {make_optimizer!r}, expected a function of the grid's "
+            "parameters that makes an optax chain."
+        )
     _check_names(listed.settings[0], problem, make_optimizer, common.uplink)
     _checks.log(log)
     check_path(kept.path)
