@@ -39,9 +39,8 @@ class AdaptiveXiState(NamedTuple):
     calm: jax.Array  # rounds of the watch in a row
     length: jax.Array  # rounds that the window is to have; 0 in a watch
     rounds: jax.Array  # that it has had
-    moved: (
-        Any  # sum of theta^k - theta^{k-1} in it; in a watch the last; leaves [*param]
-    )
+    # Sum of theta^k - theta^{k-1} in it, in a watch the last; leaves [*param].
+    moved: Any
     reach: jax.Array  # |moved|^2
     energy: jax.Array  # sum of |theta^k - theta^{k-1}|^2 in the window
     shares: jax.Array  # sum of the shares of entries that were sent
@@ -77,9 +76,9 @@ def adaptive_xi(*, budget=None, start=None, growth=None) -> Controller:
     at least and by 3 at most. It is kept below T/2, or T where that is 1/beta or more:
     until then the memories still hold gradients of before. And it is kept below
     1.28/beta: the memory of one worker, which a message moves by q beta times itself,
-    swings from about twice that on. Where r is below q/20, though as many
-    entries were sent as there are, as by many workers, both bounds are higher, by
-    factors 3 and 4.
+    swings from about twice that on. Where r is below q/20, though in the window each
+    entry was sent once on average, as with many workers, the bounds are 3 and 4 times
+    as high.
 
     An alarm ends a window at once, and begins a watch: the energy is four times the
     usual, the square of the mean step nine times the least so far (gradient descent's

@@ -44,13 +44,6 @@ def tree_of(pieces: list[jax.Array], tree: Any, scope: Scope) -> Any:
     return jax.tree.unflatten(structure, shaped)
 
 
-def squared_norm(tree: Any) -> jax.Array:
-    """The sum of squares of all entries, in float32 at least."""
-    dtype = _trees.norm_dtype(tree)
-    squares = (jnp.vdot(v, v).astype(dtype) for v in vectors(tree, "leaf"))
-    return sum(squares, jnp.zeros((), dtype))
-
-
 def as_it_travels(message: Any, params: Any, extra_args: dict[str, Any]) -> Any:
     """The message in the parameters' dtypes, without subnormal numbers."""
     like = extra_args.get("like") if params is None else params
