@@ -186,8 +186,8 @@ class Problem:
     def resolution(self) -> float:
         """The least error that can be told from 0.
 
-        Of f - f* rounding leaves eps |f*|, or `rounding`, and what is known of f*
-        `optimum_gap`.
+        In f - inf f rounding leaves eps times the size of inf f, or `rounding`, and
+        what is known of inf f leaves `optimum_gap`.
         """
         if self.measure == "gradient":
             return 0.0

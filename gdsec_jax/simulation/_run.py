@@ -58,12 +58,14 @@ class Stop:
 
     def __post_init__(self):
         _checks.positive("divergence_factor", self.divergence_factor)
-        real = isinstance(self.target_error, Real | jax.Array)
-        number = real and not isinstance(self.target_error, bool)
-        if self.target_error is not None and not number:
-            raise ValueError(
-                f"target_error is {self.target_error!r}, expected a number or None."
-            )
+        target, kinds = self.target_error, Real | jax.Array | np.ndarray
+        number = isinstance(target, kinds) and not isinstance(target, bool)
+        if target is not None and not (number and np.ndim(target) == 0):
+            raise ValueError(f"target_error is {target!r}, expected a number or None.")
+        numbers = {"divergence_factor": self.divergence_factor}
+        numbers |= {} if target is None else {"target_error": target}
+        for name, number in numbers.items():  # of Python, whatever it was given as
+            object.__setattr__(self, name, float(number))
 
 
 class Limits(NamedTuple):

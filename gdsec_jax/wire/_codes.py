@@ -18,7 +18,7 @@ class Code(NamedTuple):
     float    itself, in `dtype` or the leaf's       v                   v
     levels   scale l, l in -size .. size            1 + bits of size    the same
     ternary  scale l, l in -1, 0, 1                 1                   2
-    grid     scale l, l odd, |l| <= 2^size - 1      -                   size
+    grid     scale l, l odd, -2^size < l < 2^size   -                   size
     power    0, or +- 2^l, l in -126 .. 127         9                   9
     =======  =====================================  ==================  =========
 

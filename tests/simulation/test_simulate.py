@@ -172,6 +172,13 @@ def test_an_error_of_exactly_the_target_is_enough():
     assert run_toy(stop=Stop(below)).num_rounds > 25
 
 
+def test_a_target_may_be_any_number():
+    assert Stop(jnp.float32(0.5), np.int64(10)) == Stop(0.5, 10.0)
+    for target in ("1", True, np.ones(2)):
+        with pytest.raises(ValueError, match="^target_error is .*expected a number or"):
+            Stop(target)
+
+
 def test_a_target_that_rounding_hides_is_refused():
     resolution = toy().resolution
     assert 0 < resolution == np.finfo(np.float32).eps * toy().optimum
