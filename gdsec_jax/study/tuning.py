@@ -1,6 +1,5 @@
 """A config's methods over their grids, and the rule that picks one setting of each."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +9,8 @@ import xarray as xr
 
 from gdsec_jax import problems
 from gdsec_jax.simulation import _grid
+from gdsec_jax.simulation._costs import cost_to as cost_to
+from gdsec_jax.simulation._costs import resolution_of as resolution_of
 from gdsec_jax.simulation._store import SweepFile
 from gdsec_jax.simulation._sweep import sweep
 from gdsec_jax.study import config as configs
@@ -186,26 +187,3 @@ def _edges(axes: tuple[_grid.Axis, ...], setting: dict[str, Any]) -> str:
         if place in (min(axis.rows), max(axis.rows)) and not least:
             names.append(" and ".join(axis.names))
     return f"; {', '.join(names)} at the edge of the grid" if names else ""
-
-
-def resolution_of(swept: xr.Dataset) -> float:
-    """The least error of a sweep that can be told from 0."""
-    about = json.loads(swept.attrs.get("attributes", "{}"))
-    return about.get("resolution", -np.inf)
-
-
-def cost_to(swept: xr.Dataset, error: float) -> xr.Dataset:
-    """What each setting had cost when its error was first at most this; inf if never.
-
-    As in `History.cost_to`, never too if the error cannot be told from 0. The
-    dataset has the grid's dimensions, and rounds, bits, broadcast_bits and
-    gradient_evaluations in float64.
-    """
-    known = error >= resolution_of(swept)
-    reached = (swept["objective_error"] <= error) & known
-    first = reached.argmax("eval_round")
-    names = ("bits", "broadcast_bits", "gradient_evaluations")
-    totals = {name: swept[f"total_{name}"] for name in names}
-    spent = xr.Dataset({"rounds": swept["eval_round"].astype(float)} | totals)
-    ever = reached.any("eval_round")
-    return spent.isel(eval_round=first).where(ever, np.inf).drop_vars("eval_round")

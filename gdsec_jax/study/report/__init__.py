@@ -1,5 +1,6 @@
 """Results for people: tables, figures and a page of both."""
 
+from gdsec_jax.plot import line_style, line_styles
 from gdsec_jax.study.report._compose import (
     Claim,
     Panel,
@@ -13,8 +14,6 @@ from gdsec_jax.study.report._figures import (
     convergence_panels,
     costs,
     format_table,
-    line_style,
-    line_styles,
     target_table,
 )
 from gdsec_jax.study.report._page import page
