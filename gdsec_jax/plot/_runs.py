@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def by_label(runs: "Runs") -> dict[str, "History | xr.Dataset"]:
     """The runs by label; a single one by its own."""
     if not isinstance(runs, Mapping) or hasattr(runs, "data_vars"):
-        runs = {str(about(runs).get("label", "run")): runs}
+        return {str(about(runs).get("label", "run")): as_run(runs)}
     if not runs:
         raise ValueError(f"runs is {runs!r}, expected at least one.")
     return {str(label): as_run(run) for label, run in runs.items()}

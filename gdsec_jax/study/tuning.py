@@ -1,10 +1,11 @@
 """A config's methods over their grids, and the rule that picks one setting of each."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from gdsec_jax import problems
@@ -161,6 +162,54 @@ def choose(
         why = "all diverge" if diverged else never
     why = f"{of}, {why}{_edges(axes, settings[best])}"
     return Choice(settings[best], why, float(rounds[best]), len(settings))
+
+
+def choices(
+    config: configs.RunConfig,
+    swept: Iterable[tuple[str, xr.Dataset]],
+    target_error: float,
+) -> Iterator[tuple[str, Choice]]:
+    """What `choose` picks for each method of a config, by label, as they come.
+
+    The baseline comes first: then the others may take a share `slack` more rounds.
+    """
+    most_rounds = np.inf
+    for label, one in swept:
+        choice = choose(one, axes_of(config, label), target_error, most_rounds)
+        if label == config.baseline():
+            most_rounds = (1 + config.slack) * choice.rounds
+        yield label, choice
+
+
+def labels_of(config: configs.RunConfig) -> list[str]:
+    """The labels of a config's methods, that of the baseline first."""
+    baseline = config.baseline()
+    return sorted(config.methods, key=lambda label: label != baseline)
+
+
+def table_of(
+    swept: xr.Dataset, axes: tuple[_grid.Axis, ...], choice: Choice, error: float
+) -> pd.DataFrame:
+    """A row for each setting of a sweep: what it cost to an error, and how it ended."""
+    settings = list(_grid.settings_of(axes))
+    measured = cost_to(swept, error).assign(
+        last_error=_last_errors(swept), outcome=swept["outcome"]
+    )
+    columns = {str(n): np.ravel(x.values) for n, x in measured.data_vars.items()}
+    best = [choice.setting.items() <= setting.items() for setting in settings]
+    return pd.DataFrame(settings, range(len(settings))).assign(**columns, best=best)
+
+
+def best_of(
+    swept: xr.Dataset, axes: tuple[_grid.Axis, ...], choice: Choice
+) -> xr.Dataset:
+    """The chosen setting of a sweep, of several seeds the first."""
+    settings = list(_grid.settings_of(axes))
+    first = [choice.setting.items() <= setting.items() for setting in settings].index
+    place = np.unravel_index(first(True), [len(axis.rows) for axis in axes] or [1])
+    return swept.isel(
+        {axis.dimension: int(x) for axis, x in zip(axes, place, strict=False)}
+    )
 
 
 def _last_errors(swept: xr.Dataset) -> xr.DataArray:

@@ -5,15 +5,20 @@ from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import matplotlib.axes
-import matplotlib.figure
+import numpy as np
 import pandas as pd
 import rich.table
 import rich.text
 
 from gdsec_jax import plot
 from gdsec_jax.simulation._history import History
-from gdsec_jax.study.report import _compose
 from gdsec_jax.study.report._compose import Panel
+
+# Of a setting of a sweep: what it cost to the target, and how it ended.
+MEASURED = (
+    *("rounds", "bits", "broadcast_bits", "gradient_evaluations"),
+    *("last_error", "outcome", "best"),
+)
 
 
 def convergence_panels(
@@ -57,38 +62,6 @@ def convergence_panels(
     if not histories:
         raise ValueError(f"histories is {histories!r}, expected at least one.")
     return functools.partial(panel, "rounds"), functools.partial(panel, "bits")
-
-
-def convergence(
-    histories: Mapping[str, History],
-    methods: Mapping[str, str],
-    *,
-    title: str,
-    wire: str,
-    target: float | None = None,
-) -> matplotlib.figure.Figure:
-    """The two `convergence_panels`, side by side.
-
-    Args:
-      histories, methods, wire, target: as there; what it raises, too.
-      title: of the figure.
-
-    Returns:
-      A figure; `save_figure` writes it.
-
-    Examples:
-      >>> import numpy as np, optax
-      >>> from gdsec_jax import gd, problems, simulate
-      >>> from gdsec_jax.study import report
-      >>> problem = problems.ridge(np.eye(4), np.arange(4.0), 2)
-      >>> history = simulate(problem, optax.chain(gd(2), optax.sgd(2.0)), 9)
-      >>> figure = report.convergence(
-      ...     {"GD": history}, {"GD": "gd"}, title="Ridge", wire="dense")
-      >>> [axes.get_xlabel() for axes in figure.axes]
-      ['rounds', 'uploaded bits, all workers (dense)']
-    """
-    panels = convergence_panels(histories, methods, wire=wire, target=target)
-    return _compose.draw(panels, title)
 
 
 def costs(
@@ -142,7 +115,7 @@ def _or_dash(value: float | None, form: str, missing: str = "-", unit: str = "")
     return missing if value is None else f"{value:{form}}{unit}"
 
 
-def _millions(value: int | None) -> str:
+def _millions(value: float | None) -> str:
     return _or_dash(None if value is None else value / 1e6, ".3f")
 
 
@@ -176,6 +149,55 @@ def _on_terminal(frame: pd.DataFrame, title: str, **options: Any) -> rich.table.
     for row in frame.itertuples(index=False):
         table.add_row(*row)
     return table
+
+
+def _cell(value: Any) -> str:
+    """A value of a grid; none of a method that has no such axis."""
+    if not isinstance(value, float):
+        return str(value)
+    return "" if np.isnan(value) else f"{value:.6g}"
+
+
+def settings_table(
+    frame: pd.DataFrame, *, title: str, most: int = 40
+) -> rich.table.Table:
+    """Settings of sweeps and what each cost, on a terminal, the best ones starred.
+
+    Args:
+      frame: of numbers, a row a setting: method, the axes, and what is `MEASURED`.
+      title: above the table, which says how many settings it leaves out.
+      most: rows; with more settings than so many, five of each method are shown, those
+        of the fewest bits, and those starred.
+
+    Examples:
+      >>> import pandas as pd
+      >>> from gdsec_jax.study import report
+      >>> costs = {"rounds": [9.0, float("inf")], "bits": [8e6, float("inf")]}
+      >>> ends = {"last_error": 1e-9, "outcome": "completed", "best": [True, False]}
+      >>> settings = {"method": "GD-SEC", "xi": [1.0, 1e9]}
+      >>> frame = pd.DataFrame(settings | costs | ends)
+      >>> table = report.settings_table(frame, title="")
+      >>> [column.header for column in table.columns]
+      ['best', 'method', 'xi', 'rounds', 'Mbit up', 'last error', 'outcome']
+    """
+    shown = frame
+    if len(frame) > most:
+        ordered = frame.sort_values(["best", "bits"], ascending=[False, True])
+        first = ordered.groupby("method", sort=False).cumcount() < 5
+        shown = frame[(first | ordered["best"]).reindex(frame.index)]
+        title += f"; {len(frame) - len(shown)} further settings are in the CSV file"
+    rows = []
+    axes = [name for name in frame if name not in MEASURED]
+    for _, series in shown.iterrows():
+        row: dict[Any, Any] = dict(series)
+        reached = np.isfinite(row["rounds"])
+        cells = {"best": "*" if row["best"] else ""}
+        cells |= {str(name): _cell(row[name]) for name in axes}
+        cells["rounds"] = f"{row['rounds']:,.0f}" if reached else "never"
+        cells["Mbit up"] = _millions(row["bits"] if reached else None)
+        cells["last error"] = f"{row['last_error']:.2e}"
+        rows.append(cells | {"outcome": row["outcome"]})
+    return _on_terminal(pd.DataFrame(rows), title, box=None, padding=(0, 1, 0, 0))
 
 
 def format_table(

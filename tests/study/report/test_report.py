@@ -22,8 +22,10 @@ def some() -> dict[str, History]:
 
 
 def draw(histories=None, **options) -> matplotlib.figure.Figure:
-    options = {"title": "A title", "wire": "rle, 32-bit values"} | options
-    return report.convergence(histories or some(), METHODS, **options)
+    title = options.pop("title", "A title")
+    options = {"wire": "rle, 32-bit values"} | options
+    panels = report.convergence_panels(histories or some(), METHODS, **options)
+    return report.draw(panels, title)
 
 
 def lines(axes) -> dict[str, tuple[list[float], list[float]]]:
