@@ -4,6 +4,7 @@ from . import channel as channel
 from . import data as data
 from . import logs as logs
 from . import participation as participation
+from . import plot as plot
 from . import problems as problems
 from . import robust as robust
 from . import server as server
@@ -110,6 +111,7 @@ __all__ = [
     "natural",
     "norms",
     "participation",
+    "plot",
     "power_sgd",
     "problems",
     "qgd",

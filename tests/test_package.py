@@ -14,7 +14,7 @@ import pytest
 import gdsec_jax
 
 ROOT = Path(gdsec_jax.__file__).parent
-TOPICS = ("algorithms", "data", "problems", "study.report", "wire", "worker")
+TOPICS = ("algorithms", "data", "plot", "problems", "study.report", "wire", "worker")
 
 # A user can take the algebra alone: what each room may import of the package, beside
 # the shared helpers, which import nothing of it but each other.
@@ -37,9 +37,10 @@ MAY_IMPORT = {
     "_theory": {"algorithms", "problems", "worker"},
     "uplink": {"federation", "server"},
     "simulation": {"federation", "files", "problems", "uplink", "worker"},
+    "plot": {"algorithms", "simulation"},
     "__main__": {"study"},
     "study": {
-        *("_theory", "algorithms", "data", "federation", "files", "problems"),
+        *("_theory", "algorithms", "data", "federation", "files", "plot", "problems"),
         *("server", "simulation", "uplink", "wire", "worker", *PAGES),
     },
 } | {page: {room} for page, room in PAGES.items()}

@@ -52,12 +52,12 @@ def _processor() -> str:
     return names[0].strip() if names else platform.processor() or platform.machine()
 
 
-def progress_bar(progress: bool | None) -> "rich.progress.Progress":
-    """A bar on stderr; by default on a terminal."""
+def progress_bar(progress: bool | str | None) -> "rich.progress.Progress":
+    """A bar on stderr; by default, and with words for it, on a terminal."""
     import rich.console
     import rich.progress
 
-    show = sys.stderr.isatty() if progress is None else progress
+    show = progress if isinstance(progress, bool) else sys.stderr.isatty()
     return rich.progress.Progress(
         *rich.progress.Progress.get_default_columns(),
         rich.progress.MofNCompleteColumn(),

@@ -39,8 +39,9 @@ def open_log(
     """The log that a path asks for.
 
     Args:
-      path: a name ending in ``.csv`` makes a `csv`, one in ``.jsonl`` `json_lines`, any
-        other is the folder of a `tensorboard` log. Folders are made if need be.
+      path: a name ending in ``.csv`` makes a `csv`, one in ``.jsonl`` `json_lines`, one
+        without a suffix, or of a folder that is there, a `tensorboard` log. Folders are
+        made if need be.
       append: go on with what is there. A line that was cut short is taken away.
 
     Returns:
@@ -49,6 +50,7 @@ def open_log(
       other things than numbers and words.
 
     Raises:
+      ValueError: the name has another suffix.
       FileExistsError: on entering, there is such a log, and `append` is False. An empty
         file is as good as none.
       OSError: on entering, it cannot be written to.
@@ -62,7 +64,13 @@ def open_log(
       ...         log({"round": [1, 2], "bits": [64, 0]})
     """
     kinds = {".csv": csv, ".jsonl": json_lines}
-    kind = kinds.get(Path(path).suffix.lower(), tensorboard)
+    path = Path(path)
+    kind = kinds.get(path.suffix.lower(), tensorboard)
+    if kind is tensorboard and path.suffix and not path.is_dir():
+        raise ValueError(
+            f"the log is {str(path)!r}, expected a name that ends in .csv or .jsonl, "
+            "or a folder's without a suffix, for TensorBoard."
+        )
     return kind(path, append=append)
 
 

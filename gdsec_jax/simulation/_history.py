@@ -244,7 +244,7 @@ class History:
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path} does not exist, expected a saved History.")
         try:
-            history = _from_xarray(_netcdf.read(Path(path)))
+            history = from_xarray(_netcdf.read(Path(path)))
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a saved History: {error}.") from error
         if params_like is None:
@@ -252,7 +252,7 @@ class History:
         return dataclasses.replace(history, params=_rebuild(history, params_like))
 
 
-def _from_xarray(dataset: "xr.Dataset") -> History:
+def from_xarray(dataset: "xr.Dataset") -> History:
     leaves = {
         x.attrs["path"]: x.values.astype(jnp.dtype(x.attrs["dtype"]))
         for name, x in dataset.data_vars.items()

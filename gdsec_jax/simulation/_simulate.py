@@ -40,7 +40,7 @@ def simulate(
     mesh: jax.sharding.Mesh | None = None,
     checkpoint: Checkpoints | None = None,
     log: Callable[..., None] | None = None,
-    progress: bool | None = None,
+    progress: bool | str | None = None,
     attributes: dict[str, Any] | None = None,
 ) -> History:
     """Run a distributed optimisation, round by round, in one compiled loop.
@@ -81,7 +81,8 @@ def simulate(
         or goes on to a larger num_rounds.
       log: called a few times a second with the rounds since the last call, by column;
         `gdsec_jax.logs` has some. Told, too, of the rounds that a checkpoint holds.
-      progress: whether to show a bar; by default on a terminal.
+      progress: whether to show a bar; by default on a terminal, as with words that
+        stand before it.
       attributes: kept in the history, and saved with it: config, seed and the like, of
         what JSON can hold.
 
@@ -180,7 +181,7 @@ def _run_all(
     inputs: _run.Inputs,
     store: Store | None,
     tell: Callable[[_records.Record, int], None],
-    progress: bool | None,
+    progress: bool | str | None,
 ) -> Saved:
     """Chunk after chunk until the run ends; the records of its rounds, on the host."""
     start, num_rounds = time.perf_counter(), inputs.limits.rounds
@@ -196,7 +197,8 @@ def _run_all(
     chunks, kept = [saved.records], 1
     every = num_rounds if store is None else store.every
     with _environment.progress_bar(progress) as bar:
-        task = bar.add_task(problem.name, total=num_rounds, completed=done)
+        words = progress if isinstance(progress, str) else problem.name
+        task = bar.add_task(words, total=num_rounds, completed=done)
         if done:
             tell(saved.records, done)
         for chunk in _chunks.run_chunks(

@@ -44,7 +44,7 @@ def sweep(
     memory_limit: int | None = None,
     path: str | os.PathLike | SweepFile | None = None,
     log: Callable[..., None] | None = None,
-    progress: bool | None = None,
+    progress: bool | str | None = None,
 ) -> "xr.Dataset":
     """Run every setting of a grid, as many side by side as fit into memory.
 
@@ -209,7 +209,8 @@ def _run_plans(plans: Sequence[Plan], store: Store | None, log, progress):
                 f"batch {number} of {len(waiting)}: {len(batch)} settings, "
                 f"{plan.needed / 2**20:,.0f} MiB"
             )
-            bar.update(task, description=text)
+            words = f"{progress}, {text}" if isinstance(progress, str) else text
+            bar.update(task, description=words)
             settings = [plan.group.traced[s] for s in batch]
             part = run_batch(plan, settings, functools.partial(bar.advance, task), log)
             if store is not None:

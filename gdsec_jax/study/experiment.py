@@ -8,20 +8,23 @@ ValueError or OSError where the data cannot be had or do not fit, or a setting i
 import contextlib
 import datetime
 import functools
+import itertools
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import matplotlib.figure
 import numpy as np
+import pandas as pd
 import rich.console
 import xarray as xr
 
-from gdsec_jax import problems, wire
-from gdsec_jax.files import _whole
+from gdsec_jax import plot, problems, wire
+from gdsec_jax.files import _netcdf, _whole
 from gdsec_jax.simulation import _grid, _sweep
 from gdsec_jax.simulation._checkpoint import Checkpoints
 from gdsec_jax.simulation._history import Cost, History
@@ -91,11 +94,13 @@ def compare(
         folder = _whole.folder(folder)  # tried before the work, not after it
         for label, method in config.methods.items():
             tuning.ready(label, method, problem)
-        for label, method in config.methods.items():
+        for number, (label, method) in enumerate(config.methods.items(), 1):
             if checkpoint_every is not None:
                 path = folder / CHECKPOINTS / label
                 options["checkpoint"] = Checkpoints(path, checkpoint_every)
-            history = simulate_method(config, label, method, problem, **options)
+            words = f"{label}, {number} of {len(config.methods)}"
+            own: dict[str, Any] = {"progress": words} | options
+            history = simulate_method(config, label, method, problem, **own)
             histories[label] = history
             history.save(folder / f"{label}.nc")
             say(console, f"{label}: {history.summary()}")
@@ -148,13 +153,10 @@ def run(
     """
     runs = compare(config, results / name, console, **options)
     title, words = config.title or name, config.wire_name()
-    figure = report.convergence(
-        *(runs.histories, runs.methods), title=title, wire=words, target=config.target
+    panels = report.convergence_panels(
+        runs.histories, runs.methods, wire=words, target=config.target
     )
-    for suffix in ("png", "svg"):
-        path = results / f"{name}.{suffix}"
-        report.save_figure(figure, path)
-        say(console, f"wrote {path}")
+    save_figures(report.draw(panels, title), results / name, console)
     title = f"{title}: to {config.target:g} of the initial error"
     given = (runs.histories, config.target)
     baseline = config.baseline()
@@ -164,8 +166,36 @@ def run(
         # Two tables, for a terminal's width.
         by_format = f"{title}, Mbit by format"
         console.print(report.format_table(*given, title=by_format, names=names))
+    for line in failures(runs.histories):
+        say(console, line)
     shutil.rmtree(results / name / CHECKPOINTS, ignore_errors=True)
     return runs
+
+
+_FAILURES = {
+    "diverged": "diverged: its error grew until it was stopped",
+    "worsened": "ended above where it began: its last error is larger than its first",
+}
+
+
+def failures(histories: Mapping[str, History]) -> list[str]:
+    """A sentence for each method that has made things worse."""
+    return [
+        f"{label} {_FAILURES[history.outcome]}; a smaller learning_rate, step_factor "
+        "or threshold may help."
+        for label, history in histories.items()
+        if history.outcome in _FAILURES
+    ]
+
+
+def save_figures(
+    figure: matplotlib.figure.Figure, path: Path, console: rich.console.Console
+) -> None:
+    """The figure as PNG and SVG, and a line for each."""
+    for suffix in ("png", "svg"):
+        own = path.with_name(f"{path.name}.{suffix}")
+        report.save_figure(figure, own)
+        say(console, f"wrote {own}")
 
 
 def sweep(
@@ -175,17 +205,26 @@ def sweep(
     console: rich.console.Console,
     **options: Any,
 ) -> dict[str, xr.Dataset]:
-    """Every method over its grid, and the problem's; a file each in results/name."""
+    """Every method over its grid, and the problem's; a file each in results/name.
+
+    Beside it "NAME sweep.csv", all settings and what each cost to the target, and a
+    figure of them, as PNG and SVG; the table that is printed marks the best ones.
+    """
+    _has_a_grid(config, name)
     axes = configs.axes_of(config.problem.grid)
     folder = _whole.folder(results / name)
     swept: dict[str, list[xr.Dataset]] = {label: [] for label in config.methods}
-    for number, setting in enumerate(_grid.settings_of(axes)):
+    within = list(_grid.settings_of(axes))
+    many = itertools.count(1)
+    for number, setting in enumerate(within):
         given = config.problem.model_dump(exclude={"grid"}) | setting
         one = configs.ProblemConfig.model_validate(given)
         with prepared(config.model_copy(update={"problem": one})) as problem:
             for label, parts in swept.items():
                 path = folder / f"{label} sweep{f' {number}' if axes else ''}.nc"
-                own = options | {"path": path, "within": setting}
+                words = f"{label}, {next(many)} of {len(within) * len(swept)}"
+                own: dict[str, Any] = {"progress": words} | options
+                own |= {"path": path, "within": setting}
                 parts.append(tuning.sweep_method(config, label, problem, **own))
     results_of = {}
     for label, parts in swept.items():
@@ -202,10 +241,61 @@ def sweep(
                 "seconds": sum(about["seconds"] for about in abouts),
             }
             results_of[label].attrs["attributes"] = json.dumps(joined)
-            with _whole.whole(path) as temporary:
-                results_of[label].to_netcdf(temporary, engine="h5netcdf")
+            _netcdf.write(results_of[label], path)
         say(console, f"{label}: {_says(results_of[label])} -> {path}")
+    frame, best = _settings(config, within, swept)
+    path = results / f"{name} sweep.csv"
+    with _whole.whole(path) as temporary:
+        frame.to_csv(temporary, index=False, lineterminator="\n")
+    say(console, f"wrote {path}")
+    title, target, words = config.title or name, config.target, config.wire_name()
+    panels = (
+        lambda axes: plot.frontier(results_of, target, ax=axes),
+        lambda axes: plot.convergence(best, target=target, wire=words, ax=axes),
+    )
+    save_figures(report.draw(panels, title), path.with_suffix(""), console)
+    title = f"{title}: to {target:g} of the initial error ({words})"
+    console.print(report.settings_table(frame, title=title))
     return results_of
+
+
+def _has_a_grid(config: configs.RunConfig, name: str) -> None:
+    methods = config.methods.values()
+    if not (config.grid or config.problem.grid or any(m.grid for m in methods)):
+        raise ValueError(
+            f"{name} has no grid, expected one of a method, [methods.NAME.grid], or of "
+            "all methods, [grid], such as xi = [1.0, 10.0, 100.0]: gdsec run runs a "
+            "config as it is."
+        )
+
+
+def _settings(
+    config: configs.RunConfig,
+    within: Sequence[dict[str, Any]],
+    swept: Mapping[str, Sequence[xr.Dataset]],
+) -> tuple[pd.DataFrame, dict[str, xr.Dataset]]:
+    """All settings with what they cost, and the best of each method by label.
+
+    The best are chosen as by `tune`, for each setting of the problem by itself.
+    """
+    frames, best = {label: [] for label in config.methods}, {}
+    for number, setting in enumerate(within):
+        parts = {label: swept[label][number] for label in tuning.labels_of(config)}
+        first = next(iter(parts.values()))
+        target = config.target * float(first["initial_error"].values.flat[0])
+        target = max(target, tuning.resolution_of(first))
+        words = "".join(f", {name} = {value}" for name, value in setting.items())
+        for label, choice in tuning.choices(config, parts.items(), target):
+            given = (parts[label], tuning.axes_of(config, label), choice)
+            frame = tuning.table_of(*given, target)
+            for place, (name, value) in enumerate(setting.items()):
+                frame.insert(place, name, value)
+            frame.insert(0, "method", label)
+            frames[label].append(frame)
+            best[label + words] = tuning.best_of(*given)
+    joined = pd.concat([x for own in frames.values() for x in own], ignore_index=True)
+    axes = [name for name in joined if name not in report.MEASURED]
+    return joined.reindex(columns=[*axes, *report.MEASURED]), best
 
 
 def _says(swept: xr.Dataset) -> str:
@@ -235,20 +325,21 @@ def tune(
             f"problem.grid is {config.problem.grid!r}, expected none: gdsec tune "
             "chooses parameters of methods alone."
         )
-    chosen, most_rounds = {}, np.inf
-    baseline = config.baseline()
-    labels = sorted(config.methods, key=lambda label: label != baseline)
+    _has_a_grid(config, name)
+    chosen = {}
     with prepared(config) as problem:
         folder = _whole.folder(results / name)
         first = float(problem.error(problem.init_params))
         target = max(config.target * first, problem.resolution)
-        for label in labels:
-            path = folder / f"{label} tune.nc"
-            swept = tuning.sweep_method(config, label, problem, path=path, **options)
-            axes = tuning.axes_of(config, label)
-            choice = tuning.choose(swept, axes, target, most_rounds)
-            if label == baseline:
-                most_rounds = (1 + config.slack) * choice.rounds
+
+        def swept() -> Iterator[tuple[str, xr.Dataset]]:
+            for number, label in enumerate(tuning.labels_of(config), 1):
+                words = f"{label}, {number} of {len(config.methods)}"
+                path = folder / f"{label} tune.nc"
+                own: dict[str, Any] = {"progress": words, "path": path} | options
+                yield label, tuning.sweep_method(config, label, problem, **own)
+
+        for label, choice in tuning.choices(config, swept(), target):
             given = config.methods[label]
             # Of one setting the config may say better why it is the one.
             why = choice.why if choice.number > 1 else given.chosen or choice.why

@@ -3,7 +3,6 @@
 import concurrent.futures
 import importlib
 import importlib.metadata
-import importlib.resources
 import multiprocessing
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ import rich.console
 from gdsec_jax import _checks
 from gdsec_jax.files import _environment
 from gdsec_jax.study import config as configs
-from gdsec_jax.study import experiment, report
+from gdsec_jax.study import experiment, report, shipped
 
 
 class Study(NamedTuple):
@@ -35,14 +34,8 @@ def sources() -> dict[str, Path]:
     A figure's module in gdsec_experiments has the same name: its `section(study)` makes
     a `report.Section`.
     """
-    package = Path(str(importlib.resources.files("gdsec_jax")))
-    kept = (package / "configs", package.parent / "configs")  # or in its checkout
-    folder = next((path for path in kept if path.is_dir()), None)
-    if folder is None:
-        raise FileNotFoundError(
-            f"no configs beside {package}, expected some: reinstall."
-        )
-    found = {path.stem: path for path in sorted(folder.glob("figures/*.toml"))}
+    lie = shipped.folder() / "figures"
+    found = {path.stem: path for path in sorted(lie.glob("*.toml"))}
     letters = {name: configs.load(path).letter for name, path in found.items()}
     return {name: found[name] for name in sorted(found, key=lambda n: letters[n])}
 

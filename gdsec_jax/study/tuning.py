@@ -1,15 +1,17 @@
 """A config's methods over their grids, and the rule that picks one setting of each."""
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from gdsec_jax import problems
 from gdsec_jax.simulation import _grid
+from gdsec_jax.simulation._costs import cost_to as cost_to
+from gdsec_jax.simulation._costs import resolution_of as resolution_of
 from gdsec_jax.simulation._store import SweepFile
 from gdsec_jax.simulation._sweep import sweep
 from gdsec_jax.study import config as configs
@@ -162,6 +164,54 @@ def choose(
     return Choice(settings[best], why, float(rounds[best]), len(settings))
 
 
+def choices(
+    config: configs.RunConfig,
+    swept: Iterable[tuple[str, xr.Dataset]],
+    target_error: float,
+) -> Iterator[tuple[str, Choice]]:
+    """What `choose` picks for each method of a config, by label, as they come.
+
+    The baseline comes first: then the others may take a share `slack` more rounds.
+    """
+    most_rounds = np.inf
+    for label, one in swept:
+        choice = choose(one, axes_of(config, label), target_error, most_rounds)
+        if label == config.baseline():
+            most_rounds = (1 + config.slack) * choice.rounds
+        yield label, choice
+
+
+def labels_of(config: configs.RunConfig) -> list[str]:
+    """The labels of a config's methods, that of the baseline first."""
+    baseline = config.baseline()
+    return sorted(config.methods, key=lambda label: label != baseline)
+
+
+def table_of(
+    swept: xr.Dataset, axes: tuple[_grid.Axis, ...], choice: Choice, error: float
+) -> pd.DataFrame:
+    """A row for each setting of a sweep: what it cost to an error, and how it ended."""
+    settings = list(_grid.settings_of(axes))
+    measured = cost_to(swept, error).assign(
+        last_error=_last_errors(swept), outcome=swept["outcome"]
+    )
+    columns = {str(n): np.ravel(x.values) for n, x in measured.data_vars.items()}
+    best = [choice.setting.items() <= setting.items() for setting in settings]
+    return pd.DataFrame(settings, range(len(settings))).assign(**columns, best=best)
+
+
+def best_of(
+    swept: xr.Dataset, axes: tuple[_grid.Axis, ...], choice: Choice
+) -> xr.Dataset:
+    """The chosen setting of a sweep, of several seeds the first."""
+    settings = list(_grid.settings_of(axes))
+    first = [choice.setting.items() <= setting.items() for setting in settings].index
+    place = np.unravel_index(first(True), [len(axis.rows) for axis in axes] or [1])
+    return swept.isel(
+        {axis.dimension: int(x) for axis, x in zip(axes, place, strict=False)}
+    )
+
+
 def _last_errors(swept: xr.Dataset) -> xr.DataArray:
     """The medians over the last tenth of each setting's evaluations: noise is none."""
     number = (swept["eval_round"] <= swept["rounds"]).sum("eval_round")
@@ -186,26 +236,3 @@ def _edges(axes: tuple[_grid.Axis, ...], setting: dict[str, Any]) -> str:
         if place in (min(axis.rows), max(axis.rows)) and not least:
             names.append(" and ".join(axis.names))
     return f"; {', '.join(names)} at the edge of the grid" if names else ""
-
-
-def resolution_of(swept: xr.Dataset) -> float:
-    """The least error of a sweep that can be told from 0."""
-    about = json.loads(swept.attrs.get("attributes", "{}"))
-    return about.get("resolution", -np.inf)
-
-
-def cost_to(swept: xr.Dataset, error: float) -> xr.Dataset:
-    """What each setting had cost when its error was first at most this; inf if never.
-
-    As in `History.cost_to`, never too if the error cannot be told from 0. The
-    dataset has the grid's dimensions, and rounds, bits, broadcast_bits and
-    gradient_evaluations in float64.
-    """
-    known = error >= resolution_of(swept)
-    reached = (swept["objective_error"] <= error) & known
-    first = reached.argmax("eval_round")
-    names = ("bits", "broadcast_bits", "gradient_evaluations")
-    totals = {name: swept[f"total_{name}"] for name in names}
-    spent = xr.Dataset({"rounds": swept["eval_round"].astype(float)} | totals)
-    ever = reached.any("eval_round")
-    return spent.isel(eval_round=first).where(ever, np.inf).drop_vars("eval_round")

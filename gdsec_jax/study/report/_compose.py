@@ -25,7 +25,7 @@ _MARGIN = 65.0  # points beside the axes
 # Curves of thousands of rounds are thinned to what the eye can see.
 _THINNED: dict[Any, Any] = {"path.simplify": True, "path.simplify_threshold": 0.5}
 
-Panel = Callable[[matplotlib.axes.Axes], None]
+Panel = Callable[[matplotlib.axes.Axes], Any]
 
 
 class Claim(NamedTuple):
@@ -96,7 +96,19 @@ def compose(
 def draw(
     panels: Sequence[Panel], title: str = "", narrow: bool = False
 ) -> matplotlib.figure.Figure:
-    """Panels and a title as `compose` shows them."""
+    """Panels and a title as `compose` shows those of a section.
+
+    Args:
+      panels: each draws on the axes that it is given.
+      title: above all of them.
+      narrow: as there.
+
+    Examples:
+      >>> from gdsec_jax.study import report
+      >>> figure = report.draw([lambda axes: axes.plot([1, 2], label="up")], "A line")
+      >>> figure.get_suptitle()
+      'A line'
+    """
     rows, columns = shape(len(panels), narrow)
     width, height = _NARROW if narrow else _WIDE
     size = (columns * width, rows * height)

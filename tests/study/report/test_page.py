@@ -6,12 +6,11 @@ import itertools
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from cases import slow_but
+from cases import made_history, slow_but
 from study.report import browser
 
 from gdsec_jax.algorithms import METHODS
@@ -24,16 +23,8 @@ needs_browser = pytest.mark.skipif(
 
 
 def course(rate=0.01, rounds=50, outcome="completed", **attributes):
-    """No History, but what is drawn of one."""
-    after = np.arange(1, rounds + 1)
-    return SimpleNamespace(
-        initial_error=10.0,
-        eval_rounds=after,
-        objective_error=10 * np.exp(-rate * after),
-        total_bits=320 * after,
-        outcome=outcome,
-        attributes=attributes,
-    )
+    errors = 10 * np.exp(-rate * np.arange(1, rounds + 1))
+    return made_history([320] * rounds, errors, outcome, **attributes)
 
 
 def curves(number=3):

@@ -1,0 +1,136 @@
+"""How a method looks, on axes, and in a legend."""
+
+import collections
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gdsec_jax import _checks
+from gdsec_jax.algorithms import METHODS
+
+# Okabe and Ito's palette, which people with colour-blindness can tell apart, its yellow
+# darker for white paper. A method has the same colour and dash everywhere, by its place
+# in the table of methods.
+_PALETTE = (
+    *("#000000", "#0072B2", "#D55E00", "#009E73"),
+    *("#CC79A7", "#E69F00", "#56B4E9", "#A6A01A"),
+)
+_STYLES = ("-", "--", ":", "-.")
+_MARKERS = ("", "o", "s", "^", "v", "D")  # of the first, second … curve of a method
+ENTRIES = 7  # of a legend
+
+
+def line_style(method: str, again: int = 0) -> dict[str, Any]:
+    """How a method's curve looks in every figure: its colour, dash and breadth.
+
+    By the method's place in the table of methods, in eight colours.
+
+    Args:
+      method: a name of `METHODS`, or MODULE:FUNCTION of one's own, which looks like
+        none of the table.
+      again: how many curves of the same look came before; each has another dash and
+        marker.
+
+    Returns:
+      Keywords of matplotlib's `plot`.
+
+    Raises:
+      ValueError: there is no such method.
+
+    Examples:
+      >>> from gdsec_jax import plot
+      >>> first, second = plot.line_style("gdsec"), plot.line_style("gdsec", 1)
+      >>> first["color"], second["color"], first["linestyle"], second["linestyle"]
+      ('#0072B2', '#0072B2', '-', '--')
+    """
+    names = (*METHODS, *([method] if ":" in method else []))
+    _checks.one_of("method", method, names)
+    return _style(names.index(method), again)
+
+
+def _style(place: int, again: int) -> dict[str, Any]:
+    """Of the method at a place in the table, or behind it."""
+    marker = _MARKERS[again % len(_MARKERS)]
+    marked = {"marker": marker, "markersize": 4}
+    return (marked if marker else {}) | {
+        "color": _PALETTE[place % len(_PALETTE)],
+        "linestyle": _STYLES[(place // len(_PALETTE) + again) % len(_STYLES)],
+        # The baseline is broad, since the best methods lie right on top of it.
+        "linewidth": 1.6 if place else 4,
+        "alpha": 1 if place else 0.35,
+    }
+
+
+def line_styles(methods: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """`line_style` of every label of a figure, no two the same.
+
+    Args:
+      methods: the algorithm's name by label; several of one's own differ in colour.
+
+    Examples:
+      >>> from gdsec_jax import plot
+      >>> styles = plot.line_styles({"xi = 1": "gdsec", "xi = 2": "gdsec"})
+      >>> [style["linestyle"] for style in styles.values()]
+      ['-', '--']
+    """
+    own = [name for name in dict.fromkeys(methods.values()) if name not in METHODS]
+    places = {name: place for place, name in enumerate((*METHODS, *own))}
+    seen, styles = collections.Counter(), {}
+    for label, method in methods.items():
+        styles[label] = _style(places[method], seen[method]) | {"label": label}
+        seen[method] += 1
+    return styles
+
+
+def shade(line: Mapping[str, Any], share: float) -> dict[str, Any]:
+    """The line with so much of its colour, the rest white."""
+    import matplotlib.colors
+
+    rgb = np.asarray(matplotlib.colors.to_rgb(line["color"]))
+    return {**line, "color": matplotlib.colors.to_hex(1 - share * (1 - rgb))}
+
+
+def axes_of(ax: Any) -> Any:
+    """The axes that are given, or new ones."""
+    if ax is not None:
+        if not hasattr(ax, "plot"):
+            raise ValueError(f"ax is {ax!r}, expected matplotlib's axes.")
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.figure(layout="constrained").add_subplot()
+
+
+def named(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines as they are drawn: of many some are in the legend, the others pale."""
+    if len(lines) <= ENTRIES:
+        return list(lines)
+    shades = len({line["color"] for line in lines}) == len(lines)  # of one sweep
+    places = (
+        np.linspace(0, len(lines) - 1, ENTRIES).round() if shades else range(ENTRIES)
+    )
+    pale = {} if shades else {"alpha": 0.3, "linewidth": 1, "zorder": 1}
+    return [
+        line if place in places else {**line, "label": f"_{line['label']}"} | pale
+        for place, line in enumerate(lines)
+    ]
+
+
+def finished(axes: Any, number: int) -> Any:
+    """The axes with a legend, which says how many of so many lines it leaves out."""
+    if number > ENTRIES:
+        rest = f"and {number - ENTRIES} more"
+        axes.plot([], [], color="0.5", alpha=0.3, label=rest)
+    axes.grid(alpha=0.25)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(fontsize="small", frameon=False)
+    return axes
+
+
+def logarithmic(axes: Any, which: str) -> None:
+    """Logarithmic where there are data that have a place on it."""
+    limits = {"x": axes.dataLim.intervalx, "y": axes.dataLim.intervaly}
+    for name in which:
+        if np.isfinite(limits[name]).all() and limits[name][1] > 0:
+            axes.set(**{f"{name}scale": "log"})

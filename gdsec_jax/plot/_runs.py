@@ -1,0 +1,92 @@
+"""Runs and sweeps by label, and which method each is of."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gdsec_jax.algorithms import METHODS
+from gdsec_jax.simulation._history import History, from_xarray
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    Runs = History | xr.Dataset | Mapping[str, History | xr.Dataset]
+
+
+def by_label(runs: "Runs") -> dict[str, "History | xr.Dataset"]:
+    """The runs by label; a single one by its own."""
+    if not isinstance(runs, Mapping) or hasattr(runs, "data_vars"):
+        return {str(about(runs).get("label", "run")): as_run(runs)}
+    if not runs:
+        raise ValueError(f"runs is {runs!r}, expected at least one.")
+    return {str(label): as_run(run) for label, run in runs.items()}
+
+
+def as_run(run: Any) -> "History | xr.Dataset":
+    """A dataset of `History.to_xarray` as what it was made of; a sweep's as it is."""
+    if isinstance(run, History):
+        return run
+    if not {"objective_error", "bits", "total_bits"} & set(
+        getattr(run, "data_vars", ())
+    ):
+        raise ValueError(f"a run is {run!r}, expected a History or a sweep's Dataset.")
+    return from_xarray(run) if "round" in run.dims else run
+
+
+def about(run: Any) -> Mapping[str, Any]:
+    if isinstance(run, History):
+        return run.attributes
+    return json.loads(getattr(run, "attrs", {}).get("attributes", "{}"))
+
+
+def methods_of(
+    runs: Mapping[str, Any], methods: Mapping[str, str] | None
+) -> dict[str, str]:
+    """The algorithm's name by label: as is said, as the run says, or as the label."""
+    return {
+        label: (methods or {}).get(label) or _said(run, label) or _read_off(label)
+        for label, run in runs.items()
+    }
+
+
+def _said(run: Any, label: str) -> str | None:
+    said = about(run)
+    method = said.get("method")
+    if not isinstance(method, dict):  # of a sweep the config says it
+        config = said.get("config")
+        known = config.get("methods", {}) if isinstance(config, dict) else {}
+        method = known.get(said.get("label", label), {})
+    name = method.get("name") if isinstance(method, dict) else None
+    known = isinstance(name, str) and (name in METHODS or ":" in name)
+    return name if known else None
+
+
+def _read_off(label: str) -> str:
+    """The method whose name, or title, a label begins with."""
+    names = {
+        word.strip().lower(): method.name
+        for method in METHODS.values()
+        for word in (method.name, *method.title.split(","))
+    }
+    begun = [
+        name
+        for name in names
+        if label.lower().startswith(name)
+        and not label[len(name) : len(name) + 1].isalnum()
+    ]
+    return names[max(begun, key=len)] if begun else f"own:{label}"
+
+
+def settings_of(swept: "xr.Dataset") -> Iterator[tuple[str, "xr.Dataset"]]:
+    """The settings of a sweep, each in words."""
+    dims = [str(dim) for dim in swept["outcome"].dims]
+    for place in np.ndindex(*(swept.sizes[dim] for dim in dims)):
+        at = dict(zip(dims, place, strict=True))
+        words = [f"{dim} = {word(swept[dim].values[at[dim]])}" for dim in dims]
+        yield ", ".join(words), swept.isel(at)
+
+
+def word(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
