@@ -1,5 +1,6 @@
 # make figures   set up an environment and run the main job: figures in results/
 # make test      set up an environment and run the tests
+# make docs      the site, docs/_build/html/index.html, with its tutorials run
 # make lint      formatting, lint and types
 # make browser   installs Chromium, where Debian's packages and root can: the tests of
 #                the page of figures run in it, and are skipped without it
@@ -18,7 +19,7 @@ PYTEST := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.xla_cache \
 # Few of them run for long: the compiler optimises less. The core is tested as users run it.
 QUICK := XLA_FLAGS=--xla_backend_optimization_level=0 $(PYTEST)
 
-.PHONY: figures test test-core test-newest test-strict test-slow lint browser clean
+.PHONY: figures test test-core test-newest test-strict test-slow docs lint browser clean
 
 figures: $(READY)
 	$(BIN)/gdsec figures
@@ -45,6 +46,10 @@ test-strict: $(READY)
 test-slow: $(READY)
 	$(QUICK) -m slow
 
+# Warnings are errors, links that lead nowhere among them.
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -q -W --keep-going -j 2 docs docs/_build/html
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -59,5 +64,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e ".[test]"
 	touch $@
 
+$(VENV)/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e ".[docs]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) .xla_cache results
+	rm -rf $(VENV) .xla_cache results docs/_build
