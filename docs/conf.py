@@ -4,7 +4,7 @@ import importlib.metadata
 import inspect
 import re
 
-MATHJAX = importlib.metadata.distribution("sphinx-mathjax-offline")
+_MATHJAX = importlib.metadata.distribution("sphinx-mathjax-offline")
 
 project = "gdsec_jax"
 author = "The gdsec_jax authors"
@@ -24,7 +24,10 @@ html_theme = "furo"
 html_title = "gdsec_jax"
 # Formulas are drawn by a copy that the site has, so that nothing is loaded from
 # elsewhere. Of that package the files alone: as an extension it forbids `-j`.
-html_static_path = ["_static", str(MATHJAX.locate_file("sphinx-mathjax-offline/static"))]
+html_static_path = [
+    "_static",
+    str(_MATHJAX.locate_file("sphinx-mathjax-offline/static")),
+]
 html_css_files = ["site.css"]
 mathjax_path = "mathjax/tex-chtml.js"
 
@@ -64,5 +67,6 @@ def _skip(app, what, name, obj, skip, options):
 
 
 def setup(app):
+    """Called by Sphinx."""
     app.connect("autodoc-process-docstring", _docstring)
     app.connect("autodoc-skip-member", _skip)

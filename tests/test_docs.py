@@ -1,7 +1,14 @@
-"""What the page on new methods shows runs, in order, and the page stays short."""
+"""What the documentation shows runs, names everything, and can be read on a phone."""
 
+import html.parser
+import importlib
 import inspect
+import os
 import re
+import subprocess
+import sys
+import tomllib
+import urllib.parse
 from pathlib import Path
 
 import jax
@@ -10,12 +17,18 @@ import numpy as np
 import optax
 import pytest
 from inside import _uploads
+from study.report import browser
 
 import gdsec_jax
 from gdsec_jax import wire
+from gdsec_jax.study import config
 
 ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs" / "ADDING_A_METHOD.md").read_text("utf-8")
+DOCS = ROOT / "docs"
+PAGE = (DOCS / "ADDING_A_METHOD.md").read_text("utf-8")
+PAGES = sorted(path.stem for path in DOCS.glob("*.md"))
+TUTORIALS = sorted(path.stem for path in DOCS.glob("tutorials/*_*.md"))
+SITE = DOCS / "_build" / "html"
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +97,156 @@ def test_the_architecture_names_what_there_is():
     rooms = [ROOT, package, *(path for path in package.iterdir() if path.is_dir())]
     for name in re.findall(r"`([\w/]+\.py)`", page):
         assert any((room / name).is_file() for room in rooms), name
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("name", sorted(set(PAGES) - {"ADDING_A_METHOD"}))
+def test_the_code_of_a_page_runs(name, tmp_path, monkeypatch):
+    """In order, as a reader would paste it; configs are some."""
+    monkeypatch.chdir(tmp_path)
+    page = (DOCS / f"{name}.md").read_text("utf-8")
+    names: dict = {}
+    for block in blocks(page, "python"):
+        exec(compile(block, f"{name}.md", "exec"), names)
+    are_configs(page)
+
+
+def are_configs(page: str):
+    for block in blocks(page, "toml"):
+        values = tomllib.loads(block)
+        for label, method in values.get("methods", {}).items():
+            if ":" in method.get("name", ""):  # of the reader's own, in a file
+                assert method.pop("name").isprintable()
+                method["beta"] = 0.1
+            method.setdefault("name", "gdsec" if label != "top-j" else "top_j")
+        assert config.validate(values, "the page").methods
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TUTORIALS)
+def test_the_cells_of_a_tutorial_run(name, tmp_path):
+    """In a process of its own: one of them wants four devices."""
+    page = (DOCS / "tutorials" / f"{name}.md").read_text("utf-8")
+    cells = "\n".join(blocks(page, r"\{code-cell\}"))
+    script = tmp_path / f"{name}.py"
+    script.write_text(re.sub(r"^:\w+:.*$", "", cells, flags=re.MULTILINE), "utf-8")
+    told = os.environ | {"MPLBACKEND": "agg", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "ignore", script]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=told, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    are_configs(page)
+
+
+def test_tutorials_can_be_found_and_taken_along():
+    assert len(TUTORIALS) == 9
+    index = (DOCS / "tutorials" / "index.md").read_text("utf-8")
+    for name in TUTORIALS:
+        assert f"\n{name}\n" in index
+        page = (DOCS / "tutorials" / f"{name}.md").read_text("utf-8")
+        assert f"{{nb-download}}`{name}.ipynb`" in page
+
+
+PUBLIC = [
+    f"{module}.{name}" if module else name
+    for module in ("", *(x for x in gdsec_jax.__all__ if x.islower()))
+    if not module or inspect.ismodule(getattr(gdsec_jax, module))
+    for name in importlib.import_module(f"gdsec_jax.{module}".rstrip(".")).__all__
+]
+
+
+def test_every_public_name_is_in_the_reference():
+    """Of a module by `automodule`, whose members are its __all__; others by name."""
+    assert len(PUBLIC) > 100
+    reference = "\n".join(x.read_text("utf-8") for x in DOCS.glob("api/*.md"))
+    for name in PUBLIC:
+        module, _, own = name.rpartition(".")
+        if module or inspect.ismodule(getattr(gdsec_jax, own)):
+            assert f".. automodule:: gdsec_jax.{module or own}\n" in reference
+        else:
+            assert re.search(rf"^\.\. (py:)?\w+:: {own}$", reference, re.MULTILINE), own
+
+
+def test_the_names_elsewhere_are_compositions():
+    """Each takes gradients, but for those that say that they stand elsewhere."""
+    page = (DOCS / "names_elsewhere.md").read_text("utf-8")
+    names: dict = {}
+    exec(blocks(page, "python")[0], names)
+    rows = re.findall(r"^\| .+? \| `(.+?)`(.*?) \|", page, re.MULTILINE)
+    assert len(rows) > 20
+    params = {"w": jnp.zeros((8, 8))}
+    grads = {"w": jnp.arange(320.0).reshape(5, 8, 8)}
+    for code, _ in rows:
+        if "..." in code:
+            continue
+        made = eval(code, names)
+        if "broadcast" not in code:
+            updates, _ = made.update(grads, made.init(params), params)
+            assert np.isfinite(updates["w"]).all(), code
+
+
+def addresses(page: Path) -> tuple[set[str], set[str]]:
+    """What a page of the site links to, and the places it has itself."""
+    links, places = set(), set()
+
+    class Reader(html.parser.HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            given = dict(attrs)
+            places.update(filter(None, (given.get("id"),)))
+            links.update(filter(None, (given.get("href"), given.get("src"))))
+
+    Reader().feed(page.read_text("utf-8"))
+    return links, places
+
+
+needs_site = pytest.mark.skipif(not SITE.is_dir(), reason="no site: make docs")
+
+
+@needs_site
+@pytest.mark.slow
+def test_the_links_of_the_site_lead_somewhere():
+    """To a file of the site and a place on it; what is elsewhere is not asked."""
+    pages = {page: addresses(page) for page in SITE.rglob("*.html")}
+    assert len(pages) > 30
+    for page, (links, _) in pages.items():
+        for link in links:
+            parts = urllib.parse.urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = page
+            if parts.path:
+                target = (page.parent / urllib.parse.unquote(parts.path)).resolve()
+            assert target.exists(), f"{page}: {link}"
+            if parts.fragment and target in pages:
+                place = urllib.parse.unquote(parts.fragment)
+                assert place in pages[target][1], f"{page}: {link}"
+
+
+@needs_site
+@pytest.mark.slow
+@pytest.mark.skipif(browser.find() is None, reason="no Chromium: make browser")
+def test_the_site_can_be_read_at_a_desk_and_on_a_phone():
+    """No error, nothing too wide, formulas drawn, and nothing loaded from elsewhere."""
+    pages = [path.relative_to(SITE) for path in SITE.rglob("*.html")]
+    pages = [str(page) for page in pages if page.parts[0] != "_modules"]
+    visits = [(page, width) for page in sorted(pages) for width in (1280, 390)]
+    found = browser.tour(SITE, visits, patience=800)
+    for visit, verdict in zip(visits, found, strict=True):
+        assert not verdict.errors, visit
+        assert not verdict.broken, visit
+        assert verdict.needed <= verdict.width, visit
+        assert verdict.formulas[0] == verdict.formulas[1], visit
+    assert sum(verdict.formulas[1] for verdict in found) > 50
+
+
+@needs_site
+@pytest.mark.slow
+@pytest.mark.skipif(browser.find() is None, reason="no Chromium: make browser")
+def test_the_search_finds_error_feedback():
+    words = "search.html?q=error+feedback"
+    (verdict,) = browser.tour(SITE, [(words, 1280)], patience=4000)
+    assert "gdsec_jax.worker.error_feedback" in verdict.text

@@ -1,12 +1,9 @@
 """What the README shows runs, in order, as a user would paste it."""
 
 import re
-import tomllib
 from pathlib import Path
 
 import pytest
-
-from gdsec_jax.study import config, tuning
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -39,42 +36,16 @@ def test_the_first_blocks_run_and_the_loop_learns(tmp_path, monkeypatch):
     assert len(names["sent"].bits) == 5
 
 
-@pytest.mark.slow
 def test_all_blocks_run_one_after_the_other(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert len(BLOCKS) >= 5
-    assert execute(BLOCKS)["history"].num_rounds == 100
+    assert len(BLOCKS) == 3
+    assert execute(BLOCKS)["history"].num_rounds == 2000
 
 
-def tables():
-    return re.findall(r"```toml\n(.*?)```", README, flags=re.DOTALL)
-
-
-def test_the_grid_of_the_readme_is_one():
-    (block,) = (table for table in tables() if "grid" in table)
-    values = tomllib.loads(block)
-    values["methods"]["GD-SEC"] |= {"name": "gdsec"}
-    axes = tuning.axes_of(config.validate(values, "README.md"), "GD-SEC")
-    assert [axis.names for axis in axes] == [
-        ("step_factor",),
-        ("xi",),
-        ("beta", "seed"),
-    ]
-
-
-def test_the_configs_of_the_readme_are_some():
-    for number, table in enumerate(tables()):
-        values = tomllib.loads(table)
-        for method in values["methods"].values():
-            method.setdefault("name", "gdsec")
-        assert config.validate(values, f"block {number}").methods
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 200
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\((?!https?:)([^)]+)\)", README))
 def test_links_lead_somewhere(path):
     assert (ROOT / path).exists()
-
-
-@pytest.mark.parametrize("path", re.findall(r"configs/\S+\.toml", README))
-def test_configs_are_there(path):
-    assert (ROOT / path).is_file()

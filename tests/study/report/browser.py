@@ -26,21 +26,34 @@ addEventListener("securitypolicyviolation", event =>
 </script>"""
 
 _WRAPPER = """<!DOCTYPE html><title>probe</title>
-<iframe id="frame" src="/{page}" style="border:0;width:{width}px;height:800px"></iframe>
+<iframe id="frame" style="border:0;height:800px"></iframe>
 <pre id="verdict"></pre>
 <script>
 const frame = document.getElementById("frame");
-frame.addEventListener("load", () => setTimeout(() => {{
-  const view = frame.contentWindow, page = frame.contentDocument;
-  const root = page.documentElement, images = [...page.images];
-  document.getElementById("verdict").textContent = JSON.stringify({{
+const wait = ms => new Promise(done => setTimeout(done, ms));
+async function look(page, width) {{
+  frame.style.width = width + "px";
+  await new Promise(done => {{ frame.onload = done; frame.src = "/" + page; }});
+  await wait({patience});
+  const view = frame.contentWindow, root = frame.contentDocument.documentElement;
+  const images = [...frame.contentDocument.images];
+  return {{
     errors: view.heard,
     broken: images.filter(image => image.naturalWidth === 0).map(image => image.alt),
     images: images.map(image => image.naturalWidth),
     width: root.clientWidth,
     needed: root.scrollWidth,
-  }});
-}}, 200));
+    text: root.innerText,
+    formulas: [root.querySelectorAll(".math").length,
+               root.querySelectorAll("mjx-container").length],
+  }};
+}}
+async function all() {{
+  const found = [];
+  for (const [page, width] of {visits}) found.push(await look(page, width));
+  document.getElementById("verdict").textContent = JSON.stringify(found);
+}}
+all();
 </script>"""
 
 
@@ -52,7 +65,9 @@ class Verdict(NamedTuple):
     images: list[int]  # natural widths in pixels
     width: int  # pixels that the page has
     needed: int  # pixels that its content takes
-    asked: list[str]  # what the page asked the server for beside itself
+    text: str  # that is shown
+    formulas: list[int]  # how many there are, and how many are drawn
+    asked: list[str]  # what all pages asked the server for beside themselves
 
 
 def find() -> str | None:
@@ -66,9 +81,19 @@ def probe(page: Path, width: int) -> Verdict:
     Raises:
       RuntimeError: the browser gave no verdict.
     """
+    return tour(page.parent, [(page.name, width)])[0]
+
+
+def tour(folder: Path, visits: list[tuple[str, int]], patience=200) -> list[Verdict]:
+    """The same of several pages, addresses below the folder, one after the other.
+
+    Each is looked at so many milliseconds after it was loaded.
+    """
     asked: list[str] = []
+    wrapper = _WRAPPER.format(visits=json.dumps(visits), patience=patience)
+    pages = {f"/{page.partition('?')[0]}" for page, _ in visits}
     handler = functools.partial(
-        _Handler, page=page, width=width, asked=asked, directory=str(page.parent)
+        _Handler, wrapper=wrapper, pages=pages, asked=asked, directory=str(folder)
     )
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
@@ -82,23 +107,27 @@ def probe(page: Path, width: int) -> Verdict:
     found = re.search(r'<pre id="verdict">(.+?)</pre>', dom, re.DOTALL)
     if found is None:
         raise RuntimeError(f"the browser gave no verdict: {dom[-2000:]}")
-    return Verdict(**json.loads(html.unescape(found[1])), asked=asked)
+    return [
+        Verdict(**verdict, asked=asked)
+        for verdict in json.loads(html.unescape(found[1]))
+    ]
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves the wrapper, the page with the listeners, and the files beside it."""
+    """Serves the wrapper, the pages with the listeners, and the files beside them."""
 
-    def __init__(self, *args, page: Path, width: int, asked: list[str], **options):
-        self.page, self.width, self.asked = page, width, asked
+    def __init__(self, *args, wrapper: str, pages: set, asked: list[str], **options):
+        self.wrapper, self.pages, self.asked = wrapper, pages, asked
         super().__init__(*args, **options)
 
     def do_GET(self):
-        if self.path == "/probe":
-            self._send(_WRAPPER.format(page=self.page.name, width=self.width))
-        elif self.path == f"/{self.page.name}":
-            text = self.page.read_text("utf-8")
+        place = self.path.partition("?")[0]
+        if place == "/probe":
+            self._send(self.wrapper)
+        elif place in self.pages:
+            text = (Path(self.directory) / place[1:]).read_text("utf-8")
             self._send(text.replace("<head>", "<head>" + _LISTEN, 1))
-        elif self.path == "/favicon.ico":  # the browser's own wish, of the wrapper
+        elif place == "/favicon.ico":  # the browser's own wish, of the wrapper
             self.send_error(404)
         else:
             self.asked.append(self.path)
@@ -128,7 +157,7 @@ def _dom(address: str) -> str:
                 f"--user-data-dir={profile}",
                 "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
                 "--window-size=1600,1000",
-                "--virtual-time-budget=10000",
+                "--virtual-time-budget=120000",
                 "--dump-dom",
                 address,
             ],
