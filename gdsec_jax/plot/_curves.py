@@ -81,7 +81,8 @@ def convergence(
     if against == "bits":
         if any(np.isfinite(course.along).any() for course in courses):
             axes.set_xscale("log")
-        words = wire or _wire_of(first.about)
+        formats = {_wire_of(course.about) for course in courses}
+        words = wire or (formats.pop() if len(formats) == 1 else "as each counts them")
         given = f" ({words})" if words else ""
         axes.set_xlabel(f"uploaded bits, all workers{given}")
     else:

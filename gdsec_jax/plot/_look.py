@@ -87,8 +87,9 @@ def shade(line: Mapping[str, Any], share: float) -> dict[str, Any]:
     """The line with so much of its colour, the rest white."""
     import matplotlib.colors
 
-    rgb = np.asarray(matplotlib.colors.to_rgb(line["color"]))
-    return {**line, "color": matplotlib.colors.to_hex(1 - share * (1 - rgb))}
+    red, green, blue = matplotlib.colors.to_rgb(line["color"])
+    red, green, blue = (1 - share * (1 - part) for part in (red, green, blue))
+    return {**line, "color": matplotlib.colors.to_hex((red, green, blue))}
 
 
 def axes_of(ax: Any) -> Any:
@@ -128,9 +129,20 @@ def finished(axes: Any, number: int) -> Any:
     return axes
 
 
-def logarithmic(axes: Any, which: str) -> None:
-    """Logarithmic where there are data that have a place on it."""
-    limits = {"x": axes.dataLim.intervalx, "y": axes.dataLim.intervaly}
-    for name in which:
-        if np.isfinite(limits[name]).all() and limits[name][1] > 0:
-            axes.set(**{f"{name}scale": "log"})
+def logarithmic(axis: Any, *, plain: bool = False) -> None:
+    """An axis that is, where there are data that have a place; ticks as 20 if plain."""
+    name = axis.axis_name
+    low, high = getattr(axis.axes.dataLim, f"interval{name}")
+    if not (np.isfinite([low, high]).all() and high > 0):
+        return
+    axis.axes.set(**{f"{name}scale": "log"})
+    if plain:
+        import matplotlib.ticker
+
+        form = matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}")
+        axis.set_major_formatter(form)
+        wide = low > 0 and high > 10 * low
+        axis.set_minor_locator(
+            matplotlib.ticker.LogLocator(subs=(2, 5) if wide else (2, 3, 4, 6, 8))
+        )
+        axis.set_minor_formatter(form)

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
     Runs = History | xr.Dataset | Mapping[str, History | xr.Dataset]
 
+_OF_A_SWEEP = {
+    *("objective_error", "initial_error", "outcome", "rounds", "total_bits"),
+    *("total_broadcast_bits", "total_gradient_evaluations"),
+}
+
 
 def by_label(runs: "Runs") -> dict[str, "History | xr.Dataset"]:
     """The runs by label; a single one by its own."""
@@ -28,21 +33,27 @@ def as_run(run: Any) -> "History | xr.Dataset":
     """A dataset of `History.to_xarray` as what it was made of; a sweep's as it is."""
     if isinstance(run, History):
         return run
-    if not {"objective_error", "bits", "total_bits"} & set(
-        getattr(run, "data_vars", ())
-    ):
-        raise ValueError(f"a run is {run!r}, expected a History or a sweep's Dataset.")
-    return from_xarray(run) if "round" in run.dims else run
+    names = set(getattr(run, "data_vars", ()))
+    if {"entries", "bits"} <= names:
+        return from_xarray(run)
+    if not names >= _OF_A_SWEEP:
+        missing = f" without {min(_OF_A_SWEEP - names)}" if names else ""
+        raise ValueError(
+            f"a run is a {type(run).__name__}{missing}, expected a History or the "
+            "dataset of a sweep."
+        )
+    return run
 
 
 def about(run: Any) -> Mapping[str, Any]:
+    """What a run, or a sweep, says of itself."""
     if isinstance(run, History):
         return run.attributes
     return json.loads(getattr(run, "attrs", {}).get("attributes", "{}"))
 
 
 def methods_of(
-    runs: Mapping[str, Any], methods: Mapping[str, str] | None
+    runs: Mapping[str, Any], methods: Mapping[str, str] | None = None
 ) -> dict[str, str]:
     """The algorithm's name by label: as is said, as the run says, or as the label."""
     return {
@@ -84,9 +95,11 @@ def settings_of(swept: "xr.Dataset") -> Iterator[tuple[str, "xr.Dataset"]]:
     dims = [str(dim) for dim in swept["outcome"].dims]
     for place in np.ndindex(*(swept.sizes[dim] for dim in dims)):
         at = dict(zip(dims, place, strict=True))
-        words = [f"{dim} = {word(swept[dim].values[at[dim]])}" for dim in dims]
-        yield ", ".join(words), swept.isel(at)
+        one = swept.isel(at)
+        names = [name for name in one.coords if not one[name].dims] or dims
+        yield ", ".join(f"{x} = {word(one[x].values[()])}" for x in names), one
 
 
 def word(value: Any) -> str:
+    """A value of a grid."""
     return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)

@@ -63,12 +63,13 @@ def frontier(
         lines.append(line | {"label": label, "linestyle": "none", "alpha": 1.0})
     for line, (_, rounds, bits) in zip(_look.named(lines), found.values(), strict=True):
         there = np.flatnonzero(np.isfinite(rounds) & (bits > 0))
-        axes.plot(rounds[there], bits[there], **{"marker": "o", "ms": 5} | line)
+        axes.plot(rounds[there], bits[there], **{"marker": "o", "markersize": 5} | line)
         best = there[np.lexsort((bits[there], rounds[there]))]
         least = np.minimum.accumulate(bits[best])
         best = best[np.append(True, least[1:] < least[:-1])] if best.size else best
         axes.plot(rounds[best], bits[best], color=line["color"], lw=1, zorder=1)
-    _look.logarithmic(axes, "xy")
+    _look.logarithmic(axes.xaxis, plain=True)
+    _look.logarithmic(axes.yaxis)
     axes.set_xlabel(f"rounds to {target:g} of the initial error")
     axes.set_ylabel("uploaded bits to it")
     return _look.finished(axes, len(lines))
@@ -118,7 +119,7 @@ def costs(
     for text, (value, _, color) in zip(axes.get_yticklabels(), rows, strict=True):
         text.set_color(color if np.isfinite(value) else "0.5")
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    _look.logarithmic(axes, "x")
+    _look.logarithmic(axes.xaxis, plain=what == "rounds")
     name = "uploaded bits, all workers," if what == "bits" else "rounds"
     axes.set_xlabel(f"{name} to {target:g} of the initial error")
     axes.grid(axis="x", alpha=0.25)

@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -11,14 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import jax
 import rich.console
-import rich.table
 import tyro
 
 from gdsec_jax import _checks, logs
-from gdsec_jax.algorithms import METHODS
 from gdsec_jax.files import _whole
 from gdsec_jax.simulation._records import norms as norms_of
-from gdsec_jax.study import _tools
+from gdsec_jax.study import _show, _start, _tools, shipped
 
 if TYPE_CHECKING:
     from gdsec_jax.study import config as configs
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Communication-efficient distributed optimisation: GD-SEC and its rivals.
 
+gdsec configs lists configs to begin with; gdsec init FILE writes one of your own.
 gdsec run CONFIG.toml --help lists the fields of a config, each an option.
+gdsec --version says which version this is, gdsec doctor what it finds here.
 GDSEC_DATA_DIR names a folder of data sets, GDSEC_CACHE_DIR that of downloads."""
 
 # Fields that are tables of any names: no options of the command.
@@ -73,8 +75,8 @@ def run(
     """Run the methods of a config; save their histories, a figure and a table.
 
     Args:
-      config: A TOML file. Each of its fields is an option that overrides it:
-        --num-rounds 100 --problem.data mnist --methods.GD-SEC.xi 10.
+      config: A TOML file, or a name that gdsec configs lists. Each of its fields is an
+        option that overrides it: --num-rounds 100 --methods.GD-SEC.xi 10.
       options: See there.
     """
     _run(_load(config), config.stem, options)
@@ -92,10 +94,12 @@ def sweep(
 ) -> None:
     """Run every setting of the grids of a config, many side by side.
 
-    A sweep that was killed goes on where it was.
+    Prints what each cost to the target, the best of each method marked; the same as CSV
+    and in a figure. A sweep that was killed goes on where it was.
 
     Args:
-      config: A TOML file with grids: of a method, [methods.NAME.grid]; of all, [grid].
+      config: A TOML file, or a name that gdsec configs lists, with grids: of a method,
+        [methods.NAME.grid]; of all, [grid].
       results: Folder for a NetCDF file a method, with a dimension for each axis.
       memory_limit: Bytes that may be used at once; by default half of what is free.
       log: Where to log each round: NAME.csv, NAME.jsonl, or a TensorBoard folder.
@@ -128,9 +132,11 @@ def tune(
     rounds than the baseline, gradient descent at the best step of its own grid.
 
     Args:
-      config: A TOML file with grids: of a method, [methods.NAME.grid]; of all, [grid].
+      config: A TOML file, or a name that gdsec configs lists, with grids: of a method,
+        [methods.NAME.grid]; of all, [grid].
       output: The file with the parameters that were chosen, and how; it may be the
-        config itself. By default NAME.toml in the folder of results.
+        config itself. By default NAME_tuned.toml beside it, or in the current folder
+        for a config that comes with the package.
       results: Folder for what the sweeps leave.
       memory_limit: Bytes that may be used at once; by default half of what is free.
     """
@@ -138,12 +144,16 @@ def tune(
     from gdsec_jax.study import experiment
 
     console = rich.console.Console()
-    output = output or results / f"{config.stem}.toml"
+    found = shipped.find(config)
+    if output is None:
+        beside = config.parent if found == config else Path()
+        output = beside / f"{config.stem}_tuned.toml"
     _whole.target(output)  # tried before the work, not after it
     where = (config.stem, results, console)
     tuned = experiment.tune(_load(config), *where, memory_limit=memory_limit)
-    configs.write_chosen(config, tuned, output)
-    experiment.say(console, f"wrote {output}")
+    configs.write_chosen(found, tuned, output)
+    experiment.say(console, f"wrote {output}, the config with what was chosen:")
+    experiment.say(console, f"gdsec run {shlex.quote(str(output))}")
 
 
 @app.command(name="figures")
@@ -170,16 +180,11 @@ def figures(
     print(make(names, results, console=console, real=data == "real", jobs=jobs))
 
 
-@app.command(name="methods")
-def methods() -> None:
-    """List the methods: name, what each is in a line, and its paper."""
-    table = rich.table.Table("name", "method", "what it is")
-    table.add_column("paper", overflow="fold")
-    for method in METHODS.values():
-        table.add_row(method.name, method.title, method.line, method.paper)
-    rich.console.Console().print(table)
-
-
+app.command(name="methods")(_start.methods)
+app.command(name="show")(_show.show)
+app.command(name="configs")(_start.configs)
+app.command(name="init")(_start.init)
+app.command(name="doctor")(_start.doctor)
 app.command(name="bench")(_tools.bench)
 app.command(name="bench-compare")(_tools.bench_compare)
 app.command(_tools.data_app, name="data", help="List, download and look at data sets.")
@@ -188,7 +193,7 @@ app.command(_tools.data_app, name="data", help="List, download and look at data 
 def _load(path: Path) -> "configs.RunConfig":
     from gdsec_jax.study import config as configs  # slow: only where it is needed
 
-    return configs.load(path)
+    return configs.load(shipped.find(path))
 
 
 def meet(
@@ -265,7 +270,7 @@ def _run_with_overrides(path: Path, arguments: Sequence[str]) -> None:
 
     # Tyro reads the words; whether the values are right the config itself decides, in
     # the same sentences as for a file.
-    loaded = configs.load(path)
+    loaded = configs.load(shipped.find(path))
     config, options = _unchecked(loaded), RunOptions()
     flat = tyro.conf.arg(name="")
     both = dataclasses.make_dataclass(
@@ -310,16 +315,25 @@ def _unchecked(value):
 
 
 def _config_among(arguments: Sequence[str]) -> int | None:
-    """Where the config's path stands in the arguments of run."""
+    """Where the config's path, or name, stands in the arguments of run."""
     for position, argument in enumerate(arguments):
         if argument.endswith(".toml"):
             return position
-    return 0 if arguments and not arguments[0].startswith("-") else None
+    if arguments and not arguments[0].startswith("-"):
+        return 0
+    for before, position in zip(arguments, range(1, len(arguments)), strict=False):
+        named = arguments[position] in shipped.paths()
+        if named and not before.startswith("-"):  # it may be an option's value
+            return position
+    return None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command: 0 if all went well, 2 and a sentence if the input was wrong."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["--version"]:
+        print(f"gdsec {importlib.metadata.version('gdsec-jax')}")
+        return 0
     try:
         rest = arguments[1:]
         position = _config_among(rest) if arguments[:1] == ["run"] else None

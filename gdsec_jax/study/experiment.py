@@ -12,14 +12,13 @@ import itertools
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import matplotlib.figure
 import numpy as np
-import pandas as pd
 import rich.console
 import xarray as xr
 
@@ -243,7 +242,13 @@ def sweep(
             results_of[label].attrs["attributes"] = json.dumps(joined)
             _netcdf.write(results_of[label], path)
         say(console, f"{label}: {_says(results_of[label])} -> {path}")
-    frame, best = _settings(config, within, swept)
+    frame, best = tuning.compared(
+        results_of,
+        config.target,
+        baseline=config.baseline(),
+        slack=config.slack,
+        within=[axis.dimension for axis in axes],
+    )
     path = results / f"{name} sweep.csv"
     with _whole.whole(path) as temporary:
         frame.to_csv(temporary, index=False, lineterminator="\n")
@@ -267,35 +272,6 @@ def _has_a_grid(config: configs.RunConfig, name: str) -> None:
             "all methods, [grid], such as xi = [1.0, 10.0, 100.0]: gdsec run runs a "
             "config as it is."
         )
-
-
-def _settings(
-    config: configs.RunConfig,
-    within: Sequence[dict[str, Any]],
-    swept: Mapping[str, Sequence[xr.Dataset]],
-) -> tuple[pd.DataFrame, dict[str, xr.Dataset]]:
-    """All settings with what they cost, and the best of each method by label.
-
-    The best are chosen as by `tune`, for each setting of the problem by itself.
-    """
-    frames, best = {label: [] for label in config.methods}, {}
-    for number, setting in enumerate(within):
-        parts = {label: swept[label][number] for label in tuning.labels_of(config)}
-        first = next(iter(parts.values()))
-        target = config.target * float(first["initial_error"].values.flat[0])
-        target = max(target, tuning.resolution_of(first))
-        words = "".join(f", {name} = {value}" for name, value in setting.items())
-        for label, choice in tuning.choices(config, parts.items(), target):
-            given = (parts[label], tuning.axes_of(config, label), choice)
-            frame = tuning.table_of(*given, target)
-            for place, (name, value) in enumerate(setting.items()):
-                frame.insert(place, name, value)
-            frame.insert(0, "method", label)
-            frames[label].append(frame)
-            best[label + words] = tuning.best_of(*given)
-    joined = pd.concat([x for own in frames.values() for x in own], ignore_index=True)
-    axes = [name for name in joined if name not in report.MEASURED]
-    return joined.reindex(columns=[*axes, *report.MEASURED]), best
 
 
 def _says(swept: xr.Dataset) -> str:
@@ -326,20 +302,22 @@ def tune(
             "chooses parameters of methods alone."
         )
     _has_a_grid(config, name)
-    chosen = {}
+    chosen, baseline = {}, config.baseline()
     with prepared(config) as problem:
         folder = _whole.folder(results / name)
         first = float(problem.error(problem.init_params))
         target = max(config.target * first, problem.resolution)
 
-        def swept() -> Iterator[tuple[str, xr.Dataset]]:
-            for number, label in enumerate(tuning.labels_of(config), 1):
+        def swept() -> Iterator[Any]:
+            baseline_first = sorted(config.methods, key=lambda x: x != baseline)
+            for number, label in enumerate(baseline_first, 1):
                 words = f"{label}, {number} of {len(config.methods)}"
                 path = folder / f"{label} tune.nc"
                 own: dict[str, Any] = {"progress": words, "path": path} | options
-                yield label, tuning.sweep_method(config, label, problem, **own)
+                one = tuning.sweep_method(config, label, problem, **own)
+                yield label, one, tuning.axes_of(config, label), target
 
-        for label, choice in tuning.choices(config, swept(), target):
+        for label, choice in tuning.choices(swept(), baseline, config.slack):
             given = config.methods[label]
             # Of one setting the config may say better why it is the one.
             why = choice.why if choice.number > 1 else given.chosen or choice.why

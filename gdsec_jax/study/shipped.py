@@ -29,15 +29,18 @@ def find(given: Path) -> Path:
 
     Neither is an error that answers with the nearest name, if there is a near one.
     """
-    known = {} if given.is_file() else paths()
+    if given.is_file():
+        return given
+    known = paths()
     if str(given) in known:
         return known[str(given)]
-    if given.is_file() or (given.suffix and given.stem not in known):
-        return given  # what it is not `config.load` says
-    own = [str(path) for path in Path().glob("*.toml")]
-    near = difflib.get_close_matches(str(given), [*known, *own], 1)
-    near = [given.stem] if given.stem in known else near
-    meant = f"did you mean {near[0]}?" if near else "gdsec configs lists them."
+    names = dict.fromkeys(known) | {path.stem: path for path in Path().glob("*.toml")}
+    near = difflib.get_close_matches(given.stem, names, 1)
+    if given.suffix == ".toml" and not near:
+        return given  # what is wrong with it `config.load` says
+    meant = "gdsec configs lists them."
+    if near:
+        meant = f"did you mean {names[near[0]] or near[0]}?"
     raise FileNotFoundError(
         f"{given} is no file, nor a config that comes with the package: {meant}"
     )

@@ -1,6 +1,6 @@
 """A config's methods over their grids, and the rule that picks one setting of each."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from gdsec_jax.simulation._costs import resolution_of as resolution_of
 from gdsec_jax.simulation._store import SweepFile
 from gdsec_jax.simulation._sweep import sweep
 from gdsec_jax.study import config as configs
+from gdsec_jax.study import report
 
 
 def axes_of(config: configs.RunConfig, label: str) -> tuple[_grid.Axis, ...]:
@@ -165,51 +166,95 @@ def choose(
 
 
 def choices(
-    config: configs.RunConfig,
-    swept: Iterable[tuple[str, xr.Dataset]],
-    target_error: float,
+    swept: Iterable[tuple[str, xr.Dataset, tuple[_grid.Axis, ...], float]],
+    baseline: str,
+    slack: float,
 ) -> Iterator[tuple[str, Choice]]:
-    """What `choose` picks for each method of a config, by label, as they come.
+    """What `choose` picks for each method, by label, as they come, the baseline first.
 
-    The baseline comes first: then the others may take a share `slack` more rounds.
+    The others may take a share `slack` more rounds than it. Each comes with its label,
+    the axes to choose from and the error to reach.
     """
     most_rounds = np.inf
-    for label, one in swept:
-        choice = choose(one, axes_of(config, label), target_error, most_rounds)
-        if label == config.baseline():
-            most_rounds = (1 + config.slack) * choice.rounds
+    for label, one, axes, error in swept:
+        choice = choose(one, axes, error, most_rounds)
+        if label == baseline:
+            most_rounds = (1 + slack) * choice.rounds
         yield label, choice
 
 
-def labels_of(config: configs.RunConfig) -> list[str]:
-    """The labels of a config's methods, that of the baseline first."""
-    baseline = config.baseline()
-    return sorted(config.methods, key=lambda label: label != baseline)
+def axes_in(swept: xr.Dataset) -> tuple[_grid.Axis, ...]:
+    """The axes of a sweep's dataset, with the values that label them."""
+    axes = []
+    for dim in map(str, swept["outcome"].dims):
+        names = [str(n) for n, x in swept.coords.items() if x.dims == (dim,)] or [dim]
+        columns = [swept[name].values.tolist() for name in names]
+        axes.append(_grid.Axis(tuple(names), tuple(zip(*columns, strict=True))))
+    return tuple(axes)
 
 
-def table_of(
-    swept: xr.Dataset, axes: tuple[_grid.Axis, ...], choice: Choice, error: float
-) -> pd.DataFrame:
-    """A row for each setting of a sweep: what it cost to an error, and how it ended."""
+def compared(
+    swept: Mapping[str, xr.Dataset],
+    target: float,
+    *,
+    baseline: str,
+    slack: float,
+    within: Sequence[str] = (),
+) -> tuple[pd.DataFrame, dict[str, xr.Dataset]]:
+    """All settings with what they cost to a target, and the best of each method.
+
+    Args:
+      swept: by label.
+      target: relative to the initial error.
+      baseline, slack: as in `choices`.
+      within: dimensions of the problem, for each of whose settings the best is chosen.
+
+    Returns:
+      A row a setting, with the columns `report.MEASURED`, and the best ones by label.
+    """
+    frames, best = {label: [] for label in swept}, {}
+    fixed = [axis for axis in axes_in(swept[baseline]) if axis.dimension in within]
+    for places in np.ndindex(*(len(axis.rows) for axis in fixed)):
+        at = {axis.dimension: x for axis, x in zip(fixed, places, strict=True)}
+        rows = [axis.rows[x] for axis, x in zip(fixed, places, strict=True)]
+        setting = {
+            name: value
+            for axis, row in zip(fixed, rows, strict=True)
+            for name, value in zip(axis.names, row, strict=True)
+        }
+        words = "".join(f", {name} = {value}" for name, value in setting.items())
+        parts = {}
+        for label in sorted(swept, key=lambda label: label != baseline):
+            part = swept[label].isel(at, missing_dims="ignore")
+            first = float(part["initial_error"].values.flat[0])
+            error = max(target * first, resolution_of(part))
+            parts[label] = (part, axes_in(part), error)
+        given = ((label, *part) for label, part in parts.items())
+        for label, choice in choices(given, baseline, slack):
+            frame, chosen = _table_of(parts[label], choice)
+            frames[label].append(frame.assign(method=label, **setting))
+            best[label + words] = chosen
+    whole = pd.concat([x for own in frames.values() for x in own], ignore_index=True)
+    names = [*(n for axis in fixed for n in axis.names)]
+    names += [n for n in whole if n not in ("method", *names, *report.MEASURED)]
+    return whole.reindex(columns=["method", *names, *report.MEASURED]), best
+
+
+def _table_of(
+    given: tuple[xr.Dataset, tuple[_grid.Axis, ...], float], choice: Choice
+) -> tuple[pd.DataFrame, xr.Dataset]:
+    """A row for each setting of a sweep, and the chosen one, of seeds' the first."""
+    swept, axes, error = given
     settings = list(_grid.settings_of(axes))
     measured = cost_to(swept, error).assign(
         last_error=_last_errors(swept), outcome=swept["outcome"]
     )
     columns = {str(n): np.ravel(x.values) for n, x in measured.data_vars.items()}
     best = [choice.setting.items() <= setting.items() for setting in settings]
-    return pd.DataFrame(settings, range(len(settings))).assign(**columns, best=best)
-
-
-def best_of(
-    swept: xr.Dataset, axes: tuple[_grid.Axis, ...], choice: Choice
-) -> xr.Dataset:
-    """The chosen setting of a sweep, of several seeds the first."""
-    settings = list(_grid.settings_of(axes))
-    first = [choice.setting.items() <= setting.items() for setting in settings].index
-    place = np.unravel_index(first(True), [len(axis.rows) for axis in axes] or [1])
-    return swept.isel(
-        {axis.dimension: int(x) for axis, x in zip(axes, place, strict=False)}
-    )
+    frame = pd.DataFrame(settings, range(len(settings))).assign(**columns, best=best)
+    place = np.unravel_index(best.index(True), [len(axis.rows) for axis in axes] or [1])
+    dims = [axis.dimension for axis in axes]
+    return frame, swept.isel(dict(zip(dims, map(int, place), strict=False)))
 
 
 def _last_errors(swept: xr.Dataset) -> xr.DataArray:

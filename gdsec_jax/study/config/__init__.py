@@ -3,6 +3,7 @@
 from gdsec_jax.study.config._fields import Range as Range
 from gdsec_jax.study.config._fields import axes_of as axes_of
 from gdsec_jax.study.config._fields import joined as joined
+from gdsec_jax.study.config._fields import names_of as names_of
 from gdsec_jax.study.config._fields import of_method as of_method
 from gdsec_jax.study.config._fields import values_of as values_of
 from gdsec_jax.study.config._method import TRACED as TRACED
@@ -10,10 +11,12 @@ from gdsec_jax.study.config._method import MethodConfig as MethodConfig
 from gdsec_jax.study.config._method import with_values as with_values
 from gdsec_jax.study.config._problem import GENERATORS as GENERATORS
 from gdsec_jax.study.config._problem import ProblemConfig as ProblemConfig
+from gdsec_jax.study.config._problem import kind_for as kind_for
 from gdsec_jax.study.config._problem import load_data as load_data
 from gdsec_jax.study.config._problem import load_samples as load_samples
 from gdsec_jax.study.config._problem import make_problem as make_problem
 from gdsec_jax.study.config._problem import said_of as said_of
+from gdsec_jax.study.config._problem import scale_of as scale_of
 from gdsec_jax.study.config._run import RunConfig as RunConfig
 from gdsec_jax.study.config._run import load as load
 from gdsec_jax.study.config._run import make_optimizer as make_optimizer

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from gdsec_jax import data, problems
 from gdsec_jax.data import _load
+from gdsec_jax.problems._constants import gram_norm
 from gdsec_jax.study._tools import Reading
 from gdsec_jax.study.config import _fields
 from gdsec_jax.study.config._fields import Count, NonNegative, Positive, Seed
@@ -187,13 +188,32 @@ def said_of(loaded: data.Dataset) -> str:
     """Samples, features, target and its values, in a line."""
     samples, features = loaded.features.shape
     values = np.unique(loaded.targets)
-    whole = loaded.targets.dtype.kind in "biu" or not np.any(values % 1)
-    kind = "classes" if whole and values.size <= _CLASSES else "different values"
+    kind = "classes" if _are_classes(values) else "different values"
     named = f" {loaded.read_as['target']!r}" if "target" in loaded.read_as else ""
     return (
         f"{loaded.name}: {samples:,} samples, {features:,} features, target{named} "
         f"with {values.size:,} {kind}, {values[0]:g} to {values[-1]:g}"
     )
+
+
+def _are_classes(values: np.ndarray) -> bool:
+    """Whether different targets stand for classes rather than amounts."""
+    whole = values.dtype.kind in "biu" or not np.any(values % 1)
+    return bool(whole) and values.size <= _CLASSES
+
+
+def kind_for(targets: np.ndarray) -> Kind:
+    """The loss that a first look at the targets suggests."""
+    values = np.unique(targets)
+    if values.size == 2:
+        return "logistic"
+    return "softmax" if values.size > 2 and _are_classes(values) else "ridge"
+
+
+def scale_of(features: Any) -> float:
+    """The power of ten that is nearest to L, of ridge regression without lambda."""
+    norm = gram_norm(features) / features.shape[0]
+    return 10.0 ** round(math.log10(norm)) if norm > 0 else 1.0
 
 
 def split_of(config: ProblemConfig, targets: np.ndarray) -> list[np.ndarray]:

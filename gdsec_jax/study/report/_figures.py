@@ -25,7 +25,7 @@ def convergence_panels(
     histories: Mapping[str, History],
     methods: Mapping[str, str],
     *,
-    wire: str,
+    wire: str | None = None,
     target: float | None = None,
 ) -> tuple[Panel, Panel]:
     """Error against rounds, and against uploaded bits: two panels of a `Section`.
@@ -35,7 +35,7 @@ def convergence_panels(
     Args:
       histories: by label.
       methods: the algorithm's name of each label, which gives its `line_style`.
-      wire: the bit format, named on the axis.
+      wire: the bit format, named on the axis; by default as the runs say.
       target: an error relative to the first history's initial one, to mark.
 
     Returns:

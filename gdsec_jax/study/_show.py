@@ -1,0 +1,154 @@
+"""gdsec show: saved runs and sweeps, one's own and other people's."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import rich.console
+import tyro
+
+from gdsec_jax.files import _whole
+
+
+def show(
+    runs: tyro.conf.Positional[tuple[Path, ...]],
+    *,
+    target: float | None = None,
+    figure: Path = Path("shown.png"),
+) -> None:
+    """Print and draw saved runs and sweeps: what each cost, and its course.
+
+    Args:
+      runs: Folders that gdsec run or sweep has left, or single .nc files, also those of
+        History.save and of gdsec_jax.sweep.
+      target: Error to reach, relative to the initial one; by default that of the first
+        run's config, or 1e-4.
+      figure: What is drawn: a PNG, SVG or PDF file.
+    """
+    from gdsec_jax import plot
+    from gdsec_jax.plot import _runs
+    from gdsec_jax.study import config as configs
+    from gdsec_jax.study import experiment, report, tuning
+
+    if not runs:
+        raise ValueError("no run is named, expected folders or .nc files of runs.")
+    if target is not None and not 0 < target < float("inf"):
+        raise ValueError(f"--target is {target}, expected a number above 0.")
+    if figure.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise ValueError(
+            f"--figure is {str(figure)!r}, expected a name that ends in .png, .svg or "
+            ".pdf."
+        )
+    console = rich.console.Console()
+    histories, swept = _loaded(runs)
+    first = next(iter((histories or swept).values()))
+    kept = _runs.about(first).get("config") or {}
+    target = float(target or kept.get("target") or 1e-4)
+    panels = []
+    if histories:
+        for label, history in histories.items():
+            said = f"{label}, {_problem_of(history)}: {history.summary()}"
+            experiment.say(console, said)
+        named = _runs.methods_of(histories)
+        baseline = _baseline(named)
+        title = f"To {target:g} of the initial error"
+        given = (histories, target)
+        table = report.target_table(*given, title=title, baseline=baseline)
+        console.print(table)
+        for line in experiment.failures(histories):
+            experiment.say(console, line)
+        panels += report.convergence_panels(histories, named, target=target)
+    if swept:
+        kept = _runs.about(next(iter(swept.values()))).get("config") or {}
+        grid = (kept.get("problem") or {}).get("grid") or {}
+        frame, _ = tuning.compared(
+            swept,
+            target,
+            baseline=_baseline(_runs.methods_of(swept)),
+            slack=kept.get("slack", configs.RunConfig().slack),
+            within=["_".join(configs.names_of(key)) for key in grid],
+        )
+        title = f"Sweeps: to {target:g} of the initial error"
+        console.print(report.settings_table(frame, title=title))
+        panels.append(lambda axes: plot.frontier(swept, target, ax=axes))
+    report.save_figure(report.draw(panels), _whole.target(figure))
+    experiment.say(console, f"wrote {figure}")
+
+
+def _baseline(named: dict[str, str]) -> str:
+    """The label of gradient descent, or else the first."""
+    return next((x for x, name in named.items() if name == "gd"), next(iter(named)))
+
+
+def _problem_of(history: Any) -> str:
+    """What a run was of, as far as it says so."""
+    config = history.attributes.get("config") or {}
+    data = (config.get("problem") or {}).get("data")
+    problem = history.attributes.get("problem", "problem")
+    known = f"{problem} on {data}" if data else problem
+    return f"{known}, {history.bits.shape[1]} workers"
+
+
+def _loaded(given: Iterable[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Histories and sweeps by label; of one label the files say which is which."""
+    from gdsec_jax.files import _netcdf
+    from gdsec_jax.plot import _runs
+
+    kinds: tuple[list, list] = ([], [])
+    for path in _files(given):
+        try:
+            run = _runs.as_run(_netcdf.read(path))
+            label = str(_runs.about(run).get("label", path.stem))
+        except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} holds no run or sweep of gdsec_jax: "
+                f"{str(error).splitlines()[0].removesuffix('.')}."
+            ) from error
+        kinds[hasattr(run, "data_vars")].append((label, path, run))
+    histories, swept = map(_by_label, kinds)
+    return histories, swept
+
+
+def _by_label(found: list[tuple[str, Path, Any]]) -> dict[str, Any]:
+    labels = [label for label, _, _ in found]
+    stems = [path.stem for _, path, _ in found]
+    folders = [(label, path.parent) for label, path, _ in found]
+    named = {}
+    for label, path, run in found:
+        if labels.count(label) == 1:
+            name = label
+        elif stems.count(path.stem) == 1:
+            name = path.stem
+        elif folders.count((label, path.parent)) == 1:
+            name = f"{label} ({path.parent.name or path.parent})"
+        else:
+            name = f"{path.parent.name}/{path.stem}"
+        named[name if name not in named else str(path)] = run
+    return named
+
+
+def _part_of(stem: str) -> set[str]:
+    """The name of the file that a part of a sweep is of, if the name is one's."""
+    found = re.fullmatch(r"(.* sweep) \d+", stem)
+    return {found[1]} if found else set()
+
+
+def _files(given: Iterable[Path]) -> list[Path]:
+    """The files that are meant, each once, those of folders by name."""
+    files = []
+    for path in given:
+        if path.is_dir():
+            own = sorted(path.glob("*.nc"))
+            stems = {each.stem for each in own}  # of sweeps over problems the whole
+            own = [x for x in own if not (_part_of(x.stem) & stems)]
+            if not own:
+                raise ValueError(f"{path} has no .nc files, expected those of runs.")
+            files += own
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise FileNotFoundError(
+                f"{path} does not exist, expected a folder or an .nc file of a run."
+            )
+    return list({path.resolve(): path for path in files}.values())

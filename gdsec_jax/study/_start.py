@@ -1,0 +1,178 @@
+"""What one asks before the first run: what there is, and whether all is there."""
+
+import importlib.metadata
+import importlib.resources
+import os
+import platform
+import string
+from collections.abc import Iterator
+from pathlib import Path
+
+import rich.console
+import rich.table
+import rich.text
+import tyro
+
+from gdsec_jax import data as datasets
+from gdsec_jax.algorithms import METHODS
+from gdsec_jax.files import _environment, _whole
+from gdsec_jax.study import shipped
+
+_NAME = "gdsec-jax"
+
+
+def methods() -> None:
+    """List the methods: name, what each is in a line, and its paper."""
+    table = rich.table.Table("name", "method", "what it is")
+    table.add_column("paper", overflow="fold")
+    for method in METHODS.values():
+        table.add_row(method.name, method.title, method.line, method.paper)
+    rich.console.Console().print(table)
+
+
+def configs() -> None:
+    """List the configs that come with the package: gdsec run, sweep and tune take them.
+
+    And of each where its data are now, and whether it has grids to sweep.
+    """
+    from gdsec_jax.study import config
+
+    found = {entry.name: entry.found for entry in datasets.available()}
+    names = ("name", "what it is", "data", "found in", "grid")
+    table = rich.table.Table(*names, box=None, padding=(0, 1, 0, 0))
+    for name, path in shipped.paths().items():
+        one = config.load(path)
+        problem = one.problem
+        at = found.get(problem.data, {}).get(problem.subset, "made as it runs")
+        if problem.kind == "network":
+            at += "; needs flax"
+        grids = (one.grid, problem.grid, *(m.grid for m in one.methods.values()))
+        table.add_row(name, one.title, problem.data, at, "yes" if any(grids) else "")
+    rich.console.Console().print(table)
+
+
+def init(
+    path: tyro.conf.Positional[Path], *, data: str = "digits", force: bool = False
+) -> None:
+    """Write a config to begin with, every field explained; it runs as it is.
+
+    Args:
+      path: Of the new file, which ends in .toml.
+      data: A file of data, npz, CSV, LIBSVM or IDX, of which the config says how it was
+        read; or a named data set, as gdsec data list has it.
+      force: Replace the file if it is there.
+    """
+    import tomlkit
+
+    from gdsec_jax.study import config, experiment
+
+    if path.suffix != ".toml":
+        raise ValueError(f"path is {str(path)!r}, expected a name that ends in .toml.")
+    if path.exists() and not force:
+        raise FileExistsError(
+            f"{path} is there already, expected a new file, or --force to replace it."
+        )
+    loaded = config.load_data(data)
+    samples, _ = loaded.features.shape
+    kind, from_file = config.kind_for(loaded.targets), Path(data).is_file()
+    if not from_file and data == "digits":
+        kind = "ridge"  # whose optimum is found at once
+    scale = config.scale_of(loaded.features)
+    if from_file and data not in [entry.name for entry in datasets.available()]:
+        data = Path(os.path.relpath(data, path.parent)).as_posix()
+    read = [
+        f"read.{option} = {tomlkit.item(value).as_string()}  # as it was read"
+        for option, value in loaded.read_as.items()
+    ]
+    source = importlib.resources.files("gdsec_jax.study") / "template.toml"
+    given = {"title": path.stem, "kind": kind, "data": data}
+    text = string.Template(source.read_text("utf-8")).substitute(
+        {name: tomlkit.item(value).as_string() for name, value in given.items()},
+        file=path,
+        read="\n".join(read) or "# read.target = 0  # of a file: how it is read",
+        workers=min(5, samples),
+        first=f"{scale:g}",
+        last=f"{1000 * scale:g}",
+    )
+    with _whole.whole(path) as temporary:
+        temporary.write_text(text, "utf-8")
+    console = rich.console.Console()
+    experiment.say(console, config.said_of(loaded))
+    experiment.say(console, f"wrote {path}; gdsec run {path} runs it.")
+
+
+def doctor() -> None:
+    """Say what there is to run with: versions, devices, extras, data and caches."""
+    console = rich.console.Console()
+    for title, rows in _sections():
+        table = rich.table.Table(
+            title=title, title_justify="left", show_header=False, box=None
+        )
+        table.add_column(min_width=18)
+        table.add_column(overflow="fold")
+        for name, said in rows:
+            table.add_row(name, rich.text.Text(said))
+        console.print(table)
+
+
+def _sections() -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    own = Path(str(importlib.resources.files("gdsec_jax")))
+    rows = [(_NAME, f"{importlib.metadata.version(_NAME)}, in {own}")]
+    rows.append(("python", platform.python_version()))
+    rows.append(("jaxlib", importlib.metadata.version("jaxlib")))
+    yield "Versions", [*rows, *_required(_NAME, "")]
+    about = _environment.everything()
+    names = ("device", "processor", "cores", "memory")
+    yield "Hardware", [(name, about[name]) for name in names]
+    extras = importlib.metadata.metadata(_NAME).get_all("Provides-Extra") or []
+    yield "Extras", [_extra(name) for name in extras]
+    folder = os.environ.get("GDSEC_DATA_DIR")
+    rows = [("GDSEC_DATA_DIR", folder or "not set: a folder of data sets, if it is")]
+    try:
+        places = [
+            (f"{entry.name} {split}", where)
+            for entry in datasets.available()
+            for split, where in entry.found.items()
+        ]
+        rows += [(name, where) for name, where in places if where != "remote"]
+        away = [name for name, where in places if where == "remote"]
+        if away:
+            rows.append(("to be downloaded", ", ".join(away)))
+    except OSError as error:
+        rows.append(("data sets", str(error)))
+    yield "Data: gdsec data fetch NAME downloads a set", rows
+    compiled = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    cache = _whole.cache_folder()
+    rows = [("downloads", f"{cache} (GDSEC_CACHE_DIR)")]
+    rows.append(("compiled programs", str(compiled or cache / "xla")))
+    yield "Caches", rows
+
+
+def _required(package: str, extra: str) -> Iterator[tuple[str, str]]:
+    """What a package requires, or an extra of it beside that, and what is there."""
+    from packaging.requirements import Requirement
+
+    for line in importlib.metadata.requires(package) or []:
+        one = Requirement(line)
+        always = one.marker is None or one.marker.evaluate({"extra": ""})
+        given = one.marker is None or one.marker.evaluate({"extra": extra})
+        if not given or (extra and always):
+            continue
+        try:
+            version = importlib.metadata.version(one.name)
+        except importlib.metadata.PackageNotFoundError:
+            yield one.name, f"missing, expected {one.specifier or 'any version'}"
+            continue
+        fits = one.specifier.contains(version, prereleases=True)
+        yield one.name, version if fits else f"{version}, expected {one.specifier}"
+        for inner in one.extras:
+            yield from _required(one.name, inner)
+
+
+def _extra(name: str) -> tuple[str, str]:
+    """What is there of an extra, or what is not, and the command that installs it."""
+    found = list(_required(_NAME, name))
+    wrong = [f"{one} {said}" for one, said in found if "expected" in said]
+    if wrong:
+        return name, f"{'; '.join(wrong)}: pip install '{_NAME}[{name}]'"
+    return name, ", ".join(f"{one} {said}" for one, said in found)
