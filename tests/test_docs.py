@@ -28,6 +28,7 @@ DOCS = ROOT / "docs"
 PAGE = (DOCS / "ADDING_A_METHOD.md").read_text("utf-8")
 PAGES = sorted(path.stem for path in DOCS.glob("*.md"))
 TUTORIALS = sorted(path.stem for path in DOCS.glob("tutorials/*_*.md"))
+NOTEBOOKS = ["config", *(f"tutorials/{name}" for name in TUTORIALS)]
 SITE = DOCS / "_build" / "html"
 
 
@@ -126,12 +127,12 @@ def are_configs(page: str):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TUTORIALS)
-def test_the_cells_of_a_tutorial_run(name, tmp_path):
-    """In a process of its own: one of them wants four devices."""
-    page = (DOCS / "tutorials" / f"{name}.md").read_text("utf-8")
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_cells_of_a_notebook_run(name, tmp_path):
+    """In a process of its own: two of them want four devices."""
+    page = (DOCS / f"{name}.md").read_text("utf-8")
     cells = "\n".join(blocks(page, r"\{code-cell\}"))
-    script = tmp_path / f"{name}.py"
+    script = tmp_path / "cells.py"
     script.write_text(re.sub(r"^:\w+:.*$", "", cells, flags=re.MULTILINE), "utf-8")
     told = os.environ | {"MPLBACKEND": "agg", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "ignore", script]
