@@ -31,6 +31,11 @@ def is_traced(value: PyTree) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
 
 
+def words_of(error: Exception) -> str:
+    """What another's error says, up to an empty line."""
+    return " ".join(str(error).strip().partition("\n\n")[0].split())
+
+
 def number_of_workers(num_workers: Any) -> None:
     """M is a shape, so it must be a Python int of at least one."""
     if is_traced(num_workers) or isinstance(num_workers, jax.Array):

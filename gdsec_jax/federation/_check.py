@@ -76,18 +76,20 @@ def check(
     except Exception as error:
         stage = _where(error.__traceback__)[0]
         raise ValueError(
-            f"{stage} cannot begin with these parameters: {_first(error)}"
+            f"{stage} cannot begin with these parameters: {_checks.words_of(error)}"
         ) from error
     try:
         updates, new_state = jax.eval_shape(update, grads, state, shapes)
     except Exception as error:  # whatever a foreign stage makes of an axis of workers
         stage, behind = _where(error.__traceback__, shapes)
         if behind:
-            raise ValueError(f"{stage} fails in an update: {_first(error)}") from error
+            raise ValueError(
+                f"{stage} fails in an update: {_checks.words_of(error)}"
+            ) from error
         raise ValueError(
             f"this optimizer cannot take gradients of {num_workers} workers"
             f"{'' if worker_batch is None else f', {worker_batch} at a time'}: "
-            f"{_first(error)} {_REMEDY}"
+            f"{_checks.words_of(error)} {_REMEDY}"
         ) from error
     last_round(state)
     try:
@@ -264,9 +266,3 @@ def _where(traceback: TracebackType | None, params: Any = None) -> tuple[str, bo
     got, expected = jax.tree.leaves(updates), jax.tree.leaves(params)
     gone = [getattr(x, "shape", None) for x in got] == [x.shape for x in expected]
     return stage, gone and not _trees.of_type(state, RoundCounts)
-
-
-def _first(error: Exception) -> str:
-    """What it says, up to an empty line."""
-    text = str(error).strip().partition("\n\n")[0]
-    return " ".join(text.split())
