@@ -66,7 +66,7 @@ def read_csv(
       >>> houses.read_as
       {'header': True, 'target': 'price', 'index': 0}
     """
-    path = Path(path)
+    path = _checks.path(path)
     if not (header is None or isinstance(header, bool)):
         raise ValueError(f"header is {header!r}, expected True, False or None.")
     if index is True:

@@ -51,8 +51,12 @@ def check(
       >>> gdsec_jax.check(optimizer, jnp.zeros(3), num_workers=5)
     """
     _checks.number_of_workers(num_workers)
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise ValueError(f"optimizer is {optimizer!r}, expected an optax chain.")
+    _checks.optimizer(optimizer)
+    if worker_batch is not None:
+        _checks.integer("worker_batch", worker_batch, 1)
+    if not jax.tree.leaves(params):
+        raise ValueError(f"params is {params!r}, expected at least one array.")
+    _checks.floating(params)
     optimizer = optax.with_extra_args_support(optimizer)
     shapes = jax.eval_shape(lambda p: jax.tree.map(jnp.asarray, p), params)
     grads = jax.tree.map(

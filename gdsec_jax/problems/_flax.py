@@ -14,7 +14,7 @@ from gdsec_jax.data import Dataset, Shards, stack
 from gdsec_jax.data._dataset import real
 from gdsec_jax.problems import _network
 from gdsec_jax.problems._linear import parts_of
-from gdsec_jax.problems._problem import Problem, from_loss
+from gdsec_jax.problems._problem import Problem, check_problem, from_loss
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -215,6 +215,7 @@ def flax_model(problem: Problem, params: PyTree) -> "nnx.Module":
       >>> problems.flax_model(problem, zeros)(x[:2]).tolist()
       [[0.0], [0.0]]
     """
+    check_problem(problem)
     measure = problem.measure_with
     if not isinstance(measure, _network.Measure):
         raise ValueError(f"problem {problem.name} is none of problems.flax_problem.")
@@ -277,11 +278,14 @@ def _samples(name: str, given: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _check_functions(loss: Any, metrics: Any) -> None:
     if not isinstance(metrics, Mapping):
-        raise ValueError(f"metrics is {metrics!r}, expected functions by name.")
+        raise ValueError(
+            f"metrics is {_checks.shown(metrics)}, expected functions by name."
+        )
     for name, function in {"loss": loss, **metrics}.items():
         if not callable(function):
             raise ValueError(
-                f"{name} is {function!r}, expected a function of outputs and targets."
+                f"{name} is {_checks.shown(function)}, expected a function of outputs "
+                "and targets."
             )
 
 
