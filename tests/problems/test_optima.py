@@ -118,9 +118,16 @@ def test_lasso_on_powers_is_told_from_what_coordinate_descent_leaves(x64):
     problem = problems.lasso(np.vander(t, 6), np.sin(t), 2)
     assert problem.optimum < 0.037359  # 0.042167 by coordinate descent
     assert problem.optimum_gap < 1e-12 and problem.note == ""
+    # Columns of up to 1e11, of which each is one more way to be less.
+    nine, twelve = (problems.lasso(np.vander(t, d), np.sin(t), 2) for d in (9, 12))
+    assert nine.optimum_gap < 1e-11 and twelve.optimum_gap < 1e-11
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ten = problems.lasso(np.vander(t, 10), np.sin(t), 2)
+    assert twelve.optimum < ten.optimum < nine.optimum and ten.optimum_gap < 1e-4
     with pytest.warns(RuntimeWarning, match="lasso has an optimum that is not exact"):
-        problem = problems.lasso(np.vander(t, 9), np.sin(t), 2)
-    assert 1e-12 < problem.optimum_gap < 1e-6  # of terms of 1e9 float64 leaves that
+        problem = problems.lasso(np.vander(t, 15), np.sin(t), 2)
+    assert 1e-12 < problem.optimum_gap < 1e-2  # of terms of 1e14 float64 leaves that
     assert problem.resolution == problem.optimum_gap
     assert f"up to {problem.optimum_gap:.1e} above the least" in problem.note
 
