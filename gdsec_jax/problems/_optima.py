@@ -34,6 +34,7 @@ class Optimum(NamedTuple):
     solution: Any = None  # None where no parameters have the least value
     attained: bool = True
     rounding: Callable[..., float] | None = None  # what it moves the value by, of eps
+    lost: int = 0  # directions of the features that rounding hides
 
     def note(self, name: str) -> str:
         """A sentence, where the optimum is not what the word says."""
@@ -44,6 +45,12 @@ class Optimum(NamedTuple):
                 f"{name} has no minimiser: without a penalty, classes that a plane "
                 f"separates are told apart the better the larger the parameters are, "
                 f"and optimum {self.value:.4g} is the infimum."
+            )
+        if self.lost:
+            return (
+                f"{name} has an optimum that leaves {self.lost} of the features' "
+                "directions out: beside the longest they are so short that rounding "
+                "hides them, and f may be less along them."
             )
         if self.gap <= ACCURACY * max(1.0, abs(self.value)):
             return ""
@@ -151,6 +158,7 @@ class Fit(NamedTuple):
     penalty: np.ndarray  # [r]
     transform: Matrix  # T, [D, r]
     rounding: float = 0.0  # of a direction of w, relative: eps times the condition of T
+    lost: int = 0  # directions of the features that are left out
 
     @property
     def direct(self) -> bool:
@@ -225,7 +233,8 @@ def minimise(features: Matrix, loss: Any, regularization: float) -> Optimum:
     slopes = fit.loss.slope(z) @ loss.basis
     rounding = functools.partial(rounding_of, features, slopes, theta, value)
     gap += rounding()
-    return Optimum(value, float(gap), theta if attained else None, attained, rounding)
+    solution = theta if attained else None
+    return Optimum(value, float(gap), solution, attained, rounding, fit.lost)
 
 
 def rounding_of(
@@ -405,4 +414,35 @@ def _in_coordinates(features: Matrix, loss: Any, regularization: float) -> Fit:
     condition = s[0] / max(s[-1], math.sqrt(least)) if s.size else 1.0
     transform = scale[:, None] * v.T * own
     penalty = regularization * own**2
-    return Fit(loss, u * (s * own), penalty, transform, _EPS * condition)
+    lost = 0 if kept.all() else _rank(dense(features)) - s.size
+    return Fit(loss, u * (s * own), penalty, transform, _EPS * condition, max(lost, 0))
+
+
+def _rank(x: np.ndarray) -> int:
+    """The exact rank, of numbers modulo a prime: hardly ever that is less.
+
+    Of more than a thousand columns it is not asked for: 0.
+    """
+    x, prime = x[:, x.any(axis=0)], 65_521
+    size = min(x.shape)
+    if size > 1_000 or len(x) > 2**21:  # the sums below are exact
+        return 0
+    digits, exponents = np.frexp(x)
+    least = int(exponents.min(initial=0))
+    powers = range(int(exponents.max(initial=0)) - least + 1)
+    powers = np.array([pow(2, power, prime) for power in powers])
+    whole = np.ldexp(digits, 53).astype(np.int64) % prime
+    whole = (whole * powers[exponents - least] % prime).astype(float)
+    rng, rank = np.random.default_rng(0), 0
+    rows = (rng.integers(prime, size=(size, len(x))).astype(float) @ whole) % prime
+    rows = rows.astype(np.int64)
+    for column in range(x.shape[1]):
+        (below,) = np.nonzero(rows[rank:, column])
+        if below.size:
+            rows[[rank, rank + below[0]]] = rows[[rank + below[0], rank]]
+            pivot = rows[rank] * pow(int(rows[rank, column]), -1, prime) % prime
+            rest = rows[rank + 1 :]
+            rest -= rest[:, column : column + 1] * pivot
+            rest %= prime
+            rank += 1
+    return rank

@@ -132,6 +132,25 @@ def test_lasso_on_powers_is_told_from_what_coordinate_descent_leaves(x64):
     assert f"up to {problem.optimum_gap:.1e} above the least" in problem.note
 
 
+@pytest.mark.parametrize("name", ["ridge", "logistic"])
+def test_directions_that_rounding_hides_are_told_of(name, x64):
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(-8, 9, (2, 50)).astype(float)
+    near, y = a + 2.0**-50 * b, np.sign(b + rng.standard_normal(50))
+    solve = getattr(problems, name)
+    with pytest.warns(RuntimeWarning, match="leaves 1 of the features' directions out"):
+        short = solve(np.stack([a, near], 1), y, 2, regularization=0.0)
+    # Along it is what b is, in the same plane, and its f is less.
+    whole = solve(np.stack([a, b], 1), y, 2, regularization=0.0)
+    alone = solve(a[:, None], y, 2, regularization=0.0)
+    assert whole.note == alone.note == ""
+    assert whole.optimum < short.optimum - 0.01
+    assert abs(short.optimum - alone.optimum) < 1e-12
+    # What the features do not have at all is no direction that is hidden.
+    none = np.stack([a, a, 0 * a, a + 3 * b, b, np.ones(50), 1 + 2.0**-9 * a], 1)
+    assert solve(none, y, 2, regularization=0.0).note == ""
+
+
 @pytest.mark.parametrize(
     ("lam", "most"), [(1e-5, 1.1539e-4), (1e-6, 1.154e-5), (1e-8, 1.154e-7)]
 )
