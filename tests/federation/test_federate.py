@@ -228,6 +228,25 @@ def test_last_round_out_of_a_scan_has_the_axis_of_rounds():
     assert sent.bits.dtype == np.int64
 
 
+def test_a_controller_is_handed_norms_whose_squares_vanish():
+    seen = []
+
+    def update(state, past_norms, past_changes, **_):
+        seen.append((past_norms[0], past_changes[0]))
+        return 0.0, state
+
+    controller = gdsec_jax.Controller(lambda params: (), update)
+    algorithm = gdsec_jax.gdsec(2, xi=controller)
+    params = jnp.zeros(2)
+    state = algorithm.init(params)
+    for shift in (0.0, 3e-25, 3e25):
+        params = params + shift
+        _, state = algorithm.update(jnp.ones((2, 2)), state, params)
+    norms = np.array(seen)
+    np.testing.assert_allclose(norms[1:, 0], np.sqrt(2) * np.array([3e-25, 3e25]), 1e-6)
+    assert norms[1:, 1].tolist() == [0.0, np.inf]
+
+
 # check.
 
 behind = r"stand behind it: optax.chain\(gdsec_jax.gdsec"
