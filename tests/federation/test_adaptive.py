@@ -1,7 +1,9 @@
 """The controller of xi, against a loop in plain Python, and what it promises."""
 
+import dataclasses
 import functools
 import math
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +51,7 @@ class Plain:
             time = min(1 / max(abs(1 - still), 1e-6), 1 + 2 * k)
         self.calm = self.calm + 1 if time >= 4 and not jumps else 0
         if self.calm == 2:
-            self.lag = min(time / 4, 1.28 / self.beta, self.limit)
+            self.lag = min(time / 4, 1 / self.beta, self.limit)
             self.time, self.age, self.usual = time, 0, (1 + self.lag) * change @ change
             self.drifts, self.least, self.level = 0, math.inf, None
             self.begin(max(4, self.lag))
@@ -76,14 +78,13 @@ class Plain:
         if self.level is not None and self.level > math.log(drift):
             lasts = min(lasts, 2 * rounds / part / (self.level - math.log(drift)))
         kicks, before = energy / drift - 1, self.lag
-        factor = (0.25 + min(0.3 * lasts, 1.5 * before)) / kicks
+        waited = rounds / max(self.shares, 0.5)
+        factor = (0.25 + min(0.2 * lasts, 1.5 * before)) / kicks
+        factor = min(factor, min(0.5 * lasts, 1 / self.beta) / waited)
         if self.budget is not None:
-            factor = min(factor, max(self.shares / rounds / self.budget, 0.5))
+            factor = min(factor, self.shares / rounds / self.budget)
         factor = min(max(factor, 0.5), 3)
-        quiet = kicks <= before / 20 and self.shares >= 1
-        borne = lasts * min(max(self.beta * lasts, 0.5), 1) * (3 if quiet else 1)
-        kappa = 5.0 if quiet else 1.28
-        self.lag = min(factor * max(before, 0.25), borne, kappa / self.beta, self.limit)
+        self.lag = min(factor * max(before, 0.25), self.limit)
         self.limit *= 1.5
         self.usual = max(energy, self.usual / 2)
         self.least = min(drift, 2 * self.least)
@@ -194,27 +195,25 @@ def test_a_watch_ends_when_the_step_is_calm():
     assert not lags(falling(40, time=3.0))[0].any()
 
 
-def test_a_lag_grows_by_three_a_window_up_to_what_beta_bears():
+def test_a_lag_grows_by_three_a_window_while_entries_do_not_wait_for_long():
     lag, xi, _ = lags(falling(60), steps=np.full(61, 0.5), beta=0.1)
     changed = np.flatnonzero(np.diff(lag))
-    np.testing.assert_allclose(lag[changed[0] + 1], 1.75)
-    np.testing.assert_allclose(lag[changed[1] + 1], 3 * 1.75, rtol=1e-5)
-    # Without any kicks, as here, it may reach 5/beta.
-    assert 12.8 < lag.max() <= 50.1
+    expected = 1.75 * 2.75 * np.array([1 / 2.75, 1, 3, 9])  # T is 11, then 16
+    np.testing.assert_allclose(lag[changed + 1][:4], expected, rtol=1e-5)
     np.testing.assert_allclose(xi, lag / 0.5, rtol=1e-6)
-    lengths = np.diff(changed)
-    np.testing.assert_array_equal(
-        lengths, np.ceil(np.maximum(lag[changed[:-1] + 1], 4))
-    )
+    np.testing.assert_array_equal(np.diff(changed)[:3], [4, 5, 15])
+    # Of a window in which fewer are sent they waited for two, and 1/beta is 10 rounds.
+    lag, *_ = lags(falling(100), beta=0.1, share=0.02)
+    assert 4 < lag[-1] <= lag.max() <= 5
 
 
 def test_kicks_that_lead_nowhere_lower_it():
     rounds = np.arange(401)
     changes = falling(400)
-    # Their energy comes to exceed the steps' 144 times, and 0.3 T is 15.
+    # Their energy comes to exceed the steps' 144 times, and 0.2 T is 10.
     swing = np.linspace(0, 12, 401) * (-1.0) ** rounds * np.linalg.norm(changes, axis=1)
     changes += swing[:, None] * [[0.8, -0.6]]
-    lag, _, state = lags(changes, beta=0.01)
+    lag, _, state = lags(changes, beta=0.01, share=0.05)
     assert lag.max() > 20 and lag[-1] < 0.7 * lag.max()
     assert np.isinf(state.limit)
 
@@ -445,7 +444,8 @@ def test_it_keeps_the_dtypes():
         ]
 
 
-SHAPES = [(1, 64, 16), (1, 40, 80), (3, 30, 3), (5, 20, 30), (20, 10, 20), (100, 3, 40)]
+SHAPES = [(1, 64, 16), (1, 40, 80), (2, 200, 8), (3, 30, 3)]
+SHAPES += [(5, 20, 30), (10, 12, 60), (20, 10, 20), (100, 3, 40)]
 STEPS = [0.3, 0.5, 1.0, 1.0, 1.3, 1.5, 1.7, 1.9, 1.95]
 BETAS = [0.001, 0.01, 0.01, 0.01, 0.03, 0.1, 0.3, 1.0]
 
@@ -475,24 +475,38 @@ def drawn(kind, shape, rng):
     elif kind == "nonlinear_least_squares":
         y = 1 / (1 + np.exp(-np.clip(y, -30, 30)))
     penalty = 10.0 ** rng.uniform(-6, -1) * np.linalg.norm(x, 2) ** 2 / (m * n)
-    return getattr(problems, kind)(
+    problem = getattr(problems, kind)(
         *(x, y, m), regularization=penalty, split="contiguous", dtype="float64"
     )
+    start = rng.choice([0.0, 1.0]) * rng.normal(size=d)
+    # A note on the optimum would keep them from being stacked.
+    return dataclasses.replace(problem, init_params=start, note="")
 
 
-# Of 120 cases, in how many a tenth, hundredth or thousandth of the first error may take
+# Of 160 cases, in how many a tenth, hundredth or thousandth of the first error may take
 # more than 1.5 times gradient descent's rounds, and two more. Of the last the error is
 # the squared norm of the gradient, in which kicks count most, and a thousandth is 1e-6.
-SLOWER = {"ridge": 0, "logistic": 1, "lasso": 1, "nonlinear_least_squares": 4}
+SLOWER = {"ridge": 2, "logistic": 2, "lasso": 2, "nonlinear_least_squares": 12}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", SLOWER)
 def test_it_harms_no_problem_that_is_drawn(kind, x64):
     """Nowhere is its error twice gradient descent's largest one."""
-    cases, harmed = 20, []
+    harmed, slower, _ = search(kind, seed=1, cases=20)
+    assert slower <= SLOWER[kind], harmed
+    assert all(found[2] != "highest" for found in harmed), harmed
+
+
+def search(kind, seed, cases):
+    """What was not kept, in how many cases it was rounds, and of how many cases.
+
+    `cases` of each shape are drawn; those where gradient descent itself ends above its
+    first error do not count.
+    """
+    harmed, counted = [], 0
     for number, shape in enumerate(SHAPES):
-        rng = np.random.default_rng(number)
+        rng = np.random.default_rng([seed, list(SLOWER).index(kind), number])
         several = [drawn(kind, shape, rng) for _ in range(cases)]
         steps = rng.choice(STEPS, cases) / [each.smoothness for each in several]
         stacked = jax.tree.map(lambda *each: jnp.stack(each), *several)
@@ -500,14 +514,11 @@ def test_it_harms_no_problem_that_is_drawn(kind, x64):
         ours, gd = (
             np.asarray(_errors(*settings, xi)) for xi in (adaptive_xi(), _constant(0.0))
         )
-        harmed += [
-            (shape, case, *found)
-            for case in range(cases)
-            for found in _harm(ours[case], gd[case], kind)
-        ]
-    slower = {found[:2] for found in harmed if found[2] != "highest"}
-    assert len(slower) <= SLOWER[kind], harmed
-    assert all(found[2] != "highest" for found in harmed), harmed
+        for case in np.flatnonzero(gd[:, -1] < gd[:, 0]):
+            counted += 1
+            found = _harm(ours[case], gd[case], kind)
+            harmed += [(shape, int(case), *each) for each in found]
+    return harmed, len({each[:2] for each in harmed if each[2] != "highest"}), counted
 
 
 @functools.partial(jax.jit, static_argnames="xi")
@@ -531,8 +542,6 @@ def _errors(problem, step, beta, xi):
 
 def _harm(ours, gd, kind):
     """What of the promises was not kept; the first error stands before the others."""
-    if not gd[-1] < gd[0]:
-        return
     if not np.nanmax(np.where(np.isfinite(ours), ours, np.inf)) <= 2 * gd.max():
         yield "highest", ours.max() / gd.max()
     power = 2 if kind == "nonlinear_least_squares" else 1
@@ -579,3 +588,11 @@ def test_budgets_are_swept_side_by_side():
     assert few < many
     fixed, adaptive = both["total_entries"].isel(eval_round=-1).values
     assert adaptive < fixed
+
+
+if __name__ == "__main__":  # The search anew: PYTHONPATH=tests python FILE SEED CASES
+    jax.config.update("jax_enable_x64", True)
+    for kind in SLOWER:
+        harmed, slower, counted = search(kind, *map(int, sys.argv[1:3]))
+        print(kind, f"{counted} cases, more than 1.5 times the rounds in {slower}")
+        print(*harmed, sep="\n", flush=True)
