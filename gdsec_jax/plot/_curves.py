@@ -203,7 +203,7 @@ def _wire_of(about: Mapping[str, Any]) -> str:
     if not isinstance(formats, list) or not all(isinstance(x, dict) for x in formats):
         return ""
     names = {str(x.get("name")) for x in formats}
-    bits = {x.get("value_bits") for x in formats} - {None}
+    bits = {x["value_bits"] for x in formats if x.get("value_bits")}
     return ", ".join([*sorted(names), *(f"{x}-bit values" for x in sorted(bits))])
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 from cases import made_history
-from inside import _checkpoint, model_of
+from inside import _checkpoint, _netcdf, model_of
 
 from gdsec_jax import History, data
 from gdsec_jax.algorithms import METHODS
@@ -727,6 +727,18 @@ def test_saved_runs_are_shown(call):
     made_history([320] * 4, [5, 4, 2, 1]).save("theirs.nc")
     status, out, _ = call("show", "theirs.nc", "./theirs.nc")
     assert (status, out.count("theirs, problem, 1 workers: completed")) == (0, 1)
+    other = {"config": "their.yaml", "label": 7, "method": "mine", "wire": "any"}
+    made_history([320] * 4, [5, 4, 2, 1], **other).save("other.nc")
+    status, out, _ = call("show", "other.nc")
+    assert status == 0 and "7, problem, 1 workers: completed 4 rounds" in out
+    for field, value in {"attributes": "[1]", "outcome": None}.items():
+        dataset = made_history([320] * 4, [5, 4, 2, 1]).to_xarray()
+        dataset.attrs[field] = value
+        dataset.attrs = {x: v for x, v in dataset.attrs.items() if v is not None}
+        _netcdf.write(dataset, Path("broken.nc"))
+        status, out, err = call("show", "broken.nc")
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith("gdsec: broken.nc holds no run or sweep of gdsec_jax: ")
     damaged = bytearray(Path("theirs.nc").read_bytes())
     damaged[len(damaged) // 2] ^= 1
     Path("theirs.nc").write_bytes(damaged)
