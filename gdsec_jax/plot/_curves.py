@@ -197,7 +197,8 @@ def _errors_upwards(axes: Any, courses: list[_Course], level: float | None) -> N
 
 def _wire_of(about: Mapping[str, Any]) -> str:
     """The bit format in words, if the run says it."""
-    formats, config = about.get("wire"), about.get("config")
+    formats: Any = about.get("wire")
+    config = about.get("config")
     if formats is None and isinstance(config, dict):  # of a sweep
         formats = [{"name": config.get("wire")} | config]
     if not isinstance(formats, list) or not all(isinstance(x, dict) for x in formats):

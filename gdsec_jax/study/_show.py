@@ -42,6 +42,7 @@ def show(
         )
     console = rich.console.Console()
     histories, swept = _loaded(runs)
+    _whole.target(figure)  # tried before all is printed
     first = next(iter((histories or swept).values()))
     target = target or _number(first, "target", 1e-4)
     panels = []
@@ -72,7 +73,7 @@ def show(
         title = f"Sweeps: to {target:g} of the initial error"
         console.print(report.settings_table(frame, title=title))
         panels.append(lambda axes: plot.frontier(swept, target, ax=axes))
-    report.save_figure(report.draw(panels), _whole.target(figure))
+    report.save_figure(report.draw(panels), figure)
     experiment.say(console, f"wrote {figure}")
 
 

@@ -249,9 +249,12 @@ def _table_of(
     measured = cost_to(swept, error).assign(
         last_error=_last_errors(swept), outcome=swept["outcome"]
     )
-    columns = {str(n): np.ravel(x.values) for n, x in measured.data_vars.items()}
+    columns: dict[str, Any] = {
+        str(n): np.ravel(x.values) for n, x in measured.data_vars.items()
+    }
     best = [choice.setting.items() <= setting.items() for setting in settings]
-    frame = pd.DataFrame(settings, range(len(settings))).assign(**columns, best=best)
+    columns |= {"resolution": resolution_of(swept), "best": best}
+    frame = pd.DataFrame(settings, range(len(settings))).assign(**columns)
     place = np.unravel_index(best.index(True), [len(axis.rows) for axis in axes] or [1])
     dims = [axis.dimension for axis in axes]
     return frame, swept.isel(dict(zip(dims, map(int, place), strict=False)))
