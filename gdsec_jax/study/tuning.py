@@ -73,6 +73,8 @@ def sweep_method(
         )
     if rows[0].seed is None:
         options["key"] = config.problem.seed
+    if options.get("progress") is None:
+        options["progress"] = label
     uplink = configs.make_uplink(rows[0], config.channel, problem.num_workers)
 
     def with_local_steps(steps, rate):
