@@ -68,6 +68,7 @@ class Squares(NamedTuple):
     curvature = 1.0  # the largest second derivative
     basis = np.ones((1, 1))
     alive = None
+    attained = True  # whether there always is a minimiser
 
     def value(self, z):
         return (z[:, 0] - self.targets) ** 2 / 2
@@ -106,6 +107,7 @@ class Classes(NamedTuple):
     alive: np.ndarray | None = None
 
     curvature = 0.5  # of softmax; that of logistic regression is a quarter
+    attained = False
 
     def _margins(self, z):
         scores = z @ self.basis
@@ -215,7 +217,8 @@ def minimise(features: Matrix, loss: Any, regularization: float) -> Optimum:
     if regularization == 0 and loss.ahead(fit.features @ w):
         return Optimum(0.0, 0.0, None, attained=False)
     gap, curved = _gap(fit, w)
-    alive = None if curved or regularization > 0 else _alive(features, loss)
+    surely = loss.attained or curved or regularization > 0
+    alive = None if surely else _alive(features, loss)
     if alive is not None:
         rest = fit._replace(loss=loss._replace(alive=alive))
         of_rest = _newton(rest)
