@@ -96,9 +96,10 @@ def adaptive_xi(*, budget=None, start=None, growth=None) -> Controller:
     gradient descent's largest in 1 and 3 of them, 2.6 times at most, and of the lasso
     in other draws 3.0 times. The slow tests draw them.
 
-    With beta = 0.01 it sent about twice what the best of 12 xi does, and seldom more
-    than 2.5 times: 3.4 times with 200 workers, and 18 times where one xi happens to
-    damp the swings of a learning rate near 2/L. Where gradient descent takes some
+    With beta = 0.01 it sent about twice what the best of 12 xi does that do no harm
+    either, and seldom more than 2.5 times: 3.4 times with 200 workers. Of a learning
+    rate near 2/L one xi damps the swings, after an error of 2,500 times the first, and
+    sends an 18th of what this does. Where gradient descent takes some
     dozens of rounds it sends about as much, at worst twice.
 
     It wants steps that are multiples of the direction, as of optax.sgd with any
