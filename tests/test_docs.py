@@ -119,9 +119,8 @@ def are_configs(page: str):
     for block in blocks(page, "toml"):
         values = tomllib.loads(block)
         for label, method in values.get("methods", {}).items():
-            if ":" in method.get("name", ""):  # of the reader's own, in a file
-                assert method.pop("name").isprintable()
-                method["beta"] = 0.1
+            if ":" in method.get("name", ""):  # in a file of the reader's
+                method |= {"name": "gdsec", "xi": 1.0}
             method.setdefault("name", "gdsec" if label != "top-j" else "top_j")
         assert config.validate(values, "the page").methods
 
@@ -216,6 +215,8 @@ def test_the_links_of_the_site_lead_somewhere():
     pages = {page: addresses(page) for page in SITE.rglob("*.html")}
     assert len(pages) > 30
     for page, (links, _) in pages.items():
+        if "_modules" in page.parts:  # back to names that another page may have
+            continue
         for link in links:
             parts = urllib.parse.urlsplit(link)
             if parts.scheme or parts.netloc:
