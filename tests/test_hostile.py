@@ -216,7 +216,7 @@ def test_a_checksum_is_no_hindrance_to_other_readers(tmp_path):
     for end in (0, 1, 47, 48):
         short = tmp_path / "short.nc"
         short.write_bytes(path.read_bytes()[:end])
-        with pytest.raises(ValueError, match="does not end in a checksum"):
+        with pytest.raises(ValueError, match="it is (no NetCDF file|damaged)"):
             _netcdf.read(short)
 
 

@@ -63,9 +63,18 @@ def folder(path: str | os.PathLike) -> Path:
         ) from error
 
 
-def target(path: str | os.PathLike) -> Path:
-    """The path of a file that can be written; its folder is made if need be."""
+def target(path: str | os.PathLike, name: str = "", *suffixes: str) -> Path:
+    """The path of a file that can be written; its folder is made if need be.
+
+    With suffixes what is called so must end in one: other files are not replaced.
+    """
     path = Path(path)
+    if suffixes and path.suffix.lower() not in suffixes:
+        *first, last = suffixes
+        endings = f"{', '.join(first)} or {last}" if first else last
+        raise ValueError(
+            f"{name} is {str(path)!r}, expected a name that ends in {endings}."
+        )
     if path.exists() and not (path.is_file() and os.access(path, os.W_OK)):
         raise OSError(f"{path} is no file that can be written.")
     folder(path.parent)

@@ -213,6 +213,9 @@ class History:
     def save(self, path: str | os.PathLike) -> None:
         """Write one NetCDF file, whole or not at all; a checksum stands at its end.
 
+        Raises:
+          FileExistsError: a file is there that is no History or sweep of this package.
+
         Examples:
           >>> import tempfile, pathlib, numpy as np, optax
           >>> from gdsec_jax import History, gd, problems, simulate

@@ -95,10 +95,9 @@ def check_path(path: str | os.PathLike | None) -> None:
         return
     if path.is_dir():
         raise ValueError(f"path is {str(path)!r}, a folder, expected that of a file.")
-    with path.open("rb") as file:
-        ours = file.read(4) == b"\x89HDF"
-    found = _read(path) if ours else None
-    if not ours or (found is not None and "fingerprint" not in found.attrs):
+    found = _read(path)  # None if it is damaged
+    foreign = _netcdf.stranger(path) is not None
+    if foreign or (found is not None and "fingerprint" not in found.attrs):
         raise ValueError(
             f"path is {str(path)!r}, a file that no sweep has written, expected that "
             "of a sweep's result, or a new one."

@@ -35,14 +35,10 @@ def show(
         raise ValueError("no run is named, expected folders or .nc files of runs.")
     if target is not None and not 0 < target < float("inf"):
         raise ValueError(f"--target is {target}, expected a number above 0.")
-    if figure.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise ValueError(
-            f"--figure is {str(figure)!r}, expected a name that ends in .png, .svg or "
-            ".pdf."
-        )
     console = rich.console.Console()
+    # Tried before all is printed.
+    _whole.target(figure, "--figure", ".png", ".svg", ".pdf")
     histories, swept = _loaded(runs)
-    _whole.target(figure)  # tried before all is printed
     first = next(iter((histories or swept).values()))
     target = target or _number(first, "target", 1e-4)
     panels = []

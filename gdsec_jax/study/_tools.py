@@ -50,7 +50,7 @@ def bench(
     # All that can be wrong is found before the work, not after it.
     benchmarks.chosen(names, settings)
     if json is not None:
-        _whole.target(json)
+        _whole.target(json, "--json", ".json")
     history = _whole.target(results / "bench" / "history.jsonl")
     result = benchmarks.run(names, settings)
     benchmarks.append(result, history)

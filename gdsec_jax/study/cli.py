@@ -153,7 +153,15 @@ def tune(
     if output is None:
         beside = config.parent if found == config else Path()
         output = beside / f"{config.stem}_tuned.toml"
-    _whole.target(output)  # tried before the work, not after it
+    # Tried before the work, not after it.
+    there = _whole.target(output, "--output", ".toml").exists()
+    try:
+        _ = configs.load(output) if there else None
+    except ValueError as error:
+        raise ValueError(
+            f"--output is {str(output)!r}, a file that is no config ({error}), "
+            "expected a new file, or a config to replace."
+        ) from error
     where = (config.stem, results, console)
     tuned = experiment.tune(_load(config), *where, memory_limit=memory_limit)
     configs.write_chosen(found, tuned, output)

@@ -93,6 +93,7 @@ def compare(
         folder = _whole.folder(folder)  # tried before the work, not after it
         for label, method in config.methods.items():
             tuning.ready(label, method, problem)
+            _netcdf.replaceable(folder / f"{label}.nc")
         for number, (label, method) in enumerate(config.methods.items(), 1):
             if checkpoint_every is not None:
                 path = folder / CHECKPOINTS / label

@@ -314,7 +314,7 @@ def test_what_is_wrong_is_said_before_anything_is_made(tmp_path, monkeypatch, ca
     for arguments, message in {
         ("good", "bad"): "no bench is called 'bad', expected all or ",
         ("good", "--repeats", "0"): "repeats is 0, expected at least 1",
-        ("good", "--json", "."): ". is no file that can be written",
+        ("good", "--json", "."): "--json is '.', expected a name that ends in .json",
         ("good", "--json", "f/a.json"): "f is no folder that can be written to",
     }.items():
         assert cli.main(["bench", *arguments]) == 2

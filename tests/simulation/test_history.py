@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 import xarray as xr
-from inside import _netcdf
+from inside import _netcdf, _store
 
 import gdsec_jax
 from gdsec_jax import History, problems, simulate
@@ -283,6 +283,43 @@ def test_a_file_that_is_no_history(write, tmp_path):
     write(path)
     with pytest.raises(ValueError, match=re.escape(f"{path} is not a saved History: ")):
         History.load(path)
+
+
+def bare(dataset):
+    return lambda path: dataset.to_netcdf(path, engine="h5netcdf")
+
+
+FOREIGN = {
+    "it is no NetCDF file of gdsec_jax": lambda path: path.write_text("1,2\n"),
+    "another program has written it again": bare(make().to_xarray()),
+    "gdsec_jax has not written it": bare(xr.Dataset({"bits": ("x", [1, 2])})),
+}
+
+
+@pytest.mark.parametrize("words", FOREIGN)
+def test_a_file_of_somebody_elses_is_named_and_not_replaced(words, tmp_path):
+    path = tmp_path / "precious"
+    FOREIGN[words](path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=words):
+        History.load(path)
+    with pytest.raises(FileExistsError, match=rf"precious is there .*{words}"):
+        make().save(path)
+    with pytest.raises(ValueError, match="a file that no sweep has written"):
+        _store.check_path(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("end", [0, 60, 3000, -60, -20, None])
+def test_a_damaged_file_of_ours_is_replaced(end, tmp_path):
+    path = tmp_path / "a.nc"
+    make().save(path)
+    path.write_bytes(path.read_bytes()[:end])
+    if end:
+        with pytest.raises(ValueError, match="it is damaged, its end is not"):
+            History.load(path)
+    make(initial_error=7.0).save(path)
+    assert History.load(path).initial_error == 7.0
 
 
 @pytest.mark.parametrize("stood", [True, False], ids=["replacing", "new"])

@@ -236,8 +236,12 @@ init tiny.toml | tiny.toml is there already, expected a new file, or --force to 
 init new.toml --data nosuch | data is 'nosuch', expected a file that exists, or one of d
 show | no run is named, expected folders or .nc files of runs.
 show nosuch | nosuch does not exist, expected a folder or an .nc file of a run.
-show own.csv | own.csv holds no run or sweep of gdsec_jax: it does not end in a checksum
-show own.npz | own.npz holds no run or sweep of gdsec_jax: it does not end in a checksum
+show own.csv | own.csv holds no run or sweep of gdsec_jax: it is no NetCDF file of gdsec
+show own.npz | own.npz holds no run or sweep of gdsec_jax: it is no NetCDF file of gdsec
+tune grids.toml --output own.csv | --output is 'own.csv', expected a name that ends in .
+tune grids.toml --output strange.toml | --output is 'strange.toml', a file that is no co
+tune grids.toml --output broken.toml | --output is 'broken.toml', a file that is no conf
+bench encode --json own.csv | --json is 'own.csv', expected a name that ends in .json
 show . | . has no .nc files, expected those of runs.
 show tiny.toml --figure a.xyz | --figure is 'a.xyz', expected a name that ends in .png,
 show tiny.toml --target -1 | --target is -1.0, expected a number above 0.
@@ -260,6 +264,7 @@ def test_what_is_refused(row, call):
     Path("broken.toml").write_text("num_rounds = = 3")
     Path("elsewhere.toml").write_text("problem.data = 'nosuch'")
     Path("own.csv").write_text("1,2\n")
+    Path("grids.toml").write_text(GRIDS)
     Path("index.toml").write_text("problem.read.index = 1.5")
     Path("strange.toml").write_text("problem.read.haeder = true")
     np.savez("own.npz", X=np.eye(2), y=np.ones(2))
@@ -745,7 +750,7 @@ def test_saved_runs_are_shown(call):
     status, out, err = call("show", "theirs.nc")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert (
-        "theirs.nc holds no run or sweep of gdsec_jax: it does not end in a ch" in err
+        "theirs.nc holds no run or sweep of gdsec_jax: it is damaged, its end is" in err
     )
 
 
