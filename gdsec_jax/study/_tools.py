@@ -14,7 +14,9 @@ import tyro
 
 from gdsec_jax import data
 from gdsec_jax.files import _whole
+from gdsec_jax.study import _arguments
 
+_Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
 data_app = tyro.extras.SubcommandApp()
 
 
@@ -80,6 +82,7 @@ def bench_compare(
 
 
 @data_app.command(name="list")
+@_arguments.later
 def data_list() -> None:
     """List the named data sets, and where each is found now."""
     table = rich.table.Table("name", "task", "split", "samples x features", "found in")
@@ -91,7 +94,8 @@ def data_list() -> None:
 
 
 @data_app.command(name="fetch")
-def data_fetch(name: tyro.conf.Positional[str]) -> None:
+@_arguments.later
+def data_fetch(name: _Name) -> None:
     """Download what is missing of a data set, and verify its files.
 
     Args:
@@ -127,8 +131,9 @@ class Reading:
 
 
 @data_app.command(name="show")
+@_arguments.later
 def data_show(
-    name: tyro.conf.Positional[str],
+    name: _Name,
     reading: Annotated[Reading, tyro.conf.arg(name="")],
     *,
     split: str = "train",

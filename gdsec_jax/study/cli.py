@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import os
 import shlex
@@ -18,7 +19,7 @@ import tyro
 from gdsec_jax import _checks, logs
 from gdsec_jax.files import _whole
 from gdsec_jax.simulation._records import norms as norms_of
-from gdsec_jax.study import _show, _start, _tools, shipped
+from gdsec_jax.study import _arguments, _show, _start, _tools, shipped
 
 if TYPE_CHECKING:
     from gdsec_jax.study import config as configs
@@ -34,9 +35,10 @@ GDSEC_DATA_DIR names a folder of data sets, GDSEC_CACHE_DIR that of downloads.""
 # Fields that are tables of any names: no options of the command.
 _IN_FILES_ALONE = ("grid", "options", "real")
 
+later = _arguments.later
 app = tyro.extras.SubcommandApp()  # in the order of the help
-app.command(name="init")(_start.init)
-app.command(name="configs")(_start.configs)
+app.command(name="init")(later(_start.init))
+app.command(name="configs")(later(_start.configs))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +72,7 @@ class RunOptions:
 
 
 @app.command(name="run")
+@later
 def run(
     config: tyro.conf.Positional[Path],
     options: Annotated[RunOptions, tyro.conf.arg(name="")],
@@ -84,10 +87,11 @@ def run(
     _run(_load(config), config.stem, options)
 
 
-app.command(name="show")(_show.show)
+app.command(name="show")(later(_show.show))
 
 
 @app.command(name="sweep")
+@later
 def sweep(
     config: tyro.conf.Positional[Path],
     *,
@@ -124,6 +128,7 @@ def sweep(
 
 
 @app.command(name="tune")
+@later
 def tune(
     config: tyro.conf.Positional[Path],
     *,
@@ -170,6 +175,7 @@ def tune(
 
 
 @app.command(name="figures")
+@later
 def figures(
     names: tyro.conf.Positional[tuple[str, ...]] = (),
     *,
@@ -193,11 +199,11 @@ def figures(
     print(make(names, results, console=console, real=data == "real", jobs=jobs))
 
 
-app.command(name="methods")(_start.methods)
+app.command(name="methods")(later(_start.methods))
 app.command(_tools.data_app, name="data", help="List, download and look at data sets.")
-app.command(name="doctor")(_start.doctor)
-app.command(name="bench")(_tools.bench)
-app.command(name="bench-compare")(_tools.bench_compare)
+app.command(name="doctor")(later(_start.doctor))
+app.command(name="bench")(later(_tools.bench))
+app.command(name="bench-compare")(later(_tools.bench_compare))
 
 
 def _load(path: Path) -> "configs.RunConfig":
@@ -290,13 +296,11 @@ def _run_with_overrides(path: Path, arguments: Sequence[str]) -> None:
             ("options", Annotated[RunOptions, flat]),
         ],
     )
-    given = tyro.cli(
-        both,
-        prog=f"gdsec run {path}",
-        description=f"Run the config {path}, with these fields overridden.",
-        args=arguments,
-        default=both(config, options),
+    about = f"Run the config {path}, with these fields overridden."
+    parse = functools.partial(
+        tyro.cli, both, description=about, default=both(config, options)
     )
+    given = _arguments.read(parse, f"gdsec run {path}", arguments)
     changes = dataclasses.asdict(given.config)
     checked = configs.validate(configs.merged(loaded.model_dump(), changes), "options")
     _run(checked, path.stem, given.options)
@@ -351,9 +355,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             path = Path(rest.pop(position))
             _run_with_overrides(path, rest)
         else:
-            app.cli(
-                prog="gdsec", description=_DESCRIPTION, args=arguments or ["--help"]
-            )
+            parse = functools.partial(app.cli, description=_DESCRIPTION)
+            _arguments.read(parse, "gdsec", arguments or ["--help"])()
     except KeyboardInterrupt:
         print("gdsec: interrupted.", file=sys.stderr)
         return 130
