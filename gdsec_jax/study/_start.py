@@ -7,16 +7,19 @@ import platform
 import string
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import rich.console
 import rich.table
 import rich.text
+import scipy
 import tyro
 
 from gdsec_jax import data as datasets
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.files import _environment, _whole
 from gdsec_jax.study import shipped
+from gdsec_jax.study._tools import Reading
 
 _NAME = "gdsec-jax"
 
@@ -52,12 +55,17 @@ def configs() -> None:
 
 
 def init(
-    path: tyro.conf.Positional[Path], *, data: str = "digits", force: bool = False
+    path: tyro.conf.Positional[Path],
+    reading: Annotated[Reading, tyro.conf.arg(name="")],
+    *,
+    data: str = "digits",
+    force: bool = False,
 ) -> None:
     """Write a config to begin with, every field explained; it runs as it is.
 
     Args:
       path: Of the new file, which ends in .toml.
+      reading: See there.
       data: A file of data, npz, CSV, LIBSVM or IDX, of which the config says how it was
         read; or a named data set, as gdsec data list has it.
       force: Replace the file if it is there.
@@ -66,14 +74,14 @@ def init(
 
     from gdsec_jax.study import config, experiment
 
-    if path.suffix != ".toml":
-        raise ValueError(f"path is {str(path)!r}, expected a name that ends in .toml.")
+    if not path.parent.is_dir():  # likely a slip
+        raise FileNotFoundError(f"{path.parent} is no folder, expected one for {path}.")
     if path.exists() and not force:
         raise FileExistsError(
             f"{path} is there already, expected a new file, or --force to replace it."
         )
-    _whole.target(path)
-    loaded = config.load_data(data)
+    _whole.target(path, "path", ".toml")
+    loaded = config.load_data(data, **vars(reading))
     samples, _ = loaded.features.shape
     kind, from_file = config.kind_for(loaded.targets), Path(data).is_file()
     if not from_file and data == "digits":
@@ -99,7 +107,24 @@ def init(
         temporary.write_text(text, "utf-8")
     console = rich.console.Console()
     experiment.say(console, config.said_of(loaded))
+    for hint in _hints(loaded, reading) if from_file else ():
+        experiment.say(console, hint)
     experiment.say(console, f"wrote {path}; gdsec run {path} runs it.")
+
+
+def _hints(loaded: datasets.Dataset, reading: Reading) -> Iterator[str]:
+    """What one may want to say or do otherwise with a file of one's own."""
+    if "header" in loaded.read_as and reading.target is None:  # a CSV file
+        yield "The target is the last column; --target names another."
+    largest = abs(loaded.features).max(axis=0)
+    largest = largest.toarray() if scipy.sparse.issparse(largest) else largest
+    scales = largest[largest > 0]
+    if scales.size and scales.max() > 100 * scales.min():
+        yield (
+            f"The features' largest values range from {scales.min():.3g} to "
+            f"{scales.max():.3g}: all methods are slow unless each is divided by its "
+            "own. There is no intercept, unless a column of ones is added."
+        )
 
 
 def doctor() -> None:

@@ -232,6 +232,8 @@ tune tiny.toml | tiny has no grid, expected one of a method, [methods.NAME.grid]
 run tiny.toml --log run.txt | the log is 'run.txt', expected a name that ends in .csv or
 sweep tiny.toml --log run.txt | the log is 'run.txt', expected a name that ends in .csv
 init mine | path is 'mine', expected a name that ends in .toml.
+init nosuch/mine.toml | nosuch is no folder, expected one for nosuch/mine.toml.
+init new.toml --target 0 | target is 0 for the data digits, expected it only for a file.
 init tiny.toml | tiny.toml is there already, expected a new file, or --force to replace
 init new.toml --data nosuch | data is 'nosuch', expected a file that exists, or one of d
 show | no run is named, expected folders or .nc files of runs.
@@ -272,7 +274,7 @@ run tiny.toml --methods.GD.xi 3 | unknown option --methods.GD.xi, did you mean -
 sweep tiny.toml --memory=3 | unknown option --memory, did you mean --memory-limit? gdsec
 figures --data nonsense | --data is 'nonsense', expected embedded or real.
 figures --jobs=x | --jobs is 'x', expected an integer.
-data show a --header maybe | --header is 'maybe', expected 
+data show a --header maybe | --header is 'maybe', exp
 show x --target | --target is given without a value, expected a number.
 show x --target abc | --target is 'abc', expected a number.
 run tiny.toml --results | --results is given without a value, expected a path.
@@ -623,6 +625,7 @@ def test_a_config_to_begin_with_runs_at_once(call):
     assert (status, err) == (0, "")
     assert out.endswith("wrote mine.toml; gdsec run mine.toml runs it.\n")
     text = Path("mine.toml").read_text()
+    assert "fixed xi, of about 30 to 100 times L" in text
     lines = text.splitlines()  # every field is explained, beside it or above it
     for before, line in itertools.pairwise(lines):
         assert " = " not in line or "#" in line or before[:1] == "#", line
@@ -663,6 +666,7 @@ def test_a_config_of_ones_own_data_says_how_they_were_read(name, call):
     kind, read = OWN_DATA[name]
     rng = np.random.default_rng(0)
     Path("data").mkdir()
+    Path("deep").mkdir()
     rows = "".join(f"{a:.3f},{b:.3f}\n" for a, b in rng.normal(size=(20, 2)))
     Path("data/price.csv").write_text(f"size,price\n{rows}")
     Path("data/same 'name\".csv").write_text(rows.splitlines()[0])
@@ -680,6 +684,33 @@ def test_a_config_of_ones_own_data_says_how_they_were_read(name, call):
         assert problem.num_workers == made.problem.num_workers
     if kind == "logistic":
         assert call("run", "deep/own.toml", "--num-rounds", "5")[0] == 0
+
+
+AS_ONE_SAYS = {  # what is read as the target, and the beginnings of hints
+    "own.csv": ("c", ["The target is the last column; --target n"]),
+    "own.csv --target b": ("b", []),
+    "far.csv": (
+        "c",
+        ["The target is", "The features' largest values range from 4 to 9"],
+    ),
+    "far.csv --index a": ("c", ["The target is"]),
+    "far.csv --target 1 --header True": ("b", []),
+    "far.svm": (None, ["The features' largest values range from 1 to 500: all "]),
+}
+
+
+@pytest.mark.parametrize("given", AS_ONE_SAYS)
+def test_a_config_of_ones_own_data_as_one_says(given, call):
+    target, hints = AS_ONE_SAYS[given]
+    Path("own.csv").write_text("a,b,c\n1,300,2\n2,5,4\n4,0,5\n3,3,1\n")
+    Path("far.csv").write_text("a,b,c\n1,900,2\n2,5,4\n4,0,5\n3,3,1\n")
+    Path("far.svm").write_text("1 1:1\n-1 2:500\n")
+    status, out, err = call("init", "mine.toml", "--data", *given.split())
+    assert (status, err) == (0, "")
+    assert config.load("mine.toml").problem.read.target == target
+    _, *said, _ = out.splitlines()
+    assert len(said) == len(hints)
+    assert all(line.startswith(hint) for line, hint in zip(said, hints, strict=True))
 
 
 def test_the_doctor_says_what_there_is_and_what_is_not(call, monkeypatch):
