@@ -48,6 +48,8 @@ class RunOptions:
     Args:
       results: Folder for what the run leaves.
       log: Where to log each round: NAME.csv, NAME.jsonl, or a TensorBoard folder.
+      append: Go on with the log that is there. Not with --checkpoint-every, whose log
+        does so by itself.
       norms: Keep the norms of the gradient and of the memories too.
       checkpoint_every: Rounds after each of which a run is saved, in the folder
         checkpoints among the results. The same command goes on from there if it was
@@ -63,6 +65,7 @@ class RunOptions:
 
     results: Path = Path("results")
     log: Path | None = None
+    append: bool = False
     norms: bool = False
     checkpoint_every: int | None = None
     distributed: bool = False
@@ -117,12 +120,9 @@ def sweep(
     """
     from gdsec_jax.study import experiment
 
-    if append and log is None:
-        raise ValueError("--append is given without --log, expected the log to go on.")
     where = (config.stem, results, rich.console.Console())
-    logged = logs.open_log(log, append=append) if log else contextlib.nullcontext()
     observed = norms_of if norms else None
-    with logged as logs_to:
+    with _opened(log, append) as logs_to:
         options = {"memory_limit": memory_limit, "observe": observed, "log": logs_to}
         experiment.sweep(_load(config), *where, **options)
 
@@ -212,6 +212,14 @@ def _load(path: Path) -> "configs.RunConfig":
     return configs.load(shipped.find(path))
 
 
+def _opened(
+    log: Path | None, append: bool
+) -> contextlib.AbstractContextManager[logs.Log | None]:
+    if append and log is None:
+        raise ValueError("--append is given without --log, expected the log to go on.")
+    return logs.open_log(log, append=append) if log else contextlib.nullcontext()
+
+
 def meet(
     coordinator: str | None = None,
     num_processes: int | None = None,
@@ -254,6 +262,11 @@ def _run(config: "configs.RunConfig", name: str, options: RunOptions) -> None:
                 f"--checkpoint-every is {every}, expected none with --distributed: a "
                 "run of several processes is not saved."
             )
+        if options.append:
+            raise ValueError(
+                "--append is given with --checkpoint-every, expected one of them: a "
+                "run that goes on writes its own log anew."
+            )
     meeting = (options.coordinator, options.num_processes, options.process_id)
     mesh = meet(*meeting) if options.distributed else None
     if mesh is None and any(x is not None for x in meeting):
@@ -266,11 +279,10 @@ def _run(config: "configs.RunConfig", name: str, options: RunOptions) -> None:
         if mesh is not None and jax.process_index() > 0:  # the first process writes
             results = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             log, console = None, rich.console.Console(quiet=True)
-        logs_to = None
-        if log is not None:
-            folder = results / name / experiment.CHECKPOINTS
-            opened = logs.open_log(log) if every is None else own_log(log, folder)
-            logs_to = stack.enter_context(opened)
+        opened = _opened(log, options.append and log is options.log)
+        if log is not None and every is not None:
+            opened = own_log(log, results / name / experiment.CHECKPOINTS)
+        logs_to = stack.enter_context(opened)
         experiment.run(
             *(config, name, results, console),
             log=logs_to,
@@ -363,7 +375,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough
         return 0
     except (ValueError, OSError, ImportError) as error:  # an extra may be missing
-        print(f"gdsec: {error}", file=sys.stderr)
+        said = str(error).replace("append=True", "--append")  # as it is spelt here
+        print(f"gdsec: {said}", file=sys.stderr)
         return 2
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):

@@ -128,6 +128,8 @@ def test_a_run_saves_what_it_was(call):
     head, *rows = Path("log.csv").read_text().splitlines()
     assert {"gradient_norm", "h_norm", "e_norm"} <= set(head.split(","))
     assert len(rows) == 2 * 400
+    assert call("run", "tiny.toml", "--num-rounds", "2", *logged, "--append")[0] == 0
+    assert len(Path("log.csv").read_text().splitlines()) == 1 + 2 * 402
     dense, sparse = (History.load(f"mine/{name}") for name in LEFT[:2:-1])
     assert dense.num_rounds == sparse.num_rounds == 400
     assert dense.bits.sum() == 400 * 3 * 64 * 32
@@ -229,6 +231,9 @@ run tiny | tiny is no file, nor a config that comes with the package: did you me
 run tiny2.toml | tiny2.toml is no file, nor a config that comes with the package: did yo
 sweep tiny.toml | tiny has no grid, expected one of a method, [methods.NAME.grid], or of
 tune tiny.toml | tiny has no grid, expected one of a method, [methods.NAME.grid], or of
+run tiny.toml --log own.csv | own.csv is there already, expected a new file, or --append
+run tiny.toml --append | --append is given without --log, expected the log to go on.
+run tiny.toml --log a.csv --append --checkpoint-every 5 | --append is given with --check
 run tiny.toml --log run.txt | the log is 'run.txt', expected a name that ends in .csv or
 sweep tiny.toml --log run.txt | the log is 'run.txt', expected a name that ends in .csv
 init mine | path is 'mine', expected a name that ends in .toml.
