@@ -33,8 +33,8 @@ def show(
 
     if not runs:
         raise ValueError("no run is named, expected folders or .nc files of runs.")
-    if target is not None and not 0 < target < float("inf"):
-        raise ValueError(f"--target is {target}, expected a number above 0.")
+    if target is not None and not 0 < target < 1:
+        raise ValueError(f"--target is {target}, expected a number in (0, 1).")
     console = rich.console.Console()
     # Tried before all is printed.
     _whole.target(figure, "--figure", ".png", ".svg", ".pdf")

@@ -209,7 +209,14 @@ app.command(name="bench-compare")(later(_tools.bench_compare))
 def _load(path: Path) -> "configs.RunConfig":
     from gdsec_jax.study import config as configs  # slow: only where it is needed
 
-    return configs.load(shipped.find(path))
+    config = configs.load(shipped.find(path))
+    _say_what_is_run(config)
+    return config
+
+
+def _say_what_is_run(config: "configs.RunConfig") -> None:
+    if "methods" not in config.model_fields_set:
+        print("The config has no table [methods.NAME]: GD alone, gradient descent.")
 
 
 def _opened(
@@ -313,6 +320,7 @@ def _run_with_overrides(path: Path, arguments: Sequence[str]) -> None:
         tyro.cli, both, description=about, default=both(config, options)
     )
     given = _arguments.read(parse, f"gdsec run {path}", arguments)
+    _say_what_is_run(loaded)
     changes = dataclasses.asdict(given.config)
     checked = configs.validate(configs.merged(loaded.model_dump(), changes), "options")
     _run(checked, path.stem, given.options)

@@ -153,8 +153,9 @@ def test_a_run_over_a_channel_without_a_radio(call):
     Path("lossy.toml").write_text(
         "num_rounds = 20\n[channel]\nerasure_probability = 0.25\nmax_delay = 1\n"
     )
-    status, _, err = call("run", "lossy.toml", "--results", "mine")
+    status, out, err = call("run", "lossy.toml", "--results", "mine")
     assert (status, err) == (0, "")
+    assert out.startswith("The config has no table [methods.NAME]: GD alone, grad")
     history = History.load("mine/lossy/GD.nc")
     assert history.lost is not None and 0 < history.lost.sum() < 60
     again = config.validate(history.attributes["config"], "saved")
@@ -251,7 +252,9 @@ tune grids.toml --output broken.toml | --output is 'broken.toml', a file that is
 bench encode --json own.csv | --json is 'own.csv', expected a name that ends in .json
 show . | . has no .nc files, expected those of runs.
 show tiny.toml --figure a.xyz | --figure is 'a.xyz', expected a name that ends in .png,
-show tiny.toml --target -1 | --target is -1.0, expected a number above 0.
+show tiny.toml --target -1 | --target is -1.0, expected a number in (0, 1).
+show tiny.toml --target 5 | --target is 5.0, expected a number in (0, 1).
+run tiny.toml --target 1 | options: target is 1.0, expected less than 1
 run broken.toml | broken.toml is not valid TOML:
 run elsewhere.toml | problem: data is 'nosuch', expected a file
 figures nosuch | no figure is called 'nosuch', expected ridge, het
@@ -294,13 +297,15 @@ data fetch nosuch | data set name is 'nosuch', expected one of digits
 @pytest.mark.parametrize("row", REFUSED.strip().splitlines())
 def test_what_is_refused(row, call):
     Path("broken.toml").write_text("num_rounds = = 3")
-    Path("elsewhere.toml").write_text("problem.data = 'nosuch'")
+    alone = "\nmethods.GD.name = 'gd'"
+    Path("elsewhere.toml").write_text("problem.data = 'nosuch'" + alone)
     Path("own.csv").write_text("1,2\n")
     Path("grids.toml").write_text(GRIDS)
     Path("index.toml").write_text("problem.read.index = 1.5")
     Path("strange.toml").write_text("problem.read.haeder = true")
     np.savez("own.npz", X=np.eye(2), y=np.ones(2))
-    Path("header.toml").write_text("problem = {data='own.npz', read.header=true}")
+    header = "problem = {data='own.npz', read.header=true}"
+    Path("header.toml").write_text(header + alone)
     arguments, message = row.split(" | ")
     status, out, err = call(*arguments.split())
     assert (status, out) == (2, "")
@@ -926,6 +931,7 @@ def test_a_run_says_what_it_has_read(call):
     Path("deep/own.csv").write_text("a,b\n1,3\n2,5\n4,5\n0,3\n")
     Path("deep/own.toml").write_text(
         "num_rounds = 2\n[problem]\ndata = 'own.csv'\nnum_workers = 2\n"
+        "[methods.GD]\nname = 'gd'\n"
     )
     line = "own.csv: 4 samples, 1 features, target {} classes, {} to {}"
     status, out, _ = call("run", "deep/own.toml")

@@ -23,7 +23,7 @@ from gdsec_jax.federation._broadcast import broadcast
 from gdsec_jax.files import _whole
 from gdsec_jax.simulation._grid import takes
 from gdsec_jax.study.config import _fields
-from gdsec_jax.study.config._fields import Count, NonNegative, Positive, sentence
+from gdsec_jax.study.config._fields import Count, NonNegative, sentence
 from gdsec_jax.study.config._method import FIXED, MethodConfig, function_of, model_of
 from gdsec_jax.study.config._problem import ProblemConfig, beside
 from gdsec_jax.study.config._uplink import ChannelConfig
@@ -49,7 +49,7 @@ class RunConfig(_fields.Model):
     """What takes the step, momentum 0.9."""
     eval_every: Count = 1
     """Rounds between two evaluations."""
-    target: Positive = 1e-4
+    target: Annotated[float, Field(gt=0, lt=1)] = 1e-4
     """Error to reach, relative to the initial one, for the table."""
     wire: Literal[*FORMATS, *CONVENTIONS] = "rle"  # pyright: ignore
     """Bit format of the uploads."""
