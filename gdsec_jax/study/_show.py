@@ -41,11 +41,15 @@ def show(
     histories, swept = _loaded(runs)
     first = next(iter((histories or swept).values()))
     target = target or _number(first, "target", 1e-4)
+    problems = dict.fromkeys(map(_problem_of, (*histories.values(), *swept.values())))
+    if len(problems) > 1:
+        said = f"These are runs of different problems: {'; '.join(problems)}."
+        experiment.say(console, f"{said} Their errors and bits do not compare.")
     panels = []
     if histories:
         for label, history in histories.items():
-            said = f"{label}, {_problem_of(history)}: {history.summary()}"
-            experiment.say(console, said)
+            of = f"{_problem_of(history)}, {history.bits.shape[1]} workers"
+            experiment.say(console, f"{label}, {of}: {history.summary()}")
         named = _runs.methods_of(histories)
         baseline = _baseline(named)
         title = f"To {target:g} of the initial error"
@@ -84,12 +88,11 @@ def _number(run: Any, name: str, otherwise: float) -> float:
     return value if isinstance(value, int | float) and value > 0 else otherwise
 
 
-def _problem_of(history: Any) -> str:
+def _problem_of(run: Any) -> str:
     """What a run was of, as far as it says so."""
-    data = _runs.said_of(history, "config", "problem", "data")
-    problem = history.attributes.get("problem", "problem")
-    known = f"{problem} on {data}" if data else problem
-    return f"{known}, {history.bits.shape[1]} workers"
+    data = _runs.said_of(run, "config", "problem", "data")
+    problem = _runs.about(run).get("problem", "problem")
+    return f"{problem} on {data}" if data else str(problem)
 
 
 def _loaded(given: Iterable[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -153,7 +156,11 @@ def _files(given: Iterable[Path]) -> list[Path]:
             stems = {each.stem for each in own}  # of sweeps over problems the whole
             own = [x for x in own if not (_part_of(x.stem) & stems)]
             if not own:
-                raise ValueError(f"{path} has no .nc files, expected those of runs.")
+                inner = sorted({str(each.parent) for each in path.glob("*/*.nc")})
+                there = f": {', '.join(inner)} have some" if inner else ""
+                raise ValueError(
+                    f"{path} has no .nc files, expected those of runs{there}."
+                )
             files += own
         elif path.is_file():
             files.append(path)

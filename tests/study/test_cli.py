@@ -777,6 +777,13 @@ def test_saved_runs_are_shown(call):
     assert status == 0 and Path("shown.png").exists()
     assert "To 0.2 of the initial error" in out
     assert row_of("GD (a)", out).split()[2] == row_of("GD (b)", out).split()[2] == "3"
+    assert "different problems" not in out
+    other = about | {"problem": "lasso"}
+    made_history([320] * 4, [5, 4, 2, 1], **other).save("c/GD.nc")
+    _, out, _ = call("show", "a", "c")
+    assert "different problems: ridge on digits; lasso on digits. Their" in out
+    _, _, err = call("show", ".")
+    assert "no .nc files, expected those of runs: a, b, c have some." in err
     # Of other people, who know no configs; and named twice it is one.
     made_history([320] * 4, [5, 4, 2, 1]).save("theirs.nc")
     status, out, _ = call("show", "theirs.nc", "./theirs.nc")
