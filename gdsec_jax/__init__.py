@@ -5,8 +5,6 @@ The names are those of `__init__.pyi`, and are loaded when they are first used.
 
 import lazy_loader
 
-from gdsec_jax import _checks
-
 _load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 _RENAMED = {"Grouped": "WorkerBatches", "rounds": "clock"}
 
@@ -14,5 +12,7 @@ _RENAMED = {"Grouped": "WorkerBatches", "rounds": "clock"}
 def __getattr__(name: str):
     if name not in _RENAMED:
         return _load(name)
+    from gdsec_jax import _checks
+
     _checks.deprecated(f"gdsec_jax.{name}", f"gdsec_jax.{_RENAMED[name]}")
     return _load(_RENAMED[name])

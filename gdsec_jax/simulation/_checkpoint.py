@@ -36,6 +36,7 @@ _OURS = re.compile(
     r"(_CHECKPOINT_METADATA|commit_success\.txt|default(\.orbax-checkpoint-tmp)?/.*)?"
     r"|(.*/)?\..*"
 )
+_PARTS = "rounds/[0-9]*.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +63,11 @@ class Checkpoints:
         if not isinstance(self.path, str | os.PathLike):
             raise ValueError(f"path is {self.path!r}, expected the path of a folder.")
         _checks.integer("every", self.every, 1, 2**31 - 1)
+
+
+def rounds_in(folder: Path) -> int:
+    """After how many rounds a run was saved last in a folder, sound or not; else 0."""
+    return max((int(path.name[:10]) for path in folder.glob(_PARTS)), default=0)
 
 
 class Saved(NamedTuple):
@@ -115,7 +121,7 @@ class Store:
     @functools.cached_property
     def _parts(self) -> dict[int, Part | None]:
         """What each save left of its rounds, as found, by its number; oldest first."""
-        paths = sorted(self.folder.glob("rounds/[0-9]*.npz"))
+        paths = sorted(self.folder.glob(_PARTS))
         return {int(path.name[:10]): _saves.read_part(path) for path in paths}
 
     def newest(self, start: Saved, eval_every: int, num_rounds: int) -> Saved:

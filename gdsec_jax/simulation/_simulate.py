@@ -200,6 +200,7 @@ def _run_all(
     every = num_rounds if store is None else store.every
     with _environment.progress_bar(progress) as bar:
         words = progress if isinstance(progress, str) else problem.name
+        words += f", from round {done}" if done else ""
         task = bar.add_task(words, total=num_rounds, completed=done)
         if done:
             tell(saved.records, done)

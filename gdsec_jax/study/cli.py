@@ -377,23 +377,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             parse = functools.partial(app.cli, description=_DESCRIPTION)
             _arguments.read(parse, "gdsec", arguments or ["--help"])()
-    except KeyboardInterrupt:
-        print("gdsec: interrupted.", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # the reader of our output has seen enough
         return 0
-    except (ValueError, OSError, ImportError) as error:  # an extra may be missing
-        said = str(error).replace("append=True", "--append")  # as it is spelt here
+    except BaseException as error:
+        status, said = _ended_by(error)
+        if status is None:
+            raise
         print(f"gdsec: {said}", file=sys.stderr)
-        return 2
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-            what, *_ = str(error).splitlines() or [type(error).__name__]
-            said = f"gdsec: more memory is asked for than there is: {what}"
-            print(said, file=sys.stderr)
-            return 2
-        raise
+        return status
     return 0
+
+
+def _ended_by(error: BaseException) -> tuple[int | None, str]:
+    """The status and the sentence for an error; no status if it is a fault of ours."""
+    behind: BaseException | None = error
+    while behind is not None:  # what is interrupted may fail in another way for it
+        if isinstance(behind, KeyboardInterrupt):
+            return 130, "interrupted."
+        behind = behind.__cause__ or behind.__context__
+    said = str(error)
+    if isinstance(error, ValueError | OSError | ImportError):  # an extra may be missing
+        return 2, said.replace("append=True", "--append")  # as it is spelt here
+    exhausted = isinstance(error, jax.errors.JaxRuntimeError) and (
+        "RESOURCE_EXHAUSTED" in said
+    )
+    if exhausted or isinstance(error, MemoryError):
+        what, *_ = said.splitlines() or [type(error).__name__]
+        return 2, f"more memory is asked for than there is: {what}"
+    return None, said
 
 
 def command() -> int:

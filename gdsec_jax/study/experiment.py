@@ -10,6 +10,7 @@ import datetime
 import functools
 import itertools
 import json
+import shlex
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +26,7 @@ import xarray as xr
 from gdsec_jax import plot, problems, wire
 from gdsec_jax.files import _netcdf, _whole
 from gdsec_jax.simulation import _grid, _sweep
-from gdsec_jax.simulation._checkpoint import Checkpoints
+from gdsec_jax.simulation._checkpoint import Checkpoints, rounds_in
 from gdsec_jax.simulation._history import Cost, History
 from gdsec_jax.simulation._simulate import simulate
 from gdsec_jax.study import config as configs
@@ -98,6 +99,8 @@ def compare(
             if checkpoint_every is not None:
                 path = folder / CHECKPOINTS / label
                 options["checkpoint"] = Checkpoints(path, checkpoint_every)
+                if begun := rounds_in(path):
+                    say(console, f"{label}: goes on from round {begun}.")
             own = dict(options)
             if own.get("progress") is None:
                 own["progress"] = f"{label}, {number} of {len(config.methods)}"
@@ -167,6 +170,10 @@ def run(
         # Two tables, for a terminal's width.
         by_format = f"{title}, Mbit by format"
         console.print(report.format_table(*given, title=by_format, names=names))
+    folder = results / name
+    say(
+        console, f"The histories are in {folder}: gdsec show {shlex.quote(str(folder))}"
+    )
     for line in failures(runs.histories):
         say(console, line)
     shutil.rmtree(results / name / CHECKPOINTS, ignore_errors=True)

@@ -166,7 +166,8 @@ def test_a_finished_run_is_read(folder, finished, compiled, capsys):
     compiled()
     again = run(folder, chain=optimizer.__wrapped__(), progress=True)
     assert "jit(chunk)" not in compiled()
-    assert "50/50" in capsys.readouterr().err  # the bar begins where the run does
+    shown = capsys.readouterr().err  # the bar begins where the run does
+    assert "from round 50" in shown and "50/50" in shown
     assert_same_course(again, finished[1])
     seconds = finished[1].attributes["seconds"]
     assert again.attributes["seconds"] >= seconds / 2

@@ -107,6 +107,8 @@ def test_a_run_leaves_its_files_and_prints_a_table():
     assert dense.attributes["config"]["methods"]["GD"]["learning_rate"] == 0.1
     assert "GD: completed 20 rounds, objective error " in done.stdout
     assert row_of("GD-SEC xi 10", done.stdout).split()[-1] == "completed"
+    last = done.stdout.splitlines()[-1]
+    assert last == "The histories are in results/tiny: gdsec show results/tiny"
 
 
 def test_wrong_input_is_one_sentence_and_leaves_nothing():
@@ -530,7 +532,10 @@ def test_a_run_that_was_killed_goes_on(name, call, monkeypatch):
     folder = Path("results/tiny/checkpoints")
     kept_to = [max(p.name for p in (folder / x).glob("rounds/*")) for x in saves[::5]]
     assert [name[:10] for name in kept_to] == ["0000000100", "0000000030"]
-    assert call(*run)[0] == 0
+    status, out, _ = call(*run)
+    assert status == 0
+    assert "GD: goes on from round 100." in out
+    assert "GD-SEC xi 10: goes on from round 30." in out
     assert saves[6:] == 3 * ["GD-SEC xi 10"]
     assert left() == LEFT
     for path in LEFT[3:]:
@@ -979,9 +984,27 @@ def test_what_the_user_said_of_the_cache_is_kept(monkeypatch, given, kept):
     assert updated == [f"jax_{name}".lower() for name in kept]
 
 
-def test_an_interrupt_is_no_traceback(call, monkeypatch):
-    monkeypatch.setattr(experiment, "run", interrupted)
+def shut_down_as_orbax_does(*_, **__):
+    try:
+        raise KeyboardInterrupt
+    finally:
+        raise RuntimeError("cannot schedule new futures after shutdown")
+
+
+@pytest.mark.parametrize("interrupt", [interrupted, shut_down_as_orbax_does])
+def test_an_interrupt_is_no_traceback(interrupt, call, monkeypatch):
+    monkeypatch.setattr(experiment, "run", interrupt)
     assert call("run", "tiny.toml") == (130, "", "gdsec: interrupted.\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals")
+def test_an_interrupt_while_it_is_imported_is_no_traceback():
+    Path("jax.py").write_text("import os; os.kill(os.getpid(), 2)")
+    code = "import sys; sys.path.insert(0, '.'); from gdsec_jax.__main__ import command"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; command()"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (130, "gdsec: interrupted.\n")
 
 
 @pytest.mark.parametrize(
