@@ -83,6 +83,12 @@ def algorithm(options: type) -> Callable[[_Factory], _Factory]:
                         f"{factory.__name__} has no option {name!r}, expected one of "
                         f"{', '.join(names)}."
                     )
+            values = (*arguments, *given.values())
+            if any(type(x) is str and x == "adaptive" for x in values):
+                raise ValueError(
+                    f"{factory.__name__} is given 'adaptive', a config's word for xi, "
+                    "expected gdsec_jax.adaptive_xi(), or a number."
+                )
             return factory(*arguments, **given)
 
         made: Any = old_options(checked)

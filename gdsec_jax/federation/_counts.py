@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gdsec_jax import _trees
+from gdsec_jax import _checks, _trees
 from gdsec_jax.federation._round import Answers, only
 from gdsec_jax.wire import packing_of
 from gdsec_jax.wire._codes import whole_of
@@ -99,6 +99,15 @@ class LastRound(NamedTuple):
     lost = _in_some("lost")
     _dropped = _in_some("dropped")
 
+    def __repr__(self) -> str:
+        leaves = jax.tree.leaves(self.parts) or [None]
+        known = all(isinstance(leaf, np.ndarray | jax.Array) for leaf in leaves)
+        if not known or _checks.is_traced(leaves):
+            return f"LastRound(parts={self.parts!r})"
+        names = ("entries", "bits", "participants", "dropped")
+        said = [f"{name}={np.asarray(getattr(self, name))}" for name in names]
+        return f"LastRound({', '.join(said)})"
+
     @property
     def dropped(self) -> Any:
         return self._dropped.sum(-1, dtype=np.int32)
@@ -146,8 +155,11 @@ def last_round(state: Any) -> LastRound:
       >>> params = jnp.zeros(3)
       >>> grads = jnp.array([[1.0, 0.0, 2.0], [0.0, 0.0, 0.0]])
       >>> _, state = optimizer.update(grads, optimizer.init(params), params)
-      >>> gdsec_jax.last_round(state).bits  # the second worker stays silent
+      >>> sent = gdsec_jax.last_round(state)
+      >>> sent.bits  # the second worker stays silent
       array([96,  0])
+      >>> sent
+      LastRound(entries=[3 0], bits=[96  0], participants=[ True  True], dropped=0)
     """
     parts = tuple(_trees.of_type(state, RoundCounts))
     if not parts:

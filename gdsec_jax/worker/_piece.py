@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from gdsec_jax import _checks
+
 # Of optax: what treats every component alike and by itself, by its factory's name, if
 # it was made with numbers alone.
 _COMPONENT_WISE_OF_OPTAX = frozenset(
@@ -142,6 +144,11 @@ def as_piece(transformation: optax.GradientTransformation) -> Piece:
     """A transformation with what is declared, or known, of it."""
     if isinstance(transformation, Piece):
         return transformation
+    if not hasattr(transformation, "init"):
+        raise ValueError(
+            f"the transformation is {_checks.shown(transformation)}, expected one of "
+            "optax or gdsec_jax.worker; optax.stateless makes one of a function."
+        )
     known = _is_known(transformation)
     return declare(
         transformation, component_wise=known, sums_over_workers=False if known else None

@@ -178,8 +178,8 @@ def check_number(k) -> None:
     fits = number and (int(k) >= 1 if isinstance(k, Integral) else 0 < float(k) <= 1)
     if not fits:
         raise ValueError(
-            f"k is {k!r}, expected an int of at least 1, or a fraction in (0, 1] as a "
-            "float: with optax.inject_hyperparams name it in static_args."
+            f"k is {_checks.shown(k)}, expected an int of at least 1, or a fraction in "
+            "(0, 1] as a float: with optax.inject_hyperparams name it in static_args."
         )
 
 

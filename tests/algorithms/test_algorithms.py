@@ -630,6 +630,18 @@ def test_where_theta_stands_still(standstill):
         (lambda: gdsec_jax.gdsec(2, xi="1"), "xi is '1', expected real numbers"),
         (lambda: gdsec_jax.gdsec(2, xi=float("inf")), "xi is inf, expected"),
         (
+            lambda: gdsec_jax.gdsec(2, xi="adaptive"),  # pyright: ignore
+            r"is given 'adaptive', .* expected gdsec_jax.adaptive_xi\(\)",
+        ),
+        (
+            lambda: gdsec_jax.top_j(2, k=gdsec_jax.adaptive_xi()),  # pyright: ignore
+            r"k is Controller\(init=adaptive_xi.<locals>.init, ",
+        ),
+        (
+            lambda: gdsec_jax.federate(np.sign, 2),  # pyright: ignore
+            "the transformation is <ufunc 'sign'>, expected .* optax.stateless makes",
+        ),
+        (
             lambda: gdsec_jax.gdsec(2, 1.0, beta=None),
             "beta is None, expected one number",
         ),

@@ -214,6 +214,9 @@ def test_last_round_of_a_state_without_rounds_and_of_a_foreign_state():
     sent = gdsec_jax.last_round(state)
     assert sent.bits.tolist() == [0, 0, 0]
     assert not sent.participants.any()
+    assert repr(sent).startswith("LastRound(entries=[0 0 0], bits=[0 0 0], particip")
+    shapes = jax.eval_shape(lambda x: x, sent)  # of which nothing is known
+    assert "ShapeDtypeStruct" in repr(shapes)
     with pytest.raises(ValueError, match="holds no algorithm of gdsec_jax"):
         gdsec_jax.last_round(optax.adam(0.1).init(jnp.zeros(2)))
 
