@@ -76,6 +76,11 @@ def read_csv(
     if first is None:
         raise ValueError(f"{str(path)!r} holds no row of numbers, expected at least 1")
     cells, width = first[1], len(first[1])
+    for mark, word in {";": "semicolons", "\t": "tabs"}.items():
+        if width == 1 and mark in cells[0]:
+            raise ValueError(
+                f"{str(path)!r} has {word} between its cells, expected commas."
+            )
     guessed, unsaid = header is None, index is None
     if header is None:
         header = _is_header(path, cells, index)

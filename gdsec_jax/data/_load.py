@@ -258,9 +258,15 @@ def _download(data_set: str, file: File, progress: bool) -> Path:
                 failures.append((url, error))
                 continue
             return part.replace(folder / name)
-    tried = "; ".join(f"{url} ({error})" for url, error in failures)
+
+    def words(error):  # libraries tell at length that there is no network
+        long = isinstance(error, OSError) and len(str(error)) > 150
+        return type(error).__name__ if long else str(error)
+
+    tried = "; ".join(f"{url} ({words(error)})" for url, error in failures)
     raise OSError(
-        f"cannot download {file.name!r} of the data set {data_set!r}, tried {tried}; "
-        f"to use it without a network, put {file.name!r} (or a .gz, .bz2 or .xz of it) "
-        "in a folder and set the environment variable GDSEC_DATA_DIR to that folder"
+        f"cannot download {file.name!r} of the data set {data_set!r}; to use it "
+        f"without a network, put {file.name!r} (or a .gz, .bz2 or .xz of it) in a "
+        "folder and set the environment variable GDSEC_DATA_DIR to that folder. These "
+        f"were tried: {tried}"
     ) from failures[-1][1]

@@ -207,11 +207,23 @@ app.command(name="bench-compare")(later(_tools.bench_compare))
 
 
 def _load(path: Path) -> "configs.RunConfig":
-    from gdsec_jax.study import config as configs  # slow: only where it is needed
-
-    config = configs.load(shipped.find(path))
+    config = _read(path)
     _say_what_is_run(config)
     return config
+
+
+def _read(path: Path) -> "configs.RunConfig":
+    from gdsec_jax.study import config as configs  # slow: only where it is needed
+
+    try:
+        return configs.load(shipped.find(path))
+    except ValueError as error:
+        if path.suffix in ("", ".toml"):
+            raise
+        raise ValueError(
+            f"{path} is no config; of data gdsec init makes one: gdsec init mine.toml "
+            f"--data {shlex.quote(str(path))}."
+        ) from error
 
 
 def _say_what_is_run(config: "configs.RunConfig") -> None:
@@ -305,7 +317,7 @@ def _run_with_overrides(path: Path, arguments: Sequence[str]) -> None:
 
     # Tyro reads the words; whether the values are right the config itself decides, in
     # the same sentences as for a file.
-    loaded = configs.load(shipped.find(path))
+    loaded = _read(path)
     config, options = _unchecked(loaded), RunOptions()
     flat = tyro.conf.arg(name="")
     both = dataclasses.make_dataclass(
@@ -396,6 +408,8 @@ def _ended_by(error: BaseException) -> tuple[int | None, str]:
             return 130, "interrupted."
         behind = behind.__cause__ or behind.__context__
     said = str(error)
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        said = f"{error.filename}: {error.strerror}."
     if isinstance(error, ValueError | OSError | ImportError):  # an extra may be missing
         return 2, said.replace("append=True", "--append")  # as it is spelt here
     exhausted = isinstance(error, jax.errors.JaxRuntimeError) and (

@@ -31,6 +31,10 @@ def find(given: Path) -> Path:
     """
     if given.is_file():
         return given
+    if given.is_dir():
+        raise IsADirectoryError(
+            f"{given} is a folder, expected a config; gdsec show draws the runs in one."
+        )
     known = paths()
     if str(given) in known:
         return known[str(given)]

@@ -226,7 +226,11 @@ def test_data_that_are_all_zero(call):
 
 REFUSED = """
 run nosuch.toml | nosuch.toml is not a file, expected a TOML config.
-run . | . is no file, nor a config that comes with the package: gdsec configs lists th
+run . | . is a folder, expected a config; gdsec show draws the runs in one.
+run own.csv | own.csv is no config; of data gdsec init makes one: gdsec init mine.toml -
+sweep own.npz | own.npz is no config; of data gdsec init makes one: gdsec init mine.toml
+bench-compare no.json tiny.toml | no.json: No such file or directory.
+init new.toml --data semi.csv | 'semi.csv' has semicolons between its cells, expected co
 run ridge_minst | ridge_minst is no file, nor a config that comes with the package: did
 sweep lasoo | lasoo is no file, nor a config that comes with the package: did you mean l
 tune ridge_mnist.toml | ridge_mnist.toml is no file, nor a config that comes with the pa
@@ -302,6 +306,7 @@ def test_what_is_refused(row, call):
     alone = "\nmethods.GD.name = 'gd'"
     Path("elsewhere.toml").write_text("problem.data = 'nosuch'" + alone)
     Path("own.csv").write_text("1,2\n")
+    Path("semi.csv").write_text("a;b\n1;2\n")
     Path("grids.toml").write_text(GRIDS)
     Path("index.toml").write_text("problem.read.index = 1.5")
     Path("strange.toml").write_text("problem.read.haeder = true")
@@ -960,7 +965,8 @@ def test_data_fetch_without_a_network(call):
     status, out, err = call("data", "fetch", "mnist")
     assert (status, out) == (2, "")
     assert err.startswith("gdsec: cannot download 'train-images-idx3-ubyte' of the da")
-    assert "set the environment variable GDSEC_DATA_DIR to that folder" in err
+    assert "set the environment variable GDSEC_DATA_DIR to that folder" in err[:300]
+    assert "ProxyError); " in err and "HTTPSConnectionPool" not in err
     assert err.count("\n") == 1
     assert left("cache") == []
 
