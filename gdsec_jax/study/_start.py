@@ -26,10 +26,12 @@ _NAME = "gdsec-jax"
 
 def methods() -> None:
     """List the methods: name, what each is in a line, and its paper."""
-    table = rich.table.Table("name", "method", "what it is")
-    table.add_column("paper", overflow="fold")
+    table = rich.table.Table("name", "method", "what it is", box=None)
+    table.add_column("paper", no_wrap=True)  # on 80 columns, too
     for method in METHODS.values():
-        table.add_row(method.name, method.title, method.line, method.paper)
+        paper = method.paper.replace("https://doi.org/", "doi:")
+        paper = paper.replace("https://arxiv.org/abs/", "arXiv:")
+        table.add_row(method.name, method.title, method.line, paper)
     rich.console.Console().print(table)
 
 

@@ -640,6 +640,16 @@ def test_the_shipped_configs_are_listed_and_run_by_name(call, ran):
     assert ran[-1].target == 0.3
 
 
+def test_the_methods_are_listed_with_papers_that_no_line_breaks(call, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    status, out, err = call("methods")
+    assert (status, err) == (0, "")
+    words = set(out.split())
+    assert {"gdsec", "arXiv:1805.09965", "doi:10.1109/JSTSP.2022.3162989"} <= words
+    short = [re.split("org/abs/|org/| ", m.paper)[-1] for m in METHODS.values()]
+    assert all(any(word.endswith(paper) for word in words) for paper in short)
+
+
 def test_a_config_to_begin_with_runs_at_once(call):
     status, out, err = call("init", "mine.toml")
     assert (status, err) == (0, "")
