@@ -1,0 +1,100 @@
+"""The names of curves, at their ends."""
+
+from typing import Any
+
+import numpy as np
+
+_LETTER, _LINE = 5.6, 11.0  # points, of a text of 9.5
+
+
+def name_ends(axes: Any, *, first: bool = False) -> None:
+    """Each labelled line's name at its end, in its colour, rather than in a legend.
+
+    Or at its first point. Of the places beside an end the one is taken that covers the
+    least of curves and of names; a thin line leads to one that is far.
+    """
+    import matplotlib.colors
+
+    lines = [x for x in axes.get_lines() if not str(x.get_label()).startswith("_")]
+    points = axes.figure.dpi / 72
+    frame = axes.get_window_extent().get_points() / points
+    if not first:
+        _make_room(axes, lines, frame, points)
+    axes.get_xlim(), axes.get_ylim()  # places depend on them
+    courses = [_within(line, axes, frame, points) for line in lines]
+    drawn = [_dense(course) for course in courses if course.size]
+    # Corners of names, and of other words.
+    taken = [text.get_window_extent().get_points() / points for text in axes.texts]
+    for line, course in zip(lines, courses, strict=True):
+        if not course.size:
+            continue
+        words, end = str(line.get_label()), course[0 if first else -1]
+        box = _best(end, len(words), np.vstack(drawn), taken, frame)
+        taken.append(box)
+        near = np.clip(end, box[0], box[1])
+        far = np.hypot(*(near - end)) > 8
+        rgb = np.asarray(matplotlib.colors.to_rgb(line.get_color()))
+        lead = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkA": 0}
+        axes.annotate(
+            words,
+            axes.transData.inverted().transform(end * points),
+            xytext=box[0] - end,
+            textcoords="offset points",
+            fontsize=9.5,
+            color=0.75 * rgb,  # letters in a pale colour are hard to read
+            arrowprops=lead | {"relpos": tuple((near - box[0]) / (box[1] - box[0]))}
+            if far
+            else None,
+            annotation_clip=False,
+            zorder=7,
+        )
+        line.set_label(f"_{words}")
+
+
+def _make_room(axes: Any, lines: Any, frame: np.ndarray, points: float) -> None:
+    """On the right for names, not too long, of curves that end there."""
+    axes.get_xlim(), axes.get_ylim()
+    width = frame[1, 0] - frame[0, 0]
+    short = [x for x in lines if _LETTER * len(str(x.get_label())) < 0.3 * width]
+    needed = 0.0
+    for line in short:
+        course = _within(line, axes, frame, points)
+        if course.size:
+            far = course[-1, 0] + 8 + _LETTER * len(str(line.get_label()))
+            needed = max(needed, far - frame[1, 0])
+    left, _ = axes.get_xlim()
+    corner = [(frame[0, 0] + width * width / (width - needed)) * points, 0]
+    axes.set_xlim(left, axes.transData.inverted().transform(corner)[0])
+
+
+def _within(line: Any, axes: Any, frame: np.ndarray, points: float) -> np.ndarray:
+    """[J, 2], the points of a line that can be seen, in points of the page."""
+    data = np.asarray(line.get_xydata(), float)
+    place = axes.transData.transform(data[np.isfinite(data).all(1)]) / points
+    return place[((place >= frame[0] - 1) & (place <= frame[1] + 1)).all(1)]
+
+
+def _dense(course: np.ndarray) -> np.ndarray:
+    """With points between, so that a name cannot stand on the line unseen."""
+    along = np.append(0, np.cumsum(np.hypot(*np.diff(course, axis=0).T)))
+    steps = np.arange(0, along[-1] + 1, 3.0)
+    return np.stack([np.interp(steps, along, axis) for axis in course.T], 1)
+
+
+def _best(end, letters, curves, taken, frame) -> np.ndarray:
+    """The corners [2, 2] of the name at an end."""
+    size = np.array([_LETTER * letters, _LINE])
+
+    def cost(box):
+        hidden = ((curves > box[0] - 1) & (curves < box[1] + 1)).all(1).sum()
+        met = sum(((box[0] < x[1]) & (box[1] > x[0])).all() for x in taken)
+        outside = np.maximum(frame[0] - box[0], 0) + np.maximum(box[1] - frame[1], 0)
+        distance = np.hypot(*(np.clip(end, *box) - end))
+        return 300 * met + 12 * hidden + 40 * outside.sum() + 2 * distance
+
+    corners = [
+        end + [along, 6.0 * up - _LINE / 2]
+        for up in range(-14, 15)
+        for along in (5.0, -size[0] / 2, -5.0 - size[0])
+    ]
+    return min((np.stack([x, x + size]) for x in corners), key=cost)
