@@ -78,7 +78,7 @@ def section_of(
     words is by default that of the config.
     """
     config = study.config
-    problem = problem or _of_the_data(config)
+    problem = problem or of_the_data(config)
     return report.Section(
         name=study.name,
         title=f"({config.letter}) {config.title}" if config.letter else config.title,
@@ -100,13 +100,13 @@ def section_of(
     )
 
 
-def _of_the_data(config: configs.RunConfig) -> str:
+def of_the_data(config: configs.RunConfig, split: str = "") -> str:
     """Which problem a figure is of, in words."""
     problem = config.problem
     kind = (problem.model or problem.kind).replace("_", " ")
     several = configs.values_of(problem.grid).get("num_workers")
     number = f"{several[0]} to {several[-1]:,}" if several else problem.num_workers
-    words = f"{kind} on {problem.data}, {number} workers, {problem.split} split."
+    words = f"{kind} on {problem.data}, {number} workers, {split or problem.split} split."
     return words[0].upper() + words[1:]
 
 

@@ -59,7 +59,7 @@ def _against_xi(swept, costs, reference, what):
         axes.set(xlabel="xi", ylabel=f"% of GD's {what} to the target")
         parts.logarithmic(axes, "xy")
         parts.plain_numbers(axes.yaxis)
-        axes.set_xlim(left=axes.get_xlim()[0] / 5)  # room for the names
+        axes.set_xlim(left=axes.get_xlim()[0] / 25)  # room for the names
 
     return parts.named_at_ends(panel, first=True)
 

@@ -25,11 +25,11 @@ def name_ends(axes: Any, *, first: bool = False) -> None:
     drawn = [_dense(course) for course in courses if course.size]
     # Corners of names, and of other words.
     taken = [text.get_window_extent().get_points() / points for text in axes.texts]
-    for line, course in zip(lines, courses, strict=True):
-        if not course.size:
-            continue
-        words, end = str(line.get_label()), course[0 if first else -1]
-        box = _best(end, len(words), np.vstack(drawn), taken, frame)
+    place = 0 if first else -1
+    seen = [x for x in zip(lines, courses, strict=True) if x[1].size]
+    for line, course in sorted(seen, key=lambda x: x[1][place, 1]):  # the lowest first
+        words, end = str(line.get_label()), course[place]
+        box = _best(end, len(words), np.vstack(drawn), taken, frame, left=first)
         taken.append(box)
         near = np.clip(end, box[0], box[1])
         far = np.hypot(*(near - end)) > 8
@@ -81,7 +81,7 @@ def _dense(course: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(steps, along, axis) for axis in course.T], 1)
 
 
-def _best(end, letters, curves, taken, frame) -> np.ndarray:
+def _best(end, letters, curves, taken, frame, *, left) -> np.ndarray:
     """The corners [2, 2] of the name at an end."""
     size = np.array([_LETTER * letters, _LINE])
 
@@ -95,6 +95,6 @@ def _best(end, letters, curves, taken, frame) -> np.ndarray:
     corners = [
         end + [along, 6.0 * up - _LINE / 2]
         for up in range(-14, 15)
-        for along in (5.0, -size[0] / 2, -5.0 - size[0])
+        for along in ((5.0, -size[0] / 2) if not left else ()) + (-5.0 - size[0],)
     ]
     return min((np.stack([x, x + size]) for x in corners), key=cost)
