@@ -176,9 +176,10 @@ def dots_of(runs: experiment.Runs, what: Literal["bits", "rounds"]) -> report.Pa
     def panel(axes):
         target = runs.config.target
         plot.costs(runs.histories, target, what=what, methods=runs.methods, ax=axes)
-        for text in axes.get_yticklabels():
-            if text.get_text() == ours_of(runs.config):
-                text.set_fontweight("bold")
+        for text in axes.get_yticklabels():  # pale letters are hard to read
+            ours = text.get_text() == ours_of(runs.config)
+            color = report.line_style("gdsec")["color"] if ours else "0.15"
+            text.set(fontweight="bold" if ours else "normal", color=color)
 
     return panel
 

@@ -13,46 +13,55 @@ def name_ends(axes: Any, *, first: bool = False) -> None:
     Or at its first point. Of the places beside an end the one is taken that covers the
     least of curves and of names; a thin line leads to one that is far.
     """
-    import matplotlib.colors
-
     lines = [x for x in axes.get_lines() if not str(x.get_label()).startswith("_")]
     points = axes.figure.dpi / 72
     frame = axes.get_window_extent().get_points() / points
     if not first:
         _make_room(axes, lines, frame, points)
     axes.get_xlim(), axes.get_ylim()  # places depend on them
-    courses = [_within(line, axes, frame, points) for line in lines]
-    drawn = [_dense(course) for course in courses if course.size]
-    # Corners of names, and of other words.
+    seen = [(line, _within(line, axes, frame, points)) for line in lines]
+    seen = [(line, course) for line, course in seen if course.size]
+    curves = [_dense(course) for _, course in seen]
+    # Corners of other words, and of the names so far.
     taken = [text.get_window_extent().get_points() / points for text in axes.texts]
-    place = 0 if first else -1
-    seen = [x for x in zip(lines, courses, strict=True) if x[1].size]
-    for line, course in sorted(seen, key=lambda x: x[1][place, 1]):  # the lowest first
-        words, end = str(line.get_label()), course[place]
-        box = _best(end, len(words), np.vstack(drawn), taken, frame, left=first)
-        taken.append(box)
-        near = np.clip(end, box[0], box[1])
-        far = np.hypot(*(near - end)) > 8
-        rgb = np.asarray(matplotlib.colors.to_rgb(line.get_color()))
-        lead = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkA": 0}
-        axes.annotate(
-            words,
-            axes.transData.inverted().transform(end * points),
-            xytext=box[0] - end,
-            textcoords="offset points",
-            fontsize=9.5,
-            color=0.75 * rgb,  # letters in a pale colour are hard to read
-            arrowprops=lead | {"relpos": tuple((near - box[0]) / (box[1] - box[0]))}
-            if far
-            else None,
-            annotation_clip=False,
-            zorder=7,
-        )
-        line.set_label(f"_{words}")
+    place, boxes = 0 if first else -1, {}
+    order = sorted(range(len(seen)), key=lambda number: seen[number][1][place, 1])
+    for number in order * 3:  # the lowest first; then each knows where all others are
+        line, course = seen[number]
+        others = [box for other, box in boxes.items() if other != number]
+        words = len(str(line.get_label()))
+        given = (course[place], words, np.vstack(curves), taken + others, frame)
+        boxes[number] = _best(*given, left=first)
+    for number, box in boxes.items():
+        line, course = seen[number]
+        _write(axes, line, course[place], box, points)
+
+
+def _write(axes: Any, line: Any, end: np.ndarray, box: np.ndarray, points: float):
+    """A line's name at the lower corner of a box, led to if that is far."""
+    import matplotlib.colors
+
+    near = np.clip(end, *box)
+    lead = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkA": 0}
+    lead |= {"relpos": tuple((near - box[0]) / (box[1] - box[0]))}
+    # Letters in a pale colour are hard to read.
+    color = 0.75 * np.asarray(matplotlib.colors.to_rgb(line.get_color()))
+    axes.annotate(
+        str(line.get_label()),
+        axes.transData.inverted().transform(end * points),
+        xytext=box[0] - end,
+        textcoords="offset points",
+        fontsize=9.5,
+        color=color,
+        arrowprops=lead if np.hypot(*(near - end)) > 8 else None,
+        annotation_clip=False,
+        zorder=7,
+    )
+    line.set_label(f"_{line.get_label()}")
 
 
 def _make_room(axes: Any, lines: Any, frame: np.ndarray, points: float) -> None:
-    """On the right for names, not too long, of curves that end there."""
+    """On the right for names, not too long, of curves that end there; and below."""
     axes.get_xlim(), axes.get_ylim()
     width = frame[1, 0] - frame[0, 0]
     short = [x for x in lines if _LETTER * len(str(x.get_label())) < 0.3 * width]
@@ -64,7 +73,9 @@ def _make_room(axes: Any, lines: Any, frame: np.ndarray, points: float) -> None:
             needed = max(needed, far - frame[1, 0])
     left, _ = axes.get_xlim()
     corner = [(frame[0, 0] + width * width / (width - needed)) * points, 0]
-    axes.set_xlim(left, axes.transData.inverted().transform(corner)[0])
+    corner[1] = (frame[0, 1] - _LINE) * points
+    right, low = axes.transData.inverted().transform(corner)
+    axes.set(xlim=(left, right), ylim=(low, axes.get_ylim()[1]))
 
 
 def _within(line: Any, axes: Any, frame: np.ndarray, points: float) -> np.ndarray:
@@ -90,7 +101,7 @@ def _best(end, letters, curves, taken, frame, *, left) -> np.ndarray:
         met = sum(((box[0] < x[1]) & (box[1] > x[0])).all() for x in taken)
         outside = np.maximum(frame[0] - box[0], 0) + np.maximum(box[1] - frame[1], 0)
         distance = np.hypot(*(np.clip(end, *box) - end))
-        return 300 * met + 12 * hidden + 40 * outside.sum() + 2 * distance
+        return 300 * met + 12 * hidden + 40 * outside.sum() + 1.5 * distance
 
     corners = [
         end + [along, 6.0 * up - _LINE / 2]
