@@ -19,7 +19,9 @@ from gdsec_jax.study import experiment, figures, report, tuning
 
 TO_THE_TARGET = "rounds to the target"  # the head of a column
 CURVES = 6  # of a figure that compares more methods
-UPS_AND_DOWNS = "Pale: an error that goes up and down; strong, over it, the least so far."
+UPS_AND_DOWNS = (
+    "Pale: an error that goes up and down; strong, over it, the least so far."
+)
 
 
 def stopwatch() -> Callable[[], float]:
@@ -82,9 +84,7 @@ def section_of(
     return report.Section(
         name=study.name,
         title=f"({config.letter}) {config.title}" if config.letter else config.title,
-        text=" ".join(
-            [*first.split(), *config.text.split(), problem, note]
-        ).strip(),
+        text=" ".join([*first.split(), *config.text.split(), problem, note]).strip(),
         caption=f"{problem} Bits: {config.wire_name()}. {bands}".strip(),
         panels=tuple(panels),
         table=table,
@@ -106,7 +106,9 @@ def of_the_data(config: configs.RunConfig, split: str = "") -> str:
     kind = (problem.model or problem.kind).replace("_", " ")
     several = configs.values_of(problem.grid).get("num_workers")
     number = f"{several[0]} to {several[-1]:,}" if several else problem.num_workers
-    words = f"{kind} on {problem.data}, {number} workers, {split or problem.split} split."
+    words = (
+        f"{kind} on {problem.data}, {number} workers, {split or problem.split} split."
+    )
     return words[0].upper() + words[1:]
 
 
@@ -149,8 +151,9 @@ def section_of_runs(
 
 
 def ours_of(config: configs.RunConfig) -> str:
-    """The label that claims are about: the first of GD-SEC."""
-    return next(x for x, method in config.methods.items() if method.name == "gdsec")
+    """The label that claims are about: the first of GD-SEC, or else of all."""
+    ours = (label for label, method in config.methods.items() if method.name == "gdsec")
+    return next(ours, next(iter(config.methods)))
 
 
 def spent(runs: experiment.Runs) -> dict[str, tuple[float, float]]:
@@ -401,18 +404,23 @@ def plain_numbers(axis: matplotlib.axis.Axis) -> None:
 
 def differ(rounds, reference) -> bool:
     """Whether some number of rounds is a twentieth off; else a panel says nothing."""
-    ratio = np.asarray(rounds, float) / float(reference)
-    return bool((np.abs(ratio[np.isfinite(ratio)] - 1) > 0.05).any())
+    return bool((np.abs(_ratios(rounds, reference) - 1) > 0.05).any())
 
 
 def rounds_in_words(rounds, reference) -> str:
     """How many rounds there are of GD's, for what has no panel."""
-    ratio = np.asarray(rounds, float) / float(reference)
-    ratio = ratio[np.isfinite(ratio)]
-    if not ratio.size:
-        return "No setting reaches the target."
-    least, most = (f"{100 * (x - 1):+.1f} %" for x in (ratio.min(), ratio.max()))
+    ratios = _ratios(rounds, reference)
+    if not ratios.size:
+        return "No setting reaches the target, or GD does not."
+    least, most = (f"{100 * (x - 1):+.1f} %" for x in (ratios.min(), ratios.max()))
     return f"Rounds to the target, against GD's: {least} to {most}."
+
+
+def _ratios(rounds, reference) -> np.ndarray:
+    """Of those that are known."""
+    with np.errstate(invalid="ignore"):
+        ratios = np.ravel(np.asarray(rounds, float) / float(reference))
+    return ratios[np.isfinite(ratios) & (ratios > 0)]
 
 
 def write_values(axes: matplotlib.axes.Axes, along, up, form: str) -> None:
@@ -422,7 +430,11 @@ def write_values(axes: matplotlib.axes.Axes, along, up, form: str) -> None:
         if np.isfinite(y):
             place = {"xytext": (6, -11 if following > y else 3)}
             axes.annotate(
-                form.format(y), (x, y), textcoords="offset points", fontsize=9.5, **place
+                form.format(y),
+                (x, y),
+                textcoords="offset points",
+                fontsize=9.5,
+                **place,
             )
 
 

@@ -49,7 +49,9 @@ def section(study: figures.Study) -> report.Section:
             )
         ],
         chosen=parts.how_chosen(study.config, runs[SPLITS[0]].problem),
-        first=" ".join(f"{split.capitalize()} split: {_front(runs[split])}" for split in SPLITS),
+        first=" ".join(
+            f"{split.capitalize()} split: {_front(runs[split])}" for split in SPLITS
+        ),
         problem=parts.of_the_data(study.config, split=" and ".join(SPLITS)),
         seconds=seconds(),
     )

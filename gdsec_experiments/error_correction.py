@@ -33,9 +33,9 @@ def _goes_further(runs: experiment.Runs) -> report.Claim:
     rounds ago, which was larger. Error correction takes the surplus back later.
     """
     text = (
-        f"{WITHOUT} needs fewer rounds since its steps are longer, not better: for what "
-        "is not sent the server takes older gradients, which are larger, and without "
-        "correction nobody takes the surplus back"
+        f"{WITHOUT} needs fewer rounds since its steps are longer, not better: for "
+        "what is not sent the server takes older gradients, which are larger, and "
+        "without correction nobody takes the surplus back"
     )
     baseline = runs.config.baseline()
     costs = {label: runs.cost_of(label) for label in (baseline, OURS, WITHOUT)}
@@ -50,8 +50,9 @@ def _goes_further(runs: experiment.Runs) -> report.Claim:
     rounds, expected = costs[WITHOUT].rounds, costs[baseline].rounds / without
     return report.Claim(
         text,
-        without > 1.05 and abs(rounds / expected - 1) < 0.1,
-        f"along the gradient the mean step of {WITHOUT} goes {without:.2f} times as far "
-        f"as {baseline}'s, that of {OURS} {ours:.2f} times; steps so much longer would "
-        f"bring {baseline} there in {expected:,.0f} rounds, {WITHOUT} takes {rounds:,}",
+        bool(without > 1.05 and abs(rounds / expected - 1) < 0.1),
+        f"along the gradient the mean step of {WITHOUT} goes {without:.2f} times as "
+        f"far as {baseline}'s, that of {OURS} {ours:.2f} times; steps so much longer "
+        f"would bring {baseline} there in {expected:,.0f} rounds, {WITHOUT} takes "
+        f"{rounds:,}",
     )

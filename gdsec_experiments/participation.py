@@ -47,12 +47,13 @@ def _first_round(runs) -> str:
     over = np.flatnonzero(each > budget) + 1
     if not over.size:
         return f"No round of {BUDGET} sends more than its budget of {budget:g} bits."
-    rounds = f"the first {over[-1]}" if over[-1] == over.size else f"{over.size}"
-    rounds = "the first round" if over.size == over[-1] == 1 else f"{rounds} rounds"
+    first = over[-1] == over.size  # and no later one
+    which = f"the first {over.size}" if first else f"{over.size}"
+    rounds = "the first round" if first and over.size == 1 else f"{which} rounds"
     return (
-        f"The budget of {budget:g} bits has an exception, {rounds} of {BUDGET}, with up "
-        f"to {each.max():,} bits: the worker with the largest energy may always send, "
-        "and at the start a message alone, of all entries, is longer than the budget."
+        f"The budget of {budget:g} bits has an exception, {rounds} of {BUDGET}, with "
+        f"up to {each.max():,} bits: the worker with the largest energy may always "
+        "send, and at first a message, of all entries, is longer than the budget."
     )
 
 

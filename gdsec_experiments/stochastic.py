@@ -96,7 +96,9 @@ def _table(swept, target):
             {
                 "method": label,
                 "seeds at the target": f"{reached.sum()} of {reached.size}",
-                f"{parts.TO_THE_TARGET}, median": f"{np.median(rounds):,.0f}" if reached.any() else "-",
+                f"{parts.TO_THE_TARGET}, median": f"{np.median(rounds):,.0f}"
+                if reached.any()
+                else "-",
                 "Mbit, median": f"{np.median(bits) / 1e6:.3f}"
                 if reached.any()
                 else "-",

@@ -91,7 +91,7 @@ def _share(table):
         known = share[np.isfinite(share)]
         if known.size:  # from below the least to above the most, with ticks at both
             axes.set_ylim(known.min() / 1.4, 1.4 * known.max())
-            ticks = [*_ROUND[(_ROUND > known.min()) & (_ROUND < known.max())]]
+            ticks = [*_ROUND[(known.min() < _ROUND) & (known.max() > _ROUND)]]
             ticks = [known.min(), *(x for x in ticks if x > 1.15 * known.min())]
             axes.set_yticks(ticks, [f"{tick:.2g}" for tick in ticks])
             axes.set_yticks([], minor=True)

@@ -104,7 +104,7 @@ def _best(end, letters, curves, taken, frame, *, left) -> np.ndarray:
         return 300 * met + 12 * hidden + 40 * outside.sum() + 1.5 * distance
 
     corners = [
-        end + [along, 6.0 * up - _LINE / 2]
+        end + np.array([along, 6.0 * up - _LINE / 2])
         for up in range(-14, 15)
         for along in ((5.0, -size[0] / 2) if not left else ()) + (-5.0 - size[0],)
     ]

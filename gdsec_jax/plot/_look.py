@@ -57,6 +57,7 @@ def _style(place: int, again: int) -> dict[str, Any]:
     marker = _MARKERS[again % len(_MARKERS)]
     marked = {"marker": marker, "markersize": 4}
     turn, number = divmod(max(place - len(_FIRST), 0), len(_PALETTE))
+    turn += place >= len(_FIRST) and _PALETTE[number] in _FIRST  # not as GD itself
     return (marked if marker else {}) | {
         "color": (*_FIRST, _PALETTE[number])[min(place, len(_FIRST))],
         "linestyle": _STYLES[(turn + again) % len(_STYLES)],

@@ -165,7 +165,7 @@ def test_one_legend_has_every_label_once():
     figure = report.compose(section(panels=(*curves(2), own)))
     (legend,) = figure.legends
     labels = [text.get_text() for text in legend.get_texts()]
-    assert labels == ["label of gd", "label of gdsec", "target", "mine"]
+    assert labels == ["label of gd", "label of gdsec", "mine"]
     assert all(axes.get_legend() is None for axes in figure.axes)
 
 
