@@ -17,6 +17,8 @@ from gdsec_jax.simulation._history import History
 from gdsec_jax.study import config as configs
 from gdsec_jax.study import experiment, figures, report, tuning
 
+STAR = " *"  # of who does not stay at the target
+AGAIN = " (which does not stay there)"
 TO_THE_TARGET = "rounds to the target"  # the head of a column
 CURVES = 6  # of a figure that compares more methods
 UPS_AND_DOWNS = (
@@ -141,11 +143,13 @@ def section_of_runs(
         panels=curves_of,
         data=curves(runs.histories),
         table=costs(runs),
-        claims=[*claims(runs), fewest_bits(ours, spent(runs))],
+        claims=[*claims(runs), fewest_bits(ours, spent(runs), leavers(runs))],
         chosen=how_chosen(study.config, runs.problem),
-        first=first_line(ours, spent(runs)),
+        first=first_line(ours, spent(runs), leavers(runs)),
         note=runs.problem.note,
-        bands=UPS_AND_DOWNS,
+        bands=UPS_AND_DOWNS
+        + " Star: touches the target, but does not stay there."
+        * (len(few) < len(runs.histories) and bool(leavers(runs))),
         seconds=seconds(),
     )
 
@@ -163,6 +167,19 @@ def spent(runs: experiment.Runs) -> dict[str, tuple[float, float]]:
     return {x: (cost.rounds, cost.bits) if cost else never for x, cost in found.items()}
 
 
+def leavers(runs: experiment.Runs) -> list[str]:
+    """Who reaches the target, but is above it again at the end: a tenth's median."""
+    return [
+        label
+        for label, history in runs.histories.items()
+        if runs.cost_of(label) is not None
+        and np.median(
+            history.objective_error[-max(1, len(history.eval_rounds) // 10) :]
+        )
+        > runs.target_error
+    ]
+
+
 def most_telling(runs: experiment.Runs) -> list[str]:
     """Labels of at most six curves: the paper's own, and who sends the least."""
     labels = list(runs.histories)
@@ -178,9 +195,17 @@ def dots_of(runs: experiment.Runs, what: Literal["bits", "rounds"]) -> report.Pa
 
     def panel(axes):
         target = runs.config.target
-        plot.costs(runs.histories, target, what=what, methods=runs.methods, ax=axes)
+        left = leavers(runs)
+        marked = {label: label + STAR * (label in left) for label in runs.histories}
+        plot.costs(
+            {marked[label]: history for label, history in runs.histories.items()},
+            target,
+            what=what,
+            methods={marked[label]: name for label, name in runs.methods.items()},
+            ax=axes,
+        )
         for text in axes.get_yticklabels():  # pale letters are hard to read
-            ours = text.get_text() == ours_of(runs.config)
+            ours = text.get_text().removesuffix(STAR) == ours_of(runs.config)
             color = report.line_style("gdsec")["color"] if ours else "0.15"
             text.set(fontweight="bold" if ours else "normal", color=color)
 
@@ -200,12 +225,15 @@ def named_at_ends(panel: report.Panel, *, first: bool = False) -> report.Panel:
     return drawn
 
 
-def first_line(ours: str, needed: Mapping[str, tuple[float, float]]) -> str:
+def first_line(
+    ours: str, needed: Mapping[str, tuple[float, float]], left: Sequence[str] = ()
+) -> str:
     """Who sends fewer bits to the target than ours, and by how much.
 
     Args:
       ours: the label that all are compared with.
       needed: rounds and bits to the target by label, inf where it is not reached.
+      left: those that do not stay there.
     """
     rounds, bits = needed[ours]
     if not np.isfinite(bits):
@@ -215,8 +243,8 @@ def first_line(ours: str, needed: Mapping[str, tuple[float, float]]) -> str:
         return f"Of all methods here {ours} sends the fewest bits to the target."
     order = sorted(fewer, key=lambda label: fewer[label][1])
     words = [
-        f"{label} with {100 * fewer[label][1] / bits:.0f} % of its bits and "
-        f"{fewer[label][0] / rounds:.2f} times its rounds"
+        f"{label}{AGAIN * (label in left)} with {100 * fewer[label][1] / bits:.0f} % "
+        f"of its bits and {fewer[label][0] / rounds:.2f} times its rounds"
         for label in order
     ]
     return f"Here not {ours} sends the least to the target, but {listed(words)}."
@@ -228,11 +256,13 @@ def listed(words: Sequence[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def fewest_bits(ours: str, needed: Mapping[str, tuple[float, float]]) -> report.Claim:
+def fewest_bits(
+    ours: str, needed: Mapping[str, tuple[float, float]], left: Sequence[str] = ()
+) -> report.Claim:
     """Whether of all methods ours sends the fewest bits, as in `first_line`."""
     order = sorted(needed, key=lambda label: needed[label][1])
     told = [
-        f"{label} {bits / 1e6:.3f} in {rounds:,.0f} rounds"
+        f"{label} {bits / 1e6:.3f} in {rounds:,.0f} rounds{AGAIN * (label in left)}"
         for label, (rounds, bits) in ((x, needed[x]) for x in order[:5])
         if np.isfinite(bits)
     ]

@@ -45,7 +45,9 @@ def section(study: figures.Study) -> report.Section:
                     for label in LABELS
                     if label in study.config.methods
                 ),
-                parts.fewest_bits(parts.ours_of(one.config), parts.spent(one)),
+                parts.fewest_bits(
+                    parts.ours_of(one.config), parts.spent(one), parts.leavers(one)
+                ),
             )
         ],
         chosen=parts.how_chosen(study.config, runs[SPLITS[0]].problem),
@@ -58,7 +60,9 @@ def section(study: figures.Study) -> report.Section:
 
 
 def _front(runs: experiment.Runs) -> str:
-    return parts.first_line(parts.ours_of(runs.config), parts.spent(runs))
+    return parts.first_line(
+        parts.ours_of(runs.config), parts.spent(runs), parts.leavers(runs)
+    )
 
 
 def _on_data_at_hand(study: figures.Study) -> figures.Study:

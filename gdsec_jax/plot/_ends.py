@@ -18,7 +18,8 @@ def name_ends(axes: Any, *, first: bool = False) -> None:
     frame = axes.get_window_extent().get_points() / points
     if not first:
         _make_room(axes, lines, frame, points)
-    axes.get_xlim(), axes.get_ylim()  # places depend on them
+    axes.get_xlim()  # places depend on both limits
+    axes.get_ylim()
     seen = [(line, _within(line, axes, frame, points)) for line in lines]
     seen = [(line, course) for line, course in seen if course.size]
     curves = [_dense(course) for _, course in seen]
@@ -62,7 +63,8 @@ def _write(axes: Any, line: Any, end: np.ndarray, box: np.ndarray, points: float
 
 def _make_room(axes: Any, lines: Any, frame: np.ndarray, points: float) -> None:
     """On the right for names, not too long, of curves that end there; and below."""
-    axes.get_xlim(), axes.get_ylim()
+    axes.get_ylim()
+    left, _ = axes.get_xlim()
     width = frame[1, 0] - frame[0, 0]
     short = [x for x in lines if _LETTER * len(str(x.get_label())) < 0.3 * width]
     needed = 0.0
@@ -71,7 +73,6 @@ def _make_room(axes: Any, lines: Any, frame: np.ndarray, points: float) -> None:
         if course.size:
             far = course[-1, 0] + 8 + _LETTER * len(str(line.get_label()))
             needed = max(needed, far - frame[1, 0])
-    left, _ = axes.get_xlim()
     corner = [(frame[0, 0] + width * width / (width - needed)) * points, 0]
     corner[1] = (frame[0, 1] - _LINE) * points
     right, low = axes.transData.inverted().transform(corner)

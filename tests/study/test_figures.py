@@ -250,8 +250,30 @@ def test_the_first_line_says_who_sends_less():
     found = claim("GD-SEC", needed)
     assert found.holds is False
     assert found.measured.startswith("Mbit to the target: top-j 0.000 in 150 rounds,")
+    line = parts.first_line("GD-SEC", needed, ["top-j"])
+    assert "but top-j (which does not stay there) with 25 % of" in line
+    assert "EF21 with 50 %" in line
     never = parts.first_line("CGD", needed)
     assert never == "CGD does not reach the target here."
+
+
+def test_who_does_not_stay_at_the_target_is_marked():
+    methods = {"GD": {"name": "gd"}, "stays": {"name": "gdsec", "xi": 300.0}}
+    methods["leaves"] = methods["never"] = methods["stays"]
+    config = configs.validate({"target": 0.05, "methods": methods}, "test")
+    found = {"GD": history(100, 10_000), "stays": history(90, 900)}
+    found |= {"leaves": history(50, 500), "never": history(1000, 1000)}
+    found["leaves"].objective_error[-20:] = 0.5
+    runs = experiment.Runs(config, None, found)
+    assert parts.leavers(runs) == ["leaves"]
+    axes = matplotlib.figure.Figure().add_subplot()
+    parts.dots_of(runs, "bits")(axes)
+    texts = [text.get_text() for text in axes.get_yticklabels()]
+    assert texts == ["leaves *", "stays", "GD", "never (never)"]
+    assert parts.first_line("stays", parts.spent(runs), parts.leavers(runs)) == (
+        "Here not stays sends the least to the target, but leaves (which does not stay "
+        "there) with 56 % of its bits and 0.56 times its rounds."
+    )
 
 
 def test_of_many_methods_six_are_curves_and_all_are_dots(tmp_path, without_runs):
@@ -260,7 +282,8 @@ def test_of_many_methods_six_are_curves_and_all_are_dots(tmp_path, without_runs)
     for number in (0, 2):
         dots = matplotlib.figure.Figure().add_subplot()
         section.panels[number](dots)
-        names = {text.get_text().partition(" (")[0] for text in dots.get_yticklabels()}
+        texts = [text.get_text() for text in dots.get_yticklabels()]
+        names = {text.partition(" (")[0].removesuffix(" *") for text in texts}
         assert names == set(shipped("ridge").methods)
         curves = matplotlib.figure.Figure().add_subplot()
         section.panels[number + 1](curves)
