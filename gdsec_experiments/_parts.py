@@ -147,11 +147,21 @@ def section_of_runs(
         chosen=how_chosen(study.config, runs.problem),
         first=first_line(ours, spent(runs), leavers(runs)),
         note=runs.problem.note,
-        bands=UPS_AND_DOWNS
-        + " Star: touches the target, but does not stay there."
-        * (len(few) < len(runs.histories) and bool(leavers(runs))),
+        bands=_bands(runs, few),
         seconds=seconds(),
     )
+
+
+def _bands(runs: experiment.Runs, few: Sequence[str]) -> str:
+    """What there is to say of the curves and the dots."""
+    said = []
+    settled = [runs.histories[x] for x in few]
+    settled = [x for x in settled if x.outcome not in ("diverged", "worsened")]
+    if any(_look.goes_up_and_down(x.objective_error) for x in settled):
+        said.append(UPS_AND_DOWNS)
+    if len(few) < len(runs.histories) and leavers(runs):
+        said.append("Star: touches the target, but does not stay there.")
+    return " ".join(said)
 
 
 def ours_of(config: configs.RunConfig) -> str:

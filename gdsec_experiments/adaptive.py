@@ -185,13 +185,15 @@ def _against_bits(axes, result: Result, config) -> None:
             continue
         one = result.swept.isel(xi=number)
         style = _look.shade(ours, share) | {"linestyle": "--", "linewidth": 1.2}
-        label = f"xi = {float(one['xi']):.3g}" + (", the best" * (number == place))
+        xi = float(one["xi"])
+        label = f"xi = {xi:,.0f}" if xi >= 10 else f"xi = {xi:.2g}"
+        label += ", the best" * (number == place)
         axes.plot(one["total_bits"], one["objective_error"], label=label, **style)
     for label, style in ((ADAPTIVE, ours), (GD, report.line_style("gd"))):
         courses = result.methods[label]
         axes.plot(courses.bits[0], courses.error[0], **style | {"label": label})
     initial = result.methods[GD].initial_error[0]
-    axes.set_ylim(result.target[0] / 3, 3 * initial)
+    axes.set_ylim(result.target[0] / 10, 3 * initial)
     parts.target_line(axes, result.target[0])
     axes.set(
         xlabel="uploaded bits, all workers", ylabel=f"objective error, {result.name}"

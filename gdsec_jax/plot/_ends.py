@@ -96,17 +96,19 @@ def _dense(course: np.ndarray) -> np.ndarray:
 def _best(end, letters, curves, taken, frame, *, left) -> np.ndarray:
     """The corners [2, 2] of the name at an end."""
     size = np.array([_LETTER * letters, _LINE])
+    beside = (-5.0 - size[0],) if left else (5.0, -size[0] / 2, -5.0 - size[0])
+    up = 6.0 * np.arange(-14, 15) - _LINE / 2
+    low = end + np.stack(np.meshgrid(beside, up), -1).reshape(-1, 2)  # [C, 2]
+    high = low + size
 
-    def cost(box):
-        hidden = ((curves > box[0] - 1) & (curves < box[1] + 1)).all(1).sum()
-        met = sum(((box[0] < x[1]) & (box[1] > x[0])).all() for x in taken)
-        outside = np.maximum(frame[0] - box[0], 0) + np.maximum(box[1] - frame[1], 0)
-        distance = np.hypot(*(np.clip(end, *box) - end))
-        return 300 * met + 12 * hidden + 40 * outside.sum() + 1.5 * distance
+    def within(lower, upper):  # [C, N] of N boxes or points
+        apart = (lower >= high[:, None] + 1) | (upper <= low[:, None] - 1)
+        return ~apart.any(2)
 
-    corners = [
-        end + np.array([along, 6.0 * up - _LINE / 2])
-        for up in range(-14, 15)
-        for along in ((5.0, -size[0] / 2) if not left else ()) + (-5.0 - size[0],)
-    ]
-    return min((np.stack([x, x + size]) for x in corners), key=cost)
+    hidden = within(curves, curves).sum(1)
+    others = np.reshape(taken, (-1, 2, 2))
+    met = within(others[:, 0] + 1, others[:, 1] - 1).sum(1)
+    outside = np.maximum(frame[0] - low, 0) + np.maximum(high - frame[1], 0)
+    distance = np.hypot(*(np.clip(end, low, high) - end).T)
+    best = (300 * met + 12 * hidden + 40 * outside.sum(1) + 1.5 * distance).argmin()
+    return np.stack([low[best], high[best]])

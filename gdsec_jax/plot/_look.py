@@ -153,13 +153,17 @@ def level(
     )
 
 
+def goes_up_and_down(errors: np.ndarray) -> bool:
+    """Whether an error is somewhere more than twice its least so far."""
+    return bool((errors > _TWICE * np.fmin.accumulate(errors)).any())
+
+
 def fall(axes: Any, along: np.ndarray, errors: np.ndarray, **line: Any) -> None:
     """An error's curve; what goes up and down pale, and over it the least so far."""
-    least = np.fmin.accumulate(errors)
-    if (errors > _TWICE * least).any():
+    if goes_up_and_down(errors):
         pale = {"color": line["color"], "alpha": 0.3, "linewidth": 0.8, "zorder": 1}
         axes.plot(along, errors, **pale)
-        errors = least
+        errors = np.fmin.accumulate(errors)
     axes.plot(along, errors, **line)
 
 

@@ -199,6 +199,7 @@ def save(section: Section, folder: str | os.PathLike) -> list[Path]:
     for path, figure in figures.items():
         with _whole.whole(path) as temporary:
             write(figure, temporary)
+        figure.set_layout_engine("none")  # it has found its places
     csv = folder / f"{section.name}.csv"
     with _whole.whole(csv) as temporary:
         section.data.to_csv(temporary, index=False, lineterminator="\n")
@@ -227,7 +228,8 @@ def check_name(section: Section) -> None:
 
 def _finish(axes: matplotlib.axes.Axes, width: float, height: float) -> None:
     axes.spines[["top", "right"]].set_visible(False)
-    maps = axes.findobj(matplotlib.collections.QuadMesh)
+    meshes = matplotlib.collections.QuadMesh
+    maps = [artist for artist in axes.collections if isinstance(artist, meshes)]
     for artist in maps:  # thousands of small squares otherwise
         artist.set_rasterized(True)
     if not maps and not axes.images:
