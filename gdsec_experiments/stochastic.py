@@ -6,6 +6,8 @@ import pandas as pd
 from gdsec_experiments import _parts as parts
 from gdsec_jax.study import figures, report, tuning
 
+BITS = "uploaded bits, all workers"
+
 
 def section(study: figures.Study) -> report.Section:
     """Medians over the seeds, with bands from the least to the largest."""
@@ -17,12 +19,8 @@ def section(study: figures.Study) -> report.Section:
         study,
         panels=[
             _panel(swept, methods, config.target, "eval_round", "rounds"),
-            _panel(
-                swept,
-                methods,
-                config.target,
-                "total_bits",
-                "uploaded bits, all workers",
+            parts.named_at_ends(
+                _panel(swept, methods, config.target, "total_bits", BITS)
             ),
         ],
         data=parts.tidy(swept),

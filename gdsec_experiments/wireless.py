@@ -184,7 +184,7 @@ def _workers(near, distances, snr):
 
     def panel(axes):
         for shift, (label, histories) in enumerate(near.items()):
-            colour = ("0.45", report.line_style("gdsec")["color"])[shift]
+            colour = ("0.65", report.line_style("gdsec")["color"])[shift]
             place = np.arange(len(distances)) + 0.35 * shift - 0.175
             axes.boxplot(
                 1e3 * histories[snr].worker_time_s,
