@@ -360,6 +360,9 @@ def test_make_leaves_a_page_of_those_named(tmp_path, monkeypatch):
     by_letter = [text.index(f'id="section-{name}"') for name in ("beta", "heatmap")]
     assert by_letter == sorted(by_letter)
     assert "gdsec figures heatmap beta" in text
+    assert text.index("Many workers, each with data of its own") < by_letter[0]
+    assert 'href="https://doi.org/10.1109/JSTSP.2022.3162989"' in text
+    assert "1806" not in text  # papers of methods that are not shown
     assert (tmp_path / "beta.csv").is_file()
 
 

@@ -13,6 +13,7 @@ import matplotlib.axes
 import matplotlib.collections
 import matplotlib.figure
 import matplotlib.legend
+import matplotlib.text
 import matplotlib.ticker
 import numpy as np
 import pandas as pd
@@ -123,10 +124,12 @@ def draw(
     heights = np.full((rows, columns), height)
     with matplotlib.rc_context(_THINNED):
         figure = matplotlib.figure.Figure(figsize=size, layout="constrained")
-        grid = figure.add_gridspec(rows, columns)
+        grid = figure.add_gridspec(rows, 1)
+        # Each row alone: names at one panel's side take no room from those below it.
+        places = [grid[row].subgridspec(1, columns) for row in range(rows)]
         for number, panel in enumerate(panels):
             place = divmod(number, columns)
-            axes = figure.add_subplot(grid[place])
+            axes = figure.add_subplot(places[place[0]][place[1]])
             panel(axes)
             _finish(axes, width, height)
             heights[place] = max(height, _of_names(axes))
@@ -153,12 +156,17 @@ def draw(
     return figure
 
 
+def _names(axes: matplotlib.axes.Axes) -> list[matplotlib.text.Text]:
+    """The names along the side of axes that have names there, not numbers."""
+    locator = axes.yaxis.get_major_locator()
+    fixed = isinstance(locator, matplotlib.ticker.FixedLocator)
+    return list(axes.get_yticklabels()) if fixed else []
+
+
 def _of_names(axes: matplotlib.axes.Axes) -> float:
     """Inches for axes with so many names along the side; 0 without."""
-    locator = axes.yaxis.get_major_locator()
-    if not isinstance(locator, matplotlib.ticker.FixedLocator):
-        return 0.0
-    return (_NAME * len(axes.get_yticks()) + _MARGIN) / _POINTS
+    names = _names(axes)
+    return (_NAME * len(names) + _MARGIN) / _POINTS if names else 0.0
 
 
 def save(section: Section, folder: str | os.PathLike) -> list[Path]:
@@ -234,7 +242,9 @@ def _finish(axes: matplotlib.axes.Axes, width: float, height: float) -> None:
         artist.set_rasterized(True)
     if not maps and not axes.images:
         axes.grid(alpha=0.25)
-    along, up = width * _POINTS - _MARGIN, height * _POINTS - _MARGIN
+    names = [len(text.get_text()) for text in _names(axes)]
+    along = width * _POINTS - max([_MARGIN, *(_LETTER * length for length in names)])
+    up = height * _POINTS - _MARGIN
     axes.set_xlabel(_wrapped(axes.get_xlabel(), along))
     axes.set_ylabel(_wrapped(axes.get_ylabel(), up))
     axes.title.set_text(_wrapped(axes.get_title(), along, _TITLE))
