@@ -34,7 +34,9 @@ mathjax_path = "mathjax/tex-chtml.js"
 # Tutorials run while the site is built; a cell that fails ends the build.
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 120
+nb_execution_timeout = 240
+nb_execution_in_temp = True  # what they write is not kept
+nb_render_markdown_format = "myst"
 nb_merge_streams = True
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]

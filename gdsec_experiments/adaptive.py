@@ -13,6 +13,7 @@ from gdsec_jax.study import experiment, figures, report, tuning
 
 FIXED, ADAPTIVE, GD = "GD-SEC", "adaptive", "GD"
 HELD_OUT = 7  # of the problems; the constants were not chosen on the last ones
+HARM = 2.0  # times GD's largest error: more is harm
 GD_ROUNDS, GD_BITS = "GD's rounds", "GD's bits"
 SHORT = {"nonlinear_least_squares": "NLS", "sparse_binary": "sparse"}
 
@@ -141,12 +142,16 @@ def _costs(result: Result) -> pd.DataFrame:
     (rounds, bits), (gd_rounds, gd_bits) = (
         _to_target(result.methods[label], result.target) for label in (ADAPTIVE, GD)
     )
-    costs = tuning.cost_to(result.swept, float(result.target[0]))
-    ok = costs["rounds"].values <= 1.1 * gd_rounds[0]
-    best = int(np.argmin(np.where(ok, costs["bits"].values, np.inf)))
     ours, gds = result.methods[ADAPTIVE], result.methods[GD]
     largest = np.maximum(gds.error.max(1), gds.initial_error)
     highest = np.where(np.isfinite(ours.error), ours.error, np.inf).max(1) / largest
+    costs = tuning.cost_to(result.swept, float(result.target[0]))
+    quick = costs["rounds"].values <= 1.1 * gd_rounds[0]
+    # A run that ended early is NaN from there on; one that diverged has said so before.
+    rises = result.swept["objective_error"].max("eval_round").values / largest[0]
+    ok = quick & (rises <= HARM)
+    best = int(np.argmin(np.where(ok, costs["bits"].values, np.inf)))
+    rash = np.where(quick, costs["bits"].values, np.inf).min()
     return pd.DataFrame(
         {
             "problem": result.name,
@@ -160,17 +165,21 @@ def _costs(result: Result) -> pd.DataFrame:
             "best xi": result.swept["xi"].values[best],
             "its rounds": costs["rounds"].values[best] if ok.any() else np.inf,
             "its bits": costs["bits"].values[best] if ok.any() else np.inf,
+            "least bits": rash,
         }
     )
 
 
 def _by_problem(table: pd.DataFrame):
     """Each problem's rows, with the ratios that all else is about."""
+    # inf / inf is NaN, and left out: where GD never arrives nothing is compared.
+    slower = table["rounds"] / table[GD_ROUNDS]
     table = table.replace(np.inf, np.nan)
     table = table.assign(
         share=table["bits"] / table[GD_BITS],
-        slower=table["rounds"] / table[GD_ROUNDS],
+        slower=slower,
         ratio=(table["bits"] / table["its bits"]).where(table["seed"] == 0),
+        rash=(table["bits"] / table["least bits"]).where(table["seed"] == 0),
     )
     return table.groupby(["problem", "step"], sort=False)
 
@@ -266,9 +275,10 @@ def _shown(table) -> pd.DataFrame:
                 "best xi's bits, of GD's": best if first["its bits"] > 0 else "-",
                 "adaptive, of GD's": _number(one["share"].median(), ".2%"),
                 "against best xi's": _number(first["ratio"], ".2f"),
+                "against any xi's": _number(first["rash"], ".2f"),
                 "seeds": f"{len(one)}",
                 "rounds, of GD's": _number(one["slower"].median(), ".2f"),
-                "at most": _number(one["slower"].max(skipna=False), ".2f"),
+                "at most": _number(one["slower"].max(), ".2f"),
                 "highest error, of GD's": f"{one['highest'].max():.2f}",
             }
         )
@@ -282,11 +292,12 @@ def _number(value: float, form: str) -> str:
 def _claims(table):
     groups = _by_problem(table)
     ratio, share = groups["ratio"].first(), groups["share"].max()
-    slower = groups["slower"].agg(lambda each: each.max(skipna=False))
+    slower = groups["slower"].max()
     yield report.Claim(
         "one set of constants costs at most twice the bits of the best of 12 xi",
         bool((ratio <= 2).all()),
-        _listed(ratio),
+        f"{_listed(ratio)}; against those, too, that exceed {HARM:g} times GD's error: "
+        f"{_listed(groups['rash'].first())}",
     )
     yield report.Claim(
         "and never more than GD's", bool((share <= 1).all()), _listed(share)
@@ -298,7 +309,7 @@ def _claims(table):
     )
     yield report.Claim(
         "and its error is never above twice GD's largest",
-        bool((table["highest"] <= 2).all()),
+        bool((table["highest"] <= HARM).all()),
         f"at most {table['highest'].max():.2f} times, in {len(table)} runs",
     )
 

@@ -2,8 +2,10 @@
 
 import math
 import operator
+import os
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,6 +33,17 @@ def is_traced(value: PyTree) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
 
 
+def shown(value: Any) -> str:
+    """A value in a sentence: what Python prints, on one line, or the start of it."""
+    text = " ".join(repr(value).split())
+    return text if len(text) < 200 else f"{text[:100]} ..."
+
+
+def words_of(error: Exception) -> str:
+    """What another's error says, up to an empty line."""
+    return " ".join(str(error).strip().partition("\n\n")[0].split())
+
+
 def number_of_workers(num_workers: Any) -> None:
     """M is a shape, so it must be a Python int of at least one."""
     if is_traced(num_workers) or isinstance(num_workers, jax.Array):
@@ -49,20 +62,38 @@ def integer(name: str, value: Any, low: int, high: int | None = None) -> int:
         result = None
     if result is None or result < low or (high is not None and result > high):
         bounds = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise ValueError(f"{name} is {value!r}, expected an integer {bounds}.")
+        raise ValueError(f"{name} is {shown(value)}, expected an integer {bounds}.")
     return result
 
 
 def function(name: str, value: Any) -> None:
     """A function, or None."""
     if not (value is None or callable(value)):
-        raise ValueError(f"{name} is {value!r}, expected a function.")
+        raise ValueError(f"{name} is {shown(value)}, expected a function.")
 
 
 def instance(name: str, value: Any, kind: type, expected: str) -> None:
     """`value` is an object of this kind, or None."""
-    if not (value is None or isinstance(value, kind)):
-        raise ValueError(f"{name} is {value!r}, expected {expected} or None.")
+    if value is not None:
+        of_kind(name, value, kind, f"{expected} or None")
+
+
+def of_kind(name: str, value: Any, kind: type, expected: str) -> None:
+    """`value` is an object of this kind."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} is {shown(value)}, expected {expected}.")
+
+
+def path(value: Any) -> Path:
+    """The path that was given."""
+    of_kind("path", value, str | os.PathLike, "a path")  # pyright: ignore
+    return Path(value)
+
+
+def optimizer(value: Any) -> None:
+    """What optax has is a pair of functions."""
+    if not (hasattr(value, "init") and hasattr(value, "update")):
+        raise ValueError(f"optimizer is {shown(value)}, expected an optax chain.")
 
 
 def log(value: Any) -> None:
@@ -84,14 +115,16 @@ def positive(name: str, value: Any) -> float:
     except (TypeError, ValueError):
         result = math.nan
     if not 0 < result < math.inf:
-        raise ValueError(f"{name} is {value!r}, expected a finite number above 0.")
+        raise ValueError(f"{name} is {shown(value)}, expected a finite number above 0.")
     return result
 
 
 def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """`value` is one of the words in `choices`."""
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}.")
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(
+            f"{name} is {shown(value)}, expected one of {', '.join(choices)}."
+        )
 
 
 def in_range(name: str, value: PyTree | Callable, low: float, high: float) -> None:
@@ -103,7 +136,7 @@ def in_range(name: str, value: PyTree | Callable, low: float, high: float) -> No
         if leaf.dtype.kind not in "iuf" and not jnp.issubdtype(
             leaf.dtype, jnp.floating
         ):
-            raise ValueError(f"{name} is {value!r}, expected real numbers.")
+            raise ValueError(f"{name} is {shown(value)}, expected real numbers.")
         leaf = leaf.astype(np.float64)
         outside = leaf[~((leaf >= low) & (leaf <= high))]  # written so that NaN is
         if outside.size:
@@ -114,10 +147,10 @@ def in_range(name: str, value: PyTree | Callable, low: float, high: float) -> No
 
 def number_in_range(name: str, value: Any, low: float, high: float) -> None:
     """A single number, perhaps traced, in [low, high]."""
-    none = callable(value) or value is None or isinstance(value, tuple | list)
+    none = callable(value) or value is None or isinstance(value, tuple | list | dict)
     if none or jnp.shape(value) != ():  # pyright: ignore
         raise ValueError(
-            f"{name} is {value!r}, expected one number in [{low:g}, {high:g}]."
+            f"{name} is {shown(value)}, expected one number in [{low:g}, {high:g}]."
         )
     in_range(name, value, low, high)
 
@@ -133,12 +166,13 @@ def dtype(
 ) -> None:
     """A floating-point dtype, or its name."""
     try:
-        floating = value is not None and jnp.issubdtype(jnp.dtype(value), jnp.floating)
+        named = isinstance(value, str | type | np.dtype)
+        floating = named and jnp.issubdtype(jnp.dtype(value), jnp.floating)
         if floating and jnp.dtype(value).itemsize > 1:  # nothing computes with fewer
             return
     except TypeError:
         pass
-    raise ValueError(f"{name} is {value!r}, expected {expected}.")
+    raise ValueError(f"{name} is {shown(value)}, expected {expected}.")
 
 
 def mask(name: str, value: Any, num_workers: int) -> jax.Array:
@@ -167,11 +201,16 @@ def derivatives_by_params_alone(tangents: PyTree) -> None:
 def floating(params: PyTree) -> None:
     """There are parameters, each a real floating-point array."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        dtype = jnp.result_type(leaf)
+        where = f"params{jax.tree_util.keystr(path)}"
+        try:
+            dtype = None if isinstance(leaf, str | type) else jnp.result_type(leaf)
+        except TypeError:
+            dtype = None
+        if dtype is None:
+            raise ValueError(f"{where} is {shown(leaf)}, expected an array.")
         if not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(
-                f"params{jax.tree_util.keystr(path)} has dtype {dtype}, expected a "
-                "real floating-point dtype."
+                f"{where} has dtype {dtype}, expected a real floating-point dtype."
             )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gdsec_jax import _checks
 from gdsec_jax.data import _compressed
 from gdsec_jax.data._dataset import Dataset, checked
 
@@ -50,7 +51,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     References:
       LeCun, Cortes and Burges, The MNIST database, 1998.
     """
-    path = Path(path)
+    path = _checks.path(path)
     with _compressed.opened(path) as stream:
         content = stream.read()
     if content[:2] != b"\x00\x00" or len(content) < 4 or content[2] not in _DTYPES:
@@ -135,7 +136,9 @@ def read_npz(
       ...     read_npz(path, features="x_train", target="y_train").targets
       array([1, 2])
     """
-    path = Path(path)
+    path = _checks.path(path)
+    for name, value in (("features", features), ("target", target)):
+        _checks.instance(name, value, str, "an array's name")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {str(path)!r}")
     try:

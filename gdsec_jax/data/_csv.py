@@ -5,6 +5,7 @@ import io
 import itertools
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from gdsec_jax.data import _compressed
 from gdsec_jax.data._dataset import Dataset, checked
 
 _UNNAMED = ("", "Unnamed: 0")  # as pandas writes an index, and reads it
+_NAMELESS = re.compile(r"(Unnamed: \d+(\.\d+)*)?")  # and one that it wrote again
 _MISSING = ("", "na", "n/a", "nan", "null", "none", "<na>", "inf", "-inf", "?")
 _TRUTHS = {"true": 1.0, "false": 0.0}
 
@@ -37,11 +39,12 @@ def read_csv(
       header: whether the first line is the columns' names. None decides: names have no
         number among them, but for the column's own, counted from 0, as pandas has it.
         Where the first line could be either, it is an error.
-      target: the target's column, by name or by number from 0; the last by default.
+      target: the target's column, by name or by number from 0; the last by default. A
+        number that is a column's name is that column.
       index: a column that numbers or names the samples and is left out, by name or by
         number; False for none. None takes for one a first column without a name, as
-        pandas and R write it; one that counts the lines of a file without names is an
-        error.
+        pandas and R write it. A second one is an error, and so is a first column that
+        numbers the lines of a file without names, in whatever order.
 
     Returns:
       The data set, named after the file, features float64 [N, D], targets float64 [N].
@@ -63,7 +66,7 @@ def read_csv(
       >>> houses.read_as
       {'header': True, 'target': 'price', 'index': 0}
     """
-    path = Path(path)
+    path = _checks.path(path)
     if not (header is None or isinstance(header, bool)):
         raise ValueError(f"header is {header!r}, expected True, False or None.")
     if index is True:
@@ -81,33 +84,44 @@ def read_csv(
         rows = itertools.chain([first], rows)
     if index is None:
         index = 0 if names and names[0] in _UNNAMED else False
+        nameless = [repr(name) for name in names if _NAMELESS.fullmatch(name)]
+        if len(nameless) > 1:
+            raise ValueError(
+                f"the columns {', '.join(nameless)} of {str(path)!r} have no name, as "
+                "the samples' numbers have none, expected one such column, or index=."
+            )
     kept = list(range(width))
     if index is not False:
         kept.remove(_column(path, names, width, "index", index))
     if target is None:
-        target = kept[-1] if kept else 0
-    column = _column(path, names, width, "target", target)
+        column = kept[-1] if kept else 0
+    else:
+        # As pandas has it, and a command's `--target 2` is a number.
+        named = names.count(str(target)) == 1
+        target = str(target) if named else target
+        column = _column(path, names, width, "target", target)
     if column not in kept:
         raise ValueError(
             f"index and target are one column of {str(path)!r}, {column}, expected two."
         )
     guessed = guessed and not header
     told = " (with header=True it is a name)" if guessed else ""
-    # Columns with a whole number in the first line alone, of which years are names.
-    own = {cells[i] for i in kept if cells[i].isdigit()}
-    above = kept if guessed and len(own) == len(kept) else []
-    table = []
+    table, first_lines, last_whole = [], [], dict.fromkeys(kept, 0)
     for line, row in rows:
         table.append(_numbers(path, line, row, kept, width, told))
-        if above and len(table) > 1:
-            above = [i for i in above if not row[i].lstrip("-").isdigit()]
+        if guessed and len(table) <= 4:
+            first_lines.append([row[i] for i in kept])
+        for i in [i for i in last_whole if guessed and _is_whole(row[i])]:
+            last_whole[i] = len(table)
+            if len(table) > 3:  # lines of names are fewer
+                del last_whole[i]
     if not table:
         raise ValueError(f"{str(path)!r} holds no row of numbers, expected at least 1")
-    if above and len(table) > 2:
-        raise _undecided(path, "line", cells, "header=True or header=False")
     array, place = np.array(table, np.float64), kept.index(column)
-    counted = array[:, 0] == np.arange(len(array)) + (array[0, 0] == 1)
-    if unsaid and not names and len(table) > 2 and counted.all():
+    if guessed and len(array) > 2:
+        _check_no_names(path, cells, first_lines, last_whole, array)
+    unsaid = unsaid and not names and place > 0
+    if unsaid and len(array) > 2 and _numbers_the_lines(array[:, 0]):
         counts = [f"{x:g}" for x in array[:4, 0]]
         raise _undecided(path, "column", counts, "index=0 or index=False")
     named = names and names[column] and names.count(names[column]) == 1
@@ -151,6 +165,44 @@ def _is_header(path: Path, cells: Sequence[str], index) -> bool:
     if len(numbers) == len(given) and cells[0] not in _UNNAMED:
         raise _undecided(path, "line", cells, "header=True or header=False")
     return cells[0] in _UNNAMED or (len(words) > len(numbers) > 1)
+
+
+def _is_whole(cell: str) -> bool:
+    return cell.lstrip("-").isdigit() or cell.lower() in _TRUTHS
+
+
+def _check_no_names(path: Path, cells, first_lines, last_whole, array) -> None:
+    """The first lines are no names, as far as the lines below tell.
+
+    Names are whole in some column where the samples are not, or the first line alone
+    ascends, or does so in equal steps.
+    """
+    depth = 0
+    while depth < min(3, len(array) - 1) and all(map(_is_whole, first_lines[depth])):
+        depth += 1
+    names = set(zip(*first_lines[:depth], strict=True))
+    whole = len(names) == array.shape[1] and min(last_whole.values(), default=9)
+    steps = np.diff(array)
+    ascends = (steps > 0).all(axis=1) & (array.shape[1] > 2)
+    spread = steps.max(1, initial=0) - steps.min(1, initial=np.inf)
+    equal = ascends & (spread < 1e-6 * np.abs(array[:, -1]))
+    alone = any(rows[0] and rows.sum() == 1 for rows in (ascends, equal))
+    if alone or (depth and whole and whole <= depth):
+        several = f" ({depth} lines of names are not read)" if depth > 1 else ""
+        options = f"header=True or header=False{several}"
+        raise _undecided(path, "line", cells, options)
+
+
+def _numbers_the_lines(column: np.ndarray) -> bool:
+    """Whether its values are numbers of lines, perhaps of a part of them, shuffled.
+
+    Many whole numbers of so small a range are no sample's if they do not repeat.
+    """
+    size, most = len(column), 5 * len(column) if len(column) >= 50 else len(column)
+    small = (column >= 0) & (column <= most) & (column == np.floor(column))
+    if size == most and column.min() == 0:
+        small &= column < size
+    return bool(small.all()) and len(np.unique(column)) == size
 
 
 def _undecided(path: Path, what: str, cells: Sequence[str], options: str) -> ValueError:

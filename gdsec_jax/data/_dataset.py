@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import scipy
 
+from gdsec_jax import _checks
+
 
 class Dataset(NamedTuple):
     """N samples of D features with one target each.
@@ -86,7 +88,17 @@ def complete(name: str, given: Any) -> np.ndarray:
         raise ValueError(
             f"{name} is masked at {at}, expected an array without missing values."
         )
-    array = np.asarray(given)
+    if isinstance(given, Dataset):
+        raise ValueError(
+            f"{name} is the Dataset {given.name!r}, expected its arrays: "
+            "dataset.features, dataset.targets."
+        )
+    try:
+        array = np.asarray(given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} is no array, expected one: {_checks.words_of(error)}"
+        ) from error
     if array.dtype == object and array.size and array.ndim:
         import pandas
 

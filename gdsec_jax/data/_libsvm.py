@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -58,7 +57,7 @@ def read_libsvm(
     """
     from sklearn import datasets
 
-    path = Path(path)
+    path = _checks.path(path)
     if num_features is not None:
         num_features = _checks.integer("num_features", num_features, 1)
     if not (zero_based is None or isinstance(zero_based, bool)):
@@ -141,6 +140,9 @@ def write_libsvm(
       ...     path.read_text()
       '1 1:0.3333333333333333 3:5e-324\\n'
     """
+    path = _checks.path(path)
+    _checks.of_kind("zero_based", zero_based, bool, "True or False")
+    _checks.of_kind("data", data, Dataset, "a data.Dataset")
     _, features, targets, _ = checked(data.name, data.features, data.targets)
     rows = scipy.sparse.csr_array(features)
     columns, first = rows.indices + (not zero_based), rows.indptr

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from gdsec_jax import _checks
 from gdsec_jax.data import _compressed
 from gdsec_jax.data._arrays import is_idx, read_idx_pair, read_npz
 from gdsec_jax.data._csv import read_csv
@@ -81,7 +82,7 @@ def read(
         "features": features,
         "zero_based": zero_based,
     }
-    path = Path(path)
+    path = _checks.path(path)
     reader = _reader_of(path)
     options = {name: value for name, value in given.items() if value is not None}
     for name, value in options.items():

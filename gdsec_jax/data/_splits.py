@@ -1,5 +1,6 @@
 """Which samples each worker holds, and the arrays [M, ...] that hold them."""
 
+import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -88,6 +89,8 @@ def split(
         order = np.arange(num_samples)
     else:
         order = np.argsort(labels, kind="stable")
+    if sizes is not None and not np.iterable(sizes):
+        raise ValueError(f"sizes is {sizes!r}, expected an int for each worker")
     if sizes is None:
         return np.array_split(order, num_workers)
     counts = [_checks.integer("an entry of sizes", size, 1) for size in sizes]
@@ -146,6 +149,9 @@ def stack(features, targets, parts: Sequence[np.ndarray]) -> Shards:
     Returns:
       NumPy arrays with a leading axis of M workers.
 
+    Raises:
+      ValueError: features and targets differ in their number, or parts are no indices.
+
     Examples:
       >>> import numpy as np
       >>> from gdsec_jax import data
@@ -155,7 +161,13 @@ def stack(features, targets, parts: Sequence[np.ndarray]) -> Shards:
       (array([[2, 0],
              [1, 0]]), array([0.33, 0.  ]))
     """
-    features = real("features", features)
+    features, targets = real("features", features), complete("targets", targets)
+    if not features.shape or targets.shape[:1] != features.shape[:1]:
+        raise ValueError(
+            f"features has shape {features.shape} and targets {targets.shape}, "
+            "expected as many of one as of the other."
+        )
+    parts = indices("parts", parts, len(targets), "what data.split returns")
     num_samples = sum(len(part) for part in parts)
     rows = max(len(part) for part in parts)
     dtype = np.promote_types(features.dtype, np.float32)
@@ -166,9 +178,26 @@ def stack(features, targets, parts: Sequence[np.ndarray]) -> Shards:
         stacked = _pad(features, parts, rows)
     return Shards(
         features=stacked,
-        targets=_pad(complete("targets", targets), parts, rows),
+        targets=_pad(targets, parts, rows),
         weight=_pad(ones, parts, rows) / dtype.type(num_samples),
     )
+
+
+def indices(name: str, parts: Any, size: int, expected: str) -> list[np.ndarray]:
+    """The indices of each worker's samples, of so many."""
+    try:
+        arrays = [np.asarray(part) for part in parts]
+        # An empty list is an array of floats.
+        kinds = {part.dtype.kind for part in arrays if part.size}
+        every = np.concatenate(arrays)
+    except (TypeError, ValueError):
+        kinds, arrays, every = set(), [], np.zeros(0)
+    if not kinds or not kinds <= set("iu") or every.min() < 0 or every.max() >= size:
+        raise ValueError(
+            f"{name} is {reprlib.repr(parts)}, expected {expected}: integer indices "
+            f"for each worker, from 0 to {size - 1}."
+        )
+    return [part.astype(np.int64) for part in arrays]
 
 
 def _pad(array: np.ndarray, parts, rows: int) -> np.ndarray:
@@ -217,6 +246,9 @@ def spread(
       >>> data.spread(load, 2, mesh)["y"].tolist()
       [0.0, 1.0]
     """
+    _checks.number_of_workers(num_workers)
+    if not callable(load):
+        raise ValueError(f"load is {load!r}, expected a function of a worker's number.")
     sharding = jax.sharding.NamedSharding(mesh_of(mesh, num_workers), BY_DEVICE)
     places = sharding.addressable_devices_indices_map((num_workers,))
     parts, like = [], None

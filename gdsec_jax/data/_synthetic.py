@@ -142,6 +142,7 @@ def sparse_binary(
     if density > 1:
         raise ValueError(f"density is {density!r}, expected at most 1")
     _checks.number_in_range("skew", skew, 0.0, _checks.LARGEST)
+    skew = float(skew)
     rng = np.random.default_rng(_checks.integer("seed", seed, 0))
 
     share = np.arange(1.0, num_features + 1) ** -skew
@@ -196,6 +197,7 @@ def characters(length: int = 64, *, text: str | None = None) -> Dataset:
       True
     """
     length = _checks.integer("length", length, 1)
+    _checks.instance("text", text, str, "a string")
     name = "text" if text is not None else "python_documentation"
     if text is None:
         from pydoc_data.topics import topics

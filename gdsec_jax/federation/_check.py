@@ -1,5 +1,6 @@
 """A dry run of an optimizer, which says in a sentence what optax cannot."""
 
+import math
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import TracebackType
@@ -19,6 +20,13 @@ _REMEDY = (
     "An algorithm of gdsec_jax stands first and takes away the axis of workers; "
     "wrappers such as optax.apply_if_finite and optax.MultiSteps stand behind it: "
     "optax.chain(gdsec_jax.gdsec(...), optax.apply_if_finite(optax.sgd(...), 5))."
+)
+
+
+_KEEPS = "A wrapper of the algorithm keeps the axis of workers."
+_KEEPS_MASKED = (
+    "What is masked keeps the axis of workers: instead of optax.masked use "
+    "optax.partition with gdsec_jax.gd for the rest."
 )
 
 
@@ -51,8 +59,12 @@ def check(
       >>> gdsec_jax.check(optimizer, jnp.zeros(3), num_workers=5)
     """
     _checks.number_of_workers(num_workers)
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise ValueError(f"optimizer is {optimizer!r}, expected an optax chain.")
+    _checks.optimizer(optimizer)
+    if worker_batch is not None:
+        _checks.integer("worker_batch", worker_batch, 1)
+    if not jax.tree.leaves(params):
+        raise ValueError(f"params is {params!r}, expected at least one array.")
+    _checks.floating(params)
     optimizer = optax.with_extra_args_support(optimizer)
     shapes = jax.eval_shape(lambda p: jax.tree.map(jnp.asarray, p), params)
     grads = jax.tree.map(
@@ -76,26 +88,33 @@ def check(
     except Exception as error:
         stage = _where(error.__traceback__)[0]
         raise ValueError(
-            f"{stage} cannot begin with these parameters: {_first(error)}"
+            f"{stage} cannot begin with these parameters: {_checks.words_of(error)}"
         ) from error
     try:
         updates, new_state = jax.eval_shape(update, grads, state, shapes)
     except Exception as error:  # whatever a foreign stage makes of an axis of workers
-        stage, behind = _where(error.__traceback__, shapes)
-        if behind:
-            raise ValueError(f"{stage} fails in an update: {_first(error)}") from error
+        stage, gone, counts = _where(error.__traceback__, shapes)
+        if gone and not counts:
+            raise ValueError(
+                f"{stage} fails in an update: {_checks.words_of(error)}"
+            ) from error
+        if gone and len(_trees.of_type(state, RoundCounts)) > 1:
+            raise ValueError(
+                "an algorithm of gdsec_jax stands behind another one, which has taken "
+                "away the axis of workers: expected one of them in a chain."
+            ) from error
         raise ValueError(
-            f"this optimizer cannot take gradients of {num_workers} workers"
+            f"{stage} cannot take gradients of {num_workers} workers"
             f"{'' if worker_batch is None else f', {worker_batch} at a time'}: "
-            f"{_first(error)} {_REMEDY}"
+            f"{_checks.words_of(error)} {_REMEDY}"
         ) from error
     last_round(state)
+    masked = _trees.of_type(state, optax.MaskedState)
     try:
         _checks.same_shapes("the optimizer's updates", updates, shapes)
     except ValueError as error:
         raise ValueError(
-            f"{error} A stage keeps the axis of workers: instead of optax.masked use "
-            f"optax.partition with gdsec_jax.gd for the rest. {_REMEDY}"
+            f"{error} {_KEEPS_MASKED if masked else _KEEPS} {_REMEDY}"
         ) from error
     _check_carried(state, new_state)
     if worker_batch is None:
@@ -132,7 +151,7 @@ def _check_in_front(update: Callable, *arguments: Any) -> None:
     except jax.errors.UnexpectedTracerError:
         return  # the algorithm is compiled by itself: what is in front is not seen
     number = len(jax.tree.leaves(arguments[0]))
-    done = _done_to(jaxpr, set(jaxpr.invars[:number]), set(jaxpr.outvars))
+    done = _done_to(jaxpr, dict.fromkeys(jaxpr.invars[:number], 0), set(jaxpr.outvars))
     if done:
         raise ValueError(
             f"a stage in front of the algorithm {done}, expected one that treats each "
@@ -141,30 +160,88 @@ def _check_in_front(update: Callable, *arguments: Any) -> None:
         )
 
 
-def _done_to(jaxpr: Any, gradients: set, results: set) -> str | None:
-    """What a program does to the gradients of all workers on the way to its results."""
+_LOOKS = "looks at the gradients of all workers at once, as clipping does"
+
+
+def _done_to(jaxpr: Any, workers: dict[Any, int], results: set) -> str | None:
+    """What a program does to the gradients of all workers on the way to its results.
+
+    `workers` has the axis of workers of each value that is made of gradients; those
+    that the program makes are put into it.
+    """
     for equation in reversed(_on_the_way(jaxpr, results)[0]):
-        name, own = equation.primitive.name, equation.params
+        name, made = equation.primitive.name, equation.outvars
         if name.startswith(("random_bits", "threefry")):
             return "adds noise to the gradients"
-        of_all = gradients.intersection(_variables(equation.invars))
-        axes = own.get("axes", own.get("axis", ()))
-        axes = axes if isinstance(axes, tuple) else (axes,)
-        if name == "dot_general":
-            over = zip(equation.invars, own["dimension_numbers"][0], strict=True)
-            axes = [0 for x, own_axes in over if x in of_all and 0 in own_axes]
-        reduces = name.startswith(("reduce_", "argm", "cum", "dot_general"))
-        if of_all and reduces and 0 in axes:
-            return "looks at the gradients of all workers at once, as clipping does"
-        for inner, used in _inner(equation):
+        of_all = [x for x in _variables(equation.invars) if x in workers]
+        calls = _inner(equation)
+        if name == "scan" and of_all:
+            first = equation.params["num_consts"] + equation.params["num_carry"]
+            if not all(x in _variables(equation.invars[first:]) for x in of_all):
+                return _LOOKS
+            if equation.params["num_carry"] or any(workers[x] for x in of_all):
+                return _LOOKS
+            workers.update(dict.fromkeys(made, 0))  # one worker after the other
+            calls, of_all = [], []
+        for inner, used in calls:
             pairs = zip(inner.invars, used, strict=True)
-            same = {x for x, y in pairs if _variables([y]) and y in of_all}
-            done = _done_to(inner, same, set(inner.outvars))
+            own = {x: workers[y] for x, y in pairs if _variables([y]) and y in workers}
+            done = _done_to(inner, own, set(inner.outvars))
             if done:
                 return done
-        if of_all:
-            gradients.update(equation.outvars)
+            pairs = zip(inner.outvars, made, strict=True)
+            workers |= {y: own[x] for x, y in pairs if _variables([x]) and x in own}
+        if of_all and not calls:
+            axis = _axis_behind(equation, workers)
+            if axis is None:
+                return _LOOKS
+            workers |= dict.fromkeys(made, axis)
     return None
+
+
+def _axis_behind(equation: Any, workers: dict[Any, int]) -> int | None:
+    """The axis of workers in what is computed of them; None if they are mixed."""
+    name, own = equation.primitive.name, equation.params
+    found = set()
+    for operand, x in enumerate(equation.invars):
+        if not _variables([x]) or x not in workers:
+            continue
+        axis, shape = workers[x], x.aval.shape
+        over = [own[key] for key in ("axes", "axis", "dimension") if key in own]
+        over = over or [own.get("dimensions", ())]
+        over = over[0] if isinstance(over[0], tuple) else (over[0],)
+        if name == "dot_general":
+            over, batch = (each[operand] for each in own["dimension_numbers"])
+            free = [i for i in range(len(shape)) if i not in (*over, *batch)]
+            order = [*batch, *free]
+            behind = order.index(axis) if axis in order else None
+            if operand == 1 and axis in free:  # behind those of the first
+                behind += equation.outvars[0].aval.ndim - len(order)  # pyright: ignore
+        elif name == "transpose":
+            behind = own["permutation"].index(axis)
+        elif name == "broadcast_in_dim":
+            behind = own["broadcast_dimensions"][axis]
+        elif name == "reshape":
+            new = equation.outvars[0].aval.shape
+            rows = math.prod(shape[:axis])
+            same = [
+                i
+                for i, n in enumerate(new)
+                if (n, math.prod(new[:i])) == (shape[axis], rows)
+            ]
+            behind = same[0] if same else None
+        else:
+            gone = name.startswith(("reduce", "argm", "squeeze"))
+            behind = axis - gone * sum(i < axis for i in over)
+            if name == "gather" and axis in own["dimension_numbers"].start_index_map:
+                behind = None
+        if axis in over and shape[axis] > 1:
+            return None
+        for out in equation.outvars:
+            if behind is None or out.aval.shape[behind : behind + 1] != (shape[axis],):
+                return None
+        found.add(behind)
+    return found.pop() if len(found) == 1 else None
 
 
 def _on_the_way(jaxpr: Any, results: set) -> tuple[list[Any], set]:
@@ -224,13 +301,18 @@ def _check_carried(state: Any, new_state: Any) -> None:
     """A loop can carry the state: an update keeps its structure, shapes and dtypes."""
     if _parts.kinds(state) == _parts.kinds(new_state):
         return
-    why = "a piece in it took the workers for an axis of a parameter"
     before = jax.tree_util.tree_leaves_with_path(state)
     after = jax.tree.leaves(new_state)
     if jax.tree.structure(state) == jax.tree.structure(new_state):
         for (path, old), new in zip(before, after, strict=True):
-            if old.dtype != new.dtype and old.shape == new.shape:
-                where = jax.tree_util.keystr(path)
+            where = jax.tree_util.keystr(path)
+            if old.shape != new.shape:
+                raise ValueError(
+                    f"state{where} has the shape {old.shape} at first and {new.shape} "
+                    "after an update, so that no loop can carry it: a stage took the "
+                    f"workers for an axis of a parameter. {_REMEDY}"
+                )
+            if old.dtype != new.dtype:
                 raise ValueError(
                     f"state{where} is {old.dtype} at first and {new.dtype} after an "
                     "update, so that no loop can carry it: expected parameters of one "
@@ -238,35 +320,34 @@ def _check_carried(state: Any, new_state: Any) -> None:
                     "makes them, widen narrower ones."
                 )
     raise ValueError(
-        "this optimizer's state changes its shapes in an update, so that no loop "
-        f"can carry it: {why}. {_REMEDY}"
+        "this optimizer's state changes its structure in an update, so that no loop "
+        f"can carry it: expected that of its init. {_REMEDY}"
     )
 
 
-def _where(traceback: TracebackType | None, params: Any = None) -> tuple[str, bool]:
-    """The stage that failed, by its factory's name, and whether it stands behind.
+def _where(traceback: TracebackType | None, params: Any = None):
+    """The stage that failed, by its factory's name, or what wraps the algorithm in it.
 
-    Then an algorithm has taken away the axis of workers, and there is none in its
-    state. Said of the last function on the way that has `updates`, as optax calls them.
+    And of the last function on the way that has `updates`, as optax calls them: whether
+    there is no axis of workers in them, and whether its state counts what is sent.
     """
-    stage, updates, state = "this optimizer", None, ()
+    stages, updates, state = [], None, ()
     while traceback is not None:
         code, local = traceback.tb_frame.f_code, traceback.tb_frame.f_locals
-        factory, _, function = code.co_qualname.rpartition(".<locals>.")
+        factory, _, function = code.co_qualname.rpartition(".")
+        name = factory.partition(".")[0]
         if function in ("update", "update_fn", "init", "init_fn"):
-            name = factory.partition(".")[0]
-            stage = stage if name == "with_extra_args_support" else f"the stage {name}"
+            stages += [name] * (name not in ("check", "with_extra_args_support"))
         if "updates" in local:
             # A chain's state is that of all its stages.
             updates, state = local["updates"], local.get("state")
-            state = () if factory == "chain" else state
+            state = () if name == "chain" else state
         traceback = traceback.tb_next
+    inner = stages[-1] if stages else ""
+    around = [name for name in stages if name not in ("chain", "federate")]
+    if inner == "federate":
+        inner = around[0] if around else ""
     got, expected = jax.tree.leaves(updates), jax.tree.leaves(params)
     gone = [getattr(x, "shape", None) for x in got] == [x.shape for x in expected]
-    return stage, gone and not _trees.of_type(state, RoundCounts)
-
-
-def _first(error: Exception) -> str:
-    """What it says, up to an empty line."""
-    text = str(error).strip().partition("\n\n")[0]
-    return " ".join(text.split())
+    stage = f"the stage {inner}" if inner else "this optimizer"
+    return stage, gone, bool(_trees.of_type(state, RoundCounts))

@@ -17,8 +17,9 @@ class Controller(NamedTuple):
     `init(params)` makes its state. `update(state, **seen)` is called before each round
     and returns xi, a scalar, and the next state. It is handed what the server knows,
     and swallows what it does not use: `round` (int32, the first is 0), `change` (the
-    last one of theta, leaves [*param]), `past_changes` (the squared norms of the last
-    10, latest first, zero-padded), `direction` (the squared norm of what the last round
+    last one of theta, leaves [*param]), `past_norms` (the norms of the last 10, latest
+    first, zero-padded), `past_changes` (their squares, which overflow or vanish where
+    norms do not), `direction` (the squared norm of what the last round
     returned for the step), `share` (of the participants' entries, how many they sent in
     the last round), and by `gdsec` and its kin `beta` and `error_correction` (whether
     there is one).
@@ -70,6 +71,7 @@ def begin(
         state.controller,
         round=tick.number,
         change=tick.change,
+        past_norms=tick.past_norms,
         past_changes=jnp.square(tick.past_norms),
         direction=state.direction,
         share=_share(sent, state.xi.dtype),

@@ -66,7 +66,8 @@ def open_log(
     kinds = {".csv": csv, ".jsonl": json_lines}
     path = Path(path)
     kind = kinds.get(path.suffix.lower(), tensorboard)
-    if kind is tensorboard and path.suffix and not path.is_dir():
+    named = re.match(r"\.[A-Za-z]", path.suffix)  # 0.5 is no name with a suffix
+    if kind is tensorboard and named and not path.is_dir():
         raise ValueError(
             f"the log is {str(path)!r}, expected a name that ends in .csv or .jsonl, "
             "or a folder's without a suffix, for TensorBoard."

@@ -79,7 +79,11 @@ def convergence(
     # The start has no place on a logarithmic axis of bits, but one on the other.
     starts = [course.initial for course in courses if _has_a_place(course.initial)]
     axes.update_datalim([(1, start) for start in starts], updatex=False)
-    _errors_upwards(axes, courses, level, right=against != "bits")
+    if against != "bits":  # up to the last round, though its error has no place
+        last = max(np.nanmax(np.append(0, course.along)) for course in courses)
+        axes.update_datalim([(last, 1)], updatey=False)
+    right = against != "bits"
+    _errors_upwards(axes, courses, level, right=right)
     axes.set_ylabel(first.error_name)
     if against == "bits":
         if any(np.isfinite(course.along).any() for course in courses):
@@ -91,8 +95,6 @@ def convergence(
         given = f" ({words})" if words else ""
         axes.set_xlabel(f"uploaded bits, all workers{given}")
     else:
-        last = max(np.nanmax(np.append(0, course.along)) for course in courses)
-        axes.update_datalim([(last, 1)], updatey=False)  # those without an error, too
         axes.set_xlabel(against)
     return _look.finished(axes, len(courses))
 
@@ -205,11 +207,14 @@ def _errors_upwards(
 
 def _wire_of(about: Mapping[str, Any]) -> str:
     """The bit format in words, if the run says it."""
-    formats = about.get("wire")
+    formats: Any = about.get("wire")
+    config = about.get("config")
+    if formats is None and isinstance(config, dict):  # of a sweep
+        formats = [{"name": config.get("wire")} | config]
     if not isinstance(formats, list) or not all(isinstance(x, dict) for x in formats):
         return ""
     names = {WORDS.get(str(x.get("name")), str(x.get("name"))) for x in formats}
-    bits = {x.get("value_bits") for x in formats} - {None}
+    bits = {x["value_bits"] for x in formats if x.get("value_bits")}
     return ", ".join([*sorted(names), *(f"{x}-bit values" for x in sorted(bits))])
 
 

@@ -18,6 +18,7 @@ _PALETTE = (
     *("#56B4E9", "#A6A01A", "#000000"),
 )
 _STYLES = ("-", "--", ":", "-.")
+_DOTS = "os^D"  # of points, for these dashes
 _MARKERS = ("", "o", "s", "^", "v", "D")  # of the first, second … curve of a method
 _TWICE = 2  # times the least error so far: then a curve goes up and down
 ENTRIES = 7  # of a legend
@@ -79,6 +80,8 @@ def line_styles(methods: Mapping[str, str]) -> dict[str, dict[str, Any]]:
       >>> [style["linestyle"] for style in styles.values()]
       ['-', '--']
     """
+    for method in methods.values():
+        line_style(method)  # says what is none
     own = [name for name in dict.fromkeys(methods.values()) if name not in METHODS]
     places = {name: place for place, name in enumerate((*METHODS, *own))}
     seen, styles = collections.Counter(), {}
@@ -167,20 +170,23 @@ def fall(axes: Any, along: np.ndarray, errors: np.ndarray, **line: Any) -> None:
     axes.plot(along, errors, **line)
 
 
-def logarithmic(axis: Any, *, plain: bool = False) -> None:
-    """An axis that is, where there are data that have a place; ticks as 20 if plain."""
+def dots(line: Mapping[str, Any]) -> dict[str, Any]:
+    """The same look for points: a marker stands for each dash."""
+    marker = _DOTS[_STYLES.index(line["linestyle"])]
+    return {**line, "linestyle": "none", "alpha": 1.0} | {"marker": marker}
+
+
+def logarithmic(axis: Any) -> None:
+    """A logarithmic axis, ticks as 20k, where there are data with a place on it."""
+    import matplotlib.ticker
+
     name = axis.axis_name
     low, high = getattr(axis.axes.dataLim, f"interval{name}")
-    if not (np.isfinite([low, high]).all() and high > 0):
+    if not (np.isfinite([low, high]).all() and low > 0):
         return
     axis.axes.set(**{f"{name}scale": "log"})
-    if plain:
-        import matplotlib.ticker
-
-        form = matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:g}")
-        axis.set_major_formatter(form)
-        decades = np.log10(high / low) if low > 0 else 0
-        minor = (2, 3, 4, 6, 8) if decades <= 1 else (2, 5)
-        axis.set_minor_locator(matplotlib.ticker.LogLocator(subs=minor))
-        none = matplotlib.ticker.NullFormatter()
-        axis.set_minor_formatter(form if decades < 2 else none)
+    form = matplotlib.ticker.EngFormatter(sep="")
+    axis.set_major_formatter(form)
+    steps = (2, 3, 4, 6, 8) if high < 5 * low else (2, 5) if high < 500 * low else ()
+    axis.set_minor_locator(matplotlib.ticker.LogLocator(subs=steps or (1,)))
+    axis.set_minor_formatter(form)

@@ -49,7 +49,18 @@ def about(run: Any) -> Mapping[str, Any]:
     """What a run, or a sweep, says of itself."""
     if isinstance(run, History):
         return run.attributes
-    return json.loads(getattr(run, "attrs", {}).get("attributes", "{}"))
+    found = json.loads(getattr(run, "attrs", {}).get("attributes", "{}"))
+    if not isinstance(found, dict):
+        raise ValueError("its attributes are no object of JSON")
+    return found
+
+
+def said_of(run: Any, *path: str) -> Any:
+    """What it says under a name, and the names in that; None where there is none."""
+    value: Any = about(run)
+    for name in path:  # other people's config may be anything
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
 
 
 def methods_of(
@@ -63,13 +74,10 @@ def methods_of(
 
 
 def _said(run: Any, label: str) -> str | None:
-    said = about(run)
-    method = said.get("method")
-    if not isinstance(method, dict):  # of a sweep the config says it
-        config = said.get("config")
-        known = config.get("methods", {}) if isinstance(config, dict) else {}
-        method = known.get(said.get("label", label), {})
-    name = method.get("name") if isinstance(method, dict) else None
+    own = said_of(run, "label")
+    name = said_of(run, "method", "name") or said_of(
+        run, "config", "methods", own if isinstance(own, str) else label, "name"
+    )
     known = isinstance(name, str) and (name in METHODS or ":" in name)
     return name if known else None
 

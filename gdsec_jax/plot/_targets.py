@@ -60,15 +60,15 @@ def frontier(
         if missing:
             whole = len(there) == 1
             label += " (never)" if whole else f" ({missing} of {len(there)} never)"
-        lines.append(line | {"label": label, "linestyle": "none", "alpha": 1.0})
+        lines.append(_look.dots(line) | {"label": label})
     for line, (_, rounds, bits) in zip(_look.named(lines), found.values(), strict=True):
         there = np.flatnonzero(np.isfinite(rounds) & (bits > 0))
-        axes.plot(rounds[there], bits[there], **{"marker": "o", "markersize": 5} | line)
+        axes.plot(rounds[there], bits[there], **{"markersize": 5} | line)
         best = there[np.lexsort((bits[there], rounds[there]))]
         least = np.minimum.accumulate(bits[best])
         best = best[np.append(True, least[1:] < least[:-1])] if best.size else best
         axes.plot(rounds[best], bits[best], color=line["color"], lw=1, zorder=1)
-    _look.logarithmic(axes.xaxis, plain=True)
+    _look.logarithmic(axes.xaxis)
     _look.logarithmic(axes.yaxis)
     axes.set_xlabel(f"rounds to {target:g} of the initial error")
     axes.set_ylabel("uploaded bits to it")
@@ -110,16 +110,17 @@ def costs(
     _checks.one_of("what", what, ("bits", "rounds"))
     axes, rows = _look.axes_of(ax), []
     for label, (line, rounds, bits) in _points(runs, target, methods).items():
-        rows.append((np.min(bits if what == "bits" else rounds), label, line["color"]))
+        best = np.min(bits if what == "bits" else rounds)
+        rows.append((best, label, _look.dots(line)))
     rows.sort(key=lambda row: row[0])
     labels = [f"{row[1]}{'' if np.isfinite(row[0]) else ' (never)'}" for row in rows]
-    for place, (value, _, color) in enumerate(rows):
-        axes.plot([value], [place], "o", color=color, ms=7)
+    for place, (value, _, line) in enumerate(rows):
+        axes.plot([value], [place], **line | {"markersize": 7})
     axes.set_yticks(range(len(rows)), labels)
-    for text, (value, _, color) in zip(axes.get_yticklabels(), rows, strict=True):
-        text.set_color(color if np.isfinite(value) else "0.5")
+    for text, (value, *_) in zip(axes.get_yticklabels(), rows, strict=True):
+        text.set_color("black" if np.isfinite(value) else "0.5")
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    _look.logarithmic(axes.xaxis, plain=what == "rounds")
+    _look.logarithmic(axes.xaxis)
     name = "uploaded bits, all workers," if what == "bits" else "rounds"
     axes.set_xlabel(f"{name} to {target:g} of the initial error")
     axes.grid(axis="x", alpha=0.25)
@@ -189,10 +190,9 @@ def heatmap(
         )
     needed = cost_to(run, target * run["initial_error"])[what]
     dims = [str(dim) for dim in needed.dims]
-    given = [name for name in (along, up) if name is not None]
-    for name in given:
-        _checks.one_of("an axis of the map", name, tuple(dims))
-    left = [dim for dim in dims if dim not in given]
+    for name, dim in (("along", along), ("up", up)):
+        _checks.one_of(name, dims[0] if dim is None else dim, tuple(dims))
+    left = [dim for dim in dims if dim not in (along, up)]
     along = along or (left.pop(0) if left else None)
     up = up or (left.pop(0) if left else None)
     if along is None or up is None:

@@ -14,13 +14,14 @@ from gdsec_jax.data import Dataset, Shards, stack
 from gdsec_jax.data._dataset import real
 from gdsec_jax.problems import _network
 from gdsec_jax.problems._linear import parts_of
-from gdsec_jax.problems._problem import Problem, from_loss
+from gdsec_jax.problems._problem import Problem, check_problem, from_loss
 
 if TYPE_CHECKING:
     from flax import nnx
 
 PyTree = Any
 _BY_LABEL = ("sorted", "dirichlet")
+_SOME = 101  # samples that shapes are tried with: no model's number of outputs
 
 
 def flax_problem(
@@ -131,6 +132,7 @@ def flax_problem(
         )
     wrt = nnx.Param if wrt is None else wrt
     _check_trained(model, wrt)
+    _check_functions(loss, {} if metrics is None else metrics)
     for metric in metrics or {}:
         if not metric or "/" in metric:
             raise ValueError(
@@ -151,9 +153,8 @@ def flax_problem(
     parts = parts_of(split, labels, num_workers, seed)
     network, params = _network.network_of(model, wrt)
     functions = (("loss", loss), *(metrics or {}).items())
-    like = jax.ShapeDtypeStruct((1, *features.shape[1:]), _device_dtype(features))
-    outputs = jax.eval_shape(network.outputs, params, like)
-    targets = _as_taken("data", targets, functions, outputs)
+    taken = network, params, functions
+    targets = _as_taken("data", features, targets, *taken)
     drawing = None
     if batch_size is not None or network.draws:
         drawing = _network.Draw(batch_size)
@@ -177,7 +178,7 @@ def flax_problem(
     held = None
     if held_out is not None:
         x, y = _samples("held_out", held_out)
-        y = _as_taken("held_out", y, functions, outputs)
+        y = _as_taken("held_out", x, y, *taken)
         held = jax.tree.map(jnp.asarray, Shards(x, y, np.full(len(y), 1 / len(y))))
     problem = dataclasses.replace(
         problem,
@@ -214,6 +215,7 @@ def flax_model(problem: Problem, params: PyTree) -> "nnx.Module":
       >>> problems.flax_model(problem, zeros)(x[:2]).tolist()
       [[0.0], [0.0]]
     """
+    check_problem(problem)
     measure = problem.measure_with
     if not isinstance(measure, _network.Measure):
         raise ValueError(f"problem {problem.name} is none of problems.flax_problem.")
@@ -274,35 +276,97 @@ def _samples(name: str, given: Any) -> tuple[np.ndarray, np.ndarray]:
     return features, targets
 
 
-def _device_dtype(array: np.ndarray) -> np.dtype:
-    return jax.dtypes.canonicalize_dtype(array.dtype)
+def _check_functions(loss: Any, metrics: Any) -> None:
+    if not isinstance(metrics, Mapping):
+        raise ValueError(
+            f"metrics is {_checks.shown(metrics)}, expected functions by name."
+        )
+    for name, function in {"loss": loss, **metrics}.items():
+        if not callable(function):
+            raise ValueError(
+                f"{name} is {_checks.shown(function)}, expected a function of outputs "
+                "and targets."
+            )
 
 
-def _as_taken(name: str, targets: np.ndarray, functions, outputs: Any) -> np.ndarray:
+def _as_taken(
+    name: str, features: np.ndarray, targets: np.ndarray, network, params, functions
+) -> np.ndarray:
     """The targets, as integers for functions that take no others: labels of classes."""
+    x, y = _some(features), _some(targets)
+    outputs, error = _result(network.outputs, params, x)
+    if error is not None:
+        raise ValueError(
+            f"the model fails for {name}, features {_shown(x)}, expected some that it "
+            f"takes: {_checks.words_of(error)}"
+        ) from error
 
     def refuses(function, dtype) -> bool:
-        like = jax.ShapeDtypeStruct((1, *targets.shape[1:]), dtype)
-        try:
-            jax.eval_shape(function, outputs, like)
-        except Exception:  # how a function refuses what it does not take is its own
-            return True
-        return False
+        return _result(function, outputs, y.update(dtype=dtype))[1] is not None
 
     of_labels = [f for _, f in functions if refuses(f, jnp.float32)]
-    if not of_labels or any(refuses(f, jnp.int32) for _, f in functions):
-        return targets
-    if targets.dtype.kind not in "iu":
-        labels = targets.astype(np.int32)
-        other = targets[labels != targets]
-        if other.size:
-            raise ValueError(
-                f"{name} has the target {other[0]}, expected whole numbers: the loss "
-                "or a metric takes integers alone."
-            )
-        targets = labels
-    _check_classes(name, targets, of_labels, outputs)
+    if of_labels and not any(refuses(f, jnp.int32) for _, f in functions):
+        if targets.dtype.kind not in "iu":
+            labels = targets.astype(np.int32)
+            other = targets[labels != targets]
+            if other.size:
+                raise ValueError(
+                    f"{name} has the target {other[0]}, expected whole numbers: the "
+                    "loss or a metric takes integers alone."
+                )
+            targets = labels
+        _check_classes(name, targets, of_labels, outputs)
+    for what, function in functions:
+        _check_taken(what, name, function, outputs, _some(targets))
     return targets
+
+
+def _check_taken(what: str, name: str, function, outputs, y) -> None:
+    """That a function of outputs and targets has values of each sample."""
+    given = f"targets {_shown(y)} where the outputs are {_shown(outputs)}"
+    values, error = _result(function, outputs, y)
+    if error is not None:
+        remedy, labels = "others", jax.ShapeDtypeStruct(y.shape[:1], jnp.int32)
+        if y.ndim == 2 and _result(function, outputs, labels)[1] is None:
+            flat = "targets[:, 0]" if y.shape[1] == 1 else "targets.argmax(-1)"
+            remedy = f"labels [N], {flat} say"
+        raise ValueError(
+            f"{what} fails for {name}, {given}, expected {remedy}: "
+            f"{_checks.words_of(error)}"
+        ) from error
+    more, _ = _result(function, *_some((outputs, y), _SOME + 2))
+    if jnp.shape(values)[1:] != jnp.shape(more)[1:]:  # arithmetic of [n, 1] and [n]
+        raise ValueError(
+            f"{what} pairs every sample of {name} with all others, {given}, expected a "
+            "value for each."
+        )
+
+
+def _result(function, *given) -> tuple[Any, Exception | None]:
+    """The shapes of what it returns, or why it does not."""
+    try:
+        return jax.eval_shape(function, *given), None
+    except Exception as error:  # how it refuses what it does not take is its own
+        return None, error
+
+
+def _some(tree: Any, number: int = _SOME) -> Any:
+    """So many samples like these: shapes, and dtypes as on a device."""
+
+    def one(x):
+        dtype = jax.dtypes.canonicalize_dtype(x.dtype)
+        return jax.ShapeDtypeStruct((number, *x.shape[1:]), dtype)
+
+    return jax.tree.map(one, tree)
+
+
+def _shown(shapes: Any) -> Any:
+    """A tree of shapes in words."""
+
+    def one(x):
+        return f"{x.dtype}[{', '.join(map(str, ('N', *x.shape[1:])))}]"
+
+    return jax.tree.map(one, shapes)
 
 
 def _check_classes(name: str, targets: np.ndarray, functions, outputs: Any) -> None:

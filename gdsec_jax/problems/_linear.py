@@ -1,7 +1,6 @@
 """Problems whose loss sees a sample's features through x . theta alone."""
 
 import functools
-import reprlib
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import scipy
 
 from gdsec_jax import _checks, _trees, data
 from gdsec_jax.data._dataset import canonical, complete, is_real, real
+from gdsec_jax.data._splits import indices
 from gdsec_jax.problems import _constants
 from gdsec_jax.problems._optima import Optimum
 from gdsec_jax.problems._problem import ErrorMeasure, Problem
@@ -212,29 +212,21 @@ def parts_of(split, targets: np.ndarray, num_workers: int, seed: int):
     """Each worker's samples, by a word that data.split knows or as they are given."""
     if isinstance(split, str):
         return data.split(targets, num_workers, split, seed=seed)
-    num_samples = len(targets)
-    try:
-        parts = [np.asarray(part) for part in split]
-        # An empty list is an array of floats.
-        kinds = {part.dtype.kind for part in parts if part.size}
-        every = np.sort(np.concatenate(parts))
-    except (TypeError, ValueError):
-        kinds, parts, every = set(), [], np.zeros(0)
-    if not kinds or not kinds <= set("iu"):
-        raise ValueError(
-            f"split is {reprlib.repr(split)}, expected a word that data.split knows, "
-            "or what it returns: integer indices for each worker."
-        )
+    num_samples, words = (
+        len(targets),
+        "a word that data.split knows, or what it returns",
+    )
+    parts = indices("split", split, num_samples, words)
     if len(parts) != num_workers:
         raise ValueError(
             f"split has {len(parts)} parts, expected num_workers={num_workers}."
         )
-    if not np.array_equal(every, np.arange(num_samples)):
+    if not np.array_equal(np.sort(np.concatenate(parts)), np.arange(num_samples)):
         raise ValueError(
             f"split must name each of the {num_samples} samples exactly once; make it "
             "with data.split."
         )
-    return [part.astype(np.int64) for part in parts]
+    return parts
 
 
 def linear_problem(

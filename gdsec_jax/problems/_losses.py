@@ -247,6 +247,7 @@ def lasso(
       >>> problems.lasso(x, y, 2, regularization=0.25).solution
       Array([ 2.,  0., -1.,  0.], dtype=float32)
     """
+    _checks.of_kind("proximal", proximal, bool, "True or False")
     data = samples(features, targets, num_workers, regularization, split, seed, dtype)
     x, y = data.features, data.numbers
     return linear_problem(

@@ -34,6 +34,7 @@ class Optimum(NamedTuple):
     solution: Any = None  # None where no parameters have the least value
     attained: bool = True
     rounding: Callable[..., float] | None = None  # what it moves the value by, of eps
+    lost: int = 0  # directions of the features that rounding hides
 
     def note(self, name: str) -> str:
         """A sentence, where the optimum is not what the word says."""
@@ -44,6 +45,12 @@ class Optimum(NamedTuple):
                 f"{name} has no minimiser: without a penalty, classes that a plane "
                 f"separates are told apart the better the larger the parameters are, "
                 f"and optimum {self.value:.4g} is the infimum."
+            )
+        if self.lost:
+            return (
+                f"{name} has an optimum that leaves {self.lost} of the features' "
+                "directions out: beside the longest they are so short that rounding "
+                "hides them, and f may be less along them."
             )
         if self.gap <= ACCURACY * max(1.0, abs(self.value)):
             return ""
@@ -61,6 +68,7 @@ class Squares(NamedTuple):
     curvature = 1.0  # the largest second derivative
     basis = np.ones((1, 1))
     alive = None
+    attained = True  # whether there always is a minimiser
 
     def value(self, z):
         return (z[:, 0] - self.targets) ** 2 / 2
@@ -99,6 +107,7 @@ class Classes(NamedTuple):
     alive: np.ndarray | None = None
 
     curvature = 0.5  # of softmax; that of logistic regression is a quarter
+    attained = False
 
     def _margins(self, z):
         scores = z @ self.basis
@@ -151,6 +160,7 @@ class Fit(NamedTuple):
     penalty: np.ndarray  # [r]
     transform: Matrix  # T, [D, r]
     rounding: float = 0.0  # of a direction of w, relative: eps times the condition of T
+    lost: int = 0  # directions of the features that are left out
 
     @property
     def direct(self) -> bool:
@@ -207,7 +217,8 @@ def minimise(features: Matrix, loss: Any, regularization: float) -> Optimum:
     if regularization == 0 and loss.ahead(fit.features @ w):
         return Optimum(0.0, 0.0, None, attained=False)
     gap, curved = _gap(fit, w)
-    alive = None if curved or regularization > 0 else _alive(features, loss)
+    surely = loss.attained or curved or regularization > 0
+    alive = None if surely else _alive(features, loss)
     if alive is not None:
         rest = fit._replace(loss=loss._replace(alive=alive))
         of_rest = _newton(rest)
@@ -225,7 +236,8 @@ def minimise(features: Matrix, loss: Any, regularization: float) -> Optimum:
     slopes = fit.loss.slope(z) @ loss.basis
     rounding = functools.partial(rounding_of, features, slopes, theta, value)
     gap += rounding()
-    return Optimum(value, float(gap), theta if attained else None, attained, rounding)
+    solution = theta if attained else None
+    return Optimum(value, float(gap), solution, attained, rounding, fit.lost)
 
 
 def rounding_of(
@@ -288,11 +300,14 @@ def _inverse(hessian: np.ndarray, loss: Any):
 
 
 def _on_range(hessian: np.ndarray):
-    """The inverse on the range, to rounding, and whether that is all there is."""
+    """The inverse on the range, to rounding, and whether that is all, by far.
+
+    Where f has no minimiser, Newton steps end when its flat parts are rounding of f.
+    """
     values, vectors = scipy.linalg.eigh(hessian)
     kept = values > 1e-13 * values[-1]
     vectors = vectors[:, kept] / np.sqrt(values[kept])
-    return lambda g: vectors @ (vectors.T @ g), kept.all()
+    return lambda g: vectors @ (vectors.T @ g), values[0] > 1e-9 * values[-1]
 
 
 def _gap(fit: Fit, w: np.ndarray) -> tuple[float, bool]:
@@ -324,7 +339,7 @@ def _gap(fit: Fit, w: np.ndarray) -> tuple[float, bool]:
         return float(divergence.mean() + rest) + lost
 
     bound = of(np.zeros(w.shape)) if penalty.all() or not g.any() else math.inf
-    if bound <= ACCURACY / 100 or not g.any():
+    if bound <= ACCURACY / 100 and (penalty.all() or not fit.direct):
         return bound, True
     if not fit.direct:
         step = conjugate_gradients(fit.hessian_product(w), -g.ravel(), 1e-10)
@@ -358,7 +373,9 @@ def _alive(features: Matrix, loss: Any) -> np.ndarray | None:
         bounds=[(None, None)] * rows.shape[1] + [(0, 1)] * n.size,
         options={"time_limit": 60},
     )
-    grows = (np.zeros(1) if found.x is None else found.x[rows.shape[1] :]) > 0.5
+    if found.x is None or (rows @ found.x[: rows.shape[1]]).min() < -1e-11:
+        return None  # it lets a loss rise by less than its own tolerance
+    grows = found.x[rows.shape[1] :] > 0.5
     if not grows.any():
         return None
     alive = np.ones((num_samples, scores), bool)
@@ -405,4 +422,35 @@ def _in_coordinates(features: Matrix, loss: Any, regularization: float) -> Fit:
     condition = s[0] / max(s[-1], math.sqrt(least)) if s.size else 1.0
     transform = scale[:, None] * v.T * own
     penalty = regularization * own**2
-    return Fit(loss, u * (s * own), penalty, transform, _EPS * condition)
+    lost = 0 if kept.all() else _rank(dense(features)) - s.size
+    return Fit(loss, u * (s * own), penalty, transform, _EPS * condition, max(lost, 0))
+
+
+def _rank(x: np.ndarray) -> int:
+    """The exact rank, of numbers modulo a prime: hardly ever that is less.
+
+    Of more than a thousand columns it is not asked for: 0.
+    """
+    x, prime = x[:, x.any(axis=0)], 65_521
+    size = min(x.shape)
+    if size > 1_000 or len(x) > 2**21:  # the sums below are exact
+        return 0
+    digits, exponents = np.frexp(x)
+    least = int(exponents.min(initial=0))
+    powers = range(int(exponents.max(initial=0)) - least + 1)
+    powers = np.array([pow(2, power, prime) for power in powers])
+    whole = np.ldexp(digits, 53).astype(np.int64) % prime
+    whole = (whole * powers[exponents - least] % prime).astype(float)
+    rng, rank = np.random.default_rng(0), 0
+    rows = (rng.integers(prime, size=(size, len(x))).astype(float) @ whole) % prime
+    rows = rows.astype(np.int64)
+    for column in range(x.shape[1]):
+        (below,) = np.nonzero(rows[rank:, column])
+        if below.size:
+            rows[[rank, rank + below[0]]] = rows[[rank + below[0], rank]]
+            pivot = rows[rank] * pow(int(rows[rank, column]), -1, prime) % prime
+            rest = rows[rank + 1 :]
+            rest -= rest[:, column : column + 1] * pivot
+            rest %= prime
+            rank += 1
+    return rank

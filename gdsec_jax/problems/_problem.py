@@ -26,7 +26,7 @@ class Measured(NamedTuple):
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Problem:
     r"""Minimise :math:`f(\theta) = \sum_m f_m(\theta)`, f_m known to worker m alone.
 
@@ -87,6 +87,9 @@ class Problem:
     measure_with: "MeasureWith | None" = field(default=None, metadata=_STATIC)
     held_out: PyTree = None
     note: str = field(default="", metadata=_STATIC)
+
+    def __repr__(self) -> str:
+        return f"<problem {self.name!r} of {self.num_workers} workers>"
 
     def gradients(self, params: PyTree, key: jax.Array | None = None) -> PyTree:
         """What the workers send of theta, leaves [M, *param].
@@ -213,8 +216,8 @@ def check_problem(value: Any) -> None:
     """A ValueError unless it is one."""
     if not isinstance(value, Problem):
         raise ValueError(
-            f"problem is {value!r}, expected a Problem, as problems.ridge(x, y, "
-            "num_workers) or problems.from_loss(...) returns."
+            f"problem is {_checks.shown(value)}, expected a Problem, as "
+            "problems.ridge(x, y, num_workers) or problems.from_loss(...) returns."
         )
 
 
@@ -291,14 +294,23 @@ def from_loss(
       Array([[-1.],
              [-3.]], dtype=float32)
     """
+    if not callable(worker_loss):
+        raise ValueError(
+            f"worker_loss is {_checks.shown(worker_loss)}, expected a function of "
+            "params and the data of one worker."
+        )
+    if not jax.tree.leaves(init_params):
+        raise ValueError(
+            f"init_params is {init_params!r}, expected at least one array."
+        )
     _checks.floating(init_params)
     _checks.one_of("measure", measure, ("objective", "gradient"))
     leaves = jax.tree.leaves(worker_data)
     sizes = {jnp.shape(leaf)[:1] for leaf in leaves}
     if len(sizes) != 1 or () in sizes:
         raise ValueError(
-            "worker_data must hold arrays with the same leading axis of workers, got "
-            f"the shapes {[jnp.shape(leaf) for leaf in leaves]}."
+            f"worker_data has the shapes {[jnp.shape(leaf) for leaf in leaves]}, "
+            "expected arrays with the same leading axis of workers."
         )
     problem = Problem(
         name=name,
@@ -320,5 +332,5 @@ def from_loss(
     ):
         if isinstance(value, jax.ShapeDtypeStruct):
             value = f"{value.dtype}{list(value.shape)}"
-        raise ValueError(f"worker_loss must return a real scalar, got {value}.")
+        raise ValueError(f"worker_loss returns {value}, expected a real scalar.")
     return problem

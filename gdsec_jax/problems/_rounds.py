@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gdsec_jax import _checks, _trees, data
 from gdsec_jax.problems._linear import Gram
-from gdsec_jax.problems._problem import Problem
+from gdsec_jax.problems._problem import Problem, check_problem
 
 
 def minibatch(problem: Problem, batch_size: int) -> Problem:
@@ -42,6 +42,7 @@ def minibatch(problem: Problem, batch_size: int) -> Problem:
       >>> bool(history.objective_error[-1] < 0.1 * history.initial_error)
       True
     """
+    check_problem(problem)
     _checks.integer("batch_size", batch_size, 1)
     shards = _trees.of_type(problem.worker_data, data.Shards)
     if not shards or any(isinstance(s.features, tuple) for s in shards):
@@ -127,6 +128,7 @@ def local_steps(problem: Problem, num_steps: int, learning_rate: Any) -> Problem
       McMahan et al., Communication-Efficient Learning of Deep Networks from
       Decentralized Data, 2017, https://arxiv.org/abs/1602.05629
     """
+    check_problem(problem)
     num_steps = _checks.integer("num_steps", num_steps, 1)
     if not _checks.is_traced(learning_rate):
         learning_rate = _checks.positive("learning_rate", learning_rate)

@@ -74,8 +74,7 @@ def _server_of(server: Any, old: dict[str, Any]) -> Server:
         ways = ["aggregation"]
     if len(ways) > 1:
         raise ValueError(f"{ways[0]} is given beside {ways[1]}, expected one of them.")
-    if isinstance(server, str):
-        _checks.one_of("server", server, tuple(_WORDS))
+    if isinstance(server, str) and server in _WORDS:
         if server == "running" and "aggregation" in old:
             raise ValueError(
                 "server is 'running', expected 'workers' beside an aggregation, which "

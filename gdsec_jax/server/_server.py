@@ -194,7 +194,8 @@ def late(max_delay: int, *, acknowledged: bool = True, max_norm_ratio=None) -> S
     r"""`running`, where messages may come late, by the extra argument `delay`.
 
     What is under way waits in the server's state, as many sums as the rounds: see
-    `late_messages`.
+    `late_messages`. As with `running` rounding lets a running sum drift: with a
+    `state_dtype` of bfloat16 by a percent, and more, of all that is summed.
 
     Where a worker keeps an error memory (`gdsec`, `qsgdsec`) its h_m by default moves
     when its message has arrived, like the server's h, and with p what is under way

@@ -3,7 +3,7 @@
 import contextlib
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -114,6 +114,8 @@ def simulate(
       (50, 4)
     """
     check_problem(problem)
+    _checks.optimizer(optimizer)
+    _checks.instance("attributes", attributes, Mapping, "a dict")
     _checks.instance("uplink", uplink, Uplink, "an Uplink")
     _checks.instance("stop", stop, Stop, "a Stop")
     expected = "gdsec_jax.Checkpoints(path, every)"

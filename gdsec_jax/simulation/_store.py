@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gdsec_jax import _checks
 from gdsec_jax.files import _environment, _netcdf, _whole
 from gdsec_jax.simulation import _chunks, _grid
 from gdsec_jax.simulation._plan import Plan
@@ -90,13 +91,13 @@ class Store(NamedTuple):
 
 def check_path(path: str | os.PathLike | None) -> None:
     """No file is there, or a sweep's result, which may be damaged."""
-    if path is None or not Path(path).exists():
+    if path is None or not (path := _checks.path(path)).exists():
         return
-    if Path(path).is_dir():
+    if path.is_dir():
         raise ValueError(f"path is {str(path)!r}, a folder, expected that of a file.")
-    with Path(path).open("rb") as file:
+    with path.open("rb") as file:
         ours = file.read(4) == b"\x89HDF"
-    found = _read(Path(path)) if ours else None
+    found = _read(path) if ours else None
     if not ours or (found is not None and "fingerprint" not in found.attrs):
         raise ValueError(
             f"path is {str(path)!r}, a file that no sweep has written, expected that "

@@ -130,6 +130,7 @@ def sweep(
     _check_names(listed.settings[0], problem, make_optimizer, common.uplink)
     _checks.log(log)
     check_path(kept.path)
+    _checks.of_kind("attributes", kept.attributes, Mapping, "a dict")
     own_attributes = _whole.plain("attributes", dict(kept.attributes))
     groups = _grid.groups_of(listed, problem if callable(problem) else None)
     plans = [plan_of(group, problem, make_optimizer, common) for group in groups]

@@ -9,6 +9,7 @@ import rich.console
 import tyro
 
 from gdsec_jax.files import _whole
+from gdsec_jax.plot import _runs
 
 
 def show(
@@ -27,7 +28,6 @@ def show(
       figure: What is drawn: a PNG, SVG or PDF file.
     """
     from gdsec_jax import plot
-    from gdsec_jax.plot import _runs
     from gdsec_jax.study import config as configs
     from gdsec_jax.study import experiment, report, tuning
 
@@ -42,9 +42,9 @@ def show(
         )
     console = rich.console.Console()
     histories, swept = _loaded(runs)
+    _whole.target(figure)  # tried before all is printed
     first = next(iter((histories or swept).values()))
-    kept = _runs.about(first).get("config") or {}
-    target = float(target or kept.get("target") or 1e-4)
+    target = target or _number(first, "target", 1e-4)
     panels = []
     if histories:
         for label, history in histories.items():
@@ -60,19 +60,20 @@ def show(
             experiment.say(console, line)
         panels += report.convergence_panels(histories, named, target=target)
     if swept:
-        kept = _runs.about(next(iter(swept.values()))).get("config") or {}
-        grid = (kept.get("problem") or {}).get("grid") or {}
+        one = next(iter(swept.values()))
+        grid = _runs.said_of(one, "config", "problem", "grid")
+        grid = grid if isinstance(grid, dict) else {}
         frame, _ = tuning.compared(
             swept,
             target,
             baseline=_baseline(_runs.methods_of(swept)),
-            slack=kept.get("slack", configs.RunConfig().slack),
+            slack=_number(one, "slack", configs.RunConfig().slack),
             within=["_".join(configs.names_of(key)) for key in grid],
         )
         title = f"Sweeps: to {target:g} of the initial error"
         console.print(report.settings_table(frame, title=title))
         panels.append(lambda axes: plot.frontier(swept, target, ax=axes))
-    report.save_figure(report.draw(panels), _whole.target(figure))
+    report.save_figure(report.draw(panels), figure)
     experiment.say(console, f"wrote {figure}")
 
 
@@ -81,10 +82,15 @@ def _baseline(named: dict[str, str]) -> str:
     return next((x for x, name in named.items() if name == "gd"), next(iter(named)))
 
 
+def _number(run: Any, name: str, otherwise: float) -> float:
+    """A field of the run's config, if it has one that is a number."""
+    value = _runs.said_of(run, "config", name)
+    return value if isinstance(value, int | float) and value > 0 else otherwise
+
+
 def _problem_of(history: Any) -> str:
     """What a run was of, as far as it says so."""
-    config = history.attributes.get("config") or {}
-    data = (config.get("problem") or {}).get("data")
+    data = _runs.said_of(history, "config", "problem", "data")
     problem = history.attributes.get("problem", "problem")
     known = f"{problem} on {data}" if data else problem
     return f"{known}, {history.bits.shape[1]} workers"
@@ -93,21 +99,29 @@ def _problem_of(history: Any) -> str:
 def _loaded(given: Iterable[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Histories and sweeps by label; of one label the files say which is which."""
     from gdsec_jax.files import _netcdf
-    from gdsec_jax.plot import _runs
 
     kinds: tuple[list, list] = ([], [])
     for path in _files(given):
         try:
             run = _runs.as_run(_netcdf.read(path))
-            label = str(_runs.about(run).get("label", path.stem))
+            label = str(_runs.said_of(run, "label") or path.stem)
+            float(_runs.about(run).get("resolution", 0.0))
         except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} holds no run or sweep of gdsec_jax: "
                 f"{str(error).splitlines()[0].removesuffix('.')}."
             ) from error
         kinds[hasattr(run, "data_vars")].append((label, path, run))
+    for found in kinds:
+        found.sort(key=lambda each: _place(each[0], each[2]))
     histories, swept = map(_by_label, kinds)
     return histories, swept
+
+
+def _place(label: str, run: Any) -> int:
+    """Where a method stands in its config, 0 if it does not say."""
+    methods = _runs.said_of(run, "config", "methods")
+    return [*methods, label].index(label) if isinstance(methods, dict) else 0
 
 
 def _by_label(found: list[tuple[str, Path, Any]]) -> dict[str, Any]:

@@ -72,6 +72,7 @@ def init(
         raise FileExistsError(
             f"{path} is there already, expected a new file, or --force to replace it."
         )
+    _whole.target(path)
     loaded = config.load_data(data)
     samples, _ = loaded.features.shape
     kind, from_file = config.kind_for(loaded.targets), Path(data).is_file()

@@ -34,7 +34,9 @@ GDSEC_DATA_DIR names a folder of data sets, GDSEC_CACHE_DIR that of downloads.""
 # Fields that are tables of any names: no options of the command.
 _IN_FILES_ALONE = ("grid", "options", "real")
 
-app = tyro.extras.SubcommandApp()
+app = tyro.extras.SubcommandApp()  # in the order of the help
+app.command(name="init")(_start.init)
+app.command(name="configs")(_start.configs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,9 @@ def run(
       options: See there.
     """
     _run(_load(config), config.stem, options)
+
+
+app.command(name="show")(_show.show)
 
 
 @app.command(name="sweep")
@@ -181,13 +186,10 @@ def figures(
 
 
 app.command(name="methods")(_start.methods)
-app.command(name="show")(_show.show)
-app.command(name="configs")(_start.configs)
-app.command(name="init")(_start.init)
+app.command(_tools.data_app, name="data", help="List, download and look at data sets.")
 app.command(name="doctor")(_start.doctor)
 app.command(name="bench")(_tools.bench)
 app.command(name="bench-compare")(_tools.bench_compare)
-app.command(_tools.data_app, name="data", help="List, download and look at data sets.")
 
 
 def _load(path: Path) -> "configs.RunConfig":

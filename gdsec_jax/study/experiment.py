@@ -97,8 +97,9 @@ def compare(
             if checkpoint_every is not None:
                 path = folder / CHECKPOINTS / label
                 options["checkpoint"] = Checkpoints(path, checkpoint_every)
-            words = f"{label}, {number} of {len(config.methods)}"
-            own: dict[str, Any] = {"progress": words} | options
+            own = dict(options)
+            if own.get("progress") is None:
+                own["progress"] = f"{label}, {number} of {len(config.methods)}"
             history = simulate_method(config, label, method, problem, **own)
             histories[label] = history
             history.save(folder / f"{label}.nc")

@@ -73,6 +73,8 @@ def sweep_method(
         )
     if rows[0].seed is None:
         options["key"] = config.problem.seed
+    if options.get("progress") is None:
+        options["progress"] = label
     uplink = configs.make_uplink(rows[0], config.channel, problem.num_workers)
 
     def with_local_steps(steps, rate):
@@ -249,9 +251,12 @@ def _table_of(
     measured = cost_to(swept, error).assign(
         last_error=_last_errors(swept), outcome=swept["outcome"]
     )
-    columns = {str(n): np.ravel(x.values) for n, x in measured.data_vars.items()}
+    columns: dict[str, Any] = {
+        str(n): np.ravel(x.values) for n, x in measured.data_vars.items()
+    }
     best = [choice.setting.items() <= setting.items() for setting in settings]
-    frame = pd.DataFrame(settings, range(len(settings))).assign(**columns, best=best)
+    columns |= {"resolution": resolution_of(swept), "best": best}
+    frame = pd.DataFrame(settings, range(len(settings))).assign(**columns)
     place = np.unravel_index(best.index(True), [len(axis.rows) for axis in axes] or [1])
     dims = [axis.dimension for axis in axes]
     return frame, swept.isel(dict(zip(dims, map(int, place), strict=False)))

@@ -102,6 +102,7 @@ def conditions(channel: Channel, num_workers: int, key: Any) -> Conditions:
       >>> drawn.delivered, rates.round(2)
       (Array([ True,  True], dtype=bool), Array([3.77, 2.2 ], dtype=float32))
     """
+    _checks.of_kind("channel", channel, Channel, "a channel.Channel")
     _checks.number_of_workers(num_workers)
     key = _trees.as_key(key)
     shape = (num_workers,)

@@ -157,6 +157,8 @@ def at_snr(radio: Radio, num_workers: int, snr_db: Any) -> Radio:
       >>> channel.at_snr(radio, 3, snr_db=20.0).snr(3)[1].round(2)
       Array(100., dtype=float32)
     """
+    _checks.of_kind("radio", radio, Radio, "a channel.Radio")
+    _checks.number_of_workers(num_workers)
     _checks.number_in_range("snr_db", snr_db, -100.0, 100.0)
     wanted = 10 ** (jnp.asarray(snr_db, float) / 10)
     factor = jnp.median(radio.snr(num_workers)) / wanted

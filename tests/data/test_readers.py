@@ -166,6 +166,33 @@ def test_read_npz(tmp_path, names, options):
     assert result.read_as == dict(zip(("features", "target"), names, strict=True))
 
 
+@pytest.mark.parametrize("target", ["2", 2])
+def test_a_number_is_a_name_before_it_is_a_place(tmp_path, target):
+    path = put(tmp_path, "toy.csv", ",2,1,0\n7,1,2,3\n8,4,5,6\n")
+    result = data.read(path, target=target, header=True)
+    assert result.targets.tolist() == [1, 4]
+    assert result.read_as == {"header": True, "target": "2", "index": 0}
+    assert data.read(path, target=3, header=True).targets[0] == 3
+    assert data.read(path, target=-2, header=True).targets[0] == 2
+
+
+# A first sample that is like no name: others ascend, repeat, or are whole, too.
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0.5,1.5,2.5\n1,2,3\n4,5,6\n",
+        "0.5,1.5,1.5\n3,2,3\n4,5,1\n",
+        "True,0.5\nFalse,0.1\nTrue,0.4\n",
+        "5,2\n5,3.5\n7,1.5\n7,1\n",
+        "3,.4\n1,.5\n4,.7\n",
+        "70,.4\n1,.5\n7,.7\n",
+    ],
+)
+def test_samples_that_are_like_no_names(tmp_path, text):
+    path = put(tmp_path, "toy.csv", text)
+    assert len(data.read(path).targets) == text.count("\n")
+
+
 # A training file whose indices start at 0, and a test file in which no 0 occurs.
 ZERO_BASED = b"1 0:1 2:3\n-1 1:2\n", b"1 1:5\n-1 2:7\n"
 
@@ -236,6 +263,8 @@ def npz(save=np.savez, **arrays):
     return file.getvalue()
 
 
+# Three quarters of 80 samples that were drawn without their header.
+PART = "\n".join(f"{n * 37 % 80},{n}.5" for n in range(60))
 NO_NPZ = "toy.npz' is not an NPZ archive"
 REFUSED = {
     "toy.svm": [
@@ -290,6 +319,25 @@ REFUSED = {
             r"is 1, 2, 3, \.\.\., a feature or the samples' num",
         ),
         ("a,b\n1,2\n,\n", {}, "line 3, column 1 of .*toy.csv' is '', expected"),
+        *(
+            (text, {}, f"first {what} of .*, a .* or .*: expected {options}")
+            for text, what, options in (
+                ("0.5,1.5,2.5\n1,3,0\n2,1,0\n3,1,2\n", "line", "header=True"),
+                ("4.5,5.5,6.5\n1,3,9\n2,1,0\n3,1,2\n", "line", "header=True"),
+                ("True,False\n1.5,0.5\n2.5,1.5\n", "line", "header=True"),
+                ("0,0\n1,2\n.5,.1\n.2,.3\n", "line", r".* \(2 lines of names are"),
+                ("3,.4\n1,.5\n2,.7\n", "column", "index=0"),
+                ("2,.4\n0,.5\n1,.7\n", "column", "index=0"),
+                (PART, "column", "index=0"),
+            )
+        ),
+        (
+            ",Unnamed: 0,a\n0,0,1\n",
+            {},
+            "columns '', 'Unnamed: 0' of .* no name, as the",
+        ),
+        ("Unnamed: 0.1,Unnamed: 0,a\n0,0,1\n", {}, "'Unnamed: 0.1', 'Unnamed: 0' of"),
+        (",a,a\n,x,y\n0,1,2\n", {}, "line 2, column 2 of .* is 'x', expected a finite"),
         (",,\n1,2,3\n", {}, "line 1, column 1 of .*toy.csv' is '', expected"),
         ("nan,NA\n1,2\n", {}, "line 1, column 1 of .*toy.csv' is 'nan', expected"),
         ("NA,2\n1,2\n", {}, "column 1 of .*'NA', expected .* header=True it is a name"),

@@ -1,7 +1,9 @@
 """The controller of xi, against a loop in plain Python, and what it promises."""
 
+import dataclasses
 import functools
 import math
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -445,7 +447,8 @@ def test_it_keeps_the_dtypes():
         ]
 
 
-SHAPES = [(1, 64, 16), (1, 40, 80), (3, 30, 3), (5, 20, 30), (20, 10, 20), (100, 3, 40)]
+SHAPES = [(1, 64, 16), (1, 40, 80), (2, 200, 8), (3, 30, 3)]
+SHAPES += [(5, 20, 30), (10, 12, 60), (20, 10, 20), (100, 3, 40)]
 STEPS = [0.3, 0.5, 1.0, 1.0, 1.3, 1.5, 1.7, 1.9, 1.95]
 BETAS = [0.001, 0.01, 0.01, 0.01, 0.03, 0.1, 0.3, 1.0]
 
@@ -475,24 +478,42 @@ def drawn(kind, shape, rng):
     elif kind == "nonlinear_least_squares":
         y = 1 / (1 + np.exp(-np.clip(y, -30, 30)))
     penalty = 10.0 ** rng.uniform(-6, -1) * np.linalg.norm(x, 2) ** 2 / (m * n)
-    return getattr(problems, kind)(
+    problem = getattr(problems, kind)(
         *(x, y, m), regularization=penalty, split="contiguous", dtype="float64"
     )
+    start = rng.choice([0.0, 1.0]) * rng.normal(size=d)
+    # A note on the optimum would keep them from being stacked.
+    return dataclasses.replace(problem, init_params=start, note="")
 
 
-# Of 120 cases, in how many a tenth, hundredth or thousandth of the first error may take
-# more than 1.5 times gradient descent's rounds, and two more. Of the last the error is
-# the squared norm of the gradient, in which kicks count most, and a thousandth is 1e-6.
-SLOWER = {"ridge": 0, "logistic": 1, "lasso": 1, "nonlinear_least_squares": 4}
+# Of 160 cases, in how many a tenth, hundredth or thousandth of the first error may take
+# more than 1.5 times gradient descent's rounds, and two more; and in how many the error
+# may be more than twice its largest one. Of the last kind the error is the squared norm
+# of the gradient, in which kicks count most, and a thousandth is 1e-6.
+HARMED = {
+    "ridge": (2, 0),
+    "logistic": (2, 1),
+    "lasso": (2, 3),
+    "nonlinear_least_squares": (15, 4),
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", SLOWER)
-def test_it_harms_no_problem_that_is_drawn(kind, x64):
-    """Nowhere is its error twice gradient descent's largest one."""
-    cases, harmed = 20, []
+@pytest.mark.parametrize("kind", HARMED)
+def test_it_harms_few_problems_that_are_drawn(kind, x64):
+    harmed, *counts, _ = search(kind, seed=1, cases=20)
+    assert all(np.less_equal(counts, HARMED[kind])), harmed
+
+
+def search(kind, seed, cases):
+    """What was not kept; in how many cases rounds, and the error; the number of cases.
+
+    `cases` of each shape are drawn; those where gradient descent itself ends above its
+    first error do not count.
+    """
+    harmed, counted = [], 0
     for number, shape in enumerate(SHAPES):
-        rng = np.random.default_rng(number)
+        rng = np.random.default_rng([seed, list(HARMED).index(kind), number])
         several = [drawn(kind, shape, rng) for _ in range(cases)]
         steps = rng.choice(STEPS, cases) / [each.smoothness for each in several]
         stacked = jax.tree.map(lambda *each: jnp.stack(each), *several)
@@ -500,14 +521,13 @@ def test_it_harms_no_problem_that_is_drawn(kind, x64):
         ours, gd = (
             np.asarray(_errors(*settings, xi)) for xi in (adaptive_xi(), _constant(0.0))
         )
-        harmed += [
-            (shape, case, *found)
-            for case in range(cases)
-            for found in _harm(ours[case], gd[case], kind)
-        ]
-    slower = {found[:2] for found in harmed if found[2] != "highest"}
-    assert len(slower) <= SLOWER[kind], harmed
-    assert all(found[2] != "highest" for found in harmed), harmed
+        for case in np.flatnonzero(gd[:, -1] < gd[:, 0]):
+            counted += 1
+            found = _harm(ours[case], gd[case], kind)
+            harmed += [(shape, int(case), *each) for each in found]
+    higher = sum(each[2] == "highest" for each in harmed)
+    slower = len({each[:2] for each in harmed if each[2] != "highest"})
+    return harmed, slower, higher, counted
 
 
 @functools.partial(jax.jit, static_argnames="xi")
@@ -531,8 +551,6 @@ def _errors(problem, step, beta, xi):
 
 def _harm(ours, gd, kind):
     """What of the promises was not kept; the first error stands before the others."""
-    if not gd[-1] < gd[0]:
-        return
     if not np.nanmax(np.where(np.isfinite(ours), ours, np.inf)) <= 2 * gd.max():
         yield "highest", ours.max() / gd.max()
     power = 2 if kind == "nonlinear_least_squares" else 1
@@ -579,3 +597,11 @@ def test_budgets_are_swept_side_by_side():
     assert few < many
     fixed, adaptive = both["total_entries"].isel(eval_round=-1).values
     assert adaptive < fixed
+
+
+if __name__ == "__main__":  # The search anew: PYTHONPATH=tests python FILE SEED CASES
+    jax.config.update("jax_enable_x64", True)
+    for kind in HARMED:
+        harmed, *counts = search(kind, *map(int, sys.argv[1:3]))
+        print(kind, "slower, higher, cases:", *counts)
+        print(*harmed, sep="\n", flush=True)

@@ -228,6 +228,25 @@ def test_last_round_out_of_a_scan_has_the_axis_of_rounds():
     assert sent.bits.dtype == np.int64
 
 
+def test_a_controller_is_handed_norms_whose_squares_vanish():
+    seen = []
+
+    def update(state, past_norms, past_changes, **_):
+        seen.append((past_norms[0], past_changes[0]))
+        return 0.0, state
+
+    controller = gdsec_jax.Controller(lambda params: (), update)
+    algorithm = gdsec_jax.gdsec(2, xi=controller)
+    params = jnp.zeros(2)
+    state = algorithm.init(params)
+    for shift in (0.0, 3e-25, 3e25):
+        params = params + shift
+        _, state = algorithm.update(jnp.ones((2, 2)), state, params)
+    norms = np.array(seen)
+    np.testing.assert_allclose(norms[1:, 0], np.sqrt(2) * np.array([3e-25, 3e25]), 1e-6)
+    assert norms[1:, 1].tolist() == [0.0, np.inf]
+
+
 # check.
 
 behind = r"stand behind it: optax.chain\(gdsec_jax.gdsec"
@@ -238,14 +257,29 @@ behind = r"stand behind it: optax.chain\(gdsec_jax.gdsec"
     [
         (
             lambda o: optax.apply_if_finite(o, 3),
-            "cannot take gradients of 3.*" + behind,
+            "stage apply_if_finite cannot take gradients of 3.*" + behind,
         ),
         (
             lambda o: optax.MultiSteps(o, 2).gradient_transformation(),
-            "cannot take gradients of 3.*" + behind,
+            "stage MultiSteps cannot take gradients of 3.*" + behind,
         ),
-        (lambda o: optax.chain(o, gdsec_jax.gd(3)), r"expected \(3, 2\).*" + behind),
-        (lambda o: optax.chain(optax.trace(0.9), o), "state changes its shapes"),
+        (lambda o: optax.flatten(o), "stage flatten cannot take gradients of 3.*"),
+        (
+            lambda o: optax.lookahead(o, 5, 0.5),
+            "stage lookahead cannot take gradients of 3.*" + behind,
+        ),
+        (
+            lambda o: optax.contrib.sam(o, optax.sgd(0.1)),
+            r"expected \(2,\). A wrapper of the algorithm keeps the axis.*" + behind,
+        ),
+        (
+            lambda o: optax.chain(o, gdsec_jax.gd(3)),
+            "^an algorithm of gdsec_jax stands behind another one, .* expected one",
+        ),
+        (
+            lambda o: optax.chain(optax.trace(0.9), o),
+            r"^state\[0\].trace has the shape \(2,\) at first and \(3, 2\) after an",
+        ),
         (lambda o: optax.adam(0.1), "holds no algorithm of gdsec_jax"),
     ],
 )
@@ -316,6 +350,45 @@ OTHERS = (optax.clip(1.0), optax.scale(0.5), optax.zero_nans(), optax.identity()
 OTHERS += (optax.stateless(broken),)
 
 
+def on_leaves(function):
+    return optax.stateless(lambda g, _: jax.tree.map(function, g))
+
+
+def lengths(x):
+    return jnp.linalg.norm(x.reshape(3, -1), axis=1).reshape(3, *[1] * (x.ndim - 1))
+
+
+# Each worker by itself, however that is written.
+OTHERS += tuple(
+    map(
+        on_leaves,
+        (
+            lambda x: x / lengths(x),
+            lambda x: x * jnp.arange(3.0).reshape(lengths(x).shape),
+            lambda x: x.at[0].set(0),
+            lambda x: (x.T / lengths(x).T).T,
+            lambda x: jax.lax.map(lambda one: one / jnp.sum(one**2), x),
+            lambda x: jnp.stack([x, 2 * x], 1).sum(1),
+            lambda x: jax.vmap(jnp.vdot)(x, x).reshape(lengths(x).shape) * x,
+            lambda x: jnp.einsum("m...,n->mn...", x, jnp.ones(4)).mean(1),
+        ),
+    )
+)
+# A worker's message made of others' gradients.
+MIXING = (
+    lambda x: x - x[:1],
+    lambda x: jnp.roll(x, 1, axis=0),
+    lambda x: x[::-1],
+    lambda x: jnp.sort(x, axis=0),
+    lambda x: x[jnp.array([1, 2, 0])],
+    lambda x: jnp.concatenate([x[1:], x[:1]]),
+    lambda x: (x.T - x.T.mean(-1, keepdims=True)).T,
+    lambda x: x.reshape(-1)[::-1].reshape(x.shape),
+    lambda x: jnp.einsum("m...,n...->n...", x, x),
+    lambda x: jax.lax.scan(lambda s, one: (s + one, s), 0 * x[0], x)[1],
+)
+
+
 @pytest.mark.parametrize(
     ("front", "message"),
     [
@@ -336,6 +409,7 @@ OTHERS += (optax.stateless(broken),)
         ),
         (optax.add_noise(0.1, 0.1, key=0), "adds noise to the gradients"),
         *((stage, None) for stage in OTHERS),
+        *((on_leaves(mix), "looks at the gradients of all work") for mix in MIXING),
         (
             optax.stateless(
                 lambda g, _: jax.vmap(optax.projections.projection_l2_ball)(g)
@@ -356,6 +430,13 @@ def test_check_finds_what_mixes_the_workers_in_front(front, message):
         ValueError, match=f"^a stage in front of the algorithm {message}"
     ):
         gdsec_jax.check(optimizer, params, 3)
+
+
+def test_check_wants_parameters_and_workers():
+    with pytest.raises(ValueError, match="params is {}, expected at least one array"):
+        gdsec_jax.check(gdsec_jax.gd(3), {}, 3)
+    with pytest.raises(ValueError, match="worker_batch is 0, expected an integer at l"):
+        gdsec_jax.check(gdsec_jax.gd(3), jnp.zeros(2), 3, worker_batch=0)
 
 
 def test_check_computes_nothing():

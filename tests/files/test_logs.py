@@ -348,6 +348,17 @@ def test_open_log_goes_by_the_name(name, tmp_path):
             logs.open_log(path).__enter__()
 
 
+@pytest.mark.parametrize("name", ["run.txt", "run.h5", "run.json", "run.cvs"])
+def test_open_log_refuses_an_unknown_suffix(name, tmp_path):
+    message = rf"the log is '.*{name}', expected a name that ends in \.csv or \.jsonl"
+    with pytest.raises(ValueError, match=message):
+        logs.open_log(tmp_path / name)
+    (tmp_path / name).mkdir()
+    with logs.open_log(tmp_path / name) as log:  # a folder that is there
+        log({"round": [1], "bits": [64]})
+    assert len(list((tmp_path / name).iterdir())) == 1
+
+
 @pytest.mark.parametrize("module", ["tensorboardX", "tensorboardX.proto.event_pb2"])
 def test_a_missing_library_is_a_sentence(module, monkeypatch, tmp_path):
     for loaded in [name for name in sys.modules if name.startswith("tensorboardX")]:

@@ -562,6 +562,31 @@ REFUSED = {
     "data has the target 4294967296, expected": {"data": (X, [2**32, *Y[1:]])},
     "data has the target -1, expected classes from 0 to": {"data": (X, [-1, *Y[1:]])},
     "held_out has the target 3, expected classes from": {"held_out": (X, [3, *Y[1:]])},
+    "model fails for data, features .*32.N, 2., expected .*: dot_general requires": {
+        "data": (X[:, :2], Y)
+    },
+    "the model fails for held_out, features .*.N, 5., expected": {
+        "held_out": (X[:, :5], Y)
+    },
+    r"loss fails for data, targets .*32.N, 3. .* labels .*, targets.argmax\(-1\) say": {
+        "data": (X, np.eye(3)[Y])
+    },
+    r"loss fails for held_out, targets .*.N, 1. .* labels \[N\], targets\[:, 0\] say": {
+        "held_out": (X, Y[:, None])
+    },
+    r"own fails for data, targets int.*.N. .*.N, 3., expected others: .*": {
+        "metrics": {"own": optax.softmax_cross_entropy}
+    },
+    "loss fails for data, targets .*, expected others: .* takes 1 positional": {
+        "loss": lambda z: z
+    },
+    r"loss pairs every sample of data with all .*.N. .* .*.N, 1., expected a value": {
+        "model": nnx.Linear(6, 1, rngs=nnx.Rngs(0)),
+        "loss": lambda z, y: (z - y) ** 2,
+    },
+    "loss is 3, expected a function of outputs": {"loss": 3},
+    "own is 'x', expected a function of outputs": {"metrics": {"own": "x"}},
+    "metrics is 'x', expected functions by name": {"metrics": "x"},
     "wrt is 3, expected a filter of nnx": {"wrt": 3},
     "model Linear has no variable that passes wrt, .*LoRA": {"wrt": nnx.LoRAParam},
     "wrt lets the BatchStat norms.0.mean pass, expected f": {

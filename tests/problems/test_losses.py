@@ -505,7 +505,7 @@ REFUSED = {
     "split has 1 parts, expected num_workers=4": {"split": [np.arange(43)]},
     "exactly once; make it with data.split": {"split": np.array_split(range(42), 4)},
     "each of the 43 samples exactly": {"split": np.array_split([0, *range(43)], 4)},
-    "of the 43 samples exactly once": {"split": np.array_split(range(-1, 42), 4)},
+    "for each worker, from 0 to 42": {"split": np.array_split(range(-1, 42), 4)},
     "split is .*integer": {"split": np.array_split(np.arange(43.0), 4)},
     "dtype is 'int32', expected a floating-point dtype": {"dtype": "int32"},
     "features has dtype <U1, expected real": {"features": np.full((43, 1), "a")},

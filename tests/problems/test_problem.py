@@ -85,8 +85,10 @@ def test_worker_data_may_be_a_tree():
     ids=["mismatch", "a scalar among arrays", "a scalar", "nothing"],
 )
 def test_worker_data_need_one_leading_axis(worker_data, shapes):
-    message = "worker_data must hold arrays with the same leading axis of workers, got"
-    with pytest.raises(ValueError, match=f"{message}.*{shapes}"):
+    with pytest.raises(
+        ValueError,
+        match=f"worker_data has .*{shapes}.*expected arrays with the same leading axis",
+    ):
         problems.from_loss(lambda p, d: p.sum(), worker_data, np.zeros(2))
 
 
@@ -112,7 +114,7 @@ def test_parameters_must_be_real_floating_point(leaf, dtype):
     ids=["vector", "one entry", "bool", "integer", "complex", "several values"],
 )
 def test_the_loss_must_be_a_real_scalar(loss, got):
-    message = f"worker_loss must return a real scalar, .*{got}"
+    message = f"worker_loss returns .*{got}.*, expected a real scalar"
     with pytest.raises(ValueError, match=message):
         problems.from_loss(loss, np.float32(POINTS), jnp.zeros(2))
 

@@ -84,7 +84,7 @@ def test_old_options_of_federate():
             {"server": "running", "aggregation": robust.median},
             "server is 'running', expected 'workers' beside an aggregation",
         ),
-        ({"server": "walking"}, "server is 'walking', expected one of workers, runn"),
+        ({"server": "walking"}, "server is 'walking', expected one of gdsec_jax.se"),
         ({"max_norm_ratio": 0.5}, "max_norm_ratio is 0.5, expected"),
         (
             {"capacity": 1, "server": server.late(1)},

@@ -1,18 +1,24 @@
 """The gdsec command: what it leaves, prints, refuses and returns."""
 
+import importlib.metadata
+import itertools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
-from inside import _checkpoint
+from cases import made_history
+from inside import _checkpoint, _netcdf, model_of
 
 from gdsec_jax import History, data
-from gdsec_jax.study import cli, config, experiment, figures
+from gdsec_jax.algorithms import METHODS
+from gdsec_jax.study import cli, config, experiment, figures, shipped
 
 TINY = """
 num_rounds = 400
@@ -215,7 +221,26 @@ def test_data_that_are_all_zero(call):
 
 REFUSED = """
 run nosuch.toml | nosuch.toml is not a file, expected a TOML config.
-run . | . is not a file, expected a TOML config.
+run . | . is no file, nor a config that comes with the package: gdsec configs lists th
+run ridge_minst | ridge_minst is no file, nor a config that comes with the package: did
+sweep lasoo | lasoo is no file, nor a config that comes with the package: did you mean l
+tune ridge_mnist.toml | ridge_mnist.toml is no file, nor a config that comes with the pa
+run tiny | tiny is no file, nor a config that comes with the package: did you mean tiny.
+run tiny2.toml | tiny2.toml is no file, nor a config that comes with the package: did yo
+sweep tiny.toml | tiny has no grid, expected one of a method, [methods.NAME.grid], or of
+tune tiny.toml | tiny has no grid, expected one of a method, [methods.NAME.grid], or of
+run tiny.toml --log run.txt | the log is 'run.txt', expected a name that ends in .csv or
+sweep tiny.toml --log run.txt | the log is 'run.txt', expected a name that ends in .csv
+init mine | path is 'mine', expected a name that ends in .toml.
+init tiny.toml | tiny.toml is there already, expected a new file, or --force to replace
+init new.toml --data nosuch | data is 'nosuch', expected a file that exists, or one of d
+show | no run is named, expected folders or .nc files of runs.
+show nosuch | nosuch does not exist, expected a folder or an .nc file of a run.
+show own.csv | own.csv holds no run or sweep of gdsec_jax: it does not end in a checksum
+show own.npz | own.npz holds no run or sweep of gdsec_jax: it does not end in a checksum
+show . | . has no .nc files, expected those of runs.
+show tiny.toml --figure a.xyz | --figure is 'a.xyz', expected a name that ends in .png,
+show tiny.toml --target -1 | --target is -1.0, expected a number above 0.
 run broken.toml | broken.toml is not valid TOML:
 run elsewhere.toml | problem: data is 'nosuch', expected a file
 figures nosuch | no figure is called 'nosuch', expected ridge, het
@@ -328,7 +353,8 @@ def test_a_sweep_leaves_a_file_a_method(call):
     Path("grids.toml").write_text(GRIDS)
     status, out, err = call("sweep", "grids.toml", "--log", "log.csv")
     assert (status, err) == (0, "")
-    assert left() == ["grids", "grids/GD sweep.nc", "grids/GD-SEC sweep.nc"]
+    files = ["grids", "grids sweep.csv", "grids sweep.png", "grids sweep.svg"]
+    assert left() == [*files, "grids/GD sweep.nc", "grids/GD-SEC sweep.nc"]
     swept = xr.load_dataset("results/grids/GD-SEC sweep.nc", engine="h5netcdf")
     assert swept.objective_error.dims == ("step_factor", "xi", "eval_round")
     assert "2 step_factor x 3 xi" in out
@@ -340,6 +366,64 @@ def test_a_sweep_leaves_a_file_a_method(call):
     assert Path("log.csv").read_text().splitlines() == lines  # nothing was run again
     status, _, err = call("sweep", "grids.toml", "--append")
     assert (status, "--append is given without --log" in err) == (2, True)
+
+
+def test_a_sweep_tells_every_setting_and_marks_the_best(call):
+    Path("grids.toml").write_text(GRIDS)
+    _, out, _ = call("sweep", "grids.toml")
+    frame = pd.read_csv("results/grids sweep.csv")
+    assert len(frame) == 2 + 2 * 3
+    for row in frame.itertuples():
+        axes = {"step_factor": row.step_factor}
+        axes |= {} if row.method == "GD" else {"xi": row.xi}
+        file = f"results/grids/{row.method} sweep.nc"
+        one = xr.load_dataset(file, engine="h5netcdf").sel(axes)
+        errors = one.objective_error.values
+        reached = np.flatnonzero(errors <= 0.05 * float(one.initial_error))
+        expected = (
+            (reached[0] + 1, int(one.total_bits[reached[0]]))
+            if len(reached)
+            else 2 * (np.inf,)
+        )
+        assert (row.rounds, row.bits) == expected
+        assert row.outcome == one.outcome
+    best = frame[frame.best]
+    assert best.method.tolist() == ["GD", "GD-SEC"]
+    for label, own in frame.groupby("method"):
+        assert best[best.method == label].bits.item() == own.bits.min()
+    marked = [
+        line.split()[:4] for line in out.splitlines() if line.split()[:1] == ["*"]
+    ]
+    assert marked == [["*", "GD", "1", "56"], ["*", "GD-SEC", "1", "30"]]
+    assert sum(line.split()[:1] == ["GD-SEC"] for line in out.splitlines()) == 5
+
+
+def test_of_many_settings_the_table_shows_the_first_and_counts_the_others(call):
+    Path("grids.toml").write_text(
+        GRIDS.replace("30.0,", ",".join(map(str, range(2, 30))) + ",")
+    )
+    _, out, _ = call("sweep", "grids.toml", "--results", "mine")
+    assert len(pd.read_csv("mine/grids sweep.csv")) == 2 + 2 * 30
+    assert "55 further settings are in the CSV file" in " ".join(out.split())
+    assert sum(" GD-SEC " in line for line in out.splitlines()) == 5
+
+
+@pytest.mark.slow
+def test_a_sweep_over_problems_has_a_best_setting_in_each(call):
+    Path("grids.toml").write_text(
+        GRIDS.replace("num_workers = 3", "num_workers = 3\ngrid.num_workers = [2, 4]")
+    )
+    assert call("sweep", "grids.toml")[0] == 0
+    frame = pd.read_csv("results/grids sweep.csv")
+    best = frame[frame.best]
+    assert best.num_workers.tolist() == [2, 4, 2, 4]
+    for _, own in frame.groupby(["method", "num_workers"]):
+        assert own[own.best].bits.item() == own.bits.min()
+    # Of the same files, whose parts do not count twice.
+    status, out, _ = call("show", "results/grids", "--target", "0.05")
+    assert status == 0
+    assert sum(line.split()[:1] == ["*"] for line in out.splitlines()) == 4
+    assert sum(" GD-SEC " in f" {line} " for line in out.splitlines()) == 2 * 2 * 3
 
 
 @pytest.mark.slow
@@ -373,6 +457,23 @@ def test_tuning_writes_a_config_that_runs(call):
     tuned = config.load("tuned.toml").methods["GD-SEC"]
     assert (tuned.step_factor, tuned.xi) == (1.0, 30.0)
     assert tuned.chosen.startswith("of 6 settings, the fewest bits to the target")
+    Path("deep").mkdir()
+    Path("deep/grids.toml").write_text(GRIDS)
+    status, out, _ = call("tune", "deep/grids.toml")
+    assert status == 0
+    assert out.endswith("gdsec run deep/grids_tuned.toml\n")
+    assert config.load("deep/grids_tuned.toml").methods["GD-SEC"] == tuned
+
+
+def test_what_is_tuned_of_a_shipped_config_is_written_here(call, monkeypatch):
+    def tune(given, *_, **__):
+        return given
+
+    monkeypatch.setattr(experiment, "tune", tune)
+    status, out, err = call("tune", "lasso")
+    assert (status, err) == (0, "")
+    assert "wrote lasso_tuned.toml, the config with what was chosen" in out
+    assert config.load("lasso_tuned.toml") == config.load(shipped.find(Path("lasso")))
 
 
 def test_a_limit_of_memory_that_is_too_small_is_refused(call):
@@ -418,7 +519,7 @@ def test_a_run_that_was_killed_goes_on(name, call, monkeypatch):
 def test_checkpoints_of_another_config_are_refused(call, monkeypatch):
     run = ("run", "tiny.toml", "--num-rounds", "40", "--checkpoint-every=20")
     with monkeypatch.context() as patched:
-        patched.setattr(experiment.report, "convergence", interrupted)
+        patched.setattr(experiment.report, "draw", interrupted)
         assert call(*run)[0] == 130
     status, _, err = call(*run, "--problem.num-workers", "2")
     assert status == 2
@@ -440,7 +541,7 @@ def test_only_the_log_of_the_run_is_written_anew(name, call, monkeypatch):
     run = ("run", "tiny.toml", "--num-rounds", "40", "--checkpoint-every=20")
     logged = (*run, "--log", name)
     with monkeypatch.context() as patched:
-        patched.setattr(experiment.report, "convergence", interrupted)
+        patched.setattr(experiment.report, "draw", interrupted)
         assert call(*logged)[0] == 130
     before = Path(name).read_text()
     # Refused in the second method, when the first one's rounds were told again.
@@ -475,6 +576,253 @@ def test_a_run_of_several_processes_is_not_saved(call, monkeypatch):
     assert err.startswith("gdsec: --checkpoint-every is 5, expected none with --dist")
     page = " ".join(call("run", "--help")[1].split())
     assert "Not with --checkpoint-every" in page
+
+
+# Before the first run
+
+
+def test_the_shipped_configs_are_listed_and_run_by_name(call, ran):
+    status, out, err = call("configs")
+    assert (status, err) == (0, "")
+    rows = {line.split()[0]: line for line in out.splitlines()[1:]}
+    kept = Path(cli.__file__).parents[2] / "configs"
+    assert set(rows) == {path.stem for path in kept.rglob("*.toml")}
+    assert "Ridge regression, MNIST test images" in rows["ridge_mnist"]
+    assert rows["ridge_mnist"].split()[-2:] == ["mnist", "remote"]
+    assert "needs flax" in rows["cnn"] and rows["lasso"].split()[-1] == "yes"
+    given = [
+        ("ridge_mnist", "--num-rounds", "7"),
+        ("--num-rounds", "7", "ridge_mnist"),
+        ("--results", "ridge", "--num-rounds", "7", "ridge_mnist"),
+    ]
+    for arguments in given:
+        assert call("run", *arguments)[0] == 0
+        assert ran[-1].problem.data == "mnist" and ran[-1].num_rounds == 7
+    assert call("run", "--norms", "lasso")[0] == 0
+    assert ran[-1].title == "Lasso"
+    Path("lasso").write_text(TINY)  # a file of one's own comes first
+    assert call("run", "lasso")[0] == 0
+    assert ran[-1].target == 0.3
+
+
+def test_a_config_to_begin_with_runs_at_once(call):
+    status, out, err = call("init", "mine.toml")
+    assert (status, err) == (0, "")
+    assert out.endswith("wrote mine.toml; gdsec run mine.toml runs it.\n")
+    text = Path("mine.toml").read_text()
+    lines = text.splitlines()  # every field is explained, beside it or above it
+    for before, line in itertools.pairwise(lines):
+        assert " = " not in line or "#" in line or before[:1] == "#", line
+    made = config.load("mine.toml")
+    assert list(made.methods) == ["GD", "GD-SEC", "top-j"]
+    status, out, err = call("run", "mine.toml", "--num-rounds", "300")
+    assert (status, err) == (0, "")
+    assert [row_of(x, out).split()[-1] for x in made.methods] == 3 * ["completed"]
+    assert float(row_of("GD-SEC", out).split()[2]) < float(row_of("GD", out).split()[2])
+    Path("mine.toml").write_text(text.replace("num_rounds = 1000", "num_rounds = 9"))
+    assert call("init", "mine.toml")[0] == 2
+    assert "num_rounds = 9" in Path("mine.toml").read_text()
+    assert call("init", "mine.toml", "--force")[0] == 0
+    assert Path("mine.toml").read_text() == text
+
+
+@pytest.mark.slow
+def test_a_config_to_begin_with_sweeps_and_tunes_at_once(call):
+    assert call("init", "mine.toml")[0] == call("sweep", "mine.toml")[0] == 0
+    frame = pd.read_csv("results/mine sweep.csv")
+    own = frame[frame.method == "GD-SEC"]
+    assert not own.best.iloc[[0, -1]].any()  # the best is at no edge
+    assert call("tune", "mine.toml")[0] == 0
+    xi = config.load("mine_tuned.toml").methods["GD-SEC"].xi
+    assert xi == pytest.approx(own[own.best].xi.item())
+
+
+OWN_DATA = {
+    "price.csv": ("ridge", {"header": True, "target": "price", "index": False}),
+    "two.svm": ("logistic", {"zero_based": False, "num_features": 3}),
+    "classes.npz": ("softmax", {"features": "X", "target": "y"}),
+    "same 'name\".csv": ("ridge", {"header": False, "target": 1, "index": False}),
+}
+
+
+@pytest.mark.parametrize("name", OWN_DATA)
+def test_a_config_of_ones_own_data_says_how_they_were_read(name, call):
+    kind, read = OWN_DATA[name]
+    rng = np.random.default_rng(0)
+    Path("data").mkdir()
+    rows = "".join(f"{a:.3f},{b:.3f}\n" for a, b in rng.normal(size=(20, 2)))
+    Path("data/price.csv").write_text(f"size,price\n{rows}")
+    Path("data/same 'name\".csv").write_text(rows.splitlines()[0])
+    Path("data/two.svm").write_text("1 1:1\n-1 2:2\n1 3:1\n")
+    classes = {"X": rng.normal(size=(9, 2)), "y": np.arange(9) % 3}
+    np.savez("data/classes.npz", **classes)
+    status, _, err = call("init", "deep/own.toml", "--data", f"data/{name}")
+    assert (status, err) == (0, "")
+    made = config.load("deep/own.toml")
+    assert made.problem.kind == kind
+    assert Path(made.problem.data) == Path("deep/../data") / name
+    assert "../data/" in Path("deep/own.toml").read_text()
+    assert {x: v for x, v in vars(made.problem.read).items() if v is not None} == read
+    with experiment.prepared(made) as problem:
+        assert problem.num_workers == made.problem.num_workers
+    if kind == "logistic":
+        assert call("run", "deep/own.toml", "--num-rounds", "5")[0] == 0
+
+
+def test_the_doctor_says_what_there_is_and_what_is_not(call, monkeypatch):
+    versions = importlib.metadata.version
+
+    def without_flax(name):
+        if name == "flax":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "0.0.1" if name == "optax" else versions(name)
+
+    status, out, err = call("doctor")
+    assert (status, err) == (0, "")
+    rows = [re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in out.splitlines()]
+    said = {row[0]: row[1] for row in rows if len(row) == 2}
+    assert said["jaxlib"] == versions("jaxlib")
+    assert said["numpy"] == np.__version__
+    assert said["digits train"] == "embedded"
+    assert str(Path("cache").resolve()) in said["downloads"]
+    assert f"{jax.device_count()} x {jax.devices()[0].platform}" in said["device"]
+    monkeypatch.setattr(importlib.metadata, "version", without_flax)
+    monkeypatch.setenv("GDSEC_DATA_DIR", "nowhere")
+    status, out, err = call("doctor")
+    assert (status, err) == (0, "")
+    assert "0.0.1, expected <0.3,>=0.2.8" in out
+    assert "flax missing, expected <0.14,>=0.12: pip install 'gdsec-jax[flax]'" in out
+    assert "GDSEC_DATA_DIR" in out and "nowhere" in out
+
+
+def test_the_version_and_the_module(call):
+    said = f"gdsec {importlib.metadata.version('gdsec-jax')}\n"
+    assert call("--version") == (0, said, "")
+    command = [sys.executable, "-m", "gdsec_jax", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, said)
+
+
+# Saved runs
+
+
+def test_saved_runs_are_shown(call):
+    about = {"config": {"target": 0.3, "problem": {"data": "digits"}}}
+    about |= {"problem": "ridge", "label": "GD"}
+    for folder in ("a", "b"):
+        made_history([320] * 4, [5, 4, 2, 1], **about).save(f"{folder}/GD.nc")
+    label = about | {"label": "GD-SEC xi 10"}
+    made_history([320, 32, 0, 32], [5, 4, 2.9, 1], **label).save("a/GD-SEC xi 10.nc")
+    status, out, err = call("show", "a", "--figure", "deep/a.svg")
+    assert (status, err) == (0, "")
+    assert "GD, ridge on digits, 1 workers: completed 4 rounds, error 10 -> 1, 1" in out
+    assert row_of("GD", out).split()[1:5] == ["3", "0.001", "100.00", "%"]
+    assert row_of("GD-SEC xi 10", out).split()[3:7] == ["3", "0.000", "36.67", "%"]
+    assert Path("deep/a.svg").stat().st_size > 1000
+    status, out, _ = call("show", "a", "b/GD.nc", "--target", "0.2")
+    assert status == 0 and Path("shown.png").exists()
+    assert "To 0.2 of the initial error" in out
+    assert row_of("GD (a)", out).split()[2] == row_of("GD (b)", out).split()[2] == "3"
+    # Of other people, who know no configs; and named twice it is one.
+    made_history([320] * 4, [5, 4, 2, 1]).save("theirs.nc")
+    status, out, _ = call("show", "theirs.nc", "./theirs.nc")
+    assert (status, out.count("theirs, problem, 1 workers: completed")) == (0, 1)
+    other = {"config": "their.yaml", "label": 7, "method": "mine", "wire": "any"}
+    made_history([320] * 4, [5, 4, 2, 1], **other).save("other.nc")
+    status, out, _ = call("show", "other.nc")
+    assert status == 0 and "7, problem, 1 workers: completed 4 rounds" in out
+    for field, value in {"attributes": "[1]", "outcome": None}.items():
+        dataset = made_history([320] * 4, [5, 4, 2, 1]).to_xarray()
+        dataset.attrs[field] = value
+        dataset.attrs = {x: v for x, v in dataset.attrs.items() if v is not None}
+        _netcdf.write(dataset, Path("broken.nc"))
+        status, out, err = call("show", "broken.nc")
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith("gdsec: broken.nc holds no run or sweep of gdsec_jax: ")
+    damaged = bytearray(Path("theirs.nc").read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    Path("theirs.nc").write_bytes(damaged)
+    status, out, err = call("show", "theirs.nc")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert (
+        "theirs.nc holds no run or sweep of gdsec_jax: it does not end in a ch" in err
+    )
+
+
+def test_saved_sweeps_are_shown_as_the_sweep_itself_shows_them(call):
+    Path("grids.toml").write_text(GRIDS)
+    _, swept, _ = call("sweep", "grids.toml")
+    status, shown, err = call("show", "results/grids")
+    assert (status, err) == (0, "")
+    rows = [
+        [
+            line.split()
+            for line in out.splitlines()
+            if " completed" in line or " worse" in line
+        ]
+        for out in (swept, shown)
+    ]
+    assert rows[0][2:] == rows[1] and len(rows[1]) == 8
+
+
+# What is said on the way, and of what went wrong
+
+
+def test_a_bar_names_the_method_and_how_many_there_are(call, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    _, _, shown = call("run", "tiny.toml", "--num-rounds", "20")
+    assert "GD, 1 of 2" in shown and "GD-SEC xi 10, 2 of 2" in shown
+    assert re.search(r"\d:\d\d:\d\d", shown)  # the time left
+    Path("grids.toml").write_text(GRIDS)
+    assert "GD-SEC, 2 of 2, batch 1 of 1" in call("tune", "grids.toml")[2]
+
+
+def test_what_got_worse_is_said_at_the_end(call):
+    Path("wild.toml").write_text(
+        "num_rounds = 30\n[methods.GD]\nname = 'gd'\n"
+        "[methods.wild]\nname = 'gd'\nlearning_rate = 100.0\n"
+    )
+    _, out, _ = call("run", "wild.toml")
+    last = out.splitlines()[-1]
+    assert last.startswith(
+        "wild diverged: its error grew until it was stopped; a smaller"
+    )
+    assert "GD diverged" not in out
+    worse = made_history([32], [20.0], "worsened")
+    (said,) = experiment.failures({"GD": made_history([32], [5.0]), "worse": worse})
+    assert said.startswith("worse ended above where it began: its last error is larger")
+
+
+def test_every_command_says_what_each_of_its_options_is(call, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    commands, seen = [()], 0
+    for command in commands:
+        status, out, _ = call(*command, "--help")
+        assert status == 0
+        options: list[list[str]] = []
+        for line in out.splitlines():
+            # With or without a box around it, as the terminal has one.
+            framed, body = line[:2] in ("│ ", "  "), line[2:].rstrip(" │")
+            if framed and body.startswith("  • "):
+                commands.append((*command, body.split()[1]))
+            elif framed and re.match(r"-|[A-Z]", body):
+                options.append(re.split(r"\s{2,}", body, maxsplit=1))
+            elif framed and options:
+                options[-1].append(body.strip())
+        for name, *said in options:
+            text = re.sub(r"\((default: .*?|required)\)", "", " ".join(said))
+            assert re.search(r"[a-z]{3}", text), f"{command}: {name}"
+            seen += 1
+    assert len(commands) >= 15 and seen >= 50, (commands, seen)
+
+
+def test_every_field_of_a_config_says_what_it_is():
+    models = [config.RunConfig, config.ProblemConfig, config.ChannelConfig]
+    models += [type(config.MethodConfig.model_validate({"name": "gd"}))]
+    for model in (*models, *(model_of(name) for name in METHODS)):
+        for name, field in model.model_fields.items():
+            nested = name in ("read", "problem")
+            assert nested or len(field.description or "") > 1, f"{model}: {name}"
 
 
 # Data

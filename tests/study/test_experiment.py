@@ -96,7 +96,8 @@ def test_a_run_needs_what_is_only_in_the_grid(tmp_path, quiet):
 
 
 def test_a_problem_that_cannot_be_made(tmp_path, quiet):
-    loaded = make(THREE, problem={"sizes": [1, 2]})
+    grid = {"step_factor": [0.5, 1.0]}
+    loaded = make(THREE, problem={"sizes": [1, 2]}, grid=grid)
     message = "^problem: sizes has 2 entries that sum to 3, expected 4 that"
     for act in (experiment.sweep, experiment.tune):
         with pytest.raises(ValueError, match=message):
@@ -104,6 +105,15 @@ def test_a_problem_that_cannot_be_made(tmp_path, quiet):
 
 
 # Sweeps of a config
+
+
+def test_there_is_nothing_to_sweep_or_tune_without_a_grid(tmp_path, quiet):
+    for act in (experiment.sweep, experiment.tune):
+        with pytest.raises(
+            ValueError, match="^x has no grid, expected one of a method,"
+        ):
+            act(make(THREE), "x", tmp_path, quiet)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

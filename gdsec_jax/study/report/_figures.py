@@ -17,7 +17,7 @@ from gdsec_jax.study.report._compose import Panel
 # Of a setting of a sweep: what it cost to the target, and how it ended.
 MEASURED = (
     *("rounds", "bits", "broadcast_bits", "gradient_evaluations"),
-    *("last_error", "outcome", "best"),
+    *("last_error", "resolution", "outcome", "best"),
 )
 
 
@@ -173,9 +173,9 @@ def settings_table(
       >>> import pandas as pd
       >>> from gdsec_jax.study import report
       >>> costs = {"rounds": [9.0, float("inf")], "bits": [8e6, float("inf")]}
-      >>> ends = {"last_error": 1e-9, "outcome": "completed", "best": [True, False]}
+      >>> ends = {"last_error": 1e-9, "resolution": 1e-15, "outcome": "completed"}
       >>> settings = {"method": "GD-SEC", "xi": [1.0, 1e9]}
-      >>> frame = pd.DataFrame(settings | costs | ends)
+      >>> frame = pd.DataFrame(settings | costs | ends | {"best": [True, False]})
       >>> table = report.settings_table(frame, title="")
       >>> [column.header for column in table.columns]
       ['best', 'method', 'xi', 'rounds', 'Mbit up', 'last error', 'outcome']
@@ -195,7 +195,11 @@ def settings_table(
         cells |= {str(name): _cell(row[name]) for name in axes}
         cells["rounds"] = f"{row['rounds']:,.0f}" if reached else "never"
         cells["Mbit up"] = _millions(row["bits"] if reached else None)
-        cells["last error"] = f"{row['last_error']:.2e}"
+        last, least = row["last_error"], row["resolution"]
+        if last < least:  # as `History.in_words` says it
+            cells["last error"] = f"≤ {max(last, 0.0) + least:.2e}"
+        else:
+            cells["last error"] = f"{last:.2e}"
         rows.append(cells | {"outcome": row["outcome"]})
     return _on_terminal(pd.DataFrame(rows), title, box=None, padding=(0, 1, 0, 0))
 
