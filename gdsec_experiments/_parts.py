@@ -214,6 +214,8 @@ def dots_of(runs: experiment.Runs, what: Literal["bits", "rounds"]) -> report.Pa
             methods={marked[label]: name for label, name in runs.methods.items()},
             ax=axes,
         )
+        for line in axes.get_lines():
+            line.set_label("_")  # its name stands at the axis
         for text in axes.get_yticklabels():  # pale letters are hard to read
             ours = text.get_text().removesuffix(STAR) == ours_of(runs.config)
             color = report.line_style("gdsec")["color"] if ours else "0.15"
