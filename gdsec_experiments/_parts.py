@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import matplotlib.axes
 import matplotlib.axis
@@ -10,10 +11,19 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from gdsec_jax import problems
+from gdsec_jax import plot, problems
+from gdsec_jax.plot import _ends, _look
 from gdsec_jax.simulation._history import History
 from gdsec_jax.study import config as configs
 from gdsec_jax.study import experiment, figures, report, tuning
+
+STAR = " *"  # of who does not stay at the target
+AGAIN = " (which does not stay there)"
+TO_THE_TARGET = "rounds to the target"  # the head of a column
+CURVES = 6  # of a figure that compares more methods
+UPS_AND_DOWNS = (
+    "Pale: an error that goes up and down; strong, over it, the least so far."
+)
 
 
 def stopwatch() -> Callable[[], float]:
@@ -22,11 +32,10 @@ def stopwatch() -> Callable[[], float]:
     return lambda: time.perf_counter() - begin
 
 
-def compare(study: figures.Study) -> experiment.Runs:
-    """The runs of all methods of a study's config."""
-    return experiment.compare(
-        study.config, study.folder, study.console, progress=study.progress
-    )
+def compare(study: figures.Study, **options: Any) -> experiment.Runs:
+    """The runs of all methods of a study's config; the options are `simulate`'s."""
+    options |= {"progress": study.progress}
+    return experiment.compare(study.config, study.folder, study.console, **options)
 
 
 def sweep(
@@ -62,14 +71,23 @@ def section_of(
     table: pd.DataFrame | None = None,
     claims: Sequence[report.Claim] = (),
     chosen: pd.DataFrame | None = None,
+    first: str = "",
     note: str = "",
+    bands: str = "",
+    problem: str = "",
 ) -> report.Section:
-    """A section with what the config says of it, and the problem of its optimum."""
+    """A section with what the config says of it, and the problem of its optimum.
+
+    Its text begins with `first`; its caption ends with what `bands` are. The problem in
+    words is by default that of the config.
+    """
     config = study.config
+    problem = problem or of_the_data(config)
     return report.Section(
         name=study.name,
         title=f"({config.letter}) {config.title}" if config.letter else config.title,
-        text=" ".join([*config.text.split(), _of_the_data(config), note]).strip(),
+        text=" ".join([*first.split(), *config.text.split(), problem, note]).strip(),
+        caption=f"{problem} Bits: {config.wire_name()}. {bands}".strip(),
         panels=tuple(panels),
         table=table,
         data=data,
@@ -84,44 +102,194 @@ def section_of(
     )
 
 
-def _of_the_data(config: configs.RunConfig) -> str:
-    """Which data a figure is of, in a sentence."""
+def of_the_data(config: configs.RunConfig, split: str = "") -> str:
+    """Which problem a figure is of, in words."""
     problem = config.problem
     kind = (problem.model or problem.kind).replace("_", " ")
-    if problem.grid:
-        return f"Problem: {kind} on {problem.data}."
-    number = f"{problem.num_workers} workers, {problem.split} split"
-    return f"Problem: {kind} on {problem.data}, {number}."
+    several = configs.values_of(problem.grid).get("num_workers")
+    number = f"{several[0]} to {several[-1]:,}" if several else problem.num_workers
+    words = (
+        f"{kind} on {problem.data}, {number} workers, {split or problem.split} split."
+    )
+    return words[0].upper() + words[1:]
 
 
 def section_of_runs(
     study: figures.Study,
     claims: Callable[[experiment.Runs], Sequence[report.Claim]],
+    **options: Any,
 ) -> report.Section:
-    """The section of a figure that compares methods: error against rounds and bits."""
+    """The section of a figure that compares methods; the options are `simulate`'s.
+
+    Error against rounds and bits, of many methods of those that matter most, and then
+    what all need to the target.
+    """
     seconds = stopwatch()
-    runs = compare(study)
+    runs = compare(study, **options)
+    target, few = study.config.target, most_telling(runs)
+    by_rounds_and_bits = report.convergence_panels(
+        {label: runs.histories[label] for label in few},
+        runs.methods,
+        wire="",  # the caption says it
+        target=target,
+    )
+    curves_of = [named_at_ends(panel) for panel in by_rounds_and_bits]
+    if len(few) < len(runs.histories):  # all of them as dots, beside some as curves
+        dots = [dots_of(runs, what) for what in ("rounds", "bits")]
+        curves_of = [x for pair in zip(dots, curves_of, strict=True) for x in pair]
+    ours = ours_of(runs.config)
     return section_of(
         study,
-        panels=report.convergence_panels(
-            runs.histories,
-            runs.methods,
-            wire=study.config.wire_name(),
-            target=study.config.target,
-        ),
+        panels=curves_of,
         data=curves(runs.histories),
         table=costs(runs),
-        claims=claims(runs),
+        claims=[*claims(runs), fewest_bits(ours, spent(runs), leavers(runs))],
         chosen=how_chosen(study.config, runs.problem),
+        first=first_line(ours, spent(runs), leavers(runs)),
         note=runs.problem.note,
+        bands=_bands(runs, few),
         seconds=seconds(),
+    )
+
+
+def _bands(runs: experiment.Runs, few: Sequence[str]) -> str:
+    """What there is to say of the curves and the dots."""
+    said = []
+    settled = [runs.histories[x] for x in few]
+    settled = [x for x in settled if x.outcome not in ("diverged", "worsened")]
+    if any(_look.goes_up_and_down(x.objective_error) for x in settled):
+        said.append(UPS_AND_DOWNS)
+    if len(few) < len(runs.histories) and leavers(runs):
+        said.append("Star: touches the target, but does not stay there.")
+    return " ".join(said)
+
+
+def ours_of(config: configs.RunConfig) -> str:
+    """The label that claims are about: the first of GD-SEC, or else of all."""
+    ours = (label for label, method in config.methods.items() if method.name == "gdsec")
+    return next(ours, next(iter(config.methods)))
+
+
+def spent(runs: experiment.Runs) -> dict[str, tuple[float, float]]:
+    """Rounds and bits to the target by label, inf where it is not reached."""
+    found = {label: runs.cost_of(label) for label in runs.histories}
+    never = (np.inf, np.inf)
+    return {x: (cost.rounds, cost.bits) if cost else never for x, cost in found.items()}
+
+
+def leavers(runs: experiment.Runs) -> list[str]:
+    """Who reaches the target, but is above it again at the end: a tenth's median."""
+    return [
+        label
+        for label, history in runs.histories.items()
+        if runs.cost_of(label) is not None
+        and np.median(
+            history.objective_error[-max(1, len(history.eval_rounds) // 10) :]
+        )
+        > runs.target_error
+    ]
+
+
+def most_telling(runs: experiment.Runs) -> list[str]:
+    """Labels of at most six curves: the paper's own, and who sends the least."""
+    labels = list(runs.histories)
+    own = [x for x in labels if runs.methods[x] in ("gdsec", "gdsoec")]
+    own = list(dict.fromkeys([runs.config.baseline(), *own]))[:CURVES]
+    bits = {label: cost[1] for label, cost in spent(runs).items()}
+    rivals = sorted(set(labels) - set(own), key=lambda x: (bits[x], labels.index(x)))
+    return sorted([*own, *rivals[: CURVES - len(own)]], key=labels.index)
+
+
+def dots_of(runs: experiment.Runs, what: Literal["bits", "rounds"]) -> report.Panel:
+    """What every method needs to the target, sorted, ours in bold letters."""
+
+    def panel(axes):
+        target = runs.config.target
+        left = leavers(runs)
+        marked = {label: label + STAR * (label in left) for label in runs.histories}
+        plot.costs(
+            {marked[label]: history for label, history in runs.histories.items()},
+            target,
+            what=what,
+            methods={marked[label]: name for label, name in runs.methods.items()},
+            ax=axes,
+        )
+        for line in axes.get_lines():
+            line.set_label("_")  # its name stands at the axis
+        for text in axes.get_yticklabels():  # pale letters are hard to read
+            ours = text.get_text().removesuffix(STAR) == ours_of(runs.config)
+            color = report.line_style("gdsec")["color"] if ours else "0.15"
+            text.set(fontweight="bold" if ours else "normal", color=color)
+
+    return panel
+
+
+def named_at_ends(panel: report.Panel, *, first: bool = False) -> report.Panel:
+    """The panel with the names of its curves at their ends, not in a legend.
+
+    Or at their first points.
+    """
+
+    def drawn(axes):
+        panel(axes)
+        _ends.name_ends(axes, first=first)
+
+    return drawn
+
+
+def first_line(
+    ours: str, needed: Mapping[str, tuple[float, float]], left: Sequence[str] = ()
+) -> str:
+    """Who sends fewer bits to the target than ours, and by how much.
+
+    Args:
+      ours: the label that all are compared with.
+      needed: rounds and bits to the target by label, inf where it is not reached.
+      left: those that do not stay there.
+    """
+    rounds, bits = needed[ours]
+    if not np.isfinite(bits):
+        return f"{ours} does not reach the target here."
+    fewer = {x: cost for x, cost in needed.items() if cost[1] < bits}
+    if not fewer:
+        return f"Of all methods here {ours} sends the fewest bits to the target."
+    order = sorted(fewer, key=lambda label: fewer[label][1])
+    words = [
+        f"{label}{AGAIN * (label in left)} with {100 * fewer[label][1] / bits:.0f} % "
+        f"of its bits and {fewer[label][0] / rounds:.2f} times its rounds"
+        for label in order
+    ]
+    return f"Here not {ours} sends the least to the target, but {listed(words)}."
+
+
+def listed(words: Sequence[str]) -> str:
+    """In a sentence: a, b and c."""
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def fewest_bits(
+    ours: str, needed: Mapping[str, tuple[float, float]], left: Sequence[str] = ()
+) -> report.Claim:
+    """Whether of all methods ours sends the fewest bits, as in `first_line`."""
+    order = sorted(needed, key=lambda label: needed[label][1])
+    told = [
+        f"{label} {bits / 1e6:.3f} in {rounds:,.0f} rounds{AGAIN * (label in left)}"
+        for label, (rounds, bits) in ((x, needed[x]) for x in order[:5])
+        if np.isfinite(bits)
+    ]
+    return report.Claim(
+        f"of all methods {ours} uploads the fewest bits to the target",
+        order[0] == ours and bool(told),
+        f"Mbit to the target: {', '.join(told) or 'none reaches it'}",
     )
 
 
 def costs(runs: experiment.Runs) -> pd.DataFrame:
     """What each method needs to the target: rounds, both ways' bits, evaluations."""
     config = runs.config
-    return report.costs(runs.histories, config.target, baseline=config.baseline())
+    frame = report.costs(runs.histories, config.target, baseline=config.baseline())
+    return frame.rename(columns={"rounds": TO_THE_TARGET})
 
 
 def how_chosen(config: configs.RunConfig, problem: problems.Problem) -> pd.DataFrame:
@@ -276,6 +444,42 @@ def plain_numbers(axis: matplotlib.axis.Axis) -> None:
         axis.set_minor_locator(matplotlib.ticker.LogLocator(subs=(2.0, 5.0)))
 
 
+def differ(rounds, reference) -> bool:
+    """Whether some number of rounds is a twentieth off; else a panel says nothing."""
+    return bool((np.abs(_ratios(rounds, reference) - 1) > 0.05).any())
+
+
+def rounds_in_words(rounds, reference) -> str:
+    """How many rounds there are of GD's, for what has no panel."""
+    ratios = _ratios(rounds, reference)
+    if not ratios.size:
+        return "No setting reaches the target, or GD does not."
+    least, most = (f"{100 * (x - 1):+.1f} %" for x in (ratios.min(), ratios.max()))
+    return f"Rounds to the target, against GD's: {least} to {most}."
+
+
+def _ratios(rounds, reference) -> np.ndarray:
+    """Of those that are known."""
+    with np.errstate(invalid="ignore"):
+        ratios = np.ravel(np.asarray(rounds, float) / float(reference))
+    return ratios[np.isfinite(ratios) & (ratios > 0)]
+
+
+def write_values(axes: matplotlib.axes.Axes, along, up, form: str) -> None:
+    """The values of points beside them, where the line to the next is not."""
+    values = np.append(np.asarray(up, float), np.nan)
+    for x, y, following in zip(np.ravel(along), values, values[1:], strict=False):
+        if np.isfinite(y):
+            place = {"xytext": (6, -11 if following > y else 3)}
+            axes.annotate(
+                form.format(y),
+                (x, y),
+                textcoords="offset points",
+                fontsize=9.5,
+                **place,
+            )
+
+
 def target_line(axes: matplotlib.axes.Axes, level: float) -> None:
     """The error to reach, as a thin line."""
-    axes.axhline(level, color="0.6", linewidth=0.8, zorder=0, label="target")
+    _look.level(axes, level, "target")

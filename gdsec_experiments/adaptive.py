@@ -7,6 +7,7 @@ import pandas as pd
 
 import gdsec_jax
 from gdsec_experiments import _parts as parts
+from gdsec_jax.plot import _look
 from gdsec_jax.study import config as configs
 from gdsec_jax.study import experiment, figures, report, tuning
 
@@ -53,10 +54,12 @@ def section(study: figures.Study) -> report.Section:
     with experiment.prepared(config) as first:
         chosen = parts.how_chosen(config, first)
     table = pd.concat(map(_costs, results), ignore_index=True)
+    number = [row[names.index("num_workers")] for row in rows]
+    workers = f"{min(number)} to {max(number)}"
     return parts.section_of(
         study,
         panels=[
-            lambda axes: _against_bits(axes, results[0], config),
+            parts.named_at_ends(lambda axes: _against_bits(axes, results[0], config)),
             lambda axes: _ratios(axes, table),
             lambda axes: _course(axes, results),
         ],
@@ -64,6 +67,10 @@ def section(study: figures.Study) -> report.Section:
         table=_shown(table),
         claims=_claims(table),
         chosen=chosen,
+        first=_first_line(table),
+        bands=f"Left: {results[0].name}; right: it in blue, the others grey, those "
+        "held out dotted; middle: those held out on grey.",
+        problem=f"{len(results)} problems of {workers} workers, {len(seeds)} seeds.",
         seconds=seconds(),
     )
 
@@ -181,23 +188,24 @@ def _against_bits(axes, result: Result, config) -> None:
     best = _costs(result)["best xi"].iloc[0]
     place = int(np.argmin(np.abs(result.swept["xi"].values - best)))
     shown = [place + step for step in (-6, 0, 3)]
-    for shade, number in enumerate(shown):
+    ours = report.line_style("gdsec")
+    for share, number in zip((0.35, 0.6, 0.85), shown, strict=True):
         if number not in range(result.swept.sizes["xi"]):
             continue
         one = result.swept.isel(xi=number)
-        style = {"color": f"C{shade}", "linestyle": "--", "linewidth": 1.2}
-        label = f"xi = {float(one['xi']):.3g}" + (", the best" * (number == place))
+        style = _look.shade(ours, share) | {"linestyle": "--", "linewidth": 1.2}
+        xi = float(one["xi"])
+        label = f"xi = {xi:,.0f}" if xi >= 10 else f"xi = {xi:.2g}"
+        label += ", the best" * (number == place)
         axes.plot(one["total_bits"], one["objective_error"], label=label, **style)
-    for label in (ADAPTIVE, GD):
+    for label, style in ((ADAPTIVE, ours), (GD, report.line_style("gd"))):
         courses = result.methods[label]
-        style = {"color": "k" if label == ADAPTIVE else "0.5", "label": label}
-        axes.plot(courses.bits[0], courses.error[0], **style)
+        axes.plot(courses.bits[0], courses.error[0], **style | {"label": label})
     initial = result.methods[GD].initial_error[0]
-    axes.set_ylim(result.target[0] / 3, 3 * initial)
-    axes.axhline(result.target[0], color="0.6", linewidth=0.8, zorder=0)
+    axes.set_ylim(result.target[0] / 10, 3 * initial)
+    parts.target_line(axes, result.target[0])
     axes.set(
-        xlabel=f"uploaded bits ({config.wire_name()})",
-        ylabel=f"objective error, {result.name}",
+        xlabel="uploaded bits, all workers", ylabel=f"objective error, {result.name}"
     )
     parts.logarithmic(axes, "xy")
 
@@ -205,32 +213,51 @@ def _against_bits(axes, result: Result, config) -> None:
 def _ratios(axes, table) -> None:
     """Of each problem, bits and rounds against those of the best xi and of GD."""
     groups = _by_problem(table)
+    color = report.line_style("gdsec")["color"]
     for place, (_, one) in enumerate(groups):
-        axes.plot([one["ratio"].iloc[0]], [place], "ko", label="bits / best xi's")
-        label = "rounds / GD's, each seed"
-        axes.plot(one["slower"], np.full(len(one), place + 0.25), "C1|", label=label)
-        if place == 0:
-            axes.legend(fontsize=7, loc="upper right")
+        label = "bits / best xi's" if place == 0 else "_"
+        axes.plot([one["ratio"].iloc[0]], [place], "o", color=color, label=label)
+        label = "rounds / GD's, each seed" if place == 0 else "_"
+        look = {"color": "0.3", "linestyle": "none", "label": label}
+        axes.plot(one["slower"], np.full(len(one), place + 0.25), "|", **look)
     words = [f"{name}, {step:g}/L" for name, step in groups.groups]
-    axes.set_yticks(range(len(groups)), words, fontsize=6)
+    axes.set_yticks(range(len(groups)), words)
     axes.axhspan(HELD_OUT - 0.4, len(groups), color="0.93", zorder=0)
     axes.axvline(1.0, color="0.6", linewidth=0.8, zorder=0)
     axes.axvline(2.0, color="0.6", linewidth=0.8, zorder=0, linestyle=":")
     parts.logarithmic(axes, "x")
+    parts.plain_numbers(axes.xaxis)
     axes.set(xlabel="ratio (dotted: 2)", ylim=(-0.7, len(groups) + 0.3))
 
 
 def _course(axes, results) -> None:
+    """All problems, thin; that of the first panel in GD-SEC's blue."""
     for number, result in enumerate(results):
         xi = result.methods[ADAPTIVE].xi[0]
         best = _costs(result)["best xi"].iloc[0]
         rounds = np.arange(1, xi.size + 1)
-        style = {"color": f"C{number % 10}", "ls": "-" if number < HELD_OUT else ":"}
-        censored = np.where(xi > 0, xi, np.nan)
-        axes.plot(rounds, censored / best, label=result.name, linewidth=0.9, **style)
+        look = {"color": "0.35", "linewidth": 0.8, "linestyle": "-"}
+        look |= {"linestyle": ":"} if number >= HELD_OUT else {}
+        if number == 0:
+            color = report.line_style("gdsec")["color"]
+            look |= {"color": color, "linewidth": 1.8, "zorder": 3}
+        axes.plot(rounds, np.where(xi > 0, xi, np.nan) / best, **look)
     axes.axhline(1.0, color="0.6", linewidth=0.8, zorder=0)
     axes.set(xlabel="rounds", ylabel="xi / the best fixed xi")
     parts.logarithmic(axes, "y")
+
+
+def _first_line(table) -> str:
+    """On how many problems a fixed xi sends less, and by how much."""
+    ratio = _by_problem(table)["ratio"].first()
+    less = ratio[ratio > 1]
+    if less.empty:
+        return f"On no problem here does a fixed xi send fewer bits than {ADAPTIVE}."
+    return (
+        f"The best of 12 fixed xi, which somebody had to find, sends fewer bits than "
+        f"{ADAPTIVE} on {len(less)} of {len(ratio)} problems: "
+        f"{1 / less.max():.0%} to {1 / less.min():.0%} of them."
+    )
 
 
 def _shown(table) -> pd.DataFrame:

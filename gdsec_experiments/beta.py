@@ -1,10 +1,10 @@
 """The effect of beta: how fast the memory of the gradient follows."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 from gdsec_experiments import _parts as parts
+from gdsec_jax.plot import _look
 from gdsec_jax.study import figures, report, tuning
 
 LABEL = "GD-SEC"
@@ -16,72 +16,93 @@ def section(study: figures.Study) -> report.Section:
     config = study.config
     both, chosen = parts.sweep(study, (LABEL, "GD"))
     swept, gd = both.values()
-    betas = swept["beta"].values
-    colours = plt.colormaps["viridis"](np.linspace(0, 0.9, betas.size))
-    baseline = report.line_style("gd") | {"label": "GD"}
-
-    def against(x_of, label):
-        def panel(axes):
-            axes.plot(x_of(gd), gd["objective_error"], **baseline)
-            for beta, colour in zip(betas, colours, strict=True):
-                one = swept.sel(beta=beta)
-                ended = " (diverged)" if one["outcome"] == "diverged" else ""
-                axes.plot(
-                    x_of(one),
-                    one["objective_error"],
-                    color=colour,
-                    label=f"beta = {beta:g}{ended}",
-                )
-            level = config.target * float(gd["initial_error"])
-            parts.target_line(axes, level)
-            axes.set(xlabel=label, ylabel="objective error")
-            parts.logarithmic(axes, "y", tuning.resolution_of(gd))
-            top = 100 * float(gd["initial_error"])
-            axes.set_ylim(top=min(axes.get_ylim()[1], top))
-
-        return panel
-
     target = config.target * float(gd["initial_error"])
     costs = tuning.cost_to(swept, target)
     reference = tuning.cost_to(gd, target)
+    rounds = (costs["rounds"], reference["rounds"])
+    panels = [
+        parts.named_at_ends(_errors(swept, gd, config)),
+        _to_the_target(swept, costs, reference, "bits"),
+    ]
+    if parts.differ(*rounds):
+        panels.append(_to_the_target(swept, costs, reference, "rounds"))
     return parts.section_of(
         study,
-        panels=[
-            against(lambda x: x["eval_round"], "rounds"),
-            _logarithmic(
-                against(
-                    lambda x: x["total_bits"],
-                    f"uploaded bits, all workers ({config.wire_name()})",
-                )
-            ),
-            _bits_against_beta(costs, reference, betas, swept["outcome"]),
-        ],
+        panels=panels,
         data=parts.tidy(both),
         table=_table(costs, reference, swept),
         claims=_claims(costs, reference, swept),
         chosen=chosen,
+        note=parts.rounds_in_words(*rounds),
+        bands="Grey: beta beyond the edge, where the error grows until it is stopped.",
         seconds=seconds(),
     )
 
 
-def _logarithmic(panel):
-    def with_a_logarithmic_axis(axes):
-        panel(axes)
-        parts.logarithmic(axes, "x")
+def _errors(swept, gd, config):
+    """Errors against bits, in shades of GD-SEC's blue."""
 
-    return with_a_logarithmic_axis
-
-
-def _bits_against_beta(costs, reference, betas, outcome):
     def panel(axes):
-        share = 100 * costs["bits"] / reference["bits"]
         axes.plot(
-            betas, share.where(np.isfinite(share)), "o-", label="bits to the target"
+            gd["total_bits"],
+            gd["objective_error"],
+            **report.line_style("gd") | {"label": "GD"},
         )
-        lost = betas[(outcome == "diverged").values]
-        axes.plot(lost, np.full(lost.size, 100), "kx", label="diverges")
+        lost = _lost(swept)
+        shades = iter(np.linspace(0.4, 1, lost.size - lost.sum()))
+        for beta, diverges in zip(swept["beta"].values, lost, strict=True):
+            run, style = swept.sel(beta=beta), report.line_style("gdsec")
+            style = (
+                style | {"color": "0.6", "linewidth": 0.8}
+                if diverges
+                else _look.shade(style, next(shades))
+            )
+            words = f"beta = {beta:g}"
+            if diverges:  # one name for all of them
+                more = " and more" * bool(lost.sum() > 1)
+                name = f"{words}{more}: diverges"
+                words = name if beta == swept["beta"].values[lost].min() else "_"
+            axes.plot(run["total_bits"], run["objective_error"], label=words, **style)
+        first = float(gd["initial_error"])
+        parts.target_line(axes, config.target * first)
+        axes.set_xlabel("uploaded bits, all workers")
+        axes.set_ylabel("objective error")
+        parts.logarithmic(axes, "xy", tuning.resolution_of(gd))
+        axes.set_ylim(top=min(axes.get_ylim()[1], 100 * first))
+
+    return panel
+
+
+def _lost(swept) -> np.ndarray:
+    return (swept["outcome"] == "diverged").values
+
+
+def _to_the_target(swept, costs, reference, what):
+    """What each beta needs, and where it diverges."""
+
+    def panel(axes):
+        betas, lost = swept["beta"].values, _lost(swept)
+        share = (100 * costs[what] / reference[what]).values
+        there = np.isfinite(share)
+        style = report.line_style("gdsec") | {"marker": "o", "markersize": 5}
+        axes.plot(betas[there], share[there], **style)
+        parts.write_values(axes, betas[there], share[there], "{:.3g} %")
         axes.set_xscale("symlog", linthresh=1e-3)
-        axes.set(xlabel="beta", ylabel="% of GD's bits to the target")
+        if lost.any():
+            edge = betas[lost].min()
+            inside = betas[betas < edge]
+            begin = np.sqrt(edge * inside.max()) if inside.size else edge
+            axes.axvspan(begin, 2 * betas.max(), color="0.9", zorder=0)
+            axes.annotate(
+                "diverges",
+                (0.99, 0.95),
+                xycoords="axes fraction",
+                ha="right",
+                fontsize=9.5,
+            )
+            axes.set_xlim(right=1.5 * betas.max())
+        axes.margins(y=0.12)
+        axes.set(xlabel="beta", ylabel=f"% of GD's {what} to the target")
         parts.logarithmic(axes, "y")
         parts.plain_numbers(axes.xaxis)
         parts.plain_numbers(axes.yaxis)
@@ -98,7 +119,7 @@ def _table(costs, reference, swept):
         rows.append(
             {
                 "beta": f"{beta:g}",
-                "rounds": f"{rounds.item():,.0f}" if reached else "never",
+                parts.TO_THE_TARGET: f"{rounds.item():,.0f}" if reached else "never",
                 "vs GD's bits": f"{bits.item():.2%}" if reached else "-",
                 "Mgrad": _millions(cost["gradient_evaluations"], reached),
                 "outcome": outcome,

@@ -31,19 +31,37 @@ def section(study: figures.Study) -> report.Section:
     }
     return parts.section_of(
         study,
-        panels=[_panel(runs[split], split) for split in SPLITS],
+        panels=[parts.named_at_ends(_panel(runs[split], split)) for split in SPLITS],
         data=pd.concat([_curves(one, split) for split, one in runs.items()]),
         table=pd.concat(
             [parts.costs(one).assign(split=split) for split, one in runs.items()]
         ),
         claims=[
-            _of(split, parts.keeps_the_rate(one, label, one.config.slack))
+            _of(split, claim)
             for split, one in runs.items()
-            for label in LABELS
-            if label in study.config.methods
+            for claim in (
+                *(
+                    parts.keeps_the_rate(one, label, one.config.slack)
+                    for label in LABELS
+                    if label in study.config.methods
+                ),
+                parts.fewest_bits(
+                    parts.ours_of(one.config), parts.spent(one), parts.leavers(one)
+                ),
+            )
         ],
         chosen=parts.how_chosen(study.config, runs[SPLITS[0]].problem),
+        first=" ".join(
+            f"{split.capitalize()} split: {_front(runs[split])}" for split in SPLITS
+        ),
+        problem=parts.of_the_data(study.config, split=" and ".join(SPLITS)),
         seconds=seconds(),
+    )
+
+
+def _front(runs: experiment.Runs) -> str:
+    return parts.first_line(
+        parts.ours_of(runs.config), parts.spent(runs), parts.leavers(runs)
     )
 
 
@@ -68,7 +86,7 @@ def _panel(runs: experiment.Runs, split: str):
             axes.plot(history.total_bits, 100 * history.metrics["accuracy"], **style)
         axes.set(
             title=f"{split} split",
-            xlabel=f"uploaded bits, all workers ({runs.config.wire_name()})",
+            xlabel="uploaded bits, all workers",
             ylabel="accuracy on held-out images, %",
             ylim=(60, 100),  # where methods differ
         )

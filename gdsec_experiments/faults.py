@@ -6,6 +6,7 @@ import pandas as pd
 from gdsec_experiments import _faulty
 from gdsec_experiments import _parts as parts
 from gdsec_jax import METHODS, wire
+from gdsec_jax.plot import _look
 from gdsec_jax.study import experiment, figures, report
 
 RATES = {
@@ -24,7 +25,7 @@ CASES = [
     for rate in rates
 ]
 WORST = ("erased", "erased", 0.5)
-AT_ONCE = "GD-SEC at once"
+OURS, AT_ONCE = "GD-SEC", "GD-SEC at once"
 LATE = 100  # rounds at the end, whose median tells who stays at the target
 NEVER = 4.0  # where a ratio is drawn that is none
 EXACT = 1e-12  # of what was said, far above float64's rounding and below any message
@@ -61,13 +62,15 @@ def section(study: figures.Study) -> report.Section:
         panels=[
             _ratios(rows, names, "rounds"),
             _ratios(rows, names, "bits"),
-            _errors(courses, target),
+            _errors(courses, names, target),
             _missing(courses, names),
         ],
         data=_tidy(courses),
         table=_table(rows),
         claims=_claims(rows),
         chosen=chosen,
+        first=_first_line(courses, target),
+        bands=parts.UPS_AND_DOWNS,
         seconds=seconds(),
     )
 
@@ -159,17 +162,18 @@ def _ratios(rows, names, what):
     def panel(axes):
         cases = [case for case in CASES if case[0] != "none"]
         labels = [f"{fault} {rate:g}" for fault, _, rate in cases]
+        styles = _styles(names)
         for shift, label in enumerate(names):
             own = rows[(rows["method"] == label) & (rows["fault"] != "none")]
             place = np.arange(len(cases)) + 0.11 * (shift - 3)
-            ratio, style = own[what].to_numpy(), _style(label)
-            line = style | {"linestyle": "", "markersize": 5}
-            axes.plot(ratio, place, label=label, **line)
+            ratio = own[what].to_numpy()
+            line = styles[label] | {"linestyle": ""}
+            axes.plot(ratio, place, **line)
             never = place[np.isnan(ratio)]
-            line |= {"marker": "x", "markersize": 5}
+            line |= {"marker": "x", "label": "_"}
             axes.plot(np.full(never.size, NEVER), never, **line)
         axes.axvline(1, color="0.6", linewidth=0.8)
-        axes.set_yticks(range(len(cases)), labels, fontsize=8)
+        axes.set_yticks(range(len(cases)), labels)
         axes.invert_yaxis()
         axes.set(xlabel=f"{what} to the target, of those without faults (x: never)")
         axes.set_xscale("log", base=2)
@@ -179,19 +183,24 @@ def _ratios(rows, names, what):
     return panel
 
 
-def _style(label):
-    colours = ("0.5", "#0072B2", "#009E73", "#CC79A7", "#000000", "#D55E00", "#56B4E9")
-    names = ("GD", "GD-SEC", "QSGD-SEC", "CGD", "top-j", "EF21", AT_ONCE)
-    place = names.index(label)
-    return {"color": colours[place], "marker": "os^vDP*"[place]}
+def _styles(names):
+    """Of each label the colour that its method has everywhere, and a marker."""
+    looks = {}
+    for place, (label, name) in enumerate(names.items()):
+        line = report.line_style(name)
+        own = {"color": line["color"] if name != "gd" else "0.5", "markersize": 5}
+        looks[label] = own | {"label": label, "marker": "os*^vDP"[place % 7]}
+    if AT_ONCE in looks:
+        looks[AT_ONCE]["markerfacecolor"] = "white"
+    return looks
 
 
-def _errors(courses, target):
+def _errors(courses, names, target):
     def panel(axes):
-        for label, own in courses.items():
-            error = own[WORST].error
-            style = _style(label) | {"label": label, "markevery": 250, "ms": 5}
-            axes.plot(np.arange(1, error.size + 1), error, **style)
+        for label, style in _styles(names).items():
+            error = courses[label][WORST].error
+            rounds = np.arange(1, error.size + 1)
+            _look.fall(axes, rounds, error, **style, markevery=250)
         parts.target_line(axes, target)
         axes.set(xlabel="rounds", ylabel="objective error")
         axes.set_title("half of all messages erased")
@@ -202,17 +211,29 @@ def _errors(courses, target):
 
 def _missing(courses, names):
     def panel(axes):
-        for label, own in courses.items():
+        for label, style in _styles(names).items():
             if names[label] in ("ef21", "cgd"):
                 continue  # no error memory: what is missing comes back by itself
-            missing = np.maximum(own[WORST].missing, 1e-18)
-            style = _style(label) | {"label": label, "markevery": 250, "ms": 5}
-            axes.plot(np.arange(1, missing.size + 1), missing, **style)
+            missing = np.maximum(courses[label][WORST].missing, 1e-18)
+            rounds = np.arange(1, missing.size + 1)
+            axes.plot(rounds, missing, **style, markevery=250)
         axes.set(xlabel="rounds", ylabel="share of the gradients that is nowhere")
         axes.set_title("half of all messages erased")
         parts.logarithmic(axes, "xy")
 
     return panel
+
+
+def _first_line(courses, target):
+    """Who sends the least, without faults and at the worst."""
+    said = []
+    for words, case in (("Without faults", CASES[0]), ("Half erased", WORST)):
+        needed = {
+            label: tuple(np.nan_to_num(_cost(own[case], target), nan=np.inf))
+            for label, own in courses.items()
+        }
+        said.append(f"{words}: {parts.first_line(OURS, needed)}")
+    return " ".join(said)
 
 
 def _tidy(courses):

@@ -1,11 +1,12 @@
 """The frontier of xi: bits saved against extra rounds, and the edge of divergence."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from gdsec_experiments import _parts as parts
+from gdsec_jax import plot
+from gdsec_jax.plot import _look
 from gdsec_jax.study import figures, report, tuning
 
 LABEL = "GD-SEC"
@@ -19,94 +20,68 @@ def section(study: figures.Study) -> report.Section:
     swept, gd = both.values()
     target = config.target * float(gd["initial_error"])
     costs, reference = tuning.cost_to(swept, target), tuning.cost_to(gd, target)
+    rounds = (costs["rounds"], reference["rounds"])
+    panels = [_against_xi(swept, costs, reference, "bits"), _map(swept, config.target)]
+    if parts.differ(*rounds):
+        panels.append(_against_xi(swept, costs, reference, "rounds"))
     return parts.section_of(
         study,
-        panels=[
-            _frontier(costs, reference),
-            _bits(costs, reference),
-            _edge(swept, costs),
-        ],
+        panels=panels,
         data=xr.merge([costs, swept[["outcome"]]]).to_dataframe().reset_index(),
         table=_table(costs, reference, swept),
         claims=_claims(costs, reference, swept),
         chosen=chosen,
+        note=parts.rounds_in_words(*rounds),
+        bands="Crosses: diverges. Squares: not at the target in time. Star: the least.",
         seconds=seconds(),
     )
 
 
-def _colours(costs):
-    betas = costs["beta"].values
-    return list(
-        zip(
-            betas,
-            plt.colormaps["viridis"](np.linspace(0, 0.9, betas.size)),
-            strict=True,
-        )
-    )
+def _against_xi(swept, costs, reference, what):
+    """A curve for each beta, up to the first xi that fails."""
 
-
-def _frontier(costs, reference):
     def panel(axes):
-        for beta, colour in _colours(costs):
-            one = costs.sel(beta=beta)
-            extra = 100 * (one["rounds"] / reference["rounds"] - 1)
-            share = 100 * one["bits"] / reference["bits"]
-            there = np.isfinite(share)
-            axes.plot(
-                extra[there],
-                share[there],
-                "o-",
-                color=colour,
-                ms=4,
-                label=f"beta = {beta:g}",
-            )
-        axes.set_xscale("symlog", linthresh=1)
-        parts.logarithmic(axes, "y")
-        parts.plain_numbers(axes.xaxis)
-        parts.plain_numbers(axes.yaxis)
-        axes.set(
-            xlabel="extra rounds to the target, %",
-            ylabel="% of GD's bits to the target",
-        )
-
-    return panel
-
-
-def _bits(costs, reference):
-    def panel(axes):
-        for beta, colour in _colours(costs):
-            share = 100 * costs.sel(beta=beta)["bits"] / reference["bits"]
-            there = np.isfinite(share)
-            axes.plot(costs["xi"][there], share[there], "o-", color=colour, ms=4)
-            if not bool(there.all()) and bool(there.any()):
-                edge = float(costs["xi"][there][-1])
-                axes.axvline(edge, color=colour, linestyle=":", linewidth=1)
-        axes.set_xlabel("xi (dotted: the largest that works)")
-        axes.set_ylabel("% of GD's bits to the target")
+        betas, xi = swept["beta"].values, swept["xi"].values
+        shades = np.linspace(0.4, 1, betas.size)
+        for beta, share in zip(betas, shades, strict=True):
+            one = (100 * costs[what].sel(beta=beta) / reference[what]).values
+            style = _look.shade(report.line_style("gdsec"), share)
+            there = np.isfinite(one)
+            style |= {"marker": "o", "markersize": 4, "label": f"beta = {beta:g}"}
+            axes.plot(xi[there], one[there], **style)
+            edge = np.flatnonzero(~there)
+            if there.any() and edge.size and edge[0]:
+                first = int(edge[0])
+                lost = swept["outcome"].sel(beta=beta).values[first] == "diverged"
+                marker = {"marker": "x" if lost else "s", "color": style["color"]}
+                ends = [xi[first - 1 : first + 1], [one[first - 1]] * 2]
+                axes.plot(*ends, ":", markevery=[1], zorder=4, **marker)
+        axes.set(xlabel="xi", ylabel=f"% of GD's {what} to the target")
         parts.logarithmic(axes, "xy")
         parts.plain_numbers(axes.yaxis)
+        axes.set_xlim(left=axes.get_xlim()[0] / 25)  # room for the names
 
-    return panel
+    return parts.named_at_ends(panel, first=True)
 
 
-def _edge(swept, costs):
-    """What becomes of each setting, as a map over xi and beta."""
+def _map(swept, target):
+    """Bits of each setting, and what becomes of those that do not reach the target."""
 
     def panel(axes):
-        lost = (swept["outcome"] == "diverged").values
-        reached = np.isfinite(costs["bits"].values)
-        kind = np.where(lost, 2, np.where(reached, 0, 1))
-        names = ("reaches the target", "does not reach it in time", "diverges")
-        shades = ("#009E73", "#E69F00", "#000000")
-        markers = ("o", "s", "x")
-        xi, beta = np.meshgrid(swept["xi"], swept["beta"])
-        for value, (name, shade, marker) in enumerate(
-            zip(names, shades, markers, strict=True)
+        plot.heatmap(swept, target, along="xi", up="beta", ax=axes)
+        outcome = swept["outcome"].transpose("beta", "xi").values
+        reached = tuning.cost_to(swept, target * swept["initial_error"])["bits"]
+        never = ~np.isfinite(reached.transpose("beta", "xi").values)
+        for marker, here in (
+            ("x", outcome == "diverged"),
+            ("s", never & (outcome != "diverged")),
         ):
-            here = value == kind.T
-            axes.plot(xi[here], beta[here], marker, color=shade, label=name, ls="none")
-        axes.set(xlabel="xi", ylabel="beta")
-        parts.logarithmic(axes, "xy")
+            up, along = np.nonzero(here)
+            look = {"color": "0.3", "markersize": 5, "linestyle": "none"}
+            axes.plot(along + 0.5, up + 0.5, marker, **look)
+        values = swept["xi"].values  # the map has a tick for each
+        shown = np.arange(0, values.size, 4)
+        axes.set_xticks(shown + 0.5, [f"{values[x]:,g}" for x in shown], rotation=0)
 
     return panel
 

@@ -3,15 +3,12 @@
 import numpy as np
 
 from gdsec_experiments import _parts as parts
+from gdsec_jax import plot
 from gdsec_jax.study import figures, report
 
-RULES = {
-    "uniform": "#0072B2",
-    "Bernoulli": "#009E73",
-    "round robin": "#D55E00",
-    "largest energy": "#CC79A7",
-}
+RULES = ("uniform", "Bernoulli", "round robin", "largest energy")
 AGAIN = "{} accumulate"
+WHOLE, BUDGET = "GD-SEC", "largest energy"
 
 
 def section(study: figures.Study) -> report.Section:
@@ -21,98 +18,127 @@ def section(study: figures.Study) -> report.Section:
     return parts.section_of(
         study,
         panels=[
-            _errors(runs, list(RULES), "absent workers hold"),
-            _errors(runs, list(map(AGAIN.format, RULES)), "absent workers accumulate"),
-            _errors(runs, [f"uniform beta {b}" for b in (0, 1)], "other beta, hold"),
+            _errors(runs, RULES, "absent workers hold"),
+            _errors(runs, tuple(map(AGAIN.format, RULES)), "absent workers accumulate"),
+            parts.named_at_ends(_without_memory(runs)),
             _bits_of_rounds(runs),
             _bits_to_the_target(runs),
         ],
         data=_thinned(parts.curves(runs.histories)),
         table=parts.costs(runs),
         claims=[
-            parts.keeps_the_rate(runs, "GD-SEC"),
+            parts.keeps_the_rate(runs, WHOLE),
             _by_every_rule(runs),
             _against(runs, "uniform", "GD half"),
             _stalls(runs, "uniform beta 0"),
             _diverges(runs, "uniform beta 1"),
         ],
         chosen=parts.how_chosen(study.config, runs.problem),
+        note=_first_round(runs),
+        bands=parts.UPS_AND_DOWNS,
         seconds=seconds(),
     )
 
 
-def _style(label):
-    rule = label.removesuffix(" accumulate")
-    if rule in RULES:
-        dash = "-" if rule == label else "--"
-        return {"color": RULES[rule], "linestyle": dash, "label": label}
-    if "beta" in label:
-        colour = {"0": "#56B4E9", "1": "#000000"}[label[-1]]
-        return {"color": colour, "linestyle": ":", "label": label}
-    return report.line_style("gd" if label == "GD" else "lag") | {"label": label}
+def _first_round(runs) -> str:
+    """Why more than the budget is sent at the start."""
+    each = runs.histories[BUDGET].bits.sum(1)
+    budget = runs.config.methods[BUDGET].budget_bits
+    over = np.flatnonzero(each > budget) + 1
+    if not over.size:
+        return f"No round of {BUDGET} sends more than its budget of {budget:g} bits."
+    first = over[-1] == over.size  # and no later one
+    which = f"the first {over.size}" if first else f"{over.size}"
+    rounds = "the first round" if first and over.size == 1 else f"{which} rounds"
+    return (
+        f"The budget of {budget:g} bits has an exception, {rounds} of {BUDGET}, with "
+        f"up to {each.max():,} bits: the worker with the largest energy may always "
+        "send, and at first a message, of all entries, is longer than the budget."
+    )
 
 
 def _errors(runs, labels, title):
+    """The legend is of the first panel's rules, which the others share."""
+
     def panel(axes):
-        for label in ("GD", "GD half", *labels):
-            history = runs.histories[label]
-            ended = " (diverged)" if history.outcome == "diverged" else ""
-            style = _style(label) | {"label": label + ended}
-            axes.plot(history.total_bits, history.objective_error, **style)
-        parts.target_line(axes, runs.target_error)
-        floor = runs.problem.resolution
-        axes.set(xlabel=f"uploaded bits, all workers ({runs.config.wire_name()})")
-        axes.set(ylabel="objective error", title=title)
-        parts.logarithmic(axes, "xy", floor)
-        first = runs.histories["GD"].initial_error
-        axes.set_ylim(top=min(axes.get_ylim()[1], 10 * first))
+        shown = ("GD", "GD half", WHOLE, *labels)
+        histories = {label: runs.histories[label] for label in shown}
+        plot.convergence(
+            {label.removesuffix(" accumulate"): x for label, x in histories.items()},
+            target=runs.config.target,
+            wire="",
+            methods={"GD": "gd", "GD half": "gd"} | dict.fromkeys(RULES, "gdsec"),
+            ax=axes,
+        )
+        axes.set_title(title)
+
+    return panel
+
+
+def _without_memory(runs):
+    """The uniform rule without the server's memory, and with all of a message in it."""
+
+    def panel(axes):
+        names = {"uniform": "beta = 0.01", "uniform beta 0": "beta = 0"}
+        names |= {"uniform beta 1": "beta = 1"}
+        plot.convergence(
+            {words: runs.histories[label] for label, words in names.items()},
+            target=runs.config.target,
+            wire="",
+            methods=dict.fromkeys(names.values(), "gdsec"),
+            ax=axes,
+        )
+        axes.set_title("uniform, hold, by beta")
 
     return panel
 
 
 def _bits_of_rounds(runs):
-    """Who keeps a budget: the bits of a round, as a mean over fifty."""
+    """Who keeps a budget: the bits of a round, as a mean over a hundred."""
 
     def panel(axes):
-        for label in ("GD-SEC", *RULES, AGAIN.format("largest energy")):
+        shown = (WHOLE, *RULES)
+        methods = dict.fromkeys(shown, "gdsec")
+        for label, style in report.line_styles(methods).items():
+            if label not in (WHOLE, "uniform", BUDGET):
+                continue  # the others are as uniform
             each = runs.histories[label].bits.sum(1)
-            whole = each[: each.size // 50 * 50].reshape(-1, 50).mean(1)
-            style = _style(label)
-            if label == "GD-SEC":
-                style = report.line_style("gdsec") | {"label": label, "color": "0.5"}
-            axes.plot(50 * np.arange(1, whole.size + 1), whole, **style)
-        axes.axhline(
-            runs.config.methods["largest energy"].budget_bits,
-            color="0.6",
-            linewidth=0.8,
-            label="budget",
-        )
+            many = max(1, min(100, each.size // 4))
+            whole = each[: each.size // many * many].reshape(-1, many).mean(1)
+            style |= {"markevery": max(1, whole.size // 10)}
+            axes.plot(many * np.arange(1, whole.size + 1), whole, **style)
+        budget = runs.config.methods[BUDGET].budget_bits
+        look = {"color": "0.2", "linestyle": (0, (6, 3)), "linewidth": 1.2}
+        axes.axhline(budget, **look)
+        place = {"ha": "right", "va": "bottom", "fontsize": 9.5, "color": "0.2"}
+        words = f"budget of {BUDGET}: {budget:g} bits"
+        axes.text(0.99, budget, words, transform=axes.get_yaxis_transform(), **place)
         axes.set(xlabel="rounds", ylabel="bits a round, all workers")
+        axes.set_title("means over a hundred rounds")
         parts.logarithmic(axes, "y")
+        parts.plain_numbers(axes.yaxis)
 
     return panel
 
 
 def _bits_to_the_target(runs):
+    """A row a rule, filled where absent workers hold."""
+
     def panel(axes):
-        for place, rule in enumerate(RULES):
-            for shift, label in ((-0.2, rule), (0.2, AGAIN.format(rule))):
+        rows = {"all workers": (WHOLE,)}
+        rows |= {rule: (rule, AGAIN.format(rule)) for rule in RULES}
+        color = report.line_style("gdsec")["color"]
+        for place, labels in enumerate(rows.values()):
+            for label, fill in zip(labels, (color, "white"), strict=False):
                 cost = runs.cost_of(label)
                 if cost is not None:
-                    filled = shift < 0
-                    axes.bar(
-                        place + shift,
-                        cost.bits / 1e3,
-                        0.38,
-                        color=RULES[rule] if filled else "none",
-                        edgecolor=RULES[rule],
-                        linestyle="-" if filled else "--",
-                    )
-        whole = runs.cost_of("GD-SEC")
-        if whole is not None:
-            axes.axhline(whole.bits / 1e3, color="0.5", label="GD-SEC")
-        axes.set_xticks(range(len(RULES)), [rule.replace(" ", "\n") for rule in RULES])
-        axes.set(ylabel="kbit to the target", title="hold, and accumulate (dashed)")
+                    look = {"color": color, "markerfacecolor": fill, "markersize": 7}
+                    axes.plot([cost.bits / 1e3], [place], "o", **look)
+        axes.set_yticks(range(len(rows)), list(rows))
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlim(left=0)
+        axes.set(xlabel="kbit to the target")
+        axes.set_title("filled: hold, open: accumulate")
 
     return panel
 

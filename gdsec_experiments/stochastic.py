@@ -6,6 +6,8 @@ import pandas as pd
 from gdsec_experiments import _parts as parts
 from gdsec_jax.study import figures, report, tuning
 
+BITS = "uploaded bits, all workers"
+
 
 def section(study: figures.Study) -> report.Section:
     """Medians over the seeds, with bands from the least to the largest."""
@@ -17,18 +19,17 @@ def section(study: figures.Study) -> report.Section:
         study,
         panels=[
             _panel(swept, methods, config.target, "eval_round", "rounds"),
-            _panel(
-                swept,
-                methods,
-                config.target,
-                "total_bits",
-                f"uploaded bits, all workers ({config.wire_name()})",
+            parts.named_at_ends(
+                _panel(swept, methods, config.target, "total_bits", BITS)
             ),
         ],
         data=parts.tidy(swept),
         table=_table(swept, config.target),
         claims=_claims(swept, config.target),
         chosen=chosen,
+        first=parts.first_line(parts.ours_of(config), _medians(swept, config.target)),
+        bands=f"Lines: medians of {len(config.grid['seed'])} seeds; bands: from the "
+        "least to the largest.",
         seconds=seconds(),
     )
 
@@ -73,6 +74,14 @@ def _costs(swept, target):
     }
 
 
+def _medians(swept, target):
+    """Rounds and bits to the target by label, inf where half do not reach it."""
+    return {
+        label: (float(costs["rounds"].median()), float(costs["bits"].median()))
+        for label, costs in _costs(swept, target).items()
+    }
+
+
 def _table(swept, target):
     rows = []
     for label, costs in _costs(swept, target).items():
@@ -85,7 +94,9 @@ def _table(swept, target):
             {
                 "method": label,
                 "seeds at the target": f"{reached.sum()} of {reached.size}",
-                "rounds, median": f"{np.median(rounds):,.0f}" if reached.any() else "-",
+                f"{parts.TO_THE_TARGET}, median": f"{np.median(rounds):,.0f}"
+                if reached.any()
+                else "-",
                 "Mbit, median": f"{np.median(bits) / 1e6:.3f}"
                 if reached.any()
                 else "-",
@@ -103,9 +114,9 @@ def _table(swept, target):
 
 
 def _claims(swept, target):
-    costs = _costs(swept, target)
-    bits = {x: np.median(c["bits"].values) for x, c in costs.items()}
-    rounds = {x: np.median(c["rounds"].values) for x, c in costs.items()}
+    medians = _medians(swept, target)
+    rounds = {label: needed[0] for label, needed in medians.items()}
+    bits = {label: needed[1] for label, needed in medians.items()}
     known = np.isfinite([bits["SGD-SEC"], bits["SGD"]]).all()
     share = bits["SGD-SEC"] / bits["SGD"] if known else np.nan
     yield report.Claim(

@@ -15,7 +15,9 @@ from gdsec_jax.study import experiment, figures, report, tuning
 
 COSTS = {"total_time_s": "seconds", "total_energy_j": "joules"}
 SNRS_DB = (0.0, 10.0, 20.0)
-NEAR = ("GD", "GD-SEC")  # whose rounds are looked at worker by worker
+MARKERS = ("o", "s", "^")
+OURS = "GD-SEC"
+NEAR = ("GD", OURS)  # whose rounds are looked at worker by worker
 
 
 def section(study: figures.Study) -> report.Section:
@@ -41,17 +43,21 @@ def section(study: figures.Study) -> report.Section:
     return parts.section_of(
         study,
         panels=[
+            *(_dots(swept, names, cost, target) for cost in COSTS),
+            _workers(near, config.channel.distance_m, SNRS_DB[0]),
             *(
-                _panel(swept, names, cost, snr, target)
+                parts.named_at_ends(_panel(swept, names, cost, SNRS_DB[0], target))
                 for cost in COSTS
-                for snr in SNRS_DB
             ),
-            *(_workers(near, config.channel.distance_m, snr) for snr in SNRS_DB),
+            _workers(near, config.channel.distance_m, SNRS_DB[-1]),
         ],
         data=_tidy(swept),
         table=_table(swept, target),
         claims=_claims(swept, near, target),
         chosen=chosen,
+        first=_first_line(swept, target),
+        bands="Curves: medians over windows of rounds. Boxes: half of the rounds; "
+        "whiskers: from 1 to 99 %.",
         seconds=seconds(),
     )
 
@@ -93,19 +99,76 @@ def _channel(config, snr_db):
     return configs.make_channel(given, config.problem.num_workers)
 
 
-def _panel(swept, names, cost, snr, target):
+def _dots(swept, names, cost, target):
+    """What every method needs to the target at each SNR, sorted by the first."""
+
     def panel(axes):
-        for label, style in report.line_styles(names).items():
+        needed = {
+            label: [_needed(runs.sel(snr_db=snr), cost, target) for snr in SNRS_DB]
+            for label, runs in swept.items()
+        }
+        order = sorted(needed, key=lambda label: needed[label])
+        for place, label in enumerate(order):
+            color = report.line_style(names[label])["color"]
+            for value, marker in zip(needed[label], MARKERS, strict=True):
+                axes.plot([value], [place], marker, color=color, markersize=6)
+        for marker, snr in zip(MARKERS, SNRS_DB, strict=True):
+            look = {"color": "0.4", "markersize": 6, "linestyle": "none"}
+            axes.plot([], [], marker, label=f"{snr:g} dB", **look)
+        words = [f"{x}{' (never)' * (np.inf in needed[x])}" for x in order]
+        axes.set_yticks(range(len(order)), words)
+        axes.get_yticklabels()[order.index(OURS)].set_fontweight("bold")
+        axes.set_ylim(len(order) - 0.5, -0.5)
+        axes.set(xlabel=f"{COSTS[cost]} to the target")
+        parts.logarithmic(axes, "x")
+
+    return panel
+
+
+def _needed(one, cost, target) -> float:
+    at = _first(one, target)
+    return np.inf if at is None else at[cost].item()
+
+
+def _panel(swept, names, cost, snr, target):
+    """GD, GD-SEC and who needs the least beside them."""
+
+    def panel(axes):
+        first = {x: _needed(swept[x].sel(snr_db=snr), cost, target) for x in names}
+        others = sorted((x for x in names if x not in NEAR), key=first.__getitem__)
+        shown = [*NEAR, *others[: parts.CURVES - len(NEAR)]]
+        styles = report.line_styles({label: names[label] for label in shown})
+        for label, style in styles.items():
             one = swept[label].sel(snr_db=snr)
-            style |= {"marker": ""}
             axes.plot(*_in_windows(one[cost], one["objective_error"]), **style)
         parts.target_line(axes, target)
         axes.set(xlabel=COSTS[cost], ylabel="objective error", title=f"{snr:g} dB")
         parts.logarithmic(axes, "xy", tuning.resolution_of(swept["GD"]))
-        first = float(swept["GD"]["initial_error"][0])
-        axes.set_ylim(top=min(axes.get_ylim()[1], 10 * first))
+        start = float(swept["GD"]["initial_error"][0])
+        axes.set_ylim(top=min(axes.get_ylim()[1], 10 * start))
 
     return panel
+
+
+def _first_line(swept, target) -> str:
+    """Who needs less than GD-SEC, and by how much, at each SNR."""
+    said = []
+    for cost, unit in COSTS.items():
+        for snr in SNRS_DB:
+            all_of = {
+                label: _needed(runs.sel(snr_db=snr), cost, target)
+                for label, runs in swept.items()
+            }
+            less = sorted(
+                (x for x in all_of if all_of[x] < all_of[OURS]), key=all_of.__getitem__
+            )
+            if less:
+                share = all_of[less[0]] / all_of[OURS]
+                more = f" ({len(less)} methods need less)" * (len(less) > 1)
+                said.append(f"{share:.0%} of its {unit} at {snr:g} dB, {less[0]}{more}")
+    if not said:
+        return f"{OURS} needs the least seconds and joules of all methods here."
+    return f"Not {OURS} needs the least here: {parts.listed(said)}."
 
 
 def _in_windows(costs, errors):
@@ -121,7 +184,7 @@ def _workers(near, distances, snr):
 
     def panel(axes):
         for shift, (label, histories) in enumerate(near.items()):
-            colour = ("0.45", report.line_style("gdsec")["color"])[shift]
+            colour = ("0.65", report.line_style("gdsec")["color"])[shift]
             place = np.arange(len(distances)) + 0.35 * shift - 0.175
             axes.boxplot(
                 1e3 * histories[snr].worker_time_s,

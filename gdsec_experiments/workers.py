@@ -8,6 +8,7 @@ from gdsec_jax.study import config as configs
 from gdsec_jax.study import experiment, figures, report
 
 LABEL = "GD-SEC"
+_ROUND = np.array([0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 10, 20, 30, 50, 100, 200, 500])
 
 
 def section(study: figures.Study) -> report.Section:
@@ -29,13 +30,18 @@ def section(study: figures.Study) -> report.Section:
     with experiment.prepared(config) as first:
         chosen = parts.how_chosen(config, first)
     table = pd.DataFrame(rows)
+    ratio = table[f"{LABEL} rounds"] / table["GD rounds"]
+    panels = [_panel(table, "bits a worker"), _share(table)]
+    if parts.differ(ratio, 1):
+        panels.append(_panel(table, "rounds"))
     return parts.section_of(
         study,
-        panels=[_panel(table, "rounds"), _panel(table, "bits a worker"), _share(table)],
+        panels=panels,
         data=pd.concat(curves, ignore_index=True),
         table=_shown(table),
         claims=_claims(table),
         chosen=chosen,
+        note=parts.rounds_in_words(ratio, 1),
         seconds=seconds(),
     )
 
@@ -58,25 +64,37 @@ def _panel(table, what):
         for label, name in (("GD", "gd"), (LABEL, "gdsec")):
             style = report.line_style(name) | {"label": label, "marker": "o", "ms": 4}
             axes.plot(table["M"], table[f"{label} {what}"], **style)
-        axes.set_xlabel("workers")
-        parts.logarithmic(axes, "xy")
         axes.set_ylabel(f"{what} to the target")
+        _over_workers(axes, table)
         low, high = axes.get_ylim()
         if axes.get_yscale() == "log":  # a per cent more is no trend
             axes.set_ylim(low / 2, 2 * high)
 
-    return panel
+    return parts.named_at_ends(panel)
+
+
+def _over_workers(axes, table):
+    axes.set_xlabel("workers")
+    parts.logarithmic(axes, "xy")
+    axes.set_xticks(table["M"], [f"{number:,}" for number in table["M"]])
+    axes.set_xticks([], minor=True)
 
 
 def _share(table):
     def panel(axes):
         share = 100 * table[f"{LABEL} bits a worker"] / table["GD bits a worker"]
-        style = report.line_style("gdsec") | {"label": LABEL, "marker": "o", "ms": 4}
+        style = report.line_style("gdsec") | {"marker": "o", "ms": 4}
         axes.plot(table["M"], share, **style)
-        axes.set_xlabel("workers")
-        parts.logarithmic(axes, "xy")
         axes.set_ylabel("% of GD's bits to the target")
-        parts.plain_numbers(axes.yaxis)
+        _over_workers(axes, table)
+        parts.write_values(axes, table["M"], share, "{:.2g} %")
+        known = share[np.isfinite(share)]
+        if known.size:  # from below the least to above the most, with ticks at both
+            axes.set_ylim(known.min() / 1.4, 1.4 * known.max())
+            ticks = [*_ROUND[(known.min() < _ROUND) & (known.max() > _ROUND)]]
+            ticks = [known.min(), *(x for x in ticks if x > 1.15 * known.min())]
+            axes.set_yticks(ticks, [f"{tick:.2g}" for tick in ticks])
+            axes.set_yticks([], minor=True)
 
     return panel
 
@@ -84,7 +102,7 @@ def _share(table):
 def _shown(table):
     shown = {"workers": table["M"].map("{:,}".format)}
     for label in ("GD", LABEL):
-        shown[f"{label} rounds"] = table[f"{label} rounds"].map(_count)
+        shown[f"{label}, {parts.TO_THE_TARGET}"] = table[f"{label} rounds"].map(_count)
         shown[f"{label} kbit a worker"] = (table[f"{label} bits a worker"] / 1e3).map(
             lambda x: "never" if np.isnan(x) else f"{x:,.1f}"
         )

@@ -17,6 +17,7 @@ from gdsec_jax.federation._broadcast import _STREAM as _STREAM
 from gdsec_jax.federation._controller import ControlState as ControlState
 from gdsec_jax.files import _netcdf as _netcdf
 from gdsec_jax.files import _whole as _whole
+from gdsec_jax.plot._ends import name_ends as name_ends
 from gdsec_jax.problems import _constants as _constants
 from gdsec_jax.problems import _lasso as _lasso
 from gdsec_jax.problems import _optima as _optima

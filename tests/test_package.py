@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "_theory": {"algorithms", "problems", "worker"},
     "uplink": {"federation", "server"},
     "simulation": {"federation", "files", "problems", "uplink", "worker"},
-    "plot": {"algorithms", "simulation"},
+    "plot": {"algorithms", "simulation", "wire"},
     "__main__": {"study"},
     "study": {
         *("_theory", "algorithms", "data", "federation", "files", "plot", "problems"),

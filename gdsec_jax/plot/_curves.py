@@ -1,5 +1,6 @@
 """Errors against rounds, bits or seconds."""
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -8,6 +9,7 @@ import numpy as np
 from gdsec_jax import _checks
 from gdsec_jax.plot import _look, _runs
 from gdsec_jax.simulation._history import History
+from gdsec_jax.wire._formats import WORDS
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
 
 _POINTS = 500  # of a curve that are drawn, at most twice as many
 _TOTALS = {"bits": "total_bits", "seconds": "total_time_s"}  # of a sweep
-_NO_RUN = {"color": "0.6", "linewidth": 0.8, "zorder": 0}  # the look of a level
 
 
 def convergence(
@@ -32,8 +33,10 @@ def convergence(
 
     What lies below the least error that can be told from 0, and 0 and negative errors
     where that is not known, is drawn at it, and a line is; what lies a hundred times
-    above the largest initial error is divergence, and beyond the axes. The settings of
-    a sweep are shades of its method's colour. Seven curves are in the legend; the
+    above the largest initial error is divergence, and beyond the axes. An error that
+    goes up to twice its least so far, and down again, is drawn pale, and over it the
+    least so far, which is what a target's cost counts. The settings of a sweep are
+    shades of its method's colour. Of more than seven curves six are in the legend; the
     others, pale, are counted there.
 
     Args:
@@ -41,7 +44,7 @@ def convergence(
       against: what the horizontal axis counts: rounds; bits that all workers together
         have uploaded, without the start, which has none; or the channel's seconds.
       target: an error relative to the first run's initial one, to mark.
-      wire: the bit format, in words for the axis; by default as the runs say.
+      wire: the bit format, in words for the axis, or ""; by default as the runs say.
       methods: by label, a name of `METHODS` or MODULE:FUNCTION, for the look.
       ax: where to draw; by default on new axes.
 
@@ -79,13 +82,16 @@ def convergence(
     if against != "bits":  # up to the last round, though its error has no place
         last = max(np.nanmax(np.append(0, course.along)) for course in courses)
         axes.update_datalim([(last, 1)], updatey=False)
-    _errors_upwards(axes, courses, level)
+    right = against != "bits"
+    _errors_upwards(axes, courses, level, right=right)
     axes.set_ylabel(first.error_name)
     if against == "bits":
         if any(np.isfinite(course.along).any() for course in courses):
             axes.set_xscale("log")
         formats = {_wire_of(course.about) for course in courses}
-        words = wire or (formats.pop() if len(formats) == 1 else "as each counts them")
+        several = "as each counts them"
+        words = formats.pop() if len(formats) == 1 else several
+        words = words if wire is None else wire
         given = f" ({words})" if words else ""
         axes.set_xlabel(f"uploaded bits, all workers{given}")
     else:
@@ -101,6 +107,7 @@ class _Course(NamedTuple):
     initial: float
     floor: float  # of the errors
     known: bool  # whether less than the floor cannot be told from it
+    settles: bool  # whether it did not end above its start
     line: dict[str, Any]  # of matplotlib's plot
     about: Mapping[str, Any]  # the attributes of the run
 
@@ -116,16 +123,16 @@ class _Course(NamedTuple):
 
     def draw(self, axes: Any, line: Mapping[str, Any], *, start: bool) -> None:
         """On the axes, thinned to what the eye can see."""
-        shown = _thinned(self.along.size)
-        along = self.along[shown]
-        errors = np.maximum(self.errors[shown], self.floor)  # NaN stays
+        along, errors = self.along, self.errors
         if start:
-            along = np.append(0, along)
-            errors = np.append(max(self.initial, self.floor), errors)
+            along, errors = np.append(0, along), np.append(self.initial, errors)
+        errors = np.maximum(errors, self.floor)  # NaN stays
+        shown = _thinned(along.size)
         if "marker" in line:  # ten of them, however long and noisy the curve is
             every = (shown.size // 20, max(1, shown.size // 10))
             line = {**line, "markevery": every}
-        axes.plot(along, _positive(errors), **line)
+        draw = functools.partial(_look.fall, axes) if self.settles else axes.plot
+        draw(along[shown], _positive(errors[shown]), **line)
 
 
 def _courses(
@@ -165,18 +172,21 @@ def _course(total, errors, initial, outcome, line, about) -> _Course:
         raise ValueError(
             f"{line['label']} has no seconds, expected a run over a channel with them."
         )
-    if outcome in ("diverged", "worsened"):
+    settles = outcome not in ("diverged", "worsened")
+    if not settles:
         line = line | {"label": f"{line['label']} ({outcome})"}
     floor = about.get("resolution", 0.0)
     known = floor > 0
     if not known:  # then a 0 is drawn at what rounding leaves of the start
         eps = np.finfo(np.asarray(errors).dtype).eps
         floor = eps * initial if 0 < initial < np.inf else 0.0
-    along = _positive(np.asarray(total, float))
-    return _Course(along, np.asarray(errors), initial, floor, known, line, about)
+    along, errors = _positive(np.asarray(total, float)), np.asarray(errors)
+    return _Course(along, errors, initial, floor, known, settles, line, about)
 
 
-def _errors_upwards(axes: Any, courses: list[_Course], level: float | None) -> None:
+def _errors_upwards(
+    axes: Any, courses: list[_Course], level: float | None, *, right: bool
+) -> None:
     """A logarithmic axis of errors, with what divergence and rounding leave of it."""
     drawn = any(
         np.isfinite(line.get_ydata(orig=True)).any() for line in axes.get_lines()
@@ -184,7 +194,7 @@ def _errors_upwards(axes: Any, courses: list[_Course], level: float | None) -> N
     if drawn:  # a logarithmic axis without a positive value is an error
         axes.set_yscale("log")
     if level is not None:
-        axes.axhline(level, **_NO_RUN, label="target")
+        _look.level(axes, level, "target", right=right)
     ceiling = 100 * max(course.initial for course in courses)
     if drawn and 0 < ceiling < axes.get_ylim()[1]:  # the rest is divergence
         axes.set_ylim(top=ceiling)
@@ -192,7 +202,7 @@ def _errors_upwards(axes: Any, courses: list[_Course], level: float | None) -> N
     if floors:
         floor, known = max(floors)
         words = "less is not known" if known else "0 or less"
-        axes.axhline(floor, **_NO_RUN, linestyle=":", label=words)
+        _look.level(axes, floor, words, right=right, linestyle=":")
 
 
 def _wire_of(about: Mapping[str, Any]) -> str:
@@ -203,7 +213,7 @@ def _wire_of(about: Mapping[str, Any]) -> str:
         formats = [{"name": config.get("wire")} | config]
     if not isinstance(formats, list) or not all(isinstance(x, dict) for x in formats):
         return ""
-    names = {str(x.get("name")) for x in formats}
+    names = {WORDS.get(str(x.get("name")), str(x.get("name"))) for x in formats}
     bits = {x["value_bits"] for x in formats if x.get("value_bits")}
     return ", ".join([*sorted(names), *(f"{x}-bit values" for x in sorted(bits))])
 

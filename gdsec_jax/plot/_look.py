@@ -11,21 +11,24 @@ from gdsec_jax.algorithms import METHODS
 
 # Okabe and Ito's palette, which people with colour-blindness can tell apart, its yellow
 # darker for white paper. A method has the same colour and dash everywhere, by its place
-# in the table of methods.
+# in the table of methods; blue is GD-SEC's alone.
+_FIRST = ("#000000", "#0072B2")
 _PALETTE = (
-    *("#000000", "#0072B2", "#D55E00", "#009E73"),
-    *("#CC79A7", "#E69F00", "#56B4E9", "#A6A01A"),
+    *("#D55E00", "#009E73", "#CC79A7", "#E69F00"),
+    *("#56B4E9", "#A6A01A", "#000000"),
 )
 _STYLES = ("-", "--", ":", "-.")
 _DOTS = "os^D"  # of points, for these dashes
 _MARKERS = ("", "o", "s", "^", "v", "D")  # of the first, second … curve of a method
+_TWICE = 2  # times the least error so far: then a curve goes up and down
 ENTRIES = 7  # of a legend
 
 
 def line_style(method: str, again: int = 0) -> dict[str, Any]:
     """How a method's curve looks in every figure: its colour, dash and breadth.
 
-    By the method's place in the table of methods, in eight colours.
+    By the method's place in the table of methods: gd is black, broad and pale, gdsec
+    blue, and the others share seven colours.
 
     Args:
       method: a name of `METHODS`, or MODULE:FUNCTION of one's own, which looks like
@@ -54,9 +57,11 @@ def _style(place: int, again: int) -> dict[str, Any]:
     """Of the method at a place in the table, or behind it."""
     marker = _MARKERS[again % len(_MARKERS)]
     marked = {"marker": marker, "markersize": 4}
+    turn, number = divmod(max(place - len(_FIRST), 0), len(_PALETTE))
+    turn += place >= len(_FIRST) and _PALETTE[number] in _FIRST  # not as GD itself
     return (marked if marker else {}) | {
-        "color": _PALETTE[place % len(_PALETTE)],
-        "linestyle": _STYLES[(place // len(_PALETTE) + again) % len(_STYLES)],
+        "color": (*_FIRST, _PALETTE[number])[min(place, len(_FIRST))],
+        "linestyle": _STYLES[(turn + again) % len(_STYLES)],
         # The baseline is broad, since the best methods lie right on top of it.
         "linewidth": 1.6 if place else 4,
         "alpha": 1 if place else 0.35,
@@ -111,9 +116,8 @@ def named(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     if len(lines) <= ENTRIES:
         return list(lines)
     shades = len({line["color"] for line in lines}) == len(lines)  # of one sweep
-    places = (
-        np.linspace(0, len(lines) - 1, ENTRIES).round() if shades else range(ENTRIES)
-    )
+    few = ENTRIES - 1  # the last entry counts the others
+    places = np.linspace(0, len(lines) - 1, few).round() if shades else range(few)
     pale = {} if shades else {"alpha": 0.3, "linewidth": 1, "zorder": 1}
     return [
         line if place in places else {**line, "label": f"_{line['label']}"} | pale
@@ -124,12 +128,46 @@ def named(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def finished(axes: Any, number: int) -> Any:
     """The axes with a legend, which says how many of so many lines it leaves out."""
     if number > ENTRIES:
-        rest = f"and {number - ENTRIES} more"
+        rest = f"and {number - ENTRIES + 1} more"
         axes.plot([], [], color="0.5", alpha=0.3, label=rest)
     axes.grid(alpha=0.25)
     if axes.get_legend_handles_labels()[1]:
         axes.legend(fontsize="small", frameon=False)
     return axes
+
+
+def level(
+    axes: Any, value: float, words: str, *, right: bool = False, **line: Any
+) -> None:
+    """A thin line across the axes with words at its left, rather than a legend."""
+    look = {"color": "0.6", "linewidth": 0.8, "zorder": 0, "label": f"_{words}"} | line
+    axes.axhline(value, **look)
+    axes.annotate(
+        words,
+        (1 if right else 0, value),
+        xycoords=axes.get_yaxis_transform(),
+        xytext=(-3 if right else 3, 1),
+        textcoords="offset points",
+        ha="right" if right else "left",
+        va="bottom",
+        fontsize=9.5,
+        color="0.35",
+        zorder=6,
+    )
+
+
+def goes_up_and_down(errors: np.ndarray) -> bool:
+    """Whether an error is somewhere more than twice its least so far."""
+    return bool((errors > _TWICE * np.fmin.accumulate(errors)).any())
+
+
+def fall(axes: Any, along: np.ndarray, errors: np.ndarray, **line: Any) -> None:
+    """An error's curve; what goes up and down pale, and over it the least so far."""
+    if goes_up_and_down(errors):
+        pale = {"color": line["color"], "alpha": 0.3, "linewidth": 0.8, "zorder": 1}
+        axes.plot(along, errors, **pale)
+        errors = np.fmin.accumulate(errors)
+    axes.plot(along, errors, **line)
 
 
 def dots(line: Mapping[str, Any]) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def heatmap(
     """A sweep as a map over two of its axes; or a run, over rounds and workers.
 
     Of a sweep each field is what a setting needs to the target, the least one starred,
-    and grey where it is never reached. Over further axes of the grid the cheapest
+    and hatched where it is never reached. Over further axes of the grid the cheapest
     setting counts. Of a run each field is the share of its entries that a worker sends.
 
     Args:
@@ -202,7 +202,7 @@ def heatmap(
         )
     values = needed.min(left).transpose(up, along).values
     there = np.isfinite(values) & (values > 0)
-    axes.set_facecolor("0.85")
+    axes.patch.set(facecolor="w", hatch="////", edgecolor="0.75")  # in grey print, too
     low, high = (values[there].min(), values[there].max()) if there.any() else (1, 10)
     norm = matplotlib.colors.LogNorm(low, max(high, 1.01 * low))
     shown = np.where(there, values, np.nan)
@@ -217,7 +217,7 @@ def heatmap(
     if sum(len(_runs.word(value)) for value in run[along].values) > 40:
         axes.tick_params(axis="x", rotation=90)
     name = "uploaded bits" if what == "bits" else "rounds"
-    axes.figure.colorbar(image, ax=axes, label=f"{name} to {target:g} (grey: never)")
+    axes.figure.colorbar(image, ax=axes, label=f"{name} to {target:g} (hatched: never)")
     return axes
 
 

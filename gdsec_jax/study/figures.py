@@ -12,9 +12,32 @@ import matplotlib.axes
 import rich.console
 
 from gdsec_jax import _checks
+from gdsec_jax.algorithms import METHODS
 from gdsec_jax.files import _environment
 from gdsec_jax.study import config as configs
 from gdsec_jax.study import experiment, report, shipped
+
+_INTRODUCTION = (
+    "Many workers, each with data of its own, fit one model together. In every round "
+    "a server tells them the parameters; each computes the gradient of its part of the "
+    "loss and sends it; the server adds up what comes in and makes a step. To send "
+    "costs more time and energy than to compute, so the methods here send less: few "
+    "entries of a gradient, few bits an entry, or in some rounds nothing.",
+    "GD is gradient descent, in which every worker sends all entries in every round. "
+    "In GD-SEC, of M workers, one sends an entry only where it differs from what the "
+    "server remembers of it by more than xi / M times what that parameter has just "
+    "moved: the larger xi, the less is sent. What it does not send it adds to its next "
+    "gradient, which is the error correction, and the server takes what it remembers "
+    "instead; beta says how fast that memory follows the gradients. GD-SOEC is the "
+    "same without error correction, QSGD-SEC sends few levels of a value, and SGD and "
+    "SGD-SEC take gradients of few samples.",
+    "The error is how far the loss is above its minimum, if a figure does not say "
+    "otherwise. Rounds to the target, and bits to the target, count until the error "
+    "is first at most a given part of the one at the start. Bits are those of the "
+    "messages of all workers as they would be written: run lengths of what is left "
+    "out, and the values, with 32 bits if nothing else is said. Below each figure "
+    "stands what was claimed, and whether these data show it.",
+)
 
 
 class Study(NamedTuple):
@@ -94,11 +117,25 @@ def make(
         title="Communication-efficient distributed optimisation: the figures",
         environment=environment,
         command=" ".join([command, *names]),
+        introduction=_INTRODUCTION,
+        papers=_papers(studies),
         notes=notes,
         saved=True,
     )
     experiment.say(console, f"wrote {page}")
     return page
+
+
+def _papers(studies: Sequence[Study]) -> dict[str, str]:
+    """The papers of the methods of some figures: the address by the methods' names."""
+    used = {
+        method.name for study in studies for method in study.config.methods.values()
+    }
+    titles: dict[str, list[str]] = {}
+    for name, method in METHODS.items():
+        if name in used and method.paper.startswith("https://"):
+            titles.setdefault(method.paper, []).append(method.title)
+    return {", ".join(names): paper for paper, names in titles.items()}
 
 
 def _section_of(study: Study) -> report.Section:

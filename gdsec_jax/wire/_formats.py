@@ -23,6 +23,17 @@ from gdsec_jax import _checks
 FORMATS = ("dense", "coo", "bitmap", "rle", "golomb")
 CONVENTIONS = ("entropy", "values", "coo_bare", "coo64")
 _RUN_CODED = ("rle", "golomb")
+WORDS = {  # for figures and tables
+    "dense": "all entries",
+    "coo": "index and value",
+    "bitmap": "bitmap",
+    "rle": "run lengths",
+    "golomb": "Golomb run lengths",
+    "entropy": "entropy of the support",
+    "values": "values alone",
+    "coo_bare": "index and value, no count",
+    "coo64": "64 bits an entry",
+}
 
 
 class Format(NamedTuple):

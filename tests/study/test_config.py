@@ -189,9 +189,9 @@ def test_an_empty_file_is_the_defaults(load):
 
 
 def test_the_wire_in_words(load):
-    assert load("wire = 'coo'").wire_name() == "coo, 64-bit values"
-    assert load("problem.dtype = 'float32'").wire_name() == "rle, 32-bit values"
-    assert load("value_bits = 16").wire_name() == "rle, 16-bit values"
+    assert load("wire = 'coo'").wire_name() == "index and value, 64-bit values"
+    assert load("problem.dtype = 'float32'").wire_name() == "run lengths, 32-bit values"
+    assert load("value_bits = 16").wire_name() == "run lengths, 16-bit values"
 
 
 def test_the_baseline_is_gradient_descent_or_the_first_method(load):

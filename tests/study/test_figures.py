@@ -4,8 +4,12 @@ import contextlib
 import dataclasses
 import importlib
 import pickle
+import re
 
+import matplotlib.figure
+import matplotlib.text
 import numpy as np
+import optax
 import pandas as pd
 import pytest
 import rich.console
@@ -13,9 +17,9 @@ import xarray as xr
 from cases import made_history
 
 from gdsec_experiments import _parts as parts
-from gdsec_jax import History, data
+from gdsec_jax import History, data, gd, problems, simulate
 from gdsec_jax.study import config as configs
-from gdsec_jax.study import experiment, figures, report
+from gdsec_jax.study import experiment, figures, report, tuning
 
 NAMES = (
     *("ridge", "heterogeneous", "lasso", "nonconvex", "sparse", "error_correction"),
@@ -99,6 +103,245 @@ def test_each_is_drawn_at_toy_size(name, tmp_path):
     assert all(path.stat().st_size > 50 for path in paths)
 
 
+ROUNDS = 60
+
+
+def made(number: int, **fields) -> History:
+    """A run that nobody made: the larger the number, the later it is at the target."""
+    rounds = np.arange(1, ROUNDS + 1)
+    errors = 10 * np.exp(-rounds / (2 + number % 5)) * (1 + number % 2 * (rounds % 7))
+    run = made_history(np.full(ROUNDS, 320 * (1 + number % 3)), errors)
+    seen = {"reach": np.linspace(1, 2, ROUNDS)}
+    accuracy = {"accuracy": np.linspace(0.1, 0.9, ROUNDS)}
+    more = {"observed": seen, "metrics": accuracy}
+    return History(**vars(run) | more | fields)
+
+
+def made_sweep(axes: dict[str, list]) -> xr.Dataset:
+    """A sweep that nobody made, whose last settings diverge."""
+    sizes = tuple(len(values) for values in axes.values())
+    many = int(np.prod(sizes))
+    runs = [made(number) for number in range(many)]
+    lost = np.arange(many) >= max(many - 2, 1) if "xi" in axes or "beta" in axes else []
+
+    def shaped(values):
+        return tuple(axes), np.reshape(values, sizes)
+
+    def over_rounds(values):
+        return (*axes, "eval_round"), np.reshape(values, (*sizes, ROUNDS))
+
+    total = over_rounds([np.cumsum(run.bits) for run in runs])
+    names = ("bits", "broadcast_bits", "gradient_evaluations", "lost")
+    totals = {f"total_{name}": total for name in (*names, "time_s", "energy_j")}
+    errors = np.array([run.objective_error for run in runs])
+    outcome = np.full(many, "completed", object)
+    errors[np.flatnonzero(lost)], outcome[np.flatnonzero(lost)] = 1e3, "diverged"
+    return xr.Dataset(
+        totals
+        | {
+            "objective_error": over_rounds(errors),
+            "outcome": shaped(outcome),
+            "initial_error": shaped(np.full(many, 10.0)),
+            "rounds": shaped(np.full(many, ROUNDS)),
+        },
+        coords=axes | {"eval_round": np.arange(1, ROUNDS + 1)},
+    )
+
+
+@pytest.fixture
+def without_runs(monkeypatch, x64):
+    """Sections of the whole configs, of runs that nobody made."""
+    problem = problems.ridge(np.eye(20), np.arange(20.0), 5)
+
+    @contextlib.contextmanager
+    def prepared(config, console=None):
+        yield problem
+
+    def simulated(config, label, *_, **__):
+        return made(list(config.methods).index(label))
+
+    def swept(config, label, *_, **__):
+        axes = tuning.axes_of(config, label)
+        return made_sweep({axis.dimension: [x for (x,) in axis.rows] for axis in axes})
+
+    def wireless(config, *_):
+        return made_sweep({"snr_db": [0.0, 10.0, 20.0]})
+
+    def at_snrs(config, *_):
+        times = np.random.default_rng(0).random((ROUNDS, 5)) + 0.1
+        return {snr: made(0, worker_time_s=times) for snr in (0.0, 10.0, 20.0)}
+
+    def faulty(config, method, problem):
+        module = importlib.import_module("gdsec_experiments.faults")
+        names = ("error", "bits", "lost", "left_out", "missing", "drift")
+        course = made(0).objective_error
+        one = module._faulty.Course(**dict.fromkeys(names, course))
+        return dict.fromkeys(module.CASES, one)
+
+    def adaptive(config, own, step, seeds):
+        module = importlib.import_module("gdsec_experiments.adaptive")
+        many = [made(number) for number in range(len(seeds))]
+        stacked = [
+            np.stack([getattr(run, name) for run in many])
+            for name in ("objective_error", "bits")
+        ]
+        start = np.full(len(seeds), 10.0)
+        one = module.Courses(start, stacked[0], stacked[1][..., 0], stacked[0])
+        both = {module.ADAPTIVE: one, module.GD: one}
+        swept = made_sweep({"xi": [1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7]})
+        return module.Result(
+            f"{own['kind']} {own['data']}", step, start / 1e3, swept, both
+        )
+
+    def sent(problem, method, rounds):
+        return np.random.default_rng(0).random((rounds, 5, 20)) < 0.2
+
+    monkeypatch.setattr(experiment, "prepared", prepared)
+    monkeypatch.setattr(experiment, "simulate_method", simulated)
+    monkeypatch.setattr(tuning, "sweep_method", swept)
+    for name, function, instead in (
+        ("wireless", "_over_snrs", wireless),
+        ("wireless", "_at_snrs", at_snrs),
+        ("faults", "_courses", faulty),
+        ("adaptive", "_result", adaptive),
+        ("heatmap", "_sent", sent),
+        ("cnn", "_on_data_at_hand", lambda study: study),
+    ):
+        module = importlib.import_module(f"gdsec_experiments.{name}")
+        monkeypatch.setattr(module, function, instead)
+
+
+@pytest.mark.parametrize("name", NAMES + NETWORKS + LINKS)
+def test_a_referee_finds_his_way_in_every_picture(name, tmp_path, without_runs):
+    config = shipped(name)
+    section = section_of(name, config, tmp_path / "runs")
+    figure = report.compose(section, titled=True)
+    entries = [text for legend in figure.legends for text in legend.get_texts()]
+    assert len(entries) <= 7
+    words = " ".join(" ".join(text.get_text() for text in figure.texts).split())
+    assert (
+        words == f"{section.title} {section.caption}"
+    )  # what the PNG and the PDF say of themselves
+    assert f"Bits: {config.wire_name()}." in section.caption
+    assert " workers" in section.caption
+    texts = [text for text in figure.findobj(matplotlib.text.Text) if text.get_text()]
+    assert min(text.get_fontsize() for text in texts) >= 9.5
+    if name not in ("beta", "frontier", "adaptive"):  # which have shades of it
+        named = {"GD-SEC", "SGD-SEC", "GD-SEC scalar", "GD-SEC by coordinate"}
+        for axes in figure.axes:
+            for line in axes.get_lines():
+                if str(line.get_label()).strip("_") in named:
+                    assert line.get_color() == "#0072B2"
+    if name in ("ridge", "lasso", "nonconvex", "sparse", "cnn", "wireless", "faults"):
+        assert re.search(r"[Nn]ot S?GD-SEC|GD-SEC (sends|needs) the", section.text)
+
+
+def test_the_first_line_says_who_sends_less():
+    needed = {"GD": (100, 1000.0), "GD-SEC": (100, 100.0), "CGD": (np.inf, np.inf)}
+    line, claim = parts.first_line("GD-SEC", needed), parts.fewest_bits
+    assert line == "Of all methods here GD-SEC sends the fewest bits to the target."
+    assert claim("GD-SEC", needed).holds is True
+    needed |= {"top-j": (150, 25.0), "EF21": (90, 50.0)}
+    assert parts.first_line("GD-SEC", needed) == (
+        "Here not GD-SEC sends the least to the target, but top-j with 25 % of its "
+        "bits and 1.50 times its rounds and EF21 with 50 % of its bits and 0.90 times "
+        "its rounds."
+    )
+    found = claim("GD-SEC", needed)
+    assert found.holds is False
+    assert found.measured.startswith("Mbit to the target: top-j 0.000 in 150 rounds,")
+    line = parts.first_line("GD-SEC", needed, ["top-j"])
+    assert "but top-j (which does not stay there) with 25 % of" in line
+    assert "EF21 with 50 %" in line
+    never = parts.first_line("CGD", needed)
+    assert never == "CGD does not reach the target here."
+
+
+def test_who_does_not_stay_at_the_target_is_marked():
+    methods = {"GD": {"name": "gd"}, "stays": {"name": "gdsec", "xi": 300.0}}
+    methods["leaves"] = methods["never"] = methods["stays"]
+    config = configs.validate({"target": 0.05, "methods": methods}, "test")
+    found = {"GD": history(100, 10_000), "stays": history(90, 900)}
+    found |= {"leaves": history(50, 500), "never": history(1000, 1000)}
+    found["leaves"].objective_error[-20:] = 0.5
+    runs = experiment.Runs(config, None, found)
+    assert parts.leavers(runs) == ["leaves"]
+    axes = matplotlib.figure.Figure().add_subplot()
+    parts.dots_of(runs, "bits")(axes)
+    texts = [text.get_text() for text in axes.get_yticklabels()]
+    assert texts == ["leaves *", "stays", "GD", "never (never)"]
+    assert parts.first_line("stays", parts.spent(runs), parts.leavers(runs)) == (
+        "Here not stays sends the least to the target, but leaves (which does not stay "
+        "there) with 56 % of its bits and 0.56 times its rounds."
+    )
+
+
+def test_of_many_methods_six_are_curves_and_all_are_dots(tmp_path, without_runs):
+    section = section_of("ridge", shipped("ridge"), tmp_path / "runs")
+    assert len(section.panels) == 4
+    for number in (0, 2):
+        dots = matplotlib.figure.Figure().add_subplot()
+        section.panels[number](dots)
+        texts = [text.get_text() for text in dots.get_yticklabels()]
+        names = {text.partition(" (")[0].removesuffix(" *") for text in texts}
+        assert names == set(shipped("ridge").methods)
+        curves = matplotlib.figure.Figure().add_subplot()
+        section.panels[number + 1](curves)
+        named = [text.get_text() for text in curves.texts]
+        assert len(named) == 7 and {"target", "GD", "GD-SEC"} <= set(named)
+        assert curves.get_legend_handles_labels()[1] == []
+
+
+def test_rounds_have_a_panel_only_where_they_differ(tmp_path, monkeypatch, x64):
+    assert not parts.differ([100, 103, np.inf], 100)
+    assert parts.differ([100, 106, np.inf], 100)
+    assert not parts.differ([np.inf], np.inf)
+    words = parts.rounds_in_words([98, 103, np.inf], 100)
+    assert words == "Rounds to the target, against GD's: -2.0 % to +3.0 %."
+
+
+def test_what_is_sent_beyond_the_budget_is_said():
+    module = importlib.import_module("gdsec_experiments.participation")
+    config = shipped("participation")
+    run = made_history([2068, 500, 590], [1.0, 1.0, 1.0])
+    runs = experiment.Runs(config, None, {module.BUDGET: run})
+    said = module._first_round(runs)
+    assert said.startswith(
+        "The budget of 600 bits has an exception, the first round of largest energy, "
+        "with up to 2,068 bits"
+    )
+    kept = made_history([600, 500], [1.0, 1.0])
+    runs = experiment.Runs(config, None, {module.BUDGET: kept})
+    assert module._first_round(runs).startswith("No round of largest energy sends more")
+
+
+def test_how_far_a_step_goes_along_the_gradient(x64):
+    module = importlib.import_module("gdsec_experiments.error_correction")
+    problem = problems.ridge(np.eye(6), np.arange(6.0), 3)
+    config = shipped("error_correction")
+    runs = {}
+    for label, method in {"GD": gd(3), "half": gd(3)}.items():
+        step = 0.5 if label == "half" else 1.0
+        optimizer = optax.chain(method, optax.sgd(step))
+        runs[label] = simulate(problem, optimizer, 5, observe=module.reach)
+    np.testing.assert_allclose(runs["GD"].observed["reach"], 1.0)
+    np.testing.assert_allclose(runs["half"].observed["reach"], 0.5)
+    along = {"GD": 1.0, "GD-SEC": 1.0, "GD-SOEC": 1.25}
+    rounds = {"GD": 100, "GD-SEC": 100, "GD-SOEC": 80}
+    histories = {
+        label: dataclasses.replace(
+            history(rounds[label], 1000), observed={"reach": np.full(300, along[label])}
+        )
+        for label in along
+    }
+    config = config.model_copy(update={"target": 0.05})
+    claim = module._goes_further(experiment.Runs(config, None, histories))
+    assert claim.holds is True and "would bring GD there in 80 rounds" in claim.measured
+    histories["GD-SOEC"].observed["reach"][:] = 1.0  # then it is something else
+    claim = module._goes_further(experiment.Runs(config, None, histories))
+    assert claim.holds is False
+
+
 def stub(study):
     """A section in the place of a figure's, which takes no runs."""
     return parts.section_of(
@@ -117,6 +360,9 @@ def test_make_leaves_a_page_of_those_named(tmp_path, monkeypatch):
     by_letter = [text.index(f'id="section-{name}"') for name in ("beta", "heatmap")]
     assert by_letter == sorted(by_letter)
     assert "gdsec figures heatmap beta" in text
+    assert text.index("Many workers, each with data of its own") < by_letter[0]
+    assert 'href="https://doi.org/10.1109/JSTSP.2022.3162989"' in text
+    assert "1806" not in text  # papers of methods that are not shown
     assert (tmp_path / "beta.csv").is_file()
 
 
@@ -304,5 +550,5 @@ def test_a_figure_of_real_data(tmp_path):
     config, note = figures._with_real_data("beta", toy("beta"))
     assert note is None
     section = section_of("beta", config, tmp_path / "runs")
-    assert "ridge on dna" in section.text
+    assert "Ridge on dna" in section.text
     assert set(section.chosen["chosen"]) == {"our setting, not chosen on these data"}

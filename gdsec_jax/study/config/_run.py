@@ -27,7 +27,7 @@ from gdsec_jax.study.config._fields import Count, NonNegative, sentence
 from gdsec_jax.study.config._method import FIXED, MethodConfig, function_of, model_of
 from gdsec_jax.study.config._problem import ProblemConfig, beside
 from gdsec_jax.study.config._uplink import ChannelConfig
-from gdsec_jax.wire._formats import CONVENTIONS, FORMATS
+from gdsec_jax.wire._formats import CONVENTIONS, FORMATS, WORDS
 
 _MOST_BYTES = 2**20  # read whole, so that a file of samples is not
 _STEPS = {
@@ -101,7 +101,7 @@ class RunConfig(_fields.Model):
     def wire_name(self) -> str:
         """The bit format in words, for figures and tables."""
         bits = self.value_bits or {"float32": 32, "float64": 64}[self.problem.dtype]
-        return f"{self.wire}, {bits}-bit values"
+        return f"{WORDS[self.wire]}, {bits}-bit values"
 
     def baseline(self) -> str:
         """The label that percentages refer to: plain GD, or else the first method."""

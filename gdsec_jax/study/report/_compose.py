@@ -12,6 +12,10 @@ import matplotlib
 import matplotlib.axes
 import matplotlib.collections
 import matplotlib.figure
+import matplotlib.legend
+import matplotlib.text
+import matplotlib.ticker
+import numpy as np
 import pandas as pd
 
 from gdsec_jax.files import _whole
@@ -22,6 +26,8 @@ _POINTS = 72  # an inch
 _LETTER = 5.5  # points, of a text of 10 points
 _TITLE = 7.2  # of one of 12 points
 _MARGIN = 65.0  # points beside the axes
+_NAME = 13.5  # points of one of the names on an axis
+_CAPTION = 9.5  # points
 # Curves of thousands of rounds are thinned to what the eye can see.
 _THINNED: dict[Any, Any] = {"path.simplify": True, "path.simplify_threshold": 0.5}
 
@@ -47,6 +53,7 @@ class Section(NamedTuple):
     command: str  # that makes it again
     table: pd.DataFrame | None = None  # shown as it is, without its index
     claims: tuple[Claim, ...] = ()
+    caption: str = ""  # of the files: the data, the bit format, what a band is
     chosen: pd.DataFrame | None = None  # how each parameter was chosen
     config: Mapping[str, Any] = {}  # what JSON can hold
     seconds: float = 0.0  # that it took
@@ -64,7 +71,7 @@ def compose(
     Args:
       section: whose panels are drawn.
       narrow: one below the other, for a phone; else side by side, at most three a row.
-      titled: with the section's title.
+      titled: with the section's title, and its caption at the foot.
 
     Returns:
       A figure of n panels, 4.6 inches each or 4.1 in all wide; `save_figure` writes it.
@@ -90,11 +97,12 @@ def compose(
         raise ValueError(
             f"section.panels of {section.name} is (), expected at least one function."
         )
-    return draw(section.panels, section.title if titled else "", narrow)
+    words = (section.title, section.caption) if titled else ("", "")
+    return draw(section.panels, words[0], narrow, caption=words[1])
 
 
 def draw(
-    panels: Sequence[Panel], title: str = "", narrow: bool = False
+    panels: Sequence[Panel], title: str = "", narrow: bool = False, *, caption: str = ""
 ) -> matplotlib.figure.Figure:
     """Panels and a title as `compose` shows those of a section.
 
@@ -102,6 +110,7 @@ def draw(
       panels: each draws on the axes that it is given.
       title: above all of them.
       narrow: as there.
+      caption: in small letters below all of them.
 
     Examples:
       >>> from gdsec_jax.study import report
@@ -112,19 +121,52 @@ def draw(
     rows, columns = shape(len(panels), narrow)
     width, height = _NARROW if narrow else _WIDE
     size = (columns * width, rows * height)
+    heights = np.full((rows, columns), height)
     with matplotlib.rc_context(_THINNED):
         figure = matplotlib.figure.Figure(figsize=size, layout="constrained")
+        grid = figure.add_gridspec(rows, 1)
+        # Each row alone: names at one panel's side take no room from those below it.
+        places = [grid[row].subgridspec(1, columns) for row in range(rows)]
         for number, panel in enumerate(panels):
-            axes = figure.add_subplot(rows, columns, number + 1)
+            place = divmod(number, columns)
+            axes = figure.add_subplot(places[place[0]][place[1]])
             panel(axes)
             _finish(axes, width, height)
-        extra = _legend(figure)
+            heights[place] = max(height, _of_names(axes))
+        grid.set_height_ratios(heights.max(1))
+        head = foot = 0.0  # inches
         if title:
             title = _wrapped(title, size[0] * _POINTS, _TITLE)
             figure.suptitle(title, parse_math=False)
-            extra += 0.25 * (1 + title.count("\n"))
-    figure.set_figheight(size[1] + extra)  # the panels keep their height
+            head = 0.25 * (1 + title.count("\n"))
+        if caption:
+            caption = _wrapped(caption, size[0] * _POINTS, 0.5 * _CAPTION)
+            foot = (1.35 * (1 + caption.count("\n")) + 0.5) * _CAPTION / _POINTS
+            look = {"fontsize": _CAPTION, "color": "0.35", "parse_math": False}
+            words = figure.text(0.5, 0, caption, ha="center", va="bottom", **look)
+            words.set_in_layout(False)
+        legend = _legend(figure)
+        low = foot + (legend.get_window_extent().height / figure.dpi if legend else 0)
+        whole = heights.max(1).sum() + head + low
+        figure.set_figheight(whole)  # the panels keep their height
+        if legend:
+            legend.set_bbox_to_anchor((0.5, foot / whole))
+        engine: Any = figure.get_layout_engine()
+        engine.set(rect=(0, low / whole, 1, 1 - low / whole))
     return figure
+
+
+def _names(axes: matplotlib.axes.Axes) -> list[matplotlib.text.Text]:
+    """The names along the side of axes that have names there, not numbers."""
+    locator = axes.yaxis.get_major_locator()
+    fixed = isinstance(locator, matplotlib.ticker.FixedLocator)
+    return list(axes.get_yticklabels()) if fixed else []
+
+
+def _of_names(axes: matplotlib.axes.Axes) -> float:
+    """Inches for axes with so many names along the side; 0 without."""
+    names = _names(axes)
+    return (_NAME * len(names) + _MARGIN) / _POINTS if names else 0.0
 
 
 def save(section: Section, folder: str | os.PathLike) -> list[Path]:
@@ -165,6 +207,7 @@ def save(section: Section, folder: str | os.PathLike) -> list[Path]:
     for path, figure in figures.items():
         with _whole.whole(path) as temporary:
             write(figure, temporary)
+        figure.set_layout_engine("none")  # it has found its places
     csv = folder / f"{section.name}.csv"
     with _whole.whole(csv) as temporary:
         section.data.to_csv(temporary, index=False, lineterminator="\n")
@@ -193,19 +236,22 @@ def check_name(section: Section) -> None:
 
 def _finish(axes: matplotlib.axes.Axes, width: float, height: float) -> None:
     axes.spines[["top", "right"]].set_visible(False)
-    maps = axes.findobj(matplotlib.collections.QuadMesh)
+    meshes = matplotlib.collections.QuadMesh
+    maps = [artist for artist in axes.collections if isinstance(artist, meshes)]
     for artist in maps:  # thousands of small squares otherwise
         artist.set_rasterized(True)
     if not maps and not axes.images:
         axes.grid(alpha=0.25)
-    along, up = width * _POINTS - _MARGIN, height * _POINTS - _MARGIN
+    names = [len(text.get_text()) for text in _names(axes)]
+    along = width * _POINTS - max([_MARGIN, *(_LETTER * length for length in names)])
+    up = height * _POINTS - _MARGIN
     axes.set_xlabel(_wrapped(axes.get_xlabel(), along))
     axes.set_ylabel(_wrapped(axes.get_ylabel(), up))
     axes.title.set_text(_wrapped(axes.get_title(), along, _TITLE))
 
 
-def _legend(figure: matplotlib.figure.Figure) -> float:
-    """One legend below all panels; the inches that it takes."""
+def _legend(figure: matplotlib.figure.Figure) -> matplotlib.legend.Legend | None:
+    """One legend for all panels, which stands below them, if there is a label."""
     handles: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -215,23 +261,22 @@ def _legend(figure: matplotlib.figure.Figure) -> float:
             own.remove()
     # Handle and gaps of a legend take about 45 points beside its text.
     labels = [_wrapped(label, _NARROW[0] * _POINTS - 45) for label in handles]
-    for columns in range(min(len(labels), 6), 0, -1):  # as many as there is room for
+    for columns in range(min(len(labels), 7), 0, -1):  # as many as there is room for
         legend = figure.legend(
             list(handles.values()),
             labels,
-            loc="outside lower center",
+            loc="lower center",
             ncols=columns,
             frameon=False,
             fontsize=9.5,
             handlelength=2.6,  # room for a dash and a gap of the broadest line
             columnspacing=1.2,
         )
-        box = legend.get_window_extent()
-        if columns > 1 and box.width > figure.bbox.width:
-            legend.remove()
-            continue
-        return box.height / figure.dpi
-    return 0.0
+        legend.set_in_layout(False)  # what it needs is left free
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return legend
+        legend.remove()
+    return None
 
 
 def _wrapped(text: str, points: float, letter: float = _LETTER) -> str:

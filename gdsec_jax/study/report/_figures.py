@@ -35,7 +35,7 @@ def convergence_panels(
     Args:
       histories: by label.
       methods: the algorithm's name of each label, which gives its `line_style`.
-      wire: the bit format, named on the axis; by default as the runs say.
+      wire: the bit format, named on the axis, or ""; by default as the runs say.
       target: an error relative to the first history's initial one, to mark.
 
     Returns:

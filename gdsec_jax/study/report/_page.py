@@ -30,6 +30,8 @@ def page(
     title: str,
     environment: Mapping[str, str],
     command: str,
+    introduction: Sequence[str] = (),
+    papers: Mapping[str, str] = {},
     notes: Sequence[str] = (),
     saved: bool = False,
 ) -> None:
@@ -45,6 +47,8 @@ def page(
       title: of the page.
       environment: what the results depend on beside the configs: versions, hardware.
       command: that makes the page again.
+      introduction: paragraphs for who has not read the papers.
+      papers: to be linked: the address by what it is of.
       notes: sentences at the top, such as what had to be replaced.
       saved: whether `save` has just written the sections into the page's folder: their
         pictures are then taken from there rather than drawn again.
@@ -84,6 +88,8 @@ def page(
     folder = Path(path).parent if saved else None
     text = template.render(
         title=title,
+        introduction=introduction,
+        papers=papers,
         notes=notes,
         command=command,
         environment=environment,

@@ -12,6 +12,9 @@ import threading
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib.image
+import numpy as np
+
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 # First in the page's head, before anything of its own can fail; the capturing listener
@@ -111,6 +114,36 @@ def tour(folder: Path, visits: list[tuple[str, int]], patience=200) -> list[Verd
         Verdict(**verdict, asked=asked)
         for verdict in json.loads(html.unescape(found[1]))
     ]
+
+
+def picture(page: Path, width: int, height: int) -> np.ndarray:
+    """[height, width, 3 or 4], what a page shows in a frame of so many pixels."""
+    browser = find()
+    assert browser is not None
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        frame = Path(folder) / "frame.html"
+        look = f"border:0;width:{width}px;height:{height}px"
+        frame.write_text(
+            f'<body style="margin:0"><iframe src="{page.as_uri()}" style="{look}">'
+        )
+        path = Path(folder) / "page.png"
+        subprocess.run(
+            [
+                *(browser, "--headless", "--no-sandbox", "--disable-gpu"),
+                *("--disable-dev-shm-usage", "--hide-scrollbars"),
+                f"--user-data-dir={folder}/profile",
+                "--host-resolver-rules=MAP * ~NOTFOUND",
+                f"--window-size={max(width, 600)},{height}",
+                "--virtual-time-budget=5000",
+                f"--screenshot={path}",
+                frame.as_uri(),
+            ],
+            capture_output=True,
+            timeout=120,
+            check=True,
+        )
+        shown = matplotlib.image.imread(path)
+    return (255 * shown[:height, :width]).round()
 
 
 class _Handler(http.server.SimpleHTTPRequestHandler):

@@ -165,8 +165,42 @@ def test_one_legend_has_every_label_once():
     figure = report.compose(section(panels=(*curves(2), own)))
     (legend,) = figure.legends
     labels = [text.get_text() for text in legend.get_texts()]
-    assert labels == ["label of gd", "label of gdsec", "target", "mine"]
+    assert labels == ["label of gd", "label of gdsec", "mine"]
     assert all(axes.get_legend() is None for axes in figure.axes)
+
+
+def test_a_caption_stands_below_all_else_and_takes_no_room_from_panels():
+    words = "Ridge on digits, 5 workers, shuffled split. Bits: run lengths. " * 3
+    figures = [
+        report.compose(section(panels=curves(), caption=caption), titled=True)
+        for caption in (words, "")
+    ]
+    for figure in figures:
+        figure.draw_without_rendering()
+    captioned, bare = figures
+    (caption,) = [x for x in captioned.texts if x.get_text().startswith("Ridge")]
+    assert caption.get_text().count("\n") >= 1
+    box = caption.get_window_extent()
+    (legend,) = captioned.legends
+    assert box.y0 >= 0 and box.y1 <= legend.get_window_extent().y0 + 2
+    assert box.x0 >= 0 and box.x1 <= captioned.bbox.width
+    for with_it, without in zip(captioned.axes, bare.axes, strict=True):
+        heights = [x.get_window_extent().height for x in (with_it, without)]
+        assert heights[0] == pytest.approx(heights[1], abs=4)
+    untitled = report.compose(section(caption=words))
+    assert not any(text.get_text().startswith("Ridge") for text in untitled.texts)
+
+
+def test_every_name_on_an_axis_has_a_line_of_its_own():
+    def names(axes):
+        axes.plot(range(30))
+        axes.set_yticks(range(30), [f"name {number}" for number in range(30)])
+
+    figure = report.compose(section(panels=(names, line)))
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].get_yticklabels()]
+    for lower, upper in itertools.pairwise(boxes):
+        assert lower.y1 <= upper.y0
 
 
 def test_only_files_have_a_title_and_only_labels_a_legend():
@@ -187,6 +221,9 @@ def test_a_method_looks_the_same_everywhere():
     assert looks["again"]["color"] == looks["gdsec"]["color"]
     assert looks["again"]["linestyle"] != looks["gdsec"]["linestyle"]
     assert looks["again"]["marker"] == "o"
+    blue = report.line_style("gdsec")["color"]
+    others = [looks[name]["color"] for name in looks if name not in ("gdsec", "again")]
+    assert blue == "#0072B2" and blue not in others
     figure = report.compose(section(panels=curves(4)))
     name = list(METHODS)[3]
     assert figure.axes[1].lines[3].get_color() == looks[name]["color"]
@@ -325,6 +362,20 @@ def test_every_figure_is_there_wide_and_narrow(tmp_path):
     assert sizes == [883, 394, 1325, 394]
 
 
+def test_who_has_not_read_the_papers_is_told_what_they_need(tmp_path):
+    paper = {"GD-SEC, SGD-SEC": "https://example.org/a?b=1&c"}
+    shown = section(caption="Ridge on digits, 5 workers. Bits: run lengths.")
+    text = written(tmp_path, shown, introduction=["It is so."], papers=paper)
+    read = Reader(text)
+    assert read.text.index("It is so.") < read.text.index("Contents")
+    links = [link["href"] for link in read.all("a")]
+    assert links[0] == paper["GD-SEC, SGD-SEC"]
+    assert "Papers: GD-SEC, SGD-SEC ." in read.text
+    assert len(read.all("figcaption")) == 1
+    assert "Ridge on digits, 5 workers. Bits: run lengths." in read.text
+    assert "Papers:" not in Reader(written(tmp_path)).text
+
+
 def test_everything_is_escaped(tmp_path):
     frame = pd.DataFrame({NASTY: [NASTY]})
     words = {"title": NASTY, "command": NASTY}
@@ -389,6 +440,22 @@ def test_a_browser_finds_nothing_wrong(width, tmp_path):
     assert verdict.width == width
     assert verdict.needed <= verdict.width
     assert verdict.images == ([394, 394] if width == 390 else [883, 1325])
+
+
+@needs_browser
+def test_a_table_that_goes_on_has_a_shade_at_its_side(tmp_path):
+    """Of a phone: darker where a table is wider than the page, and nowhere else."""
+    shaded = []
+    for columns in (2, 12):
+        names = [f"column {number}" for number in range(columns)]
+        rows = pd.DataFrame([["a cell"] * columns] * 12, columns=names)
+        written(tmp_path, section(table=rows, chosen=None, claims=()))
+        picture = browser.picture(tmp_path / "index.html", 390, 1600)
+        edge = picture[:, 390 - 16, :3].max(axis=1)  # inside of the page's margin
+        dark = edge < 240
+        runs = [sum(run) for value, run in itertools.groupby(dark, bool) if value]
+        shaded.append(max(runs, default=0))
+    assert shaded[0] < 100 < 250 < shaded[1]  # rows of pixels; code blocks are grey
 
 
 @needs_browser

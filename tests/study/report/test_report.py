@@ -1,10 +1,14 @@
 """Figures and tables of runs."""
 
+import itertools
+
 import matplotlib.figure
+import matplotlib.text
 import numpy as np
 import pytest
 import rich.console
 from cases import made_history
+from inside import name_ends
 
 from gdsec_jax import History
 from gdsec_jax.study import report
@@ -36,6 +40,13 @@ def lines(axes) -> dict[str, tuple[list[float], list[float]]]:
     }
 
 
+def level(axes, words: str) -> list[float] | None:
+    """Where a thin line is whose words stand at it, not in the legend."""
+    (line,) = [x for x in axes.get_lines() if x.get_label() == f"_{words}"] or (None,)
+    assert (line is not None) == (words in [text.get_text() for text in axes.texts])
+    return None if line is None else list(line.get_ydata())
+
+
 def test_a_figure_has_the_error_by_rounds_and_by_bits():
     figure = draw()
     by_rounds, by_bits = figure.axes
@@ -45,14 +56,14 @@ def test_a_figure_has_the_error_by_rounds_and_by_bits():
     assert by_rounds.get_ylabel() == "objective error"
     assert (by_rounds.get_xscale(), by_rounds.get_yscale()) == ("linear", "log")
     assert (by_bits.get_xscale(), by_bits.get_yscale()) == ("log", "log")
-    labels = ["GD", "GD-SEC", "GD-SEC xi=3", "GD-SOEC (diverged)", "0 or less"]
+    labels = ["GD", "GD-SEC", "GD-SEC xi=3", "GD-SOEC (diverged)"]
     assert list(lines(by_rounds)) == list(lines(by_bits)) == labels
     assert lines(by_rounds)["GD"] == ([0, 1, 2, 3, 4], [10, 5, 1, 0.1, 0.01])
     assert lines(by_bits)["GD-SEC"] == ([320, 352, 352, 416], [6, 2, 0.2, 0.05])
     # Rounding below zero: no gap, but what rounding leaves of the start.
     least = np.finfo(float).eps * 10
     assert lines(by_rounds)["GD-SEC xi=3"][1][-1] == least
-    assert lines(by_bits)["0 or less"][1] == [least, least]
+    assert level(by_bits, "0 or less") == [least, least]
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == labels
 
@@ -74,10 +85,51 @@ def test_below_what_is_known_all_errors_are_drawn_at_the_floor():
         drawn = lines(axes)
         assert drawn["GD-SEC xi=3"][1][-2:] == [0.5, 0.3]
         assert drawn["GD-SEC"][1][-1] == 0.05  # a run of another problem
-        assert drawn["less is not known"][1] == [0.3, 0.3]
+        assert level(axes, "less is not known") == [0.3, 0.3]
     histories["GD-SEC xi=3"].attributes["resolution"] = 1e-20
     histories["GD-SEC xi=3"].objective_error[-1] = 1e-17  # nothing lies below
-    assert "less is not known" not in lines(draw(histories).axes[0])
+    assert level(draw(histories).axes[0], "less is not known") is None
+
+
+def test_an_error_that_goes_up_and_down_has_its_least_so_far_drawn():
+    """And is pale itself; one that ends above its start is drawn as it went."""
+    up_and_down = [4, 1, 5, 0.5, 0.6, 3, 0.1]
+    for outcome, drawn in (
+        ("completed", [10, 4, 1, 1, 0.5, 0.5, 0.5, 0.1]),
+        ("worsened", [10, *up_and_down]),
+    ):
+        run = made_history([320] * 7, up_and_down, outcome)
+        axes = draw({"GD": run}).axes[0]
+        (strong,) = lines(axes).values()
+        assert strong[1] == drawn
+        pale = [x for x in axes.get_lines() if x.get_alpha() == 0.3]
+        assert len(pale) == (outcome == "completed")
+        for line in pale:
+            assert line.get_ydata().tolist() == [10, *up_and_down]
+            assert line.get_color() == report.line_style("gd")["color"]
+
+
+def test_names_stand_at_the_ends_of_curves():
+    """None on another, near to its curve, and in no legend."""
+    figure = matplotlib.figure.Figure(dpi=72)
+    axes = figure.add_subplot()
+    for number in range(6):
+        axes.plot([0, 1], [0, 1e-3 * number], label=f"curve {number}")
+    axes.plot([0, 0.5], [0, 1], label="far")
+    axes.plot([], [], label="nowhere")
+    name_ends(axes)
+    assert axes.get_legend_handles_labels()[1] == ["nowhere"]
+    figure.draw_without_rendering()
+    texts = {text.get_text(): text for text in axes.texts}
+    assert set(texts) == {*(f"curve {number}" for number in range(6)), "far"}
+    of_text = matplotlib.text.Text.get_window_extent  # without the line to its curve
+    boxes = [of_text(text) for text in texts.values()]
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.padded(-1).overlaps(other.padded(-1))
+    end = axes.transData.transform([0.5, 1])
+    middle = np.mean(texts["far"].get_window_extent().get_points(), axis=0)
+    assert np.hypot(*(middle - end)) < 40  # points
+    assert texts["far"].arrow_patch is None
 
 
 def test_methods_differ_in_colour_and_settings_in_dashes():
