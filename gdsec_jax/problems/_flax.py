@@ -133,12 +133,6 @@ def flax_problem(
     wrt = nnx.Param if wrt is None else wrt
     _check_trained(model, wrt)
     _check_functions(loss, {} if metrics is None else metrics)
-    for metric in metrics or {}:
-        if not metric or "/" in metric:
-            raise ValueError(
-                f"metrics has the name {metric!r}, expected one without a slash, for "
-                "files."
-            )
     if batch_size is not None:
         batch_size = _checks.integer("batch_size", batch_size, 1)
     _checks.integer("statistics_size", statistics_size, 1)
@@ -165,9 +159,9 @@ def flax_problem(
                 "batch_size is None, expected an int: the model normalises by the "
                 "batch, and the workers have samples in different numbers."
             )
-        rng = np.random.default_rng(seed)
         size = min(statistics_size, len(targets))
-        sample = jnp.asarray(features[rng.choice(len(targets), size, replace=False)])
+        drawn = np.random.default_rng(seed).choice(len(targets), size, replace=False)
+        sample = jnp.asarray(features[drawn])
     measure = _network.Measure(network, functions, eval_batch)
     shards = stack(features, targets, parts)
     # Of zeros a model may make what is not finite, and 0 NaN is NaN: a worker's own
@@ -282,6 +276,11 @@ def _check_functions(loss: Any, metrics: Any) -> None:
             f"metrics is {_checks.shown(metrics)}, expected functions by name."
         )
     for name, function in {"loss": loss, **metrics}.items():
+        if not name or "/" in name:
+            raise ValueError(
+                f"metrics has the name {name!r}, expected one without a slash, for "
+                "files."
+            )
         if not callable(function):
             raise ValueError(
                 f"{name} is {_checks.shown(function)}, expected a function of outputs "
