@@ -411,6 +411,7 @@ MIXING = (
             "looks at the gradients of all workers at once",
         ),
         (optax.add_noise(0.1, 0.1, key=0), "adds noise to the gradients"),
+        (optax.sgd(0.1), "turns the gradients' signs, as the learning rate of optax"),
         *((stage, None) for stage in OTHERS),
         *((on_leaves(mix), "looks at the gradients of all work") for mix in MIXING),
         (
