@@ -36,7 +36,7 @@ def is_traced(value: PyTree) -> bool:
 
 def shown(value: Any) -> str:
     """A value in a sentence: what Python prints, on one line, or the start of it."""
-    text = re.sub(r"<function (\S+) at 0x\w+>", r"\1", " ".join(repr(value).split()))
+    text = re.sub(r" at 0x\w+", "", " ".join(repr(value).split()))
     return text if len(text) < 200 else f"{text[:100]} ..."
 
 

@@ -635,7 +635,7 @@ def test_where_theta_stands_still(standstill):
         ),
         (
             lambda: gdsec_jax.top_j(2, k=gdsec_jax.adaptive_xi()),  # pyright: ignore
-            r"k is Controller\(init=adaptive_xi.<locals>.init, ",
+            r"k is Controller\(init=<function adaptive_xi.<locals>.init>, ",
         ),
         (
             lambda: gdsec_jax.federate(np.sign, 2),  # pyright: ignore
