@@ -157,7 +157,7 @@ def _files(given: Iterable[Path]) -> list[Path]:
             own = [x for x in own if not (_part_of(x.stem) & stems)]
             if not own:
                 inner = sorted({str(each.parent) for each in path.glob("*/*.nc")})
-                there = f": {', '.join(inner)} have some" if inner else ""
+                there = f": see {', '.join(inner)}" if inner else ""
                 raise ValueError(
                     f"{path} has no .nc files, expected those of runs{there}."
                 )

@@ -803,7 +803,7 @@ def test_saved_runs_are_shown(call):
     _, out, _ = call("show", "a", "c")
     assert "different problems: ridge on digits; lasso on digits. Their" in out
     _, _, err = call("show", ".")
-    assert "no .nc files, expected those of runs: a, b, c have some." in err
+    assert "no .nc files, expected those of runs: see a, b, c." in err
     # Of other people, who know no configs; and named twice it is one.
     made_history([320] * 4, [5, 4, 2, 1]).save("theirs.nc")
     status, out, _ = call("show", "theirs.nc", "./theirs.nc")
