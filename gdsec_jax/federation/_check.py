@@ -135,9 +135,10 @@ def _check_in_front(update: Callable, *arguments: Any) -> None:
     """What stands in front of an algorithm treats each worker by itself.
 
     It may not reduce the axis of workers on the way to what the algorithm is handed,
-    nor draw, since no worker has a key of its own there; nor be a step, which turns
-    the sign: xi would be in other units.
+    nor draw, since no worker has a key of its own there. A single worker is all.
     """
+    if all(len(leaf) == 1 for leaf in jax.tree.leaves(arguments[0])):
+        return
 
     def front(*arguments):
         token = _received.set([])
@@ -175,9 +176,6 @@ def _done_to(jaxpr: Any, workers: dict[Any, int], results: set) -> str | None:
         if name.startswith(("random_bits", "threefry")):
             return "adds noise to the gradients"
         of_all = [x for x in _variables(equation.invars) if x in workers]
-        literals = [x.val for x in equation.invars if isinstance(x, Literal)]
-        if name == "mul" and of_all and any(jnp.all(x < 0) for x in literals):
-            return "turns the gradients' signs, as the learning rate of optax.sgd does"
         calls = _inner(equation)
         if name == "scan" and of_all:
             first = equation.params["num_consts"] + equation.params["num_carry"]

@@ -62,8 +62,11 @@ def stranger(path: Path) -> str | None:
         return None
     if not content.startswith(b"\x89HDF"):
         return "it is no NetCDF file of gdsec_jax"
-    at = 40 if content[8:9] < b"\2" else 28  # where HDF5 keeps its own end
-    if int.from_bytes(content[at : at + 8], "little") != len(content):
+    # Where HDF5 keeps its own end, by the version of its first block.
+    at = {0: 40, 1: 44}.get(int.from_bytes(content[8:9], "little"), 28)
+    end = int.from_bytes(content[at : at + 8], "little")
+    rest = content[end : end + len(_MARK)]
+    if end > len(content) or (rest and _MARK.startswith(rest)):
         return None
     if b"initial_error" in content:
         return "another program has written it again, without the checksum of ours"

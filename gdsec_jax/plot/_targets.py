@@ -8,7 +8,7 @@ import numpy as np
 
 from gdsec_jax import _checks
 from gdsec_jax.plot import _look, _runs
-from gdsec_jax.simulation._costs import cost_to
+from gdsec_jax.simulation._costs import cost_to, resolution_of
 from gdsec_jax.simulation._history import History
 
 if TYPE_CHECKING:
@@ -188,10 +188,13 @@ def heatmap(
             "target is None, expected an error relative to the initial one: a sweep's "
             "map is of what its settings need to it."
         )
-    needed = cost_to(run, target * run["initial_error"])[what]
+    needed = cost_to(run, _error_of(run, target))[what]
     dims = [str(dim) for dim in needed.dims]
     for name, dim in (("along", along), ("up", up)):
-        _checks.one_of(name, dims[0] if dim is None else dim, tuple(dims))
+        if dim is not None:
+            _checks.one_of(name, dim, tuple(dims))
+    if along is not None and along == up:
+        raise ValueError(f"along and up are both {up!r}, expected two axes.")
     left = [dim for dim in dims if dim not in (along, up)]
     along = along or (left.pop(0) if left else None)
     up = up or (left.pop(0) if left else None)
@@ -221,6 +224,11 @@ def heatmap(
     return axes
 
 
+def _error_of(run: "xr.Dataset", target: float) -> "xr.DataArray":
+    """The error that a target is of each setting, where it can be told from 0."""
+    return (target * run["initial_error"]).clip(min=resolution_of(run))
+
+
 def _points(
     runs: "Runs", target: float, methods: Mapping[str, str] | None
 ) -> dict[str, tuple[dict[str, Any], np.ndarray, np.ndarray]]:
@@ -232,7 +240,7 @@ def _points(
             cost = run.cost_to(target * run.initial_error)
             rounds, bits = (cost.rounds, cost.bits) if cost else (np.inf, np.inf)
         else:
-            cost = cost_to(run, target * run["initial_error"])
+            cost = cost_to(run, _error_of(run, target))
             rounds, bits = cost["rounds"].values, cost["bits"].values
         points[label] = (line, *(np.ravel(x).astype(float) for x in (rounds, bits)))
     return points

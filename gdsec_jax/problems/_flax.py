@@ -276,7 +276,7 @@ def _check_functions(loss: Any, metrics: Any) -> None:
             f"metrics is {_checks.shown(metrics)}, expected functions by name."
         )
     for name, function in {"loss": loss, **metrics}.items():
-        if not name or "/" in name:
+        if not isinstance(name, str) or not name or "/" in name:
             raise ValueError(
                 f"metrics has the name {name!r}, expected one without a slash, for "
                 "files."

@@ -217,6 +217,7 @@ def minimise(features: Matrix, loss: Any, regularization: float) -> Optimum:
     if regularization == 0 and loss.ahead(fit.features @ w):
         return Optimum(0.0, 0.0, None, attained=False)
     gap, curved = _gap(fit, w)
+    curved = curved and math.isfinite(gap)  # a Hessian of rounding alone bounds nothing
     surely = loss.attained or curved or regularization > 0
     alive = None if surely else _alive(features, loss)
     if alive is not None:

@@ -85,7 +85,8 @@ def _baseline(named: dict[str, str]) -> str:
 def _number(run: Any, name: str, otherwise: float) -> float:
     """A field of the run's config, if it has one that is a number."""
     value = _runs.said_of(run, "config", name)
-    return value if isinstance(value, int | float) and value > 0 else otherwise
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if number and value >= 0 else otherwise
 
 
 def _problem_of(run: Any) -> str:
@@ -152,11 +153,11 @@ def _files(given: Iterable[Path]) -> list[Path]:
     files = []
     for path in given:
         if path.is_dir():
-            own = sorted(path.glob("*.nc"))
+            own = sorted(path.glob("[!.]*.nc"))  # others are not written to their end
             stems = {each.stem for each in own}  # of sweeps over problems the whole
             own = [x for x in own if not (_part_of(x.stem) & stems)]
             if not own:
-                inner = sorted({str(each.parent) for each in path.glob("*/*.nc")})
+                inner = sorted({str(each.parent) for each in path.glob("*/[!.]*.nc")})
                 there = f": see {', '.join(inner)}" if inner else ""
                 raise ValueError(
                     f"{path} has no .nc files, expected those of runs{there}."

@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.resources
 import os
 import platform
+import shlex
 import string
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,11 +86,15 @@ def init(
     _whole.target(path, "path", ".toml")
     loaded = config.load_data(data, **vars(reading))
     samples, _ = loaded.features.shape
-    kind, from_file = config.kind_for(loaded.targets), Path(data).is_file()
+    named = data in [entry.name for entry in datasets.available()]
+    kind, from_file = (
+        config.kind_for(loaded.targets),
+        not named and Path(data).is_file(),
+    )
     if not from_file and data == "digits":
         kind = "ridge"  # whose optimum is found at once
     scale = config.scale_of(loaded.features)
-    if from_file and data not in [entry.name for entry in datasets.available()]:
+    if from_file:
         data = Path(os.path.relpath(data, path.parent)).as_posix()
     read = [
         f"read.{option} = {tomlkit.item(value).as_string()}  # as it was read"
@@ -111,7 +116,9 @@ def init(
     experiment.say(console, config.said_of(loaded))
     for hint in _hints(loaded, reading) if from_file else ():
         experiment.say(console, hint)
-    experiment.say(console, f"wrote {path}; gdsec run {path} runs it.")
+    experiment.say(
+        console, f"wrote {path}; gdsec run {shlex.quote(str(path))} runs it."
+    )
 
 
 def _hints(loaded: datasets.Dataset, reading: Reading) -> Iterator[str]:

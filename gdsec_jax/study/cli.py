@@ -34,6 +34,8 @@ GDSEC_DATA_DIR names a folder of data sets, GDSEC_CACHE_DIR that of downloads.""
 
 # Fields that are tables of any names: no options of the command.
 _IN_FILES_ALONE = ("grid", "options", "real")
+# Options of run that take no value.
+_FLAGS = ("norms", "append", "distributed", "all-formats")
 
 later = _arguments.later
 app = tyro.extras.SubcommandApp()  # in the order of the help
@@ -186,8 +188,8 @@ def figures(
     """Make the figures of the field, all or those named, and one page of them.
 
     Args:
-      names: Of figures; none for all but those that take minutes: of networks, links,
-        faults and adaptive_xi.
+      names: Of figures; none for all but those that take minutes: adaptive, cnn,
+        faults, transformer and wireless.
       results: Folder for the page, index.html, and the figures: PNG, PDF, SVG, CSV.
       data: Embedded data, or the real data sets of the field where they can be had.
       jobs: Figures made at a time, in a process each; by default as many as cores.
@@ -369,7 +371,8 @@ def _config_among(arguments: Sequence[str]) -> int | None:
         return 0
     for before, position in zip(arguments, range(1, len(arguments)), strict=False):
         named = arguments[position] in shipped.paths()
-        if named and not before.startswith("-"):  # it may be an option's value
+        flag = before.removeprefix("--").removeprefix("no-") in _FLAGS
+        if named and (flag or not before.startswith("-")):  # or it is an option's value
             return position
     return None
 

@@ -221,6 +221,8 @@ def sweep(
     _has_a_grid(config, name)
     axes = configs.axes_of(config.problem.grid)
     folder = _whole.folder(results / name)
+    for label in config.methods:  # before the work, not after it
+        _netcdf.replaceable(folder / f"{label} sweep.nc")
     swept: dict[str, list[xr.Dataset]] = {label: [] for label in config.methods}
     within = list(_grid.settings_of(axes))
     many = itertools.count(1)

@@ -411,7 +411,6 @@ MIXING = (
             "looks at the gradients of all workers at once",
         ),
         (optax.add_noise(0.1, 0.1, key=0), "adds noise to the gradients"),
-        (optax.sgd(0.1), "turns the gradients' signs, as the learning rate of optax"),
         *((stage, None) for stage in OTHERS),
         *((on_leaves(mix), "looks at the gradients of all work") for mix in MIXING),
         (
@@ -434,6 +433,11 @@ def test_check_finds_what_mixes_the_workers_in_front(front, message):
         ValueError, match=f"^a stage in front of the algorithm {message}"
     ):
         gdsec_jax.check(optimizer, params, 3)
+
+
+def test_of_one_worker_nothing_is_mixed():
+    clipped = optax.chain(optax.clip_by_global_norm(1.0), gdsec_jax.gdsec(1, xi=1.0))
+    gdsec_jax.check(clipped, {"a": jnp.zeros((3, 2))}, 1)
 
 
 def test_check_wants_parameters_and_workers():

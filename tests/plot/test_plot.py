@@ -324,6 +324,10 @@ REFUSED = {
         lambda s: plot.convergence(s, against="time"),
         "against is 'time', expected one of rounds, bits, seconds",
     ),
+    "one axis twice": (
+        lambda s: plot.heatmap(s, 1e-2, along="xi", up="xi"),
+        "along and up are both 'xi', expected two axes",
+    ),
     "what": (lambda s: plot.costs(s, 1e-2, what="x"), "what is 'x', expected one of b"),
     "method": (
         lambda s: plot.convergence(s, methods={"run": "adam"}),

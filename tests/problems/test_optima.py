@@ -286,6 +286,16 @@ def test_of_classes_that_a_plane_separates_in_part_the_rest_counts(name, x64):
     assert problem.optimum_gap < 1e-14
 
 
+def test_a_sample_without_features_keeps_its_loss(x64):
+    """log 2, whatever the others fall to: no minimiser, and no Hessian that is left."""
+    x, _ = some("logistic")
+    x, y = np.vstack([x, 0 * x[:1]]), np.append(np.sign(x[:, 0]), 1.0)
+    with pytest.warns(RuntimeWarning, match=INFIMUM):
+        problem = problems.logistic(x, y, 1, regularization=0.0)
+    assert problem.optimum == pytest.approx(np.log(2) / len(y), abs=1e-12)
+    assert problem.optimum_gap < 1e-14
+
+
 def test_softmax_on_digits_without_a_penalty_takes_seconds():
     digits = data.load("digits")
     with pytest.warns(RuntimeWarning, match=f"softmax {INFIMUM}"):

@@ -289,10 +289,17 @@ def bare(dataset):
     return lambda path: dataset.to_netcdf(path, engine="h5netcdf")
 
 
+def longer(path):
+    """A file of HDF5's that something was appended to; HDF5 reads it all the same."""
+    bare(xr.Dataset({"bits": ("x", [1, 2])}))(path)
+    path.write_bytes(path.read_bytes() + bytes(8))
+
+
 FOREIGN = {
     "it is no NetCDF file of gdsec_jax": lambda path: path.write_text("1,2\n"),
     "another program has written it again": bare(make().to_xarray()),
     "gdsec_jax has not written it": bare(xr.Dataset({"bits": ("x", [1, 2])})),
+    "gdsec_jax has not writ": longer,
 }
 
 

@@ -629,6 +629,7 @@ def test_the_shipped_configs_are_listed_and_run_by_name(call, ran):
         ("ridge_mnist", "--num-rounds", "7"),
         ("--num-rounds", "7", "ridge_mnist"),
         ("--results", "ridge", "--num-rounds", "7", "ridge_mnist"),
+        ("--norms", "ridge_mnist", "--num-rounds", "7"),
     ]
     for arguments in given:
         assert call("run", *arguments)[0] == 0
@@ -830,9 +831,11 @@ def test_saved_runs_are_shown(call):
     )
 
 
-def test_saved_sweeps_are_shown_as_the_sweep_itself_shows_them(call):
-    Path("grids.toml").write_text(GRIDS)
+@pytest.mark.parametrize("slack", ["", "slack = 0.0\n"])
+def test_saved_sweeps_are_shown_as_the_sweep_itself_shows_them(call, slack):
+    Path("grids.toml").write_text(slack + GRIDS)
     _, swept, _ = call("sweep", "grids.toml")
+    Path("results/grids/.GD sweep.nc").write_text("what a kill has left")
     status, shown, err = call("show", "results/grids")
     assert (status, err) == (0, "")
     rows = [
