@@ -176,7 +176,8 @@ def run(
     )
     for line in failures(runs.histories):
         say(console, line)
-    shutil.rmtree(results / name / CHECKPOINTS, ignore_errors=True)
+    if options.get("checkpoint_every") is not None:  # else they are another run's
+        shutil.rmtree(results / name / CHECKPOINTS, ignore_errors=True)
     return runs
 
 

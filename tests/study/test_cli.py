@@ -563,6 +563,7 @@ def test_checkpoints_of_another_config_are_refused(call, monkeypatch):
     status, _, err = call(*run[:-1], "--checkpoint-every=0")
     assert status == 2
     assert err.startswith("gdsec: checkpoint_every is 0, expected an integer from 1 ")
+    assert call("run", "tiny.toml", "--num-rounds", "2")[0] == 0  # leaves them alone
     [damaged] = Path("results/tiny/checkpoints/GD/rounds").glob("0000000040-*")
     damaged.write_bytes(b"")
     with pytest.warns(RuntimeWarning, match=r"40 in .*GD is damaged, .* from round 20"):
