@@ -69,6 +69,8 @@ def convergence(
       '#0072B2'
     """
     _checks.one_of("against", against, ("rounds", "bits", "seconds"))
+    if target is not None:
+        _checks.positive("target", target)
     courses = list(_courses(runs, methods, against))
     axes = _look.axes_of(ax)
     named = _look.named([course.line for course in courses])

@@ -67,6 +67,13 @@ def methods_of(
     runs: Mapping[str, Any], methods: Mapping[str, str] | None = None
 ) -> dict[str, str]:
     """The algorithm's name by label: as is said, as the run says, or as the label."""
+    words = isinstance(methods, Mapping) and all(
+        isinstance(x, str) for x in methods.values()
+    )
+    if methods is not None and not words:
+        raise ValueError(
+            f"methods is {methods!r}, expected a dict from labels to names of methods."
+        )
     return {
         label: (methods or {}).get(label) or _said(run, label) or _read_off(label)
         for label, run in runs.items()

@@ -188,6 +188,7 @@ def heatmap(
             "target is None, expected an error relative to the initial one: a sweep's "
             "map is of what its settings need to it."
         )
+    _checks.positive("target", target)
     needed = cost_to(run, _error_of(run, target))[what]
     dims = [str(dim) for dim in needed.dims]
     for name, dim in (("along", along), ("up", up)):
@@ -233,6 +234,7 @@ def _points(
     runs: "Runs", target: float, methods: Mapping[str, str] | None
 ) -> dict[str, tuple[dict[str, Any], np.ndarray, np.ndarray]]:
     """By label: its look, and rounds and bits to the target of each of its settings."""
+    _checks.positive("target", target)
     found, points = _runs.by_label(runs), {}
     for label, line in _look.line_styles(_runs.methods_of(found, methods)).items():
         run = found[label]

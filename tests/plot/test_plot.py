@@ -324,6 +324,22 @@ REFUSED = {
         lambda s: plot.convergence(s, against="time"),
         "against is 'time', expected one of rounds, bits, seconds",
     ),
+    "target": (
+        lambda s: plot.frontier(s, "a"),
+        "target is 'a', expected a finite numb",
+    ),
+    "a target of 0": (
+        lambda s: plot.heatmap(s, 0.0),
+        "target is 0.0, expected a finite",
+    ),
+    "a curve's": (
+        lambda s: plot.convergence(s, target=-1),
+        "target is -1, expected a f",
+    ),
+    "methods": (
+        lambda s: plot.costs(s, 1e-2, methods={"a": 3}),
+        "methods is {'a': 3}, expected a dict from labels to names",
+    ),
     "one axis twice": (
         lambda s: plot.heatmap(s, 1e-2, along="xi", up="xi"),
         "along and up are both 'xi', expected two axes",
