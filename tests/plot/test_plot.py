@@ -324,7 +324,7 @@ REFUSED = {
         lambda s: plot.convergence(s, against="time"),
         "against is 'time', expected one of rounds, bits, seconds",
     ),
-    "target": (
+    "a word": (
         lambda s: plot.frontier(s, "a"),
         "target is 'a', expected a finite numb",
     ),
