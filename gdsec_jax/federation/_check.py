@@ -178,10 +178,11 @@ def _done_to(jaxpr: Any, workers: dict[Any, int], results: set) -> str | None:
         of_all = [x for x in _variables(equation.invars) if x in workers]
         calls = _inner(equation)
         if name == "scan" and of_all:
-            first = equation.params["num_consts"] + equation.params["num_carry"]
-            if not all(x in _variables(equation.invars[first:]) for x in of_all):
-                return _LOOKS
-            if equation.params["num_carry"] or any(workers[x] for x in of_all):
+            (inner, used), *_ = calls
+            # What it goes through has an axis more than each of its steps sees.
+            along = [x for x, y in _pairs(used, inner.invars) if _deeper(x, y)]
+            carries = any(not _deeper(x, y) for x, y in _pairs(made, inner.outvars))
+            if carries or any(workers[x] or x not in along for x in of_all):
                 return _LOOKS
             workers.update(dict.fromkeys(made, 0))  # one worker after the other
             calls, of_all = [], []
@@ -276,6 +277,14 @@ def _inner(equation: Any) -> list[tuple[Any, Any]]:
     inner = getattr(inner, "jaxpr", inner)
     same = inner is not None and len(inner.invars) == len(equation.invars)
     return [(inner, equation.invars)] if same else []
+
+
+def _pairs(outer: Any, inner: Any) -> list[tuple[Any, Any]]:
+    return [(x, y) for x, y in zip(outer, inner, strict=True) if _variables([x])]
+
+
+def _deeper(outer: Any, inner: Any) -> bool:
+    return outer.aval.ndim > inner.aval.ndim
 
 
 def _variables(values: Any) -> list[Any]:
