@@ -7,7 +7,7 @@ from gdsec_jax import plot
 from gdsec_jax.study import figures, report
 
 RULES = ("uniform", "Bernoulli", "round robin", "largest energy")
-AGAIN = "{} accumulate"
+ACCUMULATE = "{} accumulate"
 WHOLE, BUDGET = "GD-SEC", "largest energy"
 
 
@@ -19,7 +19,9 @@ def section(study: figures.Study) -> report.Section:
         study,
         panels=[
             _errors(runs, RULES, "absent workers hold"),
-            _errors(runs, tuple(map(AGAIN.format, RULES)), "absent workers accumulate"),
+            _errors(
+                runs, tuple(map(ACCUMULATE.format, RULES)), "absent workers accumulate"
+            ),
             parts.named_at_ends(_without_memory(runs)),
             _bits_of_rounds(runs),
             _bits_to_the_target(runs),
@@ -126,7 +128,7 @@ def _bits_to_the_target(runs):
 
     def panel(axes):
         rows = {"all workers": (WHOLE,)}
-        rows |= {rule: (rule, AGAIN.format(rule)) for rule in RULES}
+        rows |= {rule: (rule, ACCUMULATE.format(rule)) for rule in RULES}
         color = report.line_style("gdsec")["color"]
         for place, labels in enumerate(rows.values()):
             for label, fill in zip(labels, (color, "white"), strict=False):
@@ -149,7 +151,7 @@ def _thinned(curves):
 
 def _by_every_rule(runs) -> report.Claim:
     """With some of the workers, whichever they are and whatever the others do."""
-    labels = [*RULES, *map(AGAIN.format, RULES)]
+    labels = [*RULES, *map(ACCUMULATE.format, RULES)]
     theirs = runs.cost_of("GD")
     costs = {label: runs.cost_of(label) for label in labels}
     text = "by every rule, holding or accumulating, GD-SEC keeps GD's rate within 15 %"

@@ -69,7 +69,7 @@ def _style(place: int, again: int) -> dict[str, Any]:
 
 
 def line_styles(methods: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """`line_style` of every label of a figure, no two the same.
+    """`line_style` of every label of a figure; the first twelve of a method differ.
 
     Args:
       methods: the algorithm's name by label; several of one's own differ in colour.

@@ -215,11 +215,14 @@ def heatmap(
         place = np.unravel_index(np.nanargmin(shown), shown.shape)
         axes.plot(place[1] + 0.5, place[0] + 0.5, "*", color="w", mec="k", ms=14)
     for axis, name in ((axes.xaxis, along), (axes.yaxis, up)):
-        words = [_runs.word(value) for value in run[name].values]
+        # Of names that change together the dataset has a coordinate each.
+        own = [str(x) for x in run.coords if run[x].dims == (name,) and x != name]
+        rows = zip(*(run[x].values for x in own or [name]), strict=True)
+        words = [", ".join(map(_runs.word, row)) for row in rows]
         axis.set_ticks(np.arange(len(words)) + 0.5, words)
-        axis.set_label_text(name)
-    if sum(len(_runs.word(value)) for value in run[along].values) > 40:
-        axes.tick_params(axis="x", rotation=90)
+        axis.set_label_text(", ".join(own or [name]))
+        if axis is axes.xaxis and sum(map(len, words)) > 40:
+            axes.tick_params(axis="x", rotation=90)
     name = "uploaded bits" if what == "bits" else "rounds"
     axes.figure.colorbar(image, ax=axes, label=f"{name} to {target:g} (hatched: never)")
     return axes

@@ -313,6 +313,18 @@ def test_given_axes_are_drawn_on_and_others_are_new(swept):
     figure.draw_without_rendering()
 
 
+def test_a_map_names_what_changes_together():
+    grid = {("xi", "beta"): [(0.0, 0.1), (0.1, 0.2)], "lr": [1.0, 2.0]}
+    problem = problems.ridge(np.eye(4), np.arange(4.0), 2)
+
+    def optimizer(xi, beta, lr):
+        return optax.chain(gdsec_jax.gdsec(2, xi, beta), optax.sgd(lr))
+
+    axes = plot.heatmap(gdsec_jax.sweep(problem, optimizer, grid, 60), 1e-2)
+    assert axes.get_xlabel() == "xi, beta"
+    assert [x.get_text() for x in axes.get_xticklabels()] == ["0, 0.1", "0.1, 0.2"]
+
+
 REFUSED = {
     "no runs": (lambda s: plot.convergence({}), r"runs is \{\}, expected at least one"),
     "no run": (lambda s: plot.convergence({"a": 3}), "a run is a int, expected a Hist"),
