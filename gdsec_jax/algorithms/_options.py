@@ -11,7 +11,7 @@ from optax.experimental import aggregating
 
 from gdsec_jax import _checks
 from gdsec_jax.algorithms._pages import page
-from gdsec_jax.federation import OnNonfinite, OnStandstill, Reduction, federate
+from gdsec_jax.federation import Axis, OnNonfinite, OnStandstill, Reduction, federate
 from gdsec_jax.server import Server
 from gdsec_jax.server._old import old_options
 from gdsec_jax.server._server import as_server
@@ -31,6 +31,7 @@ class Options(TypedDict, total=False):
     server: Server | None
     on_nonfinite: OnNonfinite
     on_standstill: OnStandstill
+    axis: Axis | None
 
 
 class MemoryOptions(Options, total=False):
@@ -132,6 +133,8 @@ def difference_memory(
       >>> algorithm = algorithms.difference_memory(worker.top_k(10), num_workers=5)
     """
     server = as_server(server)
+    if options.get("axis") is not None:  # then what travels is the messages alone
+        server = server._replace(estimates=False)
     worker = gradient_difference(
         compressor,
         beta,

@@ -102,7 +102,7 @@ def no_norms(num_workers: int) -> jax.Array:
     return jnp.full(num_workers, -1, jnp.float32)
 
 
-def of_usual_norm(gradients, known: jax.Array, computes: jax.Array, ratio):
+def of_usual_norm(norms: jax.Array, known: jax.Array, computes: jax.Array, ratio):
     """Whose gradients have a norm of at most so many times the running median.
 
     The running median is that over all workers of what is known of their norms: this
@@ -114,7 +114,7 @@ def of_usual_norm(gradients, known: jax.Array, computes: jax.Array, ratio):
 
     Returns bool [M], and the norms that are known now, float32 [M].
     """
-    norms = norms_of(gradients).astype(jnp.float32)
+    norms = norms.astype(jnp.float32)
     tempered = jnp.where(known > 0, jnp.minimum(norms, GROWTH * known), norms)
     known = jnp.where(computes & jnp.isfinite(norms), tempered, known)
     median = _median(known)

@@ -66,7 +66,7 @@ def plan(federation: Federation, now: Round) -> Plan | None:
     """How to take a round in blocks; None if that cannot be, or does not pay."""
     arrays = arrays_of(now)
     params = jax.tree.leaves(arrays.previous)
-    if not federation.component_wise or len(params) > MOST_LEAVES:
+    if not federation.in_blocks or len(params) > MOST_LEAVES:
         return None
     structure = jax.tree.structure(arrays.previous)
     numbers = jax.tree.unflatten(structure, range(len(params)))

@@ -15,6 +15,7 @@ from gdsec_jax import _checks, _trees
 from gdsec_jax.federation import _parts
 from gdsec_jax.federation._batches import WorkerBatches
 from gdsec_jax.federation._counts import RoundCounts, last_round
+from gdsec_jax.federation._round import Federation
 
 _REMEDY = (
     "An algorithm of gdsec_jax stands first and takes away the axis of workers; "
@@ -129,6 +130,30 @@ def receive(gradients: Any) -> None:
     found = _received.get()
     if found is not None:
         found.append(gradients)
+
+
+def exchanges(federation: Federation) -> None:
+    """What is compressed can be what travels between the devices of a mesh."""
+    server = federation.server
+    if server.prepare is not None:
+        raise ValueError(
+            "axis is named and the server sums h_m + u_m, which travels whole, "
+            "expected server=server.running()."
+        )
+    if not server.exchanges:
+        raise ValueError(
+            "axis is named, expected a server that adds the messages up as they come: "
+            "server.total(), running() or sparse(capacity)."
+        )
+
+
+def adds_up(federation: Federation) -> None:
+    """Workers on several devices can be combined device by device."""
+    if federation.spread.axes and not federation.server.batches:
+        raise ValueError(
+            "the workers lie on several devices, expected a server that adds up what "
+            "they say; a robust one needs all at once: simulate(..., mesh=mesh)."
+        )
 
 
 def _check_in_front(update: Callable, *arguments: Any) -> None:

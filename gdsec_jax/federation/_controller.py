@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from gdsec_jax import _trees
 from gdsec_jax.federation._clock import Tick
 from gdsec_jax.federation._counts import RoundCounts
+from gdsec_jax.federation._spread import Spread
 
 
 class Controller(NamedTuple):
@@ -62,7 +63,11 @@ def init(controller: Controller | None, params: Any) -> ControlState | tuple[()]
 
 
 def begin(
-    controller: Controller | None, state: Any, tick: Tick, sent: RoundCounts
+    controller: Controller | None,
+    state: Any,
+    tick: Tick,
+    sent: RoundCounts,
+    spread: Spread = Spread(),
 ) -> tuple[Any, jax.Array | None]:
     """The next state, and xi, which the workers are handed; `sent` last round."""
     if controller is None:
@@ -74,7 +79,7 @@ def begin(
         past_norms=tick.past_norms,
         past_changes=jnp.square(tick.past_norms),
         direction=state.direction,
-        share=_share(sent, state.xi.dtype),
+        share=_share(sent, state.xi.dtype, spread),
     )
     if jnp.shape(xi) != ():
         raise ValueError(
@@ -118,9 +123,10 @@ def last_xi(state: Any) -> jax.Array:
     return found[0].xi
 
 
-def _share(sent: RoundCounts, dtype) -> jax.Array:
+def _share(sent: RoundCounts, dtype, spread: Spread) -> jax.Array:
     """Of the entries of the last round's participants, how many were sent."""
     length = sent.uploads.layout.length
     entries = sent.uploads.entries.sum(-1).astype(dtype)
-    there = jnp.maximum(sent.participants.sum(), 1).astype(dtype)
-    return entries.sum() / (there * length)
+    number = sent.participants.sum().astype(dtype)
+    entries, number = spread.summed((entries.sum(), number))
+    return entries / (jnp.maximum(number, 1) * length)

@@ -9,8 +9,9 @@ import optax
 from optax.experimental import aggregating
 
 from gdsec_jax import _checks, _trees
-from gdsec_jax.federation import _check, _clock, _controller, _counts
+from gdsec_jax.federation import _check, _clock, _controller, _counts, _spread
 from gdsec_jax.federation._attendance import Absent, Said, no_norms
+from gdsec_jax.federation._batches import WorkerBatches
 from gdsec_jax.federation._one_round import FederationState, one_round
 from gdsec_jax.federation._round import Common, Federation
 from gdsec_jax.server._old import old_options
@@ -37,6 +38,7 @@ def federate(
     on_nonfinite: OnNonfinite = "drop",
     on_standstill: OnStandstill = "send",
     controller: _controller.Controller | None = None,
+    axis: _spread.Axis | None = None,
 ) -> aggregating.Aggregator:
     r"""Run one worker's pipeline for every worker, and aggregate their messages.
 
@@ -128,16 +130,23 @@ def federate(
         raise ValueError("key is None, expected an int or a random key to draw with.")
     drops, mean = on_nonfinite == "drop", reduction == "mean"
     federation = Federation(as_piece(worker), server, num_workers, weights, mean, drops)
+    axes = _spread.names_of(axis)
+    if axes:
+        _check.exchanges(federation)
 
     def init(params):
         clock = _clock.start(params, random_key, on_standstill)
         one_worker = federation.worker.init(params)
         judged = federation.server.max_norm_ratio is not None
+        inside = axes if _spread.bound(axes) else ()
+        own = 1 if inside else num_workers
+        workers = _trees.repeat(one_worker, own)
+        sent = _counts.nothing_sent(params, one_worker, wire, own)
         return FederationState(
             clock=clock,
-            workers=_trees.repeat(one_worker, num_workers),
+            workers=_spread.own_of(inside, workers),
             server=federation.server.step.init(params),
-            sent=_counts.nothing_sent(params, one_worker, wire, num_workers),
+            sent=_spread.own_of(inside, sent),
             norms=no_norms(num_workers) if judged else (),
             control=_controller.init(controller, params),
         )
@@ -155,16 +164,51 @@ def federate(
         **extra_args,
     ):
         _check.receive(updates)
+        batched = isinstance(updates, WorkerBatches)
+        where = () if batched else updates
+        place = _spread.place_of(axes, where, num_workers)
+        own = place.axes and not place.mesh  # inside a shard_map
+        here = federation._replace(spread=_spread.Spread(place.axes))
+        _check.adds_up(here)
+
+        def run(state, updates, params, arrays, others):
+            said, extra_args = _spread.joined(arrays, others)
+            tick, clock = _clock.tick(state.clock, params, random_key, num_workers)
+            control, xi = _controller.begin(
+                controller, state.control, tick, state.sent, here.spread
+            )
+            held = tick.change if on_standstill == "hold" else None
+            previous = state.clock.previous_params
+            common = Common(params, previous, held, tick, xi, extra_args)
+            state = state._replace(clock=clock, control=control)
+            direction, state = one_round(here, state, updates, common, said)
+            inside = place.axes if own else ()
+            workers, sent = _spread.own_of(inside, (state.workers, state.sent))
+            return direction, state._replace(workers=workers, sent=sent)
+
         said = Said(active, absent, grant, delivered, delay)
-        tick, clock = _clock.tick(state.clock, params, random_key, num_workers)
-        control, xi = _controller.begin(controller, state.control, tick, state.sent)
-        held = tick.change if on_standstill == "hold" else None
-        previous = state.clock.previous_params
-        common = Common(params, previous, held, tick, xi, extra_args)
-        state = state._replace(clock=clock, control=control)
-        return one_round(federation, state, updates, common, said)
+        arrays, others = _spread.parted((said, extra_args))
+        values = (state, _spread.own(updates) if own else updates, params, arrays)
+        if place.mesh is None:
+            return run(*values, others)
+        return _spread.over_mesh(
+            place, lambda *values: run(*values, others), _LIES, values
+        )
 
     return aggregating.Aggregator(init, update)
+
+
+_LIES = (
+    FederationState(
+        clock="all",
+        workers="workers",
+        server="all",
+        sent="workers",
+        norms="all",
+        control="all",
+    ),
+    *("workers", "all", "all"),  # gradients, params, and what is said of the round
+)
 
 
 def weights_of(weights, num_workers: int, mean: bool) -> jax.Array | None:

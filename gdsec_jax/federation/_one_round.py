@@ -50,25 +50,29 @@ def one_round(
 ) -> tuple[Any, FederationState]:
     """The direction, and the next state; the clock is this round's already."""
     num_workers, server = federation.num_workers, federation.server
+    spread = federation.spread
     _check_gradients(federation, gradients, common.previous, said)
     tick, layout = common.tick, state.sent.uploads.layout
     asked = server.asks and server.asks(tick.round_key, tick.number)
-    attends = attendance(num_workers, said, asked)
+    attends = spread.mine(attendance(num_workers, said, asked))
     workers = Workers(
         gradients=gradients,
         states=state.workers,
-        index=_clock.indices(num_workers),
+        index=spread.mine(_clock.indices(num_workers)),
         computes=attends.computes,
-        keys=tick.keys,
-        weights=federation.weights,
-        delay=delays(said.delay, num_workers, server.max_delay),
+        keys=spread.mine(tick.keys),
+        weights=spread.mine(federation.weights),
+        delay=spread.mine(delays(said.delay, num_workers, server.max_delay)),
     )
     norms: Any = state.norms
     if server.max_norm_ratio is not None:
         usual, norms = of_usual_norm(
-            workers.weighted(), norms, attends.computes, server.max_norm_ratio
+            spread.everyones(norms_of(workers.weighted())),
+            norms,
+            spread.everyones(attends.computes),
+            server.max_norm_ratio,
         )
-        workers = workers._replace(computes=workers.computes & usual)
+        workers = workers._replace(computes=workers.computes & spread.mine(usual))
     # An offer takes a gradient, granted or not, and the grant waits for all.
     computed, awaited = attends.computes, attends.computes & attends.sends
     if said.grant is not None:
@@ -107,7 +111,7 @@ def _check_gradients(federation: Federation, gradients, params, said: Said) -> N
     """Of all workers, or computed in batches where nothing looks at all of them."""
     check_share(federation.num_workers, num_devices())
     if not isinstance(gradients, WorkerBatches):
-        lead = (federation.num_workers,)
+        lead = (federation.num_workers // federation.spread.shards,)
         _checks.same_shapes("gradients", gradients, params, leading=lead)
         return
     server = federation.server
@@ -115,6 +119,7 @@ def _check_gradients(federation: Federation, gradients, params, said: Said) -> N
         ("a robust server", not server.batches),
         ("max_norm_ratio", server.max_norm_ratio is not None),
         ("grant", said.grant is not None),
+        ("a mesh of devices", bool(federation.spread.axes)),
     ):
         if looks:
             raise ValueError(
@@ -138,7 +143,8 @@ def _granted(
     uploads = _counts.uploads_of(layout, made, workers.gradients, common.previous)
     norms = norms_of(made.messages)
     bits = jnp.asarray(uploads.bits()).astype(norms.dtype)
-    offers = Offers(jnp.square(norms), bits, norms)
+    spread = federation.spread
+    offers = spread.everyones(Offers(jnp.square(norms), bits, norms))
     granted = said.grant(offers)  # pyright: ignore
     granted = _checks.mask("grant's mask", granted, federation.num_workers)
-    return attends.only(granted, said.absent)
+    return attends.only(spread.mine(granted), said.absent)

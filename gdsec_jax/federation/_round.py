@@ -12,12 +12,17 @@ import optax
 
 from gdsec_jax import _trees
 from gdsec_jax._devices import BY_DEVICE, DEVICE_AXIS, num_devices
+from gdsec_jax.federation import _exchange
 from gdsec_jax.federation._clock import Tick
+from gdsec_jax.federation._spread import Spread
 from gdsec_jax.server import Server
 from gdsec_jax.wire import flush
 from gdsec_jax.wire._uploads import nonzeros_of
 from gdsec_jax.worker import WORKER_AXIS, Piece
 from gdsec_jax.worker._memories import rested
+
+
+_HERE = "workers of a shard"
 
 
 class Federation(NamedTuple):
@@ -29,11 +34,17 @@ class Federation(NamedTuple):
     weights: jax.Array | None  # [M], of the f_m
     mean: bool  # whether the sum is divided by M
     drops: bool  # whether workers whose numbers are not finite are left out
+    spread: Spread = Spread()  # over the devices of a mesh
 
     @property
     def component_wise(self) -> bool:
         """Whether every component goes its own way."""
         return self.worker.component_wise and self.server.component_wise
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether a round may be taken block by block of components."""
+        return self.component_wise and not self.spread.axes
 
 
 class Common(NamedTuple):
@@ -98,6 +109,7 @@ class Answers(NamedTuple):
     states: Any  # the pipelines' next ones
     present: Any  # bool [M], who takes part after all
     overflowed: Any  # bool [M], who lost entries that are not finite
+    formed: Any = None  # of their sum what the pipeline has formed, see `Piece.sum_of`
     total: Any = ()  # what the server combined of the messages, leaves [*param]
     uploads: Any = ()  # what they cost, `Uploads`
 
@@ -125,15 +137,21 @@ def respond(
     server, summands = federation.server, arrived
     if server.prepare is not None:
         summands = jax.vmap(server.prepare)(arrived, workers.states)
-    total = server.combine(summands, workers.delay)
-    return made._replace(messages=messages, total=total)
+    if federation.spread.axes and server.exchanges:
+        total = _exchange.total(federation, arrived, made, common.previous)
+    else:
+        total = federation.spread.summed(server.combine(summands, workers.delay))
+    return made._replace(messages=messages, total=total, formed=None)
 
 
 def compress(
     federation: Federation, common: Common, workers: Workers, *, alone: bool = False
 ) -> Answers:
     """What each worker would send, if it may; its arguments are those of `respond`."""
-    messages, states = _pipelines(federation.worker, common, workers, alone)
+    messages, states = _pipelines(federation, common, workers, alone)
+    formed = None
+    if federation.spread.axes and federation.worker.sum_of is not None:
+        formed = federation.worker.sum_of(jax.tree.map(lambda x: x[0], states))
     if not federation.worker.travels:
         messages = flush(_trees.cast_like(messages, common.previous))
     if federation.drops and federation.component_wise:
@@ -148,7 +166,8 @@ def compress(
     # Late messages arrive, and are acknowledged, while a worker rests.
     before = jax.vmap(rested, axis_size=present.size)(workers.states)
     states = _trees.where(present, states, before)
-    return Answers(only(messages, present), states, present, jnp.zeros_like(present))
+    lost = jnp.zeros_like(present)
+    return Answers(only(messages, present), states, present, lost, formed)
 
 
 def step(federation: Federation, now: Round, said: Answers) -> Outcome:
@@ -156,7 +175,8 @@ def step(federation: Federation, now: Round, said: Answers) -> Outcome:
     common, total = now.common, said.total
     if federation.mean:
         total = jax.tree.map(lambda x: x / federation.num_workers, total)
-    arguments = common.arguments() | {"active": now.workers.senders(said.present)}
+    senders = now.workers.senders(said.present)
+    arguments = common.arguments() | {"active": federation.spread.everyones(senders)}
     direction, state = federation.server.step.update(
         total, now.server, common.params, **arguments
     )
@@ -209,13 +229,19 @@ def owners(init: Any, state: Any, params: Any, other: int = -1) -> Any:
     )
 
 
-def _pipelines(worker: Piece, common: Common, workers: Workers, alone: bool):
+def _pipelines(
+    federation: Federation, common: Common, workers: Workers, alone: bool
+):
     """Messages and next states of all pipelines, or of some that are `alone`.
 
     With a mesh in effect every device does its own workers', and nothing moves, where
     the pipeline is known not to sum over all of them.
     """
-    known = common.arguments()
+    worker, known = federation.worker, common.arguments()
+    axes = federation.spread.axes
+    if axes:
+        alone = workers.index.shape[0] == 1
+        known |= {"worker_axes": axes if alone else (_HERE, *axes)}
     own = {
         "worker_index": workers.index,
         "active": workers.computes,
@@ -228,6 +254,9 @@ def _pipelines(worker: Piece, common: Common, workers: Workers, alone: bool):
         return worker.update(gradient, state, common.params, **(known | own))
 
     each = (workers.weighted(), workers.states, _given(own))
+    if axes:
+        # Not by its usual name: a sum over that would be of this shard's workers alone.
+        return jax.vmap(one, axis_name=_HERE)(*each)
     run = jax.vmap(one) if alone else jax.vmap(one, axis_name=WORKER_AXIS)
     if num_devices() > 1 and worker.sums_over_workers is False:
         run = jax.shard_map(

@@ -71,6 +71,12 @@ class Server(NamedTuple):
         return self.combine is _sum if self.adds_up is None else self.adds_up
 
     @property
+    def exchanges(self) -> bool:
+        """Whether it adds up messages alone, on time: any encoding of them will do."""
+        plain = self.combine is _sum or self.capacity is not None
+        return plain and self.prepare is None and not self.max_delay
+
+    @property
     def component_wise(self) -> bool:
         """Whether every component is combined, and steps, by itself."""
         return (

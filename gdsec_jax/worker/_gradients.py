@@ -130,4 +130,9 @@ def gradient_change(
             compressor=inner,
         )
 
-    return Piece(init, update, sums_over_workers=compressor.sums_over_workers)
+    return Piece(
+        init,
+        update,
+        sums_over_workers=compressor.sums_over_workers,
+        most_entries=compressor.most_entries,
+    )

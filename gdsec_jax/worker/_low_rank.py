@@ -18,6 +18,7 @@ class LowRankState(NamedTuple):
 
     right: Any  # Q: [columns, r] for each matrix, the start of the next round
     packing: Packing  # the factors that travel
+    common: Any = ()  # of `power_sgd`: P, or 0 where nothing arrived, and sum of Q_m
 
 
 @_trees.state
@@ -52,11 +53,11 @@ def low_rank(rank: int, *, key=0) -> Piece:
       https://arxiv.org/abs/1905.13727
     """
 
-    def factorise(matrix, q, narrow, active):
-        del active
+    def factorise(matrix, q, narrow, active, axes):
+        del active, axes
         left = narrow(_orthonormal(matrix @ q))
         right = narrow(matrix.T @ left)
-        return left, right, left, right
+        return left, right, left, right, ()
 
     return _power_iteration(rank, key, factorise, False)
 
@@ -93,16 +94,18 @@ def power_sgd(rank: int, *, key=0) -> Piece:
       https://arxiv.org/abs/1905.13727
     """
 
-    def factorise(matrix, q, narrow, active):
+    def factorise(matrix, q, narrow, active, axes):
         def over_workers(x):
-            return jax.lax.psum(jnp.where(active, x, 0), WORKER_AXIS)
+            return jax.lax.psum(jnp.where(active, x, 0), axes)
 
         own_left = narrow(matrix @ q)
         left = _orthonormal(over_workers(own_left))
         right = narrow(matrix.T @ left)
         # Where nothing arrives the sum is 0, of which no iteration starts.
-        some = jax.lax.psum(jnp.asarray(active, jnp.int32), WORKER_AXIS) > 0
-        return left, right, own_left, jnp.where(some, over_workers(right), q)
+        some = jax.lax.psum(jnp.asarray(active, jnp.int32), axes) > 0
+        sum = over_workers(right)
+        common = _Factors(jnp.where(some, left, 0), sum)
+        return left, right, own_left, jnp.where(some, sum, q), common
 
     return _power_iteration(rank, key, factorise, True)
 
@@ -110,7 +113,8 @@ def power_sgd(rank: int, *, key=0) -> Piece:
 def _power_iteration(rank: int, key, factorise, sums_over_workers: bool):
     """The piece of a `factorise`, called for every matrix.
 
-    It returns P, Q_m, the left factor that travels, and the Q of the next round.
+    It returns P, Q_m, the left factor that travels, the Q of the next round, and the
+    factors of the sum if it has them.
     """
     _checks.integer("rank", rank, 1)
 
@@ -119,29 +123,35 @@ def _power_iteration(rank: int, key, factorise, sums_over_workers: bool):
             return 0
         leaves = jax.tree.leaves(params)
         keys = jax.random.split(_trees.as_key(key), max(len(leaves), 1))
-        right, payload = [], []
+        right, payload, common = [], [], []
         for leaf, own in zip(leaves, keys):  # noqa: B905
             if not _is_matrix(leaf):
                 right.append(())
                 payload.append(jnp.zeros_like(leaf))
+                common.append(())
                 continue
             rows, columns = _matrix(leaf).shape
             r, dtype = min(rank, rows, columns), jnp.result_type(leaf)
             wide = _trees.widest(dtype, jnp.float32)
+            both = _Factors(jnp.zeros((rows, r), wide), jnp.zeros((columns, r), wide))
+            common.append(both if sums_over_workers else ())
             right.append(jax.random.normal(own, (columns, r), wide))
             zeros = jnp.zeros((rows, r), dtype), jnp.zeros((columns, r), dtype)
             payload.append(_Factors(*zeros))
-        return LowRankState(right, Packing(Code(dense=True), payload=payload))
+        packing = Packing(Code(dense=True), payload=payload)
+        return LowRankState(right, packing, common)
 
     def update(updates, state, params=None, *, active=True, **extra_args):
         active = active & jnp.asarray(extra_args.get("delivered", True))
+        axes = extra_args.get("worker_axes", WORKER_AXIS)
         del params, extra_args
         leaves, structure = jax.tree.flatten(updates)
-        messages, rights, payload = [], [], []
+        messages, rights, payload, known_to_all = [], [], [], []
         for v, q, known in zip(leaves, state.right, state.packing.payload, strict=True):
             if not _is_matrix(v):
                 messages.append(v)
                 rights.append(())
+                known_to_all.append(())
                 payload.append(flush(v.astype(known.dtype)))
                 continue
 
@@ -149,15 +159,28 @@ def _power_iteration(rank: int, key, factorise, sums_over_workers: bool):
                 return flush(x.astype(dtype)).astype(x.dtype)
 
             matrix = _matrix(v).astype(q.dtype)
-            left, right, own_left, following = factorise(matrix, q, narrow, active)
+            left, right, own_left, following, common = factorise(
+                matrix, q, narrow, active, axes
+            )
             messages.append((left @ right.T).reshape(v.shape))
             rights.append(following)
+            known_to_all.append(common)
             travels = _Factors(own_left, right)
             payload.append(_trees.cast_like(travels, known))
         message = jax.tree.unflatten(structure, messages)
-        return message, LowRankState(rights, Packing(Code(dense=True), payload=payload))
+        packing = Packing(Code(dense=True), payload=payload)
+        return message, LowRankState(rights, packing, known_to_all)
 
-    return Piece(init, update, sums_over_workers=sums_over_workers)
+    def sum_of(state):
+        """For each leaf the sum of all workers' messages; None of a vector."""
+        return [both.left @ both.right.T if both else None for both in state.common]
+
+    return Piece(
+        init,
+        update,
+        sums_over_workers=sums_over_workers,
+        sum_of=sum_of if sums_over_workers else None,
+    )
 
 
 def _orthonormal(matrix):

@@ -175,6 +175,7 @@ def _acknowledged(at_once: Piece, beta_for, max_delay: int) -> Piece:
         component_wise=at_once.component_wise,
         sums_over_workers=at_once.sums_over_workers,
         travels=True,
+        most_entries=at_once.most_entries,
     )
 
 
@@ -198,10 +199,13 @@ def _with_memory(
             u = as_it_travels(u, params, extra_args)
         return u, kind(remember(memory, v, arrived(u, extra_args)), inner)
 
+    inner = compressor.sum_of
     return Piece(
         init,
         update,
         component_wise=compressor.component_wise and alike,
         sums_over_workers=compressor.sums_over_workers,
         travels=True,
+        most_entries=compressor.most_entries,
+        sum_of=None if inner is None else lambda state: inner(state.compressor),
     )

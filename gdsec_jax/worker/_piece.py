@@ -39,6 +39,11 @@ class Piece(optax.GradientTransformationExtraArgs):
       variance: from the parameters, or their shapes, to :math:`\omega`, a float, with
         :math:`E C(v) = v` and :math:`E \|C(v) - v\|^2 \le \omega \|v\|^2`; None if C
         has a bias or nothing is known.
+      most_entries: from the parameters, or their shapes, to the most non-zeros that a
+        message has, an int, unless it says that it is `wire.Whole`; None for any number.
+      sum_of: from the state after a round to the leaves [*param], in any shape, of the
+        sum of all workers' messages, where the piece has formed them anyhow, and None
+        in the place of a leaf that it has not; None for a piece that forms none.
 
     Examples:
       >>> from gdsec_jax import worker
@@ -53,6 +58,8 @@ class Piece(optax.GradientTransformationExtraArgs):
     sums_over_workers: bool | None = None
     travels: bool = False
     variance: Callable[[Any], float] | None = None
+    most_entries: Callable[[Any], int] | None = None
+    sum_of: Callable[[Any], Any] | None = None
 
     def __new__(
         cls,
@@ -63,12 +70,16 @@ class Piece(optax.GradientTransformationExtraArgs):
         sums_over_workers: bool | None = False,
         travels: bool = False,
         variance: Callable[[Any], float] | None = None,
+        most_entries: Callable[[Any], int] | None = None,
+        sum_of: Callable[[Any], Any] | None = None,
     ):
         self = super().__new__(cls, init, update)
         self.component_wise = component_wise
         self.sums_over_workers = sums_over_workers
         self.travels = travels
         self.variance = variance
+        self.most_entries = most_entries
+        self.sum_of = sum_of
         return self
 
 
@@ -137,7 +148,14 @@ def chain(*pieces: optax.GradientTransformation) -> Piece:
         component_wise=all(piece.component_wise for piece in declared),
         sums_over_workers=True if True in sums else None if None in sums else False,
         travels=bool(declared) and declared[-1].travels,
+        most_entries=declared[-1].most_entries if declared else None,
+        sum_of=_sum_of_last(declared),
     )
+
+
+def _sum_of_last(pieces: list[Piece]) -> Callable[[Any], Any] | None:
+    last = pieces[-1].sum_of if pieces else None
+    return None if last is None else lambda state: last(state[-1])
 
 
 def as_piece(transformation: optax.GradientTransformation) -> Piece:

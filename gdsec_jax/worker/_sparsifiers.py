@@ -11,7 +11,14 @@ from jax.typing import DTypeLike
 from gdsec_jax import _checks, _trees
 from gdsec_jax.wire import Code, Packing
 from gdsec_jax.worker._piece import Piece, no_state
-from gdsec_jax.worker._vectors import Scope, needed, tree_of, variance_by, vectors
+from gdsec_jax.worker._vectors import (
+    Scope,
+    lengths,
+    needed,
+    tree_of,
+    variance_by,
+    vectors,
+)
 
 
 def top_k(k: float, *, scope: Scope = "message") -> Piece:
@@ -48,7 +55,7 @@ def top_k(k: float, *, scope: Scope = "message") -> Piece:
         ]
         return _keep(updates, chosen, scope), state
 
-    return Piece(no_state, update)
+    return Piece(no_state, update, most_entries=_most_entries(k, scope))
 
 
 def random_k(k: float, *, scaled: bool = True, scope: Scope = "message") -> Piece:
@@ -103,7 +110,8 @@ def random_k(k: float, *, scaled: bool = True, scope: Scope = "message") -> Piec
         return length / number_of(k, length) - 1
 
     variance = variance_by(omega, scope) if scaled else None
-    return Piece(no_state, update, variance=variance)
+    most_entries = _most_entries(k, scope)
+    return Piece(no_state, update, variance=variance, most_entries=most_entries)
 
 
 def whole() -> Piece:
@@ -188,6 +196,10 @@ def number_of(k: float, length: int) -> int:
     if isinstance(k, Integral):
         return min(int(k), length)
     return math.ceil(k * length * (1 - 1e-12))  # 0.07 * 100 is a little more than 7
+
+
+def _most_entries(k: float, scope: Scope):
+    return lambda params: sum(number_of(k, size) for size in lengths(params, scope))
 
 
 def _largest(x: jax.Array, k: int) -> jax.Array:

@@ -244,7 +244,12 @@ def clag(compressor: optax.GradientTransformation, zeta, *, state_dtype=None) ->
             compressor=optax.tree.where(silent, state.compressor, inner),
         )
 
-    return Piece(init, update, sums_over_workers=compressor.sums_over_workers)
+    return Piece(
+        init,
+        update,
+        sums_over_workers=compressor.sums_over_workers,
+        most_entries=compressor.most_entries,
+    )
 
 
 def first_whole(compressor: optax.GradientTransformation) -> Piece:
@@ -284,7 +289,12 @@ def first_whole(compressor: optax.GradientTransformation) -> Piece:
             compressor=optax.tree.where(state.begun, inner, state.compressor),
         )
 
-    return Piece(init, update, sums_over_workers=compressor.sums_over_workers)
+    return Piece(
+        init,
+        update,
+        sums_over_workers=compressor.sums_over_workers,
+        most_entries=compressor.most_entries,
+    )
 
 
 def _movement(piece: str, learning_rate, zeta):

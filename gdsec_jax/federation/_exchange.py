@@ -1,0 +1,130 @@
+"""The sum of all workers' messages over a mesh, by what was compressed of them.
+
+The messages are what they were: codes, or the non-zeros with their places, are written
+into words of a fixed number, gathered from all devices, and added up on each of them in
+the workers' order, so that all have the same sum bit for bit.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gdsec_jax import _trees
+from gdsec_jax.federation._spread import Spread
+from gdsec_jax.wire import Packing, packing_of
+from gdsec_jax.wire import _words as wire_words
+from gdsec_jax.wire._codes import Code, whole_of
+from gdsec_jax.wire._words import Words
+from gdsec_jax.worker import LowRankState, Piece
+from gdsec_jax.worker._vectors import some, tree_of, vectors
+
+_MANY_LEAVES = 16  # above which a collective for each costs more than a copy
+
+
+def words_of(
+    worker: Piece, state: Any, params: Any, capacity: int | None
+) -> Words | None:
+    """How a worker's messages are written into words; None if they travel whole.
+
+    Raises:
+      ValueError: they may have any number of entries, and are no whole vectors.
+    """
+    packing = packing_of(state)
+    code = packing.code if packing else Code()
+    if packing is not None and packing.payload is not None:
+        return None
+    most = [] if capacity is None else [capacity]
+    if worker.most_entries is not None:
+        most.append(int(worker.most_entries(params)))
+    if not most and code.kind == "float" and not code.dense:
+        raise ValueError(
+            "the messages may have any number of entries, expected a most, since what "
+            "travels between devices has one length: server=server.sparse(capacity), a "
+            "worker.top_k as the last compressor, or worker.whole()."
+        )
+    return wire_words.words_of(params, code, min(most) if most else None)
+
+
+def total(federation: Any, messages: Any, made: Any, params: Any) -> Any:
+    """The sum of the messages, leaves [m, *param], to leaves [*param] everywhere.
+
+    Args:
+      federation: a `Federation` with a spread.
+      messages: as they arrive.
+      made: `Answers` of the pipelines.
+      params: shapes and dtypes of a message.
+    """
+    spread, states = federation.spread, made.states
+    words = words_of(federation.worker, states, params, federation.server.capacity)
+    packing = packing_of(states)
+    if packing is not None and packing.payload is not None:
+        return _of_factors(spread, packing, messages, states, made.formed)
+    if words is None:
+        return _whole(spread, messages)
+
+    def packed():
+        each = jax.vmap(lambda message: vectors(message, "message")[0])(messages)
+        scales = packing.scales if packing and words.code.num_scales else ()
+        own = _each(lambda v, s: wire_words.pack(words, v, s), each, scales)
+        sum = wire_words.total(words, spread.everyones(own))
+        return tree_of([sum], _one_of(messages), "message")
+
+    flags = whole_of(states)
+    if flags is False:
+        return packed()
+    # Where one is whole the devices agree on it, or they would wait for ever.
+    flags = flags & jax.vmap(some)(messages)
+    some_whole = spread.summed(flags.any().astype(jnp.int32)) > 0
+    wide = lambda tree: jax.tree.map(lambda x: x.astype(words.dtype), tree)  # noqa: E731
+    return jax.lax.cond(
+        some_whole, lambda: wide(_whole(spread, messages)), lambda: wide(packed())
+    )
+
+
+def _whole(spread: Spread, messages: Any) -> Any:
+    """All entries of all messages are added up."""
+    own = _trees.over_workers(messages)
+    if len(jax.tree.leaves(own)) <= _MANY_LEAVES:
+        return spread.summed(own)
+    (vector,) = vectors(own, "message")
+    return tree_of([spread.summed(vector)], own, "message")
+
+
+def _of_factors(spread, packing: Packing, messages, states, formed) -> Any:
+    """The sum of matrices of low rank, by their factors."""
+    (known,) = _trees.of_type(states, LowRankState)
+    leaves, structure = jax.tree.flatten(messages)
+    sent = jax.vmap(some)(messages)
+    sums, others = [None] * len(leaves), {}
+    payloads = jax.tree.map(
+        lambda x: jnp.where(_trees.along(sent, x), x, 0), packing.payload
+    )
+    for number, (leaf, own) in enumerate(zip(leaves, payloads, strict=True)):
+        dtype = _trees.widest(leaf.dtype, jnp.float32)
+        shape = leaf.shape[1:]
+        if isinstance(known.right[number], tuple):
+            others[number] = _trees.over_workers(own)
+        elif formed is not None and formed[number] is not None:
+            sums[number] = formed[number].astype(dtype).reshape(shape)
+        else:
+            left, right = spread.everyones((own.left, own.right))
+            product = jnp.einsum(
+                "mir,mjr->ij", left.astype(dtype), right.astype(dtype), precision="highest"
+            )
+            sums[number] = product.reshape(shape)
+    for number, sum in spread.summed(others).items():
+        sums[number] = sum
+    return jax.tree.unflatten(structure, sums)
+
+
+def _each(function, rows, scales):
+    """For each of a shard's workers, which mostly are one."""
+    if rows.shape[0] > 1:
+        return jax.vmap(function)(rows, scales)
+    own = function(rows[0], scales[0] if len(scales) else ())
+    return own[None]
+
+
+def _one_of(messages):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), messages)
