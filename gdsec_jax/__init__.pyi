@@ -49,6 +49,7 @@ from .federation._controller import Controller as Controller
 from .federation._controller import last_xi as last_xi
 from .federation._counts import LastRound as LastRound
 from .federation._counts import last_round as last_round
+from .federation._specs import state_specs as state_specs
 from .server import gradient_estimate as gradient_estimate
 from .server import late_messages as late_messages
 from .server import server_memory as server_memory
@@ -122,6 +123,7 @@ __all__ = [
     "server_memory",
     "sign_ef",
     "simulate",
+    "state_specs",
     "sweep",
     "terngrad",
     "theory",

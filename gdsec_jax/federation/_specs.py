@@ -1,0 +1,53 @@
+"""Where the parts of an optimizer's state belong on a mesh."""
+
+from typing import Any
+
+import jax
+from jax.sharding import PartitionSpec
+
+from gdsec_jax.federation._one_round import FederationState
+from gdsec_jax.federation._spread import Axis, names_of
+
+
+def state_specs(state: Any, axis: Axis) -> Any:
+    """Of a state the partition specs: what is each worker's over the axis, the rest whole.
+
+    For `jax.shard_map`, or with a mesh for `jax.jit(..., out_shardings=)` and
+    `jax.device_put`, so that no device holds the memories of other workers.
+
+    Args:
+      state: of an optimizer with an algorithm of this package, or its shapes.
+      axis: the name of the mesh axis that the workers lie on, or a tuple of names.
+
+    Returns:
+      A tree prefix of the state with a `PartitionSpec` in the place of each part.
+
+    Raises:
+      ValueError: axis is no name.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from jax.sharding import NamedSharding
+      >>> import gdsec_jax
+      >>> mesh = jax.make_mesh((1,), ("data",))
+      >>> optimizer = optax.chain(gdsec_jax.top_j(4, k=2, axis="data"), optax.sgd(0.1))
+      >>> shapes = jax.eval_shape(optimizer.init, jnp.zeros(9))
+      >>> specs = gdsec_jax.state_specs(shapes, "data")
+      >>> specs[0].workers, specs[0].server
+      (PartitionSpec('data',), PartitionSpec())
+      >>> lies = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
+      >>> state = jax.jit(optimizer.init, out_shardings=lies)(jnp.zeros(9))
+      >>> state[0].workers.error.shape
+      (4, 9)
+    """
+    by_worker, everywhere = PartitionSpec(names_of(axis)), PartitionSpec()
+    if len(names_of(axis)) == 1:
+        by_worker = PartitionSpec(*names_of(axis))
+
+    def one(node):
+        if not isinstance(node, FederationState):
+            return everywhere
+        own = {"workers": by_worker, "sent": by_worker}
+        return FederationState(**dict.fromkeys(node._fields, everywhere) | own)
+
+    return jax.tree.map(one, state, is_leaf=lambda x: isinstance(x, FederationState))
