@@ -194,7 +194,8 @@ def _sections() -> Iterator[tuple[str, list[tuple[str, str]]]]:
     rows = [(_NAME, f"{importlib.metadata.version(_NAME)}, in {own}")]
     rows.append(("python", platform.python_version()))
     rows.append(("jaxlib", importlib.metadata.version("jaxlib")))
-    yield "Versions", [*rows, *_required(_NAME, "")]
+    rows += [(one.package, one.said) for one in _required(_NAME, "")]
+    yield "Versions", rows
     about = _environment.everything()
     names = ("device", "processor", "cores", "memory")
     yield "Hardware", [(name, about[name]) for name in names]
@@ -222,7 +223,15 @@ def _sections() -> Iterator[tuple[str, list[tuple[str, str]]]]:
     yield "Caches", rows
 
 
-def _required(package: str, extra: str) -> Iterator[tuple[str, str]]:
+class Found(NamedTuple):
+    """What is there of a package that is required."""
+
+    package: str
+    said: str  # its version, or what is wrong
+    fits: bool
+
+
+def _required(package: str, extra: str) -> Iterator[Found]:
     """What a package requires, or an extra of it beside that, and what is there."""
     from packaging.requirements import Requirement
 
@@ -235,10 +244,12 @@ def _required(package: str, extra: str) -> Iterator[tuple[str, str]]:
         try:
             version = importlib.metadata.version(one.name)
         except importlib.metadata.PackageNotFoundError:
-            yield one.name, f"missing, expected {one.specifier or 'any version'}"
+            missing = f"missing, expected {one.specifier or 'any version'}"
+            yield Found(one.name, missing, False)
             continue
         fits = one.specifier.contains(version, prereleases=True)
-        yield one.name, version if fits else f"{version}, expected {one.specifier}"
+        said = version if fits else f"{version}, expected {one.specifier}"
+        yield Found(one.name, said, fits)
         for inner in one.extras:
             yield from _required(one.name, inner)
 
@@ -246,7 +257,7 @@ def _required(package: str, extra: str) -> Iterator[tuple[str, str]]:
 def _extra(name: str) -> tuple[str, str]:
     """What is there of an extra, or what is not, and the command that installs it."""
     found = list(_required(_NAME, name))
-    wrong = [f"{one} {said}" for one, said in found if "expected" in said]
+    wrong = [f"{one.package} {one.said}" for one in found if not one.fits]
     if wrong:
         return name, f"{'; '.join(wrong)}: pip install '{_NAME}[{name}]'"
-    return name, ", ".join(f"{one} {said}" for one, said in found)
+    return name, ", ".join(f"{one.package} {one.said}" for one in found)

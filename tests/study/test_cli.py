@@ -250,6 +250,14 @@ def test_data_that_are_all_zero(call):
     assert (status, err[:7]) == (2, "gdsec: ")
 
 
+MEANT = {
+    "meant": "num_round = 3",
+    "problem": "problem.num_worker = 3",
+    "method": "methods.a.name = 'GD-SEC'",
+    "parameter": "methods.a = {name = 'gdsec', xii = 1.0}",
+    "word": "wire = 'rel'",
+    "option": "problem = {data = 'heterogeneous', options.num_sample = 3}",
+}
 REFUSED = """
 run nosuch.toml | nosuch.toml is not a file, expected a TOML config.
 run . | . is a folder, expected a config; gdsec show draws the runs in one.
@@ -290,13 +298,25 @@ run tiny.toml --target 1 | options: target is 1.0, expected less than 1
 run broken.toml | broken.toml is not valid TOML:
 run elsewhere.toml | problem: data is 'nosuch', expected a file
 figures nosuch | no figure is called 'nosuch', expected ridge, het
+figures rigde | no figure is called 'rigde', did you mean ridge? Expected ridge, het
+data show digts | data is 'digts', did you mean digits? Expected a file that exists, or
+data show semis.csv | data is 'semis.csv', did you mean semi.csv? Expected a file that e
+data show named.csv --target prize | 'named.csv' has no column 'prize', did you mean pri
+data fetch musrooms | data set name is 'musrooms', did you mean mushrooms? Expected one
+run tiny.toml --wire gollomb | --wire is 'gollomb', did you mean golomb? Expected
 data show nosuch | data is 'nosuch', expected a file that exists, or
 data show digits --split test | split of 'digits' is 'test'
 data show digits --target a | target is 'a' for the data digits, expected it only for
 data show own.csv --zero-based True | zero_based is True for 'own.csv', expected it only
 run index.toml | index.toml: problem.read.index is 1.5, expected a valid integer
 run header.toml | problem: header is True for 'own.npz', expected it only for a CSV
-run strange.toml | strange.toml: problem.read.haeder is an unknown field.
+run strange.toml | strange.toml: problem.read.haeder is an unknown field, did you mean h
+run meant.toml | meant.toml: num_round is an unknown field, did you mean num_rounds? Exp
+run problem.toml | problem.toml: problem: num_worker is an unknown field, did you mean
+run method.toml | method.toml: methods.a: name is 'GD-SEC', did you mean gdsec? Expected
+run parameter.toml | parameter.toml: methods.a: gdsec has no parameter xii, did you mean
+run word.toml | word.toml: wire is 'rel', did you mean rle? Expected '
+run option.toml | option.toml: problem: the data heterogeneous have no option num_sample
 run | PATH is missing: A TOML file, or a name that gdsec configs lists; gdsec run --help
 bench-compare a | PATH is missing: The same, of a later run; gdsec bench-compare --help
 data fetch | NAME is missing: Of the data set, as gdsec data list has it; gdsec data fe
@@ -336,6 +356,9 @@ def test_what_is_refused(row, call):
     Path("grids.toml").write_text(GRIDS)
     Path("index.toml").write_text("problem.read.index = 1.5")
     Path("strange.toml").write_text("problem.read.haeder = true")
+    Path("named.csv").write_text("price,rooms\n1,2\n3,5\n")
+    for name, text in MEANT.items():
+        Path(f"{name}.toml").write_text(text)
     np.savez("own.npz", X=np.eye(2), y=np.ones(2))
     header = "problem = {data='own.npz', read.header=true}"
     Path("header.toml").write_text(header + alone)

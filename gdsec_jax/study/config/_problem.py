@@ -12,7 +12,7 @@ import optax
 import pydantic
 from pydantic import Field
 
-from gdsec_jax import data, problems
+from gdsec_jax import _checks, data, problems
 from gdsec_jax.data import _load
 from gdsec_jax.data._scaling import Scale
 from gdsec_jax.problems._constants import gram_norm
@@ -109,7 +109,12 @@ class ProblemConfig(_fields.Model):
         fields = ("num_workers", "problem", "regularization", "text")  # no options
         for name in self.options:
             if name not in accepted or name in fields:
-                raise ValueError(f"the data {self.data} have no option {name}")
+                known = [x for x in accepted if x not in fields]
+                among = f"one of {', '.join(known)}" if known else "none"
+                between = _checks.expected(name, known)
+                raise ValueError(
+                    f"the data {self.data} have no option {name}{between} {among}"
+                )
         for name, parameter in accepted.items():
             required = parameter.default is inspect.Parameter.empty
             if required and name not in self.options:
@@ -170,9 +175,10 @@ def load_data(name: str, subset: str = "train", **options: Any) -> data.Dataset:
         return data.load(name, split=subset)
     if Path(name).exists():
         return data.read(name, **options)
+    there = [str(path) for path in Path(name).parent.glob(f"*{Path(name).suffix}")]
     raise ValueError(
-        f"data is {name!r}, expected a file that exists, or one of "
-        f"{', '.join(_named())}."
+        f"data is {name!r}{_checks.expected(name, (*_named(), *there))} a file that "
+        f"exists, or one of {', '.join(_named())}."
     )
 
 
