@@ -110,8 +110,8 @@ def init(
         for option, value in loaded.read_as.items()
     ]
     source = importlib.resources.files("gdsec_jax.study") / "template.toml"
-    given = {"title": path.stem, "kind": kind, "data": data, "scale": advice.scale}
-    given["intercept"] = advice.intercept
+    given: dict[str, str | bool] = {"title": path.stem, "kind": kind, "data": data}
+    given |= {"scale": advice.scale, "intercept": advice.intercept}
     why = textwrap.wrap(advice.why, 85, initial_indent="# ", subsequent_indent="# ")
     text = string.Template(source.read_text("utf-8")).substitute(
         {name: tomlkit.item(value).as_string() for name, value in given.items()},
