@@ -297,6 +297,7 @@ show tiny.toml --target 5 | --target is 5.0, expected a number in (0, 1).
 run tiny.toml --target 1 | options: target is 1.0, expected less than 1
 run broken.toml | broken.toml is not valid TOML:
 run elsewhere.toml | problem: data is 'nosuch', expected a file
+run sparse.toml | problem: scale is 'standard' for the sparse features of 'two.svm', exp
 figures nosuch | no figure is called 'nosuch', expected ridge, het
 figures rigde | no figure is called 'rigde', did you mean ridge? Expected ridge, het
 data show digts | data is 'digts', did you mean digits? Expected a file that exists, or
@@ -356,6 +357,10 @@ def test_what_is_refused(row, call):
     Path("grids.toml").write_text(GRIDS)
     Path("index.toml").write_text("problem.read.index = 1.5")
     Path("strange.toml").write_text("problem.read.haeder = true")
+    Path("two.svm").write_text("1 1:1\n-1 2:2\n")
+    Path("sparse.toml").write_text(
+        "problem = {data='two.svm', scale='standard'}" + alone
+    )
     Path("named.csv").write_text("price,rooms\n1,2\n3,5\n")
     for name, text in MEANT.items():
         Path(f"{name}.toml").write_text(text)
@@ -840,7 +845,7 @@ def test_a_table_of_wild_scales_reaches_the_target_in_three_commands(call):
     assert f"is {smoothness:.3g} here" in Path("mine.toml").read_text()
     status, out, err = call("run", "mine.toml", "--num-rounds", "100")
     assert (status, err) == (0, "")
-    assert "4 features of mean 0 and deviation 1 and an intercept, target" in out
+    assert "4 features of mean 0 and deviation 1, an intercept, target" in out
     assert f"L = {smoothness:.3g}" in out
     for label in ("GD", "GD-SEC", "top-j"):
         assert row_of(label, out).split()[1] != "never"

@@ -257,6 +257,11 @@ methods = {} | methods is empty, expected at least one.
 [methods.GD]; name = 'gd'; aggregation = 'median'; max_delay = 1 |
     methods.GD: aggregation and max_delay are given, expected one of them: each
 channel.power_w = 2.0 | channel: power_w needs an snr_db: without one there is no radio.
+problem = {kind = 'network', model = 'mlp', intercept = true} |
+    problem: a network has no intercept, but biases of its own.
+problem = {data = 'characters', scale = 'max'} |
+    problem: characters have no scale, expected none.
+problem.scale = 'std' | problem.scale is 'std', expected 'none', 'standard' or 'max'.
 problem.proximal = true | problem: proximal is for the kind lasso alone.
 problem.options = {density = 0.1} |
     problem: the data digits have no option density, expected none.

@@ -221,7 +221,7 @@ def said_of(loaded: data.Dataset, config: ProblemConfig | None = None) -> str:
     if config is not None and config.scale != "none":
         made = f" of {SCALES[config.scale]}"
     if config is not None and config.intercept:
-        features, made = features - 1, f"{made} and an intercept"
+        features, made = features - 1, f"{made}, an intercept"
     values = np.unique(loaded.targets)
     kind = "classes" if _are_classes(values) else "different values"
     named = f" {loaded.read_as['target']!r}" if "target" in loaded.read_as else ""
