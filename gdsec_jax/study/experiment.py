@@ -272,7 +272,7 @@ def sweep(
     for number, setting in enumerate(within):
         given = config.problem.model_dump(exclude={"grid"}) | setting
         one = configs.ProblemConfig.model_validate(given)
-        begun = console if number == 1 else None
+        begun = None if number else console  # the data are said once
         with prepared(config.model_copy(update={"problem": one}), begun) as problem:
             of = ", ".join(f"{name} = {value}" for name, value in setting.items())
             constants = _constants(one, problem)

@@ -174,6 +174,7 @@ def test_a_run_says_its_constants_and_what_it_replaces(call):
     Path("grids.toml").write_text(GRIDS + "\n[problem.grid]\nnum_workers = [2, 3]\n")
     out = call("sweep", "grids.toml", "--results", "others")[1]
     of_two = f"num_workers = 2: {constants}1/L = {1 / smoothness:.3g}.\n"
+    assert out.count("digits: 1,797 samples, 64 features, target with 10 cl") == 1
     assert of_two in out and "num_workers = 3: L = " in out
 
 
