@@ -96,7 +96,7 @@ def compare(
         for label, method in config.methods.items():
             steps[label] = tuning.ready(label, method, problem).learning_rate
             _netcdf.replaceable(folder / f"{label}.nc")
-        say(console, _constants(config.problem, problem, steps))
+        _say_constants(console, config.problem, problem, steps=steps)
         if not (folder / CHECKPOINTS).exists():  # else it is this run that goes on
             _say_replaced(console, [folder / f"{label}.nc" for label in config.methods])
         for number, (label, method) in enumerate(config.methods.items(), 1):
@@ -120,14 +120,20 @@ def compare(
 _CONVEX = ("ridge", "logistic", "softmax")
 
 
-def _constants(
+def _say_constants(
+    console: rich.console.Console,
     config: configs.ProblemConfig,
     problem: problems.Problem,
+    setting: Mapping[str, Any] = {},
+    *,
     steps: Mapping[str, float | None] = {},
-) -> str:
-    """L, mu and 1/L in a line, as far as they are known, or the steps by label."""
+) -> None:
+    """L, mu and 1/L in a line, as far as they are known, or the steps by label.
+
+    A setting of the problem, if it has one, stands first.
+    """
     said = []
-    if problem.smoothness is not None:
+    if problem.smoothness:  # known, and of data that are not all 0
         said.append(f"L = {problem.smoothness:.3g}")
         if config.kind in _CONVEX and problem.regularization:
             said.append(f"mu at least lambda = {problem.regularization:.3g}")
@@ -135,10 +141,12 @@ def _constants(
     labels: dict[str, list[str]] = {}
     for label, step in steps.items():
         labels.setdefault(f"{step:.3g}", []).append(label)
-    of = [f"{step} ({', '.join(names)})" for step, names in labels.items()]
-    if of:
-        said.append(f"step {'; '.join(of) if len(of) > 1 else next(iter(labels))}")
-    return f"{', '.join(said)}."
+    each = [f"{step} ({', '.join(names)})" for step, names in labels.items()]
+    if labels:
+        said.append(f"step {'; '.join(each) if len(each) > 1 else next(iter(labels))}")
+    of = ", ".join(f"{name} = {value}" for name, value in setting.items())
+    if said:  # of a network nothing is known
+        say(console, f"{of}{': ' if of else ''}{', '.join(said)}.")
 
 
 def _say_replaced(console: rich.console.Console, paths: Sequence[Path]) -> None:
@@ -274,9 +282,7 @@ def sweep(
         one = configs.ProblemConfig.model_validate(given)
         begun = None if number else console  # the data are said once
         with prepared(config.model_copy(update={"problem": one}), begun) as problem:
-            of = ", ".join(f"{name} = {value}" for name, value in setting.items())
-            constants = _constants(one, problem)
-            say(console, f"{of}: {constants}" if of else constants)
+            _say_constants(console, one, problem, setting)
             for label, parts in swept.items():
                 path = folder / f"{label} sweep{f' {number}' if axes else ''}.nc"
                 words = f"{label}, {next(many)} of {len(within) * len(swept)}"
@@ -362,7 +368,7 @@ def tune(
     _has_a_grid(config, name)
     chosen, baseline = {}, config.baseline()
     with prepared(config, console) as problem:
-        say(console, _constants(config.problem, problem))
+        _say_constants(console, config.problem, problem)
         folder = _whole.folder(results / name)
         first = float(problem.error(problem.init_params))
         target = max(config.target * first, problem.resolution)
