@@ -1,7 +1,7 @@
 """The k largest entries of a vector: the package's way against `jax.lax.top_k`.
 
-Both give a mask, or values and indices. Ratios are of calls in turns, in CPU time, which
-other programs disturb less; how long they took is in the notes.
+Both give a mask, or values and indices. Ratios are of calls in turns, in CPU time,
+which other programs disturb less; how long they took is in the notes.
 """
 
 import functools

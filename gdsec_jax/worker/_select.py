@@ -1,13 +1,13 @@
 """The k entries of largest magnitude, and where a mask is set, without a sort.
 
-A float's bits without its sign, read as an unsigned integer, are its key: they grow with
-its magnitude. The k-th largest key is found by counting how many lie at or above a few
-thresholds, which a sample chooses at first, until a small window of keys is left.
+A float's bits without its sign, read as an unsigned integer, are its key: they grow
+with its magnitude. The k-th largest key is found by counting how many lie at or above a
+few thresholds, which a sample chooses at first, until a small window of keys is left.
 
 What a CPU is fast at shapes the rest. Sums over an axis of 32 that is not the last are
-unrolled and vectorised, others are some ten times slower; so vectors are taken in blocks
-of 32 x 32, and 32 flags become the bits of a word. Where the n-th set bit is follows
-from how many are set before each word.
+unrolled and vectorised, others are some ten times slower; so vectors are taken in
+blocks of 32 x 32, and 32 flags become the bits of a word. Where the n-th set bit is
+follows from how many are set before each word.
 """
 
 import math
