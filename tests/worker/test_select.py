@@ -97,11 +97,11 @@ def test_in_any_dtype(dtype, x64):
 
 
 @pytest.mark.usefixtures("short")
-@pytest.mark.parametrize("size", [1, 31, 33, 1023, 1025, 2048])
+@pytest.mark.parametrize("size", [1, 33, 1023, 1025])
 def test_at_the_edges_of_words_and_blocks(size):
     rng = np.random.default_rng(size)
     x = rng.integers(-3, 4, size).astype(np.float32)
-    for k in sorted({0, size // 3, size}):
+    for k in {size // 3, size}:
         agrees([x], k)
 
 
@@ -170,16 +170,17 @@ def test_nans_among_themselves_go_by_their_payload():
     np.testing.assert_array_equal(np.flatnonzero(mask), np.sort(order[:60]))
 
 
-@pytest.mark.parametrize("size", [0, 1, 32, 1000, 1024, 5000])
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.6, 1.0])
-def test_where_a_mask_is_set(size, share):
-    mask = np.random.default_rng(size).random(size) < share
+@pytest.mark.parametrize("size", [0, 32, 1000, 5000])
+def test_where_a_mask_is_set(size):
     for number in (size // 10, size + 40):
-        found = jax.jit(lambda m, n=number: _select.where_set(m, n))(jnp.asarray(mask))
-        kept = np.flatnonzero(mask)[:number]
-        rest = np.full(number - kept.size, size)
-        np.testing.assert_array_equal(found, np.concatenate([kept, rest]))
-        assert found.dtype == jnp.int32
+        found = jax.jit(lambda mask, n=number: _select.where_set(mask, n))
+        for share in (0.0, 0.01, 0.6, 1.0):
+            mask = np.random.default_rng(size).random(size) < share
+            kept = np.flatnonzero(mask)[:number]
+            rest = np.full(number - kept.size, size)
+            indices = found(jnp.asarray(mask))
+            np.testing.assert_array_equal(indices, np.concatenate([kept, rest]))
+            assert indices.dtype == jnp.int32
 
 
 def test_bad_input_is_one_sentence():
