@@ -3,8 +3,8 @@
 Where the n-th set bit is follows from how many are set before each word.
 
 What a CPU is fast at shapes the rest. Sums over an axis of 32 that is not the last are
-unrolled and vectorised, others are some ten times slower; so vectors are taken in blocks
-of 32 x 32, and 32 flags become the bits of a word.
+unrolled and vectorised, others are some ten times slower; so vectors are taken in
+blocks of 32 x 32, and 32 flags become the bits of a word.
 """
 
 import jax
@@ -34,8 +34,8 @@ def where_set(mask: jax.Array, size: int) -> jax.Array:
     """
     words = packed(mask)
     before, own = set_before(words)
-    # Every word with a set bit writes its place where its first bit's rank is; the other
-    # ranks of a word, at most 31, take it over from there.
+    # Every word with a set bit writes its place where its first bit's rank is; its
+    # other ranks, at most 31, take it over from there.
     first = jnp.where(own > 0, before, size)
     places = jnp.arange(words.size, dtype=jnp.int32)
     word = jnp.zeros(size, jnp.int32).at[first].max(places, mode="drop")

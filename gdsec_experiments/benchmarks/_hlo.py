@@ -192,6 +192,7 @@ def _calls(each: Instruction, computations) -> list[tuple[int, str]]:
         ]
         return [(max(times, default=1), each.called("body")[0])]
     if each.operation == "conditional":
+
         def moved(branch):
             inner = _of_computation(branch, computations)
             return inner.bytes + inner.collective_bytes.total()

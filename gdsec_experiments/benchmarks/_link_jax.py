@@ -1,4 +1,4 @@
-"""A rank of `gdsec bench link`: one worker, whose updates meet the others' over gloo."""
+"""A rank of `gdsec bench link`: one worker, who meets the others over gloo."""
 
 from typing import Any
 
@@ -83,9 +83,7 @@ class Rank:
 
     def update(self) -> None:
         """One more."""
-        updates, self.state = self.compiled(
-            self.gradients[0], self.state, self.params
-        )
+        updates, self.state = self.compiled(self.gradients[0], self.state, self.params)
         jax.block_until_ready((updates, self.state))
         self.gradients.reverse()
 

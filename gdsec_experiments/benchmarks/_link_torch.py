@@ -1,4 +1,4 @@
-"""A rank of `gdsec bench link` of PyTorch: DDP and its communication hooks over gloo."""
+"""A rank of `gdsec bench link` of PyTorch: DDP and its hooks, over gloo."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ class Rank:
         self.shape, self.model = shape, None
 
     def prepare(self, name: str) -> dict[str, Any]:
-        """A model with the hook, after the rounds in which it is not what it will be."""
+        """A model with the hook, after the rounds in which it is not itself yet."""
         # One bucket: PowerSGD over several of them is not sure to end.
         self.model = DistributedDataParallel(Given(self.shape), bucket_cap_mb=1000)
         if name == "DDP, fp16":

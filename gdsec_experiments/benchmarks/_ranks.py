@@ -30,7 +30,7 @@ class Ranks:
         """What each rank answers to a request.
 
         Raises:
-          RuntimeError: one ended, or took too long; the text is the end of what it said.
+          RuntimeError: one ended, or took too long; the text is what it said last.
         """
         for process in self._processes:
             process.stdin.write(json.dumps([what, *arguments]) + "\n")

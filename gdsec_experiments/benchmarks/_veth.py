@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 TOOLS = ("ip", "tc", "nsenter", "setpriv", "unshare")
@@ -89,23 +90,23 @@ def joined(number: int) -> Iterator[Network]:
             ends = [(host, DEVICE) for host in hosts]
         else:
             middle = Host(stack.enter_context(_held("bridge")), "bridge")
-            middle.do(*"ip link add bridge type bridge".split())
-            middle.do(*"ip link set bridge up".split())
+            middle.do("ip", "link", "add", "bridge", "type", "bridge")
+            middle.do("ip", "link", "set", "bridge", "up")
             ends = []
             for m, host in enumerate(hosts):
                 _link(host, DEVICE, middle, f"port{m}")
                 middle.do(*f"ip link set port{m} master bridge".split())
                 ends += [(host, DEVICE), (middle, f"port{m}")]
         for host in hosts:
-            host.do(*"ip link set lo up".split())
+            host.do("ip", "link", "set", "lo", "up")
             host.do(*f"ip address add {host.address}/24 dev {DEVICE}".split())
         yield Network(hosts, tuple(ends))
 
 
 def counters() -> dict[str, int]:
     """Bytes that the link of this process's host has received and sent."""
-    with open("/proc/self/net/dev") as lines:
-        (line,) = [line for line in lines if line.strip().startswith(f"{DEVICE}:")]
+    lines = Path("/proc/self/net/dev").read_text().splitlines()
+    (line,) = [line for line in lines if line.strip().startswith(f"{DEVICE}:")]
     fields = line.partition(":")[2].split()
     return {"received": int(fields[0]), "sent": int(fields[8])}
 
@@ -129,7 +130,7 @@ def _held(name: str) -> Iterator[subprocess.Popen]:
 
 @contextlib.contextmanager
 def ended(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
-    """A process that is killed in the end: JAX takes SIGTERM for itself, and goes on."""
+    """A process that is killed in the end: on SIGTERM alone JAX goes on."""
     with process:
         try:
             yield process

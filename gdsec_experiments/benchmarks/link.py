@@ -1,4 +1,4 @@
-"""Updates over real links of 50 Mbit/s to 1 Gbit/s: seconds, and bytes on the interface.
+"""Updates over links of 50 Mbit/s to 1 Gbit/s: seconds, bytes on the interface.
 
 Processes of one worker each, in network namespaces of their own that veth pairs join
 and tc shapes to a rate. What is timed is one compiled update of the optimizer, its
@@ -22,7 +22,7 @@ It needs root and Linux; PyTorch's rows need torch.
 import importlib.util
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import rich.table
@@ -163,7 +163,8 @@ def _measures(rows: Sequence[Row], setup: Setup, number: int) -> list[Measure]:
             measures.append(Measure(here, **benchmarks.summary(taken), unit="s"))
             if row is dense:
                 continue
-            must, goal = ASKED[rate] if (row.name, number) == (SPARSE, 2) else (None,) * 2
+            asked = (row.name, number) == (SPARSE, 2)
+            must, goal = ASKED[rate] if asked else (None, None)
             # The shortest of each: others on the machine only add to it.
             quotient = min(dense.seconds[rate]) / min(taken)
             measures.append(

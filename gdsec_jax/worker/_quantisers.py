@@ -241,9 +241,7 @@ def _scaled(
         scales = jnp.asarray(scales, jnp.float32) if scales else ()
         return tree_of(messages, updates, scope), Packing(state.code, scales)
 
-    return Piece(
-        init, update, variance=variance, keeps_zeros=not code.always_dense
-    )
+    return Piece(init, update, variance=variance, keeps_zeros=not code.always_dense)
 
 
 def _check_levels(code: Code, like) -> None:

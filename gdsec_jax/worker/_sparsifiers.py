@@ -145,7 +145,9 @@ def whole() -> Piece:
         del params, extra_args
         return updates, state
 
-    return Piece(init, update, component_wise=True, variance=lambda params: 0.0, keeps_zeros=True)
+    return Piece(
+        init, update, component_wise=True, variance=lambda params: 0.0, keeps_zeros=True
+    )
 
 
 def cast(dtype: DTypeLike) -> Piece:
