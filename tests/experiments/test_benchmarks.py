@@ -25,7 +25,7 @@ HERE = {
 FAST = ("encode", "compress", "figures")
 NAMES = (
     *("compress", "encode", "imports", "leaves", "memory", "network", "rivals"),
-    *("round", "scale", "state_dtype", "sweep"),
+    *("round", "scale", "select", "state_dtype", "sweep"),
     "figures",
 )
 

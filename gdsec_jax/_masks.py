@@ -28,14 +28,14 @@ def where_set(mask: jax.Array, size: int) -> jax.Array:
 
     Examples:
       >>> import jax.numpy as jnp
-      >>> from gdsec_jax import _bits
-      >>> _bits.where_set(jnp.array([False, True, True]), 3)
+      >>> from gdsec_jax import _masks
+      >>> _masks.where_set(jnp.array([False, True, True]), 3)
       Array([1, 2, 3], dtype=int32)
     """
     words = packed(mask)
     before, own = set_before(words)
-    # Every word with a set bit writes its place where its first bit's rank is; its
-    # other ranks, at most 31, take it over from there.
+    # Every word with a set bit writes its place at the rank of its first; its others,
+    # 31 at most, take it over from there.
     first = jnp.where(own > 0, before, size)
     places = jnp.arange(words.size, dtype=jnp.int32)
     word = jnp.zeros(size, jnp.int32).at[first].max(places, mode="drop")
