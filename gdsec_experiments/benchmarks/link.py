@@ -51,6 +51,11 @@ class Row(NamedTuple):
     interface: float  # bytes
     seconds: dict[str, tuple[float, ...]]  # by rate: the slowest rank's, each repeat
 
+    @property
+    def excess(self) -> float:
+        """Bytes on the interface for one of the program, in a regular round."""
+        return self.interface / self.program.get("regular", math.nan)
+
 
 SMALL = Setup((2,), ("200mbit",), (1_000, 1_000))
 DENSE, SPARSE = "dense", "top_j 1 %"
@@ -123,13 +128,12 @@ def table(rows: Sequence[Row], setup: Setup, number: int) -> rich.table.Table:
     dense = {row.name: row for row in rows}[DENSE]
     for row in rows:
         program = sorted({f"{b / 1e6:.3g}" for b in row.program.values()}, key=float)
-        ratio = row.interface / row.program.get("regular", math.nan)
         made.add_row(
             row.name,
             _megabytes(row.counted),
             " or ".join(program) or "-",
             _megabytes(row.interface),
-            "-" if math.isnan(ratio) else f"{ratio:.3f}",
+            "-" if math.isnan(row.excess) else f"{row.excess:.3f}",
             *(
                 f"{min(taken):.3g} ({min(dense.seconds[rate]) / min(taken):.2g} x)"
                 for rate, taken in row.seconds.items()
@@ -147,33 +151,27 @@ def _measures(rows: Sequence[Row], setup: Setup, number: int) -> list[Measure]:
     measures = []
     for row in rows:
         who = f"{row.name}, {number} processes"
-        note = f"counted {row.counted / 1e6:.4g} MB, by the program " + " or ".join(
-            f"{bytes / 1e6:.4g}" for bytes in row.program.values()
-        )
-        measures.append(
-            Measure(
-                f"{who}: on the interface",
-                row.interface / 1e6,
-                "MB",
-                note=note if row.program else "",
+        measures.append(Measure(f"{who}: on the interface", row.interface / 1e6, "MB"))
+        if row.program:
+            said = " or ".join(f"{bytes / 1e6:.4g}" for bytes in row.program.values())
+            note = f"counted {row.counted / 1e6:.4g} MB, by the program {said}"
+            measures.append(
+                Measure(f"{who}: interface / program", row.excess, note=note)
             )
-        )
         for rate, taken in row.seconds.items():
             here = f"{who}, {rate}"
             measures.append(Measure(here, **benchmarks.summary(taken), unit="s"))
-            if row is dense:
-                continue
-            asked = (row.name, number) == (SPARSE, 2)
-            must, goal = ASKED[rate] if asked else (None, None)
-            # The shortest of each: others on the machine only add to it.
-            quotient = min(dense.seconds[rate]) / min(taken)
-            measures.append(
-                Measure(
-                    f"dense / {here}",
-                    quotient,
-                    must=must,
-                    goal=goal,
-                    larger_is_better=True,
+            if row is not dense:
+                asked = (row.name, number) == (SPARSE, 2)
+                must, goal = ASKED[rate] if asked else (None, None)
+                # The shortest of each: others on the machine only add to it.
+                times = min(dense.seconds[rate]) / min(taken)
+                measures.append(
+                    Measure(
+                        *(f"dense / {here}", times),
+                        must=must,
+                        goal=goal,
+                        larger_is_better=True,
+                    )
                 )
-            )
     return measures
