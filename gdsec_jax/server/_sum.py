@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec
 
 from gdsec_jax import _checks
 from gdsec_jax._devices import BY_DEVICE, DEVICE_AXIS, num_devices
-from gdsec_jax.worker._select import where_set
+from gdsec_jax._masks import where_set
 from gdsec_jax.worker._vectors import tree_of, vectors
 
 

@@ -1,13 +1,8 @@
-"""The k entries of largest magnitude, and where a mask is set, without a sort.
+"""The k entries of largest magnitude, without a sort.
 
 A float's bits without its sign, read as an unsigned integer, are its key: they grow
 with its magnitude. The k-th largest key is found by counting how many lie at or above a
 few thresholds, which a sample chooses at first, until a small window of keys is left.
-
-What a CPU is fast at shapes the rest. Sums over an axis of 32 that is not the last are
-unrolled and vectorised, others are some ten times slower; so vectors are taken in
-blocks of 32 x 32, and 32 flags become the bits of a word. Where the n-th set bit is
-follows from how many are set before each word.
 """
 
 import math
@@ -17,10 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdsec_jax import _trees
+from gdsec_jax import _masks, _trees
 
-SIDE = 32  # bits of a word, words of a block
-BLOCK = SIDE * SIDE
 WAYS = 8  # thresholds that a pass over the vector counts
 SAMPLE = 2**14  # entries that choose the first thresholds
 WINDOW = 2**16  # entries that are taken out of the vector to finish among them
@@ -30,8 +23,6 @@ AROUND = (-4.0, -1.5, -0.5, 0.5, 1.5, 4.0)
 # So few of a vector's entries `jax.lax.top_k` keeps in a heap on a CPU, which is faster
 # (`gdsec bench select`); on a TPU it sorts, and vectors below LEAST are left to it.
 FEW, LEAST = 2**11, 2**18
-
-_BITS = np.left_shift(np.uint32(1), np.arange(SIDE, dtype=np.uint32))
 
 
 def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
@@ -62,7 +53,7 @@ def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
         x,
         k,
         sort=lambda x: jnp.sort(jax.lax.top_k(_magnitudes(x), k)[1]),
-        select=lambda x, window: where_set(_mask(x, k, window), k),
+        select=lambda x, window: _masks.where_set(_mask(x, k, window), k),
     )
     return x.at[index].get(mode="promise_in_bounds"), index
 
@@ -88,36 +79,6 @@ def mask_of_largest(x: jax.Array, k: int) -> jax.Array:
         return jnp.zeros(x.shape, bool).at[index].set(True)
 
     return _by_platform(x, k, sort, lambda x, window: _mask(x, k, window))
-
-
-def where_set(mask: jax.Array, size: int) -> jax.Array:
-    """The indices of the first `size` entries that are set, int32 [size], ascending.
-
-    As `jax.numpy.nonzero` with a size; D stands in the place of those that are missing.
-
-    Args:
-      mask: bool [D].
-      size: static.
-
-    Examples:
-      >>> import jax.numpy as jnp
-      >>> from gdsec_jax.worker import _select
-      >>> _select.where_set(jnp.array([False, True, True]), 3)
-      Array([1, 2, 3], dtype=int32)
-    """
-    words = _packed(mask)
-    before, own = _set_before(words)
-    # Every word with a set bit writes its place at the rank of its first; its others,
-    # 31 at most, take it over from there.
-    first = jnp.where(own > 0, before, size)
-    places = jnp.arange(words.size, dtype=jnp.int32)
-    word = jnp.zeros(size, jnp.int32).at[first].max(places, mode="drop")
-    for distance in (1, 2, 4, 8, 16):
-        shifted = jnp.pad(word, (distance, 0))[:size]
-        word = jax.lax.optimization_barrier(jnp.maximum(word, shifted))
-    rank = jnp.arange(size, dtype=jnp.int32)
-    index = _index_in(words, before, word, rank)
-    return jnp.where(rank < before[-1] + own[-1], index, mask.size)
 
 
 def _checked(x: jax.Array, k: int) -> None:
@@ -180,8 +141,8 @@ def _kth(x: jax.Array, k: int, window: int) -> tuple[jax.Array, jax.Array]:
         bounds = _finished(keys, k, bounds, window)
 
     def nth():
-        words = _packed(_keys(x) == bounds.low)
-        return _nth(words, k - bounds.above - 1)
+        words = _masks.packed(_keys(x) == bounds.low)
+        return _masks.nth(words, k - bounds.above - 1)
 
     last = jax.lax.cond(bounds.reach == k, lambda: jnp.int32(x.size), nth)
     return bounds.low, last
@@ -192,7 +153,7 @@ def _finished(keys, k, bounds: Bounds, window: int) -> Bounds:
 
     Where more than the window's are between them, they have one key already.
     """
-    index = where_set((keys >= bounds.low) & (keys <= bounds.high), window)
+    index = _masks.where_set((keys >= bounds.low) & (keys <= bounds.high), window)
     inside = keys.at[index].get(mode="fill", fill_value=0)
     inside = jax.lax.optimization_barrier(inside)  # read once, not by every count
     above = bounds.above
@@ -256,7 +217,7 @@ def _guess(keys: jax.Array, k: int) -> jax.Array:
 
 def _at_or_above(keys: jax.Array, thresholds: jax.Array) -> jax.Array:
     """How many keys are at or above each threshold, int32 [T]."""
-    head, tail = _blocks(keys)
+    head, tail = _masks.blocks(keys)
     count = (tail >= thresholds[:, None]).sum(1, dtype=jnp.int32)
     if not head.size:
         return count
@@ -265,57 +226,3 @@ def _at_or_above(keys: jax.Array, thresholds: jax.Array) -> jax.Array:
     once = jax.lax.optimization_barrier(flags.sum(2, dtype=jnp.int32))
     twice = jax.lax.optimization_barrier(once.sum(0, dtype=jnp.int32))
     return count + twice.sum(1, dtype=jnp.int32)
-
-
-def _blocks(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A vector's whole blocks, [n, 32, 32], and what is left, [1, fewer than 1024]."""
-    whole = x.size // BLOCK * BLOCK
-    return x[:whole].reshape(-1, SIDE, SIDE), x[None, whole:]
-
-
-def _packed(mask: jax.Array) -> jax.Array:
-    """32 flags a word, from its lowest bit on, uint32 [whole blocks x 32]."""
-    head, tail = _blocks(mask)
-    tail = jnp.pad(tail, ((0, 0), (0, BLOCK - tail.shape[1])))
-    bits = _BITS[None, :, None]
-
-    def packed(flags):
-        # Bit i of word j is entry (i, j) of the block, fast to make; then turned over.
-        turned = jnp.where(flags, bits, np.uint32(0)).sum(1, dtype=jnp.uint32)
-        turned = jax.lax.optimization_barrier(turned)[:, :, None]
-        flags = turned & _BITS[None, None, :]
-        return jnp.where(flags != 0, bits, np.uint32(0)).sum(1, dtype=jnp.uint32)
-
-    parts = [packed(part) for part in (head, tail.reshape(-1, SIDE, SIDE))]
-    return jnp.concatenate(jax.lax.optimization_barrier(parts)).ravel()
-
-
-def _set_before(words: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """How many bits are set before each word, and in it, int32."""
-    own = jax.lax.population_count(words).astype(jnp.int32).reshape(-1, SIDE)
-    earlier = np.arange(SIDE)[:, None] < np.arange(SIDE)
-    inner = jnp.where(earlier[None], own[:, :, None], 0).sum(1, dtype=jnp.int32)
-    in_block = inner[:, -1] + own[:, -1]
-    before = (jnp.cumsum(in_block, dtype=jnp.int32) - in_block)[:, None] + inner
-    return before.ravel(), own.ravel()
-
-
-def _nth(words, rank):
-    """The index of the set bit of a rank, int32 []."""
-    before, _ = _set_before(words)
-    word = jnp.searchsorted(before, rank, side="right").astype(jnp.int32) - 1
-    return _index_in(words, before, word, rank)
-
-
-def _index_in(words, before, word, rank):
-    """The index of the bit of a rank, given the place of its word."""
-    bits, first = jax.lax.optimization_barrier((words[word], before[word]))
-    rank, place = rank - first, jnp.zeros_like(rank)
-    for half in (16, 8, 4, 2, 1):
-        lower = bits & np.uint32((1 << half) - 1)
-        number = jax.lax.population_count(lower).astype(jnp.int32)
-        above = rank >= number
-        rank = jnp.where(above, rank - number, rank)
-        bits = jnp.where(above, bits >> np.uint32(half), bits)
-        place = jnp.where(above, place + half, place)
-    return SIDE * word + place

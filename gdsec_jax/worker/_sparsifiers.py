@@ -56,7 +56,8 @@ def top_k(k: float, *, scope: Scope = "message") -> Piece:
         ]
         return _keep(updates, chosen, scope), state
 
-    return Piece(no_state, update, most_entries=_most_entries(k, scope))
+    most_entries = _most_entries(k, scope)
+    return Piece(no_state, update, most_entries=most_entries, keeps_zeros=True)
 
 
 def random_k(k: float, *, scaled: bool = True, scope: Scope = "message") -> Piece:
@@ -114,7 +115,13 @@ def random_k(k: float, *, scaled: bool = True, scope: Scope = "message") -> Piec
 
     variance = variance_by(omega, scope) if scaled else None
     most_entries = _most_entries(k, scope)
-    return Piece(no_state, update, variance=variance, most_entries=most_entries)
+    return Piece(
+        no_state,
+        update,
+        variance=variance,
+        most_entries=most_entries,
+        keeps_zeros=True,
+    )
 
 
 def whole() -> Piece:
@@ -141,7 +148,9 @@ def whole() -> Piece:
         del params, extra_args
         return updates, state
 
-    return Piece(init, update, component_wise=True, variance=lambda params: 0.0)
+    return Piece(
+        init, update, component_wise=True, variance=lambda params: 0.0, keeps_zeros=True
+    )
 
 
 def cast(dtype: DTypeLike) -> Piece:
@@ -180,7 +189,7 @@ def cast(dtype: DTypeLike) -> Piece:
         narrow = jax.tree.map(lambda v: v.astype(dtype), updates)
         return _trees.cast_like(_trees.flush(narrow), updates), state
 
-    return Piece(init, update, component_wise=True)
+    return Piece(init, update, component_wise=True, keeps_zeros=True)
 
 
 def check_number(k) -> None:

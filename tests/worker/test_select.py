@@ -170,19 +170,6 @@ def test_nans_among_themselves_go_by_their_payload():
     np.testing.assert_array_equal(np.flatnonzero(mask), np.sort(order[:60]))
 
 
-@pytest.mark.parametrize("size", [0, 32, 1000, 5000])
-def test_where_a_mask_is_set(size):
-    for number in (size // 10, size + 40):
-        found = jax.jit(lambda mask, n=number: _select.where_set(mask, n))
-        for share in (0.0, 0.01, 0.6, 1.0):
-            mask = np.random.default_rng(size).random(size) < share
-            kept = np.flatnonzero(mask)[:number]
-            rest = np.full(number - kept.size, size)
-            indices = found(jnp.asarray(mask))
-            np.testing.assert_array_equal(indices, np.concatenate([kept, rest]))
-            assert indices.dtype == jnp.int32
-
-
 def test_bad_input_is_one_sentence():
     with pytest.raises(ValueError, match=r"x has shape \(2, 3\), expected a vector."):
         _select.largest(jnp.zeros((2, 3)), 1)
