@@ -42,6 +42,7 @@ class Runs(NamedTuple):
     config: configs.RunConfig
     problem: problems.Problem
     histories: dict[str, History]  # by label
+    over_seeds: Mapping[str, list[History]] = {}  # of a figure's methods that draw
 
     @property
     def methods(self) -> dict[str, str]:

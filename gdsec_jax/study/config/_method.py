@@ -166,7 +166,7 @@ class MethodConfig(UplinkConfig):
     grid: _fields.Grid = Field(default={})
     """For gdsec sweep and tune: values of fields to try."""
     search: Starts = Field(default={})
-    """For gdsec tune: fields, and where their search begins, or whose choice they are."""
+    """For gdsec tune: where the search of fields begins, or whose choice they are."""
     chosen: str = ""
     """How the parameters were chosen."""
 
@@ -214,9 +214,9 @@ class MethodConfig(UplinkConfig):
     def draws(self) -> bool:
         """Whether a run of it depends on a seed, on samples that are all there."""
         taken = _signature(function_of(self.name)).parameters
-        at_random = self.participation is not None
-        at_random &= self.participation_rule != "round_robin"
-        return at_random or self.channel is not None or bool({"key", "seed"} & set(taken))
+        drawn = self.participation is not None
+        drawn &= self.participation_rule != "round_robin"
+        return drawn or self.channel is not None or "key" in taken or "seed" in taken
 
     def _own(self) -> dict[str, Any]:
         """The fields of this method alone, those that are given."""

@@ -148,19 +148,17 @@ def _check_search(config: RunConfig, label: str, method: MethodConfig) -> None:
     if starts and (method.grid or config.grid):
         raise ValueError("it has a grid and a search, expected one of them")
     others = {start for start in starts.values() if isinstance(start, str)}
-    if others and len(others) + sum(isinstance(x, str) for x in starts.values()) < (
-        1 + len(starts)
-    ):
+    if others and not all(isinstance(start, str) for start in starts.values()):
         raise ValueError(
             f"search is {starts!r}, expected numbers alone, or labels alone"
         )
     for other in others:
         found = config.methods.get(other)
         if found is None or any(isinstance(x, str) for x in found.search.values()):
-            known = [x for x, m in config.methods.items() if x != label]
+            known = ", ".join(x for x in config.methods if x != label)
             raise ValueError(
                 f"search is {starts!r}, expected labels of methods that are searched "
-                f"themselves, of {', '.join(known)}"
+                f"themselves, of {known}"
             )
     if starts and not others:
         one = {name: (start,) for name, start in starts.items()}
