@@ -195,13 +195,13 @@ def search_method(
     that choose. Batches are kept in the folder, and read if they are there. The options
     are those of `sweep_method`.
     """
-    given, lattice = config.search, lattice_of(config, label, problem)
-    assert given is not None
+    given = config.search or configs.SearchConfig()
+    lattice = lattice_of(config, label, problem)
     names, ladders = tuple(lattice), tuple(lattice.values())
     sizes = [len(ladder.values) for ladder in ladders]
     choosing, _ = config.seeds_of(label)
     best: search.Point = tuple(ladder.start for ladder in ladders)
-    points, parts, found = [], [], ("", np.inf)
+    points, parts, why, rounds = [], [], "", np.inf
     limits = {"settings": given.settings, "batch": given.batch}
     while new := search.following(best, set(points), sizes, **limits):
         rows = [_values_at(point, ladders) for point in new]
@@ -212,10 +212,9 @@ def search_method(
         part = sweep_method(one, label, problem, **own)
         parts.append(part.drop_vars(names))  # 1 and 0.1 of one axis are of two types
         points += new
-        swept = xr.concat(parts, "_".join(names), combine_attrs="override")
-        place, *found = _best(swept, target_error, most_rounds)
+        swept: Any = xr.concat(parts, "_".join(names), combine_attrs="override")
+        place, why, rounds = _best(swept, target_error, most_rounds)
         best = points[place]
-    why, rounds = found
     setting = dict(zip(names, _values_at(best, ladders), strict=True))
     why = _searched(given, lattice, points, best, choosing, why)
     return Choice(setting, why, rounds, len(points))
@@ -231,7 +230,7 @@ def lattice_of(
     `most`, says, and whole numbers of entries at the number of all.
     """
     entries = sum(np.size(leaf) for leaf in jax.tree.leaves(problem.init_params))
-    method, most = config.methods[label], dict(config.search.most)
+    method, most = config.methods[label], config.search.most if config.search else {}
     starts = {
         name: start
         for name, start in config.starts_of(label).items()

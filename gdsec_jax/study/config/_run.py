@@ -161,7 +161,7 @@ def _check_search(config: RunConfig, label: str, method: MethodConfig) -> None:
                 f"themselves, of {known}"
             )
     if starts and not others:
-        one = {name: (start,) for name, start in starts.items()}
+        one: _fields.Grid = {name: (start,) for name, start in starts.items()}
         _fields.check_grid(method, one, MethodConfig.model_validate, FIXED)
 
 
