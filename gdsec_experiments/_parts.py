@@ -186,7 +186,7 @@ def section_of_runs(
         table=costs(runs),
         claims=[*claims(runs), fewest_bits(ours, spent(runs), leavers(runs))],
         chosen=how_chosen(study.config, runs.problem),
-        first=first_line(ours, spent(runs), leavers(runs)),
+        first=f"{first_line(ours, spent(runs), leavers(runs))} {slower(runs, ours)}",
         note=f"{of_seeds(runs)} {runs.problem.note}".strip(),
         bands=_bands(runs, few),
         seconds=seconds(),
@@ -301,6 +301,16 @@ def first_line(
         for label in order
     ]
     return f"Here not {ours} sends the least to the target, but {listed(words)}."
+
+
+def slower(runs: experiment.Runs, ours: str) -> str:
+    """How many more rounds ours takes than the rule lets it, if it does, in words."""
+    baseline = runs.config.baseline()
+    needed = spent(runs)
+    ratio = needed[ours][0] / needed[baseline][0]
+    if not np.isfinite(needed[ours][0]) or ratio <= 1 + runs.config.slack:
+        return ""
+    return f"But it takes {ratio:.2f} times the rounds of {baseline} at its best step."
 
 
 def listed(words: Sequence[str]) -> str:

@@ -40,7 +40,7 @@ def _seeds_alone(config):
         x: m.model_copy(update={"search": {}}) for x, m in config.methods.items()
     }
     _, reporting = config.seeds_of(parts.ours_of(config))
-    given = {"grid": {"seed": reporting}, "methods": methods, "search": None}
+    given = {"grid": {"seed": (*reporting,)}, "methods": methods, "search": None}
     return config.model_copy(update=given)
 
 
