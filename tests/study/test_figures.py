@@ -335,9 +335,15 @@ def test_how_far_a_step_goes_along_the_gradient(x64):
         )
         for label in along
     }
-    config = config.model_copy(update={"target": 0.05})
+    methods = {
+        label: config.methods[label].model_copy(update={"step_factor": factor})
+        for label, factor in {"GD": 4.0, "GD-SEC": 2.0, "GD-SOEC": 2.0}.items()
+    }
+    config = config.model_copy(update={"target": 0.05, "methods": methods})
     claim = module._goes_further(experiment.Runs(config, None, histories))
     assert claim.holds is True and "would bring GD there in 80 rounds" in claim.measured
+    assert "GD-SOEC goes 2.50 times as far as GD's with that" in claim.measured
+    assert "that of GD-SEC 2.00 times" in claim.measured
     histories["GD-SOEC"].observed["reach"][:] = 1.0  # then it is something else
     claim = module._goes_further(experiment.Runs(config, None, histories))
     assert claim.holds is False
@@ -503,7 +509,7 @@ def test_every_method_had_the_same_search(name):
         assert last in why and ("seeds" in why) == bool(choosing)
 
 
-def test_a_figure_shows_seeds_that_had_no_part_in_the_choice(tmp_path):
+def test_a_figure_shows_seeds_that_had_no_part_in_the_choice(tmp_path, x64):
     config = toy("ridge")
     drawing = shipped("ridge").methods["QGD"]
     methods = {"GD": config.methods["GD"], "QGD": drawing}
