@@ -349,6 +349,9 @@ def tune(
             chosen[label] = _with_choice(given, choice.setting, why)
             values = ", ".join(f"{n} = {v!r}" for n, v in choice.setting.items())
             say(console, f"{label}: {values or 'nothing to choose'}: {choice.why}")
+            # No other method has use for its programs, and some hundreds of them
+            # are more than a process can map.
+            jax.clear_caches()
         for label in follows:
             taken = {x: getattr(chosen[str(of)], x) for x, of in starts[label].items()}
             others = " and ".join(dict.fromkeys(map(str, starts[label].values())))
