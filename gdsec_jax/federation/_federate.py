@@ -1,5 +1,6 @@
 """An algorithm from a worker's pipeline and a server: options to init and update."""
 
+import functools
 from typing import Literal
 
 import jax
@@ -188,7 +189,7 @@ def federate(
         here = federation._replace(spread=spread)
         _check.adds_up(here)
 
-        def run(state, updates, params, arrays, others):
+        def run(others, state, updates, params, arrays):
             said, extra_args = _spread.joined(arrays, others)
             tick, clock = _clock.tick(state.clock, params, random_key, num_workers)
             control, xi = _controller.begin(
@@ -206,10 +207,10 @@ def federate(
             updates = spread.over_hosts(updates, mean)
         values = (state, updates, params, arrays)
         if mesh is None:
-            return run(*values, others)
+            return run(others, *values)
         specs = (state_specs(state, spread.axes), P(spread.axes), P(), P())
         return _spread.over_mesh(
-            mesh, spread, lambda *values: run(*values, others), specs, values
+            mesh, spread, functools.partial(run, others), specs, values
         )
 
     return aggregating.Aggregator(init, update)

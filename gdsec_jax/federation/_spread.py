@@ -285,7 +285,7 @@ def over_mesh(mesh, spread: Spread, run: Callable, specs: Any, values: Any) -> A
         )
         return jax.sharding.auto_axes(run, axes=others, out_sharding=out)(*values)
 
-    made = jax.shard_map(
+    made: Any = jax.shard_map(
         local,
         mesh=mesh,
         in_specs=specs,
