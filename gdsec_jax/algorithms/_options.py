@@ -32,6 +32,7 @@ class Options(TypedDict, total=False):
     on_nonfinite: OnNonfinite
     on_standstill: OnStandstill
     axis: Axis | None
+    within: Axis | None
 
 
 class MemoryOptions(Options, total=False):

@@ -67,7 +67,7 @@ def begin(
     state: Any,
     tick: Tick,
     sent: RoundCounts,
-    spread: Spread = Spread(),
+    spread: Spread,
 ) -> tuple[Any, jax.Array | None]:
     """The next state, and xi, which the workers are handed; `sent` last round."""
     if controller is None:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from gdsec_jax import _trees
 from gdsec_jax.federation._spread import Spread
+from gdsec_jax.server._two_shot import cut
 from gdsec_jax.wire import Packing, packing_of
 from gdsec_jax.wire import _words as wire_words
 from gdsec_jax.wire._codes import Code, whole_of
@@ -60,6 +61,9 @@ def total(federation: Any, messages: Any, made: Any, params: Any) -> Any:
     packing = packing_of(states)
     if packing is not None and packing.payload is not None:
         return _of_factors(spread, packing, messages, states, made.formed)
+    parts = federation.server.parts
+    if parts is not None:
+        return _in_parts(spread, words, messages, packing, parts)
     if words is None:
         return _whole(spread, messages)
 
@@ -67,7 +71,7 @@ def total(federation: Any, messages: Any, made: Any, params: Any) -> Any:
         each = jax.vmap(lambda message: vectors(message, "message")[0])(messages)
         scales = packing.scales if packing and words.code.num_scales else ()
         own = _each(lambda v, s: wire_words.pack(words, v, s), each, scales)
-        sum = wire_words.total(words, spread.everyones(own))
+        sum = wire_words.total(words, spread.gathered(own))
         return tree_of([sum], _one_of(messages), "message")
 
     flags = whole_of(states)
@@ -82,13 +86,40 @@ def total(federation: Any, messages: Any, made: Any, params: Any) -> Any:
     )
 
 
+def _in_parts(spread: Spread, words: Words | None, messages, packing, parts: int):
+    """Of the sum the part that is this device's, [1, ceil(D / parts)]."""
+    if parts != spread.shards:
+        raise ValueError(
+            f"parts is {parts}, expected {spread.shards}, the devices that the workers "
+            "lie on."
+        )
+    if words is None:
+        raise ValueError(
+            "the messages are floats, expected codes for a sum in two shots: of qgd, "
+            "natural, terngrad, laq or sign_ef."
+        )
+    part = wire_words.part_of(words, parts)
+
+    def pack(message, scales):
+        # A part of zeros is no silence: a grid has none.
+        some_sent = some(message)
+        scales = jnp.where(some_sent, scales, 0) if words.code.num_scales else ()
+        one = lambda v: wire_words.pack(part, v, scales, some_sent)  # noqa: E731
+        return jax.vmap(one)(cut(message, parts))
+
+    scales = packing.scales if words.code.num_scales else ()
+    packed = jax.vmap(pack)(messages, scales)  # [m, parts, W]
+    packed = jax.lax.all_to_all(packed, spread.axes, 1, 0, tiled=True)
+    return wire_words.total(part, packed[:, 0])[None]
+
+
 def _whole(spread: Spread, messages: Any) -> Any:
     """All entries of all messages are added up."""
     own = _trees.over_workers(messages)
-    if len(jax.tree.leaves(own)) <= _MANY_LEAVES:
+    if len(jax.tree.leaves(own)) <= _MANY_LEAVES and not spread.within:
         return spread.summed(own)
     (vector,) = vectors(own, "message")
-    return tree_of([spread.summed(vector)], own, "message")
+    return tree_of([spread.summed_by_all(vector)], own, "message")
 
 
 def _of_factors(spread, packing: Packing, messages, states, formed) -> Any:
@@ -110,7 +141,10 @@ def _of_factors(spread, packing: Packing, messages, states, formed) -> Any:
         else:
             left, right = spread.everyones((own.left, own.right))
             product = jnp.einsum(
-                "mir,mjr->ij", left.astype(dtype), right.astype(dtype), precision="highest"
+                "mir,mjr->ij",
+                left.astype(dtype),
+                right.astype(dtype),
+                precision="highest",
             )
             sums[number] = product.reshape(shape)
     for number, sum in spread.summed(others).items():

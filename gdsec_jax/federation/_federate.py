@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec as P
 from optax.experimental import aggregating
 
 from gdsec_jax import _checks, _trees
@@ -14,8 +15,10 @@ from gdsec_jax.federation._attendance import Absent, Said, no_norms
 from gdsec_jax.federation._batches import WorkerBatches
 from gdsec_jax.federation._one_round import FederationState, one_round
 from gdsec_jax.federation._round import Common, Federation
+from gdsec_jax.federation._specs import state_specs
 from gdsec_jax.server._old import old_options
 from gdsec_jax.server._server import Server, as_server
+from gdsec_jax.server._two_shot import by_parts
 from gdsec_jax.wire import Format
 from gdsec_jax.wire._formats import as_format
 from gdsec_jax.worker._piece import as_piece
@@ -39,6 +42,7 @@ def federate(
     on_standstill: OnStandstill = "send",
     controller: _controller.Controller | None = None,
     axis: _spread.Axis | None = None,
+    within: _spread.Axis | None = None,
 ) -> aggregating.Aggregator:
     r"""Run one worker's pipeline for every worker, and aggregate their messages.
 
@@ -130,23 +134,21 @@ def federate(
         raise ValueError("key is None, expected an int or a random key to draw with.")
     drops, mean = on_nonfinite == "drop", reduction == "mean"
     federation = Federation(as_piece(worker), server, num_workers, weights, mean, drops)
-    axes = _spread.names_of(axis)
-    if axes:
+    lies = _spread.lies_on(axis, within)
+    if lies.axes:
         _check.exchanges(federation)
 
     def init(params):
         clock = _clock.start(params, random_key, on_standstill)
         one_worker = federation.worker.init(params)
         judged = federation.server.max_norm_ratio is not None
-        inside = axes if _spread.bound(axes) else ()
-        own = 1 if inside else num_workers
-        workers = _trees.repeat(one_worker, own)
-        sent = _counts.nothing_sent(params, one_worker, wire, own)
+        here = lies if _spread.bound(lies) else _spread.Spread()
+        own = 1 if here.axes else num_workers
         return FederationState(
             clock=clock,
-            workers=_spread.own_of(inside, workers),
-            server=federation.server.step.init(params),
-            sent=_spread.own_of(inside, sent),
+            workers=here.own(_trees.repeat(one_worker, own)),
+            server=by_parts(here.mine, federation.server.step.init(params)),
+            sent=here.own(_counts.nothing_sent(params, one_worker, wire, own)),
             norms=no_norms(num_workers) if judged else (),
             control=_controller.init(controller, params),
         )
@@ -166,9 +168,9 @@ def federate(
         _check.receive(updates)
         batched = isinstance(updates, WorkerBatches)
         where = () if batched else updates
-        place = _spread.place_of(axes, where, num_workers)
-        own = place.axes and not place.mesh  # inside a shard_map
-        here = federation._replace(spread=_spread.Spread(place.axes))
+        spread, mesh = _spread.place_of(lies, where, num_workers)
+        own = spread.axes and mesh is None  # inside a shard_map
+        here = federation._replace(spread=spread)
         _check.adds_up(here)
 
         def run(state, updates, params, arrays, others):
@@ -181,34 +183,21 @@ def federate(
             previous = state.clock.previous_params
             common = Common(params, previous, held, tick, xi, extra_args)
             state = state._replace(clock=clock, control=control)
-            direction, state = one_round(here, state, updates, common, said)
-            inside = place.axes if own else ()
-            workers, sent = _spread.own_of(inside, (state.workers, state.sent))
-            return direction, state._replace(workers=workers, sent=sent)
+            return one_round(here, state, updates, common, said)
 
         said = Said(active, absent, grant, delivered, delay)
         arrays, others = _spread.parted((said, extra_args))
-        values = (state, _spread.own(updates) if own else updates, params, arrays)
-        if place.mesh is None:
+        if own:  # this shard's only worker
+            updates = spread.over_hosts(updates, mean)
+        values = (state, updates, params, arrays)
+        if mesh is None:
             return run(*values, others)
+        specs = (state_specs(state, spread.axes), P(spread.axes), P(), P())
         return _spread.over_mesh(
-            place, lambda *values: run(*values, others), _LIES, values
+            mesh, spread, lambda *values: run(*values, others), specs, values
         )
 
     return aggregating.Aggregator(init, update)
-
-
-_LIES = (
-    FederationState(
-        clock="all",
-        workers="workers",
-        server="all",
-        sent="workers",
-        norms="all",
-        control="all",
-    ),
-    *("workers", "all", "all"),  # gradients, params, and what is said of the round
-)
 
 
 def weights_of(weights, num_workers: int, mean: bool) -> jax.Array | None:

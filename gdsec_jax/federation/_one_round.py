@@ -99,9 +99,9 @@ def one_round(
     )
     return made.direction, state._replace(
         clock=state.clock._replace(previous_params=made.previous),
-        workers=answers.states,
+        workers=spread.own(answers.states),
         server=made.server,
-        sent=counts,
+        sent=spread.own(counts),
         norms=norms,
         control=_controller.end(state.control, made.direction),
     )

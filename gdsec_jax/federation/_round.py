@@ -21,7 +21,6 @@ from gdsec_jax.wire._uploads import nonzeros_of
 from gdsec_jax.worker import WORKER_AXIS, Piece
 from gdsec_jax.worker._memories import rested
 
-
 _HERE = "workers of a shard"
 
 
@@ -176,7 +175,9 @@ def step(federation: Federation, now: Round, said: Answers) -> Outcome:
     if federation.mean:
         total = jax.tree.map(lambda x: x / federation.num_workers, total)
     senders = now.workers.senders(said.present)
-    arguments = common.arguments() | {"active": federation.spread.everyones(senders)}
+    spread = federation.spread
+    arguments = common.arguments() | {"active": spread.everyones(senders)}
+    arguments |= {"worker_axes": spread.axes} if spread.axes else {}
     direction, state = federation.server.step.update(
         total, now.server, common.params, **arguments
     )
@@ -229,9 +230,7 @@ def owners(init: Any, state: Any, params: Any, other: int = -1) -> Any:
     )
 
 
-def _pipelines(
-    federation: Federation, common: Common, workers: Workers, alone: bool
-):
+def _pipelines(federation: Federation, common: Common, workers: Workers, alone: bool):
     """Messages and next states of all pipelines, or of some that are `alone`.
 
     With a mesh in effect every device does its own workers', and nothing moves, where

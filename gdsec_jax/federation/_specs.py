@@ -7,10 +7,11 @@ from jax.sharding import PartitionSpec
 
 from gdsec_jax.federation._one_round import FederationState
 from gdsec_jax.federation._spread import Axis, names_of
+from gdsec_jax.server._two_shot import TwoShotState
 
 
 def state_specs(state: Any, axis: Axis) -> Any:
-    """Of a state the partition specs: what is each worker's over the axis, the rest whole.
+    """A state's partition specs: the workers' parts over the axis, the rest whole.
 
     For `jax.shard_map`, or with a mesh for `jax.jit(..., out_shardings=)` and
     `jax.device_put`, so that no device holds the memories of other workers.
@@ -45,9 +46,15 @@ def state_specs(state: Any, axis: Axis) -> Any:
         by_worker = PartitionSpec(*names_of(axis))
 
     def one(node):
+        if isinstance(node, TwoShotState):
+            return by_worker
         if not isinstance(node, FederationState):
             return everywhere
         own = {"workers": by_worker, "sent": by_worker}
+        own["server"] = state_specs(node.server, axis)
         return FederationState(**dict.fromkeys(node._fields, everywhere) | own)
 
-    return jax.tree.map(one, state, is_leaf=lambda x: isinstance(x, FederationState))
+    def apart(node):
+        return isinstance(node, FederationState | TwoShotState)
+
+    return jax.tree.map(one, state, is_leaf=apart)

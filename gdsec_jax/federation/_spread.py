@@ -22,11 +22,12 @@ class Spread(NamedTuple):
     """
 
     axes: tuple[str, ...] = ()
+    within: tuple[str, ...] = ()  # over which lie the devices of one worker
 
     @property
     def shards(self) -> int:
         """Into how many parts the workers fall."""
-        return math.prod(jax.lax.axis_size(axis) for axis in self.axes)
+        return _size(self.axes)
 
     def mine(self, tree: Any) -> Any:
         """Of leaves [M, ...] those of this shard's workers, [m, ...]."""
@@ -40,47 +41,94 @@ class Spread(NamedTuple):
 
         return jax.tree.map(one, tree)
 
+    def own(self, tree: Any) -> Any:
+        """What differs by shard, also where it does not yet: with that as its type."""
+
+        def one(x):
+            for axis in self.axes:
+                if _varies(jax.lax.axis_index(axis), axis) and not _varies(x, axis):
+                    x = jax.lax.pcast(x, axis, to="varying")
+            return x
+
+        return jax.tree.map(one, tree) if self.axes else tree
+
     def everyones(self, tree: Any) -> Any:
         """Of leaves [m, ...] those of all workers, [M, ...], the same everywhere."""
         if not self.axes:
             return tree
-
-        def one(x):
-            # As words: on CPUs what has fewer bits than a float32 travels as one.
-            return jax.lax.all_gather(x, self.axes, tiled=True, to="invarying")
-
-        return jax.tree.map(one, tree)
+        return jax.tree.map(lambda x: _gather(x, self.axes), tree)
 
     def summed(self, tree: Any) -> Any:
         """The sum over the shards."""
         return jax.lax.psum(tree, self.axes) if self.axes else tree
 
+    def gathered(self, packed: jax.Array) -> jax.Array:
+        """`everyones`, of vectors [m, W]: each device of a worker sends a part."""
+        return self._by_parts(packed, lambda part: _gather(part, self.axes))
 
-class Place(NamedTuple):
-    """Where the workers of an update lie."""
+    def summed_by_all(self, vector: jax.Array) -> jax.Array:
+        """`summed`, of a vector of which each device of a worker adds up a part."""
+        return self._by_parts(vector, lambda part: jax.lax.psum(part, self.axes))
 
-    axes: tuple[str, ...] = ()
-    mesh: Any = None  # None: inside a `shard_map` of these axes already
+    def over_hosts(self, gradients: Any, mean: bool) -> Any:
+        """The gradients of one worker, [1, *param], of those that its devices have."""
+        if self.within:
+            reduce = jax.lax.pmean if mean else jax.lax.psum
+            gradients = reduce(gradients, self.within)
+        return jax.tree.map(lambda x: jnp.asarray(x)[None], gradients)
+
+    def _by_parts(self, x: jax.Array, collective: Callable) -> jax.Array:
+        """A collective along the axes, with the last axis of x cut over `within`."""
+        if not self.within:
+            return collective(x)
+        parts, length = _size(self.within), x.shape[-1]
+        each = -(-length // parts)
+        pad = [(0, 0)] * (x.ndim - 1) + [(0, parts * each - length)]
+        begin = jax.lax.axis_index(self.within) * each
+        own = jax.lax.dynamic_slice_in_dim(jnp.pad(x, pad), begin, each, axis=-1)
+        whole = _gather(collective(own), self.within, axis=x.ndim - 1)
+        return whole[..., :length]
 
 
-def names_of(axis: Axis | None) -> tuple[str, ...]:
+def _size(axes: tuple[str, ...]) -> int:
+    return math.prod(jax.lax.axis_size(axis) for axis in axes)
+
+
+def _gather(x: jax.Array, axes: tuple[str, ...], axis: int = 0) -> jax.Array:
+    return jax.lax.all_gather(x, axes, axis=axis, tiled=True, to="invarying")
+
+
+def lies_on(axis: Axis | None, within: Axis | None) -> Spread:
+    """The axes that are named."""
+    spread = Spread(names_of(axis), names_of(within, "within"))
+    if spread.within and not spread.axes:
+        raise ValueError(
+            f"within is {within!r} and axis is None, expected the axis that the "
+            "workers lie on, too."
+        )
+    if set(spread.axes) & set(spread.within):
+        raise ValueError(
+            f"within is {within!r} and axis is {axis!r}, expected different axes."
+        )
+    return spread
+
+
+def names_of(axis: Axis | None, name: str = "axis") -> tuple[str, ...]:
     """The axis, or axes, as a tuple."""
     if axis is None:
         return ()
     names = (axis,) if isinstance(axis, str) else axis
     if not isinstance(names, tuple) or not all(isinstance(n, str) for n in names):
         raise ValueError(
-            f"axis is {axis!r}, expected the name of a mesh axis, a tuple of names, or "
-            "None."
+            f"{name} is {axis!r}, expected the name of a mesh axis, a tuple of names, "
+            "or None."
         )
     return names
 
 
-def bound(axes: tuple[str, ...]) -> bool:
+def bound(spread: Spread) -> bool:
     """Whether this is inside a `shard_map` of these axes."""
-    if not axes:
-        return False
-    known = 0
+    axes, known = spread.axes + spread.within, 0
     for axis in axes:
         try:
             jax.lax.axis_size(axis)
@@ -94,31 +142,24 @@ def bound(axes: tuple[str, ...]) -> bool:
     return known > 0
 
 
-def own_of(axes: tuple[str, ...], tree: Any) -> Any:
-    """What begins the same on all shards, and will differ: with that as its type."""
+def place_of(spread: Spread, gradients: Any, num_workers: int) -> tuple[Spread, Any]:
+    """Where the workers lie: as is said, or as the gradients' sharding says.
 
-    def one(x):
-        for axis in axes:
-            if _varies(jax.lax.axis_index(axis), (axis,)) and not _varies(x, (axis,)):
-                x = jax.lax.pcast(x, axis, to="varying")
-        return x
-
-    return jax.tree.map(one, tree)
-
-
-def place_of(axes: tuple[str, ...], gradients: Any, num_workers: int) -> Place:
-    """Where the workers lie: as is said, or as the gradients' sharding says."""
-    if bound(axes):
-        _check_own(axes, gradients, num_workers)
-        return Place(axes)
+    With the mesh, or None inside a `shard_map` of it, and where there is none.
+    """
+    if bound(spread):
+        _check_own(spread, gradients, num_workers)
+        return spread, None
     leaves = jax.tree.leaves(gradients)
     shardings = [jax.typeof(leaf).sharding for leaf in leaves if jnp.ndim(leaf)]
     meshes = [x.mesh for x in shardings if not x.mesh.empty]
     mesh = meshes[0] if meshes else jax.sharding.get_abstract_mesh()
-    axes = axes or _read(leaves, shardings)
+    if not spread.axes:
+        spread = Spread(_read(leaves, shardings))
+    axes = spread.axes
     if mesh.empty or not axes:
-        return Place()
-    for axis in axes:
+        return Spread(), None
+    for axis in axes + spread.within:
         if axis not in mesh.shape:
             raise ValueError(
                 f"axis is {axis!r}, expected one of the mesh's: "
@@ -126,13 +167,13 @@ def place_of(axes: tuple[str, ...], gradients: Any, num_workers: int) -> Place:
             )
     shards = math.prod(mesh.shape[axis] for axis in axes)
     if shards == 1:
-        return Place()
+        return Spread(), None
     if num_workers % shards:
         raise ValueError(
             f"num_workers is {num_workers}, expected a multiple of {shards}, the "
             f"devices on the mesh's axis {_named(axes)}."
         )
-    return Place(axes, mesh)
+    return spread, mesh
 
 
 def _read(leaves, shardings) -> tuple[str, ...]:
@@ -162,32 +203,31 @@ def _named(axes: tuple[str, ...]) -> str:
     return " and ".join(map(repr, axes))
 
 
-def _check_own(axes: tuple[str, ...], gradients: Any, num_workers: int) -> None:
-    """Gradients inside a `shard_map`: of this shard's worker, and of no other."""
-    shards = Spread(axes).shards
-    if num_workers != shards:
+def _check_own(spread: Spread, gradients: Any, num_workers: int) -> None:
+    """Gradients inside a `shard_map`: of this device, and of no other."""
+    if num_workers != spread.shards:
         raise ValueError(
-            f"num_workers is {num_workers}, expected {shards}, one for each device on "
-            f"the mesh's axis {_named(axes)}, inside a shard_map of it."
+            f"num_workers is {num_workers}, expected {spread.shards}, one for each "
+            f"place on the mesh's axis {_named(spread.axes)}, inside a shard_map of it."
         )
-    if not _varies(jax.lax.axis_index(axes), axes):
-        return  # the shard_map does not check, and nothing is known
-    for leaf in jax.tree.leaves(gradients):
-        if not _varies(leaf, axes):
+    for axis in spread.axes + spread.within:
+        if not _varies(jax.lax.axis_index(axis), axis):
+            return  # the shard_map does not check, and nothing is known
+        if any(not _varies(leaf, axis) for leaf in jax.tree.leaves(gradients)):
             raise ValueError(
-                f"the gradients are the same on all devices of {_named(axes)}, expected "
-                "each one's own: jax.grad has added them up, for it was taken at "
-                "parameters that all have in common; take it at "
-                f"jax.lax.pcast(params, {axes[0]!r}, to='varying')."
+                f"the gradients are the same on all devices of {axis!r}, expected each "
+                "one's own: jax.grad has added them up, for it was taken at parameters "
+                f"that all have in common; take it at jax.lax.pcast(params, {axis!r}, "
+                "to='varying')."
             )
 
 
-def _varies(x: Any, axes: tuple[str, ...]) -> bool:
-    """Whether a value is known to differ over some of these axes."""
+def _varies(x: Any, axis: str) -> bool:
+    """Whether a value is known to differ over an axis."""
     aval = jax.typeof(x)
     kind = getattr(aval, "manual_axis_type", None)
     varying = getattr(aval, "vma", frozenset()) if kind is None else kind.varying
-    return any(axis in varying for axis in axes)
+    return axis in varying
 
 
 def parted(tree: Any) -> tuple[list, Any]:
@@ -196,7 +236,11 @@ def parted(tree: Any) -> tuple[list, Any]:
     kinds = (jax.Array, np.ndarray, np.generic, int, float)
     arrays = [isinstance(x, kinds) for x in leaves]
     rest = [None if a else x for x, a in zip(leaves, arrays, strict=True)]
-    return [x for x, a in zip(leaves, arrays, strict=True) if a], (structure, arrays, rest)
+    return [x for x, a in zip(leaves, arrays, strict=True) if a], (
+        structure,
+        arrays,
+        rest,
+    )
 
 
 def joined(arrays: list, others: Any) -> Any:
@@ -207,28 +251,21 @@ def joined(arrays: list, others: Any) -> Any:
     return jax.tree.unflatten(structure, leaves)
 
 
-def own(tree: Any) -> Any:
-    """Leaves [*param] of this shard's only worker as [1, *param]."""
-    return jax.tree.map(lambda x: jnp.asarray(x)[None], tree)
-
-
-def over_mesh(place: Place, run: Callable, specs: Any, values: Any) -> Any:
-    """A function of (direction, state) on every shard, of values that lie anywhere.
+def over_mesh(mesh, spread: Spread, run: Callable, specs: Any, values: Any) -> Any:
+    """A direction and a state, by a function that every shard runs.
 
     Args:
-      place: with a mesh.
-      run: from values, each as a shard has it, to a direction and a state.
-      specs: of `values`, a tree prefix with "workers" or "all" as leaves; the state's
-        are those of the results, and the direction is for all.
-      values: state, and whatever else there is.
+      mesh, spread: where the workers lie.
+      run: from values, as a shard has them, to a direction, the same on all, and a
+        state.
+      specs: of `values`, tree prefixes; the first is the state's.
+      values: the state, and whatever else there is.
     """
-    mesh, axes = place.mesh, place.axes
+    axes = spread.axes + spread.within
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     others = tuple(
         n for n, kind in kinds.items() if kind == AxisType.Explicit and n not in axes
     )
-    by = {"workers": PartitionSpec(axes), "all": PartitionSpec()}
-    specs = jax.tree.map(by.get, specs)
     explicit = any(kinds[axis] == AxisType.Explicit for axis in axes)
     before = jax.tree.map(jax.typeof, values)
     if explicit:
@@ -259,7 +296,6 @@ def over_mesh(place: Place, run: Callable, specs: Any, values: Any) -> Any:
     if not explicit:
         return made
     # As it lay before: a loop carries no other type.
-
 
     def back(x, was):
         known = not was.sharding.mesh.empty

@@ -7,12 +7,22 @@ from gdsec_jax.server._memory import (
     late_messages,
     server_memory,
 )
-from gdsec_jax.server._server import Server, late, robust, running, sparse, total
+from gdsec_jax.server._server import (
+    Server,
+    late,
+    robust,
+    running,
+    sparse,
+    total,
+    two_shot,
+)
+from gdsec_jax.server._two_shot import TwoShotState
 
 __all__ = [
     "LateMessagesState",
     "Server",
     "ServerMemoryState",
+    "TwoShotState",
     "gradient_estimate",
     "late",
     "late_messages",
@@ -21,4 +31,5 @@ __all__ = [
     "server_memory",
     "sparse",
     "total",
+    "two_shot",
 ]

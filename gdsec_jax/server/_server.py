@@ -13,6 +13,7 @@ from gdsec_jax.server._memory import (
     server_memory,
 )
 from gdsec_jax.server._sum import sparse_sum
+from gdsec_jax.server._two_shot import cut, second_rounding
 from gdsec_jax.worker import Piece, chain
 from gdsec_jax.worker._piece import as_piece, declare, no_state
 
@@ -45,6 +46,8 @@ class Server(NamedTuple):
       adds_up: whether `combine` is a sum over the workers, which may be formed of
         batches of them; None for a function of which nothing is known.
       capacity: entries of a message that can be taken; None for all.
+      parts: into how many parts of components `combine` cuts the sum, for a `step` that
+        joins them: [parts, ceil(D / parts)]; None for leaves [*param].
       max_delay: the most rounds that a message may come late.
       acknowledges: whether workers with an error memory move their h_m in the round in
         which a message arrives, late or not, and not in that in which it was sent.
@@ -60,6 +63,7 @@ class Server(NamedTuple):
     estimates: bool = True
     adds_up: bool | None = None
     capacity: int | None = None
+    parts: int | None = None
     max_delay: int = 0
     acknowledges: bool = False
     max_norm_ratio: Any = None
@@ -73,8 +77,8 @@ class Server(NamedTuple):
     @property
     def exchanges(self) -> bool:
         """Whether it adds up messages alone, on time: any encoding of them will do."""
-        plain = self.combine is _sum or self.capacity is not None
-        return plain and self.prepare is None and not self.max_delay
+        plain = self.combine is _sum or self.capacity is not None or self.parts
+        return bool(plain) and self.prepare is None and not self.max_delay
 
     @property
     def component_wise(self) -> bool:
@@ -193,6 +197,45 @@ def sparse(capacity: int, *, max_norm_ratio=None) -> Server:
         combine=lambda messages, late: sparse_sum(messages, capacity),
         adds_up=True,
         capacity=capacity,
+    )
+
+
+def two_shot(compressor: Piece, parts: int, *, max_norm_ratio=None) -> Server:
+    r"""`running`, where the sum is cut into parts, and each part rounded once more.
+
+    .. math:: v = \sum_m u_m + e, \quad s = C(v) \text{ part by part}, \quad
+       e \leftarrow v - s, \quad \text{update} = s
+
+    For messages that are codes (`qgd`, `laq`, `sign_ef`, …), over so many devices that
+    to gather all of them costs too much: each device gets its part of every message,
+    adds them up, rounds the sum with an error memory of its own, and sends that to all.
+    A device receives twice :math:`(N - 1) / N` of a message, instead of N - 1 messages.
+
+    Args:
+      compressor: C, of codes as `worker.grid(bits)` or `worker.sign()`, for one part.
+      parts: as many as devices that the workers lie on; on one device the same parts
+        are computed there.
+      max_norm_ratio: see `total`.
+
+    Raises:
+      ValueError: parts is no positive int.
+
+    Examples:
+      >>> import gdsec_jax
+      >>> from gdsec_jax import server, worker
+      >>> two_shot = server.two_shot(worker.grid(bits=4), parts=8)
+      >>> algorithm = gdsec_jax.qgd(8, levels=7, server=two_shot)
+
+    References:
+      Seide et al., 1-Bit Stochastic Gradient Descent, 2014, whose second rounding is
+      this one.
+    """
+    _checks.integer("parts", parts, 1, 2**31 - 1)
+    return running(max_norm_ratio=max_norm_ratio)._replace(
+        combine=lambda messages, late: cut(_trees.over_workers(messages), parts),
+        step=second_rounding(as_piece(compressor), parts),
+        adds_up=True,
+        parts=parts,
     )
 
 

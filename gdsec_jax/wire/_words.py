@@ -27,7 +27,9 @@ class Words(NamedTuple):
     code: Code
     sizes: tuple[int, ...]  # entries of each leaf
     dtypes: tuple[str, ...]  # of each leaf
-    capacity: int | None  # the most non-zeros there may be; None: every entry has a code
+    capacity: (
+        int | None
+    )  # the most non-zeros there may be; None: every entry has a code
 
     @property
     def length(self) -> int:
@@ -66,13 +68,16 @@ def words_of(params: Any, code: Code, capacity: int | None) -> Words | None:
     return Words(code, sizes, dtypes, capacity)
 
 
-def pack(words: Words, vector: jax.Array, scales: jax.Array) -> jax.Array:
+def pack(words: Words, vector: jax.Array, scales: Any, sent: Any = None) -> jax.Array:
     """A message, entries [D] in order, as uint32 [W].
 
-    Of more non-zeros than there is room for the first ones are written.
+    Of more non-zeros than there is room for the first ones are written. `sent` says
+    whether this is a part of a message that was; by default it is all, and one of zeros
+    was not.
     """
     # A grid has no zero: a message that was not sent has scales of 0.
-    scales = jnp.where((vector != 0).any(), scales, 0) if words.code.num_scales else ()
+    sent = (vector != 0).any() if sent is None else sent
+    scales = jnp.where(sent, scales, 0) if words.code.num_scales else ()
     parts = [_to_words(scales)] if words.code.num_scales else []
     if words.capacity is None:
         return jnp.concatenate(
@@ -107,6 +112,17 @@ def total(words: Words, packed: jax.Array) -> jax.Array:
             lambda sum, m: add(words, sum, packed[m]), range(number), zeros
         )
     return jax.lax.scan(lambda sum, own: (add(words, sum, own), None), zeros, packed)[0]
+
+
+def part_of(words: Words, parts: int) -> Words:
+    """How a part of the entries of such messages is written."""
+    if words.capacity is not None or words.code.num_scales > 1:
+        raise ValueError(
+            f"the messages are {words.code.kind}s with {words.code.num_scales} scales, "
+            'expected codes of every entry with scope="message" for a sum in parts.'
+        )
+    each = -(-words.length // parts)
+    return words._replace(sizes=(each,), dtypes=(words.value_dtype.name,))
 
 
 def num_words(words: Words) -> int:
@@ -167,7 +183,9 @@ def _values(words: Words, codes: jax.Array, scales) -> jax.Array:
     """What `_codes_of` was made of, in the dtype that is summed in."""
     kind, size = words.code.kind, words.code.size
     if kind == "power":
-        return jax.lax.bitcast_convert_type(codes << 23, jnp.float32).astype(words.dtype)
+        return jax.lax.bitcast_convert_type(codes << 23, jnp.float32).astype(
+            words.dtype
+        )
     levels = codes.astype(jnp.int32)
     if kind == "grid":
         levels = 2 * levels - (2**size - 1)
@@ -209,9 +227,7 @@ def _num_blocks(words: Words) -> int:
 
 def _num_words(number: int, width: int) -> int:
     """Of so many fields of so many bits."""
-    return sum(
-        -(-number // (32 // bits)) for bits in _PLANES if width & bits
-    )
+    return sum(-(-number // (32 // bits)) for bits in _PLANES if width & bits)
 
 
 def _fields(codes: jax.Array, width: int) -> jax.Array:

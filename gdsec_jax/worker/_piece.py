@@ -40,7 +40,7 @@ class Piece(optax.GradientTransformationExtraArgs):
         :math:`E C(v) = v` and :math:`E \|C(v) - v\|^2 \le \omega \|v\|^2`; None if C
         has a bias or nothing is known.
       most_entries: from the parameters, or their shapes, to the most non-zeros that a
-        message has, an int, unless it says that it is `wire.Whole`; None for any number.
+        message has, an int, unless it is said to be `wire.Whole`; None for any number.
       sum_of: from the state after a round to the leaves [*param], in any shape, of the
         sum of all workers' messages, where the piece has formed them anyhow, and None
         in the place of a leaf that it has not; None for a piece that forms none.
