@@ -63,15 +63,20 @@ def parameters(dtype=np.float64):
 
 
 def samples(num_workers: int, dtype=np.float64):
-    """Of each worker 40, with gradients of a few units: (x [M, 40, 300], y [M, 40])."""
+    """Of each worker 40: (x, leaves [M, 40, *param], and y [M, 40])."""
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((num_workers, 40, 300))
-    return jnp.asarray(x, dtype), jnp.asarray(rng.standard_normal(x.shape[:2]), dtype)
+    x = {
+        name: jnp.asarray(rng.standard_normal((num_workers, 40, *p.shape)), dtype)
+        for name, p in parameters().items()
+    }
+    return x, jnp.asarray(rng.standard_normal((num_workers, 40)), dtype)
 
 
 def loss(params, x, y):
-    theta = jnp.concatenate([params["w"].ravel(), params["b"]])
-    return ((x @ theta - y) ** 2).mean() / 2 + 0.05 * (theta**2).sum()
+    """Sums of products, which explicit shardings of any axis allow."""
+    linear = lambda x, p: (x * p).sum(range(1, x.ndim))  # noqa: E731
+    error = sum(jax.tree.leaves(jax.tree.map(linear, x, params))) - y
+    return (error**2).mean() / 2 + 0.025 * optax.tree.norm(params, squared=True)
 
 
 gradients = jax.vmap(jax.grad(loss), (None, 0, 0))
@@ -135,23 +140,43 @@ def mesh_of(kind: str, **axes: int):
 
 
 def spread(
-    optimizer, num_workers, rounds, mesh, axis="data", params=None, said=None
+    optimizer,
+    num_workers,
+    rounds,
+    mesh,
+    axis="data",
+    params=None,
+    said=None,
+    lies=P(),
 ) -> Course:
-    """Over a mesh, by the sharding of the samples."""
+    """Over a mesh, by the sharding of the samples; `lies` says where parameters do."""
     params = parameters() if params is None else params
-    by_worker = NamedSharding(mesh, P(axis))
-    data = samples(num_workers, jax.tree.leaves(params)[0].dtype)
-    x, y = jax.device_put(data, by_worker)
-    params = jax.device_put(params, NamedSharding(mesh, P()))
+    on = lambda spec: NamedSharding(mesh, spec)  # noqa: E731
+    x, y = jax.device_put(samples(num_workers, params["b"].dtype), on(P(axis)))
+    lies = jax.tree.map(on, lies, is_leaf=lambda spec: isinstance(spec, P))
+    params = jax.device_put(params, lies)
+    explicit = AxisType.Explicit in mesh.axis_types
+
+    def gradient(params, x, y):
+        if explicit and lies["b"].spec == P(axis) if isinstance(lies, dict) else False:
+            params = jax.sharding.reshard(params, P())  # as FSDP gathers them
+        return gradients(params, x, y)
+
     with jax.set_mesh(mesh):
         run = jax.jit(
             lambda p, x, y: loop(
-                optimizer, lambda p: gradients(p, x, y), p, rounds, said
+                optimizer, lambda p: gradient(p, x, y), p, rounds, said
             ),
-            out_shardings=NamedSharding(mesh, P()),
+            out_shardings=(lies, on(P())),
         )
         params, bits = run(params, x, y)
-    return Course(replicas(params), np.asarray(bits))
+        assert all(
+            jax.tree.leaves(
+                jax.tree.map(lambda p: p.sharding.is_equivalent_to(p.sharding, p.ndim), params)
+            )
+        )
+    whole = jax.device_put(params, on(P()))
+    return Course(replicas(whole), np.asarray(bits))
 
 
 def inside(
@@ -173,7 +198,7 @@ def inside(
         def gradient(params):
             if check:  # else jax.grad would add up
                 params = jax.lax.pcast(params, axes, to="varying")
-            return jax.grad(loss)(params, x[0], y[0])
+            return jax.grad(loss)(params, *jax.tree.map(lambda t: t[0], (x, y)))
 
         params, bits = loop(optimizer, gradient, params, rounds, said)
         return jax.tree.map(lambda p: p[None], params), bits
