@@ -13,6 +13,7 @@ import xarray as xr
 
 from gdsec_jax import plot, problems
 from gdsec_jax.plot import _ends, _look
+from gdsec_jax.plot._look import logarithmic as logarithmic
 from gdsec_jax.simulation._history import History
 from gdsec_jax.study import config as configs
 from gdsec_jax.study import experiment, figures, report, tuning
@@ -183,11 +184,13 @@ def leavers(runs: experiment.Runs) -> list[str]:
         label
         for label, history in runs.histories.items()
         if runs.cost_of(label) is not None
-        and np.median(
-            history.objective_error[-max(1, len(history.eval_rounds) // 10) :]
-        )
-        > runs.target_error
+        and not stays(history.objective_error, runs.target_error)
     ]
+
+
+def stays(errors: np.ndarray, target: float) -> bool:
+    """Whether a run is at the target at its end: the median over its last tenth is."""
+    return bool(np.median(errors[-max(1, len(errors) // 10) :]) <= target)
 
 
 def most_telling(runs: experiment.Runs) -> list[str]:
@@ -417,20 +420,6 @@ def tidy(swept: Mapping[str, xr.Dataset]) -> pd.DataFrame:
         for label, one in swept.items()
     ]
     return pd.concat(frames, ignore_index=True)
-
-
-def logarithmic(axes: matplotlib.axes.Axes, which: str, floor: float = -np.inf) -> None:
-    """Logarithmic "x", "y" or "xy", where there are data that have a place on it.
-
-    Curves of errors are raised to a floor, the least that can be told from 0.
-    """
-    if floor > 0:
-        for line in axes.get_lines():
-            line.set_ydata(np.maximum(np.asarray(line.get_ydata(), float), floor))
-    limits = {"x": axes.dataLim.intervalx, "y": axes.dataLim.intervaly}
-    for name in which:
-        if np.isfinite(limits[name]).all() and limits[name][1] > 0:
-            axes.set(**{f"{name}scale": "log"})
 
 
 def plain_numbers(axis: matplotlib.axis.Axis) -> None:

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 import gdsec_jax
 from gdsec_experiments import _parts as parts
@@ -14,17 +15,9 @@ from gdsec_jax.study import experiment, figures, report, tuning
 FIXED, ADAPTIVE, GD = "GD-SEC", "adaptive", "GD"
 HELD_OUT = 7  # of the problems; the constants were not chosen on the last ones
 HARM = 2.0  # times GD's largest error: more is harm
+RUN = "number_step"  # the dimension of the runs on a problem
 GD_ROUNDS, GD_BITS = "GD's rounds", "GD's bits"
 SHORT = {"nonlinear_least_squares": "NLS", "sparse_binary": "sparse"}
-
-
-class Courses(NamedTuple):
-    """A method's runs on a problem, one for each seed; the second axis is of rounds."""
-
-    initial_error: np.ndarray  # [S]
-    error: np.ndarray  # [S, K]
-    bits: np.ndarray  # int64 [S, K], in total so far
-    xi: np.ndarray  # [S, K], 0 where nothing is censored
 
 
 class Result(NamedTuple):
@@ -34,7 +27,7 @@ class Result(NamedTuple):
     step: float  # of 1/L
     target: np.ndarray  # [S], the error to reach
     swept: object  # the sweep over xi, of the first seed
-    methods: dict[str, Courses]
+    methods: dict[str, xr.Dataset]  # over RUN, the seeds; chosen_xi of the adaptive one
 
 
 def section(study: figures.Study) -> report.Section:
@@ -95,13 +88,13 @@ def _result(config, own, step, seeds) -> Result:
         }
     # A squared norm is small when it is as small as the square of an error.
     power = 2 if first.measure == "gradient" else 1
-    target = config.target**power * methods[ADAPTIVE].initial_error
+    target = config.target**power * methods[ADAPTIVE]["initial_error"].values
     words = [SHORT.get(word, word) for word in (own["kind"], own["data"])]
     words.append(f"M={own['num_workers']}")
     return Result(" ".join(words).replace("_", " "), step, target, swept, methods)
 
 
-def _courses(problems, label: str, config) -> Courses:
+def _courses(problems, label: str, config) -> xr.Dataset:
     """A method's runs on problems of the same shapes, each with its part of 1/L."""
     method = config.methods[label]
 
@@ -115,7 +108,7 @@ def _courses(problems, label: str, config) -> Courses:
         return {"chosen_xi": gdsec_jax.last_xi(now.new_state)}
 
     steps = [float(method.step_factor / problem.smoothness) for problem in problems]
-    runs = gdsec_jax.sweep(
+    return gdsec_jax.sweep(
         lambda number: problems[number],
         make_optimizer,
         {("number", "step"): list(enumerate(steps))},
@@ -123,18 +116,14 @@ def _courses(problems, label: str, config) -> Courses:
         observe=xi if label == ADAPTIVE else None,
         progress=False,
     )
-    bits, error = runs["total_bits"].values, runs["objective_error"].values
-    course = runs["chosen_xi"].values if label == ADAPTIVE else np.zeros(error.shape)
-    return Courses(runs["initial_error"].values, error, bits, course)
 
 
-def _to_target(courses: Courses, target) -> tuple[np.ndarray, np.ndarray]:
-    """Rounds and bits of each seed until the error was first at most this, or inf."""
-    reached = courses.error <= target[:, None]
-    ever, first = reached.any(1), reached.argmax(1)
-    bits = np.broadcast_to(courses.bits, reached.shape)
-    bits = np.take_along_axis(bits, first[:, None], 1)[:, 0]
-    return np.where(ever, first + 1, np.inf), np.where(ever, bits, np.inf)
+def _to_target(courses: xr.Dataset, target) -> tuple[np.ndarray, np.ndarray]:
+    """Rounds and bits of each seed to its target, inf if never."""
+    if courses.sizes[RUN] == 1:  # of all seeds
+        courses = courses.isel({RUN: 0}, drop=True)
+    costs = tuning.cost_to(courses, xr.DataArray(target, dims=RUN))
+    return costs["rounds"].values, costs["bits"].values
 
 
 def _costs(result: Result) -> pd.DataFrame:
@@ -143,8 +132,9 @@ def _costs(result: Result) -> pd.DataFrame:
         _to_target(result.methods[label], result.target) for label in (ADAPTIVE, GD)
     )
     ours, gds = result.methods[ADAPTIVE], result.methods[GD]
-    largest = np.maximum(gds.error.max(1), gds.initial_error)
-    highest = np.where(np.isfinite(ours.error), ours.error, np.inf).max(1) / largest
+    error, gds_error = (x["objective_error"].values for x in (ours, gds))
+    largest = np.maximum(gds_error.max(1), gds["initial_error"].values)
+    highest = np.where(np.isfinite(error), error, np.inf).max(1) / largest
     costs = tuning.cost_to(result.swept, float(result.target[0]))
     quick = costs["rounds"].values <= 1.1 * gd_rounds[0]
     # A run that ended early is NaN from there on; one that diverged has said so before.
@@ -200,8 +190,10 @@ def _against_bits(axes, result: Result, config) -> None:
         axes.plot(one["total_bits"], one["objective_error"], label=label, **style)
     for label, style in ((ADAPTIVE, ours), (GD, report.line_style("gd"))):
         courses = result.methods[label]
-        axes.plot(courses.bits[0], courses.error[0], **style | {"label": label})
-    initial = result.methods[GD].initial_error[0]
+        first = courses.isel({RUN: 0})
+        along = (first["total_bits"], first["objective_error"])
+        axes.plot(*along, **style | {"label": label})
+    initial = result.methods[GD]["initial_error"].values[0]
     axes.set_ylim(result.target[0] / 10, 3 * initial)
     parts.target_line(axes, result.target[0])
     axes.set(
@@ -233,7 +225,7 @@ def _ratios(axes, table) -> None:
 def _course(axes, results) -> None:
     """All problems, thin; that of the first panel in GD-SEC's blue."""
     for number, result in enumerate(results):
-        xi = result.methods[ADAPTIVE].xi[0]
+        xi = result.methods[ADAPTIVE]["chosen_xi"].values[0]
         best = _costs(result)["best xi"].iloc[0]
         rounds = np.arange(1, xi.size + 1)
         look = {"color": "0.35", "linewidth": 0.8, "linestyle": "-"}

@@ -26,7 +26,6 @@ CASES = [
 ]
 WORST = ("erased", "erased", 0.5)
 OURS, AT_ONCE = "GD-SEC", "GD-SEC at once"
-LATE = 100  # rounds at the end, whose median tells who stays at the target
 NEVER = 4.0  # where a ratio is drawn that is none
 EXACT = 1e-12  # of what was said, far above float64's rounding and below any message
 
@@ -103,7 +102,7 @@ def _courses(config, method, problem):
 def _cost(course, target):
     """Rounds and bits to the target, or NaN: one touch alone does not count."""
     reached = np.flatnonzero(course.error <= target)
-    if not reached.size or not np.median(course.error[-LATE:]) <= target:
+    if not reached.size or not parts.stays(course.error, target):
         return np.nan, np.nan
     return reached[0] + 1, course.bits[: reached[0] + 1].sum()
 

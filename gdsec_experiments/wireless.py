@@ -221,8 +221,9 @@ def _first(one, target):
     """The evaluation at which a run reaches the target to stay there, or None."""
     errors = one["objective_error"].values
     reached = np.flatnonzero(errors <= target)
-    stays = reached.size and np.median(errors[-errors.size // 10 :]) <= target
-    return one.isel(eval_round=reached[0]) if stays else None
+    if not reached.size or not parts.stays(errors, target):
+        return None
+    return one.isel(eval_round=reached[0])
 
 
 def _table(swept, target):

@@ -1,11 +1,12 @@
 """Checks of what users hand in: one sentence with the name, the value, the remedy."""
 
+import difflib
 import math
 import operator
 import os
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -120,11 +121,29 @@ def positive(name: str, value: Any) -> float:
     return result
 
 
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that a user may have meant, whatever its case, its _ and its -."""
+
+    def plain(name: str) -> str:
+        return name.lower().replace("_", "-")
+
+    by_plain = {plain(name): name for name in known}
+    found = difflib.get_close_matches(plain(word), by_plain, 1)
+    return by_plain[found[0]] if found else None
+
+
+def expected(word: Any, known: Iterable[str]) -> str:
+    """What comes between a wrong word and what is expected: the nearest, if any is."""
+    near = nearest(word, known) if isinstance(word, str) else None
+    return f", did you mean {near}? Expected" if near else ", expected"
+
+
 def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """`value` is one of the words in `choices`."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(
-            f"{name} is {shown(value)}, expected one of {', '.join(choices)}."
+            f"{name} is {shown(value)}{expected(value, choices)} one of "
+            f"{', '.join(choices)}."
         )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gdsec_experiments.benchmarks._results import Report, Result, Settings, Skipped
+from gdsec_jax import _checks
 from gdsec_jax.files import _environment
 from gdsec_jax.study import experiment
 
@@ -72,7 +73,8 @@ def chosen(names: Sequence[str], settings: Settings) -> list[str]:
     for name in names:
         if name not in known and name != "all":
             raise ValueError(
-                f"no bench is called {name!r}, expected all or {', '.join(known)}."
+                f"no bench is called {name!r}{_checks.expected(name, known)} all or "
+                f"{', '.join(known)}."
             )
     if settings.repeats < 1:
         raise ValueError(f"repeats is {settings.repeats}, expected at least 1.")

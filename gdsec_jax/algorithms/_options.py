@@ -82,7 +82,8 @@ def algorithm(options: type) -> Callable[[_Factory], _Factory]:
             for name in given:
                 if name not in names and name not in of_federate:
                     raise TypeError(
-                        f"{factory.__name__} has no option {name!r}, expected one of "
+                        f"{factory.__name__} has no option {name!r}"
+                        f"{_checks.expected(name, names)} one of "
                         f"{', '.join(names)}."
                     )
             values = (*arguments, *given.values())

@@ -6,6 +6,7 @@ from gdsec_jax.data._dataset import Dataset
 from gdsec_jax.data._libsvm import read_libsvm, write_libsvm
 from gdsec_jax.data._load import Entry, available, fetch, load
 from gdsec_jax.data._read import read
+from gdsec_jax.data._scaling import scaled
 from gdsec_jax.data._splits import Shards, SparseRows, split, spread, stack
 from gdsec_jax.data._synthetic import (
     NUM_CHARACTERS,
@@ -30,6 +31,7 @@ __all__ = [
     "read_idx",
     "read_libsvm",
     "read_npz",
+    "scaled",
     "sparse_binary",
     "split",
     "spread",

@@ -258,7 +258,8 @@ def _column(
         if names.count(given) != 1:
             number = "no" if given not in names else "more than one"
             raise ValueError(
-                f"{str(path)!r} has {number} column {given!r}, expected one of "
+                f"{str(path)!r} has {number} column {given!r}"
+                f"{_checks.expected(given, {*names} - {given})} one of "
                 f"{', '.join(names) or '(none: the file has no header)'}"
             )
         return names.index(given)

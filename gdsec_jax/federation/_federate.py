@@ -64,10 +64,18 @@ def federate(
 
     Under jit, gradients of 16 MiB or more are taken in blocks of components on CPUs and
     TPUs, where the pieces are component-wise (at most 16 arrays, on one device), and in
-    batches on CPUs where there are many workers; in place if the state is donated. With
-    an axis `DEVICE_AXIS` of the mesh that `jax.set_mesh` has set, each of its devices
-    compresses the messages of its own workers; `simulate(mesh=)` sets it. What is
-    computed is the same, but for rounding.
+    batches on CPUs where there are many workers; in place if the state is donated. What
+    is computed is the same, but for rounding.
+
+    Where the workers lie on the devices of a mesh, each device compresses the messages
+    of its own workers, and what travels between them is what was compressed: codes, or
+    the non-zeros with their places, in as many words as a message can need; factors of
+    matrices; whole vectors where a method sends these. Every device has the same update
+    then, bit for bit. The axis is named, or read from the gradients' sharding where
+    that says it; a server that sums h_m + u_m sums whole vectors, so that a method with
+    a memory h has `server.running()` where an axis is named. Inside a `jax.shard_map`
+    of the axis, gradients are the device's own, leaves [*param], and the state has one
+    worker; see `state_specs`.
 
     Args:
       worker: a transformation for one worker, from its gradient to its message. A piece
@@ -93,6 +101,12 @@ def federate(
         0, "hold" keeps the last that was not 0.
       controller: chooses, before each round, what the pieces are handed as one more
         extra argument, `xi`.
+      axis: the name of the mesh axis that the workers lie on, or a tuple of names; None
+        to read it from the gradients. Without a mesh all is computed on one device.
+      within: the axes that the devices of one worker lie on, a host's say: over these
+        gradients are summed (in the mean convention averaged), uncompressed, where a
+        `shard_map` has not reduced them yet; each device exchanges its part of the
+        worker's message along `axis`, and the parts are joined along these.
 
     Returns:
       An `optax.experimental.aggregating.Aggregator`: update takes gradients with leaves
@@ -110,7 +124,8 @@ def federate(
       ValueError: num_workers is no positive int; an option is unknown; weights, active,
         or a gradient has another shape than expected, or gradients are WorkerBatches
         where all are needed at once; params have 2^31 entries or more, or are not real
-        floating-point numbers.
+        floating-point numbers; an axis is in no mesh, its devices are no divisor of
+        num_workers, or messages of any number of entries are to travel along it.
 
     Examples:
       >>> import jax.numpy as jnp, optax

@@ -2,12 +2,15 @@
 
 import collections
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gdsec_jax import _checks
 from gdsec_jax.algorithms import METHODS
+
+if TYPE_CHECKING:
+    import matplotlib.axes
 
 # Okabe and Ito's palette, which people with colour-blindness can tell apart, its yellow
 # darker for white paper. A method has the same colour and dash everywhere, by its place
@@ -176,17 +179,34 @@ def dots(line: Mapping[str, Any]) -> dict[str, Any]:
     return {**line, "linestyle": "none", "alpha": 1.0} | {"marker": marker}
 
 
-def logarithmic(axis: Any) -> None:
-    """A logarithmic axis, ticks as 20k, where there are data with a place on it."""
+def logarithmic(
+    axes: "matplotlib.axes.Axes", which: str, floor: float = -np.inf
+) -> None:
+    """Logarithmic "x", "y" or "xy", where there are data that have a place on it.
+
+    Curves of errors are raised to a floor, the least that can be told from 0.
+    """
+    if floor > 0:
+        for line in axes.get_lines():
+            line.set_ydata(np.maximum(np.asarray(line.get_ydata(), float), floor))
+    limits = {"x": axes.dataLim.intervalx, "y": axes.dataLim.intervaly}
+    for name in which:
+        if np.isfinite(limits[name]).all() and limits[name][1] > 0:
+            axes.set(**{f"{name}scale": "log"})
+
+
+def logarithmic_costs(axes: "matplotlib.axes.Axes", which: str) -> None:
+    """The same for costs, where all have a place: no dot may vanish; ticks as 20k."""
     import matplotlib.ticker
 
-    name = axis.axis_name
-    low, high = getattr(axis.axes.dataLim, f"interval{name}")
-    if not (np.isfinite([low, high]).all() and low > 0):
-        return
-    axis.axes.set(**{f"{name}scale": "log"})
     form = matplotlib.ticker.EngFormatter(sep="")
-    axis.set_major_formatter(form)
-    steps = (2, 3, 4, 6, 8) if high < 5 * low else (2, 5) if high < 500 * low else ()
-    axis.set_minor_locator(matplotlib.ticker.LogLocator(subs=steps or (1,)))
-    axis.set_minor_formatter(form)
+    for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
+        low, high = getattr(axes.dataLim, f"interval{name}")
+        if name not in which or not (np.isfinite([low, high]).all() and low > 0):
+            continue
+        logarithmic(axes, name)
+        axis.set_major_formatter(form)
+        few = (2, 5) if high < 500 * low else (1,)
+        steps = (2, 3, 4, 6, 8) if high < 5 * low else few
+        axis.set_minor_locator(matplotlib.ticker.LogLocator(subs=steps))
+        axis.set_minor_formatter(form)

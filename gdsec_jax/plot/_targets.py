@@ -68,8 +68,7 @@ def frontier(
         least = np.minimum.accumulate(bits[best])
         best = best[np.append(True, least[1:] < least[:-1])] if best.size else best
         axes.plot(rounds[best], bits[best], color=line["color"], lw=1, zorder=1)
-    _look.logarithmic(axes.xaxis)
-    _look.logarithmic(axes.yaxis)
+    _look.logarithmic_costs(axes, "xy")
     axes.set_xlabel(f"rounds to {target:g} of the initial error")
     axes.set_ylabel("uploaded bits to it")
     return _look.finished(axes, len(lines))
@@ -120,7 +119,7 @@ def costs(
     for text, (value, *_) in zip(axes.get_yticklabels(), rows, strict=True):
         text.set_color("black" if np.isfinite(value) else "0.5")
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    _look.logarithmic(axes.xaxis)
+    _look.logarithmic_costs(axes, "x")
     name = "uploaded bits, all workers," if what == "bits" else "rounds"
     axes.set_xlabel(f"{name} to {target:g} of the initial error")
     axes.grid(axis="x", alpha=0.25)

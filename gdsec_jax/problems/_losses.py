@@ -15,8 +15,15 @@ from gdsec_jax.problems._linear import half_square, linear_loss, linear_problem,
 from gdsec_jax.problems._optima import Classes, Optimum, Squares, minimise
 from gdsec_jax.problems._problem import Problem
 
-# max over z, and y in [0, 1], of the second derivative of (y - sigma(z))^2 / 2
-_SIGMOID_SQUARES_CURVATURE = 0.07703
+# c of L = c lambda_max(X^T X) / N + lambda, the largest second derivative of the loss;
+# the last, of (y - sigma(z))^2 / 2, over z and y in [0, 1].
+CURVATURES = {
+    "ridge": 1.0,
+    "logistic": 0.25,
+    "softmax": 0.5,
+    "lasso": 1.0,
+    "nonlinear_least_squares": 0.07703,
+}
 
 
 def _logistic(z, y):
@@ -106,7 +113,7 @@ def ridge(
         "ridge",
         data._replace(targets=y),
         worker_loss=_ridge_loss,
-        curvature=1.0,
+        curvature=CURVATURES["ridge"],
         init_shape=x.shape[1:],
         found=minimise(x, Squares(y), data.regularization),
         quadratic=True,
@@ -161,7 +168,7 @@ def logistic(
         "logistic",
         data._replace(targets=y),
         worker_loss=_logistic_loss,
-        curvature=0.25,
+        curvature=CURVATURES["logistic"],
         init_shape=x.shape[1:],
         found=found,
     )
@@ -207,7 +214,7 @@ def softmax(
         "softmax",
         data._replace(targets=y),
         worker_loss=_softmax_loss,
-        curvature=0.5,
+        curvature=CURVATURES["softmax"],
         coordinate_curvature=0.25,
         init_shape=(data.features.shape[1], labels.size),
         found=minimise(data.features, loss, data.regularization),
@@ -255,7 +262,7 @@ def lasso(
         data._replace(targets=y),
         worker_loss=_squares_loss if proximal else _lasso_loss,
         worker_objective=_lasso_loss,
-        curvature=1.0,
+        curvature=CURVATURES["lasso"],
         smooth_penalty=False,
         init_shape=x.shape[1:],
         found=solve_lasso(x, y, data.regularization),
@@ -342,7 +349,7 @@ def nonlinear_least_squares(
         "nonlinear_least_squares",
         data._replace(targets=data.numbers),
         worker_loss=_sigmoid_loss,
-        curvature=_SIGMOID_SQUARES_CURVATURE,
+        curvature=CURVATURES["nonlinear_least_squares"],
         init_shape=data.features.shape[1:],
         found=Optimum(),
         measure="gradient",

@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,9 +46,12 @@ class Checkpoints:
     Args:
       path: a folder of this run alone, made if it is not there.
       every: rounds; the run is saved after each multiple, and at its end.
+      on_resume: called with the number of rounds that are there once the run goes on
+        from them: `print`, say. Without it only the progress bar says so.
 
     Raises:
-      ValueError: the path is none, or the number of rounds no positive integer.
+      ValueError: the path is none, the number of rounds no positive integer, or
+        on_resume no function.
 
     Examples:
       >>> import gdsec_jax
@@ -58,16 +61,15 @@ class Checkpoints:
 
     path: str | os.PathLike
     every: int
+    on_resume: Callable[[int], None] | None = dataclasses.field(
+        default=None, kw_only=True, repr=False, compare=False
+    )
 
     def __post_init__(self):
         if not isinstance(self.path, str | os.PathLike):
             raise ValueError(f"path is {self.path!r}, expected the path of a folder.")
         _checks.integer("every", self.every, 1, 2**31 - 1)
-
-
-def rounds_in(folder: Path) -> int:
-    """After how many rounds a run was saved last in a folder, sound or not; else 0."""
-    return max((int(path.name[:10]) for path in folder.glob(_PARTS)), default=0)
+        _checks.function("on_resume", self.on_resume)
 
 
 class Saved(NamedTuple):
@@ -85,6 +87,7 @@ class Store:
     folder: Path
     every: int  # rounds from one save to the next
     fingerprint: dict[str, str]  # of what is run
+    on_resume: Callable[[int], None] | None = None
 
     @classmethod
     def at(cls, checkpoints: Checkpoints, fingerprint: dict[str, str]) -> "Store":
@@ -100,7 +103,7 @@ class Store:
             name = path.relative_to(folder).as_posix()
             if not _OURS.fullmatch(f"{name}/" if path.is_dir() else name):
                 raise ValueError(f"{expected} a folder of its own: {name} is in it.")
-        store = cls(folder, checkpoints.every, fingerprint)
+        store = cls(folder, checkpoints.every, fingerprint, checkpoints.on_resume)
         expected += " a new folder or that of this run:"
         theirs = [part.fingerprint.items() for part in store._parts.values() if part]
         differs = {name for own in theirs for name, _ in own ^ fingerprint.items()}

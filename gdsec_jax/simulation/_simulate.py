@@ -196,6 +196,8 @@ def _run_all(
     if store is not None:
         saved = store.newest(saved, program.options.eval_every, num_rounds)
     run, before, done = saved.run, saved.seconds, int(saved.run.rounds)
+    if store is not None and store.on_resume is not None and done:
+        store.on_resume(done)
     chunks, kept = [saved.records], 1
     every = num_rounds if store is None else store.every
     with _environment.progress_bar(progress) as bar:

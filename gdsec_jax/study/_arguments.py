@@ -1,13 +1,14 @@
 """What tyro makes of the arguments, or a sentence on what is wrong with them."""
 
 import contextlib
-import difflib
 import functools
 import io
 import os
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from gdsec_jax import _checks
 
 _KINDS = {"INT": "an integer", "FLOAT": "a number", "STR": "a word", "PATH": "a path"}
 
@@ -64,7 +65,9 @@ def _sentence(parse: Callable[..., Any], prog: str, arguments: Sequence[str]) ->
         given = values[-1] if values else "given without a value"
         choices = re.search(r"Expected one of \((.+?),?\)", box)
         kind = f"{{{choices[1]}}}" if choices else _kind_of(_spelt(name), options)
-        return f"{name} is {given}, expected {_words_of(kind or '')}."
+        words = re.findall(r"'([^']+)'", choices[1]) if choices else []
+        between = _checks.expected(given.strip("'"), words)
+        return f"{name} is {given}{between} {_words_of(kind or '')}."
     if found := re.match(r"Unrecognized options: (.+)", box):
         return (
             f"unknown argument {found[1]}; {lists.replace('lists them', 'says more')}"
@@ -73,8 +76,8 @@ def _sentence(parse: Callable[..., Any], prog: str, arguments: Sequence[str]) ->
 
 
 def _near(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, 1)
-    return f", did you mean {near[0]}?" if near else ";"
+    near = _checks.nearest(name, known)
+    return f", did you mean {near}?" if near else ";"
 
 
 def _spelt(word: str) -> str:

@@ -73,8 +73,9 @@ def show(
         title = f"Sweeps: to {target:g} of the initial error"
         console.print(report.settings_table(frame, title=title))
         panels.append(lambda axes: plot.frontier(swept, target, ax=axes))
+    replaced = ", in place of an earlier one" if figure.exists() else ""
     report.save_figure(report.draw(panels), figure)
-    experiment.say(console, f"wrote {figure}")
+    experiment.say(console, f"wrote {figure}{replaced}")
 
 
 def _baseline(named: dict[str, str]) -> str:

@@ -6,10 +6,12 @@ import os
 import platform
 import shlex
 import string
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, NamedTuple
 
+import numpy as np
 import rich.console
 import rich.table
 import rich.text
@@ -18,11 +20,16 @@ import tyro
 
 from gdsec_jax import data as datasets
 from gdsec_jax.algorithms import METHODS
+from gdsec_jax.data._scaling import largest_of
 from gdsec_jax.files import _environment, _whole
 from gdsec_jax.study import shipped
 from gdsec_jax.study._tools import Reading
 
 _NAME = "gdsec-jax"
+# Of xi, times L: what the documentation recommends, and a grid about it.
+XI_RULE = (30, 100)
+XI_GRID = (5, 500)
+_UNEQUAL = 10  # times: features whose sizes differ by more are worth scaling
 
 
 def methods() -> None:
@@ -93,7 +100,9 @@ def init(
     )
     if not from_file and data == "digits":
         kind = "ridge"  # whose optimum is found at once
-    scale = config.scale_of(loaded.features)
+    advice = _advice(loaded) if from_file else Advice()
+    made = datasets.scaled(loaded, advice.scale, intercept=advice.intercept)
+    smoothness = config.smoothness_of(kind, made.features)
     if from_file:
         data = Path(os.path.relpath(data, path.parent)).as_posix()
     read = [
@@ -101,39 +110,69 @@ def init(
         for option, value in loaded.read_as.items()
     ]
     source = importlib.resources.files("gdsec_jax.study") / "template.toml"
-    given = {"title": path.stem, "kind": kind, "data": data}
+    given: dict[str, str | bool] = {"title": path.stem, "kind": kind, "data": data}
+    given |= {"scale": advice.scale, "intercept": advice.intercept}
+    why = textwrap.wrap(advice.why, 85, initial_indent="# ", subsequent_indent="# ")
     text = string.Template(source.read_text("utf-8")).substitute(
         {name: tomlkit.item(value).as_string() for name, value in given.items()},
         file=path,
         read="\n".join(read) or "# read.target = 0  # of a file: how it is read",
+        why="".join(f"{line}\n" for line in why),
         workers=min(5, samples),
-        first=f"{scale:g}",
-        last=f"{1000 * scale:g}",
+        smoothness=f"{smoothness:.3g}",
+        low=f"{XI_RULE[0] * smoothness:.3g}",
+        high=f"{XI_RULE[1] * smoothness:.3g}",
+        first=f"{XI_GRID[0] * smoothness:.3g}",
+        last=f"{XI_GRID[1] * smoothness:.3g}",
     )
     with _whole.whole(path) as temporary:
         temporary.write_text(text, "utf-8")
     console = rich.console.Console()
     experiment.say(console, config.said_of(loaded))
-    for hint in _hints(loaded, reading) if from_file else ():
-        experiment.say(console, hint)
+    if "header" in loaded.read_as and reading.target is None:  # a CSV file
+        experiment.say(
+            console, "The target is the last column; --target names another."
+        )
+    if advice.why:
+        experiment.say(console, advice.why)
     experiment.say(
         console, f"wrote {path}; gdsec run {shlex.quote(str(path))} runs it."
     )
 
 
-def _hints(loaded: datasets.Dataset, reading: Reading) -> Iterator[str]:
-    """What one may want to say or do otherwise with a file of one's own."""
-    if "header" in loaded.read_as and reading.target is None:  # a CSV file
-        yield "The target is the last column; --target names another."
-    largest = abs(loaded.features).max(axis=0)
-    largest = largest.toarray() if scipy.sparse.issparse(largest) else largest
-    scales = largest[largest > 0]
-    if scales.size and scales.max() > 100 * scales.min():
-        yield (
-            f"The features' largest values range from {scales.min():.3g} to "
-            f"{scales.max():.3g}: all methods are slow unless each is divided by its "
-            "own. There is no intercept, unless a column of ones is added."
-        )
+class Advice(NamedTuple):
+    """What a config to begin with does about the scales of features, and why."""
+
+    scale: Literal["none", "standard", "max"] = "none"
+    intercept: bool = False
+    why: str = ""
+
+
+def _advice(loaded: datasets.Dataset) -> Advice:
+    """Scales, and an intercept, for a table whose columns are of different sizes.
+
+    Only said of other files: the columns of images, say, have one unit.
+    """
+    sparse = scipy.sparse.issparse(loaded.features)
+    sizes = largest_of(loaded.features)
+    if not sparse:  # years are all large, and differ little
+        spread = np.ptp(loaded.features, axis=0)
+        sizes = np.concatenate([sizes, spread])[np.tile(spread > 0, 2)]
+    sizes = sizes[sizes > 0]
+    if not sizes.size or sizes.max() <= _UNEQUAL * sizes.min():
+        return Advice()
+    found = (
+        f"The features' sizes range from {sizes.min():.3g} to {sizes.max():.3g}: all "
+        "methods are slow unless each feature is scaled."
+    )
+    if "header" in loaded.read_as:  # a CSV file
+        does = 'The config does it, scale = "standard", and adds an intercept.'
+        return Advice("standard", True, f"{found} {does}")
+    word = "max" if sparse else "standard"
+    does = (
+        f'scale = "{word}" in [problem] does it, intercept = true adds a column of 1.'
+    )
+    return Advice(why=f"{found} {does}")
 
 
 def doctor() -> None:
@@ -155,7 +194,8 @@ def _sections() -> Iterator[tuple[str, list[tuple[str, str]]]]:
     rows = [(_NAME, f"{importlib.metadata.version(_NAME)}, in {own}")]
     rows.append(("python", platform.python_version()))
     rows.append(("jaxlib", importlib.metadata.version("jaxlib")))
-    yield "Versions", [*rows, *_required(_NAME, "")]
+    rows += [(one.package, one.said) for one in _required(_NAME, "")]
+    yield "Versions", rows
     about = _environment.everything()
     names = ("device", "processor", "cores", "memory")
     yield "Hardware", [(name, about[name]) for name in names]
@@ -183,7 +223,15 @@ def _sections() -> Iterator[tuple[str, list[tuple[str, str]]]]:
     yield "Caches", rows
 
 
-def _required(package: str, extra: str) -> Iterator[tuple[str, str]]:
+class Found(NamedTuple):
+    """What is there of a package that is required."""
+
+    package: str
+    said: str  # its version, or what is wrong
+    fits: bool
+
+
+def _required(package: str, extra: str) -> Iterator[Found]:
     """What a package requires, or an extra of it beside that, and what is there."""
     from packaging.requirements import Requirement
 
@@ -196,10 +244,12 @@ def _required(package: str, extra: str) -> Iterator[tuple[str, str]]:
         try:
             version = importlib.metadata.version(one.name)
         except importlib.metadata.PackageNotFoundError:
-            yield one.name, f"missing, expected {one.specifier or 'any version'}"
+            missing = f"missing, expected {one.specifier or 'any version'}"
+            yield Found(one.name, missing, False)
             continue
         fits = one.specifier.contains(version, prereleases=True)
-        yield one.name, version if fits else f"{version}, expected {one.specifier}"
+        said = version if fits else f"{version}, expected {one.specifier}"
+        yield Found(one.name, said, fits)
         for inner in one.extras:
             yield from _required(one.name, inner)
 
@@ -207,7 +257,7 @@ def _required(package: str, extra: str) -> Iterator[tuple[str, str]]:
 def _extra(name: str) -> tuple[str, str]:
     """What is there of an extra, or what is not, and the command that installs it."""
     found = list(_required(_NAME, name))
-    wrong = [f"{one} {said}" for one, said in found if "expected" in said]
+    wrong = [f"{one.package} {one.said}" for one in found if not one.fits]
     if wrong:
         return name, f"{'; '.join(wrong)}: pip install '{_NAME}[{name}]'"
-    return name, ", ".join(f"{one} {said}" for one, said in found)
+    return name, ", ".join(f"{one.package} {one.said}" for one in found)

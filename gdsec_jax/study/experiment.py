@@ -13,7 +13,7 @@ import json
 import shlex
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ import xarray as xr
 from gdsec_jax import plot, problems, wire
 from gdsec_jax.files import _netcdf, _whole
 from gdsec_jax.simulation import _grid, _sweep
-from gdsec_jax.simulation._checkpoint import Checkpoints, rounds_in
+from gdsec_jax.simulation._checkpoint import Checkpoints
 from gdsec_jax.simulation._history import Cost, History
 from gdsec_jax.simulation._simulate import simulate
 from gdsec_jax.study import config as configs
@@ -68,7 +68,7 @@ def prepared(
         try:
             loaded = configs.load_samples(config.problem)
             if console is not None:
-                say(console, configs.said_of(loaded))
+                say(console, configs.said_of(loaded, config.problem))
             problem = configs.make_problem(config.problem, loaded)
         except ValueError as error:
             raise ValueError(f"problem: {error}") from error
@@ -92,15 +92,20 @@ def compare(
     histories = {}
     with prepared(config, console) as problem:
         folder = _whole.folder(folder)  # tried before the work, not after it
+        steps = {}
         for label, method in config.methods.items():
-            tuning.ready(label, method, problem)
+            steps[label] = tuning.ready(label, method, problem).learning_rate
             _netcdf.replaceable(folder / f"{label}.nc")
+        _say_constants(console, config.problem, problem, steps=steps)
+        if not (folder / CHECKPOINTS).exists():  # else it is this run that goes on
+            _say_replaced(console, [folder / f"{label}.nc" for label in config.methods])
         for number, (label, method) in enumerate(config.methods.items(), 1):
             if checkpoint_every is not None:
                 path = folder / CHECKPOINTS / label
-                options["checkpoint"] = Checkpoints(path, checkpoint_every)
-                if begun := rounds_in(path):
-                    say(console, f"{label}: goes on from round {begun}.")
+                said = functools.partial(_say_resumed, console, label)
+                options["checkpoint"] = Checkpoints(
+                    path, checkpoint_every, on_resume=said
+                )
             own = dict(options)
             if own.get("progress") is None:
                 own["progress"] = f"{label}, {number} of {len(config.methods)}"
@@ -109,6 +114,51 @@ def compare(
             history.save(folder / f"{label}.nc")
             say(console, f"{label}: {history.summary()}")
     return Runs(config, problem, histories)
+
+
+# Whose penalty makes f strongly convex.
+_CONVEX = ("ridge", "logistic", "softmax")
+
+
+def _say_constants(
+    console: rich.console.Console,
+    config: configs.ProblemConfig,
+    problem: problems.Problem,
+    setting: Mapping[str, Any] = {},
+    *,
+    steps: Mapping[str, float | None] = {},
+) -> None:
+    """L, mu and 1/L in a line, as far as they are known, or the steps by label.
+
+    A setting of the problem, if it has one, stands first.
+    """
+    said = []
+    if problem.smoothness:  # known, and of data that are not all 0
+        said.append(f"L = {problem.smoothness:.3g}")
+        if config.kind in _CONVEX and problem.regularization:
+            said.append(f"mu at least lambda = {problem.regularization:.3g}")
+        said += [] if steps else [f"1/L = {1 / problem.smoothness:.3g}"]
+    labels: dict[str, list[str]] = {}
+    for label, step in steps.items():
+        labels.setdefault(f"{step:.3g}", []).append(label)
+    each = [f"{step} ({', '.join(names)})" for step, names in labels.items()]
+    if labels:
+        said.append(f"step {'; '.join(each) if len(each) > 1 else next(iter(labels))}")
+    of = ", ".join(f"{name} = {value}" for name, value in setting.items())
+    if said:  # of a network nothing is known
+        say(console, f"{of}{': ' if of else ''}{', '.join(said)}.")
+
+
+def _say_replaced(console: rich.console.Console, paths: Sequence[Path]) -> None:
+    """What an earlier run of this name has left, and this one replaces."""
+    there = [path.name for path in paths if path.exists()]
+    if there:
+        folder = paths[0].parent
+        say(console, f"{folder}: an earlier run's {', '.join(there)} will be replaced.")
+
+
+def _say_resumed(console: rich.console.Console, label: str, rounds: int) -> None:
+    say(console, f"{label}: goes on from round {rounds}.")
 
 
 def simulate_method(
@@ -230,7 +280,9 @@ def sweep(
     for number, setting in enumerate(within):
         given = config.problem.model_dump(exclude={"grid"}) | setting
         one = configs.ProblemConfig.model_validate(given)
-        with prepared(config.model_copy(update={"problem": one})) as problem:
+        begun = None if number else console  # the data are said once
+        with prepared(config.model_copy(update={"problem": one}), begun) as problem:
+            _say_constants(console, one, problem, setting)
             for label, parts in swept.items():
                 path = folder / f"{label} sweep{f' {number}' if axes else ''}.nc"
                 words = f"{label}, {next(many)} of {len(within) * len(swept)}"
@@ -315,7 +367,8 @@ def tune(
         )
     _has_a_grid(config, name)
     chosen, baseline = {}, config.baseline()
-    with prepared(config) as problem:
+    with prepared(config, console) as problem:
+        _say_constants(console, config.problem, problem)
         folder = _whole.folder(results / name)
         first = float(problem.error(problem.init_params))
         target = max(config.target * first, problem.resolution)

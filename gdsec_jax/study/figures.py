@@ -87,7 +87,8 @@ def make(
     for name in names:
         if name not in known:
             raise ValueError(
-                f"no figure is called {name!r}, expected {', '.join(known)}."
+                f"no figure is called {name!r}{_checks.expected(name, known)} "
+                f"{', '.join(known)}."
             )
     jobs = _checks.integer("jobs", jobs, 1)
     studies, notes = [], []

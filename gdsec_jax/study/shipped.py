@@ -1,8 +1,9 @@
 """The configs that come with the package: where they lie, and what a name means."""
 
-import difflib
 import importlib.resources
 from pathlib import Path
+
+from gdsec_jax import _checks
 
 
 def folder() -> Path:
@@ -39,12 +40,12 @@ def find(given: Path) -> Path:
     if str(given) in known:
         return known[str(given)]
     names = dict.fromkeys(known) | {path.stem: path for path in Path().glob("*.toml")}
-    near = difflib.get_close_matches(given.stem, names, 1)
+    near = _checks.nearest(given.stem, names)
     if given.suffix == ".toml" and not near:
         return given  # what is wrong with it `config.load` says
     meant = "gdsec configs lists them."
     if near:
-        meant = f"did you mean {names[near[0]] or near[0]}?"
+        meant = f"did you mean {names[near] or near}?"
     raise FileNotFoundError(
         f"{given} is no file, nor a config that comes with the package: {meant}"
     )

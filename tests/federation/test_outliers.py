@@ -21,7 +21,8 @@ def judged(rows, known=None, computes=None, ratio=100.0):
     count = rows.shape[0]
     known = _attendance.no_norms(count) if known is None else jnp.asarray(known)
     computes = jnp.ones(count, bool) if computes is None else jnp.asarray(computes)
-    accepted, norms = _attendance.of_usual_norm(rows, known, computes, ratio)
+    norms = _attendance.norms_of(rows)
+    accepted, norms = _attendance.of_usual_norm(norms, known, computes, ratio)
     return accepted.tolist(), np.asarray(norms)
 
 

@@ -319,6 +319,26 @@ def flipped(path):
     path.write_bytes(data)
 
 
+def test_that_a_run_goes_on_is_told_once_it_does(finished, tmp_path):
+    told = []
+
+    def again(num_rounds, folder=tmp_path / "copy", chain=None):
+        kept = gdsec_jax.Checkpoints(folder, EVERY, on_resume=told.append)
+        return simulate(problem(), chain or optimizer(), num_rounds, checkpoint=kept)
+
+    shutil.copytree(finished[0], tmp_path / "copy")
+    with pytest.raises(ValueError, match="num_rounds is 40, expected at least 50"):
+        again(40)
+    with pytest.raises(ValueError, match="the one there differs in"):
+        again(70, chain=optimizer(scale=0.2))
+    again(70, tmp_path / "new")
+    assert told == []
+    again(70)
+    assert told == [50]
+    with pytest.raises(ValueError, match="on_resume is 3, expected a function"):
+        gdsec_jax.Checkpoints(tmp_path, 3, on_resume=3)  # pyright: ignore
+
+
 def test_a_damaged_save_is_passed_over(sound, tmp_path):
     assert_is(newest(sound(tmp_path / "sound")), 60)
     states = tmp_path / "sound" / "states"

@@ -151,6 +151,33 @@ def test_a_run_saves_what_it_was(call):
     assert cost is not None and f"{cost.bits / 1e6:.3f}" in row
 
 
+def test_a_run_says_its_constants_and_what_it_replaces(call):
+    """Each in one line; L and the steps are NumPy's."""
+    digits = data.load("digits")
+    x = digits.features
+    smoothness = np.linalg.eigvalsh(x.T @ x / len(x))[-1] + 1 / len(x)
+    constants = f"L = {smoothness:.3g}, mu at least lambda = {1 / len(x):.3g}, "
+    quick = ("run", "tiny.toml", "--num-rounds", "3")
+    status, out, err = call(*quick)
+    assert (status, err) == (0, "")
+    assert f"{constants}step {1 / smoothness:.3g}.\n" in out
+    assert "replaced" not in out
+    halved = ("--methods.GD.step-factor", "0.5")
+    status, out, err = call(*quick, *halved)
+    each = f"{0.5 / smoothness:.3g} (GD); {1 / smoothness:.3g} (GD-SEC xi 10)"
+    assert f"{constants}step {each}.\n" in out
+    names = "GD.nc, GD-SEC xi 10.nc"
+    assert f"results/tiny: an earlier run's {names} will be replaced.\n" in out
+    lasso = ("--problem.kind", "lasso")  # whose penalty is no part of either
+    out = call(*quick, *lasso)[1]
+    assert f"L = {smoothness - 1 / len(x):.3g}, step " in out
+    Path("grids.toml").write_text(GRIDS + "\n[problem.grid]\nnum_workers = [2, 3]\n")
+    out = call("sweep", "grids.toml", "--results", "others")[1]
+    of_two = f"num_workers = 2: {constants}1/L = {1 / smoothness:.3g}.\n"
+    assert out.count("digits: 1,797 samples, 64 features, target with 10 cl") == 1
+    assert of_two in out and "num_workers = 3: L = " in out
+
+
 def test_a_run_over_a_channel_without_a_radio(call):
     Path("lossy.toml").write_text(
         "num_rounds = 20\n[channel]\nerasure_probability = 0.25\nmax_delay = 1\n"
@@ -224,6 +251,14 @@ def test_data_that_are_all_zero(call):
     assert (status, err[:7]) == (2, "gdsec: ")
 
 
+MEANT = {
+    "meant": "num_round = 3",
+    "problem": "problem.num_worker = 3",
+    "method": "methods.a.name = 'GD-SEC'",
+    "parameter": "methods.a = {name = 'gdsec', xii = 1.0}",
+    "word": "wire = 'rel'",
+    "option": "problem = {data = 'heterogeneous', options.num_sample = 3}",
+}
 REFUSED = """
 run nosuch.toml | nosuch.toml is not a file, expected a TOML config.
 run . | . is a folder, expected a config; gdsec show draws the runs in one.
@@ -263,14 +298,27 @@ show tiny.toml --target 5 | --target is 5.0, expected a number in (0, 1).
 run tiny.toml --target 1 | options: target is 1.0, expected less than 1
 run broken.toml | broken.toml is not valid TOML:
 run elsewhere.toml | problem: data is 'nosuch', expected a file
+run sparse.toml | problem: scale is 'standard' for the sparse features of 'two.svm', exp
 figures nosuch | no figure is called 'nosuch', expected ridge, het
+figures rigde | no figure is called 'rigde', did you mean ridge? Expected ridge, het
+data show digts | data is 'digts', did you mean digits? Expected a file that exists, or
+data show semis.csv | data is 'semis.csv', did you mean semi.csv? Expected a file that e
+data show named.csv --target prize | 'named.csv' has no column 'prize', did you mean pri
+data fetch musrooms | data set name is 'musrooms', did you mean mushrooms? Expected one
+run tiny.toml --wire gollomb | --wire is 'gollomb', did you mean golomb? Expected
 data show nosuch | data is 'nosuch', expected a file that exists, or
 data show digits --split test | split of 'digits' is 'test'
 data show digits --target a | target is 'a' for the data digits, expected it only for
 data show own.csv --zero-based True | zero_based is True for 'own.csv', expected it only
 run index.toml | index.toml: problem.read.index is 1.5, expected a valid integer
 run header.toml | problem: header is True for 'own.npz', expected it only for a CSV
-run strange.toml | strange.toml: problem.read.haeder is an unknown field.
+run strange.toml | strange.toml: problem.read.haeder is an unknown field, did you mean h
+run meant.toml | meant.toml: num_round is an unknown field, did you mean num_rounds? Exp
+run problem.toml | problem.toml: problem: num_worker is an unknown field, did you mean
+run method.toml | method.toml: methods.a: name is 'GD-SEC', did you mean gdsec? Expected
+run parameter.toml | parameter.toml: methods.a: gdsec has no parameter xii, did you mean
+run word.toml | word.toml: wire is 'rel', did you mean rle? Expected '
+run option.toml | option.toml: problem: the data heterogeneous have no option num_sample
 run | PATH is missing: A TOML file, or a name that gdsec configs lists; gdsec run --help
 bench-compare a | PATH is missing: The same, of a later run; gdsec bench-compare --help
 data fetch | NAME is missing: Of the data set, as gdsec data list has it; gdsec data fe
@@ -310,6 +358,13 @@ def test_what_is_refused(row, call):
     Path("grids.toml").write_text(GRIDS)
     Path("index.toml").write_text("problem.read.index = 1.5")
     Path("strange.toml").write_text("problem.read.haeder = true")
+    Path("two.svm").write_text("1 1:1\n-1 2:2\n")
+    Path("sparse.toml").write_text(
+        "problem = {data='two.svm', scale='standard'}" + alone
+    )
+    Path("named.csv").write_text("price,rooms\n1,2\n3,5\n")
+    for name, text in MEANT.items():
+        Path(f"{name}.toml").write_text(text)
     np.savez("own.npz", X=np.eye(2), y=np.ones(2))
     header = "problem = {data='own.npz', read.header=true}"
     Path("header.toml").write_text(header + alone)
@@ -541,6 +596,7 @@ def test_a_run_that_was_killed_goes_on(name, call, monkeypatch):
     assert status == 0
     assert "GD: goes on from round 100." in out
     assert "GD-SEC xi 10: goes on from round 30." in out
+    assert "will be replaced" not in out
     assert saves[6:] == 3 * ["GD-SEC xi 10"]
     assert left() == LEFT
     for path in LEFT[3:]:
@@ -556,8 +612,9 @@ def test_checkpoints_of_another_config_are_refused(call, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(experiment.report, "draw", interrupted)
         assert call(*run)[0] == 130
-    status, _, err = call(*run, "--problem.num-workers", "2")
+    status, out, err = call(*run, "--problem.num-workers", "2")
     assert status == 2
+    assert "goes on" not in out
     assert err.startswith("gdsec: checkpoint is 'results/tiny/checkpoints/GD', exp")
     assert err.endswith("the one there differs in data, method or options.\n")
     status, _, err = call(*run[:-1], "--checkpoint-every=0")
@@ -657,7 +714,8 @@ def test_a_config_to_begin_with_runs_at_once(call):
     assert (status, err) == (0, "")
     assert out.endswith("wrote mine.toml; gdsec run mine.toml runs it.\n")
     text = Path("mine.toml").read_text()
-    assert "fixed xi, of about 30 to 100 times L" in text
+    words = text.replace("\n# ", " ")
+    assert "fixed xi, of about 30 to 100 times L, here 314 to 1.05e+03" in words
     lines = text.splitlines()  # every field is explained, beside it or above it
     for before, line in itertools.pairwise(lines):
         assert " = " not in line or "#" in line or before[:1] == "#", line
@@ -679,6 +737,7 @@ def test_a_config_to_begin_with_sweeps_and_tunes_at_once(call):
     assert call("init", "mine.toml")[0] == call("sweep", "mine.toml")[0] == 0
     frame = pd.read_csv("results/mine sweep.csv")
     own = frame[frame.method == "GD-SEC"]
+    assert len(own) == 7
     assert not own.best.iloc[[0, -1]].any()  # the best is at no edge
     assert call("tune", "mine.toml")[0] == 0
     xi = config.load("mine_tuned.toml").methods["GD-SEC"].xi
@@ -721,28 +780,79 @@ def test_a_config_of_ones_own_data_says_how_they_were_read(name, call):
 AS_ONE_SAYS = {  # what is read as the target, and the beginnings of hints
     "own.csv": ("c", ["The target is the last column; --target n"]),
     "own.csv --target b": ("b", []),
-    "far.csv": (
-        "c",
-        ["The target is", "The features' largest values range from 4 to 9"],
-    ),
+    "far.csv": ("c", ["The target is", "The features' sizes range from 3 to 900: all"]),
     "far.csv --index a": ("c", ["The target is"]),
     "far.csv --target 1 --header True": ("b", []),
-    "far.svm": (None, ["The features' largest values range from 1 to 500: all "]),
+    "years.csv": ("c", ["The target is", "The features' sizes range from 4 to 2e+"]),
+    "far.svm": (None, ["The features' sizes range from 1 to 500: all methods "]),
+    "far.npz": (None, ["The features' sizes range from 1 to 500: all methods "]),
 }
 
 
 @pytest.mark.parametrize("given", AS_ONE_SAYS)
 def test_a_config_of_ones_own_data_as_one_says(given, call):
     target, hints = AS_ONE_SAYS[given]
-    Path("own.csv").write_text("a,b,c\n1,300,2\n2,5,4\n4,0,5\n3,3,1\n")
+    Path("own.csv").write_text("a,b,c\n1,30,2\n2,5,4\n4,0,5\n3,3,1\n")
     Path("far.csv").write_text("a,b,c\n1,900,2\n2,5,4\n4,0,5\n3,3,1\n")
+    Path("years.csv").write_text("a,b,c\n2000,1,2\n2001,1,4\n2004,1,5\n2003,1,1\n")
     Path("far.svm").write_text("1 1:1\n-1 2:500\n")
+    np.savez("far.npz", features=[[1, 500], [0, 3]], targets=[1, 2])
     status, out, err = call("init", "mine.toml", "--data", *given.split())
     assert (status, err) == (0, "")
-    assert config.load("mine.toml").problem.read.target == target
+    problem = config.load("mine.toml").problem
+    if target is not None:
+        assert problem.read.target == target
     _, *said, _ = out.splitlines()
     assert len(said) == len(hints)
     assert all(line.startswith(hint) for line, hint in zip(said, hints, strict=True))
+    # A table of unequal columns is scaled, and the config says why; others are not.
+    table = given.split(".")[1][:3] == "csv"
+    unequal = bool(hints) and hints[-1].startswith("The features")
+    does = ("standard", True) if table and unequal else ("none", False)
+    assert (problem.scale, problem.intercept) == does
+    comments = re.sub(r"\n# ", " ", Path("mine.toml").read_text())
+    assert ("The features' sizes range" in comments) == unequal
+    word = "max" if given == "far.svm" else "standard"
+    assert not unequal or f'scale = "{word}"' in said[-1]
+
+
+def houses(rows=150):
+    """A table as people have it: an index first, the target third, wild scales."""
+    rng = np.random.default_rng(5)
+    names = ["id", "area", "price", "tax", "income", "floors"]
+    columns = [
+        *(np.arange(rows) + 1000, rng.uniform(30, 300, rows), np.zeros(rows)),
+        *(10 ** rng.uniform(-3, -2, rows), rng.lognormal(11, 0.5, rows)),
+        np.full(rows, 2.0),
+    ]
+    columns[2] = 1e3 * columns[1] + 2 * columns[4] + 1e4 * rng.normal(size=rows)
+    frame = pd.DataFrame(dict(zip(names, columns, strict=True)))
+    frame.to_csv("houses.csv", index=False, float_format="%.6g")
+    return frame
+
+
+def test_a_table_of_wild_scales_reaches_the_target_in_three_commands(call):
+    """And its L, printed, and the grid are those of the scaled features."""
+    frame = houses()
+    read = ("--data", "houses.csv", "--target", "price", "--index", "id")
+    assert call("init", "mine.toml", *read)[0] == 0
+    x = frame[["area", "tax", "income"]].to_numpy()
+    x = (x - x.mean(0)) / x.std(0)
+    x = np.column_stack([x, np.zeros(len(x)), np.ones(len(x))])  # floors are all 2
+    smoothness = np.linalg.eigvalsh(x.T @ x / len(x))[-1] + 1 / len(x)
+    grid = config.load("mine.toml").methods["GD-SEC"].grid["xi"]
+    given = (grid.start, grid.stop)
+    np.testing.assert_allclose(given, [5 * smoothness, 500 * smoothness], rtol=5e-3)
+    assert f"is {smoothness:.3g} here" in Path("mine.toml").read_text()
+    status, out, err = call("run", "mine.toml", "--num-rounds", "100")
+    assert (status, err) == (0, "")
+    assert "4 features of mean 0 and deviation 1, an intercept, target" in out
+    assert f"L = {smoothness:.3g}" in out
+    for label in ("GD", "GD-SEC", "top-j"):
+        assert row_of(label, out).split()[1] != "never"
+    plain = ("--problem.scale", "none", "--problem.no-intercept")
+    _, out, _ = call("run", "mine.toml", "--num-rounds", "100", *plain)
+    assert row_of("GD", out).split()[1] == "never"
 
 
 def test_the_doctor_says_what_there_is_and_what_is_not(call, monkeypatch):
@@ -798,12 +908,14 @@ def test_saved_runs_are_shown(call):
     status, out, _ = call("show", "a", "b/GD.nc", "--target", "0.2")
     assert status == 0 and Path("shown.png").exists()
     assert "To 0.2 of the initial error" in out
+    assert out.endswith("wrote shown.png\n")
     assert row_of("GD (a)", out).split()[2] == row_of("GD (b)", out).split()[2] == "3"
     assert "different problems" not in out
     other = about | {"problem": "lasso"}
     made_history([320] * 4, [5, 4, 2, 1], **other).save("c/GD.nc")
     _, out, _ = call("show", "a", "c")
     assert "different problems: ridge on digits; lasso on digits. Their" in out
+    assert out.endswith("wrote shown.png, in place of an earlier one\n")
     _, _, err = call("show", ".")
     assert "no .nc files, expected those of runs: see a, b, c." in err
     # Of other people, who know no configs; and named twice it is one.

@@ -215,8 +215,8 @@ def rows(table: str) -> list[tuple[str, str]]:
 GDSEC = "[methods.SEC]\nname = 'gdsec'\n"
 BAD = rows(
     r"""
-rounds = 3 | rounds is an unknown field, expected one of
-problem.workers = 3 | problem: workers is an unknown field, expected one of kind, model
+rounds = 3 | rounds is an unknown field, did you mean num_rounds? Expected one of
+problem.workers = 3 | problem: workers is an unknown field, did you mean num_workers?
 [methods.GD]; name = 'gd'; step = 1.0 |
     methods.GD: gd has no parameter step, expected one of server, aggregation,
 [methods.GD]; name = 'gd'; xi = 1.0 | methods.GD: gd has no parameter xi, expe
@@ -227,7 +227,7 @@ problem.sizes = [3, 0] | problem.sizes.1 is 0, expected greater
 problem = 3 | problem is 3, expected a table of fields.
 methods.X = 3 | methods.X is 3, expected a table of
 methods = {} | methods is empty, expected at least one.
-[methods.X]; name = 'sgd' | methods.X: name is 'sgd', expected one of gd, gdsec,
+[methods.X]; name = 'sgd' | methods.X: name is 'sgd', did you mean gd? Expected one
 [methods.X]; xi = 1.0 | methods.X: name is missing.
 [methods.SEC]; name = 'gdsec'; xi = nan | methods.SEC.xi is nan, expected
 [methods.X]; name = 'top_j' | methods.X: top_j needs the parameter k.
@@ -257,10 +257,16 @@ methods = {} | methods is empty, expected at least one.
 [methods.GD]; name = 'gd'; aggregation = 'median'; max_delay = 1 |
     methods.GD: aggregation and max_delay are given, expected one of them: each
 channel.power_w = 2.0 | channel: power_w needs an snr_db: without one there is no radio.
+problem = {kind = 'network', model = 'mlp', intercept = true} |
+    problem: a network has no intercept, but biases of its own.
+problem = {data = 'characters', scale = 'max'} |
+    problem: characters have no scale, expected none.
+problem.scale = 'std' | problem.scale is 'std', expected 'none', 'standard' or 'max'.
 problem.proximal = true | problem: proximal is for the kind lasso alone.
-problem.options = {density = 0.1} | problem: the data digits have no option density.
+problem.options = {density = 0.1} |
+    problem: the data digits have no option density, expected none.
 problem = {data = 'heterogeneous', options = {num_workers = 3}} |
-    problem: the data heterogeneous have no option num_workers.
+    problem: the data heterogeneous have no option num_workers, did you mean num_feat
 problem = {data = 'sparse_binary', options = {num_samples = 3}} |
     problem: the data sparse_binary need the option num_features.
 problem = {data = 'sparse_binary', options = {density = 'low'}} |
@@ -288,7 +294,7 @@ problem = {kind = 'network', model = 'mlp', dtype = 'float64'} |
 [grid]; step_factor = 1.0 |
     grid.step_factor is 1.0, expected a list of values, or a table of
 [problem.grid]; workers = [1] |
-    problem: with workers = 1 of the grid, workers is an unknown field, expected
+    problem: with workers = 1 of the grid, workers is an unknown field, did
 [problem.grid]; num_workers = [5, 0] |
     problem: with num_workers = 0 of the grid, num_workers is 0, expected greater
 """
@@ -622,7 +628,7 @@ xi = {start = 1, stop = 2} | .grid.xi.num is missing.
 xi = {start = 1, stop = 2, num = 1} |
     .grid.xi: num is 1, expected at least 2 for both ends.
 xi = {start = 1, stop = 2, num = 2, step = 1} |
-    .grid.xi: step is an unknown field, expected one of start, stop, num, scale.
+    .grid.xi: step is an unknown field, did you mean stop? Expected one of start,
 """
 )
 

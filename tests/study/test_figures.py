@@ -180,13 +180,9 @@ def without_runs(monkeypatch, x64):
 
     def adaptive(config, own, step, seeds):
         module = importlib.import_module("gdsec_experiments.adaptive")
-        many = [made(number) for number in range(len(seeds))]
-        stacked = [
-            np.stack([getattr(run, name) for run in many])
-            for name in ("objective_error", "bits")
-        ]
         start = np.full(len(seeds), 10.0)
-        one = module.Courses(start, stacked[0], stacked[1][..., 0], stacked[0])
+        one = made_sweep({module.RUN: list(range(len(seeds)))})
+        one["chosen_xi"] = one["objective_error"]
         both = {module.ADAPTIVE: one, module.GD: one}
         swept = made_sweep({"xi": [1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7]})
         return module.Result(
@@ -255,6 +251,41 @@ def test_the_first_line_says_who_sends_less():
     assert "EF21 with 50 %" in line
     never = parts.first_line("CGD", needed)
     assert never == "CGD does not reach the target here."
+
+
+def test_every_figure_asks_alike_who_stays_at_the_target():
+    """The median over the last tenth, of curves, of faults and of links."""
+    faults, wireless, adaptive = (
+        importlib.import_module(f"gdsec_experiments.{name}")
+        for name in ("faults", "wireless", "adaptive")
+    )
+    errors = np.full(200, 0.5)
+    for late, stays in ((9, True), (11, False)):  # of its last 20 above the target
+        one = errors.copy()
+        one[-late:] = 2.0
+        assert parts.stays(one, 1.0) is stays
+        bits = np.full(200, 12)
+        other = [np.zeros(200)] * 4
+        cost = faults._cost(faults._faulty.Course(one, bits, *other), 1.0)
+        np.testing.assert_array_equal(cost, (1, 12) if stays else (np.nan, np.nan))
+        swept = xr.Dataset({"objective_error": ("eval_round", one)})
+        assert (wireless._first(swept, 1.0) is not None) is stays
+    assert parts.stays(np.array([2.0, 0.5]), 1.0)  # of two the last
+    # The adaptive threshold's figure counts as sweeps do, each seed to its own target.
+    rng = np.random.default_rng(0)
+    runs = made_sweep({adaptive.RUN: [0, 1, 2]})
+    values = rng.uniform(0.1, 1.0, runs["objective_error"].shape)
+    runs["objective_error"] = runs["objective_error"].dims, values
+    target = np.array([0.2, 0.11, 0.01])
+    for some in (runs, runs.isel({adaptive.RUN: [0]})):
+        rounds, bits = adaptive._to_target(some, target)
+        for seed in range(3):
+            at = min(seed, some.sizes[adaptive.RUN] - 1)
+            reached = np.flatnonzero(values[at] <= target[seed])
+            first = reached[0] if reached.size else None
+            assert rounds[seed] == (np.inf if first is None else first + 1)
+            spent = some["total_bits"].values[at]
+            assert bits[seed] == (np.inf if first is None else spent[first])
 
 
 def test_who_does_not_stay_at_the_target_is_marked():

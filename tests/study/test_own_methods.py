@@ -181,7 +181,7 @@ own_methods:f | own_methods has no f, expected a function.
 own_methods:number | which is no method, expected a function of
 own_methods:wireless | which takes no wire, expected a function that hands it
 own_methods:typed xi='adaptive' | xi is 'adaptive', expected a valid number
-own_methods:typed budget=0.1 | has no parameter budget, expected one of xi, beta
+own_methods:typed budget=0.1 | has no parameter budget, did you mean budget_bits?
 lazy | name is 'lazy', expected one of gd, gdsec,
 own_methods:lazy | own_methods:lazy needs the parameter keep.
 own_methods:lazy keep=2.0 | X.keep is 2.0, expected less than or equal to 1.

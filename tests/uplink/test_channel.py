@@ -400,7 +400,7 @@ REFUSED = [
             ({"noise_w_per_hz": math.inf}, f"noise_w_per_hz is inf, {ABOVE}"),
             ({"path_loss_exponent": -1}, f"path_loss_exponent is -1, {LEAST}"),
             ({"outage_snr": np.array([1.0, 0.0])}, f"outage_snr is 0, {ABOVE}"),
-            ({"access": "cdma"}, "access is 'cdma', expected one of fdma, tdma."),
+            ({"access": "cdma"}, "access is 'cdma', did you mean tdma. Expected"),
             ({"power_w": [0.1, 0.2]}, rf"power_w is \[0.1, 0.2\], {OTHER}"),
             ({"power_w": "0.1"}, f"power_w is '0.1', {OTHER}"),
         )

@@ -296,7 +296,7 @@ UNWRITABLE = [
     (Message(np.float32([1, -0.0])), "values has subnormal numbers or -0.0, "),
     (Message(np.float32([1, 1e-40])), "values has subnormal numbers or -0.0, "),
     (Message(ONES, "float"), "code is 'float', expected a wire.Code"),
-    (Message(ONES, Code("gird")), "code.kind is 'gird', expected one of float,"),
+    (Message(ONES, Code("gird")), "code.kind is 'gird', did you mean grid. Exp"),
     (Message(ONES, Code("grid", 0, None, 1)), "code.size is 0, expected an int"),
     (Message(ONES, Code("levels", 2.0)), "code.size is 2.0, expected an integer"),
     (Message(ONES, Code(dtype="int8")), "code.dtype is 'int8', expected float16,"),

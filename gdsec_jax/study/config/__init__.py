@@ -16,7 +16,7 @@ from gdsec_jax.study.config._problem import load_data as load_data
 from gdsec_jax.study.config._problem import load_samples as load_samples
 from gdsec_jax.study.config._problem import make_problem as make_problem
 from gdsec_jax.study.config._problem import said_of as said_of
-from gdsec_jax.study.config._problem import scale_of as scale_of
+from gdsec_jax.study.config._problem import smoothness_of as smoothness_of
 from gdsec_jax.study.config._run import RunConfig as RunConfig
 from gdsec_jax.study.config._run import load as load
 from gdsec_jax.study.config._run import make_optimizer as make_optimizer

@@ -1,8 +1,10 @@
 """What the fields of a config may be, grids of their values, and what is wrong."""
 
 import contextlib
+import inspect
 import itertools
 import math
+import re
 import reprlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -11,7 +13,9 @@ import numpy as np
 import pydantic
 from pydantic import Field
 
+from gdsec_jax import _checks
 from gdsec_jax.simulation import _grid
+from gdsec_jax.study._tools import Reading
 
 MOST_VALUES = 10_000  # of an axis of a grid; each is checked by itself
 Count = Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
@@ -63,9 +67,10 @@ class Model(pydantic.BaseModel):
         fields = cls.model_fields
         for name in values if isinstance(values, Mapping) else ():
             if name not in fields:
-                known = ", ".join(cls.names())
+                known = cls.names()
                 said = cls.stranger.format(name=name, model=cls.__name__)
-                raise ValueError(f"{said}, expected one of {known}")
+                said += f"{_checks.expected(name, known)} one of"
+                raise ValueError(f"{said} {', '.join(known)}")
         return values
 
     @classmethod
@@ -156,14 +161,18 @@ def sentence(error: pydantic.ValidationError) -> str:
     if fault["type"].startswith("model") and _is_range(fault["loc"][-1]):
         message = "a list of values, or a table of start, stop, num and scale"
     elif fault["type"] == "unexpected_keyword_argument":
-        return f"{where} is an unknown field."
+        known = inspect.signature(Reading).parameters  # of the one dataclass
+        said = f"{_checks.expected(fault['loc'][-1], known)} one of {', '.join(known)}"
+        return f"{where} is an unknown field{said}."
     elif fault["type"].startswith(("model", "dict", "dataclass")):
         message = "a table of fields"
+    words = re.findall(r"'([^']*)'", message if "literal" in fault["type"] else "")
+    between = _checks.expected(fault["input"], words)
     try:
         shown = _short.repr(fault["input"])  # the ends of what would be pages
     except ValueError:  # Python prints no integer of thousands of digits
         shown = "an integer of thousands of digits"
-    return f"{where} is {shown}, expected {message}."
+    return f"{where} is {shown}{between} {message}."
 
 
 @contextlib.contextmanager

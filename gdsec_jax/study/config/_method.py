@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pydantic
 from pydantic import Field
 
-from gdsec_jax import robust, server, worker
+from gdsec_jax import _checks, robust, server, worker
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.federation._adaptive import adaptive_xi
 from gdsec_jax.simulation._grid import takes
@@ -51,8 +51,8 @@ def function_of(name: str) -> Callable[..., Any]:
     module, colon, attribute = str(name).partition(":")
     if not colon:
         raise ValueError(
-            f"name is {name!r}, expected one of {', '.join(METHODS)}, or "
-            "MODULE:FUNCTION of your own"
+            f"name is {name!r}{_checks.expected(name, METHODS)} one of "
+            f"{', '.join(METHODS)}, or MODULE:FUNCTION of your own"
         )
     try:
         found = importlib.import_module(module)

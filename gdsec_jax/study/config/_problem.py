@@ -12,9 +12,11 @@ import optax
 import pydantic
 from pydantic import Field
 
-from gdsec_jax import data, problems
+from gdsec_jax import _checks, data, problems
 from gdsec_jax.data import _load
+from gdsec_jax.data._scaling import Scale
 from gdsec_jax.problems._constants import gram_norm
+from gdsec_jax.problems._losses import CURVATURES
 from gdsec_jax.study._tools import Reading
 from gdsec_jax.study.config import _fields
 from gdsec_jax.study.config._fields import Count, NonNegative, Positive, Seed
@@ -22,6 +24,7 @@ from gdsec_jax.study.config._fields import Count, NonNegative, Positive, Seed
 Kind = Literal[
     "ridge", "logistic", "softmax", "lasso", "nonlinear_least_squares", "network"
 ]
+SCALES = {"standard": "mean 0 and deviation 1", "max": "largest magnitude 1"}
 _CLASSES = 100  # with more different values whole numbers are amounts, not classes
 GENERATORS = {
     "heterogeneous": data.heterogeneous,
@@ -50,6 +53,13 @@ class ProblemConfig(_fields.Model):
     """Arguments of a generator, by name."""
     subset: Literal["train", "test"] = "train"
     """Which part of a named data set."""
+    scale: Scale = "none"
+    """Of the features, each over all samples: standard, to mean 0 and standard
+    deviation 1; max, divided by its largest magnitude, which keeps sparse ones
+    sparse."""
+    intercept: bool = False
+    """Whether a column of ones is added to the features, after they are scaled; lambda
+    penalises its coefficient, too."""
     num_workers: Count = 5
     """M."""
     split: Literal["shuffled", "contiguous", "sorted", "dirichlet"] = "shuffled"
@@ -88,6 +98,10 @@ class ProblemConfig(_fields.Model):
             raise ValueError("a network has the dtype float32")
         if self.held_out is not None and not network:
             raise ValueError("held_out is for the kind network alone")
+        if network and self.intercept:
+            raise ValueError("a network has no intercept, but biases of its own")
+        if self.data == "characters" and self.scale != "none":
+            raise ValueError("characters have no scale, expected none")
         if self.proximal and self.kind != "lasso":
             raise ValueError("proximal is for the kind lasso alone")
         generator = GENERATORS.get(self.data)
@@ -95,7 +109,12 @@ class ProblemConfig(_fields.Model):
         fields = ("num_workers", "problem", "regularization", "text")  # no options
         for name in self.options:
             if name not in accepted or name in fields:
-                raise ValueError(f"the data {self.data} have no option {name}")
+                known = [x for x in accepted if x not in fields]
+                among = f"one of {', '.join(known)}" if known else "none"
+                between = _checks.expected(name, known)
+                raise ValueError(
+                    f"the data {self.data} have no option {name}{between} {among}"
+                )
         for name, parameter in accepted.items():
             required = parameter.default is inspect.Parameter.empty
             if required and name not in self.options:
@@ -106,7 +125,14 @@ class ProblemConfig(_fields.Model):
 
 
 def load_samples(config: ProblemConfig) -> data.Dataset:
-    """Load or generate the data of a problem."""
+    """Load or generate the data of a problem; all features to one scale, if it says."""
+    loaded = _loaded(config)
+    if config.scale == "none" and not config.intercept:
+        return loaded
+    return data.scaled(loaded, config.scale, intercept=config.intercept)
+
+
+def _loaded(config: ProblemConfig) -> data.Dataset:
     generator = GENERATORS.get(config.data)
     if generator is None:
         return load_data(config.data, config.subset, **vars(config.read))
@@ -149,9 +175,10 @@ def load_data(name: str, subset: str = "train", **options: Any) -> data.Dataset:
         return data.load(name, split=subset)
     if Path(name).exists():
         return data.read(name, **options)
+    there = [str(path) for path in Path(name).parent.glob(f"*{Path(name).suffix}")]
     raise ValueError(
-        f"data is {name!r}, expected a file that exists, or one of "
-        f"{', '.join(_named())}."
+        f"data is {name!r}{_checks.expected(name, (*_named(), *there))} a file that "
+        f"exists, or one of {', '.join(_named())}."
     )
 
 
@@ -184,15 +211,23 @@ def _named() -> tuple[str, ...]:
     return (*_load.names(), *GENERATORS)
 
 
-def said_of(loaded: data.Dataset) -> str:
-    """Samples, features, target and its values, in a line."""
+def said_of(loaded: data.Dataset, config: ProblemConfig | None = None) -> str:
+    """Samples, features, target and its values, in a line.
+
+    With a config also what it has made of them, which are then those of `load_samples`.
+    """
     samples, features = loaded.features.shape
+    made = ""
+    if config is not None and config.scale != "none":
+        made = f" of {SCALES[config.scale]}"
+    if config is not None and config.intercept:
+        features, made = features - 1, f"{made}, an intercept"
     values = np.unique(loaded.targets)
     kind = "classes" if _are_classes(values) else "different values"
     named = f" {loaded.read_as['target']!r}" if "target" in loaded.read_as else ""
     return (
-        f"{loaded.name}: {samples:,} samples, {features:,} features, target{named} "
-        f"with {values.size:,} {kind}, {values[0]:g} to {values[-1]:g}"
+        f"{loaded.name}: {samples:,} samples, {features:,} features{made}, "
+        f"target{named} with {values.size:,} {kind}, {values[0]:g} to {values[-1]:g}"
     )
 
 
@@ -210,10 +245,10 @@ def kind_for(targets: np.ndarray) -> Kind:
     return "softmax" if values.size > 2 and _are_classes(values) else "ridge"
 
 
-def scale_of(features: Any) -> float:
-    """The power of ten that is nearest to L, of ridge regression without lambda."""
-    norm = gram_norm(features) / features.shape[0]
-    return 10.0 ** round(math.log10(norm)) if norm > 0 else 1.0
+def smoothness_of(kind: Kind, features: Any) -> float:
+    """L of a loss on all samples, with lambda = 1/N, without its optimum."""
+    samples, _ = features.shape
+    return (CURVATURES[kind] * gram_norm(features) + 1) / samples
 
 
 def split_of(config: ProblemConfig, targets: np.ndarray) -> list[np.ndarray]:
