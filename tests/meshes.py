@@ -22,6 +22,7 @@ import gdsec_jax
 from gdsec_jax import server
 
 ROOT = Path(__file__).parents[1]
+EVERYWHERE = P()
 START = "from meshes import *\njax.config.update('jax_enable_x64', True)\n"
 
 
@@ -136,7 +137,9 @@ def alone(optimizer, num_workers: int, rounds: int, params=None, said=None) -> C
 def mesh_of(kind: str, **axes: int):
     """kind: "auto" or "explicit"; sizes by names."""
     types = (AxisType[kind.capitalize()],) * len(axes)
-    return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=types)
+    sizes = tuple(axes.values())
+    devices = jax.devices()[: int(np.prod(sizes))]
+    return jax.make_mesh(sizes, tuple(axes), axis_types=types, devices=devices)
 
 
 def spread(
@@ -147,19 +150,23 @@ def spread(
     axis="data",
     params=None,
     said=None,
-    lies=P(),
+    lies=EVERYWHERE,
+    gathers=False,
 ) -> Course:
-    """Over a mesh, by the sharding of the samples; `lies` says where parameters do."""
+    """Over a mesh, by the sharding of the samples.
+
+    `lies` says where parameters do, and `gathers` that gradients take whole ones, as in
+    FSDP.
+    """
     params = parameters() if params is None else params
     on = lambda spec: NamedSharding(mesh, spec)  # noqa: E731
     x, y = jax.device_put(samples(num_workers, params["b"].dtype), on(P(axis)))
     lies = jax.tree.map(on, lies, is_leaf=lambda spec: isinstance(spec, P))
     params = jax.device_put(params, lies)
-    explicit = AxisType.Explicit in mesh.axis_types
 
     def gradient(params, x, y):
-        if explicit and lies["b"].spec == P(axis) if isinstance(lies, dict) else False:
-            params = jax.sharding.reshard(params, P())  # as FSDP gathers them
+        if AxisType.Explicit in mesh.axis_types and gathers:
+            params = jax.sharding.reshard(params, P())
         return gradients(params, x, y)
 
     with jax.set_mesh(mesh):
@@ -170,11 +177,6 @@ def spread(
             out_shardings=(lies, on(P())),
         )
         params, bits = run(params, x, y)
-        assert all(
-            jax.tree.leaves(
-                jax.tree.map(lambda p: p.sharding.is_equivalent_to(p.sharding, p.ndim), params)
-            )
-        )
     whole = jax.device_put(params, on(P()))
     return Course(replicas(whole), np.asarray(bits))
 
@@ -224,3 +226,19 @@ WAYS = {
         *run, mesh_of("auto", data=4), check=False, **options
     ),
 }
+
+
+def agree(make, num_workers, rounds, ways=tuple(WAYS), name="", said=None) -> None:
+    """An algorithm, by `make(axis)`, does on four devices what it does on one."""
+    optimizers = (optax.chain(make(axis), optax.sgd(0.01)) for axis in (None, "data"))
+    one, many = optimizers
+    expected = alone(one, num_workers, rounds, said=said)
+    for way in ways:
+        course = WAYS[way](many, num_workers, rounds, said=said)
+        course.agrees_with(expected, f"{name} {way}")
+
+
+def attendance(rounds: int, num_workers: int, seed: int):
+    """bool [rounds, M], of whom some are there."""
+    key = jax.random.key(seed)
+    return jax.random.bernoulli(key, 0.7, (rounds, num_workers))
