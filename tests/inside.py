@@ -1,5 +1,6 @@
 """The one door to private modules: where one is moved, the tests change here."""
 
+from gdsec_jax import _masks as _masks
 from gdsec_jax import _trees as _trees
 from gdsec_jax._devices import mesh_of as mesh_of
 from gdsec_jax.algorithms import _error_feedback as _error_feedback
@@ -48,3 +49,4 @@ from gdsec_jax.wire import _codes as _codes
 from gdsec_jax.wire import _formats as _formats
 from gdsec_jax.wire import _uploads as _uploads
 from gdsec_jax.wire.bytes import _bits as _bits
+from gdsec_jax.worker import _select as _select

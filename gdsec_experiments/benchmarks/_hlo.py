@@ -61,6 +61,60 @@ def traffic(text: str) -> Traffic:
     return _of_computation(entry, computations)
 
 
+class Received(NamedTuple):
+    """Bytes that a device receives in one run of a program."""
+
+    regular: float  # where of a condition's branches the cheapest runs
+    dearest: float  # where the dearest does
+
+
+# Of the bytes of its result, what a collective brings to each of n devices on a ring.
+_ON_A_RING = {
+    "all-reduce": lambda n: 2 * (n - 1) / n,
+    "reduce-scatter": lambda n: n - 1,
+    "all-gather": lambda n: (n - 1) / n,
+    "all-to-all": lambda n: (n - 1) / n,
+    "collective-permute": lambda n: 1,
+}
+
+
+def received(text: str, devices: int) -> Received:
+    """What a device receives in all collectives of a program, by ring algorithms.
+
+    Args:
+      text: the compiled program, as XLA prints it.
+      devices: that it runs on; a collective that names smaller groups counts by those.
+
+    Returns:
+      A `Received`. A loop counts as often as in `traffic`.
+    """
+    computations, entry = _parse(text)
+
+    def of(name: str, choose) -> float:
+        total = 0.0
+        for each in computations[name]:
+            if each.operation == "conditional":
+                total += choose(of(branch, choose) for branch in _branches(each))
+                continue
+            for times, called in _calls(each, computations):
+                total += times * of(called, choose)
+            kind = each.operation.removesuffix("-start")
+            if kind in _ON_A_RING:
+                total += _ON_A_RING[kind](_group(each, devices)) * _size(_result(each))
+        return total
+
+    return Received(of(entry, min), of(entry, max))
+
+
+def _group(each: Instruction, devices: int) -> int:
+    """How many devices meet in a collective."""
+    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", each.attributes)
+    if listed:
+        return len(listed.group(1).split(","))
+    counted = re.search(r"replica_groups=\[\d+,(\d+)\]", each.attributes)
+    return int(counted.group(1)) if counted else devices
+
+
 def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
     computations, current, entry = {}, [], ""
     for line in text.splitlines():
@@ -138,22 +192,23 @@ def _calls(each: Instruction, computations) -> list[tuple[int, str]]:
         ]
         return [(max(times, default=1), each.called("body")[0])]
     if each.operation == "conditional":
-        branches = [
-            name
-            for attribute in ("branch_computations", "true_\\w+", "false_\\w+")
-            for name in each.called(attribute)
-        ]
 
         def moved(branch):
             inner = _of_computation(branch, computations)
             return inner.bytes + inner.collective_bytes.total()
 
-        return [(1, max(branches, key=moved))]
+        return [(1, max(_branches(each), key=moved))]
     if each.operation == "call":
         return [(1, each.called("to_apply")[0])]
     if each.operation == "async-start":
         return [(1, each.called("calls")[0])]
     return []
+
+
+def _branches(each: Instruction) -> list[str]:
+    """The computations of which a conditional runs one."""
+    attributes = ("branch_computations", "true_\\w+", "false_\\w+")
+    return [name for attribute in attributes for name in each.called(attribute)]
 
 
 def _result(each: Instruction) -> str:

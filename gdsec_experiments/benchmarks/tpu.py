@@ -11,8 +11,12 @@ can be: every argument read once and every output written once. XLA's own count,
 accessed", takes the body of a loop once, however often it runs, and cannot tell HBM
 from the memory on the chip (VMEM). So the traffic is read off the compiled program,
 loops as often as they run; in a program without either the two counts agree.
+
+Beside it, what the choice of the largest entries moves: passes over a vector that the
+compiler has put into VMEM move nothing, however many there are.
 """
 
+import functools
 import importlib.util
 import math
 import os
@@ -26,6 +30,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import gdsec_jax
 from gdsec_experiments.benchmarks import Measure, Settings, Skipped
 from gdsec_experiments.benchmarks import _hlo as hlo
+from gdsec_jax.worker import _select
 
 
 class Setup(NamedTuple):
@@ -40,6 +45,7 @@ class Setup(NamedTuple):
 # Small in chips only: arrays that fit into VMEM would be kept there, out of the count.
 FULL = Setup("v5e:4x4", "v5litepod-16", num_workers=64, length=50_000_000)
 SMALL = Setup("v5e:2x2", "v5litepod-4", num_workers=8, length=50_000_000)
+LENGTH = 4_000_000  # of the vector whose largest entries are chosen
 
 
 def bench(settings: Settings) -> list[Measure]:
@@ -68,6 +74,13 @@ def bench(settings: Settings) -> list[Measure]:
             note=f"{setup.topology}, {setup.num_workers} workers x {setup.length:,} "
             f"float32; a chip moves {moved.bytes / 1e9:.2f} GB, the least is "
             f"{least / 1e9:.2f} GB",
+        ),
+        Measure(
+            "top-k: bytes moved / bytes of the vector",
+            _moved_by_top_k(setup) / (4 * LENGTH),
+            must=4.0,
+            goal=2.0,
+            note=f"{LENGTH:,} float32, k = 1 %, a mask of them",
         ),
         Measure("bytes accessed, XLA's own count", xla / 1e9, "GB a chip"),
         *(Measure(f"HBM: {k}", v / 1e9, "GB a chip") for k, v in sizes.items()),
@@ -118,6 +131,14 @@ def compile_step(setup: Setup, **options):
         out_shardings=(everywhere, jax.tree.map(lambda x: x.sharding, arguments[1])),
     )
     return arguments, step.lower(*arguments).compile()
+
+
+def _moved_by_top_k(setup: Setup) -> int:
+    chip = jax.sharding.SingleDeviceSharding(_chips(setup)[0])
+    x = jax.ShapeDtypeStruct((LENGTH,), jnp.float32, sharding=chip)
+    choose = functools.partial(_select.mask_of_largest, k=LENGTH // 100)
+    compiled = jax.jit(choose, out_shardings=chip).lower(x).compile()
+    return hlo.traffic(compiled.as_text()).bytes
 
 
 def _chips(setup: Setup):

@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec
 
 from gdsec_jax import _checks
 from gdsec_jax._devices import BY_DEVICE, DEVICE_AXIS, num_devices
+from gdsec_jax._masks import where_set
 from gdsec_jax.worker._vectors import tree_of, vectors
 
 
@@ -25,8 +26,8 @@ def sparse_sum(messages: Any, capacity: int) -> Any:
     length, spread = flat.shape[1], num_devices() > 1
 
     def pack(message):
-        (index,) = jnp.nonzero(message, size=min(capacity, length), fill_value=length)
-        return index.astype(jnp.int32), message.at[index].get(mode="fill", fill_value=0)
+        index = where_set(message != 0, min(capacity, length))
+        return index, message.at[index].get(mode="fill", fill_value=0)
 
     def total(message):
         index, values = jax.vmap(pack)(message)

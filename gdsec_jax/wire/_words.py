@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdsec_jax import _trees
+from gdsec_jax import _masks, _trees
 from gdsec_jax.wire._codes import Code
 
 BLOCK = 2**16  # entries that an index of 16 bits tells apart
@@ -83,9 +83,7 @@ def pack(words: Words, vector: jax.Array, scales: Any, sent: Any = None) -> jax.
         return jnp.concatenate(
             [*parts, _fields(_codes(words, vector, scales), words.width)]
         )
-    # Later: the selection's own indices.
-    (index,) = jnp.nonzero(vector, size=words.capacity, fill_value=words.length)
-    index = index.astype(jnp.int32)
+    index = _masks.where_set(vector != 0, words.capacity)
     values = vector.at[index].get(mode="fill", fill_value=0)
     if words.length > BLOCK:
         ends = jnp.arange(1, _num_blocks(words) + 1, dtype=jnp.int32) * BLOCK

@@ -51,7 +51,7 @@ def censor(xi) -> Piece:
 
     # A schedule may return an array, an array may have an entry for each component.
     alike = not callable(xi) and all(jnp.ndim(x) == 0 for x in jax.tree.leaves(xi))
-    return Piece(no_state, update, component_wise=alike)
+    return Piece(no_state, update, component_wise=alike, keeps_zeros=True)
 
 
 def _censor_leaf(v, change, xi):

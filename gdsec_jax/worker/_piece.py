@@ -41,6 +41,7 @@ class Piece(optax.GradientTransformationExtraArgs):
         has a bias or nothing is known.
       most_entries: from the parameters, or their shapes, to the most non-zeros that a
         message has, an int, unless it is said to be `wire.Whole`; None for any number.
+      keeps_zeros: whether an entry that is 0 is 0 in the message.
       sum_of: from the state after a round to the leaves [*param], in any shape, of the
         sum of all workers' messages, where the piece has formed them anyhow, and None
         in the place of a leaf that it has not; None for a piece that forms none.
@@ -59,6 +60,7 @@ class Piece(optax.GradientTransformationExtraArgs):
     travels: bool = False
     variance: Callable[[Any], float] | None = None
     most_entries: Callable[[Any], int] | None = None
+    keeps_zeros: bool = False
     sum_of: Callable[[Any], Any] | None = None
 
     def __new__(
@@ -71,6 +73,7 @@ class Piece(optax.GradientTransformationExtraArgs):
         travels: bool = False,
         variance: Callable[[Any], float] | None = None,
         most_entries: Callable[[Any], int] | None = None,
+        keeps_zeros: bool = False,
         sum_of: Callable[[Any], Any] | None = None,
     ):
         self = super().__new__(cls, init, update)
@@ -79,6 +82,7 @@ class Piece(optax.GradientTransformationExtraArgs):
         self.travels = travels
         self.variance = variance
         self.most_entries = most_entries
+        self.keeps_zeros = keeps_zeros
         self.sum_of = sum_of
         return self
 
@@ -148,9 +152,20 @@ def chain(*pieces: optax.GradientTransformation) -> Piece:
         component_wise=all(piece.component_wise for piece in declared),
         sums_over_workers=True if True in sums else None if None in sums else False,
         travels=bool(declared) and declared[-1].travels,
-        most_entries=declared[-1].most_entries if declared else None,
+        most_entries=_most_of(declared),
+        keeps_zeros=all(piece.keeps_zeros for piece in declared),
         sum_of=_sum_of_last(declared),
     )
+
+
+def _most_of(pieces: list[Piece]) -> Callable[[Any], int] | None:
+    """The most entries behind the last piece that limits them."""
+    for piece in reversed(pieces):
+        if piece.most_entries is not None:
+            return piece.most_entries
+        if not piece.keeps_zeros:
+            return None
+    return None
 
 
 def _sum_of_last(pieces: list[Piece]) -> Callable[[Any], Any] | None:

@@ -120,7 +120,7 @@ def natural() -> Piece:
         ]
         return tree_of(rounded, updates, "message"), state
 
-    return Piece(init, update, variance=lambda params: 1 / 8)
+    return Piece(init, update, variance=lambda params: 1 / 8, keeps_zeros=True)
 
 
 def sign(*, scope: Scope = "message") -> Piece:
@@ -241,7 +241,7 @@ def _scaled(
         scales = jnp.asarray(scales, jnp.float32) if scales else ()
         return tree_of(messages, updates, scope), Packing(state.code, scales)
 
-    return Piece(init, update, variance=variance)
+    return Piece(init, update, variance=variance, keeps_zeros=not code.always_dense)
 
 
 def _check_levels(code: Code, like) -> None:

@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from gdsec_jax import _checks, _trees
 from gdsec_jax.wire import Code, Packing
 from gdsec_jax.worker._piece import Piece, no_state
+from gdsec_jax.worker._select import mask_of_largest
 from gdsec_jax.worker._vectors import (
     Scope,
     lengths,
@@ -51,11 +52,12 @@ def top_k(k: float, *, scope: Scope = "message") -> Piece:
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
         chosen = [
-            _largest(jnp.abs(v), number_of(k, v.size)) for v in vectors(updates, scope)
+            mask_of_largest(v, number_of(k, v.size)) for v in vectors(updates, scope)
         ]
         return _keep(updates, chosen, scope), state
 
-    return Piece(no_state, update, most_entries=_most_entries(k, scope))
+    most_entries = _most_entries(k, scope)
+    return Piece(no_state, update, most_entries=most_entries, keeps_zeros=True)
 
 
 def random_k(k: float, *, scaled: bool = True, scope: Scope = "message") -> Piece:
@@ -95,7 +97,9 @@ def random_k(k: float, *, scaled: bool = True, scope: Scope = "message") -> Piec
         keys = jax.random.split(key, len(pieces))
         chosen = [
             # The largest of D random words: a uniform subset without replacement.
-            _largest(jax.random.bits(own, v.shape, jnp.uint32), number_of(k, v.size))
+            mask_of_largest(
+                jax.random.bits(own, v.shape, jnp.uint32), number_of(k, v.size)
+            )
             for own, v in zip(keys, pieces, strict=True)
         ]
         if not scaled:
@@ -111,7 +115,13 @@ def random_k(k: float, *, scaled: bool = True, scope: Scope = "message") -> Piec
 
     variance = variance_by(omega, scope) if scaled else None
     most_entries = _most_entries(k, scope)
-    return Piece(no_state, update, variance=variance, most_entries=most_entries)
+    return Piece(
+        no_state,
+        update,
+        variance=variance,
+        most_entries=most_entries,
+        keeps_zeros=True,
+    )
 
 
 def whole() -> Piece:
@@ -138,7 +148,9 @@ def whole() -> Piece:
         del params, extra_args
         return updates, state
 
-    return Piece(init, update, component_wise=True, variance=lambda params: 0.0)
+    return Piece(
+        init, update, component_wise=True, variance=lambda params: 0.0, keeps_zeros=True
+    )
 
 
 def cast(dtype: DTypeLike) -> Piece:
@@ -177,7 +189,7 @@ def cast(dtype: DTypeLike) -> Piece:
         narrow = jax.tree.map(lambda v: v.astype(dtype), updates)
         return _trees.cast_like(_trees.flush(narrow), updates), state
 
-    return Piece(init, update, component_wise=True)
+    return Piece(init, update, component_wise=True, keeps_zeros=True)
 
 
 def check_number(k) -> None:
@@ -200,12 +212,6 @@ def number_of(k: float, length: int) -> int:
 
 def _most_entries(k: float, scope: Scope):
     return lambda params: sum(number_of(k, size) for size in lengths(params, scope))
-
-
-def _largest(x: jax.Array, k: int) -> jax.Array:
-    """bool [D], the k largest entries; of equal ones the lower index."""
-    _, index = jax.lax.top_k(x, k)
-    return jnp.zeros(x.shape, bool).at[index].set(True)
 
 
 def _keep(updates, masks, scope: Scope):

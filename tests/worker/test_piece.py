@@ -29,6 +29,10 @@ PIECES = {
     "censor by rounds": worker.censor(lambda k: 0.3 / (k + 1)),
     "censor_whole": worker.censor_whole(0.3),
     "chain": worker.chain(optax.clip(0.5), worker.censor(0.3)),
+    "chain of top_k and cast": worker.error_feedback(
+        worker.chain(worker.top_k(3), worker.natural(), worker.cast("bfloat16"))
+    ),
+    "top_k before momentum": worker.chain(worker.top_k(3), worker.momentum(0.5)),
     "chain with top_k": worker.chain(worker.top_k(3), worker.censor(0.3)),
     "clag": worker.gradient_difference(worker.clag(worker.top_k(3), 0.5)),
     "error_feedback": worker.error_feedback(worker.censor(0.3)),
@@ -76,6 +80,20 @@ COMPONENT_WISE = {
     *("cast", "censor", "chain", "error_feedback", "gradient_difference", "momentum"),
     *("whole", "optax trace", "optax ema", "optax adam", "optax rms", "optax decay"),
     *("optax clip", "optax sign", "optax zero", "optax identity", "optax scale"),
+}
+KEEPS_ZEROS = {
+    *("cast", "censor", "censor by entries", "censor by rounds", "chain with top_k"),
+    *("natural", "qsgd", "random_k", "terngrad", "top_k", "whole"),
+}
+MOST = {  # of 12 entries; the first message of some is whole
+    "chain with top_k": 3,
+    "chain of top_k and cast": 3,
+    "clag": 3,
+    "error_feedback of top_k": 3,
+    "first_whole": 3,
+    "gradient_change": 3,
+    "random_k": 3,
+    "top_k": 3,
 }
 SUM = {"power_sgd", "power_sgd inside"}
 UNKNOWN = {"optax norm", "unknown", "optax schedule", "optax array", "wrapped"}
@@ -146,6 +164,22 @@ def test_a_message_that_travels_is_as_the_parameters_are():
         assert piece.travels
         out = two_rounds(piece, gradients, params)
         assert out.dtype == jnp.bfloat16 and not out.any()
+
+
+def test_what_keeps_zeros_and_how_many_entries_a_message_has():
+    rng = np.random.default_rng(1)
+    gradients = jnp.asarray(rng.normal(size=(2, 12)), jnp.float32)
+    params = jnp.asarray(rng.normal(size=12), jnp.float32)
+    holed = gradients.at[:, ::3].set(0)
+    for name, piece in PIECES.items():
+        assert piece.keeps_zeros == (name in KEEPS_ZEROS), name
+        if piece.keeps_zeros:
+            assert not two_rounds(piece, holed, params)[:, ::3].any(), name
+        assert (piece.most_entries is not None) == (name in MOST), name
+        if piece.most_entries is not None:
+            assert piece.most_entries(params) == MOST[name], name
+            sent = (two_rounds(piece, gradients, params) != 0).sum(1)
+            assert sent[1] <= MOST[name], name
 
 
 def test_the_old_name_of_an_unbiased_piece():

@@ -1,0 +1,177 @@
+"""Updates over links of 50 Mbit/s to 1 Gbit/s: seconds, bytes on the interface.
+
+Processes of one worker each, in network namespaces of their own that veth pairs join
+and tc shapes to a rate. What is timed is one compiled update of the optimizer, its
+state donated, the gradient given: not the gradient. Beside the seconds stand three
+counts of one update's bytes, for one worker:
+
+- counted: the bits that `last_round` says it sent, by the method's wire format;
+- program: what the compiled program's collectives bring it, by ring algorithms;
+- interface: what its link's own counters say that it received.
+
+They differ for reasons that have names. A program's length is fixed: there is room for
+as many entries as may be sent, and codes are padded to words. Among M devices a ring
+brings each one what the M - 1 others sent; an all-reduce, whose sums are as long as
+what is summed, 2 (M - 1) / M times that. On the interface each segment of 1,448 bytes
+has 66 bytes of headers, 4.6 %, and what is not acknowledged by data going the other way
+is by packets of its own, up to 2.3 % more.
+
+It needs root and Linux; PyTorch's rows need torch.
+"""
+
+import importlib.util
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import rich.table
+
+from gdsec_experiments import benchmarks
+from gdsec_experiments.benchmarks import Measure, Settings, Skipped
+from gdsec_experiments.benchmarks import _ranks as ranks
+from gdsec_experiments.benchmarks import _veth as veth
+from gdsec_jax.study import experiment
+
+
+class Setup(NamedTuple):
+    """How many processes, how fast links, how large a matrix of parameters."""
+
+    numbers: tuple[int, ...] = (2, 4)
+    rates: tuple[str, ...] = ("50mbit", "200mbit", "1gbit")
+    shape: tuple[int, int] = (2_500, 5_000)
+
+
+class Row(NamedTuple):
+    """What was measured of a method, for one worker and one update."""
+
+    name: str
+    counted: float  # bytes, in the last round
+    program: dict[str, float]  # bytes: regular, dearest
+    interface: float  # bytes
+    seconds: dict[str, tuple[float, ...]]  # by rate: the slowest rank's, each repeat
+
+    @property
+    def excess(self) -> float:
+        """Bytes on the interface for one of the program, in a regular round."""
+        return self.interface / self.program.get("regular", math.nan)
+
+
+SMALL = Setup((2,), ("200mbit",), (1_000, 1_000))
+DENSE, SPARSE = "dense", "top_j 1 %"
+# Of dense / top_j, by rate: must, goal.
+ASKED = {"50mbit": (10, 18), "200mbit": (2.5, 5), "1gbit": (0.9, 1.5)}
+
+
+def bench(settings: Settings) -> list[Measure]:
+    """Every method over every link.
+
+    Raises:
+      Skipped: there can be no such links here.
+    """
+    if reason := veth.unable():
+        raise Skipped(reason)
+    setup = SMALL if settings.small else Setup()
+    measures = []
+    for number in setup.numbers:
+        rows = over_links(setup, number, settings.repeats)
+        experiment.say(settings.console, f"  tc tbf, burst {veth.BURST}")
+        settings.console.print(table(rows, setup, number))
+        measures += _measures(rows, setup, number)
+    return measures
+
+
+def over_links(setup: Setup, number: int, repeats: int) -> list[Row]:
+    """The rows of so many processes."""
+    from gdsec_experiments.benchmarks import _link_jax
+
+    names = {"_link_jax": tuple(_link_jax.methods(number, math.prod(setup.shape)))}
+    if importlib.util.find_spec("torch") is not None:
+        from gdsec_experiments.benchmarks import _link_torch
+
+        names["_link_torch"] = _link_torch.METHODS
+    rows = []
+    with veth.joined(number) as network:
+        for module, methods in names.items():
+            with ranks.started(network, module, setup.shape) as own:
+                for name in methods:
+                    rows.append(_row(name, own, network, setup.rates, repeats))
+    return rows
+
+
+def _row(name: str, own: ranks.Ranks, network, rates: Sequence[str], repeats) -> Row:
+    network.shape("10gbit")
+    prepared = own.ask("prepare", name)[0]
+    seconds, received, bits = {}, [], math.nan
+    for rate in rates:
+        network.shape(rate)
+        answers = own.ask("run", repeats)
+        slowest = np.max([answer["seconds"] for answer in answers], axis=0)
+        seconds[rate] = tuple(slowest.tolist())
+        received.append(np.mean([answer["received"] for answer in answers]))
+        bits = np.mean([answer.get("bits", math.nan) for answer in answers])
+    program = prepared.get("program", {})
+    return Row(name, float(bits) / 8, program, float(np.median(received)), seconds)
+
+
+def table(rows: Sequence[Row], setup: Setup, number: int) -> rich.table.Table:
+    """What was measured, a method a line."""
+    made = rich.table.Table(
+        title=f"{number} processes, {math.prod(setup.shape):,} float32: MB and seconds "
+        "of an update",
+        title_justify="left",
+    )
+    made.add_column("method")
+    columns = ("counted", "program", "interface", "/ program", *setup.rates)
+    for column in columns:
+        made.add_column(column, justify="right", no_wrap=True)
+    dense = {row.name: row for row in rows}[DENSE]
+    for row in rows:
+        program = sorted({f"{b / 1e6:.3g}" for b in row.program.values()}, key=float)
+        made.add_row(
+            row.name,
+            _megabytes(row.counted),
+            " or ".join(program) or "-",
+            _megabytes(row.interface),
+            "-" if math.isnan(row.excess) else f"{row.excess:.3f}",
+            *(
+                f"{min(taken):.3g} ({min(dense.seconds[rate]) / min(taken):.2g} x)"
+                for rate, taken in row.seconds.items()
+            ),
+        )
+    return made
+
+
+def _megabytes(bytes: float) -> str:
+    return "-" if math.isnan(bytes) else f"{bytes / 1e6:.3g}"
+
+
+def _measures(rows: Sequence[Row], setup: Setup, number: int) -> list[Measure]:
+    dense = {row.name: row for row in rows}[DENSE]
+    measures = []
+    for row in rows:
+        who = f"{row.name}, {number} processes"
+        measures.append(Measure(f"{who}: on the interface", row.interface / 1e6, "MB"))
+        if row.program:
+            said = " or ".join(f"{bytes / 1e6:.4g}" for bytes in row.program.values())
+            note = f"counted {row.counted / 1e6:.4g} MB, by the program {said}"
+            measures.append(
+                Measure(f"{who}: interface / program", row.excess, note=note)
+            )
+        for rate, taken in row.seconds.items():
+            here = f"{who}, {rate}"
+            measures.append(Measure(here, **benchmarks.summary(taken), unit="s"))
+            if row is not dense:
+                asked = (row.name, number) == (SPARSE, 2)
+                must, goal = ASKED[rate] if asked else (None, None)
+                # The shortest of each: others on the machine only add to it.
+                times = min(dense.seconds[rate]) / min(taken)
+                measures.append(
+                    Measure(
+                        *(f"dense / {here}", times),
+                        must=must,
+                        goal=goal,
+                        larger_is_better=True,
+                    )
+                )
+    return measures
