@@ -5,11 +5,9 @@ within rounding of a threshold, one of the two would send it and the other not; 
 samples here are normal numbers, of which none does.
 """
 
-import jax
-import jax.numpy as jnp
 import pytest
 from cases import METHODS
-from meshes import WAYS, mesh_of, on_devices
+from meshes import WAYS, on_devices
 
 import gdsec_jax
 from gdsec_jax import server
@@ -296,7 +294,7 @@ def test_what_is_no_axis():
     with pytest.raises(ValueError, match=r"axis is \['a'\], expected the name"):
         gdsec_jax.gd(4, axis=["a"])  # pyright: ignore
     sentence = "axis is named, expected a server that adds the messages up as they come"
-    for rule in (server.late(2), server.robust(gdsec_jax.robust.median())):
+    for rule in (server.late(2), server.robust(gdsec_jax.robust.trimmed_mean(0.25))):
         with pytest.raises(ValueError, match=sentence):
             gdsec_jax.gdsec(4, 1.0, server=rule, axis="data")
 
@@ -323,12 +321,11 @@ def test_what_is_refused_on_a_mesh():
             "axis is 'rows', expected one of the mesh's: 'data'.",
             gdsec_jax.gd(4, axis="rows"),
         )
-        for axis in (None, "data"):
-            refused(
-                "the messages may have any number of entries, expected a most, .*: "
-                r"server=server.sparse\(capacity\)",
-                gdsec_jax.gdsec(4, 1.0, axis=axis),
-            )
+        refused(
+            "the messages may have any number of entries, expected a most, .*: "
+            "server=server.sparse.capacity.",
+            gdsec_jax.gdsec(4, 1.0, axis="data"),
+        )
         refused(
             "capacity is 2, expected at least 5, the entries that the pipeline sends",
             gdsec_jax.federate(
