@@ -5,9 +5,12 @@ within rounding of a threshold, one of the two would send it and the other not; 
 samples here are normal numbers, of which none does.
 """
 
+import textwrap
+
 import pytest
 from cases import METHODS
 from meshes import WAYS, on_devices
+from study.test_distributed import program, together
 
 import gdsec_jax
 from gdsec_jax import server
@@ -63,6 +66,15 @@ def test_eight_devices():
         """,
         devices=8,
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_two_processes_of_two_devices(way):
+    """Over gloo; each process holds the replicas of its devices against one's own."""
+    names = "gdsec", "top_j", "marina", "sign_ef", "power_sgd", "cgd"
+    equals = textwrap.dedent(EQUALS.format(names=names, way=way, rounds=20))
+    together(program("from meshes import *\n" + equals))
 
 
 MESHES = """
