@@ -29,7 +29,8 @@ def words_of(
     """How a worker's messages are written into words; None if they travel whole.
 
     Raises:
-      ValueError: they may have any number of entries, and are no whole vectors.
+      ValueError: they may have any number of entries, and are no whole vectors, or have
+        more than there is room for.
     """
     packing = packing_of(state)
     code = packing.code if packing else Code()
