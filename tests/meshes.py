@@ -19,7 +19,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import gdsec_jax
-from gdsec_jax import server
+from gdsec_jax import server, worker  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 EVERYWHERE = P()

@@ -41,8 +41,8 @@ def words_of(
         most.append(int(worker.most_entries(params)))
         if capacity is not None and capacity < most[-1]:
             raise ValueError(
-                f"capacity is {capacity}, expected at least {most[-1]}, the entries of "
-                "a message."
+                f"capacity is {capacity}, expected at least {most[-1]}, the entries "
+                "that the pipeline sends."
             )
     if not most and code.kind == "float" and not code.dense:
         raise ValueError(
