@@ -72,7 +72,7 @@ def test_eight_devices():
 @pytest.mark.parametrize("way", WAYS)
 def test_two_processes_of_two_devices(way):
     """Over gloo; each process holds the replicas of its devices against one's own."""
-    names = "gdsec", "top_j", "marina", "sign_ef", "power_sgd", "cgd"
+    names = "gdsec", "marina", "sign_ef", "power_sgd"
     equals = textwrap.dedent(EQUALS.format(names=names, way=way, rounds=20))
     together(program("from meshes import *\n" + equals))
 
