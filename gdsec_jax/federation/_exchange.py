@@ -151,7 +151,8 @@ def _of_factors(spread, payload, like, states, shared) -> Any:
     """The sum of matrices of low rank, by their factors, and of other leaves."""
     (known,) = _trees.of_type(states, LowRankState)
     leaves, structure = jax.tree.flatten(like)
-    sums, others = [None] * len(leaves), {}
+    sums: list[Any] = [None] * len(leaves)
+    others = {}
     for number, (leaf, own) in enumerate(zip(leaves, payload, strict=True)):
         dtype = _trees.widest(leaf.dtype, jnp.float32)
         if isinstance(known.right[number], tuple):

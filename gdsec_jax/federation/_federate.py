@@ -1,5 +1,6 @@
 """An algorithm from a worker's pipeline and a server: options to init and update."""
 
+import functools
 from typing import Literal
 
 import jax
@@ -187,7 +188,7 @@ def federate(
         own = spread.axes and mesh is None  # inside a shard_map
         _check.adds_up(federation._replace(spread=spread))
 
-        def run(state, updates, params, arrays, others):
+        def run(others, state, updates, params, arrays):
             said, extra_args, key, weights = _spread.joined(arrays, others)
             here = federation._replace(spread=spread, weights=weights)
             tick, clock = _clock.tick(state.clock, params, key, num_workers)
@@ -208,10 +209,10 @@ def federate(
             updates = spread.over_hosts(updates, mean)
         values = (state, updates, params, arrays)
         if mesh is None:
-            return run(*values, others)
+            return run(others, *values)
         specs = (state_specs(state, spread.axes), P(spread.axes), P(), P())
         return _spread.over_mesh(
-            mesh, spread, lambda *values: run(*values, others), specs, values
+            mesh, spread, functools.partial(run, others), specs, values
         )
 
     return aggregating.Aggregator(init, update)

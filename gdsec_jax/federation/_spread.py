@@ -286,7 +286,7 @@ def over_mesh(mesh, spread: Spread, run: Callable, specs: Any, values: Any) -> A
         )
         return jax.sharding.auto_axes(run, axes=others, out_sharding=out)(*values)
 
-    spread_out = jax.shard_map(
+    on_shards: Any = jax.shard_map(
         local,
         mesh=mesh,
         in_specs=specs,
@@ -295,14 +295,14 @@ def over_mesh(mesh, spread: Spread, run: Callable, specs: Any, values: Any) -> A
         check_vma=False,  # that what is gathered is the same everywhere
     )
     try:
-        made = spread_out(*values)
+        made = on_shards(*values)
     except NotImplementedError as error:  # JAX: of what a function closes over
         if "Closing over" not in str(error):
             raise
         raise ValueError(
-            f"a number of the method, xi say, is traced, and {_named(axes)} is an "
-            "Explicit axis, expected an Auto one, axis_types=(AxisType.Auto,), or "
-            "shard_map."
+            f"a number of the method, xi say, is traced or lies on the mesh, and "
+            f"{_named(axes)} is an Explicit axis, expected a plain number, an Auto axis, "
+            "axis_types=(AxisType.Auto,), or shard_map."
         ) from error
     if not explicit:
         return made

@@ -345,7 +345,7 @@ def test_what_is_refused_on_a_mesh():
             ),
         )
         refused(
-            "a number of the method, xi say, is traced, and 'data' is an Explicit axis",
+            "a number of the method, xi say, is traced or lies on the mesh, and 'data' is an ",
             optax.inject_hyperparams(gdsec_jax.cgd)(4, xi=1.0),
         )
 
