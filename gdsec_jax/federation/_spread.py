@@ -300,9 +300,9 @@ def over_mesh(mesh, spread: Spread, run: Callable, specs: Any, values: Any) -> A
         if "Closing over" not in str(error):
             raise
         raise ValueError(
-            f"a number of the method, xi say, is traced or lies on the mesh, and "
-            f"{_named(axes)} is an Explicit axis, expected a plain number, an Auto axis, "
-            "axis_types=(AxisType.Auto,), or shard_map."
+            "a number of the method, xi say, is traced or lies on the mesh, and "
+            f"{_named(axes)} is an Explicit axis, expected a plain number, or an Auto "
+            "axis, axis_types=(AxisType.Auto,), or shard_map."
         ) from error
     if not explicit:
         return made

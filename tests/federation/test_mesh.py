@@ -339,13 +339,13 @@ def test_what_is_refused_on_a_mesh():
             gdsec_jax.gdsec(4, 1.0, axis="data"),
         )
         refused(
-            "capacity is 2, expected at least 5, the entries that the pipeline sends",
+            "capacity is 2, expected at least 5, the entries of a message.",
             gdsec_jax.federate(
                 worker.top_k(5), 4, server=server.sparse(2), axis="data"
             ),
         )
         refused(
-            "a number of the method, xi say, is traced or lies on the mesh, and 'data' is an ",
+            "a number of the method, xi say, is traced or lies on the mesh, and 'data' ",
             optax.inject_hyperparams(gdsec_jax.cgd)(4, xi=1.0),
         )
 
