@@ -345,8 +345,10 @@ def test_what_is_refused_on_a_mesh():
             ),
         )
         refused(
-            "a number of the method, xi say, is traced or lies on the mesh, and 'data' ",
-            optax.inject_hyperparams(gdsec_jax.cgd)(4, xi=1.0),
+            "a number of the method, xi say, is traced or lies on the mesh, and ",
+            optax.inject_hyperparams(
+                gdsec_jax.cgd, static_args=gdsec_jax.STATIC_ARGS.of(gdsec_jax.cgd)
+            )(num_workers=4, xi=1.0),
         )
 
         algorithm, grads = gdsec_jax.gd(4), jnp.ones((4, 8))
