@@ -344,12 +344,11 @@ def test_what_is_refused_on_a_mesh():
                 worker.top_k(5), 4, server=server.sparse(2), axis="data"
             ),
         )
-        refused(
-            "a number of the method, xi say, is traced or lies on the mesh, and ",
-            optax.inject_hyperparams(
-                gdsec_jax.cgd, static_args=gdsec_jax.STATIC_ARGS.of(gdsec_jax.cgd)
-            )(num_workers=4, xi=1.0),
-        )
+        with jax.set_mesh(mesh):
+            refused(
+                "a number of the method, xi say, is traced or lies on the mesh, and",
+                gdsec_jax.cgd(4, xi=jnp.ones(())),
+            )
 
         algorithm, grads = gdsec_jax.gd(4), jnp.ones((4, 8))
         both = {
