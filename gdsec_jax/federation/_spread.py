@@ -286,7 +286,7 @@ def over_mesh(mesh, spread: Spread, run: Callable, specs: Any, values: Any) -> A
         )
         return jax.sharding.auto_axes(run, axes=others, out_sharding=out)(*values)
 
-    on_shards: Any = jax.shard_map(
+    on_shards = jax.shard_map(
         local,
         mesh=mesh,
         in_specs=specs,
@@ -295,7 +295,7 @@ def over_mesh(mesh, spread: Spread, run: Callable, specs: Any, values: Any) -> A
         check_vma=False,  # that what is gathered is the same everywhere
     )
     try:
-        made = on_shards(*values)
+        made: Any = on_shards(*values)
     except NotImplementedError as error:  # JAX: of what a function closes over
         if "Closing over" not in str(error):
             raise
