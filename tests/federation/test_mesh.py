@@ -381,9 +381,10 @@ INSIDE = """
 
     def run(method, **options):
         own = lambda *values: local(*values, method, **options)
-        return jax.shard_map(
+        run = jax.shard_map(
             own, mesh=mesh, in_specs=(P(), P("data"), P("data")), out_specs=P()
-        )(jnp.zeros(6), x, y)
+        )
+        return jax.jit(run)(jnp.zeros(6), x, y)
 """
 
 
