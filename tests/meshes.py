@@ -19,7 +19,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import gdsec_jax
-from gdsec_jax import server, worker  # noqa: F401
+from gdsec_jax import server
+from gdsec_jax import worker as worker
 
 ROOT = Path(__file__).parents[1]
 EVERYWHERE = P()

@@ -94,11 +94,6 @@ def total(federation: Any, messages: Any, made: Any, params: Any) -> Any:
 
 def _in_parts(spread: Spread, words: Words | None, messages, packing, parts: int):
     """Of the sum the part that is this device's, [1, ceil(D / parts)]."""
-    if parts != spread.shards:
-        raise ValueError(
-            f"parts is {parts}, expected {spread.shards}, the devices that the workers "
-            "lie on."
-        )
     if words is None:
         raise ValueError(
             "the messages are floats, expected codes for a sum in two shots: of qgd, "
