@@ -29,6 +29,12 @@ class Spread(NamedTuple):
         """Into how many parts the workers fall."""
         return _size(self.axes)
 
+    def shards_of(self, mesh: Any) -> int:
+        """The same, seen from outside."""
+        if mesh is None:
+            return self.shards
+        return math.prod(mesh.shape[axis] for axis in self.axes)
+
     def mine(self, tree: Any) -> Any:
         """Of leaves [M, ...] those of this shard's workers, [m, ...]."""
         if not self.axes:
@@ -165,7 +171,7 @@ def place_of(spread: Spread, gradients: Any, num_workers: int) -> tuple[Spread, 
                 f"axis is {axis!r}, expected one of the mesh's: "
                 f"{', '.join(map(repr, mesh.axis_names))}."
             )
-    shards = math.prod(mesh.shape[axis] for axis in axes)
+    shards = spread.shards_of(mesh)
     if shards == 1:
         return Spread(), None
     if num_workers % shards:
