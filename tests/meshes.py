@@ -236,9 +236,11 @@ WAYS = {
 }
 
 
-def agree(make, num_workers, rounds, ways=tuple(WAYS), name="", said=None) -> None:
+def agree(
+    make, num_workers, rounds, ways=tuple(WAYS), name="", said=None, step=0.01
+) -> None:
     """An algorithm, by `make(axis)`, does on four devices what it does on one."""
-    optimizers = (optax.chain(make(axis), optax.sgd(0.01)) for axis in (None, "data"))
+    optimizers = (optax.chain(make(axis), optax.sgd(step)) for axis in (None, "data"))
     one, many = optimizers
     expected = alone(one, num_workers, rounds, said=said)
     for way in ways:
