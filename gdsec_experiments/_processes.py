@@ -29,4 +29,5 @@ def together(coordinator=None, number="1", own="0"):
             file=sys.stderr,
             flush=True,
         )
+        sys.stdout.flush()
         os._exit(1)  # an orderly end would wait for it

@@ -1,7 +1,6 @@
 """A data-parallel loop with one line added: each device sends 1 % of the entries.
 
-`python gdsec_experiments/data_parallel.py FOLDER` goes on from what it saved, on any
-devices; `... FOLDER localhost:1234 2 0` is the first of two processes that meet there.
+Arguments: FOLDER, to save in and go on from; of two processes HOST:PORT 2 and 0 or 1.
 """
 
 import sys
@@ -46,14 +45,12 @@ def main(folder, num_steps=300, every=100, method=gdsec_jax.top_j, M=4, **option
         state = saves.restore(first, args=ocp.args.StandardRestore(state))
     for step in range(first + 1, num_steps + 1):
         rows = np.random.default_rng(step).integers(0, 1500, (M, 32))
-        batch = jax.device_put((digits.features[rows], digits.targets[rows]), P("data"))
-        state, value, bits = train_step(*state, *batch)
+        batch = digits.features[rows], digits.targets[rows]
+        state, value, bits = train_step(*state, *jax.device_put(batch, P("data")))
         sent, whole = sent + int(bits), whole + 32 * M * optax.tree.size(params)
         if step % every == 0:
             saves.save(step, args=ocp.args.StandardSave(state))
-            print(
-                f"{step}: loss {value:.4f}, {sent:.2e} of {whole:.2e} bits", flush=True
-            )
+            print(f"{step}: loss {value:.4f}, {sent:.2e} of {whole:.2e} bits")
     saves.wait_until_finished()
 
 

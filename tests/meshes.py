@@ -60,11 +60,11 @@ def made(method, num_workers: int, axis=None, **options):
     return method.make(num_workers, axis=axis, **options)
 
 
-def parameters(dtype=np.float64):
+def parameters(dtype: Any = np.float64):
     return {"w": jnp.zeros((10, 20), dtype), "b": jnp.zeros(100, dtype)}
 
 
-def samples(num_workers: int, dtype=np.float64):
+def samples(num_workers: int, dtype: Any = np.float64):
     """Of each worker 40: (x, leaves [M, 40, *param], and y [M, 40])."""
     rng = np.random.default_rng(0)
     x = {
@@ -218,21 +218,29 @@ def inside(
     return Course(jax.tree.map(lambda p: p[:, 0], replicas(params)), np.asarray(bits))
 
 
+def _way(run, kind, **own):
+    """A function of optimizer, number of workers, rounds and options, on 4 devices."""
+
+    def way(optimizer, num_workers, rounds, **options):
+        mesh = mesh_of(kind, data=4)
+        return run(optimizer, num_workers, rounds, mesh, **own, **options)
+
+    return way
+
+
 WAYS = {
-    "auto": lambda *run, **options: spread(*run, mesh_of("auto", data=4), **options),
-    "explicit": lambda *run, **options: spread(
-        *run, mesh_of("explicit", data=4), **options
-    ),
-    "inside": lambda *run, **options: inside(*run, mesh_of("auto", data=4), **options),
-    "unchecked": lambda *run, **options: inside(
-        *run, mesh_of("auto", data=4), check=False, **options
-    ),
+    "auto": _way(spread, "auto"),
+    "explicit": _way(spread, "explicit"),
+    "inside": _way(inside, "auto"),
+    "unchecked": _way(inside, "auto", check=False),
 }
 
 
-def agree(make, num_workers, rounds, ways=tuple(WAYS), name="", said=None) -> None:
+def agree(
+    make, num_workers, rounds, ways=tuple(WAYS), name="", said=None, step=0.01
+) -> None:
     """An algorithm, by `make(axis)`, does on four devices what it does on one."""
-    optimizers = (optax.chain(make(axis), optax.sgd(0.01)) for axis in (None, "data"))
+    optimizers = (optax.chain(make(axis), optax.sgd(step)) for axis in (None, "data"))
     one, many = optimizers
     expected = alone(one, num_workers, rounds, said=said)
     for way in ways:
