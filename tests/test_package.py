@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "wire": set(),
     "files": set(),
     "worker": {"wire"},
-    "server": {"worker"},
+    "server": {"wire", "worker"},
     "federation": {"server", "wire", "worker"},
     "algorithms": {"federation", "server", "wire", "worker"},
     "data": {"files"},

@@ -147,6 +147,16 @@ def exchanges(federation: Federation) -> None:
         )
 
 
+def read(federation: Federation, axes: tuple[str, ...]) -> None:
+    """An axis that was read from the gradients' sharding is one to exchange along."""
+    if axes and federation.server.prepare is not None:
+        raise ValueError(
+            f"the gradients' workers lie on {' and '.join(map(repr, axes))}, and the "
+            "server sums h_m + u_m, which travels whole, expected a named axis: "
+            f"axis={(axes[0] if len(axes) == 1 else axes)!r}."
+        )
+
+
 def adds_up(federation: Federation, shards: int) -> None:
     """Workers on several devices can be combined device by device."""
     parts = federation.server.parts

@@ -362,6 +362,12 @@ def test_what_is_refused_on_a_mesh():
                 gdsec_jax.cgd(4, xi=jnp.ones(())),
             )
 
+        refused(
+            "the gradients' workers lie on 'data', and the server sums h_m . u_m, which "
+            "travels whole, expected a named axis: axis='data'.",
+            gdsec_jax.ef21(4, 2),
+        )
+
         algorithm, grads = gdsec_jax.gd(4), jnp.ones((4, 8))
         both = {
             "u": jax.device_put(grads, NamedSharding(two, P("a"))),
