@@ -20,8 +20,9 @@ WINDOW = 2**16  # entries that are taken out of the vector to finish among them
 # Of the sample's k-th entry, in standard deviations of its rank; beside it and the key
 # above it, which find a key that very many entries have: 0, say.
 AROUND = (-4.0, -1.5, -0.5, 0.5, 1.5, 4.0)
-# Below so many entries `jax.lax.top_k` is faster (`gdsec bench select`).
-LEAST = 2**19
+# So few of a vector's entries `jax.lax.top_k` keeps in a heap on a CPU, which is faster
+# (`gdsec bench select`); on a TPU it sorts, and vectors below LEAST are left to it.
+FEW, LEAST = 2**11, 2**18
 
 
 def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
@@ -105,14 +106,13 @@ def _keys(x: jax.Array) -> jax.Array:
 
 def _by_platform(x, k, sort, select):
     """By `jax.lax.top_k` where it is the faster."""
-    if k == 0 or x.size < LEAST:
-        return sort(x)
-    return jax.lax.platform_dependent(
-        x,
-        cpu=lambda x: select(x, WINDOW),
-        tpu=lambda x: select(x, 0),  # which is slow at single entries
-        default=sort,
-    )
+    window = min(WINDOW, max(1, x.size // 128))  # what the guess mostly leaves
+    ways = {"default": sort}
+    if k > FEW:
+        ways["cpu"] = lambda x: select(x, window)
+    if k and x.size >= LEAST:
+        ways["tpu"] = lambda x: select(x, 0)  # single entries are slow there
+    return jax.lax.platform_dependent(x, **ways) if len(ways) > 1 else sort(x)
 
 
 def _mask(x: jax.Array, k: int, window: int) -> jax.Array:

@@ -24,7 +24,7 @@ HERE = {
 }
 FAST = ("encode", "compress", "figures")
 NAMES = (
-    *("compress", "encode", "imports", "leaves", "memory", "network", "rivals"),
+    *("compress", "encode", "imports", "leaves", "memory", "mesh", "network", "rivals"),
     *("round", "scale", "select", "state_dtype", "sweep"),
     "figures",
 )
