@@ -11,12 +11,19 @@ from typing import Any, Literal, get_args, get_origin
 
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.study import config
+from gdsec_jax.study.config import _search
 from gdsec_jax.study.config._method import model_of
 
 PAGE = Path(__file__).parent / "config.md"
 _TABLE = re.compile(r"(<!-- fields: (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
 _NONE = "\N{EN DASH}"
-_NOT_HERE = ("problem", "methods", "channel", "grid")  # but in tables of their own
+_NOT_HERE = (
+    "problem",
+    "methods",
+    "channel",
+    "grid",
+    "search",
+)  # but in tables of their own
 _OF_FIGURES = ("letter", "text", "by_name", "real")
 
 
@@ -38,6 +45,7 @@ def _tables() -> dict[str, str]:
         "server": _table(servers),
         "own": _of_each_method(own, common),
         "channel": _table(config.ChannelConfig.model_fields),
+        "search": _table(_search.SearchConfig.model_fields),
     }
 
 

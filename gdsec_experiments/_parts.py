@@ -34,9 +34,50 @@ def stopwatch() -> Callable[[], float]:
 
 
 def compare(study: figures.Study, **options: Any) -> experiment.Runs:
-    """The runs of all methods of a study's config; the options are `simulate`'s."""
+    """The runs of all methods of a study's config; the options are `simulate`'s.
+
+    A method that draws is run with each seed that reports, none of which had a part in
+    the choice of its parameters: what counts is the run in the middle, by the bits to
+    the target, and all of them are `over_seeds`.
+    """
     options |= {"progress": study.progress}
-    return experiment.compare(study.config, study.folder, study.console, **options)
+    config, each, seeds_of = study.config, {}, {}
+    for label, method in config.methods.items():
+        _, seeds_of[label] = config.seeds_of(label)
+        for seed in seeds_of[label]:
+            each[f"{label} seed {seed}"] = method.model_copy(update={"seed": seed})
+        if not seeds_of[label]:
+            each[label] = method
+    whole = config.model_copy(update={"methods": each})
+    runs = experiment.compare(whole, study.folder, study.console, **options)
+
+    def bits(history):
+        cost = history.cost_to(runs.target_error)
+        return (cost is None, cost.bits if cost else history.objective_error[-1])
+
+    histories, over_seeds = {}, {}
+    for label, seeds in seeds_of.items():
+        own = [runs.histories[f"{label} seed {seed}"] for seed in seeds]
+        if own:
+            over_seeds[label] = sorted(own, key=bits)
+            histories[label] = over_seeds[label][(len(own) - 1) // 2]
+        else:
+            histories[label] = runs.histories[label]
+    return runs._replace(config=config, histories=histories, over_seeds=over_seeds)
+
+
+def of_seeds(runs: experiment.Runs) -> str:
+    """Which methods draw, and with which seeds, in words."""
+    drawn = [label for label in runs.histories if label in runs.over_seeds]
+    if not drawn:
+        return ""
+    _, seeds = runs.config.seeds_of(drawn[0])
+    which = listed([str(seed) for seed in seeds])
+    return (
+        f"{listed(drawn)} {'draws' if len(drawn) == 1 else 'draw'} at random: shown is "
+        f"the run in the middle, by the bits to the target, of seeds {which}, which "
+        "had no part in the choice of parameters."
+    )
 
 
 def sweep(
@@ -146,8 +187,8 @@ def section_of_runs(
         table=costs(runs),
         claims=[*claims(runs), fewest_bits(ours, spent(runs), leavers(runs))],
         chosen=how_chosen(study.config, runs.problem),
-        first=first_line(ours, spent(runs), leavers(runs)),
-        note=runs.problem.note,
+        first=f"{first_line(ours, spent(runs), leavers(runs))} {slower(runs, ours)}",
+        note=f"{of_seeds(runs)} {runs.problem.note}".strip(),
         bands=_bands(runs, few),
         seconds=seconds(),
     )
@@ -265,6 +306,16 @@ def first_line(
     return f"Here not {ours} sends the least to the target, but {listed(words)}."
 
 
+def slower(runs: experiment.Runs, ours: str) -> str:
+    """How many more rounds ours takes than the rule lets it, if it does, in words."""
+    baseline = runs.config.baseline()
+    needed = spent(runs)
+    ratio = needed[ours][0] / needed[baseline][0]
+    if not np.isfinite(needed[ours][0]) or ratio <= 1 + runs.config.slack:
+        return ""
+    return f"But it takes {ratio:.2f} times the rounds of {baseline} at its best step."
+
+
 def listed(words: Sequence[str]) -> str:
     """In a sentence: a, b and c."""
     *others, last = words
@@ -292,7 +343,21 @@ def costs(runs: experiment.Runs) -> pd.DataFrame:
     """What each method needs to the target: rounds, both ways' bits, evaluations."""
     config = runs.config
     frame = report.costs(runs.histories, config.target, baseline=config.baseline())
+    if runs.over_seeds:
+        frame = frame.assign(**{"Mbit over seeds": [*map(_range(runs), frame.method)]})
     return frame.rename(columns={"rounds": TO_THE_TARGET})
+
+
+def _range(runs: experiment.Runs) -> Callable[[str], str]:
+    """The least and the most bits to the target, of a method that draws."""
+
+    def told(label):
+        found = [x.cost_to(runs.target_error) for x in runs.over_seeds.get(label, ())]
+        bits = [cost.bits / 1e6 if cost else np.inf for cost in found]
+        ends = ["never" if x == np.inf else f"{x:.3g}" for x in sorted(bits)]
+        return f"{ends[0]} to {ends[-1]}" if ends else "-"
+
+    return told
 
 
 def how_chosen(config: configs.RunConfig, problem: problems.Problem) -> pd.DataFrame:
@@ -300,7 +365,7 @@ def how_chosen(config: configs.RunConfig, problem: problems.Problem) -> pd.DataF
     rows = []
     for label, method in config.methods.items():
         said = method.model_dump(exclude_unset=True)
-        hidden = ("name", "chosen", "grid")
+        hidden = ("name", "chosen", "grid", "search")
         fields = {
             name: said[name]
             for name in type(method).names()

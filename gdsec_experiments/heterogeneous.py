@@ -24,4 +24,6 @@ def _compared(runs) -> report.Claim:
     if scalar is None or coordinate is None:
         return report.Claim(text, None, "one of the two does not reach the target")
     ratio = coordinate.bits / scalar.bits
-    return report.Claim(text, ratio < 1, f"it needs {ratio:.2f} times the bits")
+    rounds = coordinate.rounds / scalar.rounds
+    measured = f"it needs {ratio:.2f} times the bits and {rounds:.2f} times the rounds"
+    return report.Claim(text, ratio < 1, measured)

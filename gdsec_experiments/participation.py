@@ -36,7 +36,7 @@ def section(study: figures.Study) -> report.Section:
             _diverges(runs, "uniform beta 1"),
         ],
         chosen=parts.how_chosen(study.config, runs.problem),
-        note=_first_round(runs),
+        note=f"{_first_round(runs)} {parts.of_seeds(runs)}",
         bands=parts.UPS_AND_DOWNS,
         seconds=seconds(),
     )

@@ -35,10 +35,13 @@ def section(study: figures.Study) -> report.Section:
 
 
 def _seeds_alone(config):
-    """The config without the grids that its parameters were chosen from."""
-    methods = {x: m.model_copy(update={"grid": {}}) for x, m in config.methods.items()}
-    grid = {"seed": config.grid["seed"]}
-    return config.model_copy(update={"grid": grid, "methods": methods})
+    """The config with the seeds that report as its grid, and no search."""
+    methods = {
+        x: m.model_copy(update={"search": {}}) for x, m in config.methods.items()
+    }
+    _, reporting = config.seeds_of(parts.ours_of(config))
+    given = {"grid": {"seed": (*reporting,)}, "methods": methods, "search": None}
+    return config.model_copy(update=given)
 
 
 def _panel(swept, methods, target, x, label):

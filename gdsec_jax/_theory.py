@@ -31,6 +31,7 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
     gd                              1/L
     iag                             1/(M L), heuristic
     qgd, natural, terngrad, rand_k  1/(L + 2 omega L_max/M)
+    rand_k, common draws            1/(L (1 + omega))
     ef21                            1/(L + L~ sqrt(b/t))
     clag                            1/(L + L~ sqrt(B/A))
     diana                           1/(L_max (1 + 6 omega/M))
@@ -175,6 +176,10 @@ def _rand_k(problem: Problem, parameters) -> Theory:
     if parameters.get("error_feedback"):
         return _gradient_descent(problem, parameters)
     piece = worker.random_k(parameters["k"], **_scope(parameters))
+    if parameters.get("common"):  # E|S g|^2 = (1 + omega) |g|^2 of the sum g itself
+        omega = worker.variance_of(piece, problem.init_params)
+        step = 1 / (float(problem.smoothness) * (1 + omega))
+        return Theory(step, {}, False, METHODS["rand_k"].paper)
     return _memoryless(problem, piece)
 
 

@@ -119,6 +119,7 @@ def rand_k(
     k: float,
     *,
     error_feedback: bool = False,
+    common: bool = False,
     scope: Scope = "message",
     key=0,
     state_dtype: DTypeLike | None = None,
@@ -138,6 +139,9 @@ def rand_k(
 
     Args:
       error_feedback: whether an error memory takes the place of the scaling.
+      common: whether all workers draw the same entries, so that k values travel without
+        their places. The sum is (D/k) S of the gradient of f then, whose noise vanishes
+        at the solution, which it reaches; the step is :math:`1/(L (1 + \omega))`.
       state_dtype: dtype of the error memory, if there is one.
 
     Returns:
@@ -152,7 +156,7 @@ def rand_k(
       Stich, Cordonnier, Jaggi, Sparsified SGD with Memory, 2018,
       https://arxiv.org/abs/1809.07599
     """
-    piece = pieces.random_k(k, scaled=not error_feedback, scope=scope)
+    piece = pieces.random_k(k, scaled=not error_feedback, scope=scope, common=common)
     if error_feedback:
         piece = pieces.error_feedback(piece, state_dtype=state_dtype)
     return federate(piece, num_workers, key=key, **options)

@@ -17,8 +17,8 @@ from gdsec_jax.wire import Packing, packing_of
 from gdsec_jax.wire import _words as wire_words
 from gdsec_jax.wire._codes import Code, whole_of
 from gdsec_jax.wire._words import Words
-from gdsec_jax.worker import LowRankState, Piece
-from gdsec_jax.worker._vectors import some, tree_of, vectors
+from gdsec_jax.worker import CommonEntriesState, LowRankState, Piece
+from gdsec_jax.worker._vectors import lengths, some, tree_of, vectors
 
 _MANY_LEAVES = 16  # above which a collective for each costs more than a copy
 
@@ -65,7 +65,7 @@ def total(federation: Any, messages: Any, made: Any, params: Any) -> Any:
     words = words_of(federation.worker, states, params, federation.server.capacity)
     packing = packing_of(states)
     if packing is not None and packing.payload is not None:
-        return _of_factors(spread, packing, messages, states, made.formed)
+        return _of_payload(spread, packing, messages, states, made.shared)
     parts = federation.server.parts
     if parts is not None:
         return _in_parts(spread, words, messages, packing, parts)
@@ -127,31 +127,41 @@ def _whole(spread: Spread, messages: Any) -> Any:
     return tree_of([spread.summed_by_all(vector)], own, "message")
 
 
-def _of_factors(spread, packing: Packing, messages, states, formed) -> Any:
-    """The sum of matrices of low rank, by their factors."""
-    (known,) = _trees.of_type(states, LowRankState)
-    leaves, structure = jax.tree.flatten(messages)
+def _of_payload(spread, packing: Packing, messages, states, shared) -> Any:
+    """The sum, by what travels in the messages' stead."""
     sent = jax.vmap(some)(messages)
-    sums, others = [None] * len(leaves), {}
-    payloads = jax.tree.map(
+    payload = jax.tree.map(
         lambda x: jnp.where(_trees.along(sent, x), x, 0), packing.payload
     )
-    for number, (leaf, own) in enumerate(zip(leaves, payloads, strict=True)):
+    like = _one_of(messages)
+    if _trees.of_type(states, CommonEntriesState):
+        sums = spread.summed(_trees.over_workers(payload))
+        scope = "message" if len(sums) == 1 else "leaf"
+        sizes = lengths(like, scope)
+        pieces = [
+            jnp.zeros(size, sum.dtype).at[index].set(sum)
+            for size, index, sum in zip(sizes, shared, sums, strict=True)
+        ]
+        return tree_of(pieces, like, scope)
+    return _of_factors(spread, payload, like, states, shared)
+
+
+def _of_factors(spread, payload, like, states, shared) -> Any:
+    """The sum of matrices of low rank, by their factors, and of other leaves."""
+    (known,) = _trees.of_type(states, LowRankState)
+    leaves, structure = jax.tree.flatten(like)
+    sums, others = [None] * len(leaves), {}
+    for number, (leaf, own) in enumerate(zip(leaves, payload, strict=True)):
         dtype = _trees.widest(leaf.dtype, jnp.float32)
-        shape = leaf.shape[1:]
         if isinstance(known.right[number], tuple):
             others[number] = _trees.over_workers(own)
-        elif formed is not None and formed[number] is not None:
-            sums[number] = formed[number].astype(dtype).reshape(shape)
+        elif shared is not None:
+            both = shared[number]
+            sums[number] = (both.left @ both.right.T).astype(dtype).reshape(leaf.shape)
         else:
-            left, right = spread.everyones((own.left, own.right))
-            product = jnp.einsum(
-                "mir,mjr->ij",
-                left.astype(dtype),
-                right.astype(dtype),
-                precision="highest",
-            )
-            sums[number] = product.reshape(shape)
+            factors = (x.astype(dtype) for x in spread.everyones(own))
+            product = jnp.einsum("mir,mjr->ij", *factors, precision="highest")
+            sums[number] = product.reshape(leaf.shape)
     for number, sum in spread.summed(others).items():
         sums[number] = sum
     return jax.tree.unflatten(structure, sums)

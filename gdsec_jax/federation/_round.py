@@ -108,7 +108,7 @@ class Answers(NamedTuple):
     states: Any  # the pipelines' next ones
     present: Any  # bool [M], who takes part after all
     overflowed: Any  # bool [M], who lost entries that are not finite
-    formed: Any = None  # of their sum what the pipeline has formed, see `Piece.sum_of`
+    shared: Any = None  # of the states, by all workers: see `Piece.shared`
     total: Any = ()  # what the server combined of the messages, leaves [*param]
     uploads: Any = ()  # what they cost, `Uploads`
 
@@ -140,7 +140,7 @@ def respond(
         total = _exchange.total(federation, arrived, made, common.previous)
     else:
         total = federation.spread.summed(server.combine(summands, workers.delay))
-    return made._replace(messages=messages, total=total, formed=None)
+    return made._replace(messages=messages, total=total, shared=None)
 
 
 def compress(
@@ -148,9 +148,9 @@ def compress(
 ) -> Answers:
     """What each worker would send, if it may; its arguments are those of `respond`."""
     messages, states = _pipelines(federation, common, workers, alone)
-    formed = None
-    if federation.spread.axes and federation.worker.sum_of is not None:
-        formed = federation.worker.sum_of(jax.tree.map(lambda x: x[0], states))
+    shared = None
+    if federation.spread.axes and federation.worker.shared is not None:
+        shared = federation.worker.shared(jax.tree.map(lambda x: x[0], states))
     if not federation.worker.travels:
         messages = flush(_trees.cast_like(messages, common.previous))
     if federation.drops and federation.component_wise:
@@ -166,7 +166,7 @@ def compress(
     before = jax.vmap(rested, axis_size=present.size)(workers.states)
     states = _trees.where(present, states, before)
     lost = jnp.zeros_like(present)
-    return Answers(only(messages, present), states, present, lost, formed)
+    return Answers(only(messages, present), states, present, lost, shared)
 
 
 def step(federation: Federation, now: Round, said: Answers) -> Outcome:

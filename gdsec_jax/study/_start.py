@@ -46,12 +46,13 @@ def methods() -> None:
 def configs() -> None:
     """List the configs that come with the package: gdsec run, sweep and tune take them.
 
-    And of each where its data are now, and whether it has grids to sweep.
+    And of each where its data are now, and whether it has grids to sweep or a search to
+    tune by.
     """
     from gdsec_jax.study import config
 
     found = {entry.name: entry.found for entry in datasets.available()}
-    names = ("name", "what it is", "data", "found in", "grid")
+    names = ("name", "what it is", "data", "found in", "has")
     table = rich.table.Table(*names, box=None, padding=(0, 1, 0, 0))
     for name, path in shipped.paths().items():
         one = config.load(path)
@@ -60,7 +61,8 @@ def configs() -> None:
         if problem.kind == "network":
             at += "; needs flax"
         grids = (one.grid, problem.grid, *(m.grid for m in one.methods.values()))
-        table.add_row(name, one.title, problem.data, at, "yes" if any(grids) else "")
+        has = "search" if one.search else "grids" if any(grids) else ""
+        table.add_row(name, one.title, problem.data, at, has)
     rich.console.Console().print(table)
 
 

@@ -33,7 +33,7 @@ gdsec --version says which version this is, gdsec doctor what it finds here.
 GDSEC_DATA_DIR names a folder of data sets, GDSEC_CACHE_DIR that of downloads."""
 
 # Fields that are tables of any names: no options of the command.
-_IN_FILES_ALONE = ("grid", "options", "real")
+_IN_FILES_ALONE = ("grid", "options", "real", "search")
 # Options of run that take no value.
 _FLAGS = ("norms", "append", "distributed", "all-formats")
 

@@ -42,6 +42,7 @@ class Runs(NamedTuple):
     config: configs.RunConfig
     problem: problems.Problem
     histories: dict[str, History]  # by label
+    over_seeds: Mapping[str, list[History]] = {}  # of a figure's methods that draw
 
     @property
     def methods(self) -> dict[str, str]:
@@ -355,44 +356,73 @@ def tune(
     console: rich.console.Console,
     **options: Any,
 ) -> configs.RunConfig:
-    """Each method's parameters by one rule, from its declared grid.
+    """Each method's parameters by one rule, from its grid or by a search.
 
     First the baseline, by the fewest bits to the target; then the others by the same
-    rule among the settings that take at most `slack` more rounds than it.
+    rule among the settings that take at most `slack` more rounds than it. A method
+    whose search names another one takes what was chosen for that.
     """
     if config.problem.grid:
         raise ValueError(
             f"problem.grid is {config.problem.grid!r}, expected none: gdsec tune "
             "chooses parameters of methods alone."
         )
-    _has_a_grid(config, name)
+    if config.search is None:
+        _has_a_grid(config, name)
     chosen, baseline = {}, config.baseline()
+    starts = {label: config.starts_of(label) for label in config.methods}
+    follows = {x for x, own in starts.items() if any(map(_is_label, own.values()))}
+    order = sorted(config.methods, key=lambda x: (x != baseline, x in follows))
     with prepared(config, console) as problem:
         _say_constants(console, config.problem, problem)
         folder = _whole.folder(results / name)
         first = float(problem.error(problem.init_params))
         target = max(config.target * first, problem.resolution)
 
-        def swept() -> Iterator[Any]:
-            baseline_first = sorted(config.methods, key=lambda x: x != baseline)
-            for number, label in enumerate(baseline_first, 1):
-                words = f"{label}, {number} of {len(config.methods)}"
-                path = folder / f"{label} tune.nc"
-                own: dict[str, Any] = {"progress": words, "path": path} | options
-                one = tuning.sweep_method(config, label, problem, **own)
-                yield label, one, tuning.axes_of(config, label), target
+        def within(label: str, number: int, most_rounds: float) -> tuning.Choice:
+            words = f"{label}, {number} of {len(config.methods)}"
+            own: dict[str, Any] = {"progress": words} | options
+            if starts[label]:
+                given = (config, label, problem, target, most_rounds)
+                return tuning.search_method(*given, folder=folder, **own)
+            own = {"path": folder / f"{label} tune.nc"} | own
+            swept = tuning.sweep_method(config, label, problem, **own)
+            axes = tuning.axes_of(config, label)
+            return tuning.choose(swept, axes, target, most_rounds)
 
-        for label, choice in tuning.choices(swept(), baseline, config.slack):
+        asked = (
+            (label, functools.partial(within, label, number))
+            for number, label in enumerate(order, 1)
+            if label not in follows
+        )
+        for label, choice in tuning.choices(asked, baseline, config.slack):
             given = config.methods[label]
             # Of one setting the config may say better why it is the one.
             why = choice.why if choice.number > 1 else given.chosen or choice.why
-            best = configs.varied(given, **choice.setting)
-            kept = {"chosen": why, "grid": given.grid}
-            chosen[label] = best.model_copy(update=kept)
+            chosen[label] = _with_choice(given, choice.setting, why)
             values = ", ".join(f"{n} = {v!r}" for n, v in choice.setting.items())
             say(console, f"{label}: {values or 'nothing to choose'}: {choice.why}")
+            # No other method has use for its programs, and some hundreds of them
+            # are more than a process can map.
+            jax.clear_caches()
+        for label in follows:
+            taken = {x: getattr(chosen[str(of)], x) for x, of in starts[label].items()}
+            others = " and ".join(dict.fromkeys(map(str, starts[label].values())))
+            why = f"{', '.join(taken)} of {others}"
+            chosen[label] = _with_choice(config.methods[label], taken, why)
     methods = {label: chosen[label] for label in config.methods}
     return config.model_copy(update={"methods": methods})
+
+
+def _is_label(start: Any) -> bool:
+    return isinstance(start, str)
+
+
+def _with_choice(
+    given: configs.MethodConfig, setting: Mapping[str, Any], why: str
+) -> configs.MethodConfig:
+    kept = {"chosen": why, "grid": given.grid, "search": given.search}
+    return configs.varied(given, **setting).model_copy(update=kept)
 
 
 def say(console: rich.console.Console, line: str) -> None:

@@ -27,7 +27,13 @@ from gdsec_jax.worker._memories import (
 )
 from gdsec_jax.worker._piece import Piece, chain, check_unbiased, declare, variance_of
 from gdsec_jax.worker._quantisers import grid, natural, qsgd, sign, terngrad
-from gdsec_jax.worker._sparsifiers import cast, random_k, top_k, whole
+from gdsec_jax.worker._sparsifiers import (
+    CommonEntriesState,
+    cast,
+    random_k,
+    top_k,
+    whole,
+)
 from gdsec_jax.worker._triggers import (
     CLAGState,
     FirstWholeState,
@@ -43,6 +49,7 @@ from gdsec_jax.worker._vectors import Scope
 __all__ = [
     "WORKER_AXIS",
     "CLAGState",
+    "CommonEntriesState",
     "ErrorFeedbackState",
     "FirstWholeState",
     "GradientChangeState",

@@ -171,15 +171,11 @@ def _power_iteration(rank: int, key, factorise, sums_over_workers: bool):
         packing = Packing(Code(dense=True), payload=payload)
         return message, LowRankState(rights, packing, known_to_all)
 
-    def sum_of(state):
-        """For each leaf the sum of all workers' messages; None of a vector."""
-        return [both.left @ both.right.T if both else None for both in state.common]
-
     return Piece(
         init,
         update,
         sums_over_workers=sums_over_workers,
-        sum_of=sum_of if sums_over_workers else None,
+        shared=(lambda state: state.common) if sums_over_workers else None,
     )
 
 

@@ -199,7 +199,7 @@ def _with_memory(
             u = as_it_travels(u, params, extra_args)
         return u, kind(remember(memory, v, arrived(u, extra_args)), inner)
 
-    inner = compressor.sum_of
+    shared = compressor.shared
     return Piece(
         init,
         update,
@@ -207,5 +207,5 @@ def _with_memory(
         sums_over_workers=compressor.sums_over_workers,
         travels=True,
         most_entries=compressor.most_entries,
-        sum_of=None if inner is None else lambda state: inner(state.compressor),
+        shared=None if shared is None else lambda state: shared(state.compressor),
     )

@@ -42,9 +42,9 @@ class Piece(optax.GradientTransformationExtraArgs):
       most_entries: from the parameters, or their shapes, to the most non-zeros that a
         message has, an int, unless it is said to be `wire.Whole`; None for any number.
       keeps_zeros: whether an entry that is 0 is 0 in the message.
-      sum_of: from the state after a round to the leaves [*param], in any shape, of the
-        sum of all workers' messages, where the piece has formed them anyhow, and None
-        in the place of a leaf that it has not; None for a piece that forms none.
+      shared: from the state after a round to what of it all workers have in common,
+        whoever is there: sums that the piece has formed, draws with `round_key`; None
+        where nothing is.
 
     Examples:
       >>> from gdsec_jax import worker
@@ -61,7 +61,7 @@ class Piece(optax.GradientTransformationExtraArgs):
     variance: Callable[[Any], float] | None = None
     most_entries: Callable[[Any], int] | None = None
     keeps_zeros: bool = False
-    sum_of: Callable[[Any], Any] | None = None
+    shared: Callable[[Any], Any] | None = None
 
     def __new__(
         cls,
@@ -74,7 +74,7 @@ class Piece(optax.GradientTransformationExtraArgs):
         variance: Callable[[Any], float] | None = None,
         most_entries: Callable[[Any], int] | None = None,
         keeps_zeros: bool = False,
-        sum_of: Callable[[Any], Any] | None = None,
+        shared: Callable[[Any], Any] | None = None,
     ):
         self = super().__new__(cls, init, update)
         self.component_wise = component_wise
@@ -83,7 +83,7 @@ class Piece(optax.GradientTransformationExtraArgs):
         self.variance = variance
         self.most_entries = most_entries
         self.keeps_zeros = keeps_zeros
-        self.sum_of = sum_of
+        self.shared = shared
         return self
 
 
@@ -154,7 +154,7 @@ def chain(*pieces: optax.GradientTransformation) -> Piece:
         travels=bool(declared) and declared[-1].travels,
         most_entries=_most_of(declared),
         keeps_zeros=all(piece.keeps_zeros for piece in declared),
-        sum_of=_sum_of_last(declared),
+        shared=_shared_by_last(declared),
     )
 
 
@@ -168,8 +168,8 @@ def _most_of(pieces: list[Piece]) -> Callable[[Any], int] | None:
     return None
 
 
-def _sum_of_last(pieces: list[Piece]) -> Callable[[Any], Any] | None:
-    last = pieces[-1].sum_of if pieces else None
+def _shared_by_last(pieces: list[Piece]) -> Callable[[Any], Any] | None:
+    last = pieces[-1].shared if pieces else None
     return None if last is None else lambda state: last(state[-1])
 
 

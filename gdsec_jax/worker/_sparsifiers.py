@@ -2,13 +2,13 @@
 
 import math
 from numbers import Integral, Real
-from typing import get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from gdsec_jax import _checks, _trees
+from gdsec_jax import _checks, _masks, _trees
 from gdsec_jax.wire import Code, Packing
 from gdsec_jax.worker._piece import Piece, no_state
 from gdsec_jax.worker._select import mask_of_largest
@@ -60,7 +60,17 @@ def top_k(k: float, *, scope: Scope = "message") -> Piece:
     return Piece(no_state, update, most_entries=most_entries, keeps_zeros=True)
 
 
-def random_k(k: float, *, scaled: bool = True, scope: Scope = "message") -> Piece:
+@_trees.state
+class CommonEntriesState(NamedTuple):
+    """State of `random_k` with common draws."""
+
+    index: Any  # int32 [k], of each vector: where the values stand, for all workers
+    packing: Packing  # the values, which travel without their places
+
+
+def random_k(
+    k: float, *, scaled: bool = True, scope: Scope = "message", common: bool = False
+) -> Piece:
     r"""Send k entries drawn uniformly without replacement.
 
     .. math:: C(v)_i = (D/k) v_i \text{ for the k drawn, else } 0; \quad
@@ -71,9 +81,13 @@ def random_k(k: float, *, scaled: bool = True, scope: Scope = "message") -> Piec
       scaled: whether entries are scaled by D/k, which makes C unbiased; without it,
         :math:`E \|C(v) - v\|^2 = (1 - k/D) \|v\|^2`, for an error memory.
       scope: "message", or "leaf": k entries of every leaf.
+      common: whether all workers draw the same entries in a round, with `round_key`.
+        Then their places need not travel, and k values are all that does, zeros
+        included. The workers' errors are those of their sum then: they do not average
+        out, and methods that count on that do not take it: its variance is not said.
 
     Returns:
-      An unbiased `worker.Piece` if scaled. Its update needs `key`.
+      An unbiased `worker.Piece` if scaled. Its update needs `key`, or `round_key`.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -90,9 +104,20 @@ def random_k(k: float, *, scaled: bool = True, scope: Scope = "message") -> Piec
     check_number(k)
     _checks.one_of("scope", scope, get_args(Scope))
 
+    _checks.of_kind("common", common, bool, "True or False")
+
+    def init(params):
+        if not common or _trees.stand_in(params):
+            return () if not common else 0
+        numbers = [number_of(k, size) for size in lengths(params, scope)]
+        dtype = jnp.dtype(_trees.widest(*map(jnp.result_type, jax.tree.leaves(params))))
+        values = [jnp.zeros(number, dtype) for number in numbers]
+        index = [jnp.zeros(number, jnp.int32) for number in numbers]
+        return CommonEntriesState(index, Packing(Code(dense=True), payload=values))
+
     def update(updates, state, params=None, **extra_args):
-        del params
-        key = needed(extra_args, "key", "random_k")
+        key = needed(extra_args, "round_key" if common else "key", "random_k")
+        like = extra_args.get("like") if params is None else params
         pieces = vectors(updates, scope)
         keys = jax.random.split(key, len(pieces))
         chosen = [
@@ -103,22 +128,25 @@ def random_k(k: float, *, scaled: bool = True, scope: Scope = "message") -> Piec
             for own, v in zip(keys, pieces, strict=True)
         ]
         if not scaled:
-            return _keep(updates, chosen, scope), state
-        sent = [
-            jnp.where(mask, v * (v.size / max(1, number_of(k, v.size))), 0)
-            for mask, v in zip(chosen, pieces, strict=True)
-        ]
-        return tree_of(sent, updates, scope), state
+            message = _keep(updates, chosen, scope)
+        else:
+            sent = [
+                jnp.where(mask, v * (v.size / max(1, number_of(k, v.size))), 0)
+                for mask, v in zip(chosen, pieces, strict=True)
+            ]
+            message = tree_of(sent, updates, scope)
+        return message, _without_places(message, like, chosen, state, scope)
 
     def omega(length):
         return length / number_of(k, length) - 1
 
-    variance = variance_by(omega, scope) if scaled else None
+    variance = variance_by(omega, scope) if scaled and not common else None
     most_entries = _most_entries(k, scope)
     return Piece(
-        no_state,
+        init,
         update,
         variance=variance,
+        shared=(lambda state: state.index) if common else None,
         most_entries=most_entries,
         keeps_zeros=True,
     )
@@ -208,6 +236,18 @@ def number_of(k: float, length: int) -> int:
     if isinstance(k, Integral):
         return min(int(k), length)
     return math.ceil(k * length * (1 - 1e-12))  # 0.07 * 100 is a little more than 7
+
+
+def _without_places(message, like, chosen, state, scope: Scope):
+    """The values as they travel, at entries that all workers know."""
+    if not isinstance(state, CommonEntriesState):
+        return state
+    travels = _trees.flush(_trees.cast_like(message, like))
+    known = zip(vectors(travels, scope), chosen, state.index, strict=True)
+    index = [_masks.where_set(mask, place.size) for _, mask, place in known]
+    pieces = zip(vectors(travels, scope), index, state.packing.payload, strict=True)
+    values = [v[place].astype(was.dtype) for v, place, was in pieces]
+    return CommonEntriesState(index, Packing(Code(dense=True), payload=values))
 
 
 def _most_entries(k: float, scope: Scope):

@@ -10,7 +10,7 @@ import pytest
 import rich.console
 import xarray as xr
 from cases import slow_but
-from inside import Axis, _grid
+from inside import Axis, _grid, _sweep
 
 from gdsec_experiments import _parts as parts
 from gdsec_jax.study import config as configs
@@ -505,3 +505,187 @@ def test_the_rounds_of_the_baseline_are_those_of_its_choice(tmp_path, quiet):
     assert cost is not None
     most = (1 + tuned.slack) * cost.rounds
     assert tuned.methods["all"].chosen.endswith(f"within {most:,.0f} rounds")
+
+
+# A search in the place of grids
+
+SEARCH = {
+    "num_rounds": 120,
+    "target": 1e-2,
+    "slack": 0.2,
+    "wire": "rle",
+    "search": {"settings": 9, "batch": 4, "seeds": 4},
+    "problem": PROBLEM | {"regularization": 0.1},
+    "methods": {
+        "SEC": {"name": "gdsec", "search": {"xi": 1.0, "beta": 0.1}},
+        "same": {"name": "gdsoec", "xi": 5.0, "search": {"xi": "SEC", "beta": "SEC"}},
+        "top-j": {"name": "top_j", "search": {"k": 3, "step_factor": 0.5}},
+        "GD": {"name": "gd"},
+        "QGD": {"name": "qgd", "search": {"levels": 4}},
+    },
+}
+SEARCH["methods"]["same"]["search"]["step_factor"] = "SEC"
+
+
+def cost_by_hand(config, label, problem, setting, seeds):
+    """Medians of rounds and bits, each seed's run simulated alone; inf for never."""
+    target = config.target * float(problem.error(problem.init_params))
+    found = []
+    for seed in seeds or [None]:
+        method = configs.varied(config.methods[label], **setting)
+        method = method.model_copy(update={"seed": seed})
+        history = experiment.simulate_method(config, label, method, problem)
+        stays = history.outcome == "completed"
+        stays = stays and np.median(history.objective_error[-12:]) <= target
+        cost = history.cost_to(target) if stays else None
+        found.append((cost.rounds, cost.bits) if cost else (INF, INF))
+    return tuple(np.median(found, axis=0))
+
+
+@pytest.mark.slow
+def test_what_a_search_finds_has_no_better_neighbour(tmp_path, quiet):
+    config = configs.validate(SEARCH, "test")
+    tuned = experiment.tune(config, "toy", tmp_path, quiet)
+    said = {label: method.chosen for label, method in tuned.methods.items()}
+    assert list(tuned.methods) == list(config.methods)
+    with experiment.prepared(config) as problem:
+        rounds, _ = cost_by_hand(
+            config, "GD", problem, {"step_factor": tuned.methods["GD"].step_factor}, []
+        )
+        for label in ("GD", "SEC", "top-j", "QGD"):
+            most = INF if label == "GD" else 1.2 * rounds
+            ladders = tuning.lattice_of(config, label, problem)
+            method, seeds = tuned.methods[label], [0, 1] if label == "QGD" else []
+            best = {name: getattr(method, name) for name in ladders}
+            own = cost_by_hand(config, label, problem, best, seeds)
+            assert np.isfinite(own).all() and own[0] <= most
+            for name, ladder in ladders.items():
+                place = ladder.values.index(best[name])
+                for other in ladder.values[max(place - 1, 0) : place + 2]:
+                    setting = best | {name: other}
+                    cost = cost_by_hand(config, label, problem, setting, seeds)
+                    assert cost[0] > most or cost[1] >= own[1], (label, setting)
+            assert re.match(r"of 9 (and \d+ more )?settings \(", said[label])
+            assert "step_factor" in said[label]
+            if label != "GD":
+                assert f"within {most:,.0f} rounds" in said[label]
+    assert said["QGD"].count("by the medians of seeds 0 to 1") == 1
+    assert "seeds" not in said["SEC"] + said["top-j"] + said["GD"]
+    same, ours = tuned.methods["same"], tuned.methods["SEC"]
+    names = ("xi", "beta", "step_factor")
+    assert [getattr(same, n) for n in names] == [getattr(ours, n) for n in names]
+    assert same.chosen == "xi, beta, step_factor of SEC"
+    # Where it begins is kept: from there it finds the same again.
+    again = experiment.tune(tuned, "again", tmp_path, quiet)
+    assert again == tuned == configs.validate(tuned.model_dump(mode="json"), "tuned")
+
+
+@pytest.mark.slow
+def test_a_search_that_was_killed_goes_on(tmp_path, quiet, monkeypatch):
+    fields = dict(SEARCH) | {"methods": {"GD": {"name": "gd"}, "SEC": {}}}
+    fields["methods"]["SEC"] = SEARCH["methods"]["SEC"]
+    config = configs.validate(fields, "test")
+    expected = experiment.tune(config, "undisturbed", tmp_path, quiet)
+    ran, run_batch = [], _sweep.run_batch
+
+    def counted(plan, settings, *rest):
+        if len(ran) == 4:  # the second of GD-SEC
+            raise KeyboardInterrupt
+        ran.append([*settings])
+        return run_batch(plan, settings, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_sweep, "run_batch", counted)
+        with pytest.raises(KeyboardInterrupt):
+            experiment.tune(config, "killed", tmp_path, quiet)
+    later = []
+
+    def also(plan, settings, *rest):
+        later.append([*settings])
+        return run_batch(plan, settings, *rest)
+
+    monkeypatch.setattr(_sweep, "run_batch", also)
+    assert experiment.tune(config, "killed", tmp_path, quiet) == expected
+    assert not [batch for batch in later if batch in ran]
+    number = len(list((tmp_path / "undisturbed").glob("*.nc")))
+    assert len(ran) + len(later) == number
+
+
+def test_ladders_end_where_values_do():
+    methods = {
+        "sec": {"name": "gdsec", "search": {"xi": 20.0, "beta": 0.1}},
+        "few": {"name": "top_j", "search": {"k": 5}},
+        "share": {"name": "top_j", "search": {"k": 0.1}},
+        "avg": {"name": "gd", "search": {"local_steps": 4}},
+        "own step": {"name": "gd", "search": {"learning_rate": 0.5}},
+    }
+    fields = {"search": {"most": {"local_steps": 10, "xi": 100.0}}, "methods": methods}
+    config = configs.validate(fields | {"problem": PROBLEM}, "test")
+    with experiment.prepared(config) as problem:  # of six features
+        found = {x: tuning.lattice_of(config, x, problem) for x in config.methods}
+    assert [*found["sec"]] == ["step_factor", "xi", "beta"]
+    assert found["sec"]["step_factor"].values[31:34] == (0.5, 1.0, 2.0)
+    assert found["sec"]["xi"].values[-3:] == (10.0, 30.0, 100.0)
+    assert found["sec"]["beta"].values[-3:] == (0.1, 0.3, 1.0)
+    assert found["few"]["k"].values == (1, 2, 4)
+    assert found["share"]["k"].values[-2:] == (0.3, 1.0)
+    assert found["avg"]["local_steps"].values == (1, 2, 4, 8)
+    assert [*found["own step"]] == ["learning_rate"]
+    assert found["own step"]["learning_rate"].values[31:34] == (0.25, 0.5, 1.0)
+
+
+def test_who_draws_has_seeds_that_choose_and_others_that_report():
+    methods = {
+        "GD": {"name": "gd"},
+        "QGD": {"name": "qgd"},
+        "half": {"name": "gd", "participation": 0.5},
+        "in turn": {"name": "gd", "participation": 0.5},
+        "link": {"name": "gd", "channel": {"erasure_probability": 0.1}},
+    }
+    methods["in turn"]["participation_rule"] = "round_robin"
+    fields = {"search": {"seeds": 6}, "methods": methods}
+    config = configs.validate(fields, "test")
+    drawn = {label for label in methods if config.seeds_of(label) != ([], [])}
+    assert drawn == {"QGD", "half", "link"}
+    choosing, reporting = config.seeds_of("QGD")
+    assert (choosing, reporting) == ([0, 1, 2], [3, 4, 5])
+    for also in ({"problem": {"batch_size": 2}}, {"channel": {"compute_s": 1.0}}):
+        every = configs.validate(fields | also, "test")
+        assert all(every.seeds_of(label) == (choosing, reporting) for label in methods)
+    assert configs.validate({"methods": methods}, "test").seeds_of("QGD") == ([], [])
+
+
+WRONG = """
+search.xi = 1.0 |  | methods.X: search is given, expected the table [search] with it
+grid.xi = [1.0] | search = {} | methods.X: it has a grid and a search, expected one
+search.xi = -1.0 | search = {} | methods.X: with step_factor = 1.0, xi = -1.0 of the gr
+search.zeta = 1.0 | search = {} | methods.X: with step_factor = 1.0, zeta = 1.0 of the
+search.xi = "GD" | search = {} | methods.X: search is {'step_factor': 1.0,
+search = {step_factor = "Y"} | search = {} | methods.X: search is {'step_factor': 'Y'}
+search = {step_factor = "X"} | search = {} | methods.X: search is {'step_factor': 'X'}
+xi = 1.0 | search.seeds = 3 | search.seeds is 3, expected a multiple of 2
+xi = 1.0 | search.settings = 0 | search.settings is 0, expected greater than or equal
+xi = 1.0 | search.start.step_factor = 0.0 | methods.GD: with step_factor = 0.0 of the
+xi = 1.0 | search.number = 3 | search: number is an unknown field, expected one of sett
+"""
+
+
+@pytest.mark.parametrize("row", WRONG.strip().splitlines())
+def test_a_search_that_is_wrong_is_a_sentence(row):
+    method, run, message = (part.strip() for part in row.split(" | "))
+    values = tomllib.loads(run)
+    own = {"name": "gdsec"} | tomllib.loads(method)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        configs.validate(values | {"methods": {"GD": {"name": "gd"}, "X": own}}, "test")
+
+
+def test_a_start_beyond_all_values_is_a_sentence():
+    fields = {"search": {"most": {"xi": 1.0}}, "problem": PROBLEM}
+    method = {"name": "gdsec", "search": {"xi": 10.0}}
+    config = configs.validate(fields | {"methods": {"X": method}}, "test")
+    message = "methods.X: search.xi: start is 10.0, expected a value that can be taken."
+    with (
+        experiment.prepared(config) as problem,
+        pytest.raises(ValueError, match=re.escape(message)),
+    ):
+        tuning.lattice_of(config, "X", problem)

@@ -27,6 +27,8 @@ from gdsec_jax.study.config._run import validate as validate
 from gdsec_jax.study.config._run import varied as varied
 from gdsec_jax.study.config._run import with_local_steps as with_local_steps
 from gdsec_jax.study.config._run import write_chosen as write_chosen
+from gdsec_jax.study.config._search import STEPS as STEPS
+from gdsec_jax.study.config._search import SearchConfig as SearchConfig
 from gdsec_jax.study.config._uplink import ChannelConfig as ChannelConfig
 from gdsec_jax.study.config._uplink import make_channel as make_channel
 from gdsec_jax.study.config._uplink import make_uplink as make_uplink

@@ -275,7 +275,7 @@ def check_grid(
             raise ValueError(f"the grid has {name!r}, which is no field to vary")
         if given.count(name) > 1:
             raise ValueError(f"the grid has {name!r} twice, expected it once")
-    own = model.model_dump(exclude_unset=True, exclude={"grid"})
+    own = model.model_dump(exclude_unset=True, exclude={"grid", "search"})
     changes = []  # of each axis's rows, by field
     for axis in axes_of(grid):
         if len(axis.rows) > MOST_VALUES:

@@ -17,10 +17,11 @@ from gdsec_jax.federation._adaptive import adaptive_xi
 from gdsec_jax.simulation._grid import takes
 from gdsec_jax.study.config import _fields
 from gdsec_jax.study.config._fields import PARAMETERS, Count, Number, Parameter
+from gdsec_jax.study.config._search import Starts
 from gdsec_jax.study.config._uplink import UplinkConfig
 
 # What a grid cannot vary.
-FIXED = ("grid", "chosen", "channel", "absent", "participation_rule")
+FIXED = ("grid", "search", "chosen", "channel", "absent", "participation_rule")
 # What a sweep runs side by side; other fields compile a loop for each value.
 TRACED = ("learning_rate", "seed", "participation", "budget_bits")
 TRACED += tuple(name for name, known in PARAMETERS.items() if known.traced)
@@ -28,7 +29,7 @@ TRACED += tuple(name for name, known in PARAMETERS.items() if known.traced)
 # probabilities come from theory, the format is that of the run.
 _NO_FIELDS = (
     *("num_workers", "probabilities", "key", "wire", "reduction", "weights"),
-    *("on_nonfinite", "on_standstill", "state_dtype"),
+    *("on_nonfinite", "on_standstill", "state_dtype", "axis", "within"),
 )
 # Further fields that say what a parameter is.
 _MORE = {
@@ -164,6 +165,8 @@ class MethodConfig(UplinkConfig):
     """The server sends so many entries, by top-k with EF."""
     grid: _fields.Grid = Field(default={})
     """For gdsec sweep and tune: values of fields to try."""
+    search: Starts = Field(default={})
+    """For gdsec tune: where the search of fields begins, or whose choice they are."""
     chosen: str = ""
     """How the parameters were chosen."""
 
@@ -188,7 +191,7 @@ class MethodConfig(UplinkConfig):
     @pydantic.model_validator(mode="after")
     def _fits_its_function(self):
         _fields.check_grid(self, self.grid, MethodConfig.model_validate, FIXED)
-        if self.grid:  # with its values, which may be needed, it was checked
+        if self.grid or self.search:  # with its values, which may be needed, checked
             return self
         given = self._own()
         if "trim" in given and given.get("aggregation") != "trimmed_mean":
@@ -207,6 +210,13 @@ class MethodConfig(UplinkConfig):
         given = (*self.parameters(), "num_workers", "learning_rate", "wire")
         _needs(self.name, function_of(self.name), given)
         return self
+
+    def draws(self) -> bool:
+        """Whether a run of it depends on a seed, on samples that are all there."""
+        taken = _signature(function_of(self.name)).parameters
+        drawn = self.participation is not None
+        drawn &= self.participation_rule != "round_robin"
+        return drawn or self.channel is not None or "key" in taken or "seed" in taken
 
     def _own(self) -> dict[str, Any]:
         """The fields of this method alone, those that are given."""

@@ -26,6 +26,7 @@ from gdsec_jax.study.config import _fields
 from gdsec_jax.study.config._fields import Count, NonNegative, sentence
 from gdsec_jax.study.config._method import FIXED, MethodConfig, function_of, model_of
 from gdsec_jax.study.config._problem import ProblemConfig, beside
+from gdsec_jax.study.config._search import STEPS, SearchConfig, Starts
 from gdsec_jax.study.config._uplink import ChannelConfig
 from gdsec_jax.wire._formats import CONVENTIONS, FORMATS, WORDS
 
@@ -62,6 +63,8 @@ class RunConfig(_fields.Model):
     the baseline."""
     grid: _fields.Grid = Field(default={})
     """For gdsec sweep and tune: of every method."""
+    search: SearchConfig | None = None
+    """For gdsec tune: a search in the place of grids."""
     letter: str = ""
     """Of a figure: they stand on the page in this order."""
     text: str = ""
@@ -96,7 +99,30 @@ class RunConfig(_fields.Model):
             grid = _fields.joined(self.grid, method.grid)
             with _fields.of_method(label):
                 _fields.check_grid(method, grid, MethodConfig.model_validate, FIXED)
+        for label, method in self.methods.items():
+            with _fields.of_method(label):
+                _check_search(self, label, method)
         return self
+
+    def starts_of(self, label: str) -> Starts:
+        """Where a method's search begins: its own fields, and the common ones."""
+        own = self.methods[label].search
+        if self.search is None:
+            return {}
+        # A method has one step: of an own learning rate there is no factor.
+        steps = set(STEPS) if set(STEPS) & set(own) else set()
+        common = {x: start for x, start in self.search.start.items() if x not in steps}
+        return common | own
+
+    def seeds_of(self, label: str) -> tuple[list[int], list[int]]:
+        """The seeds that choose a method's setting, and those that report what it does.
+
+        None for a method that draws nothing, whose runs are all the same.
+        """
+        draws = self.problem.batch_size is not None or self.methods[label].draws()
+        if self.search is None or not (draws or self.channel):
+            return [], []
+        return self.search.halves()
 
     def wire_name(self) -> str:
         """The bit format in words, for figures and tables."""
@@ -112,6 +138,31 @@ class RunConfig(_fields.Model):
             if method.name == "gd" and alone:
                 return label
         return next(iter(self.methods))
+
+
+def _check_search(config: RunConfig, label: str, method: MethodConfig) -> None:
+    """That a method's search begins at values of its fields, or is another's."""
+    if method.search and config.search is None:
+        raise ValueError("search is given, expected the table [search] with it")
+    starts = config.starts_of(label)
+    if starts and (method.grid or config.grid):
+        raise ValueError("it has a grid and a search, expected one of them")
+    others = {start for start in starts.values() if isinstance(start, str)}
+    if others and not all(isinstance(start, str) for start in starts.values()):
+        raise ValueError(
+            f"search is {starts!r}, expected numbers alone, or labels alone"
+        )
+    for other in others:
+        found = config.methods.get(other)
+        if found is None or any(isinstance(x, str) for x in found.search.values()):
+            known = ", ".join(x for x in config.methods if x != label)
+            raise ValueError(
+                f"search is {starts!r}, expected labels of methods that are searched "
+                f"themselves, of {known}"
+            )
+    if starts and not others:
+        one: _fields.Grid = {name: (start,) for name, start in starts.items()}
+        _fields.check_grid(method, one, MethodConfig.model_validate, FIXED)
 
 
 def load(path: str | os.PathLike) -> RunConfig:
@@ -184,7 +235,8 @@ def write_chosen(
 
 def varied(method: MethodConfig, **fields: Any) -> MethodConfig:
     """A method with other values of some fields, checked."""
-    given = method.model_dump(exclude={"grid", "chosen"}, exclude_defaults=True)
+    left = {"grid", "search", "chosen"}
+    given = method.model_dump(exclude=left, exclude_defaults=True)
     try:
         return MethodConfig.model_validate(given | fields)
     except pydantic.ValidationError as error:
