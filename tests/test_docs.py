@@ -173,7 +173,7 @@ def test_the_cells_of_a_notebook_run(name, tmp_path):
 
 
 def test_tutorials_can_be_found_and_taken_along():
-    assert len(TUTORIALS) == 9
+    assert len(TUTORIALS) == 10
     index = (DOCS / "tutorials" / "index.md").read_text("utf-8")
     for name in TUTORIALS:
         assert f"\n{name}\n" in index

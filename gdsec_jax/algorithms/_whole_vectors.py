@@ -224,9 +224,11 @@ def _squared_share(zeta, num_workers: int, options: MemoryOptions):
 
 
 def _probabilities(probabilities, num_workers: int):
+    # Of NumPy, which lie on no mesh.
     if probabilities is None:
-        return jnp.full(num_workers, 1 / num_workers)
+        return np.full(num_workers, 1 / num_workers)
     if not _checks.is_traced(probabilities):
+        probabilities = np.asarray(probabilities)
         values = np.asarray(probabilities, np.float64)
         if (
             values.shape != (num_workers,)
@@ -237,4 +239,4 @@ def _probabilities(probabilities, num_workers: int):
                 f"probabilities is {probabilities}, expected {num_workers} numbers of "
                 "at least 0 with a sum of 1."
             )
-    return jnp.asarray(probabilities)
+    return probabilities

@@ -29,7 +29,8 @@ def words_of(
     """How a worker's messages are written into words; None if they travel whole.
 
     Raises:
-      ValueError: they may have any number of entries, and are no whole vectors.
+      ValueError: they may have any number of entries, and are no whole vectors, or have
+        more than there is room for.
     """
     packing = packing_of(state)
     code = packing.code if packing else Code()
@@ -150,7 +151,8 @@ def _of_factors(spread, payload, like, states, shared) -> Any:
     """The sum of matrices of low rank, by their factors, and of other leaves."""
     (known,) = _trees.of_type(states, LowRankState)
     leaves, structure = jax.tree.flatten(like)
-    sums, others = [None] * len(leaves), {}
+    sums: list[Any] = [None] * len(leaves)
+    others = {}
     for number, (leaf, own) in enumerate(zip(leaves, payload, strict=True)):
         dtype = _trees.widest(leaf.dtype, jnp.float32)
         if isinstance(known.right[number], tuple):

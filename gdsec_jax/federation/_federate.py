@@ -1,5 +1,6 @@
 """An algorithm from a worker's pipeline and a server: options to init and update."""
 
+import functools
 from typing import Literal
 
 import jax
@@ -185,12 +186,12 @@ def federate(
         where = () if batched else updates
         spread, mesh = _spread.place_of(lies, where, num_workers)
         own = spread.axes and mesh is None  # inside a shard_map
-        here = federation._replace(spread=spread)
-        _check.adds_up(here)
+        _check.adds_up(federation._replace(spread=spread))
 
-        def run(state, updates, params, arrays, others):
-            said, extra_args = _spread.joined(arrays, others)
-            tick, clock = _clock.tick(state.clock, params, random_key, num_workers)
+        def run(others, state, updates, params, arrays):
+            said, extra_args, key, weights = _spread.joined(arrays, others)
+            here = federation._replace(spread=spread, weights=weights)
+            tick, clock = _clock.tick(state.clock, params, key, num_workers)
             control, xi = _controller.begin(
                 controller, state.control, tick, state.sent, here.spread
             )
@@ -201,15 +202,17 @@ def federate(
             return one_round(here, state, updates, common, said)
 
         said = Said(active, absent, grant, delivered, delay)
-        arrays, others = _spread.parted((said, extra_args))
+        # The key and the weights may be traced, and lie anywhere.
+        given = said, extra_args, random_key, weights
+        arrays, others = _spread.parted(given)
         if own:  # this shard's only worker
             updates = spread.over_hosts(updates, mean)
         values = (state, updates, params, arrays)
         if mesh is None:
-            return run(*values, others)
+            return run(others, *values)
         specs = (state_specs(state, spread.axes), P(spread.axes), P(), P())
         return _spread.over_mesh(
-            mesh, spread, lambda *values: run(*values, others), specs, values
+            mesh, spread, functools.partial(run, others), specs, values
         )
 
     return aggregating.Aggregator(init, update)

@@ -50,9 +50,10 @@ def state_specs(state: Any, axis: Axis) -> Any:
             return by_worker
         if not isinstance(node, FederationState):
             return everywhere
-        own = {"workers": by_worker, "sent": by_worker}
+        own: Any = {"workers": by_worker, "sent": by_worker}
         own["server"] = state_specs(node.server, axis)
-        return FederationState(**dict.fromkeys(node._fields, everywhere) | own)
+        own = dict.fromkeys(node._fields, everywhere) | own
+        return FederationState(**own)
 
     def apart(node):
         return isinstance(node, FederationState | TwoShotState)

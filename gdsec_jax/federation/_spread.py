@@ -275,7 +275,8 @@ def over_mesh(mesh, spread: Spread, run: Callable, specs: Any, values: Any) -> A
         if not others:
             return run(*values)
         # What lies on further axes is the compiler's to cut.
-        like = jax.eval_shape(run, *values)
+        bare = lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))  # noqa: E731
+        like = jax.eval_shape(run, *jax.tree.map(bare, values))
         given = {}
         for leaf in jax.tree.leaves(values):
             given.setdefault((leaf.shape, leaf.dtype), jax.typeof(leaf).sharding.spec)
@@ -285,14 +286,24 @@ def over_mesh(mesh, spread: Spread, run: Callable, specs: Any, values: Any) -> A
         )
         return jax.sharding.auto_axes(run, axes=others, out_sharding=out)(*values)
 
-    made = jax.shard_map(
+    spread_out = jax.shard_map(
         local,
         mesh=mesh,
         in_specs=specs,
         out_specs=(PartitionSpec(), specs[0]),
         axis_names=set(axes),
         check_vma=False,  # that what is gathered is the same everywhere
-    )(*values)
+    )
+    try:
+        made: Any = spread_out(*values)
+    except NotImplementedError as error:  # JAX: of what a function closes over
+        if "Closing over" not in str(error):
+            raise
+        raise ValueError(
+            f"a number of the method, xi say, is traced, and {_named(axes)} is an "
+            "Explicit axis, expected an Auto one, axis_types=(AxisType.Auto,), or "
+            "shard_map."
+        ) from error
     if not explicit:
         return made
     # As it lay before: a loop carries no other type.

@@ -49,6 +49,7 @@ def second_rounding(compressor: Piece, parts: int) -> Piece:
 
     def update(updates, state, params=None, *, like, worker_axes=(), **extra_args):
         del params, extra_args
+        rounded: Any
         rounded, inner = jax.vmap(lambda v, s: piece.update(v, s))(updates, state.parts)
         if worker_axes:
             rounded = _of_all(rounded, inner, worker_axes)
@@ -62,7 +63,7 @@ def second_rounding(compressor: Piece, parts: int) -> Piece:
 
 def _of_all(own: jax.Array, state: Any, axes) -> jax.Array:
     """The parts of all devices, [parts, C], from those that are here."""
-    packing = packing_of(state)
+    packing: Any = packing_of(state)
     words = packing and wire_words.words_of(own[0], packing.code, None)
     if words is None:
         return jax.lax.all_gather(own, axes, tiled=True, to="invarying")

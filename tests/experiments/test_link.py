@@ -132,8 +132,8 @@ def test_what_is_on_the_interface_is_what_the_program_says():
     measures = {m.name: m for m in link.bench(Settings(3, small=True))}
     length = math.prod(link.SMALL.shape)
     assert measures["dense, 2 processes: on the interface"].value >= 4e-6 * length
-    for name in measures:
-        assert measures[name].value > 0, name
+    for name, measure in measures.items():
+        assert measure.value > 0 or "PyTorch is not installed" in measure.note, name
     methods = [name.split(":")[0] for name in measures if "/ program" in name]
     assert len(methods) == 9
     for method in methods:
@@ -165,7 +165,7 @@ print(number, seconds, veth.counters()["received"])
 """
     for number in (2, 4):
         with veth.joined(number) as network:
-            network.shape("40mbit")
+            network.shape(40)
             one, other = network.hosts[0], network.hosts[-1]
             run = (sys.executable, "-c", program)
             with veth.ended(one.start(*run, "receive", stdout=-1, text=True)) as to:

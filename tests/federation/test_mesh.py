@@ -1,0 +1,404 @@
+"""Workers on the devices of a mesh do what workers on one device do.
+
+To 1e-12 in float64: sums over workers are rounded differently. Where an entry stands
+within rounding of a threshold, one of the two would send it and the other not; the
+samples here are normal numbers, of which none does.
+"""
+
+import textwrap
+
+import pytest
+from cases import METHODS
+from meshes import WAYS, on_devices
+from study.test_distributed import program, together
+
+import gdsec_jax
+from gdsec_jax import server
+
+# All ways, and between them all kinds of collectives.
+QUICK = {
+    "auto": ("gdsec", "power_sgd"),
+    "explicit": ("lag", "marina"),
+    "inside": ("sign_ef", "gd"),
+    "unchecked": ("top_j", "low_rank"),
+}
+
+EQUALS = """
+    from cases import METHODS
+    for method in METHODS:
+        if method.name in {names}:
+            make = lambda axis: made(method, 4, axis)
+            agree(make, 4, {rounds}, ({way!r},), method.name)
+"""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_method_on_four_devices_is_that_on_one(way):
+    on_devices(EQUALS.format(names=QUICK[way], way=way, rounds=20))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_for_three_hundred_rounds(method, way):
+    on_devices(EQUALS.format(names=(method.name,), way=way, rounds=300))
+
+
+@pytest.mark.slow
+def test_eight_devices():
+    on_devices(
+        """
+        from cases import METHODS
+        for method in METHODS:
+            if method.name not in ("gdsec", "ef21", "laq", "power_sgd"):
+                continue
+            one, many = (
+                optax.chain(made(method, 8, axis), optax.sgd(0.01))
+                for axis in (None, "data")
+            )
+            expected = alone(one, 8, 100)
+            for kind in ("auto", "explicit"):
+                course = spread(many, 8, 100, mesh_of(kind, data=8))
+                course.agrees_with(expected, f"{method.name} {kind}")
+            for check in (True, False):
+                course = inside(many, 8, 100, mesh_of("auto", data=8), check=check)
+                course.agrees_with(expected, f"{method.name} {check}")
+        """,
+        devices=8,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_two_processes_of_two_devices(way):
+    """Over gloo; each process holds the replicas of its devices against one's own."""
+    names = "gdsec", "top_j", "marina", "sign_ef", "power_sgd", "cgd"
+    equals = textwrap.dedent(EQUALS.format(names=names, way=way, rounds=20))
+    together(program("from meshes import *\n" + equals))
+
+
+MESHES = """
+    from cases import METHODS
+    cut = lambda axis: {{"w": P(None, axis), "b": P(axis)}}
+    meshes = {{
+        "several axes": (dict(a=2, b=2), ("a", "b"), {{}}),
+        "several workers a device": (dict(data=2), "data", {{}}),
+        "an idle axis": (dict(data=4, model=2), "data", {{}}),
+        "parameters over a model axis": (
+            dict(data=4, model=2), "data", dict(lies=cut("model"))
+        ),
+        "parameters over the workers' axis": (
+            dict(data=4), "data", dict(lies=cut("data"), gathers=True)
+        ),
+    }}
+    for method in METHODS:
+        if method.name not in {names}:
+            continue
+        expected = alone(optax.chain(made(method, 4), optax.sgd(0.01)), 4, 20)
+        for kind in {kinds}:
+            for name, (sizes, axis, options) in meshes.items():
+                many = optax.chain(made(method, 4, axis), optax.sgd(0.01))
+                mesh = mesh_of(kind, **sizes)
+                course = spread(many, 4, 20, mesh, axis, **options)
+                course.agrees_with(expected, f"{{method.name}} {{kind}} {{name}}")
+"""
+
+
+def test_any_mesh():
+    on_devices(MESHES.format(names=("top_j",), kinds=("explicit",)), 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["auto", "explicit"])
+@pytest.mark.parametrize(
+    "name", ["gdsec", "ef21", "lag", "laq", "sign_ef", "power_sgd"]
+)
+def test_any_mesh_for_all_kinds_of_messages(name, kind):
+    on_devices(MESHES.format(names=(name,), kinds=(kind,)), 8)
+
+
+OPTIONS = """
+    capacity = server.sparse(60)
+    gdsec = lambda axis, xi=5.0, **options: gdsec_jax.gdsec(
+        4, xi, 0.1, axis=axis, **({{"server": capacity}} | options)
+    )
+    top_j = lambda axis, **options: gdsec_jax.top_j(4, 0.1, axis=axis, **options)
+    here, heard = attendance(20, 4, 0), attendance(20, 4, 1)
+    static = gdsec_jax.STATIC_ARGS.of(gdsec_jax.gdsec)
+    injected = optax.inject_hyperparams(gdsec_jax.gdsec, static_args=static)
+
+    def given_a_key(axis):
+        def update(gradients, state, params=None, *, key, weights, **told):
+            method = gdsec_jax.rand_k(4, 0.2, key=key, weights=weights, axis=axis)
+            return method.update(gradients, state, params, **told)
+
+        init = gdsec_jax.rand_k(4, 0.2, key=0, axis=axis).init
+        return optax.GradientTransformationExtraArgs(init, update)
+
+    cases = {{
+        "absent": (gdsec, lambda k: {{"active": here[k]}}),
+        "accumulating": (
+            top_j, lambda k: {{"active": here[k], "absent": "accumulate"}}
+        ),
+        "lost": (
+            lambda axis: gdsec_jax.ef21(4, 0.1, axis=axis),
+            lambda k: {{"active": here[k], "delivered": heard[k]}},
+        ),
+        "lost codes": (
+            lambda axis: gdsec_jax.laq(4, 0.01, axis=axis),
+            lambda k: {{"delivered": heard[k]}},
+        ),
+        "absent factors": (
+            lambda axis: gdsec_jax.power_sgd(4, 2, key=0, axis=axis),
+            lambda k: {{"active": here[k]}},
+        ),
+        "granted": (gdsec, lambda k: {{"grant": lambda o: o[0] > jnp.sort(o[0])[1]}}),
+        "weights": (lambda axis: gdsec(axis, weights=[1.0, 2.0, 3.0, 0.5]), None),
+        "mean": (lambda axis: top_j(axis, reduction="mean"), None),
+        "weighted mean": (
+            lambda axis: gdsec_jax.sign_ef(
+                4, axis=axis, weights=[1.0, 2.0, 3.0, 0.5], reduction="mean"
+            ),
+            None,
+        ),
+        "scales of leaves": (
+            lambda axis: gdsec_jax.qgd(4, levels=7, key=0, scope="leaf", axis=axis),
+            None,
+        ),
+        "adaptive": (lambda axis: gdsec(axis, gdsec_jax.adaptive_xi()), None),
+        "injected": (
+            lambda axis: injected(
+                num_workers=4, xi=5.0, beta=0.1, server=capacity, axis=axis
+            ),
+            None,
+        ),
+        "traced": (
+            given_a_key,
+            lambda k: {{
+                "key": jax.random.fold_in(jax.random.key(3), k),
+                "weights": jnp.array([1.0, 2.0, 3.0, 0.5]),
+            }},
+        ),
+        "outliers": (
+            lambda axis: gdsec(axis, server=server.sparse(60, max_norm_ratio=1.02)),
+            None,
+        ),
+        "running": (lambda axis: top_j(axis, server=server.running()), None),
+        "narrow memories": (lambda axis: gdsec(axis, state_dtype="bfloat16"), None),
+        "held": (lambda axis: gdsec(axis, on_standstill="hold"), None),
+        "broadcast": (
+            lambda axis: optax.chain(
+                top_j(axis),
+                gdsec_jax.broadcast(worker.error_feedback(worker.top_k(30))),
+            ),
+            None,
+        ),
+        "adam": (lambda axis: optax.chain(top_j(axis), optax.adam(0.1)), None),
+    }}
+    for name in {names}:
+        make, said = cases[name]
+        ways = [way for way in {ways} if (way, name) != ("explicit", "injected")]
+        agree(make, 4, 20, ways, name, said)
+"""
+NAMES = {
+    "of who is there": (
+        *("absent", "accumulating", "lost", "lost codes", "absent factors", "granted"),
+        "outliers",
+    ),
+    "of sums": ("weights", "mean", "weighted mean", "scales of leaves", "running"),
+    "of numbers": ("adaptive", "injected", "traced", "narrow memories", "held"),
+    "of a chain": ("broadcast", "adam"),
+}
+
+
+def test_some_options():
+    names = ("accumulating", "weighted mean", "traced")
+    on_devices(OPTIONS.format(names=names, ways=("explicit",)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
+def test_options(names, way):
+    on_devices(OPTIONS.format(names=names, ways=(way,)))
+
+
+@pytest.mark.slow
+def test_narrow_parameters_are_summed_as_they_are():
+    """Of the same gradients the same directions, bit for bit, in every dtype."""
+    on_devices(
+        """
+        gradients_of = lambda rng, params, dtype: {
+            name: jnp.asarray(rng.standard_normal((4, *p.shape)), dtype)
+            for name, p in params.items()
+        }
+        mesh = mesh_of("explicit", data=4)
+        makes = (
+            lambda axis: gdsec_jax.gd(4, axis=axis),
+            lambda axis: gdsec_jax.gdsec(
+                4, 5.0, 0.1, axis=axis, server=server.sparse(60)
+            ),
+            lambda axis: gdsec_jax.top_j(4, 0.1, axis=axis),
+            lambda axis: gdsec_jax.qgd(4, levels=7, key=0, axis=axis),
+            lambda axis: gdsec_jax.sign_ef(4, axis=axis),
+            lambda axis: gdsec_jax.ef21(4, 0.1, axis=axis),
+        )
+        for dtype in (jnp.bfloat16, jnp.float16, jnp.float32):
+            params = parameters(dtype)
+            for make in makes:
+                found = []
+                for axis in (None, "data"):
+                    algorithm, rng = make(axis), np.random.default_rng(0)
+                    state, update = algorithm.init(params), jax.jit(algorithm.update)
+                    for _ in range(4):
+                        grads = gradients_of(rng, params, dtype)
+                        if axis:
+                            grads = jax.device_put(grads, NamedSharding(mesh, P(axis)))
+                        direction, state = update(grads, state, params)
+                        assert direction["b"].dtype == dtype
+                    found.append(jax.device_get(direction))
+                jax.tree.map(np.testing.assert_array_equal, *found)
+        """
+    )
+
+
+def test_a_state_may_be_donated_and_lies_where_it_belongs():
+    on_devices(
+        """
+        x, y = samples(4)
+        for kind in ("auto", "explicit"):
+            mesh = mesh_of(kind, data=4)
+            on = lambda spec: NamedSharding(mesh, spec)
+            optimizer = optax.chain(
+                gdsec_jax.top_j(4, 0.1, axis="data"), optax.adam(0.01)
+            )
+            specs = gdsec_jax.state_specs(
+                jax.eval_shape(optimizer.init, parameters()), "data"
+            )
+            lies = jax.tree.map(on, specs)
+            params = jax.device_put(parameters(), on(P()))
+            state = jax.jit(optimizer.init, out_shardings=lies)(params)
+            data = jax.device_put((x, y), on(P("data")))
+
+            @jax.jit(donate_argnums=(0, 1))
+            def step(params, state, x, y):
+                grads = gradients(params, x, y)
+                updates, state = optimizer.update(grads, state, params)
+                return optax.apply_updates(params, updates), state
+
+            for _ in range(3):
+                before = state
+                params, state = step(params, state, *data)
+                donated = [x.is_deleted() for x in jax.tree.leaves(before[0].workers)]
+                assert all(donated)
+            for leaf in jax.tree.leaves((state[0].workers, state[0].sent)):
+                assert leaf.addressable_shards[0].data.shape[0] == 1
+            for leaf in jax.tree.leaves((params, state[0].clock, state[1])):
+                assert leaf.sharding.is_fully_replicated
+            assert step._cache_size() <= 2
+        """
+    )
+
+
+def test_what_is_no_axis():
+    with pytest.raises(ValueError, match="axis is 3, expected the name of a mesh axis"):
+        gdsec_jax.gd(4, axis=3)  # pyright: ignore
+    with pytest.raises(ValueError, match=r"axis is \['a'\], expected the name"):
+        gdsec_jax.gd(4, axis=["a"])  # pyright: ignore
+    sentence = "axis is named, expected a server that adds the messages up as they come"
+    for rule in (server.late(2), server.robust(gdsec_jax.robust.trimmed_mean(0.25))):
+        with pytest.raises(ValueError, match=sentence):
+            gdsec_jax.gdsec(4, 1.0, server=rule, axis="data")
+
+
+def test_what_is_refused_on_a_mesh():
+    on_devices(
+        """
+        import pytest
+        params = jnp.zeros(8)
+        mesh, two = mesh_of("explicit", data=4), mesh_of("explicit", a=2, b=2)
+
+        def refused(sentence, algorithm, num_workers=4, spec=P("data")):
+            grads = jnp.ones((num_workers, 8))
+            grads = jax.device_put(grads, NamedSharding(mesh, spec))
+            with pytest.raises(ValueError, match=sentence):
+                jax.jit(algorithm.update)(grads, algorithm.init(params), params)
+
+        refused(
+            "num_workers is 6, expected a multiple of 4, the devices on the mesh's "
+            "axis 'data'.",
+            gdsec_jax.gd(6, axis="data"), 6, P(),
+        )
+        refused(
+            "axis is 'rows', expected one of the mesh's: 'data'.",
+            gdsec_jax.gd(4, axis="rows"),
+        )
+        refused(
+            "the messages may have any number of entries, expected a most, .*: "
+            "server=server.sparse.capacity.",
+            gdsec_jax.gdsec(4, 1.0, axis="data"),
+        )
+        refused(
+            "capacity is 2, expected at least 5, the entries that the pipeline sends",
+            gdsec_jax.federate(
+                worker.top_k(5), 4, server=server.sparse(2), axis="data"
+            ),
+        )
+        refused(
+            "a number of the method, xi say, is traced, and 'data' is an Explicit axis",
+            optax.inject_hyperparams(gdsec_jax.cgd)(4, xi=1.0),
+        )
+
+        algorithm, grads = gdsec_jax.gd(4), jnp.ones((4, 8))
+        both = {
+            "u": jax.device_put(grads, NamedSharding(two, P("a"))),
+            "v": jax.device_put(grads, NamedSharding(two, P("b"))),
+        }
+        theta = {"u": params, "v": params}
+        sentence = (
+            "the gradients' workers are sharded over 'a' and 'b', expected one axis "
+            "for all: name it, axis="
+        )
+        with pytest.raises(ValueError, match=sentence):
+            jax.jit(algorithm.update)(both, algorithm.init(theta), theta)
+        """
+    )
+
+
+INSIDE = """
+    import pytest
+    mesh = mesh_of("auto", data=4)
+    x, y = jnp.ones((4, 6)), jnp.ones(4)
+
+    def local(theta, x, y, method, apart=False):
+        if apart:
+            theta = jax.lax.pcast(theta, "data", to="varying")
+        loss = lambda theta: ((x[0] @ theta - y[0]) ** 2).sum()
+        grads = jax.grad(loss)(theta)
+        update, _ = method.update(grads, method.init(theta), theta)
+        return update
+
+    def run(method, **options):
+        own = lambda *values: local(*values, method, **options)
+        return jax.shard_map(
+            own, mesh=mesh, in_specs=(P(), P("data"), P("data")), out_specs=P()
+        )(jnp.zeros(6), x, y)
+"""
+
+
+def test_gradients_that_are_summed_already_are_refused():
+    on_devices(
+        INSIDE
+        + """
+    method = gdsec_jax.top_j(4, 2, axis="data")
+    sentence = (
+        "the gradients are the same on all devices of 'data', expected each one's own: "
+        "jax.grad has added them up"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        run(method)
+    assert np.isfinite(run(method, apart=True)).all()
+    with pytest.raises(ValueError, match="num_workers is 8, expected 4, one for each "):
+        run(gdsec_jax.top_j(8, 2, axis="data"), apart=True)
+    """
+    )
