@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 import gdsec_jax
 from gdsec_jax import server
+from gdsec_jax import worker as worker
 
 ROOT = Path(__file__).parents[1]
 EVERYWHERE = P()

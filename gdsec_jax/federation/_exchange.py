@@ -41,8 +41,8 @@ def words_of(
         most.append(int(worker.most_entries(params)))
         if capacity is not None and capacity < most[-1]:
             raise ValueError(
-                f"capacity is {capacity}, expected at least {most[-1]}, the entries of "
-                "a message."
+                f"capacity is {capacity}, expected at least {most[-1]}, the entries "
+                "that the pipeline sends."
             )
     if not most and code.kind == "float" and not code.dense:
         raise ValueError(
@@ -94,11 +94,6 @@ def total(federation: Any, messages: Any, made: Any, params: Any) -> Any:
 
 def _in_parts(spread: Spread, words: Words | None, messages, packing, parts: int):
     """Of the sum the part that is this device's, [1, ceil(D / parts)]."""
-    if parts != spread.shards:
-        raise ValueError(
-            f"parts is {parts}, expected {spread.shards}, the devices that the workers "
-            "lie on."
-        )
     if words is None:
         raise ValueError(
             "the messages are floats, expected codes for a sum in two shots: of qgd, "

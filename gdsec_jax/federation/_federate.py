@@ -186,7 +186,7 @@ def federate(
         where = () if batched else updates
         spread, mesh = _spread.place_of(lies, where, num_workers)
         own = spread.axes and mesh is None  # inside a shard_map
-        _check.adds_up(federation._replace(spread=spread))
+        _check.adds_up(federation._replace(spread=spread), spread.shards_of(mesh))
 
         def run(others, state, updates, params, arrays):
             said, extra_args, key, weights = _spread.joined(arrays, others)

@@ -29,6 +29,12 @@ class Spread(NamedTuple):
         """Into how many parts the workers fall."""
         return _size(self.axes)
 
+    def shards_of(self, mesh: Any) -> int:
+        """The same, seen from outside."""
+        if mesh is None:
+            return self.shards
+        return math.prod(mesh.shape[axis] for axis in self.axes)
+
     def mine(self, tree: Any) -> Any:
         """Of leaves [M, ...] those of this shard's workers, [m, ...]."""
         if not self.axes:
@@ -165,7 +171,7 @@ def place_of(spread: Spread, gradients: Any, num_workers: int) -> tuple[Spread, 
                 f"axis is {axis!r}, expected one of the mesh's: "
                 f"{', '.join(map(repr, mesh.axis_names))}."
             )
-    shards = math.prod(mesh.shape[axis] for axis in axes)
+    shards = spread.shards_of(mesh)
     if shards == 1:
         return Spread(), None
     if num_workers % shards:
@@ -286,7 +292,7 @@ def over_mesh(mesh, spread: Spread, run: Callable, specs: Any, values: Any) -> A
         )
         return jax.sharding.auto_axes(run, axes=others, out_sharding=out)(*values)
 
-    spread_out = jax.shard_map(
+    on_shards = jax.shard_map(
         local,
         mesh=mesh,
         in_specs=specs,
@@ -295,14 +301,14 @@ def over_mesh(mesh, spread: Spread, run: Callable, specs: Any, values: Any) -> A
         check_vma=False,  # that what is gathered is the same everywhere
     )
     try:
-        made: Any = spread_out(*values)
+        made: Any = on_shards(*values)
     except NotImplementedError as error:  # JAX: of what a function closes over
         if "Closing over" not in str(error):
             raise
         raise ValueError(
-            f"a number of the method, xi say, is traced, and {_named(axes)} is an "
-            "Explicit axis, expected an Auto one, axis_types=(AxisType.Auto,), or "
-            "shard_map."
+            "a number of the method, xi say, is traced or lies on the mesh, and "
+            f"{_named(axes)} is an Explicit axis, expected a plain number, or an Auto "
+            "axis, axis_types=(AxisType.Auto,), or shard_map."
         ) from error
     if not explicit:
         return made

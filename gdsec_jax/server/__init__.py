@@ -9,6 +9,7 @@ from gdsec_jax.server._memory import (
 )
 from gdsec_jax.server._server import (
     Server,
+    fitting_capacity,
     late,
     robust,
     running,
@@ -23,6 +24,7 @@ __all__ = [
     "Server",
     "ServerMemoryState",
     "TwoShotState",
+    "fitting_capacity",
     "gradient_estimate",
     "late",
     "late_messages",

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import optax
 
 from gdsec_jax import _checks, _trees
@@ -353,3 +354,43 @@ def as_server(value: Any) -> Server:
         f"server is {value!r}, expected one of gdsec_jax.server: total(), running(), "
         "sparse(capacity), late(max_delay) or robust(rule)."
     )
+
+
+def fitting_capacity(entries, capacity: int) -> int:
+    """The capacity of the next rounds, from what the workers sent in the last ones.
+
+    A capacity is a part of the compiled program. Where it moves by factors of two, and
+    between chunks of rounds alone, there are few programs, and the optimizer's state
+    goes on: it does not depend on it. What does not fit waits in the workers' memories.
+
+    Args:
+      entries: int, of any shape: `last_round(state).entries`, over the rounds of a
+        chunk, say. A message of `capacity` entries is taken to be full.
+      capacity: of these rounds.
+
+    Returns:
+      Twice the capacity if more than a tenth of the messages were full; half of it if
+      none had more than a quarter; else the same. At least 1.
+
+    Raises:
+      ValueError: capacity is no positive int, there are no entries, or more in a
+        message than the capacity.
+
+    Examples:
+      >>> from gdsec_jax import server
+      >>> server.fitting_capacity([[80, 100], [100, 100]], capacity=100)
+      200
+      >>> server.fitting_capacity([[3, 20], [0, 7]], capacity=100)
+      50
+    """
+    _checks.integer("capacity", capacity, 1, 2**31 - 1)
+    sent = np.asarray(entries)
+    if not sent.size:
+        raise ValueError("entries are empty, expected those of a round at least.")
+    if sent.max() > capacity:
+        raise ValueError(
+            f"entries reach {sent.max()}, expected at most the capacity, {capacity}."
+        )
+    if (sent == capacity).mean() > 0.1:
+        return min(2 * capacity, 2**31 - 1)
+    return max(capacity // 2, 1) if sent.max() <= capacity / 4 else capacity

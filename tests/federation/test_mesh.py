@@ -72,7 +72,7 @@ def test_eight_devices():
 @pytest.mark.parametrize("way", WAYS)
 def test_two_processes_of_two_devices(way):
     """Over gloo; each process holds the replicas of its devices against one's own."""
-    names = "gdsec", "top_j", "marina", "sign_ef", "power_sgd", "cgd"
+    names = "gdsec", "marina", "sign_ef", "power_sgd"
     equals = textwrap.dedent(EQUALS.format(names=names, way=way, rounds=20))
     together(program("from meshes import *\n" + equals))
 
@@ -339,15 +339,16 @@ def test_what_is_refused_on_a_mesh():
             gdsec_jax.gdsec(4, 1.0, axis="data"),
         )
         refused(
-            "capacity is 2, expected at least 5, the entries that the pipeline sends",
+            "capacity is 2, expected at least 5, the entries of a message.",
             gdsec_jax.federate(
                 worker.top_k(5), 4, server=server.sparse(2), axis="data"
             ),
         )
-        refused(
-            "a number of the method, xi say, is traced, and 'data' is an Explicit axis",
-            optax.inject_hyperparams(gdsec_jax.cgd)(4, xi=1.0),
-        )
+        with jax.set_mesh(mesh):
+            refused(
+                "a number of the method, xi say, is traced or lies on the mesh, and",
+                gdsec_jax.cgd(4, xi=jnp.ones(())),
+            )
 
         algorithm, grads = gdsec_jax.gd(4), jnp.ones((4, 8))
         both = {
@@ -380,9 +381,10 @@ INSIDE = """
 
     def run(method, **options):
         own = lambda *values: local(*values, method, **options)
-        return jax.shard_map(
+        run = jax.shard_map(
             own, mesh=mesh, in_specs=(P(), P("data"), P("data")), out_specs=P()
-        )(jnp.zeros(6), x, y)
+        )
+        return jax.jit(run)(jnp.zeros(6), x, y)
 """
 
 
@@ -402,3 +404,137 @@ def test_gradients_that_are_summed_already_are_refused():
         run(gdsec_jax.top_j(8, 2, axis="data"), apart=True)
     """
     )
+
+
+SHOTS = """
+    shots = lambda compressor: {{"server": server.two_shot(compressor, 4)}}
+    cases = {{
+        "signs": lambda axis: gdsec_jax.sign_ef(4, axis=axis, **shots(worker.sign())),
+        "levels": lambda axis: gdsec_jax.qgd(
+            4, levels=7, key=0, axis=axis, **shots(worker.grid(4))
+        ),
+        "a grid": lambda axis: gdsec_jax.laq(
+            4, 0.01, axis=axis, **shots(worker.grid(8))
+        ),
+        "powers": lambda axis: gdsec_jax.natural(
+            4, key=0, axis=axis, **shots(worker.whole())
+        ),
+        "common draws": lambda axis: gdsec_jax.rand_k(
+            4, 0.2, common=True, key=0, axis=axis
+        ),
+        "common draws by leaf": lambda axis: gdsec_jax.rand_k(
+            4, 0.2, common=True, error_feedback=True, scope="leaf", key=0, axis=axis
+        ),
+    }}
+    for name in {names}:
+        agree(cases[name], 4, 20, {ways}, name)
+"""
+
+
+def test_a_sum_in_two_shots():
+    on_devices(SHOTS.format(names=("levels",), ways=("inside",)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_second_roundings_and_common_draws(way):
+    names = "signs", "a grid", "powers", "common draws", "common draws by leaf"
+    on_devices(SHOTS.format(names=names, ways=(way,)))
+
+
+def test_what_a_sum_in_two_shots_refuses():
+    on_devices(
+        """
+        import pytest
+        params, mesh = jnp.zeros(8), mesh_of("explicit", data=4)
+        grads = jax.device_put(jnp.ones((4, 8)), NamedSharding(mesh, P("data")))
+
+        def refused(sentence, make, parts=4, **options):
+            two_shot = server.two_shot(worker.grid(4), parts)
+            algorithm = make(4, axis="data", server=two_shot, **options)
+            with pytest.raises(ValueError, match=sentence):
+                jax.jit(algorithm.update)(grads, algorithm.init(params), params)
+
+        refused("parts is 2, expected 4, the places", gdsec_jax.sign_ef, 2)
+        refused("the messages are floats, expected codes", gdsec_jax.gd)
+        with pytest.raises(ValueError, match="parts is 0"):
+            server.two_shot(worker.grid(4), 0)
+        """
+    )
+
+
+HOSTS = """
+    cases = {
+        "entries": lambda **over: gdsec_jax.top_j(4, 0.1, **over),
+        "codes": lambda **over: gdsec_jax.qgd(4, levels=7, key=0, **over),
+        "whole": lambda **over: gdsec_jax.gd(4, **over),
+        "whole at first": lambda **over: gdsec_jax.ef21(4, 0.1, **over),
+        "factors": lambda **over: gdsec_jax.power_sgd(4, 2, key=0, **over),
+    }
+    mesh = mesh_of("auto", hosts=4, chips=2)
+    x, y = samples(4)
+    cut = P("hosts", "chips")  # the workers over hosts, their samples over chips
+    for name, make in cases.items():
+        expected = alone(optax.chain(make(reduction="mean"), optax.sgd(0.01)), 4, 20)
+        over = {"axis": "hosts", "within": "chips", "reduction": "mean"}
+        optimizer = optax.chain(make(**over), optax.sgd(0.01))
+
+        def local(params, x, y):
+            def gradient(params):
+                params = jax.lax.pcast(params, ("hosts", "chips"), to="varying")
+                return jax.grad(loss)(params, *jax.tree.map(lambda t: t[0], (x, y)))
+
+            params, bits = loop(optimizer, gradient, params, 20)
+            return jax.tree.map(lambda p: p[None, None], params), bits
+
+        run = jax.shard_map(
+            local,
+            mesh=mesh,
+            in_specs=(P(), cut, cut),
+            out_specs=(cut, P(None, "hosts")),
+        )
+        params, bits = jax.jit(run)(parameters(), x, y)
+        flat = jax.tree.map(lambda p: np.asarray(p).reshape(8, *p.shape[2:]), params)
+        Course(flat, np.asarray(bits)).agrees_with(expected, name)
+
+        # Outside of a shard_map the compiler has summed over the chips.
+        course = spread(optimizer, 4, 20, mesh, "hosts")
+        course.agrees_with(expected, name + ", by the compiler")
+"""
+
+
+@pytest.mark.slow
+def test_dense_inside_a_host_and_compressed_between_hosts():
+    on_devices(HOSTS, 8)
+
+
+def test_each_chip_of_a_host_exchanges_its_part():
+    """Between hosts travels a message once a host, whatever chips it has."""
+    on_devices(
+        """
+        import re
+
+        def between_hosts(chips):
+            mesh = mesh_of("auto", hosts=2, chips=chips)
+            on = lambda spec: NamedSharding(mesh, spec)
+            algorithm = gdsec_jax.top_j(2, 0.01, axis="hosts", within="chips")
+            params = jnp.zeros(100_000, jnp.float32)
+            grads = jax.device_put(jnp.ones((2, 100_000), jnp.float32), on(P("hosts")))
+            state = algorithm.init(params)
+            made = jax.jit(algorithm.update).lower(grads, state, params).compile()
+            sizes = re.findall(r"u32\\[([\\d,]+)\\]\\S* all-gather\\(", made.as_text())
+            return [int(np.prod([*map(int, size.split(","))])) for size in sizes]
+
+        whole, _ = between_hosts(1)
+        slow, fast = between_hosts(4)
+        assert slow == -(-whole // 2 // 4) * 2 and fast >= whole, (whole, slow, fast)
+        """,
+        8,
+    )
+
+
+def test_axes_within_a_worker_are_refused_alone():
+    with pytest.raises(ValueError, match="within is 'chips' and axis is None"):
+        gdsec_jax.gd(4, within="chips")
+    with pytest.raises(ValueError, match="expected different axes"):
+        gdsec_jax.gd(4, axis="chips", within="chips")

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import gdsec_jax
-from gdsec_jax import robust, server
+from gdsec_jax import robust, server, worker
 
 M = 3
 GRADIENTS = jnp.asarray([[1.0, 4.0], [2.0, -3.0], [9.0, 0.0]])
@@ -187,3 +187,40 @@ def test_what_is_no_server(make, message):
 def test_iag_asks_by_itself():
     with pytest.raises(ValueError, match=r"server.asks is .*, expected None: iag asks"):
         gdsec_jax.iag(M, server=server.Server(asks=lambda key, k: jnp.ones(M, bool)))
+
+
+def test_a_capacity_follows_what_is_sent():
+    follow = server.fitting_capacity
+    assert follow([[100, 3], [100, 100]], 100) == 200
+    assert follow([100] + [99] * 9, 100) == 100  # a tenth is no reason
+    assert follow([25, 0], 100) == 50
+    assert follow([26, 0], 100) == 100
+    assert follow([0], 1) == 1
+    for entries, capacity, sentence in (
+        ([], 5, "entries are empty"),
+        ([6], 5, "entries reach 6, expected at most the capacity, 5"),
+        ([1], 0, "capacity is 0"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            follow(entries, capacity)
+
+
+def test_a_second_rounding_keeps_what_it_leaves_over():
+    """What was sent and what is kept is the sum, and parts have their own scales."""
+    parts, length = 3, 11
+    rng = np.random.default_rng(0)
+    two_shot = server.two_shot(worker.grid(3), parts)
+    algorithm = gdsec_jax.federate(worker.whole(), 2, server=two_shot)
+    params = jnp.zeros(length)
+    state = algorithm.init(params)
+    error = np.zeros((parts, 4), np.float32)
+    for _ in range(3):
+        grads = rng.standard_normal((2, length)).astype(np.float32)
+        direction, state = algorithm.update(jnp.asarray(grads), state, params)
+        v = np.pad(grads[0] + grads[1], (0, 1)).reshape(parts, 4) + error
+        largest = np.abs(v).max(axis=1, keepdims=True)
+        unit = (largest / 7).astype(np.float32)  # the scale, to rounding
+        levels = 2 * np.clip(np.floor(v / (2 * unit) + 4), 0, 7) - 7
+        sent = unit * levels
+        error = v - sent
+        np.testing.assert_allclose(direction, sent.reshape(-1)[:length], rtol=1e-5)
