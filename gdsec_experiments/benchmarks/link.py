@@ -13,8 +13,8 @@ They differ for reasons that have names. A program's length is fixed: there is r
 as many entries as may be sent, and codes are padded to words. Among M devices a ring
 brings each one what the M - 1 others sent; an all-reduce, whose sums are as long as
 what is summed, 2 (M - 1) / M times that. On the interface each segment of 1,448 bytes
-has 66 bytes of headers, 4.6 %, and what is not acknowledged by data going the other way
-is by packets of its own, up to 2.3 % more.
+has 66 bytes of headers, 4.6 %, and what no data acknowledge that go the other way takes
+packets of its own.
 
 It needs root and Linux; PyTorch's rows need torch.
 """
