@@ -339,7 +339,7 @@ def test_what_is_refused_on_a_mesh():
             gdsec_jax.gdsec(4, 1.0, axis="data"),
         )
         refused(
-            "capacity is 2, expected at least 5, the entries of a message.",
+            "capacity is 2, expected at least 5, the entries that the pipeline sends",
             gdsec_jax.federate(
                 worker.top_k(5), 4, server=server.sparse(2), axis="data"
             ),
