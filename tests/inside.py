@@ -48,5 +48,6 @@ from gdsec_jax.uplink._channel import _FADING as _FADING
 from gdsec_jax.wire import _codes as _codes
 from gdsec_jax.wire import _formats as _formats
 from gdsec_jax.wire import _uploads as _uploads
+from gdsec_jax.wire import _words as _words
 from gdsec_jax.wire.bytes import _bits as _bits
 from gdsec_jax.worker import _select as _select

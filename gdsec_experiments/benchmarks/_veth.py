@@ -53,10 +53,10 @@ class Network(NamedTuple):
     hosts: tuple[Host, ...]
     ends: tuple[tuple[Host, str], ...]  # where packets leave: host and device
 
-    def shape(self, rate: str) -> None:
-        """Let packets leave at this rate, as tc spells it: "50mbit"."""
+    def shape(self, rate: int) -> None:
+        """Let packets leave at so many Mbit/s."""
         for host, device in self.ends:
-            bucket = ("tbf", "rate", rate, "burst", BURST, "latency", LATENCY)
+            bucket = ("tbf", "rate", f"{rate}mbit", "burst", BURST, "latency", LATENCY)
             host.do(*f"tc qdisc replace dev {device} root".split(), *bucket)
 
 
@@ -69,7 +69,7 @@ def unable() -> str:
         return "network namespaces need root"
     try:
         with joined(2) as network:
-            network.shape("1gbit")
+            network.shape(1000)
     except RuntimeError as error:
         return f"no network namespaces here: {error}"
     return ""

@@ -132,12 +132,15 @@ def test_what_is_on_the_interface_is_what_the_program_says():
     measures = {m.name: m for m in link.bench(Settings(3, small=True))}
     length = math.prod(link.SMALL.shape)
     assert measures["dense, 2 processes: on the interface"].value >= 4e-6 * length
-    for name in measures:
-        assert measures[name].value > 0, name
-    ratios = [m for name, m in measures.items() if "interface / program" in name]
-    assert len(ratios) == 9
-    for ratio in ratios:  # headers, and acknowledgements
-        assert 1.0 <= ratio.value <= 1.1, ratio
+    for name, measure in measures.items():
+        assert measure.value > 0 or "PyTorch is not installed" in measure.note, name
+    methods = [name.split(":")[0] for name in measures if "/ program" in name]
+    assert len(methods) == 9
+    for method in methods:
+        interface = 1e6 * measures[f"{method}: on the interface"].value
+        program = interface / measures[f"{method}: interface / program"].value
+        # Headers, acknowledgements, and gloo's own few packets for each collective.
+        assert program <= interface <= 1.1 * program + 4e3, method
 
 
 @pytest.mark.slow
@@ -162,7 +165,7 @@ print(number, seconds, veth.counters()["received"])
 """
     for number in (2, 4):
         with veth.joined(number) as network:
-            network.shape("40mbit")
+            network.shape(40)
             one, other = network.hosts[0], network.hosts[-1]
             run = (sys.executable, "-c", program)
             with veth.ended(one.start(*run, "receive", stdout=-1, text=True)) as to:
