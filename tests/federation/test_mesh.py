@@ -363,8 +363,8 @@ def test_what_is_refused_on_a_mesh():
             )
 
         refused(
-            "the gradients' workers lie on 'data', and the server sums h_m . u_m, which "
-            "travels whole, expected a named axis: axis='data'.",
+            "the gradients' workers lie on 'data', and the server sums h_m . u_m, "
+            "which travels whole, expected a named axis: axis='data'.",
             gdsec_jax.ef21(4, 2),
         )
 
