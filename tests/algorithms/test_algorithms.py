@@ -477,7 +477,7 @@ def test_static_args_leave_every_other_number_traced(method):
 
 def test_static_args_are_of_pieces_too():
     static = gdsec_jax.STATIC_ARGS
-    assert static.of(worker.random_k) == ("k", "scaled", "scope")
+    assert static.of(worker.random_k) == ("k", "scaled", "scope", "common")
     assert static.of(worker.laq) == ("bits", "scope")
     assert static.of(worker.gradient_change) == ("compressor", "state_dtype")
     assert static.of(worker.lag) == ()
