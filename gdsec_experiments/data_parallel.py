@@ -1,9 +1,7 @@
-"""A data-parallel loop with one line added: each device sends 1 % of the entries.
-
-Arguments: FOLDER, to save in and go on from; of two processes HOST:PORT 2 and 0 or 1.
-"""
+"""A data-parallel loop with a line added: FOLDER [HOST:PORT 2 and 0 or 1 of two]."""
 
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -40,7 +38,7 @@ def main(folder, num_steps=300, every=100, method=gdsec_jax.top_j, M=4, **option
         bits = gdsec_jax.last_round(opt_state).bits.sum()
         return (optax.apply_updates(params, updates), opt_state), losses.mean(), bits
 
-    saves = ocp.CheckpointManager(folder)
+    saves = ocp.CheckpointManager(Path(folder).absolute())
     if first := saves.latest_step() or 0:
         state = saves.restore(first, args=ocp.args.StandardRestore(state))
     for step in range(first + 1, num_steps + 1):

@@ -160,11 +160,11 @@ def read(federation: Federation, axes: tuple[str, ...]) -> None:
 def adds_up(federation: Federation, shards: int) -> None:
     """Workers on several devices can be combined device by device."""
     parts = federation.server.parts
-    if federation.spread.axes and parts not in (None, shards):
+    if shards > 1 and parts not in (None, shards):
         raise ValueError(
             f"parts is {parts}, expected {shards}, the places that the workers lie on."
         )
-    if federation.spread.axes and not federation.server.batches:
+    if shards > 1 and not federation.server.batches:
         raise ValueError(
             "the workers lie on several devices, expected a server that adds up what "
             "they say; a robust one needs all at once: simulate(..., mesh=mesh)."

@@ -76,7 +76,8 @@ def federate(
     that says it; a server that sums h_m + u_m sums whole vectors, so that a method with
     a memory h has `server.running()` where an axis is named. Inside a `jax.shard_map`
     of the axis, gradients are the device's own, leaves [*param], and the state has one
-    worker; see `state_specs`.
+    worker; see `state_specs`. Update under jax.jit: what a call by itself computes over
+    several devices is compiled in every call.
 
     Args:
       worker: a transformation for one worker, from its gradient to its message. A piece
@@ -187,7 +188,7 @@ def federate(
         spread, mesh = _spread.place_of(lies, where, num_workers)
         own = spread.axes and mesh is None  # inside a shard_map
         _check.adds_up(federation._replace(spread=spread), spread.shards_of(mesh))
-        if not lies.axes:
+        if not lies.axes and spread.shards_of(mesh) > 1:
             _check.read(federation, spread.axes)
 
         def run(others, state, updates, params, arrays):
@@ -212,6 +213,8 @@ def federate(
         values = (state, updates, params, arrays)
         if mesh is None:
             return run(others, *values)
+        known = state.clock.previous_params
+        _checks.same_shapes("gradients", updates, known, leading=(num_workers,))
         specs = (state_specs(state, spread.axes), P(spread.axes), P(), P())
         return _spread.over_mesh(
             mesh, spread, functools.partial(run, others), specs, values

@@ -136,7 +136,7 @@ def respond(
     server, summands = federation.server, arrived
     if server.prepare is not None:
         summands = jax.vmap(server.prepare)(arrived, workers.states)
-    if federation.spread.axes and server.exchanges:
+    if federation.spread.shards > 1 and server.exchanges:
         total = _exchange.total(federation, arrived, made, common.previous)
     else:
         total = federation.spread.summed(server.combine(summands, workers.delay))

@@ -41,6 +41,8 @@ def state_specs(state: Any, axis: Axis) -> Any:
       >>> state[0].workers.error.shape
       (4, 9)
     """
+    if not names_of(axis):
+        raise ValueError(f"axis is {axis!r}, expected the name of a mesh axis.")
     by_worker, everywhere = PartitionSpec(names_of(axis)), PartitionSpec()
     if len(names_of(axis)) == 1:
         by_worker = PartitionSpec(*names_of(axis))

@@ -162,6 +162,8 @@ def place_of(spread: Spread, gradients: Any, num_workers: int) -> tuple[Spread, 
     mesh = meshes[0] if meshes else jax.sharding.get_abstract_mesh()
     if not spread.axes:
         spread = Spread(_read(leaves, shardings))
+    if spread.axes and mesh.axis_names == (DEVICE_AXIS,):  # that of `simulate`
+        spread = Spread((DEVICE_AXIS,))
     axes = spread.axes
     if mesh.empty or not axes:
         return Spread(), None
@@ -172,7 +174,8 @@ def place_of(spread: Spread, gradients: Any, num_workers: int) -> tuple[Spread, 
                 f"{', '.join(map(repr, mesh.axis_names))}."
             )
     shards = spread.shards_of(mesh)
-    if shards == 1:
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    if shards == 1 and not any(kinds[axis] == AxisType.Explicit for axis in axes):
         return Spread(), None
     if num_workers % shards:
         raise ValueError(

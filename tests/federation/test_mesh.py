@@ -556,3 +556,55 @@ def test_axes_within_a_worker_are_refused_alone():
         gdsec_jax.gd(4, within="chips")
     with pytest.raises(ValueError, match="expected different axes"):
         gdsec_jax.gd(4, axis="chips", within="chips")
+
+
+def test_one_device_is_a_mesh_too():
+    """An axis of one device, named, and a mesh that `simulate` makes."""
+    on_devices(
+        """
+        shots = server.two_shot(worker.grid(4), 4)
+        for make in (
+            lambda axis: gdsec_jax.top_j(4, 0.1, axis=axis),
+            lambda axis: gdsec_jax.qgd(4, levels=7, axis=axis, server=shots),
+        ):
+            one, many = (
+                optax.chain(make(axis), optax.sgd(0.01)) for axis in (None, "data")
+            )
+            expected = alone(one, 4, 5)
+            for kind in ("auto", "explicit"):
+                course = spread(many, 4, 5, mesh_of(kind, data=1))
+                course.agrees_with(expected, kind)
+        """,
+        devices=1,
+    )
+
+
+def test_simulate_has_an_axis_of_its_own():
+    on_devices(
+        """
+        from gdsec_jax import data, problems
+
+        digits = data.load("digits")
+        problem = problems.ridge(digits.features, digits.targets, num_workers=4)
+        mesh, errors = jax.make_mesh((4,), ("data",)), []
+        for axis, where in ((None, None), ("data", mesh)):
+            optimizer = optax.chain(gdsec_jax.top_j(4, 0.3, axis=axis), optax.sgd(0.1))
+            run = gdsec_jax.simulate(problem, optimizer, 20, mesh=where, progress=False)
+            errors.append(run.objective_error)
+        np.testing.assert_allclose(*errors, rtol=1e-12)
+        """
+    )
+
+
+def test_shapes_are_said_as_they_were_given():
+    on_devices(
+        """
+        import pytest
+        algorithm, params = gdsec_jax.top_j(4, 2, axis="data"), jnp.zeros(8)
+        mesh = mesh_of("explicit", data=4)
+        grads = jax.device_put(jnp.ones((8, 8)), NamedSharding(mesh, P("data")))
+        sentence = r"gradients has shape \\(8, 8\\), expected \\(4, 8\\)"
+        with pytest.raises(ValueError, match=sentence):
+            jax.jit(algorithm.update)(grads, algorithm.init(params), params)
+        """
+    )

@@ -184,11 +184,11 @@ def test_a_gradient_that_is_not_finite_leaves_no_trace_in_the_norms(on_nonfinite
 
 
 def test_a_traced_ratio():
-    rows = jnp.asarray([[1.0], [2.0], [3.0], [30.0]])
+    norms = jnp.asarray([1.0, 2.0, 3.0, 30.0])
     known, everyone = _attendance.no_norms(4), jnp.ones(4, bool)
     ratios = jnp.array([1.0, 5.0, 20.0])
     accepted = jax.vmap(
-        lambda r: _attendance.of_usual_norm(rows, known, everyone, r)[0]
+        lambda r: _attendance.of_usual_norm(norms, known, everyone, r)[0]
     )(ratios)
     assert accepted.sum(1).tolist() == [2, 3, 4]
 
