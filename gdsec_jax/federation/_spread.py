@@ -237,9 +237,12 @@ def _varies(x: Any, axis: str) -> bool:
 
 
 def parted(tree: Any) -> tuple[list, Any]:
-    """The arrays and numbers of a tree, and the rest of it, which no device holds."""
+    """The arrays of a tree, and the rest of it, which no device holds.
+
+    Numbers of Python's stay what they are: a stage may decide by them.
+    """
     leaves, structure = jax.tree.flatten(tree)
-    kinds = (jax.Array, np.ndarray, np.generic, int, float)
+    kinds = (jax.Array, np.ndarray, np.generic)
     arrays = [isinstance(x, kinds) for x in leaves]
     rest = [None if a else x for x, a in zip(leaves, arrays, strict=True)]
     return [x for x, a in zip(leaves, arrays, strict=True) if a], (
