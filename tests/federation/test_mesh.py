@@ -579,3 +579,22 @@ def test_parameters_of_one_shape_may_lie_in_several_ways():
                 assert direction[name].sharding.spec == spec, direction[name].sharding
         """
     )
+
+
+def test_what_a_stage_decides_by_is_known_on_a_mesh_too():
+    """A number of Python's, and one that is an array."""
+    on_devices(
+        """
+        def update(updates, state, params=None, *, doubled=False, rate=1.0, **more):
+            updates = jax.tree.map(lambda x: rate * x, updates)
+            return jax.tree.map(lambda x: 2 * x if doubled else x, updates), state
+
+        piece = optax.GradientTransformationExtraArgs(lambda params: (), update)
+        method = gdsec_jax.federate(optax.chain(worker.whole(), piece), 4, axis="data")
+        params, gradients = jnp.zeros(3), jnp.ones((4, 3))
+        with jax.set_mesh(mesh_of("auto", data=4)):
+            told = {"doubled": True, "rate": jnp.asarray(3.0)}
+            direction, _ = method.update(gradients, method.init(params), params, **told)
+        assert direction.tolist() == [24.0] * 3, direction
+        """
+    )
