@@ -69,6 +69,11 @@ def total(federation: Any, messages: Any, made: Any, params: Any) -> Any:
         return _of_payload(spread, packing, messages, states, made.shared)
     parts = federation.server.parts
     if parts is not None:
+        if whole_of(states) is not False:
+            raise ValueError(
+                "the messages are whole at times, as marina's are, expected codes in "
+                "every round for a sum in two shots: server=server.running()."
+            )
         return _in_parts(spread, words, messages, packing, parts)
     if words is None:
         return _whole(spread, messages)
@@ -111,7 +116,10 @@ def _in_parts(spread: Spread, words: Words | None, messages, packing, parts: int
     scales = packing.scales if words.code.num_scales else ()
     packed = jax.vmap(pack)(messages, scales)  # [m, parts, W]
     packed = jax.lax.all_to_all(packed, spread.axes, 1, 0, tiled=True)
-    return wire_words.total(part, packed[:, 0])[None]
+    sum = wire_words.total(part, packed[:, 0])
+    # What the last part is padded by has codes, too, and a grid has none of 0.
+    place = jax.lax.axis_index(spread.axes) * sum.size + jnp.arange(sum.size)
+    return jnp.where(place < words.length, sum, 0)[None]
 
 
 def _whole(spread: Spread, messages: Any) -> Any:

@@ -240,9 +240,12 @@ def _varies(x: Any, axis: str) -> bool:
 
 
 def parted(tree: Any) -> tuple[list, Any]:
-    """The arrays and numbers of a tree, and the rest of it, which no device holds."""
+    """The arrays of a tree, and the rest of it, which no device holds.
+
+    Numbers of Python's stay what they are: a stage may decide by them.
+    """
     leaves, structure = jax.tree.flatten(tree)
-    kinds = (jax.Array, np.ndarray, np.generic, int, float)
+    kinds = (jax.Array, np.ndarray, np.generic)
     arrays = [isinstance(x, kinds) for x in leaves]
     rest = [None if a else x for x, a in zip(leaves, arrays, strict=True)]
     return [x for x, a in zip(leaves, arrays, strict=True) if a], (
@@ -268,7 +271,8 @@ def over_mesh(mesh, spread: Spread, run: Callable, specs: Any, values: Any) -> A
       run: from values, as a shard has them, to a direction, the same on all, and a
         state.
       specs: of `values`, tree prefixes; the first is the state's.
-      values: the state, and whatever else there is.
+      values: the state, the gradients, the parameters or None, and whatever else there
+        is.
     """
     axes = spread.axes + spread.within
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
@@ -283,16 +287,11 @@ def over_mesh(mesh, spread: Spread, run: Callable, specs: Any, values: Any) -> A
     def local(*values):
         if not others:
             return run(*values)
-        # What lies on further axes is the compiler's to cut.
-        bare = lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))  # noqa: E731
-        like = jax.eval_shape(run, *jax.tree.map(bare, values))
-        given = {}
-        for leaf in jax.tree.leaves(values):
-            given.setdefault((leaf.shape, leaf.dtype), jax.typeof(leaf).sharding.spec)
-        out = jax.tree.map(
-            lambda x: given.get((x.shape, x.dtype), PartitionSpec(*(None,) * x.ndim)),
-            like,
-        )
+        # What lies on further axes is the compiler's to cut; the direction lies there
+        # as the parameters do, and the state as it did.
+        state, _, params, *_ = values
+        like = state.clock.previous_params if params is None else params
+        out = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, (like, state))
         return jax.sharding.auto_axes(run, axes=others, out_sharding=out)(*values)
 
     on_shards = jax.shard_map(

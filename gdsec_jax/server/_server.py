@@ -31,9 +31,9 @@ def _sum(messages: Any, late: Any) -> Any:
 class Server(NamedTuple):
     """What the server does in a round: it prepares, combines, and steps.
 
-    `total`, `running`, `sparse`, `late` and `robust` make one. A method whose workers
-    keep a memory h_m completes it: by `prepare`, if the server `estimates`, or by a
-    `step` with a memory of the server's own.
+    `total`, `running`, `sparse`, `two_shot`, `late` and `robust` make one. A method
+    whose workers keep a memory h_m completes it: by `prepare`, if the server
+    `estimates`, or by a `step` with a memory of the server's own.
 
     Attributes:
       prepare: (message u_m, the pipeline's state before the round) of one worker to
@@ -352,7 +352,8 @@ def as_server(value: Any) -> Server:
         return Server(step=as_piece(value), estimates=False)
     raise ValueError(
         f"server is {value!r}, expected one of gdsec_jax.server: total(), running(), "
-        "sparse(capacity), late(max_delay) or robust(rule)."
+        "sparse(capacity), two_shot(compressor, parts), late(max_delay) or "
+        "robust(rule)."
     )
 
 

@@ -86,7 +86,8 @@ def pack(words: Words, vector: jax.Array, scales: Any, sent: Any = None) -> jax.
     index = _masks.where_set(vector != 0, words.capacity)
     values = vector.at[index].get(mode="fill", fill_value=0)
     if words.length > BLOCK:
-        ends = jnp.arange(1, _num_blocks(words) + 1, dtype=jnp.int32) * BLOCK
+        blocks = np.arange(1, _num_blocks(words) + 1)
+        ends = jnp.asarray(np.minimum(blocks * BLOCK, 2**31 - 1), jnp.int32)
         parts.append(_to_words(jnp.searchsorted(index, ends).astype(jnp.int32)))
     parts.append(_fields(index.astype(jnp.uint32) % BLOCK, 16))
     if words.code.kind == "float":
@@ -133,7 +134,7 @@ def num_words(words: Words) -> int:
 def _add_dense(words: Words, sum: jax.Array, packed: jax.Array) -> jax.Array:
     scales, packed = _scales(words, packed)
     codes = _from_fields(packed, words.width, words.length)
-    return sum + _values(words, codes, _spread_scales(words, scales))
+    return sum + _values(words, codes, _spread_scales(words, scales), None)
 
 
 def _add_sparse(words: Words, sum: jax.Array, packed: jax.Array) -> jax.Array:
@@ -153,7 +154,7 @@ def _add_sparse(words: Words, sum: jax.Array, packed: jax.Array) -> jax.Array:
         values = _from_words(packed, words.value_dtype, room).astype(words.dtype)
     else:
         codes = _from_fields(packed, words.width, room)
-        values = _values(words, codes, _own(words, index, scales))
+        values = _values(words, codes, _own(words, index, scales), index)
     return sum.at[index].add(values, mode="drop")
 
 
@@ -177,8 +178,11 @@ def _codes_of(words: Words, values: jax.Array, scales) -> jax.Array:
     return (levels + most).astype(jnp.uint32)
 
 
-def _values(words: Words, codes: jax.Array, scales) -> jax.Array:
-    """What `_codes_of` was made of, in the dtype that is summed in."""
+def _values(words: Words, codes: jax.Array, scales, index) -> jax.Array:
+    """What `_codes_of` was made of, in the dtype that is summed in.
+
+    Of the entries of an index, or None for all.
+    """
     kind, size = words.code.kind, words.code.size
     if kind == "power":
         return jax.lax.bitcast_convert_type(codes << 23, jnp.float32).astype(
@@ -190,9 +194,28 @@ def _values(words: Words, codes: jax.Array, scales) -> jax.Array:
     else:
         levels = levels - (size if kind == "levels" else 1)
     values = scales.astype(words.dtype) * levels.astype(words.dtype)
-    # As it left the worker: in its parameter's dtype, without subnormal numbers.
-    dtype = words.value_dtype
-    return _trees.flush(values.astype(dtype)).astype(words.dtype)
+    return _as_sent(words, values, index)
+
+
+def _as_sent(words: Words, values: jax.Array, index) -> jax.Array:
+    """As it left the worker: in its parameter's dtype, without subnormal numbers."""
+
+    def one(x, dtype):
+        return _trees.flush(x.astype(dtype)).astype(words.dtype)
+
+    if len(set(words.dtypes)) == 1:
+        return one(values, words.dtypes[0])
+    ends = np.cumsum(words.sizes)[:-1]
+    if index is None:
+        parts = jnp.split(values, ends)
+        return jnp.concatenate(
+            [one(x, dtype) for x, dtype in zip(parts, words.dtypes, strict=True)]
+        )
+    leaf = jnp.searchsorted(jnp.asarray(ends, jnp.int32), index, side="right")
+    for dtype in dict.fromkeys(words.dtypes):
+        here = jnp.asarray([other == dtype for other in words.dtypes])[leaf]
+        values = jnp.where(here, one(values, dtype), values)
+    return values
 
 
 def _spread_scales(words: Words, scales) -> jax.Array | None:

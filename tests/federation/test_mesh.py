@@ -463,7 +463,7 @@ def test_second_roundings_and_common_draws(way):
 def test_what_a_sum_in_two_shots_refuses():
     on_devices(
         """
-        import pytest
+        import functools, pytest
         params, mesh = jnp.zeros(8), mesh_of("explicit", data=4)
         grads = jax.device_put(jnp.ones((4, 8)), NamedSharding(mesh, P("data")))
 
@@ -475,6 +475,8 @@ def test_what_a_sum_in_two_shots_refuses():
 
         refused("parts is 2, expected 4, the places", gdsec_jax.sign_ef, 2)
         refused("the messages are floats, expected codes", gdsec_jax.gd)
+        marina = functools.partial(gdsec_jax.marina, compressor=worker.qsgd(7))
+        refused("the messages are whole at times, as marina's", marina)
         with pytest.raises(ValueError, match="parts is 0"):
             server.two_shot(worker.grid(4), 0)
         """
@@ -606,5 +608,63 @@ def test_shapes_are_said_as_they_were_given():
         sentence = r"gradients has shape \\(8, 8\\), expected \\(4, 8\\)"
         with pytest.raises(ValueError, match=sentence):
             jax.jit(algorithm.update)(grads, algorithm.init(params), params)
+        """
+    )
+
+
+def test_the_last_part_of_two_shots_may_be_padded():
+    """What a grid says of the padding is nobody's: 37 entries in 4 parts."""
+    on_devices(
+        """
+        gradients = jnp.asarray(np.random.default_rng(0).standard_normal((4, 37)))
+        params, found = jnp.zeros(37), []
+        with jax.set_mesh(mesh_of("auto", data=4)):
+            for axis in (None, "data"):
+                shots = server.two_shot(worker.grid(4), 4)
+                method = gdsec_jax.sign_ef(4, server=shots, axis=axis)
+                state, update = method.init(params), jax.jit(method.update)
+                for _ in range(3):
+                    direction, state = update(gradients, state, params)
+                    jax.block_until_ready(state)
+                found.append(np.asarray(direction))
+        np.testing.assert_allclose(*found, atol=1e-12)
+        """
+    )
+
+
+def test_parameters_of_one_shape_may_lie_in_several_ways():
+    """As the two matrices of a layer do in tensor parallelism."""
+    on_devices(
+        """
+        with jax.set_mesh(mesh_of("explicit", data=2, model=2)):
+            lies = {"a": P("model", None), "b": P(None, "model")}
+            rng = np.random.default_rng(0)
+            params = {k: jax.device_put(jnp.zeros((4, 4)), s) for k, s in lies.items()}
+            gradients = {k: jnp.asarray(rng.standard_normal((2, 4, 4))) for k in lies}
+            gradients = jax.device_put(gradients, P("data"))
+            method = gdsec_jax.top_j(2, k=8, axis="data")
+            update = jax.jit(method.update)
+            direction, _ = update(gradients, method.init(params), params)
+            for name, spec in lies.items():
+                assert direction[name].sharding.spec == spec, direction[name].sharding
+        """
+    )
+
+
+def test_what_a_stage_decides_by_is_known_on_a_mesh_too():
+    """A number of Python's, and one that is an array."""
+    on_devices(
+        """
+        def update(updates, state, params=None, *, doubled=False, rate=1.0, **more):
+            updates = jax.tree.map(lambda x: rate * x, updates)
+            return jax.tree.map(lambda x: 2 * x if doubled else x, updates), state
+
+        piece = optax.GradientTransformationExtraArgs(lambda params: (), update)
+        method = gdsec_jax.federate(optax.chain(worker.whole(), piece), 4, axis="data")
+        params, gradients = jnp.zeros(3), jnp.ones((4, 3))
+        with jax.set_mesh(mesh_of("auto", data=4)):
+            told = {"doubled": True, "rate": jnp.asarray(3.0)}
+            direction, _ = method.update(gradients, method.init(params), params, **told)
+        assert direction.tolist() == [24.0] * 3, direction
         """
     )

@@ -243,3 +243,26 @@ def test_what_saves_nothing_is_not_written():
     assert _words.words_of(params, Code(), None) is None
     assert _words.words_of(params, Code(dense=True), 3) is None
     assert _words.words_of([], Code(), 3) is None
+
+
+def told(code, dtypes, sizes, multiples, scales=(), capacity=None):
+    """The entries of a message, in float32, and what comes of their words."""
+    params = [jnp.zeros(n, d) for n, d in zip(sizes, dtypes, strict=True)]
+    words = _words.words_of(params, code, capacity)
+    per = np.repeat(np.broadcast_to(scales or (1.0,), len(sizes)), sizes)
+    ends = np.cumsum(sizes)[:-1]
+    exact = np.split(np.float32(per) * np.float32(multiples), ends)
+    sent = [jnp.asarray(x, d) for x, d in zip(exact, dtypes, strict=True)]
+    vector = jnp.concatenate([x.astype(jnp.float32) for x in sent])
+    packed = _words.pack(words, vector, jnp.asarray(scales, jnp.float32))
+    return vector, _words.total(words, packed[None])
+
+
+@pytest.mark.parametrize("capacity", [None, 4])
+@pytest.mark.parametrize("scales", [(0.1,), (0.1, 0.3)])
+def test_leaves_of_several_dtypes_are_each_rounded_as_they_were(capacity, scales):
+    code = Code("levels", 7, num_scales=len(scales))
+    multiples = [3, 0, -7, 0, 5, 7]
+    dtypes = ["bfloat16", "float32"]
+    sent, found = told(code, dtypes, (3, 3), multiples, scales, capacity)
+    np.testing.assert_array_equal(found, sent)
