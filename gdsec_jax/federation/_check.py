@@ -147,6 +147,18 @@ def exchanges(federation: Federation) -> None:
         )
 
 
+def fits(federation: Federation, params: Any) -> None:
+    """The server takes as many entries as the pipeline sends."""
+    capacity, most = federation.server.capacity, federation.worker.most_entries
+    if capacity is None or most is None or _trees.stand_in(params):
+        return
+    if capacity < most(params):
+        raise ValueError(
+            f"capacity is {capacity}, expected at least {most(params)}, the entries "
+            "that the pipeline sends."
+        )
+
+
 def read(federation: Federation, axes: tuple[str, ...]) -> None:
     """An axis that was read from the gradients' sharding is one to exchange along."""
     if axes and federation.server.prepare is not None:

@@ -39,11 +39,6 @@ def words_of(
     most = [] if capacity is None else [capacity]
     if worker.most_entries is not None:
         most.append(int(worker.most_entries(params)))
-        if capacity is not None and capacity < most[-1]:
-            raise ValueError(
-                f"capacity is {capacity}, expected at least {most[-1]}, the entries "
-                "that the pipeline sends."
-            )
     if not most and code.kind == "float" and not code.dense:
         raise ValueError(
             "the messages may have any number of entries, expected a most, since what "

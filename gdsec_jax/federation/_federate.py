@@ -108,7 +108,9 @@ def federate(
       within: the axes that the devices of one worker lie on, a host's say: over these
         gradients are summed (in the mean convention averaged), uncompressed, where a
         `shard_map` has not reduced them yet; each device exchanges its part of the
-        worker's message along `axis`, and the parts are joined along these.
+        worker's message along `axis`, and the parts are joined along these (sums in two
+        shots, factors and common draws travel whole on each device). M is the number of
+        workers, of hosts say.
 
     Returns:
       An `optax.experimental.aggregating.Aggregator`: update takes gradients with leaves
@@ -156,6 +158,7 @@ def federate(
         _check.exchanges(federation)
 
     def init(params):
+        _check.fits(federation, params)
         clock = _clock.start(params, random_key, on_standstill)
         one_worker = federation.worker.init(params)
         judged = federation.server.max_norm_ratio is not None
