@@ -372,7 +372,7 @@ REFUSED = {
     ),
     "no axis": (
         lambda s: plot.heatmap(s, 1e-2, along="zeta"),
-        "along is 'zeta', did you mean beta? Expected one of xi, beta",
+        r"along is 'zeta', did you mean beta\? Expected one of xi, beta",
     ),
 }
 

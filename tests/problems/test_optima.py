@@ -119,11 +119,13 @@ def test_lasso_on_powers_is_told_from_what_coordinate_descent_leaves(x64):
     assert problem.optimum < 0.037359  # 0.042167 by coordinate descent
     assert problem.optimum_gap < 1e-12 and problem.note == ""
     # Columns of up to 1e11, of which each is one more way to be less.
-    nine, twelve = (problems.lasso(np.vander(t, d), np.sin(t), 2) for d in (9, 12))
-    assert nine.optimum_gap < 1e-11 and twelve.optimum_gap < 1e-11
+    # Which of them are told of depends on how a processor rounds.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ten = problems.lasso(np.vander(t, 10), np.sin(t), 2)
+        nine, ten, twelve = (
+            problems.lasso(np.vander(t, d), np.sin(t), 2) for d in (9, 10, 12)
+        )
+    assert nine.optimum_gap < 1e-10 and twelve.optimum_gap < 1e-10
     assert twelve.optimum < ten.optimum < nine.optimum and ten.optimum_gap < 1e-4
     with pytest.warns(RuntimeWarning, match="lasso has an optimum that is not exact"):
         problem = problems.lasso(np.vander(t, 15), np.sin(t), 2)
