@@ -107,7 +107,7 @@ def test_a_method_has_the_fields_that_its_function_takes():
     more["server"] |= {"max_norm_ratio"}
     elsewhere = {"num_workers", "learning_rate", "probabilities", "key"}
     elsewhere |= {"wire", "reduction", "weights", "on_nonfinite", "on_standstill"}
-    elsewhere |= {"state_dtype"}
+    elsewhere |= {"state_dtype", "axis", "within"}
     common = set(configs.MethodConfig.model_fields)
     for name, method in gdsec_jax.METHODS.items():
         takes = set(inspect.signature(method.factory).parameters)

@@ -463,8 +463,9 @@ def test_tuning_says_what_it_chose(tmp_path):
     console = rich.console.Console(record=True, width=200)
     tuned = experiment.tune(config, "toy", tmp_path, console)
     lines = console.export_text().splitlines()
-    assert lines[0].startswith("GD: step_factor = ")
-    assert lines[1].startswith("SEC: nothing to choose: the one setting, the fewest")
+    assert lines[1].startswith("L = ")
+    assert lines[2].startswith("GD: step_factor = ")
+    assert lines[3].startswith("SEC: nothing to choose: the one setting, the fewest")
     names = {path.name for path in (tmp_path / "toy").iterdir()}
     assert names == {"SEC tune.nc", "GD tune.nc"}
     assert tuned.methods["SEC"].chosen.startswith("the one setting, the fewest bits")
