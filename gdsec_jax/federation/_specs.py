@@ -34,7 +34,7 @@ def state_specs(state: Any, axis: Axis) -> Any:
       >>> optimizer = optax.chain(gdsec_jax.top_j(4, k=2, axis="data"), optax.sgd(0.1))
       >>> shapes = jax.eval_shape(optimizer.init, jnp.zeros(9))
       >>> specs = gdsec_jax.state_specs(shapes, "data")
-      >>> specs[0].workers == jax.P("data"), specs[0].server == jax.P()
+      >>> specs[0].workers == jax.P("data"), specs[0].clock == jax.P()
       (True, True)
       >>> lies = jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
       >>> state = jax.jit(optimizer.init, out_shardings=lies)(jnp.zeros(9))
