@@ -62,7 +62,7 @@ def bench(settings: Settings) -> list[Measure]:
 
 
 def say(length: int, few: bool = False) -> None:
-    """Print what each way, or every third, receives; in a process of so many devices."""
+    """Print what each way, or every third, receives, on so many devices."""
     chosen = ways(length)[:: 3 if few else 1]
     print(json.dumps([_row(way) for way in chosen]))
 
