@@ -116,6 +116,13 @@ def by_shapes(name: str, value, low: float = 0.0):
     return lambda params: value
 
 
+def joined(a, b):
+    """The tree of two that have None where the other one has a leaf."""
+    return jax.tree.map(
+        lambda x, y: y if x is None else x, a, b, is_leaf=lambda x: x is None
+    )
+
+
 def of_type(tree, kind: type) -> list:
     """The nodes of a type in a state, wherever wrappers have put them."""
     nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, kind))

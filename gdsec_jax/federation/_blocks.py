@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gdsec_jax import _trees
 from gdsec_jax.federation import _parts
 from gdsec_jax.federation._counts import uploads_of
 from gdsec_jax.federation._round import (
@@ -117,7 +118,7 @@ def in_blocks(
         here = fixed._replace(
             previous=moving.previous, states=moving.said.states, server=moving.server
         )
-        here = _joined(here, others)
+        here = _trees.joined(here, others)
         common = now.common._replace(
             params=here.params, change=here.change, previous=here.previous
         )
@@ -142,7 +143,7 @@ def in_blocks(
     moved, counted = _parts.in_parts(one, number, moving, fixed, silence, always)
     # What is like no parameter depends on no component: any of them will do.
     rest, _ = block(*first)
-    whole = _joined(moved, _rest(owner, rest))
+    whole = _trees.joined(moved, _rest(owner, rest))
     whole = jax.tree.map(lambda x, like: x.reshape(like.shape), whole, shapes)
     present, overflowed = workers.computes, counted.overflowed > 0
     said = whole.said._replace(present=present, overflowed=overflowed)
@@ -175,10 +176,3 @@ def _cut(owner: Any, tree: Any) -> Any:
 def _rest(owner: Any, tree: Any) -> Any:
     """The other leaves; None for those that are cut."""
     return jax.tree.map(lambda number, x: x if number == _NONE else None, owner, tree)
-
-
-def _joined(a: Any, b: Any) -> Any:
-    """The tree of two that have None where the other one has a leaf."""
-    return jax.tree.map(
-        lambda x, y: y if x is None else x, a, b, is_leaf=lambda x: x is None
-    )

@@ -159,8 +159,8 @@ def fits(federation: Federation, params: Any) -> None:
         )
 
 
-def read(federation: Federation, axes: tuple[str, ...]) -> None:
-    """An axis that was read from the gradients' sharding is one to exchange along."""
+def named(federation: Federation, axes: tuple[str, ...]) -> None:
+    """Where an axis was read, not named, no sum of whole vectors hides behind it."""
     if axes and federation.server.prepare is not None:
         raise ValueError(
             f"the gradients' workers lie on {' and '.join(map(repr, axes))}, and the "

@@ -23,7 +23,7 @@ from gdsec_jax.worker._vectors import lengths, some, tree_of, vectors
 _MANY_LEAVES = 16  # above which a collective for each costs more than a copy
 
 
-def words_of(
+def _wording(
     worker: Piece, state: Any, params: Any, capacity: int | None
 ) -> Words | None:
     """How a worker's messages are written into words; None if they travel whole.
@@ -58,7 +58,7 @@ def total(federation: Any, messages: Any, made: Any, params: Any) -> Any:
       params: shapes and dtypes of a message.
     """
     spread, states = federation.spread, made.states
-    words = words_of(federation.worker, states, params, federation.server.capacity)
+    words = _wording(federation.worker, states, params, federation.server.capacity)
     packing = packing_of(states)
     if packing is not None and packing.payload is not None:
         return _of_payload(spread, packing, messages, states, made.shared)

@@ -192,10 +192,10 @@ def federate(
         own = spread.axes and mesh is None  # inside a shard_map
         _check.adds_up(federation._replace(spread=spread), spread.shards_of(mesh))
         if not lies.axes and spread.shards_of(mesh) > 1:
-            _check.read(federation, spread.axes)
+            _check.named(federation, spread.axes)
 
         def run(others, state, updates, params, arrays):
-            said, extra_args, key, weights = _spread.joined(arrays, others)
+            said, extra_args, key, weights = _trees.joined(arrays, others)
             here = federation._replace(spread=spread, weights=weights)
             tick, clock = _clock.tick(state.clock, params, key, num_workers)
             control, xi = _controller.begin(

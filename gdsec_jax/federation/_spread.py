@@ -156,12 +156,11 @@ def place_of(spread: Spread, gradients: Any, num_workers: int) -> tuple[Spread, 
     if bound(spread):
         _check_own(spread, gradients, num_workers)
         return spread, None
-    leaves = jax.tree.leaves(gradients)
-    shardings = [jax.typeof(leaf).sharding for leaf in leaves if jnp.ndim(leaf)]
-    meshes = [x.mesh for x in shardings if not x.mesh.empty]
-    mesh = meshes[0] if meshes else jax.sharding.get_abstract_mesh()
+    leaves = [leaf for leaf in jax.tree.leaves(gradients) if jnp.ndim(leaf)]
+    meshes = [jax.typeof(leaf).sharding.mesh for leaf in leaves]
+    mesh = next((x for x in meshes if not x.empty), jax.sharding.get_abstract_mesh())
     if not spread.axes:
-        spread = Spread(_read(leaves, shardings))
+        spread = Spread(_read(leaves))
     if spread.axes and mesh.axis_names == (DEVICE_AXIS,):  # that of `simulate`
         spread = Spread((DEVICE_AXIS,))
     axes = spread.axes
@@ -185,13 +184,13 @@ def place_of(spread: Spread, gradients: Any, num_workers: int) -> tuple[Spread, 
     return spread, mesh
 
 
-def _read(leaves, shardings) -> tuple[str, ...]:
+def _read(leaves) -> tuple[str, ...]:
     """The axes that the first axis of the gradients is sharded over."""
     found = {}
-    for leaf, sharding in zip(leaves, shardings, strict=False):
-        known = getattr(leaf, "sharding", None)
-        specs = [sharding.spec]
-        if not _checks.is_traced(leaf) and isinstance(known, NamedSharding):
+    for leaf in leaves:
+        specs = [jax.typeof(leaf).sharding.spec]  # as its type says: of Explicit axes
+        known = None if _checks.is_traced(leaf) else getattr(leaf, "sharding", None)
+        if isinstance(known, NamedSharding):  # as it lies: of Auto axes, too
             specs.append(known.spec)
         for spec in specs:
             first = spec[0] if len(spec) else None
@@ -239,28 +238,14 @@ def _varies(x: Any, axis: str) -> bool:
     return axis in varying
 
 
-def parted(tree: Any) -> tuple[list, Any]:
-    """The arrays of a tree, and the rest of it, which no device holds.
+def parted(tree: Any) -> tuple[Any, Any]:
+    """The arrays of a tree, and the rest of it, which no device holds; None between.
 
     Numbers of Python's stay what they are: a stage may decide by them.
     """
-    leaves, structure = jax.tree.flatten(tree)
     kinds = (jax.Array, np.ndarray, np.generic)
-    arrays = [isinstance(x, kinds) for x in leaves]
-    rest = [None if a else x for x, a in zip(leaves, arrays, strict=True)]
-    return [x for x, a in zip(leaves, arrays, strict=True) if a], (
-        structure,
-        arrays,
-        rest,
-    )
-
-
-def joined(arrays: list, others: Any) -> Any:
-    """The tree that was parted."""
-    structure, kinds, rest = others
-    found = iter(arrays)
-    leaves = [next(found) if a else x for x, a in zip(rest, kinds, strict=True)]
-    return jax.tree.unflatten(structure, leaves)
+    arrays = jax.tree.map(lambda x: x if isinstance(x, kinds) else None, tree)
+    return arrays, jax.tree.map(lambda x: None if isinstance(x, kinds) else x, tree)
 
 
 def over_mesh(mesh, spread: Spread, run: Callable, specs: Any, values: Any) -> Any:
@@ -304,13 +289,15 @@ def over_mesh(mesh, spread: Spread, run: Callable, specs: Any, values: Any) -> A
     )
     try:
         made: Any = on_shards(*values)
-    except NotImplementedError as error:  # JAX: of what a function closes over
-        if "Closing over" not in str(error):
+    except NotImplementedError as error:
+        if not explicit:
             raise
+        # What JAX lacks under such axes: a function that closes over a traced array.
         raise ValueError(
-            "a number of the method, xi say, is traced or lies on the mesh, and "
-            f"{_named(axes)} is an Explicit axis, expected a plain number, or an Auto "
-            "axis, axis_types=(AxisType.Auto,), or shard_map."
+            f"{_named(axes)} is an Explicit axis, under which JAX cannot do a part of "
+            "this: a number of the method, xi say, may be traced or lie on the mesh. "
+            "Expected plain numbers, or an Auto axis, axis_types=(AxisType.Auto,), or "
+            "shard_map."
         ) from error
     if not explicit:
         return made

@@ -27,9 +27,7 @@ class Words(NamedTuple):
     code: Code
     sizes: tuple[int, ...]  # entries of each leaf
     dtypes: tuple[str, ...]  # of each leaf
-    capacity: (
-        int | None
-    )  # the most non-zeros there may be; None: every entry has a code
+    capacity: int | None  # the most non-zeros there may be; None: all have a code
 
     @property
     def length(self) -> int:

@@ -356,7 +356,7 @@ def test_what_is_refused_on_a_mesh():
         )
         with jax.set_mesh(mesh):
             refused(
-                "a number of the method, xi say, is traced or lies on the mesh, and",
+                "is an Explicit axis, under which JAX cannot do a part of this: a number",
                 gdsec_jax.cgd(4, xi=jnp.ones(()), axis="data"),
             )
 
