@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from gdsec_jax import _trees
 from gdsec_jax.federation._spread import Spread
@@ -149,22 +150,31 @@ def _of_factors(spread, payload, like, states, shared) -> Any:
     """The sum of matrices of low rank, by their factors, and of other leaves."""
     (known,) = _trees.of_type(states, LowRankState)
     leaves, structure = jax.tree.flatten(like)
+    matrices = [n for n, q in enumerate(known.right) if not isinstance(q, tuple)]
     sums: list[Any] = [None] * len(leaves)
-    others = {}
-    for number, (leaf, own) in enumerate(zip(leaves, payload, strict=True)):
-        dtype = _trees.widest(leaf.dtype, jnp.float32)
-        if isinstance(known.right[number], tuple):
-            others[number] = _trees.over_workers(own)
-        elif shared is not None:
-            both = shared[number]
-            sums[number] = (both.left @ both.right.T).astype(dtype).reshape(leaf.shape)
-        else:
-            factors = (x.astype(dtype) for x in spread.everyones(own))
-            product = jnp.einsum("mir,mjr->ij", *factors, precision="highest")
-            sums[number] = product.reshape(leaf.shape)
-    for number, sum in spread.summed(others).items():
-        sums[number] = sum
+    if shared is not None:
+        made = [shared[n].left @ shared[n].right.T for n in matrices]
+    else:
+        each = jax.vmap(lambda own: ravel_pytree(own)[0])
+        own = [payload[n] for n in matrices]
+        _, apart = ravel_pytree(jax.tree.map(lambda x: x[0], own))
+        factors = jax.vmap(apart)(spread.gathered(each(own))) if own else []
+        made = [
+            jnp.einsum("mir,mjr->ij", *map(_wide, both), precision="highest")
+            for both in factors
+        ]
+    for n, sum in zip(matrices, made, strict=True):
+        sums[n] = _wide(sum).reshape(leaves[n].shape)
+    others = [n for n in range(len(leaves)) if n not in matrices]
+    if others:
+        vector, apart = ravel_pytree([_trees.over_workers(payload[n]) for n in others])
+        for n, sum in zip(others, apart(spread.summed_by_all(vector)), strict=True):
+            sums[n] = sum
     return jax.tree.unflatten(structure, sums)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(_trees.widest(x.dtype, jnp.float32))
 
 
 def _each(function, rows, scales):

@@ -109,8 +109,8 @@ def federate(
         gradients are summed (in the mean convention averaged), uncompressed, where a
         `shard_map` has not reduced them yet; each device exchanges its part of the
         worker's message along `axis`, and the parts are joined along these (sums in two
-        shots, factors and common draws travel whole on each device). M is the number of
-        workers, of hosts say.
+        shots, `power_sgd`'s factors and common draws travel whole on each device). M is
+        the number of workers, of hosts say.
 
     Returns:
       An `optax.experimental.aggregating.Aggregator`: update takes gradients with leaves

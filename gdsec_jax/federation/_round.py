@@ -21,7 +21,7 @@ from gdsec_jax.wire._uploads import nonzeros_of
 from gdsec_jax.worker import WORKER_AXIS, Piece
 from gdsec_jax.worker._memories import rested
 
-_HERE = "workers of a shard"
+_HERE = "workers of a shard"  # the axis of those that one device of a mesh has
 
 
 class Federation(NamedTuple):
@@ -242,8 +242,8 @@ def _pipelines(federation: Federation, common: Common, workers: Workers, alone: 
     worker, known = federation.worker, common.arguments()
     axes = federation.spread.axes
     if axes:
-        alone = workers.index.shape[0] == 1
-        known |= {"worker_axes": axes if alone else (_HERE, *axes)}
+        several = workers.index.shape[0] > 1
+        known |= {"worker_axes": (_HERE, *axes) if several else axes}
     own = {
         "worker_index": workers.index,
         "active": workers.computes,

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from gdsec_jax import _checks, _trees
 from gdsec_jax.wire import Code, Packing, flush
@@ -53,11 +54,14 @@ def low_rank(rank: int, *, key=0) -> Piece:
       https://arxiv.org/abs/1905.13727
     """
 
-    def factorise(matrix, q, narrow, active, axes):
+    def factorise(matrices, active, axes):
         del active, axes
-        left = narrow(_orthonormal(matrix @ q))
-        right = narrow(matrix.T @ left)
-        return left, right, left, right, ()
+        made = []
+        for matrix, q, narrow in matrices:
+            left = narrow(_orthonormal(matrix @ q))
+            right = narrow(matrix.T @ left)
+            made.append((left, right, left, right, ()))
+        return made
 
     return _power_iteration(rank, key, factorise, False)
 
@@ -94,27 +98,38 @@ def power_sgd(rank: int, *, key=0) -> Piece:
       https://arxiv.org/abs/1905.13727
     """
 
-    def factorise(matrix, q, narrow, active, axes):
-        def over_workers(x):
-            return jax.lax.psum(jnp.where(active, x, 0), axes)
+    def factorise(matrices, active, axes):
+        def over_workers(factors):  # one collective for all of them
+            vector, apart = ravel_pytree(factors)
+            return apart(jax.lax.psum(jnp.where(active, vector, 0), axes))
 
-        own_left = narrow(matrix @ q)
-        left = _orthonormal(over_workers(own_left))
-        right = narrow(matrix.T @ left)
+        own_lefts = [narrow(matrix @ q) for matrix, q, narrow in matrices]
+        lefts = [_orthonormal(x) for x in over_workers(own_lefts)]
+        rights = [
+            narrow(matrix.T @ left)
+            for (matrix, _, narrow), left in zip(matrices, lefts, strict=True)
+        ]
         # Where nothing arrives the sum is 0, of which no iteration starts.
         some = jax.lax.psum(jnp.asarray(active, jnp.int32), axes) > 0
-        sum = over_workers(right)
-        common = _Factors(jnp.where(some, left, 0), sum)
-        return left, right, own_left, jnp.where(some, sum, q), common
+        sums = over_workers(rights)
+        common = [
+            _Factors(jnp.where(some, left, 0), sum)
+            for left, sum in zip(lefts, sums, strict=True)
+        ]
+        following = [
+            jnp.where(some, sum, q)
+            for (_, q, _), sum in zip(matrices, sums, strict=True)
+        ]
+        return list(zip(lefts, rights, own_lefts, following, common, strict=True))
 
     return _power_iteration(rank, key, factorise, True)
 
 
 def _power_iteration(rank: int, key, factorise, sums_over_workers: bool):
-    """The piece of a `factorise`, called for every matrix.
+    """The piece of a `factorise`, called for all matrices: (V, Q, how it is narrowed).
 
-    It returns P, Q_m, the left factor that travels, the Q of the next round, and the
-    factors of the sum if it has them.
+    It returns for each P, Q_m, the left factor that travels, the Q of the next round,
+    and the factors of the sum if it has them.
     """
     _checks.integer("rank", rank, 1)
 
@@ -146,22 +161,27 @@ def _power_iteration(rank: int, key, factorise, sums_over_workers: bool):
         axes = extra_args.get("worker_axes", WORKER_AXIS)
         del params, extra_args
         leaves, structure = jax.tree.flatten(updates)
+        given = list(zip(leaves, state.right, state.packing.payload, strict=True))
+        factors = iter(
+            factorise(
+                [
+                    (_matrix(v).astype(q.dtype), q, _narrow(known.left.dtype))
+                    for v, q, known in given
+                    if _is_matrix(v)
+                ],
+                active,
+                axes,
+            )
+        )
         messages, rights, payload, known_to_all = [], [], [], []
-        for v, q, known in zip(leaves, state.right, state.packing.payload, strict=True):
+        for v, _, known in given:
             if not _is_matrix(v):
                 messages.append(v)
                 rights.append(())
                 known_to_all.append(())
                 payload.append(flush(v.astype(known.dtype)))
                 continue
-
-            def narrow(x, dtype=known.left.dtype):  # to what can travel
-                return flush(x.astype(dtype)).astype(x.dtype)
-
-            matrix = _matrix(v).astype(q.dtype)
-            left, right, own_left, following, common = factorise(
-                matrix, q, narrow, active, axes
-            )
+            left, right, own_left, following, common = next(factors)
             messages.append((left @ right.T).reshape(v.shape))
             rights.append(following)
             known_to_all.append(common)
@@ -177,6 +197,11 @@ def _power_iteration(rank: int, key, factorise, sums_over_workers: bool):
         sums_over_workers=sums_over_workers,
         shared=(lambda state: state.common) if sums_over_workers else None,
     )
+
+
+def _narrow(dtype):
+    """Rounds to what can travel."""
+    return lambda x: flush(x.astype(dtype)).astype(x.dtype)
 
 
 def _orthonormal(matrix):

@@ -666,3 +666,29 @@ def test_what_a_stage_decides_by_is_known_on_a_mesh_too():
         assert direction.tolist() == [24.0] * 3, direction
         """
     )
+
+
+def test_many_leaves_have_few_collectives():
+    """A collective for each leaf costs more than what it carries."""
+    on_devices(
+        """
+        import re
+
+        params = {f"w{i}": jnp.zeros((6, 4)) for i in range(30)}
+        params |= {f"b{i}": jnp.zeros(4) for i in range(5)}
+        lies = NamedSharding(mesh_of("auto", data=4), P("data"))
+        grads = jax.tree.map(lambda x: jnp.ones((4, *x.shape)), params)
+        grads = jax.device_put(grads, lies)
+        for algorithm in (
+            gdsec_jax.gd(4, axis="data"),
+            gdsec_jax.top_j(4, 0.1, axis="data"),
+            gdsec_jax.sign_ef(4, scope="leaf", axis="data"),
+            gdsec_jax.power_sgd(4, 2, axis="data"),
+            gdsec_jax.low_rank(4, 2, axis="data"),
+        ):
+            update = jax.jit(algorithm.update)
+            text = update.lower(grads, algorithm.init(params), params).compile()
+            found = re.findall(r"= .* all-(?:reduce|gather)\\(", text.as_text())
+            assert 1 <= len(found) <= 4, found
+        """
+    )
