@@ -356,7 +356,7 @@ def test_what_is_refused_on_a_mesh():
         )
         with jax.set_mesh(mesh):
             refused(
-                "is an Explicit axis, under which JAX cannot do a part of this: a number",
+                "is an Explicit axis, under which JAX cannot do a part of this",
                 gdsec_jax.cgd(4, xi=jnp.ones(()), axis="data"),
             )
 
