@@ -84,8 +84,8 @@ def largest_of(features) -> np.ndarray:
     return largest.toarray().ravel() if scipy.sparse.issparse(features) else largest
 
 
-# Not by scikit-learn's `scale` and `maxabs_scale` (1.9.1): they leave columns whose size
-# is below 2e-15 as they are, and the squares of large ones overflow.
+# Not by scikit-learn's `scale` and `maxabs_scale` (1.9.1): they leave columns of a size
+# below 2e-15 as they are, and the squares of large ones overflow.
 def _standard(features: np.ndarray) -> np.ndarray:
     # By powers of two, which round nothing: squares then neither overflow nor vanish.
     _, exponents = np.frexp(largest_of(features))
