@@ -76,7 +76,8 @@ def bench(settings: Settings) -> list[Measure]:
     for number in setup.numbers:
         rows = over_links(setup, number, settings.repeats)
         experiment.say(settings.console, f"  tc tbf, burst {veth.BURST}")
-        settings.console.print(table(rows, setup, number))
+        for table in tables(rows, setup, number):
+            settings.console.print(table)
         measures += _measures(rows, setup, number)
     if importlib.util.find_spec("torch") is None:
         why = "PyTorch is not installed: pip install 'gdsec-jax[bench]'."
@@ -117,32 +118,36 @@ def _row(name: str, own: ranks.Ranks, network, rates: Sequence[int], repeats) ->
     return Row(name, float(bits) / 8, program, float(np.median(received)), seconds)
 
 
-def table(rows: Sequence[Row], setup: Setup, number: int) -> rich.table.Table:
-    """What was measured, a method a line."""
-    made = rich.table.Table(
-        title=f"{number} processes, {math.prod(setup.shape):,} float32: MB and seconds "
-        "of an update",
-        title_justify="left",
-    )
-    made.add_column("method")
+def tables(rows: Sequence[Row], setup: Setup, number: int) -> list[rich.table.Table]:
+    """What was measured, a method a line: bytes, and seconds; both fit a terminal."""
+    who = f"{number} processes, {math.prod(setup.shape):,} float32"
     columns = ("counted", "program", "interface", "/ program")
-    columns += tuple(f"{rate} Mbit/s" for rate in setup.rates)
-    for column in columns:
-        made.add_column(column, justify="right", no_wrap=True)
+    traffic = _empty(f"{who}: MB of an update", columns)
+    rates = [f"{rate} Mbit/s" for rate in setup.rates]
+    taken = _empty(f"{who}: seconds of an update (dense / method)", rates)
     dense = {row.name: row for row in rows}[DENSE]
     for row in rows:
         program = sorted({f"{b / 1e6:.3g}" for b in row.program.values()}, key=float)
-        made.add_row(
+        traffic.add_row(
             row.name,
             _megabytes(row.counted),
             " or ".join(program) or "-",
             _megabytes(row.interface),
             "-" if math.isnan(row.excess) else f"{row.excess:.3f}",
-            *(
-                f"{min(taken):.3g} ({min(dense.seconds[rate]) / min(taken):.2g} x)"
-                for rate, taken in row.seconds.items()
-            ),
         )
+        seconds = {rate: min(each) for rate, each in row.seconds.items()}
+        taken.add_row(
+            row.name,
+            *(f"{t:.3g} ({min(dense.seconds[r]) / t:.1f})" for r, t in seconds.items()),
+        )
+    return [traffic, taken]
+
+
+def _empty(title: str, columns: Sequence[str]) -> rich.table.Table:
+    made = rich.table.Table(title=title, title_justify="left")
+    made.add_column("method", no_wrap=True)
+    for column in columns:
+        made.add_column(column, justify="right", no_wrap=True)
     return made
 
 

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -30,22 +30,44 @@ MOST_RECORDS = 2**22  # the same, of workers and rounds
 MOST_BYTES = 2**28  # the same, of all that is recorded
 
 
+class Made(NamedTuple):
+    """An optimizer as what makes it, of values that are traced.
+
+    Runs whose makers are equal share one compiled loop, whatever their values.
+    """
+
+    make: Callable[..., optax.GradientTransformation]  # from `values`; hashable
+    values: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """Makes the optimizer that it was given."""
+
+    optimizer: optax.GradientTransformation
+
+    def __call__(self, *, values: Mapping[str, Any]) -> optax.GradientTransformation:
+        return self.optimizer
+
+
 class OneRun(NamedTuple):
     """The program of a single run. Static: equal ones share what is compiled."""
 
-    optimizer: optax.GradientTransformation
+    make: Callable[..., optax.GradientTransformation]  # from its values
     options: _run.Options
     mesh: jax.sharding.Mesh | None = None  # over which workers are spread
 
     def start(self, inputs: _run.Inputs, params: Any) -> _run.Run:
         """The run before its first round, of an optimizer that can do it."""
+        optimizer = self.make(values=inputs.values)
         num_workers, batch = inputs.problem.num_workers, self.options.worker_batch
-        check(self.optimizer, params, num_workers, batch)
-        return _run.start(self.optimizer, params)
+        check(optimizer, params, num_workers, batch)
+        return _run.start(optimizer, params)
 
     def one_round(self, inputs: _run.Inputs, number: jax.Array, run: _run.Run):
         """The run after a round, and its record."""
-        return _run.one_round(self.optimizer, self.options, inputs, number, run)
+        optimizer = self.make(values=inputs.values)
+        return _run.one_round(optimizer, self.options, inputs, number, run)
 
     def spread(self, tree: Any, axis: int = 0) -> Any:
         """The run, or its records, over the devices."""
@@ -224,7 +246,7 @@ def fingerprint(
     first = jax.jit(first_round).lower(*taken)
     _, record = first.out_info
     # The wire formats too: what is counted is the same, what it costs is not.
-    text = first.as_text() + repr(jax.tree.structure(record))
+    text = first.as_text() + repr(jax.tree.structure(record)) + digest(inputs.values)
     with np.errstate(over="ignore"):  # as the loop compares it
         target = np.asarray(inputs.limits.target_error).astype(record.error.dtype)
     return {

@@ -159,11 +159,16 @@ def stack(settings: Sequence[Setting], dtype) -> dict[str, Any]:
     """The values of each traced parameter, [S, ...], in the parameters' dtype."""
 
     def one(*values):
-        stacked = np.stack(values)  # by NumPy, which compiles nothing
-        return jnp.asarray(stacked, None if stacked.dtype.kind in "iu" else dtype)
+        return traced(np.stack(values), dtype)  # by NumPy, which compiles nothing
 
     names = settings[0]
     return {n: jax.tree.map(one, *(setting[n] for setting in settings)) for n in names}
+
+
+def traced(value: Any, dtype) -> jax.Array:
+    """A parameter's value as a loop is handed it: whole numbers as they are."""
+    value = np.asarray(value)
+    return jnp.asarray(value, None if value.dtype.kind in "iu" else dtype)
 
 
 def takes(function: Callable, name: str) -> bool:

@@ -83,7 +83,7 @@ class Inputs(NamedTuple):
     limits: Limits
     uplink: Uplink  # of a sweep only the channel that all settings have
     key: Any  # None while each setting of a sweep has its own, of its seed
-    values: Mapping[str, Any] = {}  # of a sweep's parameters, [S, ...]
+    values: Mapping[str, Any] = {}  # of parameters; of a sweep's settings [S, ...]
 
 
 class Options(NamedTuple):

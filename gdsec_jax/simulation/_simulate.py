@@ -114,7 +114,10 @@ def simulate(
       (50, 4)
     """
     check_problem(problem)
-    _checks.optimizer(optimizer)
+    made = optimizer
+    if not isinstance(made, _chunks.Made):
+        _checks.optimizer(optimizer)
+        made = _chunks.Made(_chunks.Given(optimizer), {})
     _checks.instance("attributes", attributes, Mapping, "a dict")
     _checks.instance("uplink", uplink, Uplink, "an Uplink")
     _checks.instance("stop", stop, Stop, "a Stop")
@@ -126,12 +129,12 @@ def simulate(
     own_attributes = _whole.plain("attributes", dict(attributes or {}))
     mesh = None if mesh is None else mesh_of(mesh, problem.num_workers)
     options = _run.options(eval_every, observe, worker_batch)
-    program = _chunks.OneRun(optimizer, options, mesh)
+    program = _chunks.OneRun(made.make, options, mesh)
     key = _run.key_for(problem, key, uplink)
     placed = _mesh.place_problem(problem, mesh)
     initial_error = _run.initial_error(placed, options.worker_batch)
     limits = _run.limits(problem, num_rounds, stop, initial_error)
-    inputs = _run.Inputs(_run.for_loop(placed), limits, uplink, key)
+    inputs = _run.Inputs(_run.for_loop(placed), limits, uplink, key, made.values)
     store = None
     if checkpoint is not None:  # a run is the same whatever its devices
         own = inputs._replace(problem=_run.for_loop(problem))

@@ -424,12 +424,17 @@ def _ended_by(error: BaseException) -> tuple[int | None, str]:
     return None, said
 
 
+def _keep(option: str, value: str | float) -> None:
+    """Set an option of JAX here, and in the processes that are started from here."""
+    jax.config.update(option, value)
+    os.environ[option.upper()] = str(value)
+
+
 def command() -> int:
     """`main` as a process of its own, which keeps compiled programs for later ones."""
     sys.path.append(str(Path.cwd()))  # where a method of the user's own may lie
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):  # else the user has said where
-        folder = _whole.cache_folder() / "xla"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+        _keep("jax_compilation_cache_dir", str(_whole.cache_folder() / "xla"))
         if not os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+            _keep("jax_persistent_cache_min_compile_time_secs", 0.1)
     return main()

@@ -174,7 +174,7 @@ def simulate_method(
     """One run of a method of a config; what is wrong names its label."""
     method = tuning.ready(label, method, problem)
     with configs.of_method(label):
-        optimizer = configs.make_optimizer(method, config, problem)
+        optimizer = tuning.made(method, config, problem)
     uplink = configs.make_uplink(method, config.channel, problem.num_workers)
     about = tuning.about_method(config, label, method)
     started = datetime.datetime.now(datetime.UTC).isoformat()

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pandas as pd
 import xarray as xr
 
-from gdsec_jax import problems
-from gdsec_jax.simulation import _grid
+from gdsec_jax import _trees, problems
+from gdsec_jax.algorithms import METHODS
+from gdsec_jax.simulation import _chunks, _grid
 from gdsec_jax.simulation._costs import cost_to as cost_to
 from gdsec_jax.simulation._costs import resolution_of as resolution_of
 from gdsec_jax.simulation._store import SweepFile
@@ -46,13 +49,8 @@ def sweep_method(
     method, axes = config.methods[label], axes_of(config, label)
     given = list(_grid.settings_of(axes))
     rows = [ready(label, method, problem, **setting) for setting in given]
-    first, *_ = fields = [dict(row) for row in rows]
-    traced = [
-        name
-        for name in configs.TRACED
-        if first.get(name) is not None
-        and not any(isinstance(row.get(name), str) for row in fields)
-    ]
+    fields = [dict(row) for row in rows]
+    traced = _traced(rows)
     static = [
         name
         for name in {name: None for row in fields for name in row}
@@ -85,8 +83,7 @@ def sweep_method(
         return problems.local_steps(problem, steps, rate)
 
     def make_optimizer(**fields):
-        method = configs.with_values(rows[0], **fields)
-        return configs.make_optimizer(method, config, problem)
+        return _of_values(rows[0], config, problem, **fields)
 
     with configs.of_method(label):
         return sweep(
@@ -99,6 +96,42 @@ def sweep_method(
             path=SweepFile(path, about_method(config, label, method)),
             **options,
         )
+
+
+def _traced(rows: Sequence[configs.MethodConfig]) -> list[str]:
+    """The fields of a method whose values, in these settings, one loop can take."""
+    return [
+        name
+        for name in configs.TRACED
+        if getattr(rows[0], name, None) is not None
+        and not any(isinstance(getattr(row, name), str) for row in rows)
+    ]
+
+
+def made(
+    method: configs.MethodConfig, config: configs.RunConfig, problem: problems.Problem
+) -> optax.GradientTransformation | _chunks.Made:
+    """The optimizer of a method that is `ready`, as runs of its kind can share a loop.
+
+    Of one's own function as it is: it may look at its values.
+    """
+    optimizer = configs.make_optimizer(method, config, problem)  # checks the values
+    if method.name not in METHODS:
+        return optimizer
+    values = {name: getattr(method, name) for name in _traced([method])}
+    static = configs.with_values(method, **dict.fromkeys((*values, "chosen")))
+    others = config.model_copy(update={"methods": {}})
+    given = {"method": method, "config": config, "problem": problem}
+    same = repr(static), repr(others), id(problem)
+    maker = _grid.Maker(_of_values, same, given)
+    dtype = _trees.widest(*map(jnp.result_type, jax.tree.leaves(problem.init_params)))
+    return _chunks.Made(maker, {n: _grid.traced(x, dtype) for n, x in values.items()})
+
+
+def _of_values(method, config, problem, **values) -> optax.GradientTransformation:
+    return configs.make_optimizer(
+        configs.with_values(method, **values), config, problem
+    )
 
 
 def ready(

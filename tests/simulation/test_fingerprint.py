@@ -19,7 +19,7 @@ def test_a_method_differs_in_any_number_of_its_own():
         limits = _run.Limits(10, -np.inf, np.inf)
         given = limits, gdsec_jax.Uplink(), jax.random.key(0)
         inputs = _run.Inputs(_run.for_loop(on), *given)
-        program = _chunks.OneRun(chain, _run.Options(1))
+        program = _chunks.OneRun(_chunks.Given(chain), _run.Options(1))
         words = fingerprint(on, program, inputs, gdsec_jax.Stop())
         assert words["target_error"] == "-inf"
         return words["method or options"]
