@@ -4,10 +4,12 @@ import json
 import os
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import rich.console
 import xarray as xr
+from inside import _chunks, _grid
 
 import gdsec_jax
 from gdsec_experiments import _parts as parts
@@ -71,6 +73,42 @@ def test_the_runs_of_a_config(runs):
         np.testing.assert_array_equal(bits, history.bits.sum(1))
     labels = [setting["method"] for setting, _ in seen]
     assert labels == sorted(labels)
+
+
+# Each with what may differ within a kind: traced numbers, a seed, what is drawn.
+KINDS = (
+    {"name": "qgd", "levels": 4, "seed": 1},
+    {"name": "qsgdsec", "xi": 1.0, "levels": 8, "seed": 1},
+    {"name": "ef21_sgdm", "k": 2, "eta": 0.5}, {"name": "rand_k", "k": 2, "seed": 1},
+    {"name": "diana", "compressor": "random_k", "k": 2, "seed": 1},
+    {"name": "gdsec", "xi": 1.0, "coordinate_xi": True, "participation": 0.5},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("given", KINDS, ids=lambda given: "_".join(map(str, given)))
+def test_runs_of_a_kind_share_a_loop(given, tmp_path, quiet):
+    own = {"name", "k", "levels", "compressor", "coordinate_xi", "participation"}
+    others = {x: value * 2 if x == "seed" else value / 2 for x, value in given.items()
+              if x not in own}  # fmt: skip
+    loaded = make({"one": given, "other": given | others | {"step_factor": 0.5}})
+    before = _chunks.chunk._cache_size()
+    found = experiment.compare(loaded, tmp_path, quiet)
+    kinds = 2 if "participation" in given else 1  # its rule is no number
+    assert _chunks.chunk._cache_size() - before == kinds
+    method = config.resolved(loaded.methods["other"], found.problem)
+    uplink = config.make_uplink(method, None, found.problem.num_workers)
+    with jax.enable_x64(True):  # with numbers that are constants
+        alone = gdsec_jax.simulate(
+            found.problem,
+            config.make_optimizer(method, loaded, found.problem),
+            loaded.num_rounds,
+            key=loaded.problem.seed if method.seed is None else method.seed,
+            uplink=_grid.UplinkOf(uplink)(**dict(method)),
+        )
+    one, other = found.histories.values()
+    np.testing.assert_array_equal(other.bits, alone.bits)
+    np.testing.assert_allclose(other.params, alone.params, rtol=1e-12)
+    assert (one.objective_error != other.objective_error).any()
 
 
 def test_a_run_has_its_seed_and_step_and_what_takes_part(runs):
