@@ -32,6 +32,7 @@ class Measure(NamedTuple):
     goal: float | None = None
     larger_is_better: bool = False
     note: str = ""
+    told: bool = False  # in a table that the bench has printed itself
 
 
 class Skipped(Exception):

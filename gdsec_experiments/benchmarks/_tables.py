@@ -38,10 +38,10 @@ def _tables(result: Result) -> list[rich.table.Table]:
     asks = not result.small
     wanted: dict[str, Callable[[Measure], Any]] = {
         "What must be reached": verdict,
-        "Also measured": lambda measure: not verdict(measure),
+        "Also measured": lambda measure: not (verdict(measure) or measure.told),
     }
     if not asks:
-        wanted = {"At small sizes": lambda _: True}
+        wanted = {"At small sizes": lambda measure: not measure.told}
     made = []
     for title, wants in wanted.items():
         table = rich.table.Table(title=title, title_justify="left")
