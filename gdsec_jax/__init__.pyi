@@ -34,6 +34,8 @@ from .algorithms import power_sgd as power_sgd
 from .algorithms import qgd as qgd
 from .algorithms import qsgdsec as qsgdsec
 from .algorithms import rand_k as rand_k
+from .algorithms import scaffnew as scaffnew
+from .algorithms import scaffold as scaffold
 from .algorithms import sign_ef as sign_ef
 from .algorithms import terngrad as terngrad
 from .algorithms import top_j as top_j
@@ -49,6 +51,8 @@ from .federation._controller import Controller as Controller
 from .federation._controller import last_xi as last_xi
 from .federation._counts import LastRound as LastRound
 from .federation._counts import last_round as last_round
+from .federation._local import WorkerLosses as WorkerLosses
+from .federation._local import local as local
 from .federation._specs import state_specs as state_specs
 from .server import gradient_estimate as gradient_estimate
 from .server import late_messages as late_messages
@@ -83,6 +87,7 @@ __all__ = [
     "Theory",
     "Uplink",
     "WorkerBatches",
+    "WorkerLosses",
     "adaptive_xi",
     "broadcast",
     "cgd",
@@ -106,6 +111,7 @@ __all__ = [
     "last_round",
     "last_xi",
     "late_messages",
+    "local",
     "logs",
     "low_rank",
     "marina",
@@ -119,6 +125,8 @@ __all__ = [
     "qsgdsec",
     "rand_k",
     "robust",
+    "scaffnew",
+    "scaffold",
     "server",
     "server_memory",
     "sign_ef",

@@ -10,6 +10,7 @@ it there, and the common options into the signature.
 from gdsec_jax import _checks
 from gdsec_jax.algorithms._censored import gdsec, gdsoec, qsgdsec
 from gdsec_jax.algorithms._error_feedback import low_rank, power_sgd, sign_ef, top_j
+from gdsec_jax.algorithms._local import scaffnew, scaffold
 from gdsec_jax.algorithms._memoryless import natural, qgd, rand_k, terngrad
 from gdsec_jax.algorithms._options import (
     MemoryOptions,
@@ -47,6 +48,8 @@ __all__ = [
     "qgd",
     "qsgdsec",
     "rand_k",
+    "scaffnew",
+    "scaffold",
     "sign_ef",
     "terngrad",
     "top_j",

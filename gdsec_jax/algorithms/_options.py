@@ -162,6 +162,6 @@ def share(x, num_workers: int, options: Any, power: int = 1):
     _checks.number_of_workers(num_workers)
     if callable(x):
         return lambda round: share(x(round), num_workers, options, power)
-    if str(options.get("reduction")) == "mean":
+    if str(options.get("reduction", "sum")) != "sum":
         return x
     return jax.tree.map(lambda leaf: leaf / num_workers**power, x)

@@ -10,6 +10,7 @@ from gdsec_jax import worker
 from gdsec_jax.algorithms import (
     _censored,
     _error_feedback,
+    _local,
     _memoryless,
     _variance_reduced,
     _whole_vectors,
@@ -75,6 +76,8 @@ METHODS = _table(
     (_variance_reduced.ef21_sgdm, "EF21-SGDM", "https://arxiv.org/abs/2305.15155"),
     (_variance_reduced.diana, "DIANA", "https://arxiv.org/abs/1901.09269"),
     (_variance_reduced.marina, "MARINA", "https://arxiv.org/abs/2102.07845"),
+    (_local.scaffold, "SCAFFOLD", "https://arxiv.org/abs/1910.06378"),
+    (_local.scaffnew, "Scaffnew", "https://arxiv.org/abs/2202.09357"),
     (_variance_reduced.clag, "CLAG", "https://arxiv.org/abs/2202.00998"),
 )
 

@@ -15,6 +15,7 @@ from gdsec_jax import _checks, _trees
 from gdsec_jax.federation import _parts
 from gdsec_jax.federation._batches import WorkerBatches
 from gdsec_jax.federation._counts import RoundCounts, last_round
+from gdsec_jax.federation._local import WorkerLosses, local_steps, telling
 from gdsec_jax.federation._round import Federation
 
 _REMEDY = (
@@ -71,13 +72,16 @@ def check(
     grads = jax.tree.map(
         lambda p: jax.ShapeDtypeStruct((num_workers, *p.shape), p.dtype), shapes
     )
+    trains = False
+
+    def value_fn(params):
+        return _trees.squares(params, _trees.norm_dtype(params))
 
     def update(grads, state, params):
-        if worker_batch is not None:
+        if trains:
+            grads = WorkerLosses(lambda at, own, key: value_fn(at), grads)
+        elif worker_batch is not None:
             grads = WorkerBatches(lambda index, own: own, grads, worker_batch)
-
-        def value_fn(params):
-            return _trees.squares(params, _trees.norm_dtype(params))
 
         def told():
             return {"value": value_fn(params), "grad": params, "value_fn": value_fn}
@@ -91,6 +95,7 @@ def check(
         raise ValueError(
             f"{stage} cannot begin with these parameters: {_checks.words_of(error)}"
         ) from error
+    trains = local_steps(state) is not None
     try:
         updates, new_state = jax.eval_shape(update, grads, state, shapes)
     except Exception as error:  # whatever a foreign stage makes of an axis of workers
@@ -118,7 +123,7 @@ def check(
             f"{error} {_KEEPS_MASKED if masked else _KEEPS} {_REMEDY}"
         ) from error
     _check_carried(state, new_state)
-    if worker_batch is None:
+    if worker_batch is None and not trains:
         _check_in_front(update, grads, state, shapes)
 
 
@@ -341,23 +346,6 @@ def _deeper(outer: Any, inner: Any) -> bool:
 
 def _variables(values: Any) -> list[Any]:
     return [value for value in values if not isinstance(value, Literal)]
-
-
-def telling(update: Callable, told: Callable[[], dict[str, Any]]) -> Callable:
-    """An update whose stages are told value, grad and value_fn, if they ask for them.
-
-    They ask by keywords that must be given. That costs to compute, so it is done then.
-    """
-
-    def call(*arguments, **given):
-        try:
-            return update(*arguments, **given)
-        except TypeError as error:
-            if "required keyword-only argument" not in str(error):
-                raise
-        return update(*arguments, **given, **told())
-
-    return call
 
 
 def _check_carried(state: Any, new_state: Any) -> None:

@@ -1,7 +1,7 @@
 """An algorithm from a worker's pipeline and a server: options to init and update."""
 
 import functools
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from gdsec_jax.wire import Format
 from gdsec_jax.wire._formats import as_format
 from gdsec_jax.worker._piece import as_piece
 
-Reduction = Literal["sum", "mean"]
+Reduction = Literal["sum", "mean", "senders"]
 OnNonfinite = Literal["drop", "propagate"]
 OnStandstill = Literal["send", "hold"]
 
@@ -86,7 +86,8 @@ def federate(
       num_workers: M, a Python int.
       server: one of `gdsec_jax.server`, or a transformation of the messages' sum, such
         as `server_memory`; by default the sum.
-      reduction: "sum", or "mean", which divides by M, whoever takes part: then f is an
+      reduction: "sum", or "mean", which divides by M, whoever takes part (or "senders",
+        by how many of them are heard in the round): then f is an
         M-th of the sum of the f_m.
       weights: [M], the weight of each f_m: f = sum of w_m f_m, or in the mean
         convention (sum of w_m f_m) / (sum of w_m). They scale the gradients before the
@@ -142,17 +143,19 @@ def federate(
       (Array([-5., -4.], dtype=float32), Array([1, 2], dtype=int32))
     """
     _checks.number_of_workers(num_workers)
-    _checks.one_of("reduction", reduction, ("sum", "mean"))
+    _checks.one_of("reduction", reduction, get_args(Reduction))
     _checks.one_of("on_nonfinite", on_nonfinite, ("drop", "propagate"))
     _checks.one_of("on_standstill", on_standstill, ("send", "hold"))
     wire = as_format(wire)
-    weights = weights_of(weights, num_workers, reduction == "mean")
+    weights = weights_of(weights, num_workers, reduction != "sum")
     random_key = None if key is None else _trees.as_key(key)
     server = as_server(server)
     if server.asks is not None and key is None:
         raise ValueError("key is None, expected an int or a random key to draw with.")
-    drops, mean = on_nonfinite == "drop", reduction == "mean"
-    federation = Federation(as_piece(worker), server, num_workers, weights, mean, drops)
+    drops, mean = on_nonfinite == "drop", reduction != "sum"
+    federation = Federation(
+        as_piece(worker), server, num_workers, weights, reduction, drops
+    )
     lies = _spread.lies_on(axis, within)
     if lies.axes:
         _check.exchanges(federation)

@@ -31,7 +31,7 @@ class Federation(NamedTuple):
     server: Server
     num_workers: int
     weights: jax.Array | None  # [M], of the f_m
-    mean: bool  # whether the sum is divided by M
+    reduction: str  # "sum", "mean" by M, or "senders", the mean of who is heard
     drops: bool  # whether workers whose numbers are not finite are left out
     spread: Spread = Spread()  # over the devices of a mesh
 
@@ -172,10 +172,10 @@ def compress(
 def step(federation: Federation, now: Round, said: Answers) -> Outcome:
     """The server's half of a round, after the workers' answers."""
     common, total = now.common, said.total
-    if federation.mean:
-        total = jax.tree.map(lambda x: x / federation.num_workers, total)
-    senders = now.workers.senders(said.present)
-    spread = federation.spread
+    senders, spread = now.workers.senders(said.present), federation.spread
+    divisor = _divisor(federation, now.workers, senders)
+    if divisor is not None:
+        total = jax.tree.map(lambda x: x / jnp.asarray(divisor, x.dtype), total)
     arguments = common.arguments() | {"active": spread.everyones(senders)}
     arguments |= {"worker_axes": spread.axes} if spread.axes else {}
     direction, state = federation.server.step.update(
@@ -184,6 +184,14 @@ def step(federation: Federation, now: Round, said: Answers) -> Outcome:
     previous = common.previous if common.params is None else common.params
     direction = _trees.cast_like(direction, common.previous)
     return Outcome(direction, previous, state, said._replace(total=()))
+
+
+def _divisor(federation: Federation, workers: Workers, senders: jax.Array) -> Any:
+    """What a sum over the workers is divided by; None: nothing."""
+    if federation.reduction != "senders":
+        return federation.num_workers if federation.reduction == "mean" else None
+    heard = senders if workers.arrives is None else senders & workers.arrives
+    return jnp.maximum(federation.spread.everyones(heard).sum(), 1)
 
 
 def sound(federation: Federation, workers: Workers) -> Workers:

@@ -113,6 +113,11 @@ class Problem:
         in_a_round = jax.vmap(self._in_a_round, (None, 0, 0))
         return in_a_round(params, keys, worker_data)
 
+    def own_loss(self, params, own_data, key) -> jax.Array:
+        """M f_m, a worker's own loss in the mean convention, on a draw of this key."""
+        drawn = own_data if self.draw is None else self.draw(key, own_data)
+        return self.num_workers * self.worker_loss(params, drawn)
+
     def _in_a_round(self, params, key, own_data):
         """The sum of one worker's gradients along its local steps."""
 

@@ -41,13 +41,14 @@ class Record(NamedTuple):
     observed: dict[str, jax.Array]  # by name, what the caller wants to see
     metrics: dict[str, jax.Array]  # the problem's, just so
     conditions: Any  # of the channel, or () without one
+    steps: jax.Array  # int32 [], gradients that each worker computes
 
 
 class Rounds(NamedTuple):
     """Rounds on the host, and what their records mean."""
 
     record: Any  # a `Record`; leaves [K, ...] of a run, [K, S, ...] of a sweep
-    evaluations: np.ndarray  # int64 [M], sample gradients that a worker computes
+    evaluations: np.ndarray  # int64 [M], samples of a gradient that a worker computes
     costs: Costs | None
 
     @classmethod
@@ -132,7 +133,10 @@ TABLE = (
     Quantity("broadcast_bits", _broadcast_bits),
     Quantity(
         "gradient_evaluations",
-        lambda r: (np.asarray(r.record.sent.computed) * r.evaluations).sum(-1),
+        lambda r: (
+            (np.asarray(r.record.sent.computed) * r.evaluations).sum(-1)
+            * np.asarray(r.record.steps, np.int64)
+        ),
     ),
     Quantity("participants", _sent("participants"), bool, by_worker=True),
     Quantity("dropped", _sent("dropped")),
@@ -232,7 +236,7 @@ class Round(NamedTuple):
 
     number: jax.Array  # int32 [], the first is 0
     params: Any  # theta^k, at which the workers compute
-    gradients: Any  # of all workers, leaves [M, *param]; None with a worker_batch
+    gradients: Any  # of all workers, leaves [M, *param]; None if never there at once
     state: Any  # the optimizer's, before the round
     updates: Any  # what was added to theta^k
     new_params: Any  # theta^{k+1}
@@ -286,8 +290,8 @@ def norms(now: Round) -> dict[str, jax.Array]:
     """
     if now.gradients is None:
         raise ValueError(
-            "observe is norms, expected another function with a worker_batch: the "
-            "gradients of all workers are never there at once."
+            "observe is norms, expected another function with a worker_batch, or where "
+            "workers train: the gradients of all workers are never there at once."
         )
     workers = [each.workers for each in _trees.of_type(now.new_state, FederationState)]
     h = [each.memory for each in _trees.of_type(workers, GradientDifferenceState)]

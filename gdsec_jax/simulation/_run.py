@@ -15,8 +15,8 @@ import optax
 from gdsec_jax import _checks, _trees
 from gdsec_jax.federation._batches import WorkerBatches
 from gdsec_jax.federation._broadcast import last_broadcast
-from gdsec_jax.federation._check import telling
 from gdsec_jax.federation._counts import last_round
+from gdsec_jax.federation._local import WorkerLosses, local_steps, telling
 from gdsec_jax.problems import Problem
 from gdsec_jax.simulation._records import Observe, Record, Round, observed
 from gdsec_jax.uplink import Uplink, _uplink
@@ -124,13 +124,23 @@ def one_round(
     problem, limits, uplink, key, _ = inputs
     minibatch_key = _uplink.stream(key, _uplink.MINIBATCH, number)
     gradients: Any
-    if options.worker_batch is None:
+    trained = local_steps(run.state)
+    if trained is not None:
+        if problem.num_local_steps > 1:
+            raise ValueError(
+                f"{problem.name} has {problem.num_local_steps} local steps and the "
+                "optimizer trains the workers, expected one of the two."
+            )
+        data, size = problem.worker_data, options.worker_batch
+        gradients = WorkerLosses(problem.own_loss, data, minibatch_key, size)
+    elif options.worker_batch is None:
         gradients = problem.gradients(run.params, minibatch_key)
     else:
         of_some = functools.partial(problem.gradients_of, run.params, minibatch_key)
         gradients = WorkerBatches(of_some, problem.worker_data, options.worker_batch)
     uplink.check_delays(run.state)
-    drawn = uplink.draw(key, number, problem.num_workers, problem.num_local_steps)
+    steps = jnp.int32(problem.num_local_steps) if trained is None else trained
+    drawn = uplink.draw(key, number, problem.num_workers, steps)
 
     def told():
         value_fn = functools.partial(
@@ -144,7 +154,8 @@ def one_round(
     updates, state = update(gradients, run.state, run.params, **drawn.arguments())
     params = optax.apply_updates(run.params, updates)
     measured, outcome = _evaluated(problem, options, limits, number + 1, params)
-    whole = gradients if options.worker_batch is None else None
+    at_once = options.worker_batch is None and trained is None
+    whole = gradients if at_once else None
     now = Round(number, run.params, whole, run.state, updates, params, state)
     record = Record(
         error=measured.error,
@@ -153,6 +164,7 @@ def one_round(
         observed=observed(options.observe, now),
         metrics=measured.metrics,
         conditions=drawn.conditions,
+        steps=steps,
     )
     return Run(params, state, number + 1, outcome), record
 

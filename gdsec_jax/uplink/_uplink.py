@@ -152,7 +152,7 @@ class Uplink:
             )
 
     def draw(
-        self, key: Any, number: Any, num_workers: int, num_local_steps: int = 1
+        self, key: Any, number: Any, num_workers: int, num_local_steps: Any = 1
     ) -> Draw:
         """What a round's workers meet.
 

@@ -1,0 +1,195 @@
+"""Methods whose workers take many steps between two messages, without drifting apart.
+
+They are of the mean convention: :math:`f = \\frac1M \\sum_m \\tilde f_m`, with
+:math:`\\tilde f_m` the loss of `WorkerLosses`, and their outer step is `optax.sgd(1.0)`.
+"""
+
+from typing import Any, NamedTuple, Unpack
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gdsec_jax import _checks, _trees
+from gdsec_jax.algorithms._options import Aggregator, Options, algorithm
+from gdsec_jax.federation import federate
+from gdsec_jax.federation._counts import last_round
+from gdsec_jax.federation._local import LocalSteps, train
+
+
+class LocalOptions(Options, total=False):
+    """Of a method whose workers train."""
+
+
+@_trees.state
+class ScaffoldState(NamedTuple):
+    """State of `scaffold`."""
+
+    federation: Any
+    own: Any  # c_m: leaves [M, *param]
+    common: Any  # c: leaves [*param], their mean
+    steps: LocalSteps
+
+
+@algorithm(LocalOptions)
+def scaffold(
+    num_workers: int, local_learning_rate, steps: int, **options: Unpack[LocalOptions]
+) -> Aggregator:
+    r"""SCAFFOLD: local steps, each corrected by what the others' gradients were.
+
+    .. math::
+       \theta_m &\leftarrow \theta_m - \eta (\nabla \tilde f_m(\theta_m) - c_m + c)
+         \quad K \text{ times from } \theta_m = \theta^k, \quad
+         \Delta_m = \theta^k - \theta_m \\
+       c_m &\leftarrow c_m - c + \Delta_m / (K \eta), \quad
+         \theta^{k+1} = \theta^k - \gamma \, \text{mean}_{m \in S} \Delta_m \\
+       c &\leftarrow c + (|S|/M) (\text{mean}_{m \in S} \Delta_m / (K \eta) - c)
+
+    S are the workers that are heard in a round; :math:`c = \frac1M \sum_m c_m` at all
+    times. Where the workers' optima differ, local steps alone end beside the solution;
+    these converge to it. The paper's worker sends two vectors, :math:`\Delta_m` and the
+    change of :math:`c_m`; the second follows from the first and from c, which the
+    server knows, so one travels here, and is counted.
+
+    Args:
+      local_learning_rate: :math:`\eta`, 1/(10 L_max) for ten steps; may be traced.
+      steps: K.
+
+    Returns:
+      :math:`\text{mean}_{m \in S} \Delta_m`, of `WorkerLosses`. The step is
+      :math:`\gamma = 1`.
+
+    Examples:
+      >>> import gdsec_jax, optax
+      >>> algorithm = gdsec_jax.scaffold(5, local_learning_rate=0.01, steps=10)
+      >>> optimizer = optax.chain(algorithm, optax.sgd(1.0))
+
+    References:
+      Karimireddy et al., SCAFFOLD, 2020, https://arxiv.org/abs/1910.06378, option II
+    """
+    steps = _checks.integer("steps", steps, 1, 2**31 - 1)
+    rate = _checks.positive("local_learning_rate", local_learning_rate)
+    summed = federate(
+        optax.identity(), num_workers, **{"reduction": "senders"} | options
+    )
+    inner = optax.sgd(rate)
+
+    def init(params):
+        common = _trees.zero_memory(params)
+        own = _trees.repeat(common, num_workers)
+        count = LocalSteps(jnp.int32(steps))
+        return ScaffoldState(summed.init(params), own, common, count)
+
+    def update(updates, state, params=None, **extra_args):
+        shifts = jax.tree.map(lambda c, own: c - own, state.common, state.own)
+        moved, _ = train(
+            updates, params, inner, steps, num_workers, shifts=shifts
+        )
+        direction, federation = summed.update(
+            moved, state.federation, params, **extra_args
+        )
+        said = last_round(federation)
+        heard = said.participants & ~said.lost
+        number = heard.mean(dtype=_trees.norm_dtype(state.common))
+
+        def change(difference, c):  # of c_m, where it is heard, and of the mean's part
+            return difference.astype(c.dtype) / (steps * rate) - c
+
+        changes = jax.tree.map(change, moved, state.common)
+        own = _trees.where(heard, _trees.add(state.own, changes), state.own)
+        of_mean = jax.tree.map(change, direction, state.common)
+        common = _trees.add_scaled(state.common, number, of_mean)
+        return direction, ScaffoldState(federation, own, common, state.steps)
+
+    return Aggregator(init, update)
+
+
+@_trees.state
+class ScaffnewState(NamedTuple):
+    """State of `scaffnew`."""
+
+    federation: Any
+    own: Any  # h_m: leaves [M, *param], whose sum is 0
+    steps: LocalSteps
+    key_data: jax.Array  # of the common coin
+
+
+@algorithm(LocalOptions)
+def scaffnew(
+    num_workers: int,
+    local_learning_rate,
+    probability,
+    *,
+    key: Any = 0,
+    **options: Unpack[LocalOptions],
+) -> Aggregator:
+    r"""Scaffnew, or ProxSkip: local steps until a common coin says to meet.
+
+    .. math::
+       \theta_m &\leftarrow \theta_m - \gamma (\nabla \tilde f_m(\theta_m) - h_m)
+         \quad T \text{ times from } \theta_m = \theta^k, \quad
+         T \sim \text{Geometric}(p) \\
+       \theta^{k+1} &= \frac1M \sum_m \theta_m, \quad
+         h_m \leftarrow h_m + (p/\gamma) (\theta^{k+1} - \theta_m)
+
+    A round is a communication; one coin with probability p is thrown for all after each
+    step. On smooth strongly convex f with condition number :math:`\kappa` it converges
+    linearly, in :math:`O(\sqrt\kappa \log 1/\epsilon)` rounds for
+    :math:`p = 1/\sqrt\kappa`, an acceleration by local steps alone.
+
+    Args:
+      local_learning_rate: :math:`\gamma`, 1/L_max; may be traced.
+      probability: p in (0, 1]; may be traced.
+      key: of the coin, an int or a random key.
+
+    Returns:
+      :math:`\frac1M \sum_m (\theta^k - \theta_m)`, of `WorkerLosses`. The step is 1. All
+      workers take part in every round.
+
+    Examples:
+      >>> import gdsec_jax, optax
+      >>> algorithm = gdsec_jax.scaffnew(5, local_learning_rate=0.1, probability=0.2)
+      >>> optimizer = optax.chain(algorithm, optax.sgd(1.0))
+
+    References:
+      Mishchenko et al., ProxSkip, 2022, https://arxiv.org/abs/2202.09357
+    """
+    rate = _checks.positive("local_learning_rate", local_learning_rate)
+    _checks.number_in_range("probability", probability, _checks.SMALLEST, 1.0)
+    summed = federate(optax.identity(), num_workers, **{"reduction": "mean"} | options)
+    inner, random_key = optax.sgd(rate), _trees.as_key(key)
+
+    def thrown(key_data):
+        """The next number of steps, and the key behind it."""
+        key, coin = jax.random.split(
+            jax.random.wrap_key_data(key_data, impl=jax.random.key_impl(random_key))
+        )
+        number = jax.random.geometric(coin, probability, dtype=jnp.int32)
+        return LocalSteps(number), jax.random.key_data(key)
+
+    def init(params):
+        steps, key_data = thrown(jax.random.key_data(random_key))
+        own = _trees.repeat(_trees.zero_memory(params), num_workers)
+        return ScaffnewState(summed.init(params), own, steps, key_data)
+
+    def update(updates, state, params=None, **extra_args):
+        if extra_args.get("active") is not None:
+            raise ValueError(
+                "active is given, expected none: in scaffnew every worker takes part in "
+                "every round."
+            )
+        shifts = jax.tree.map(jnp.negative, state.own)
+        number = state.steps.number
+        moved, _ = train(
+            updates, params, inner, number, num_workers, shifts=shifts
+        )
+        mean, federation = summed.update(moved, state.federation, params, **extra_args)
+
+        def one(h, difference, mean):  # of theta^{k+1} = theta^k - mean from theta_m
+            beside = difference.astype(h.dtype) - mean.astype(h.dtype)
+            return h + jnp.asarray(probability / rate, h.dtype) * beside
+
+        own = jax.tree.map(one, state.own, moved, mean)
+        return mean, ScaffnewState(federation, own, *thrown(state.key_data))
+
+    return Aggregator(init, update)

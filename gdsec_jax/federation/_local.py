@@ -1,0 +1,241 @@
+"""Workers that train: several steps of an optimizer of their own in a round."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gdsec_jax import _checks, _trees
+from gdsec_jax.federation import _clock
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkerLosses:
+    r"""The losses of the workers, for methods that ask at points of each worker's own.
+
+    An optimizer that begins with `local`, and methods such as `scaffold`, take it in
+    the place of gradients with leaves [M, *param].
+
+    Attributes:
+      loss: (params, data of one worker, key) to the worker's own loss, a real scalar:
+        :math:`\tilde f_m` of :math:`f = \frac1M \sum_m \tilde f_m`, the mean over its
+        samples say.
+      data: of all workers, leaves [M, ...].
+      key: a random key of this round; each worker and each of its steps is handed its
+        own. None: the loss is handed None, and draws nothing.
+      size: workers that train at a time; None for all.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import gdsec_jax
+      >>> def loss(params, target, key):
+      ...     return 0.5 * jnp.sum((params - target) ** 2)
+      >>> losses = gdsec_jax.WorkerLosses(loss, jnp.array([1.0, 3.0]))
+    """
+
+    loss: Callable[[Any, Any, Any], jax.Array]
+    data: Any
+    key: Any = None
+    size: int | None = None
+
+    def __post_init__(self):
+        _checks.function("loss", self.loss)
+        if self.size is not None:
+            _checks.integer("size", self.size, 1, 2**31 - 1)
+
+
+@_trees.state
+class LocalSteps(NamedTuple):
+    """In a state: how many gradients each worker computes in the coming round."""
+
+    number: jax.Array  # int32 []
+
+
+@_trees.state
+class LocalState(NamedTuple):
+    """State of `local`."""
+
+    inner: optax.OptState  # the workers' optimizers', leaves [M, ...]; () where reset
+    steps: LocalSteps
+
+
+def local(
+    num_workers: int,
+    inner: optax.GradientTransformation,
+    steps: int,
+    *,
+    reset: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Let every worker train by itself, and hand on how far it went.
+
+    From the common parameters, :math:`\theta_m^0 = \theta^k`, worker m takes H steps of
+    an optimizer of its own on its own loss; what comes out stands for its gradient:
+
+    .. math:: \Delta_m = \theta^k - \theta_m^H
+
+    Any aggregator behind it compresses and adds up, and any optax optimizer behind that
+    makes the outer step: with `gd(M, reduction="mean")` and `optax.sgd(1.0)` it is
+    local SGD, or federated averaging; with AdamW inside and SGD with Nesterov's momentum
+    outside, DiLoCo. The table of names elsewhere has more.
+
+    Args:
+      num_workers: M.
+      inner: an optax optimizer, learning rate and all; each worker has one. What asks
+        for `value`, `grad` or `value_fn` is handed its worker's own.
+      steps: H, at least 1.
+      reset: whether the inner states begin anew in each round; else they are kept.
+        Those of workers that take no part are kept as they are.
+
+    Returns:
+      A transformation of `WorkerLosses` to leaves [M, *param]. It stands in front of an
+      aggregator; its state has M inner states, each leaf [M, ...].
+
+    Raises:
+      ValueError: an argument is out of range; updates are no `WorkerLosses`, or their
+        data have another first axis than M.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> import gdsec_jax
+      >>> def loss(params, target, key):
+      ...     return 0.5 * jnp.sum((params - target) ** 2)
+      >>> optimizer = optax.chain(
+      ...     gdsec_jax.local(2, optax.sgd(0.5), steps=2),
+      ...     gdsec_jax.gd(2, reduction="mean"), optax.sgd(1.0))
+      >>> params = jnp.zeros(1)
+      >>> losses = gdsec_jax.WorkerLosses(loss, jnp.array([1.0, 3.0]))
+      >>> updates, state = optimizer.update(losses, optimizer.init(params), params)
+      >>> params + updates  # three quarters of the way to the mean
+      Array([1.5], dtype=float32)
+
+    References:
+      McMahan et al., Communication-Efficient Learning of Deep Networks from
+      Decentralized Data, 2017, https://arxiv.org/abs/1602.05629; Douillard et al.,
+      DiLoCo, 2023, https://arxiv.org/abs/2311.08105
+    """
+    _checks.number_of_workers(num_workers)
+    _checks.optimizer(inner)
+    steps = _checks.integer("steps", steps, 1, 2**31 - 1)
+    _checks.of_kind("reset", reset, bool, "True or False")
+
+    def init(params):
+        # Copies, for a state may be donated together with the parameters.
+        own = () if reset else _trees.repeat(inner.init(params), num_workers)
+        return LocalState(own, LocalSteps(jnp.int32(steps)))
+
+    def update(updates, state, params=None, *, active=None, absent="hold", **extra):
+        del extra
+        before = None if reset else state.inner
+        moved, own = train(updates, params, inner, steps, num_workers, before)
+        if reset:
+            own = ()
+        elif active is not None and absent == "hold":
+            own = _trees.where(active, own, before)
+        return moved, state._replace(inner=own)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def train(
+    losses: WorkerLosses,
+    params: Any,
+    inner: optax.GradientTransformation,
+    steps: Any,
+    num_workers: int,
+    states: Any = None,
+    shifts: Any = None,
+) -> tuple[Any, Any]:
+    """How far each worker goes, leaves [M, *param], and its next inner state.
+
+    Args:
+      losses: of the workers.
+      params: the common ones, from which all begin.
+      inner: a worker's optimizer.
+      steps: how many; may be traced.
+      num_workers: M.
+      states: of the optimizers, leaves [M, ...]; None: they begin anew.
+      shifts: what is added to each worker's gradients, leaves [M, *param], or None.
+    """
+    if not isinstance(losses, WorkerLosses):
+        raise ValueError(
+            f"updates is {_checks.shown(losses)}, expected "
+            "gdsec_jax.WorkerLosses(loss, data): workers that train ask for gradients at "
+            "parameters of their own."
+        )
+    if params is None:
+        raise ValueError("params is None, expected the parameters to train from.")
+    for leaf in jax.tree.leaves(losses.data):
+        if jnp.shape(leaf)[:1] != (num_workers,):
+            raise ValueError(
+                f"WorkerLosses has data of shape {jnp.shape(leaf)}, expected "
+                f"{num_workers} workers as its first axis."
+            )
+    index = _clock.indices(num_workers)
+    optimizer = optax.with_extra_args_support(inner)
+    round_key = None if losses.key is None else _trees.as_key(losses.key)
+
+    def one(given):
+        m, data, state, shift = given
+        state = inner.init(params) if states is None else state
+        own = None if round_key is None else jax.random.fold_in(round_key, m)
+
+        def step(number, carry):
+            at, state = carry
+            key = None if own is None else jax.random.fold_in(own, number)
+
+            def value_fn(params):
+                return losses.loss(params, data, key)
+
+            value, grad = jax.value_and_grad(value_fn)(at)
+            if shift is not None:
+                grad = _trees.cast_like(_trees.add(grad, shift), grad)
+
+            def told():
+                return {"value": value, "grad": grad, "value_fn": value_fn}
+
+            updates, state = telling(optimizer.update, told)(grad, state, at)
+            return optax.apply_updates(at, updates), state
+
+        at, state = jax.lax.fori_loop(0, steps, step, (params, state))
+        return jax.tree.map(jnp.subtract, params, at), state
+
+    given = (index, losses.data, states, shifts)
+    if losses.size is None or losses.size >= num_workers:
+        return jax.vmap(one)(given)
+    return jax.lax.map(one, given, batch_size=losses.size)
+
+
+def telling(update: Callable, told: Callable[[], dict[str, Any]]) -> Callable:
+    """An update whose stages are told value, grad and value_fn, if they ask for them.
+
+    They ask by keywords that must be given. That costs to compute, so it is done then.
+    """
+
+    def call(*arguments, **given):
+        try:
+            return update(*arguments, **given)
+        except TypeError as error:
+            if "required keyword-only argument" not in str(error):
+                raise
+        return update(*arguments, **given, **told())
+
+    return call
+
+
+def local_steps(state: Any) -> jax.Array | None:
+    """How many gradients each worker computes in the coming round, int32 [].
+
+    None of an optimizer whose workers do not train.
+    """
+    found = _trees.of_type(state, LocalSteps)
+    if not found:
+        return None
+    if len(found) > 1:
+        raise ValueError(
+            "this optimizer trains its workers twice, expected one stage `local`, or "
+            "one method whose workers train."
+        )
+    return found[0].number
