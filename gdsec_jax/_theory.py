@@ -38,6 +38,8 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
     marina                          1/(L + L~ sqrt((1 - p) omega/(p M)))
     ef21_sgdm                       eta times EF21's, heuristic
     gdsec, gdsoec, cgd              1/L, with xi = L/8, L/3, L/3
+    scaffold                        1, local steps 1/(K L_max), heuristic
+    scaffnew                        1, local steps 1/L_max, p = sqrt(mu/L_max)
     all others                      1/L, heuristic
     ==============================  ====================================================
 
@@ -53,12 +55,13 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
       method: its name, of `gdsec_jax.METHODS`.
       problem: with its smoothness constants.
       parameters: arguments of the algorithm, of which the step depends on k, levels,
-        compressor, probability, eta, zeta and scope. A xi that is given is judged.
+        compressor, probability, steps, eta, zeta, scope. A xi that is given is judged.
 
     Returns:
       A `Theory`. Its `parameters` are arguments of the algorithm: beta of DIANA, the
-      probability of MARINA, the probabilities of NoUnif-IAG, the learning rate of LAG,
-      xi of the methods that censor by it, where none is given.
+      probability of MARINA and of Scaffnew, the local learning rate of SCAFFOLD and
+      Scaffnew, the probabilities of NoUnif-IAG, the learning rate of LAG, xi of the
+      methods that censor by it, where none is given.
 
     Raises:
       ValueError: the method is unknown, the problem's constants are, a parameter is
@@ -226,6 +229,26 @@ def _marina(problem: Problem, parameters) -> Theory:
     return Theory(step, {"probability": p}, False, METHODS["marina"].paper)
 
 
+def _scaffold(problem: Problem, parameters) -> Theory:
+    local = 1 / (_largest(problem) * int(parameters["steps"]))
+    own = {"local_learning_rate": local}
+    return Theory(1.0, own, True, "1/L_max, shared among the steps")
+
+
+def _scaffnew(problem: Problem, parameters) -> Theory:
+    largest, p = _largest(problem), parameters.get("probability")
+    own = {"local_learning_rate": 1 / largest}
+    if p is None:
+        mu = problem.strong_convexity
+        if not mu:
+            raise ValueError(
+                f"{problem.name} is not known to be strongly convex, which scaffnew's "
+                "probability, sqrt(mu / L_max), needs: set the probability."
+            )
+        own["probability"] = math.sqrt(float(mu) / largest)
+    return Theory(1.0, own, False, METHODS["scaffnew"].paper)
+
+
 def _scope(parameters) -> dict[str, Any]:
     return {"scope": parameters.get("scope", "message")}
 
@@ -247,4 +270,6 @@ _STEPS: dict[str, Callable[[Problem, Any], Theory]] = {
     "ef21_sgdm": _ef21_sgdm,
     "diana": _diana,
     "marina": _marina,
+    "scaffold": _scaffold,
+    "scaffnew": _scaffnew,
 }

@@ -1,24 +1,28 @@
 """Methods whose workers take many steps between two messages, without drifting apart.
 
-They are of the mean convention: :math:`f = \\frac1M \\sum_m \\tilde f_m`, with
-:math:`\\tilde f_m` the loss of `WorkerLosses`, and their outer step is `optax.sgd(1.0)`.
+They are of the mean convention: f = (1/M) sum of f~_m, with f~_m the loss of
+`WorkerLosses`, and their outer step is `optax.sgd(1.0)`.
 """
 
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from gdsec_jax import _checks, _trees
-from gdsec_jax.algorithms._options import Aggregator, Options, algorithm
-from gdsec_jax.federation import federate
+from gdsec_jax.algorithms._options import Aggregator, algorithm
+from gdsec_jax.federation import OnNonfinite, federate
 from gdsec_jax.federation._counts import last_round
 from gdsec_jax.federation._local import LocalSteps, train
+from gdsec_jax.wire import Format
 
 
-class LocalOptions(Options, total=False):
+class LocalOptions(TypedDict, total=False):
     """Of a method whose workers train."""
+
+    wire: str | Format
+    on_nonfinite: OnNonfinite
 
 
 @_trees.state
@@ -69,9 +73,7 @@ def scaffold(
     """
     steps = _checks.integer("steps", steps, 1, 2**31 - 1)
     rate = _checks.positive("local_learning_rate", local_learning_rate)
-    summed = federate(
-        optax.identity(), num_workers, **{"reduction": "senders"} | options
-    )
+    summed = federate(optax.identity(), num_workers, reduction="senders", **options)
     inner = optax.sgd(rate)
 
     def init(params):
@@ -82,14 +84,11 @@ def scaffold(
 
     def update(updates, state, params=None, **extra_args):
         shifts = jax.tree.map(lambda c, own: c - own, state.common, state.own)
-        moved, _ = train(
-            updates, params, inner, steps, num_workers, shifts=shifts
-        )
+        moved, _ = train(updates, params, inner, steps, num_workers, shifts=shifts)
         direction, federation = summed.update(
             moved, state.federation, params, **extra_args
         )
-        said = last_round(federation)
-        heard = said.participants & ~said.lost
+        heard = _heard(federation)
         number = heard.mean(dtype=_trees.norm_dtype(state.common))
 
         def change(difference, c):  # of c_m, where it is heard, and of the mean's part
@@ -102,6 +101,12 @@ def scaffold(
         return direction, ScaffoldState(federation, own, common, state.steps)
 
     return Aggregator(init, update)
+
+
+def _heard(federation: Any) -> jax.Array:
+    """Whose message arrived in the last round, bool [M]."""
+    said = last_round(federation)
+    return said.participants & ~said.lost
 
 
 @_trees.state
@@ -143,8 +148,8 @@ def scaffnew(
       key: of the coin, an int or a random key.
 
     Returns:
-      :math:`\frac1M \sum_m (\theta^k - \theta_m)`, of `WorkerLosses`. The step is 1. All
-      workers take part in every round.
+      :math:`\frac1M \sum_m (\theta^k - \theta_m)`, of `WorkerLosses`. The step is 1.
+      All workers take part in every round.
 
     Examples:
       >>> import gdsec_jax, optax
@@ -156,7 +161,7 @@ def scaffnew(
     """
     rate = _checks.positive("local_learning_rate", local_learning_rate)
     _checks.number_in_range("probability", probability, _checks.SMALLEST, 1.0)
-    summed = federate(optax.identity(), num_workers, **{"reduction": "mean"} | options)
+    summed = federate(optax.identity(), num_workers, reduction="senders", **options)
     inner, random_key = optax.sgd(rate), _trees.as_key(key)
 
     def thrown(key_data):
@@ -175,21 +180,22 @@ def scaffnew(
     def update(updates, state, params=None, **extra_args):
         if extra_args.get("active") is not None:
             raise ValueError(
-                "active is given, expected none: in scaffnew every worker takes part in "
-                "every round."
+                "active is given, expected none: in scaffnew every worker takes part "
+                "in every round."
             )
         shifts = jax.tree.map(jnp.negative, state.own)
         number = state.steps.number
-        moved, _ = train(
-            updates, params, inner, number, num_workers, shifts=shifts
-        )
+        moved, _ = train(updates, params, inner, number, num_workers, shifts=shifts)
         mean, federation = summed.update(moved, state.federation, params, **extra_args)
 
         def one(h, difference, mean):  # of theta^{k+1} = theta^k - mean from theta_m
             beside = difference.astype(h.dtype) - mean.astype(h.dtype)
             return h + jnp.asarray(probability / rate, h.dtype) * beside
 
-        own = jax.tree.map(one, state.own, moved, mean)
+        # Of who is heard alone: these changes add up to 0.
+        own = _trees.where(
+            _heard(federation), jax.tree.map(one, state.own, moved, mean), state.own
+        )
         return mean, ScaffnewState(federation, own, *thrown(state.key_data))
 
     return Aggregator(init, update)

@@ -33,6 +33,7 @@ class Method(NamedTuple):
     title: str  # of the field, for tables and legends
     paper: str  # where it was published
     factory: Callable[..., aggregating.Aggregator]
+    trains: bool = False  # its workers do: it takes `WorkerLosses`, not gradients
 
     @property
     def line(self) -> str:
@@ -45,11 +46,14 @@ class Method(NamedTuple):
 
 def _table(*rows: tuple[Callable, str, str]) -> dict[str, Method]:
     return {
-        factory.__name__: Method(factory.__name__, title, paper, factory)
+        factory.__name__: Method(
+            factory.__name__, title, paper, factory, trains=factory in _TRAIN
+        )
         for factory, title, paper in rows
     }
 
 
+_TRAIN = (_local.scaffold, _local.scaffnew)
 _GDSEC = "https://doi.org/10.1109/JSTSP.2022.3162989"
 _LAG = "https://arxiv.org/abs/1805.09965"
 _TOP_K = "https://arxiv.org/abs/1809.07599"

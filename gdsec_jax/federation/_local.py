@@ -78,8 +78,8 @@ def local(
 
     Any aggregator behind it compresses and adds up, and any optax optimizer behind that
     makes the outer step: with `gd(M, reduction="mean")` and `optax.sgd(1.0)` it is
-    local SGD, or federated averaging; with AdamW inside and SGD with Nesterov's momentum
-    outside, DiLoCo. The table of names elsewhere has more.
+    local SGD, or federated averaging; with AdamW inside and SGD with Nesterov's
+    momentum outside, DiLoCo. The table of names elsewhere has more.
 
     Args:
       num_workers: M.
@@ -87,7 +87,8 @@ def local(
         for `value`, `grad` or `value_fn` is handed its worker's own.
       steps: H, at least 1.
       reset: whether the inner states begin anew in each round; else they are kept.
-        Those of workers that take no part are kept as they are.
+        Those of workers that take no part, or whose parameters did not stay finite,
+        are kept as they were.
 
     Returns:
       A transformation of `WorkerLosses` to leaves [M, *param]. It stands in front of an
@@ -131,10 +132,11 @@ def local(
         before = None if reset else state.inner
         moved, own = train(updates, params, inner, steps, num_workers, before)
         if reset:
-            own = ()
-        elif active is not None and absent == "hold":
-            own = _trees.where(active, own, before)
-        return moved, state._replace(inner=own)
+            return moved, state
+        kept = _all_finite(moved)
+        if active is not None and absent == "hold":
+            kept &= active
+        return moved, state._replace(inner=_trees.where(kept, own, before))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -162,8 +164,8 @@ def train(
     if not isinstance(losses, WorkerLosses):
         raise ValueError(
             f"updates is {_checks.shown(losses)}, expected "
-            "gdsec_jax.WorkerLosses(loss, data): workers that train ask for gradients at "
-            "parameters of their own."
+            "gdsec_jax.WorkerLosses(loss, data): workers that train ask for gradients "
+            "at parameters of their own."
         )
     if params is None:
         raise ValueError("params is None, expected the parameters to train from.")
@@ -206,6 +208,14 @@ def train(
     if losses.size is None or losses.size >= num_workers:
         return jax.vmap(one)(given)
     return jax.lax.map(one, given, batch_size=losses.size)
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    """bool [M], of leaves [M, ...]."""
+    finite = [
+        jnp.isfinite(x).reshape(x.shape[0], -1).all(1) for x in jax.tree.leaves(tree)
+    ]
+    return jnp.stack(finite).all(0)
 
 
 def telling(update: Callable, told: Callable[[], dict[str, Any]]) -> Callable:

@@ -303,6 +303,7 @@ def linear_problem(
         note=note,
         solution=_held(solution, dtype),
         smoothness=whole,
+        strong_convexity=convexity if measure == "objective" else None,
         worker_smoothness=np.array(
             [smoothness(features[part], 1 / num_workers) for part in parts]
         ),

@@ -53,6 +53,7 @@ class Problem:
       note: a sentence on an optimum that is not exact, or not attained; else empty.
       solution: a minimiser.
       smoothness: L of f's smooth part; the step 1/L makes gradient descent converge.
+      strong_convexity: a mu for which f is mu-strongly convex.
       worker_smoothness: [M], L_m of each f_m.
       coordinate_smoothness: L^i of f along each coordinate, like the parameters.
       regularization: lambda.
@@ -78,6 +79,7 @@ class Problem:
     rounding: Any = None
     solution: PyTree = None
     smoothness: Any = None
+    strong_convexity: Any = None
     worker_smoothness: Any = None
     coordinate_smoothness: PyTree = None
     regularization: Any = None

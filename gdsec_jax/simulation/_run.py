@@ -209,7 +209,7 @@ def evaluates(rounds, eval_every: int, num_rounds):
 def for_loop(problem: Problem) -> Problem:
     """What the loop needs of a problem; the rest would be copied, or compiled anew."""
     unused = ("init_params", "solution", "regularization", "smoothness", "optimum_gap")
-    unused += ("rounding",)
+    unused += ("rounding", "strong_convexity")
     unused += ("worker_smoothness", "coordinate_smoothness")
     return dataclasses.replace(problem, name="", note="", **dict.fromkeys(unused))
 

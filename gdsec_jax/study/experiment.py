@@ -117,10 +117,6 @@ def compare(
     return Runs(config, problem, histories)
 
 
-# Whose penalty makes f strongly convex.
-_CONVEX = ("ridge", "logistic", "softmax")
-
-
 def _say_constants(
     console: rich.console.Console,
     config: configs.ProblemConfig,
@@ -136,8 +132,8 @@ def _say_constants(
     said = []
     if problem.smoothness:  # known, and of data that are not all 0
         said.append(f"L = {problem.smoothness:.3g}")
-        if config.kind in _CONVEX and problem.regularization:
-            said.append(f"mu at least lambda = {problem.regularization:.3g}")
+        if problem.strong_convexity:
+            said.append(f"mu at least lambda = {problem.strong_convexity:.3g}")
         said += [] if steps else [f"1/L = {1 / problem.smoothness:.3g}"]
     labels: dict[str, list[str]] = {}
     for label, step in steps.items():

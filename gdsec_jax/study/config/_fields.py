@@ -107,10 +107,14 @@ PARAMETERS = {
     "bits": Parameter(
         Annotated[int, Field(ge=1, le=30, strict=True)], "b of the quantiser."
     ),
+    "steps": Parameter(Count, "Of each worker, in a round."),
+    "local_learning_rate": Parameter(
+        Positive, "Of these steps; by default that of theory.", True
+    ),
     "rank": Parameter(Count, "r of the factors."),
     "zeta": Parameter(NonNegative, "Of the trigger.", True),
     "eta": Parameter(Unit, "Of the momentum.", True),
-    "probability": Parameter(Fraction, "Of a full round.", True),
+    "probability": Parameter(Fraction, "Of a full round, or of a meeting.", True),
     "compressor": Parameter(
         Literal["random_k", "qsgd", "natural", "terngrad", "whole"],
         "With its own k, levels and scope.",

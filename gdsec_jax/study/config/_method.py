@@ -31,6 +31,8 @@ _NO_FIELDS = (
     *("num_workers", "probabilities", "key", "wire", "reduction", "weights"),
     *("on_nonfinite", "on_standstill", "state_dtype", "axis", "within"),
 )
+# What theory says, if a config does not.
+FROM_THEORY = ("learning_rate", "local_learning_rate", "probability")
 # Further fields that say what a parameter is.
 _MORE = {
     "compressor": ("k", "levels", "scope"),
@@ -207,7 +209,7 @@ class MethodConfig(UplinkConfig):
         if self.absent and self.participation is None and self.budget_bits is None:
             raise ValueError("absent needs a participation or a budget_bits")
         # With the compressor, which checks its own; what else is needed the run has.
-        given = (*self.parameters(), "num_workers", "learning_rate", "wire")
+        given = (*self.parameters(), "num_workers", "wire", *FROM_THEORY)
         _needs(self.name, function_of(self.name), given)
         return self
 

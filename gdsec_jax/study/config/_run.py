@@ -24,7 +24,13 @@ from gdsec_jax.files import _whole
 from gdsec_jax.simulation._grid import takes
 from gdsec_jax.study.config import _fields
 from gdsec_jax.study.config._fields import Count, NonNegative, sentence
-from gdsec_jax.study.config._method import FIXED, MethodConfig, function_of, model_of
+from gdsec_jax.study.config._method import (
+    FIXED,
+    FROM_THEORY,
+    MethodConfig,
+    function_of,
+    model_of,
+)
 from gdsec_jax.study.config._problem import ProblemConfig, beside
 from gdsec_jax.study.config._search import STEPS, SearchConfig, Starts
 from gdsec_jax.study.config._uplink import ChannelConfig
@@ -255,7 +261,15 @@ def recommended(method: MethodConfig, problem: problems.Problem) -> Theory:
 def resolved(method: MethodConfig, problem: problems.Problem) -> MethodConfig:
     """A method with its learning rate, and what else theory says, as numbers."""
     found: dict[str, Any] = {"learning_rate": method.learning_rate}
-    if method.learning_rate is None:
+    needed = inspect.signature(function_of(method.name)).parameters
+    unknown = [
+        x
+        for x in FROM_THEORY
+        if x in needed
+        and needed[x].default is inspect.Parameter.empty
+        and getattr(method, x) is None
+    ]
+    if method.learning_rate is None or unknown:
         known = recommended(method, problem)
         more = known.parameters | {"learning_rate": known.learning_rate}
         found = {x: value for x, value in more.items() if getattr(method, x, 0) is None}

@@ -1,0 +1,266 @@
+"""Workers that train: how far each goes, by formulas written out in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from cases import tree_params
+
+import gdsec_jax
+from gdsec_jax import WorkerLosses, problems
+
+M = 3
+
+
+def squares(params, target, key):
+    del key
+    return 0.5 * jnp.sum((params - target) ** 2)
+
+
+def targets(seed=0, size=4):
+    return np.random.default_rng(seed).standard_normal((M, size))
+
+
+def step(optimizer):
+    @jax.jit
+    def one(params, state, data):
+        updates, state = optimizer.update(WorkerLosses(squares, data), state, params)
+        return optax.apply_updates(params, updates), state
+
+    return one
+
+
+@pytest.mark.usefixtures("x64")
+def test_diloco_is_its_formulas():
+    """Adam inside, kept from round to round; SGD with Nesterov's momentum outside."""
+    rate, H, outer, beta = 0.05, 4, 0.7, 0.9
+    optimizer = optax.chain(
+        gdsec_jax.local(M, optax.adam(rate), H),
+        gdsec_jax.gd(M, reduction="mean"),
+        optax.sgd(outer, momentum=beta, nesterov=True),
+    )
+    a = targets()
+    theta = params = np.ones(4)
+    state, one = optimizer.init(jnp.asarray(params)), step(optimizer)
+    m, v = np.zeros((M, 4)), np.zeros((M, 4))
+    velocity, count = np.zeros(4), 0
+    for _ in range(5):
+        params, state = one(params, state, a)
+        ends, start = np.tile(theta, (M, 1)), count
+        for i in range(M):
+            count = start
+            for _ in range(H):
+                g, count = ends[i] - a[i], count + 1
+                m[i], v[i] = 0.9 * m[i] + 0.1 * g, 0.999 * v[i] + 0.001 * g**2
+                unbiased = m[i] / (1 - 0.9**count), v[i] / (1 - 0.999**count)
+                ends[i] -= rate * unbiased[0] / (np.sqrt(unbiased[1]) + 1e-8)
+        change = (theta - ends).mean(0)
+        velocity = change + beta * velocity
+        theta = theta - outer * (change + beta * velocity)
+        np.testing.assert_allclose(params, theta, rtol=1e-12)
+
+
+def test_diloco_as_in_the_public_test_of_maxtext():
+    """Its losses and parameters, to all digits that stand there: three inner steps of
+    SGD 0.1 on a linear model, SGD 1.0 with Nesterov's momentum 0.9 outside.
+    """
+
+    def loss(params, data, key):
+        del key
+        x, y = data
+        return jnp.mean((x @ params["w"] + params["b"] - y) ** 2)
+
+    def of_both(many):
+        own = [jax.tree.map(lambda x, m=m: x[m], data) for m in range(2)]
+        return np.mean([loss(p, d, None) for p, d in zip(many, own, strict=True)])
+
+    x = jnp.array([[[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]])
+    data = x, jnp.array([[1.0, 2.0], [2.0, 3.0]])
+    params = {"w": jnp.array([2.0, 1.0]), "b": jnp.float32(1.0)}
+
+    def after(steps):  # where each worker is
+        trained = gdsec_jax.local(2, optax.sgd(0.1), steps)
+        moved, _ = trained.update(
+            WorkerLosses(loss, data), trained.init(params), params
+        )
+        ends = [jax.tree.map(lambda p, d: p - d[m], params, moved) for m in range(2)]  # noqa: B023
+        return ends
+
+    losses = [of_both([params, params]), of_both(after(1)), of_both(after(2))]
+    np.testing.assert_allclose(losses, [1.0, 0.65, 0.4481], atol=5e-5)
+    optimizer = optax.chain(
+        gdsec_jax.local(2, optax.sgd(0.1), 3),
+        gdsec_jax.gd(2, reduction="mean"),
+        optax.sgd(1.0, momentum=0.9, nesterov=True),
+    )
+    state = optimizer.init(params)
+    updates, _ = optimizer.update(WorkerLosses(loss, data), state, params)
+    params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(params["w"], [1.5345, 1.0494], atol=5e-5)
+    np.testing.assert_allclose(params["b"], 0.5839, atol=5e-5)
+    np.testing.assert_allclose(of_both([params, params]), 0.574244, atol=5e-7)
+
+
+def test_who_is_absent_keeps_its_state_and_reset_forgets():
+    a, params = targets(), jnp.ones(4)
+    active = jnp.array([True, False, True])
+    local = gdsec_jax.local(M, optax.adam(0.1), 2)
+    state, losses = local.init(params), WorkerLosses(squares, a)
+    _, after = local.update(losses, state, params, active=active)
+    counts = after.inner[0].count
+    assert counts.tolist() == [2, 0, 2] and not after.inner[0].mu[1].any()
+    _, awake = local.update(losses, state, params, active=active, absent="accumulate")
+    assert awake.inner[0].count.tolist() == [2, 2, 2]
+    anew = gdsec_jax.local(M, optax.adam(0.1), 2, reset=True)
+    moved, state = anew.update(losses, anew.init(params), params)
+    again, state = anew.update(losses, state, params)
+    np.testing.assert_array_equal(moved, again)
+    assert state.inner == ()
+    kept, _ = local.update(losses, after, params)
+    assert (kept[0] != moved[0]).any()
+    np.testing.assert_array_equal(kept[1], moved[1])  # who was absent has a fresh one
+
+
+def test_who_runs_away_keeps_its_state():
+    a, params = jnp.asarray(targets()).at[1].set(jnp.nan), jnp.ones(4)
+    local = gdsec_jax.local(M, optax.adam(0.1), 2)
+    losses = WorkerLosses(squares, a)
+    moved, state = local.update(losses, local.init(params), params)
+    assert state.inner[0].count.tolist() == [2, 0, 2] and jnp.isnan(moved[1]).all()
+
+
+def test_what_the_inner_optimizer_asks_for_it_gets():
+    """The Polyak step needs the value, a line search the function."""
+    a, params = targets(), jnp.ones(4)
+    for inner, far in (
+        (optax.polyak_sgd(), 0.5),  # of a square half of the way
+        (optax.chain(optax.scale(-1.0), optax.scale_by_backtracking_linesearch(9)), 1),
+    ):
+        local = gdsec_jax.local(M, inner, 1)
+        moved, _ = local.update(WorkerLosses(squares, a), local.init(params), params)
+        np.testing.assert_allclose(moved, far * (params - a), rtol=1e-5)
+
+
+def test_each_worker_and_step_draws_for_itself():
+    def noisy(params, target, key):
+        return jnp.sum(params * jax.random.normal(key, params.shape)) + 0 * target
+
+    data, params = jnp.zeros(M), jnp.zeros(2)
+    key = jax.random.key(3)
+    moved = []
+    for size in (None, 2):  # workers at a time
+        local = gdsec_jax.local(M, optax.sgd(1.0), 2)
+        losses = WorkerLosses(noisy, data, key, size)
+        moved.append(local.update(losses, local.init(params), params)[0])
+    np.testing.assert_array_equal(*moved)
+    keys = [[jax.random.fold_in(jax.random.fold_in(key, m), t) for t in range(2)]
+            for m in range(M)]  # fmt: skip
+    drawn = np.array([[jax.random.normal(k, (2,)) for k in own] for own in keys])
+    np.testing.assert_allclose(moved[0], drawn.sum(1), rtol=1e-6)
+    assert len(np.unique(drawn)) == drawn.size
+
+
+@pytest.mark.usefixtures("x64")
+def test_one_step_of_sgd_is_a_gradient_and_several_are_local_sgd():
+    """Equal to gradients of the workers, and to the problem's own local steps."""
+    x = np.random.default_rng(0).standard_normal((40, 5))
+    problem = problems.ridge(x, x @ np.arange(5.0), 4)
+    outer = optax.sgd(1.0)
+    for steps in (1, 3):
+        local = gdsec_jax.local(4, optax.sgd(0.01), steps)
+        ours = optax.chain(local, gdsec_jax.top_j(4, k=2, reduction="mean"), outer)
+        theirs = optax.chain(gdsec_jax.top_j(4, k=2), optax.sgd(0.01))
+        drawn = problems.minibatch(problem, 3)
+        one = gdsec_jax.simulate(drawn, ours, 20, key=0)
+        other = gdsec_jax.simulate(
+            problems.local_steps(drawn, steps, 0.01) if steps > 1 else drawn,
+            theirs, 20, key=0,
+        )  # fmt: skip
+        assert (one.gradient_evaluations == 4 * 3 * steps).all()
+        if steps > 1:  # the draws of a single step have other keys
+            np.testing.assert_allclose(one.params, other.params, rtol=1e-12)
+            np.testing.assert_array_equal(one.bits, other.bits)
+        batched = gdsec_jax.simulate(drawn, ours, 20, key=0, worker_batch=3)
+        np.testing.assert_allclose(batched.params, one.params, rtol=1e-12)
+
+
+def test_trees_and_narrow_dtypes_keep_their_dtypes():
+    for dtype in (jnp.float32, jnp.bfloat16):
+        params = tree_params(dtype)
+        data = jax.tree.map(lambda p: jnp.zeros((M, *p.shape), p.dtype), params)
+
+        def loss(params, own, key):
+            del key
+            pairs = zip(jax.tree.leaves(params), jax.tree.leaves(own), strict=True)
+            return sum(jnp.sum((p - o) ** 2) for p, o in pairs)
+
+        optimizer = optax.chain(
+            gdsec_jax.local(M, optax.adamw(0.1), 3),
+            gdsec_jax.gdsec(M, xi=1.0, reduction="mean"),
+            optax.sgd(0.7),
+        )
+        state = optimizer.init(params)
+        given = WorkerLosses(loss, data)
+        updates, new = jax.eval_shape(
+            lambda s, p, given=given, optimizer=optimizer: optimizer.update(
+                given, s, p
+            ),
+            state,
+            params,
+        )
+        kinds = [x.dtype for x in jax.tree.leaves(updates)]
+        assert kinds == [p.dtype for p in jax.tree.leaves(params)]
+        assert [x.dtype for x in jax.tree.leaves(state)] == [
+            x.dtype for x in jax.tree.leaves(new)
+        ]
+
+
+def test_a_state_is_donated_and_compiled_once():
+    optimizer = optax.chain(
+        gdsec_jax.local(M, optax.adam(0.1), 2), gdsec_jax.gd(M), optax.sgd(1.0)
+    )
+    params, data = jnp.ones(4), jnp.asarray(targets(), jnp.float32)
+
+    @jax.jit
+    def plain(params, state):
+        updates, state = optimizer.update(WorkerLosses(squares, data), state, params)
+        return optax.apply_updates(params, updates), state
+
+    donated = jax.jit(plain, donate_argnums=(0, 1))
+    state = optimizer.init(params)
+    expected = plain(params, state)
+    found = donated(params, state)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    donated(*found)
+    assert donated._cache_size() == 1
+
+
+def test_what_is_wrong_is_said():
+    with pytest.raises(ValueError, match="^steps is 0, expected"):
+        gdsec_jax.local(M, optax.sgd(0.1), 0)
+    with pytest.raises(ValueError, match="^optimizer is 3, expected an optax chain"):
+        gdsec_jax.local(M, 3, 1)
+    with pytest.raises(ValueError, match="^loss is 3, expected a function"):
+        WorkerLosses(3, jnp.zeros(2))
+    local = gdsec_jax.local(M, optax.sgd(0.1), 1)
+    params = jnp.zeros(4)
+    state = local.init(params)
+    with pytest.raises(ValueError, match=r"expected gdsec_jax.WorkerLosses\(loss, dat"):
+        local.update(jnp.zeros((M, 4)), state, params)
+    with pytest.raises(ValueError, match=r"data of shape \(2, 4\), expected 3 workers"):
+        local.update(WorkerLosses(squares, jnp.zeros((2, 4))), state, params)
+    with pytest.raises(ValueError, match="^params is None, expected the parameters to"):
+        local.update(WorkerLosses(squares, jnp.zeros((M, 4))), state)
+    x = np.random.default_rng(0).standard_normal((40, 5))
+    problem = problems.ridge(x, x.sum(1), 4)
+    twice = gdsec_jax.local(4, optax.sgd(0.1), 1)
+    both = optax.chain(twice, gdsec_jax.gd(4, reduction="mean"), optax.sgd(1.0))
+    with pytest.raises(ValueError, match="local steps and the optimizer trains"):
+        gdsec_jax.simulate(problems.local_steps(problem, 2, 0.1), both, 3)
+    with pytest.raises(ValueError, match="trains its workers twice"):
+        gdsec_jax.simulate(problem, optax.chain(twice, both), 3)
+    with pytest.raises(ValueError, match="observe is norms, expected another function"):
+        gdsec_jax.simulate(problem, both, 3, observe=gdsec_jax.norms)
+    with pytest.raises(ValueError, match="expected gdsec_jax.WorkerLosses"):
+        both.update(jnp.zeros((4, 5)), both.init(jnp.zeros(5)), jnp.zeros(5))
