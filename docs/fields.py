@@ -35,7 +35,9 @@ def written(page: str) -> str:
 
 def _tables() -> dict[str, str]:
     own = {method: model_of(method).model_fields for method in METHODS}
-    common = set.intersection(*(set(fields) for fields in own.values()))
+    # Methods whose workers train have a server of their own.
+    with_server = (set(own[name]) for name in METHODS if not METHODS[name].trains)
+    common = set.intersection(*with_server)
     every = config.MethodConfig.model_fields
     servers = {name: own["gd"][name] for name in own["gd"] if name in common - {*every}}
     return {

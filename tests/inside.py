@@ -16,6 +16,7 @@ from gdsec_jax.federation import _blocks as _blocks
 from gdsec_jax.federation import _parts as _parts
 from gdsec_jax.federation._broadcast import _STREAM as _STREAM
 from gdsec_jax.federation._controller import ControlState as ControlState
+from gdsec_jax.federation._local import local_steps as local_steps
 from gdsec_jax.files import _netcdf as _netcdf
 from gdsec_jax.files import _whole as _whole
 from gdsec_jax.plot._ends import name_ends as name_ends

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from inside import _uploads
+from inside import _uploads, local_steps
 from study.report import browser
 
 import gdsec_jax
@@ -202,7 +202,7 @@ def test_every_public_name_is_in_the_reference():
 
 
 def test_the_names_elsewhere_are_compositions():
-    """Each takes gradients, but for what stands last in a chain."""
+    """Each takes gradients, or losses, but for what stands last in a chain."""
     page = (DOCS / "names_elsewhere.md").read_text("utf-8")
     names: dict = {}
     exec(blocks(page, "python")[0], names)
@@ -211,10 +211,18 @@ def test_the_names_elsewhere_are_compositions():
     assert len(whole) > 18
     params = {"w": jnp.zeros((8, 8))}
     grads = {"w": jnp.arange(320.0).reshape(5, 8, 8)}
+
+    def loss(params, data, key):
+        del key
+        return jnp.mean((params["w"] - data) ** 2)
+
+    losses = gdsec_jax.WorkerLosses(loss, grads["w"] / 320)
     for code in whole:
         made = eval(code, names)
         if "broadcast" not in code:
-            updates, _ = made.update(grads, made.init(params), params)
+            state = made.init(params)
+            given = grads if local_steps(state) is None else losses
+            updates, _ = made.update(given, state, params)
             assert np.isfinite(updates["w"]).all(), code
 
 

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import rich.console
 
 import gdsec_jax
 from gdsec_jax import WorkerLosses, problems
+from gdsec_jax.study import config, experiment
 
 M, D = 4, 6
 MAKE = {
@@ -227,6 +229,29 @@ def test_a_run_that_was_killed_goes_on(name, tmp_path):
     np.testing.assert_array_equal(
         again.gradient_evaluations, whole.gradient_evaluations
     )
+
+
+def test_a_config_has_their_steps_by_theory(tmp_path):
+    methods = {
+        "SCAFFOLD": {"name": "scaffold", "steps": 10},
+        "Scaffnew": {"name": "scaffnew", "seed": 3},
+        "slow": {"name": "scaffnew", "learning_rate": 1.0, "probability": 0.5},
+        "given": {"name": "scaffold", "steps": 2, "local_learning_rate": 1e-3},
+    }
+    on = {"data": "digits", "num_workers": 4, "regularization": 0.1}
+    values = {"num_rounds": 5, "methods": methods, "problem": on}
+    loaded = config.validate(values, "test")
+    quiet = rich.console.Console(quiet=True)
+    runs = experiment.compare(loaded, tmp_path, quiet)
+    for history in runs.histories.values():
+        assert history.outcome == "completed"
+        assert history.objective_error[-1] < history.initial_error
+    known = gdsec_jax.theory("scaffold", runs.problem, steps=10).parameters
+    method = config.resolved(loaded.methods["SCAFFOLD"], runs.problem)
+    assert method.local_learning_rate == known["local_learning_rate"]
+    slow = config.resolved(loaded.methods["slow"], runs.problem)
+    assert slow.probability == 0.5 and slow.local_learning_rate > 0
+    assert loaded.methods["Scaffnew"].draws() and not loaded.methods["given"].draws()
 
 
 def test_a_slow_worker_takes_its_time_for_every_step():

@@ -272,7 +272,9 @@ def resolved(method: MethodConfig, problem: problems.Problem) -> MethodConfig:
     if method.learning_rate is None or unknown:
         known = recommended(method, problem)
         more = known.parameters | {"learning_rate": known.learning_rate}
-        found = {x: value for x, value in more.items() if getattr(method, x, 0) is None}
+        found |= {
+            x: value for x, value in more.items() if getattr(method, x, 0) is None
+        }
     found["learning_rate"] *= method.step_factor
     return method.model_copy(update=found | {"step_factor": 1.0})
 
