@@ -84,11 +84,11 @@ def local(
     Args:
       num_workers: M.
       inner: an optax optimizer, learning rate and all; each worker has one. What asks
-        for `value`, `grad` or `value_fn` is handed its worker's own.
+        for `value`, `grad` or `value_fn` is handed its worker's own. A gradient that is
+        not finite enters its state: `optax.apply_if_finite` around it keeps it out.
       steps: H, at least 1.
       reset: whether the inner states begin anew in each round; else they are kept.
-        Those of workers that take no part, or whose parameters did not stay finite,
-        are kept as they were.
+        Those of workers that take no part are kept as they are.
 
     Returns:
       A transformation of `WorkerLosses` to leaves [M, *param]. It stands in front of an
@@ -133,10 +133,9 @@ def local(
         moved, own = train(updates, params, inner, steps, num_workers, before)
         if reset:
             return moved, state
-        kept = _all_finite(moved)
         if active is not None and absent == "hold":
-            kept &= active
-        return moved, state._replace(inner=_trees.where(kept, own, before))
+            own = _trees.where(active, own, before)
+        return moved, state._replace(inner=own)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -208,14 +207,6 @@ def train(
     if losses.size is None or losses.size >= num_workers:
         return jax.vmap(one)(given)
     return jax.lax.map(one, given, batch_size=losses.size)
-
-
-def _all_finite(tree: Any) -> jax.Array:
-    """bool [M], of leaves [M, ...]."""
-    finite = [
-        jnp.isfinite(x).reshape(x.shape[0], -1).all(1) for x in jax.tree.leaves(tree)
-    ]
-    return jnp.stack(finite).all(0)
 
 
 def telling(update: Callable, told: Callable[[], dict[str, Any]]) -> Callable:

@@ -122,12 +122,22 @@ def test_who_is_absent_keeps_its_state_and_reset_forgets():
     np.testing.assert_array_equal(kept[1], moved[1])  # who was absent has a fresh one
 
 
-def test_who_runs_away_keeps_its_state():
-    a, params = jnp.asarray(targets()).at[1].set(jnp.nan), jnp.ones(4)
-    local = gdsec_jax.local(M, optax.adam(0.1), 2)
-    losses = WorkerLosses(squares, a)
-    moved, state = local.update(losses, local.init(params), params)
-    assert state.inner[0].count.tolist() == [2, 0, 2] and jnp.isnan(moved[1]).all()
+def test_a_gradient_that_is_not_finite_can_be_kept_out():
+    """The worker goes nowhere, which is sent; without, it is dropped."""
+    a, params = jnp.asarray(targets(), jnp.float32).at[1].set(jnp.nan), jnp.ones(4)
+    for inner, finite in (
+        (optax.adam(0.1), False), (optax.apply_if_finite(optax.adam(0.1), 5), True)
+    ):  # fmt: skip
+        optimizer = optax.chain(
+            gdsec_jax.local(M, inner, 2), gdsec_jax.gd(M, reduction="mean")
+        )
+        state = optimizer.init(params)
+        updates, state = optimizer.update(WorkerLosses(squares, a), state, params)
+        assert jnp.isfinite(updates).all()
+        said = gdsec_jax.last_round(state)
+        assert said.participants.tolist() == [True, finite, True]
+        states = jax.tree.leaves(state[0].inner)
+        assert all(jnp.isfinite(x).all() for x in states) == finite
 
 
 def test_what_the_inner_optimizer_asks_for_it_gets():
