@@ -5,6 +5,7 @@ from gdsec_jax.uplink._channel import (
     Conditions,
     conditions,
     energy_j,
+    ring_time_s,
     round_time_s,
     upload_s,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "at_snr",
     "conditions",
     "energy_j",
+    "ring_time_s",
     "round_time_s",
     "upload_s",
 ]

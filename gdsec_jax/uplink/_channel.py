@@ -225,6 +225,38 @@ def round_time_s(
     return (computing + sending).max(-1)
 
 
+def ring_time_s(bits: Any, num_workers: int, bits_per_second: Any) -> Any:
+    r"""Seconds of an all-reduce on a ring: no server, each link sends and receives.
+
+    .. math:: t = 2 \frac{M - 1}{M} \frac{b}{B}
+
+    of a vector of b bits over links of B bits a second, latency aside. In local
+    training with H steps of t_s seconds between two of them, the share of the time in
+    which workers compute is H t_s / (H t_s + t).
+
+    Args:
+      bits: b, of the dense vector; an array of any shape, or a number.
+      num_workers: M.
+      bits_per_second: B, of the slowest link; an array or a number.
+
+    Raises:
+      ValueError: num_workers is no positive int, bits are below 0, or bits_per_second
+        not above 0.
+
+    Examples:
+      >>> from gdsec_jax import channel
+      >>> float(channel.ring_time_s(32 * 1_000_000, num_workers=4, bits_per_second=1e9))
+      0.048
+    """
+    _checks.number_of_workers(num_workers)
+    _checks.in_range("bits", bits, 0.0, _checks.LARGEST)
+    _checks.in_range(
+        "bits_per_second", bits_per_second, _checks.SMALLEST, _checks.LARGEST
+    )
+    share = 2 * (num_workers - 1) / num_workers
+    return share * np.asarray(bits, np.float64) / np.asarray(bits_per_second)
+
+
 def _times(count: Any, each: Any, name: str = "bits") -> np.ndarray:
     """count * each in float64, 0 where the count is, even if `each` is infinite."""
     count, each = np.asarray(count), np.asarray(each, np.float64)
