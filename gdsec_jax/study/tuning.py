@@ -110,8 +110,8 @@ def _traced(rows: Sequence[configs.MethodConfig]) -> list[str]:
 
 def made(
     method: configs.MethodConfig, config: configs.RunConfig, problem: problems.Problem
-) -> optax.GradientTransformation | _chunks.Made:
-    """The optimizer of a method that is `ready`, as runs of its kind can share a loop.
+) -> Any:
+    """For `simulate`, the optimizer of a method that is `ready`, as runs of its kind can share a loop.
 
     Of one's own function as it is: it may look at its values.
     """
