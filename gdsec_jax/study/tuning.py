@@ -111,9 +111,9 @@ def _traced(rows: Sequence[configs.MethodConfig]) -> list[str]:
 def made(
     method: configs.MethodConfig, config: configs.RunConfig, problem: problems.Problem
 ) -> Any:
-    """For `simulate`, the optimizer of a method that is `ready`, as runs of its kind can share a loop.
+    """What `simulate` takes of a `ready` method, so that runs of its kind share a loop.
 
-    Of one's own function as it is: it may look at its values.
+    Of one's own function the optimizer itself: it may look at its values.
     """
     optimizer = configs.make_optimizer(method, config, problem)  # checks the values
     if method.name not in METHODS:
