@@ -328,9 +328,7 @@ _FAST = dict.fromkeys(
         *("sign_ef", "qgd", "ef21", "clag", "marina", "power_sgd, rank 2"),
     ),
     "breast_cancer",
-) | dict.fromkeys(
-    ("gd", "gdsec, xi^i", "low_rank", "diana", "rand_k, feedback"), "digits"
-)
+) | dict.fromkeys(("gd", "gdsec, xi^i", "diana", "rand_k, feedback"), "digits")
 RUNS = [
     pytest.param(
         case,

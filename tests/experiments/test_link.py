@@ -70,6 +70,7 @@ def test_received_bytes_of_collectives_are_those_of_rings():
     )
 
 
+@pytest.mark.slow
 def test_received_bytes_of_methods_on_four_devices():
     on_four_devices(
         """

@@ -10,7 +10,7 @@ diana and marina are given a step at which they do not diverge.
 import textwrap
 
 import pytest
-from cases import METHODS
+from cases import METHODS, slow_but
 from meshes import WAYS, on_devices
 from study.test_distributed import program, together
 
@@ -38,7 +38,7 @@ EQUALS = """
 """
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", slow_but(("auto", "inside"), WAYS))
 def test_a_method_on_four_devices_is_that_on_one(way):
     on_devices(EQUALS.format(names=QUICK[way], way=way, rounds=20))
 
@@ -116,6 +116,7 @@ MESHES = """
 """
 
 
+@pytest.mark.slow
 def test_any_mesh():
     on_devices(MESHES.format(names=("top_j",), kinds=("explicit",)), 8)
 
@@ -221,6 +222,7 @@ NAMES = {
 }
 
 
+@pytest.mark.slow
 def test_some_options():
     names = ("accumulating", "weighted mean", "traced")
     on_devices(OPTIONS.format(names=names, ways=("explicit",)))
@@ -447,6 +449,7 @@ SHOTS = """
 """
 
 
+@pytest.mark.slow
 def test_a_sum_in_two_shots():
     on_devices(SHOTS.format(names=("levels",), ways=("inside",)))
 
@@ -558,6 +561,7 @@ def test_axes_within_a_worker_are_refused_alone():
         gdsec_jax.gd(4, axis="chips", within="chips")
 
 
+@pytest.mark.slow
 def test_one_device_is_a_mesh_too():
     """An axis of one device, named, and a mesh that `simulate` makes."""
     on_devices(
@@ -579,6 +583,7 @@ def test_one_device_is_a_mesh_too():
     )
 
 
+@pytest.mark.slow
 def test_simulate_has_an_axis_of_its_own():
     on_devices(
         """
@@ -610,6 +615,7 @@ def test_shapes_are_said_as_they_were_given():
     )
 
 
+@pytest.mark.slow
 def test_the_last_part_of_two_shots_may_be_padded():
     """What a grid says of the padding is nobody's: 37 entries in 4 parts."""
     on_devices(
@@ -649,6 +655,7 @@ def test_parameters_of_one_shape_may_lie_in_several_ways():
     )
 
 
+@pytest.mark.slow
 def test_what_a_stage_decides_by_is_known_on_a_mesh_too():
     """A number of Python's, and one that is an array."""
     on_devices(
@@ -668,6 +675,7 @@ def test_what_a_stage_decides_by_is_known_on_a_mesh_too():
     )
 
 
+@pytest.mark.slow
 def test_many_leaves_have_few_collectives():
     """A collective for each leaf costs more than what it carries."""
     on_devices(

@@ -298,6 +298,7 @@ def test_a_sample_without_features_keeps_its_loss(x64):
     assert problem.optimum_gap < 1e-14
 
 
+@pytest.mark.slow
 def test_softmax_on_digits_without_a_penalty_takes_seconds():
     digits = data.load("digits")
     with pytest.warns(RuntimeWarning, match=f"softmax {INFIMUM}"):
@@ -485,6 +486,7 @@ def search(seeds) -> collections.Counter:
     return seen
 
 
+@pytest.mark.slow
 def test_no_point_is_lower_than_the_gap_allows():
     seen = search(range(60))
     assert seen["tried"] >= 55

@@ -20,6 +20,7 @@ from gdsec_jax import worker
 NUM_WORKERS, ROUNDS = 4, 12
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from([(1, 1), (4, 5), (3, 40)]), st.integers(0, 2**32 - 1))
 def test_equals_the_dense_sum(numbers, seed):
@@ -94,6 +95,7 @@ def test_a_message_that_is_too_long_leaves_its_worker_out():
     assert int(sent.dropped) == 1
 
 
+@pytest.mark.slow
 def test_four_devices_move_a_tenth_of_the_bytes():
     on_four_devices(
         """

@@ -168,6 +168,7 @@ def test_what_is_no_mesh_for_the_workers():
     )
 
 
+@pytest.mark.slow
 def test_data_that_are_spread_and_loops_of_ones_own():
     on_four_devices(
         """

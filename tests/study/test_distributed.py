@@ -70,6 +70,7 @@ def program(text: str, count: int = 2):
     return command
 
 
+@pytest.mark.slow
 def test_each_process_loads_its_own_workers_and_they_train_together():
     together(
         program(
