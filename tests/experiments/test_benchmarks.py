@@ -24,8 +24,8 @@ HERE = {
 }
 FAST = ("encode", "compress", "figures")
 NAMES = (
-    *("compress", "encode", "imports", "leaves", "memory", "mesh", "network", "rivals"),
-    *("round", "scale", "select", "state_dtype", "sweep"),
+    *("compress", "encode", "imports", "leaves", "local", "memory", "mesh", "network"),
+    *("rivals", "round", "scale", "select", "state_dtype", "sweep"),
     "figures",
 )
 
