@@ -34,7 +34,7 @@ KEPT = {
     "wireless": ("GD", "GD-SEC", "FedAvg"),
     "faults": ("GD", "GD-SEC", "GD-SEC at once"),
 }
-LINKS = ("adaptive", "wireless", "faults")
+LINKS = ("adaptive", "wireless", "faults", "drift")
 QUIET = rich.console.Console(quiet=True)
 
 
