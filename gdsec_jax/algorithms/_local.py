@@ -16,6 +16,7 @@ from gdsec_jax.federation import OnNonfinite, federate
 from gdsec_jax.federation._counts import last_round
 from gdsec_jax.federation._local import LocalSteps, train
 from gdsec_jax.wire import Format
+from gdsec_jax.worker import whole
 
 
 class LocalOptions(TypedDict, total=False):
@@ -73,7 +74,7 @@ def scaffold(
     """
     steps = _checks.integer("steps", steps, 1, 2**31 - 1)
     rate = _checks.positive("local_learning_rate", local_learning_rate)
-    summed = federate(optax.identity(), num_workers, reduction="senders", **options)
+    summed = federate(whole(), num_workers, reduction="senders", **options)
     inner = optax.sgd(rate)
 
     def init(params):
@@ -161,7 +162,7 @@ def scaffnew(
     """
     rate = _checks.positive("local_learning_rate", local_learning_rate)
     _checks.number_in_range("probability", probability, _checks.SMALLEST, 1.0)
-    summed = federate(optax.identity(), num_workers, reduction="senders", **options)
+    summed = federate(whole(), num_workers, reduction="senders", **options)
     inner, random_key = optax.sgd(rate), _trees.as_key(key)
 
     def thrown(key_data):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from gdsec_jax import _checks, _trees
 from gdsec_jax.federation import _clock
@@ -203,10 +204,36 @@ def train(
         at, state = jax.lax.fori_loop(0, steps, step, (params, state))
         return jax.tree.map(jnp.subtract, params, at), state
 
+    before = (index, states, shifts)
+    index, states, shifts = _lying(before, losses.data)
     given = (index, losses.data, states, shifts)
     if losses.size is None or losses.size >= num_workers:
-        return jax.vmap(one)(given)
-    return jax.lax.map(one, given, batch_size=losses.size)
+        moved, own = jax.vmap(one)(given)
+    else:
+        moved, own = jax.lax.map(one, given, batch_size=losses.size)
+    if before[1] is not None:  # as they lay before: a loop carries no other type
+        own = jax.tree.map(_lying, own, before[1])
+    return moved, own
+
+
+def _lying(tree: Any, like: Any) -> Any:
+    """Leaves [M, ...] whose workers lie where those of others do, on Explicit axes.
+
+    Elsewhere nothing says where, and the compiler chooses.
+    """
+    of_all = [jax.typeof(x) for x in jax.tree.leaves(like)]
+    of_all = [x for x in of_all if AxisType.Explicit in x.sharding.mesh.axis_types]
+    if not of_all:
+        return tree
+    mesh, spec = of_all[0].sharding.mesh, of_all[0].sharding.spec
+    first = spec[0] if len(spec) else None
+
+    def one(x):
+        own = jax.typeof(x).sharding.spec
+        lies = PartitionSpec(first, *own[1:])
+        return jax.sharding.reshard(x, NamedSharding(mesh, lies))
+
+    return jax.tree.map(one, tree)
 
 
 def telling(update: Callable, told: Callable[[], dict[str, Any]]) -> Callable:

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from cases import tree_params
+from meshes import on_devices
 
 import gdsec_jax
 from gdsec_jax import WorkerLosses, problems
@@ -274,3 +275,54 @@ def test_what_is_wrong_is_said():
         gdsec_jax.simulate(problem, both, 3, observe=gdsec_jax.norms)
     with pytest.raises(ValueError, match="expected gdsec_jax.WorkerLosses"):
         both.update(jnp.zeros((4, 5)), both.init(jnp.zeros(5)), jnp.zeros(5))
+
+
+ON_FOUR = """
+x = np.random.default_rng(0).standard_normal((4, 16, 40)).astype("float32")
+data = x, x.sum(-1)
+
+def loss(params, data, key):
+    return jnp.mean((data[0] @ params - data[1]) ** 2)
+
+def course(optimizer, kind):
+    @jax.jit
+    def step(params, state, data):
+        losses = gdsec_jax.WorkerLosses(loss, data)
+        updates, state = optimizer.update(losses, state, params)
+        return optax.apply_updates(params, updates), state
+
+    @jax.jit
+    def scanned(params, state, data):
+        def one(carry, _):
+            return step(*carry, data), None
+        return jax.lax.scan(one, (params, state), length=3)[0]
+
+    params, given = jnp.zeros(40), data
+    if kind is not None:
+        mesh = jax.make_mesh((4,), ("data",), axis_types=(kind,))
+        jax.set_mesh(mesh)
+        params = jax.device_put(params, NamedSharding(mesh, P()))
+        given = jax.device_put(given, NamedSharding(mesh, P("data")))
+    state = optimizer.init(params)
+    for _ in range(3):
+        params, state = step(params, state, given)
+        jax.block_until_ready(params)
+    return np.asarray(scanned(params, state, given)[0])
+
+def chains(**over):
+    adam = gdsec_jax.local(4, optax.adam(1e-2), 3)
+    top_j = gdsec_jax.top_j(4, k=0.1, reduction="mean", **over)
+    yield optax.chain(adam, top_j, optax.sgd(0.7))
+    yield optax.chain(gdsec_jax.scaffold(4, 1e-2, 3), optax.sgd(1.0))
+    yield optax.chain(gdsec_jax.scaffnew(4, 1e-2, 0.3), optax.sgd(1.0))
+
+alone = [course(optimizer, None) for optimizer in chains()]
+for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
+    for optimizer, expected in zip(chains(axis="data"), alone, strict=True):
+        np.testing.assert_allclose(course(optimizer, kind), expected, rtol=1e-5)
+"""
+
+
+@pytest.mark.slow
+def test_workers_train_on_the_devices_of_a_mesh():
+    on_devices(ON_FOUR, 4)
