@@ -28,6 +28,7 @@ from gdsec_jax.server import _sum as _sum
 from gdsec_jax.simulation import _checkpoint as _checkpoint
 from gdsec_jax.simulation import _chunks as _chunks
 from gdsec_jax.simulation import _grid as _grid
+from gdsec_jax.simulation import _hlo as _hlo
 from gdsec_jax.simulation import _mesh as _mesh
 from gdsec_jax.simulation import _plan as _plan
 from gdsec_jax.simulation import _records as _records

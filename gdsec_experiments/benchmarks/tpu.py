@@ -29,7 +29,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import gdsec_jax
 from gdsec_experiments.benchmarks import Measure, Settings, Skipped
-from gdsec_experiments.benchmarks import _hlo as hlo
+from gdsec_jax.simulation import _hlo as hlo
 from gdsec_jax.worker import _select
 
 

@@ -196,8 +196,22 @@ def sound(federation: Federation, workers: Workers) -> Workers:
 
 def all_finite(tree: Any) -> jax.Array:
     """bool [M], of leaves [M, ...]."""
-    finite = jnp.ones((), bool)
-    for leaf in jax.tree.leaves(tree):
+    leaves = jax.tree.leaves(tree)
+    if not leaves:
+        return jnp.ones((), bool)
+    return jax.lax.platform_dependent(leaves, tpu=_all_finite, default=_no_nan_in_sums)
+
+
+def _all_finite(leaves: list[jax.Array]) -> jax.Array:
+    finite = jnp.ones(leaves[0].shape[:1], bool)
+    for leaf in leaves:
+        finite &= jnp.isfinite(leaf).all(axis=tuple(range(1, leaf.ndim)))
+    return finite
+
+
+def _no_nan_in_sums(leaves: list[jax.Array]) -> jax.Array:
+    finite = jnp.ones(leaves[0].shape[:1], bool)
+    for leaf in leaves:
         # 0 x is 0, or NaN where x is not finite. XLA's CPU backend computes a product
         # with a vector several times faster than "all".
         rows = leaf.reshape(leaf.shape[0], -1)

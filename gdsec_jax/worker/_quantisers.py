@@ -259,7 +259,7 @@ def _check_levels(code: Code, like) -> None:
 
 def _norm(v):
     largest = _positive(_largest(v))  # its square might overflow, or vanish
-    return largest * jnp.sqrt(jnp.vdot(v / largest, v / largest))
+    return largest * jnp.sqrt(_trees.dot(v / largest, v / largest))
 
 
 def _largest(v):
@@ -272,7 +272,16 @@ def _positive(scale):
 
 def _as_float32(x: jax.Array) -> jax.Array:
     """Rounded to float32, also where XLA drops casts there and back, as on GPUs."""
-    return jax.lax.reduce_precision(x, 8, 23).astype(jnp.float32)
+
+    def rounded(x):
+        return jax.lax.reduce_precision(x, 8, 23).astype(jnp.float32)
+
+    def kept_apart(x):  # TPUs have no reduce_precision of float64
+        return jax.lax.optimization_barrier(x.astype(jnp.float32))
+
+    if x.dtype != jnp.float64:
+        return rounded(x)
+    return jax.lax.platform_dependent(x, tpu=kept_apart, default=rounded)
 
 
 def _round_up(x: jax.Array) -> jax.Array:

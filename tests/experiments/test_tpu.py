@@ -3,13 +3,14 @@
 import importlib.util
 
 import pytest
+from inside import _hlo as hlo
 from inside import _parts
 from rich.console import Console
 
 from gdsec_experiments import benchmarks
 from gdsec_experiments.benchmarks import Settings, Skipped
 
-tpu, hlo = benchmarks.module("tpu"), benchmarks.module("_hlo")
+tpu = benchmarks.module("tpu")
 SETTINGS = Settings(repeats=1, small=True, console=Console())
 WITH_LIBTPU = importlib.util.find_spec("libtpu") is not None
 
