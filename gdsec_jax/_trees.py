@@ -256,12 +256,49 @@ def norm(tree, dtype, less=None) -> jax.Array:
         change = tree if less is None else jax.tree.map(jnp.subtract, tree, less)
         return [leaf.astype(dtype) for leaf in jax.tree.leaves(change)]
 
-    largest = [jnp.abs(x).max(initial=0) for x in entries(tree, less)]
-    scale = power_of_two(jnp.stack(largest).max())
-    # Or XLA keeps the differences in memory, for the second pass.
-    tree, less, scale = jax.lax.optimization_barrier((tree, less, scale))
-    squares = [jnp.square(x / scale).sum() for x in entries(tree, less)]
-    return scale * jnp.sqrt(jnp.stack(squares).sum())
+    def in_two_passes(tree, less):
+        largest = [jnp.abs(x).max(initial=0) for x in entries(tree, less)]
+        scale = power_of_two(jnp.stack(largest).max())
+        # Or XLA keeps the differences in memory, for the second pass.
+        tree, less, scale = jax.lax.optimization_barrier((tree, less, scale))
+        squares = [jnp.square(x / scale).sum() for x in entries(tree, less)]
+        return scale * jnp.sqrt(jnp.stack(squares).sum())
+
+    def in_one_pass(tree, less):
+        return _norm_by_size(entries(tree, less), dtype)
+
+    return jax.lax.platform_dependent(
+        tree, less, tpu=in_one_pass, default=in_two_passes
+    )
+
+
+# Exponents of the least and the greatest magnitude whose squares, 2^31 of them, float32
+# adds up, and what others are scaled by: Blue, A Portable Fortran Program to Find the
+# Euclidean Norm of a Vector, 1978.
+_LEAST, _MOST, _SCALE = -50, 48, 78
+
+
+def _norm_by_size(vectors, dtype) -> jax.Array:
+    """Of all entries, in one pass: small, usual and large ones are summed apart.
+
+    On TPUs, where kernels have several results, and float64 has float32's range.
+    """
+    sums = []
+    for x in vectors:
+        size = jnp.abs(x)
+        small, large = size < 2.0**_LEAST, size > 2.0**_MOST
+        parts = (
+            jnp.where(large, size * 2.0**-_SCALE, 0),
+            jnp.where(small | large, 0, size),  # and NaN
+            jnp.where(small, size * 2.0**_SCALE, 0),
+        )
+        sums.append(jnp.stack([jnp.square(part).sum() for part in parts]))
+    factors = jnp.asarray([2.0**_SCALE, 1.0, 2.0**-_SCALE], dtype)
+    norms = factors * jnp.sqrt(jnp.stack(sums).sum(0).astype(dtype))
+    largest = norms.max()
+    usual = (largest > 0) & jnp.isfinite(largest)
+    ratios = norms / jnp.where(usual, largest, 1)
+    return jnp.where(usual, largest * jnp.sqrt(jnp.square(ratios).sum()), largest)
 
 
 def power_of_two(x: jax.Array) -> jax.Array:

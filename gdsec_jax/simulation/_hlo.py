@@ -9,7 +9,8 @@ COLLECTIVES = ("all-reduce", "reduce-scatter", "all-gather")
 
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](\{[^{}]*\})?")
 _INSTRUCTION = re.compile(
-    r"(ROOT )?%([\w.-]+) = (\((?:[^()]|\([^()]*\))*\)|\S+) ([\w-]+)\((.*)"
+    r"(ROOT )?%([\w.-]+) = "
+    r"(\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)|\S+) ([\w-]+)\((.*)"
 )
 _WIDTHS = {"pred": 1, "bf16": 2}  # the others tell their bits: f32, s8, u16
 # They name memory, and move none.
@@ -306,9 +307,9 @@ def _of_instruction(each: Instruction, shapes, computations) -> int:
         return passes * (read + _in_hbm(each.shape))
     if operation == "fusion":
         return _of_fusion(each, shapes, computations[each.called("calls")[0]])
-    if operation in ("dynamic-slice", "slice"):
-        read = _size(each.shape) if _in_hbm(shapes[operands[0]]) else 0
-        return read + _in_hbm(each.shape)
+    if operation in ("dynamic-slice", "slice", "slice-start"):
+        read = _size(_result(each)) if _in_hbm(shapes[operands[0]]) else 0
+        return read + _in_hbm(_result(each))
     if operation == "dynamic-update-slice":
         written = _size(shapes[operands[1]]) if _in_hbm(each.shape) else 0
         return written + _in_hbm(shapes[operands[1]])

@@ -118,6 +118,8 @@ def natural() -> Piece:
             _to_power_of_two(v, jax.random.uniform(key, v.shape, v.dtype))
             for v in vectors(updates, "message")
         ]
+        # As bfloat16, which has all powers of two that float32 has.
+        rounded = [_as_written(v, math.inf, jnp.bfloat16) for v in rounded]
         return tree_of(rounded, updates, "message"), state
 
     return Piece(init, update, variance=lambda params: 1 / 8, keeps_zeros=True)
@@ -214,6 +216,7 @@ def _scaled(
 ) -> Piece:
     """Apply `one`, from a vector to a scale and its integer multiples."""
     _checks.one_of("scope", scope, get_args(Scope))
+    most = code.size if code.kind == "levels" else 2**code.size
 
     def init(params):
         if _trees.stand_in(params):
@@ -237,6 +240,8 @@ def _scaled(
             scale = jax.lax.optimization_barrier(scale)
             scales.append(scale)
             # One product of two numbers: the same on any machine that decodes it.
+            if most != 2:  # the compiler keeps signs as flags by itself
+                multiples = _as_written(multiples, most)
             messages.append(scale.astype(v.dtype) * multiples)
         scales = jnp.asarray(scales, jnp.float32) if scales else ()
         return tree_of(messages, updates, scope), Packing(state.code, scales)
@@ -258,12 +263,36 @@ def _check_levels(code: Code, like) -> None:
 
 
 def _norm(v):
-    largest = _positive(_largest(v))  # its square might overflow, or vanish
-    return largest * jnp.sqrt(_trees.dot(v / largest, v / largest))
+    def in_two_passes(v):
+        largest = _positive(_largest(v))  # its square might overflow, or vanish
+        return largest * jnp.sqrt(jnp.vdot(v / largest, v / largest))
+
+    def in_one_pass(v):
+        return _trees.norm(v, v.dtype)
+
+    return jax.lax.platform_dependent(v, tpu=in_one_pass, default=in_two_passes)
 
 
 def _largest(v):
     return jnp.abs(v).max(initial=0)
+
+
+def _as_written(x: jax.Array, most: float, dtype=None) -> jax.Array:
+    """Integers of at most this magnitude, on a TPU kept in as few bytes.
+
+    They are read several times: to count them, to add them up, and for what they leave.
+    Where one is no number their scale is none.
+    """
+    if dtype is None:
+        fits = [n for n in (jnp.int8, jnp.int16) if most <= jnp.iinfo(n).max]
+        if not fits:
+            return x
+        dtype = fits[0]
+
+    def narrow(x):
+        return jax.lax.optimization_barrier(x.astype(dtype)).astype(x.dtype)
+
+    return jax.lax.platform_dependent(x, tpu=narrow, default=lambda x: x)
 
 
 def _positive(scale):
