@@ -57,6 +57,8 @@ from .simulation._checkpoint import Checkpoints as Checkpoints
 from .simulation._grid import Static as Static
 from .simulation._history import Cost as Cost
 from .simulation._history import History as History
+from .simulation._lower import Lowered as Lowered
+from .simulation._lower import lower as lower
 from .simulation._records import Round as Round
 from .simulation._records import norms as norms
 from .simulation._run import Stop as Stop
@@ -75,6 +77,7 @@ __all__ = [
     "History",
     "LastBroadcast",
     "LastRound",
+    "Lowered",
     "Method",
     "Round",
     "Static",
@@ -108,6 +111,7 @@ __all__ = [
     "late_messages",
     "logs",
     "low_rank",
+    "lower",
     "marina",
     "natural",
     "norms",

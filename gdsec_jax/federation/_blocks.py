@@ -146,9 +146,7 @@ def in_blocks(
         said = respond(federation, common, own)
         part = now._replace(common=common, workers=own, server=here.server)
         made = step(federation, part, said)
-        counted = Counted(
-            said.nonzeros, said.overflowed.astype(jnp.int32)
-        )
+        counted = Counted(said.nonzeros, said.overflowed.astype(jnp.int32))
         messages = said.messages if counting.run_coded else ()
         made = made._replace(said=Answers(messages, said.states, (), ()))
         return made._replace(previous=None) if apart else made, counted

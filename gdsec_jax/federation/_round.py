@@ -144,9 +144,7 @@ def respond(
         total = _exchange.total(federation, arrived, made, common.previous)
     else:
         total = federation.spread.summed(server.combine(summands, workers.delay))
-    return made._replace(
-        messages=messages, nonzeros=nonzeros, total=total, shared=None
-    )
+    return made._replace(messages=messages, nonzeros=nonzeros, total=total, shared=None)
 
 
 def compress(

@@ -46,7 +46,7 @@ class Traffic(NamedTuple):
     bytes: int
     collectives: Counter  # how often each kind runs
     collective_bytes: Counter  # of their results
-    kernels: int  # instructions that the chip executes
+    kernels: int  # instructions that the chip executes, but for those on one number
     operations: Counter  # how often each kind runs, those inside kernels too
     rough: int  # products of matrices whose factors are cut to bfloat16
     open_loops: int  # whose length is known while they run: they count as one pass
@@ -83,6 +83,30 @@ def traffic(text: str) -> Traffic:
     """
     computations, entry = _parse(text)
     return _of_computation(entry, computations)
+
+
+def of_loop(text: str) -> Traffic:
+    """The same of one round of the loop over rounds, which ends while it runs.
+
+    Of the loops that stand in the program itself it has the most kernels.
+
+    Args:
+      text: the compiled program, as XLA prints it.
+
+    Returns:
+      A `Traffic`.
+    """
+    computations, entry = _parse(text)
+    loops = [each for each in computations[entry] if each.operation == "while"]
+    rounds = [
+        _sum_of(
+            _of_computation(each.called("body")[0], computations),
+            1,
+            _of_computation(each.called("condition")[0], computations),
+        )
+        for each in loops
+    ]
+    return max(rounds, key=lambda moved: moved.kernels, default=_NOTHING)
 
 
 class Received(NamedTuple):
@@ -219,7 +243,10 @@ def _of_computation(name: str, computations) -> Traffic:
 def _is_kernel(each: Instruction) -> bool:
     if each.operation in _FREE | _CONTROL or each.operation.endswith("-done"):
         return False
-    return not (each.operation == "custom-call" and _names_memory(each))
+    if each.operation == "custom-call" and _names_memory(each):
+        return False
+    # A single number is added by the scalar core, between kernels.
+    return each.operation == "fusion" or re.search(r"\[\d", each.shape) is not None
 
 
 def _names_memory(each: Instruction) -> bool:

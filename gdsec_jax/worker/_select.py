@@ -92,7 +92,8 @@ def mask_of_drawn(key: jax.Array, size: int, k: int) -> jax.Array:
     """
 
     def words(key):
-        return jax.random.bits(jax.random.wrap_key_data(key, impl=impl), (size,))
+        typed = jax.random.wrap_key_data(key, impl=impl)
+        return jax.random.bits(typed, (size,), jnp.uint32)
 
     def by_counting(key):
         # Drawn anew in each pass, which takes less than to write and to read them.
