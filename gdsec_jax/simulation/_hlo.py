@@ -326,7 +326,7 @@ def _of_instruction(each: Instruction, shapes, computations) -> int:
     operation, operands = each.operation, each.operands
     if operation in _FREE or operation.endswith("-done"):
         return 0
-    if operation in _CONTROL or operation == "custom-call" and _names_memory(each):
+    if operation in _CONTROL or (operation == "custom-call" and _names_memory(each)):
         return 0
     if operation == "sort":
         passes = _passes_of_a_sort(each)

@@ -163,8 +163,8 @@ def _devices_of(on: Any) -> Mesh | SingleDeviceSharding:
     kind = on.partition(":")[0] if isinstance(on, str) else None
     if kind not in _CHIPS:
         raise ValueError(
-            f"on is {on!r}, expected a jax.sharding.Mesh, or a topology of TPUs such as "
-            "'v5e' or 'v6e:2x2'."
+            f"on is {on!r}, expected a jax.sharding.Mesh, or TPUs by name such as 'v5e' "
+            "or 'v6e:2x2'."
         )
     chips = described(_CHIPS[kind][1] if on == kind else on)
     if on == kind:
