@@ -55,11 +55,12 @@ class Row(NamedTuple):
 
 def methods(num_workers: int, length: int) -> dict[str, Any]:
     """Every method, and some in a second guise, with arguments of their own."""
+    censored, top = {"xi": 4.0}, {"k": SHARE}
+    lazy, thin = {"learning_rate": 0.1}, {"rank": 4}
     some: dict[str, dict[str, Any]] = {
-        **dict.fromkeys(("gdsec", "gdsoec", "qsgdsec", "cgd"), {"xi": 4.0}),
-        **dict.fromkeys(("lag", "laq"), {"learning_rate": 0.1}),
-        **dict.fromkeys(("top_j", "rand_k", "ef21", "ef21_sgdm", "clag"), {"k": SHARE}),
-        **dict.fromkeys(("low_rank", "power_sgd"), {"rank": 4}),
+        **{"gdsec": censored, "gdsoec": censored, "qsgdsec": censored, "cgd": censored},
+        **{"top_j": top, "rand_k": top, "ef21": top, "ef21_sgdm": top, "clag": top},
+        **{"lag": lazy, "laq": lazy, "low_rank": thin, "power_sgd": thin},
         "diana": {"compressor": worker.random_k(SHARE)},
         "marina": {"compressor": worker.random_k(SHARE)},
     }

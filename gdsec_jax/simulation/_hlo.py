@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 COLLECTIVES = ("all-reduce", "reduce-scatter", "all-gather")
 
@@ -58,7 +58,7 @@ _NOTHING = Traffic(0, Counter(), Counter(), 0, Counter(), 0, 0)
 def _sum_of(one: Traffic, times: int, other: Traffic) -> Traffic:
     """One, and so many times the other."""
 
-    def add(a, b):
+    def add(a: Any, b: Any) -> Any:
         if isinstance(a, Counter):
             return a + Counter({kind: times * n for kind, n in b.items()})
         return a + times * b

@@ -133,7 +133,7 @@ def lower(what: Callable, *arguments: Any, on: Any = None, **options: Any) -> Lo
         compiled = lowered.compile()
         seconds = time.process_time() - start
     rounds = what in (simulate, sweep)
-    text = compiled.as_text()
+    text = compiled.as_text() or ""
     moved = _hlo.of_loop(text) if rounds else _hlo.traffic(text)
     memory = compiled.memory_analysis()
     return Lowered(
@@ -163,8 +163,8 @@ def _devices_of(on: Any) -> Mesh | SingleDeviceSharding:
     kind = on.partition(":")[0] if isinstance(on, str) else None
     if kind not in _CHIPS:
         raise ValueError(
-            f"on is {on!r}, expected a jax.sharding.Mesh, or TPUs by name such as 'v5e' "
-            "or 'v6e:2x2'."
+            f"on is {on!r}, expected a jax.sharding.Mesh, or TPUs by name such as "
+            "'v5e' or 'v6e:2x2'."
         )
     chips = described(_CHIPS[kind][1] if on == kind else on)
     if on == kind:
@@ -265,7 +265,7 @@ def _lower_run(
 
 
 def _lower_sweep(
-    problem,
+    problem: Any,
     make_optimizer,
     grid,
     num_rounds: int = 1000,

@@ -286,7 +286,9 @@ def _scaled(
                 groups = [[x.astype(_trees.norm_dtype(updates)) for x in leaves]]
             made = [one(parts, key) for parts, key in zip(groups, keys, strict=True)]
             scales, sent = zip(*made, strict=True)
-            return scales, jax.tree.unflatten(structure, sum(sent, []))
+            return scales, jax.tree.unflatten(
+                structure, [x for own in sent for x in own]
+            )
 
         scales, message = jax.lax.platform_dependent(
             updates, keys, tpu=of_leaves, default=of_vectors

@@ -6,7 +6,7 @@ few thresholds, which a sample chooses at first, until a small window of keys is
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -263,7 +263,7 @@ _DIGIT = 4  # bits that a pass finds
 def _mask_by_counting(keys_of, x: jax.Array, k: int) -> jax.Array:
     """`mask_of_largest` by the keys that a function makes of x, anew in each pass."""
 
-    def keys(after=0):
+    def keys(after: Any = 0):
         # The barrier keeps the keys from being made once, and written for all passes.
         return keys_of(jax.lax.optimization_barrier((x, after))[0])
 

@@ -84,9 +84,7 @@ def test_traffic_of_a_loop_over_blocks():
 
 @pytest.mark.skipif(WITH_LIBTPU, reason="libtpu is present: the benchmark runs")
 def test_without_libtpu_the_benchmark_says_so():
-    with pytest.raises(
-        Skipped, match=r"which is absent: pip install .*tpu-aot"
-    ):
+    with pytest.raises(Skipped, match=r"which is absent: pip install .*tpu-aot"):
         tpu.bench(SETTINGS)
 
 
