@@ -1,8 +1,9 @@
 """What only a chip can say, for somebody who has one.
 
-`python -m gdsec_experiments.tpu_check` runs on this process's devices, whatever they are, and writes one report file: which
-devices they are; whether a core list of methods gives the same iterates as on this
-machine's CPU; how float64 casts to float32 round; seconds of updates and of a sweep.
+`python -m gdsec_experiments.tpu_check` runs on this process's devices, whatever they
+are, and writes one report file: which they are; whether a core list of methods gives
+the same iterates as on this machine's CPU; how casts of float64 to float32 round;
+seconds of updates and of a sweep.
 """
 
 import argparse

@@ -14,6 +14,7 @@ from gdsec_jax.federation import _attendance as _attendance
 from gdsec_jax.federation import _batches as _batches
 from gdsec_jax.federation import _blocks as _blocks
 from gdsec_jax.federation import _parts as _parts
+from gdsec_jax.federation import _round as _round
 from gdsec_jax.federation._broadcast import _STREAM as _STREAM
 from gdsec_jax.federation._controller import ControlState as ControlState
 from gdsec_jax.files import _netcdf as _netcdf
@@ -51,4 +52,5 @@ from gdsec_jax.wire import _formats as _formats
 from gdsec_jax.wire import _uploads as _uploads
 from gdsec_jax.wire import _words as _words
 from gdsec_jax.wire.bytes import _bits as _bits
+from gdsec_jax.worker import _quantisers as _quantisers
 from gdsec_jax.worker import _select as _select

@@ -279,7 +279,8 @@ def _lower_sweep(
     observe: Any = None,
 ):
     listed = grid if isinstance(grid, _grid.Listed) else _grid.listed(grid)
-    (group, *others) = _grid.groups_of(listed, problem if callable(problem) else None)
+    maker = problem if callable(problem) else None
+    (group, *others) = _grid.groups_of(listed, maker)
     if others:
         raise ValueError(
             f"grid makes {1 + len(others)} loops, one for each static value, expected "
@@ -292,7 +293,8 @@ def _lower_sweep(
         key,
         Uplink() if uplink is None else uplink,
     )
-    plan = _plan.plan_of(group, problem, make_optimizer, common)
+    given: Any = problem
+    plan = _plan.plan_of(group, given, make_optimizer, common)
 
     def begin():
         inputs = plan.inputs_of(plan.group.traced)
