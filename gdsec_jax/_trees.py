@@ -293,12 +293,14 @@ def _norm_by_size(vectors, dtype) -> jax.Array:
             jnp.where(small, size * 2.0**_SCALE, 0),
         )
         sums.append(jnp.stack([jnp.square(part).sum() for part in parts]))
-    factors = jnp.asarray([2.0**_SCALE, 1.0, 2.0**-_SCALE], dtype)
-    norms = factors * jnp.sqrt(jnp.stack(sums).sum(0).astype(dtype))
-    largest = norms.max()
-    usual = (largest > 0) & jnp.isfinite(largest)
-    ratios = norms / jnp.where(usual, largest, 1)
-    return jnp.where(usual, largest * jnp.sqrt(jnp.square(ratios).sum()), largest)
+    large, usual, small = jnp.stack(sums).sum(0).astype(dtype)
+    up, down = 2.0**_SCALE, 2.0**-_SCALE
+    # The next smaller ones in the larger ones' scale; what is beyond counts for nothing.
+    some_large = up * jnp.sqrt(large + jnp.square(down * jnp.sqrt(usual)))
+    some_usual = jnp.sqrt(usual + jnp.square(down * jnp.sqrt(small)))
+    all_small = down * jnp.sqrt(small)
+    norm = jnp.where(usual == 0, all_small, some_usual)
+    return jnp.where(large > 0, some_large, norm)
 
 
 def power_of_two(x: jax.Array) -> jax.Array:

@@ -37,6 +37,7 @@ class OneRun(NamedTuple):
     optimizer: optax.GradientTransformation
     options: _run.Options
     mesh: jax.sharding.Mesh | None = None  # over which workers are spread
+    flat: bool = False  # records of few entries are kept in vectors, for TPUs
 
     def start(self, inputs: _run.Inputs, params: Any) -> _run.Run:
         """The run before its first round, of an optimizer that can do it."""
@@ -129,7 +130,7 @@ class Small(NamedTuple):
 
 
 def _is_small(program: Program, record: Any) -> bool:
-    alone = isinstance(program, OneRun) and program.mesh is None
+    alone = isinstance(program, OneRun) and program.mesh is None and program.flat
     return alone and record.ndim > 0 and 0 < record.size < LANES
 
 

@@ -243,14 +243,16 @@ def _lower_run(
 ):
     uplink, stop = uplink or Uplink(), stop or _run.Stop()
     options = _run.options(eval_every, observe, worker_batch)
-    program = _chunks.OneRun(optimizer, options, mesh)
+    (device, *_) = where.device_set
+    on_tpu = device.platform == "tpu"
+    program = _chunks.OneRun(optimizer, options, mesh, flat=on_tpu)
     key = _run.key_for(problem, key, uplink)
     limits = _run.limits(problem, num_rounds, stop, math.inf)
     inputs = _run.Inputs(_run.for_loop(problem), limits, uplink, key)
     capacity = _chunks.capacity_for(problem.num_workers)
-    with_one = _chunks.OneRun(optimizer, options)
+    shapes = program._replace(mesh=None, flat=on_tpu and mesh is None)
     run, buffers = jax.eval_shape(
-        lambda params: _chunks.begin(with_one, inputs, params, capacity),
+        lambda params: _chunks.begin(shapes, inputs, params, capacity),
         problem.init_params,
     )
     if mesh is None:

@@ -126,7 +126,8 @@ def simulate(
     own_attributes = _whole.plain("attributes", dict(attributes or {}))
     mesh = None if mesh is None else mesh_of(mesh, problem.num_workers)
     options = _run.options(eval_every, observe, worker_batch)
-    program = _chunks.OneRun(optimizer, options, mesh)
+    on_tpu = jax.default_backend() == "tpu"
+    program = _chunks.OneRun(optimizer, options, mesh, flat=on_tpu)
     key = _run.key_for(problem, key, uplink)
     placed = _mesh.place_problem(problem, mesh)
     initial_error = _run.initial_error(placed, options.worker_batch)

@@ -109,7 +109,7 @@ def test_products_in_one_pass_of_the_matrix_unit_are_told_apart():
         product = f"{kind}[8,8]{{1,0:T(8,128)}}"
         text = program(
             f"%x = {product} parameter(0)",
-            f"ROOT %y = {product} convolution(%x, %x), dim_labels=bf_io->bf{attributes}",
+            f"ROOT %y = {product} convolution(%x, %x), window={{}}{attributes}",
         )
         return hlo.traffic(text).rough
 
