@@ -295,7 +295,7 @@ def _norm_by_size(vectors, dtype) -> jax.Array:
         sums.append(jnp.stack([jnp.square(part).sum() for part in parts]))
     large, usual, small = jnp.stack(sums).sum(0).astype(dtype)
     up, down = 2.0**_SCALE, 2.0**-_SCALE
-    # The next smaller ones in the larger ones' scale; what is beyond counts for nothing.
+    # Smaller ones in the larger ones' scale; what vanishes there counts for nothing.
     some_large = up * jnp.sqrt(large + jnp.square(down * jnp.sqrt(usual)))
     some_usual = jnp.sqrt(usual + jnp.square(down * jnp.sqrt(small)))
     all_small = down * jnp.sqrt(small)

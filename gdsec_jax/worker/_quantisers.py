@@ -117,13 +117,30 @@ def natural() -> Piece:
     def update(updates, state, params=None, **extra_args):
         del params
         key = needed(extra_args, "key", "natural")
-        rounded = [
-            _to_power_of_two(v, jax.random.uniform(key, v.shape, v.dtype))
-            for v in vectors(updates, "message")
-        ]
-        # As bfloat16, which has all powers of two that float32 has.
-        rounded = [_as_written(v, math.inf, jnp.bfloat16) for v in rounded]
-        return tree_of(rounded, updates, "message"), state
+
+        def of_vector(updates, key):
+            rounded = [
+                _to_power_of_two(v, jax.random.uniform(key, v.shape, v.dtype))
+                for v in vectors(updates, "message")
+            ]
+            return tree_of(rounded, updates, "message")
+
+        def of_leaves(updates, key):  # a TPU would lay matrices out anew
+            leaves, structure = jax.tree.flatten(updates)
+            sizes, rounded = [x.size for x in leaves], []
+            for n, leaf in enumerate(leaves):
+                v = leaf.astype(_trees.norm_dtype(updates))
+                u = _uniform(key, v, sum(sizes[:n]), sum(sizes))
+                # As bfloat16, which has all powers of two that float32 has.
+                rounded.append(_as_written(_to_power_of_two(v, u), 0, jnp.bfloat16))
+            return jax.tree.unflatten(structure, rounded)
+
+        if not jax.tree.leaves(updates):
+            return updates, state
+        message = jax.lax.platform_dependent(
+            updates, key, tpu=of_leaves, default=of_vector
+        )
+        return message, state
 
     return Piece(init, update, variance=lambda params: 1 / 8, keeps_zeros=True)
 
