@@ -61,6 +61,8 @@ from .simulation._checkpoint import Checkpoints as Checkpoints
 from .simulation._grid import Static as Static
 from .simulation._history import Cost as Cost
 from .simulation._history import History as History
+from .simulation._lower import Lowered as Lowered
+from .simulation._lower import lower as lower
 from .simulation._records import Round as Round
 from .simulation._records import norms as norms
 from .simulation._run import Stop as Stop
@@ -79,6 +81,7 @@ __all__ = [
     "History",
     "LastBroadcast",
     "LastRound",
+    "Lowered",
     "Method",
     "Round",
     "Static",
@@ -114,6 +117,7 @@ __all__ = [
     "local",
     "logs",
     "low_rank",
+    "lower",
     "marina",
     "natural",
     "norms",

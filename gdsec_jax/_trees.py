@@ -147,8 +147,48 @@ def flush(tree):
 
 def over_workers(messages):
     """The sum over the first axis, in float32 at least."""
-    # A product with ones: XLA's CPU backend sums over a leading axis much slower.
-    return _product(lambda x: jnp.ones(x.shape[0], x.dtype), messages)
+
+    def by_product(messages):
+        # With ones: XLA's CPU backend sums over a leading axis much slower.
+        return _product(lambda x: jnp.ones(x.shape[0], x.dtype), messages)
+
+    def by_sum(messages):
+        def one(x):
+            return x.astype(widest(x.dtype, jnp.float32)).sum(0)
+
+        return jax.tree.map(one, messages)
+
+    return jax.lax.platform_dependent(messages, tpu=by_sum, default=by_product)
+
+
+def dot(a, b) -> jax.Array:
+    """The sum of the products of all entries of two arrays."""
+
+    def by_sum(a, b):
+        return (a * b).sum()
+
+    return _unless_float64_on_tpu(jnp.vdot, by_sum, a, b)
+
+
+def times(matrix, x):
+    """A matrix [n, D] times [D], or [D, C], as precise as the dtype."""
+
+    def product(matrix, x):
+        return jnp.matmul(matrix, x, precision=jax.lax.Precision.HIGHEST)
+
+    def by_sums(matrix, x):
+        if x.ndim == 1:
+            return (matrix * x).sum(-1)
+        return (matrix[:, :, None] * x).sum(1)
+
+    return _unless_float64_on_tpu(product, by_sums, matrix, x)
+
+
+def _unless_float64_on_tpu(usual: Callable, by_sums: Callable, a, b):
+    """On TPUs float64 is emulated, and a product of it takes loops of kernels."""
+    if widest(a.dtype, b.dtype) != jnp.float64:
+        return usual(a, b)
+    return jax.lax.platform_dependent(a, b, tpu=by_sums, default=usual)
 
 
 def over_workers_by(group, messages, num_groups: int):
@@ -216,19 +256,72 @@ def norm(tree, dtype, less=None) -> jax.Array:
         change = tree if less is None else jax.tree.map(jnp.subtract, tree, less)
         return [leaf.astype(dtype) for leaf in jax.tree.leaves(change)]
 
-    largest = [jnp.abs(x).max(initial=0) for x in entries(tree, less)]
-    scale = power_of_two(jnp.stack(largest).max())
-    # Or XLA keeps the differences in memory, for the second pass.
-    tree, less, scale = jax.lax.optimization_barrier((tree, less, scale))
-    squares = [jnp.square(x / scale).sum() for x in entries(tree, less)]
-    return scale * jnp.sqrt(jnp.stack(squares).sum())
+    def in_two_passes(tree, less):
+        largest = [jnp.abs(x).max(initial=0) for x in entries(tree, less)]
+        scale = power_of_two(jnp.stack(largest).max())
+        # Or XLA keeps the differences in memory, for the second pass.
+        tree, less, scale = jax.lax.optimization_barrier((tree, less, scale))
+        squares = [jnp.square(x / scale).sum() for x in entries(tree, less)]
+        return scale * jnp.sqrt(jnp.stack(squares).sum())
+
+    def in_one_pass(tree, less):
+        return _norm_by_size(entries(tree, less), dtype)
+
+    return jax.lax.platform_dependent(
+        tree, less, tpu=in_one_pass, default=in_two_passes
+    )
+
+
+# Exponents of the least and the greatest magnitude whose squares, 2^31 of them, float32
+# adds up, and what others are scaled by: Blue, A Portable Fortran Program to Find the
+# Euclidean Norm of a Vector, 1978.
+_LEAST, _MOST, _SCALE = -50, 48, 78
+
+
+def _norm_by_size(vectors, dtype) -> jax.Array:
+    """Of all entries, in one pass: small, usual and large ones are summed apart.
+
+    On TPUs, where kernels have several results, and float64 has float32's range.
+    """
+    sums = []
+    for x in vectors:
+        size = jnp.abs(x)
+        small, large = size < 2.0**_LEAST, size > 2.0**_MOST
+        parts = (
+            jnp.where(large, size * 2.0**-_SCALE, 0),
+            jnp.where(small | large, 0, size),  # and NaN
+            jnp.where(small, size * 2.0**_SCALE, 0),
+        )
+        sums.append(jnp.stack([jnp.square(part).sum() for part in parts]))
+    large, usual, small = jnp.stack(sums).sum(0).astype(dtype)
+    up, down = 2.0**_SCALE, 2.0**-_SCALE
+    # Smaller ones in the larger ones' scale; what vanishes there counts for nothing.
+    some_large = up * jnp.sqrt(large + jnp.square(down * jnp.sqrt(usual)))
+    some_usual = jnp.sqrt(usual + jnp.square(down * jnp.sqrt(small)))
+    all_small = down * jnp.sqrt(small)
+    norm = jnp.where(usual == 0, all_small, some_usual)
+    return jnp.where(large > 0, some_large, norm)
 
 
 def power_of_two(x: jax.Array) -> jax.Array:
     """The largest that is at most x > 0, to divide by exactly; 1 where none is."""
-    mantissa, _ = jnp.frexp(x)
-    usual = (x >= jnp.finfo(x.dtype).tiny) & jnp.isfinite(x)
-    return jnp.where(usual, x / jnp.where(usual, 2 * mantissa, 1), 1)
+
+    def by_mantissa(x):
+        mantissa, _ = jnp.frexp(x)
+        usual = (x >= jnp.finfo(x.dtype).tiny) & jnp.isfinite(x)
+        return jnp.where(usual, x / jnp.where(usual, 2 * mantissa, 1), 1)
+
+    def by_float32(x):  # whose range a TPU's float64 has, of which it takes no bits
+        short = jax.lax.optimization_barrier(x.astype(jnp.float32))
+        usual = (short >= jnp.finfo(jnp.float32).tiny) & jnp.isfinite(short)
+        bits = jax.lax.bitcast_convert_type(short, jnp.uint32)
+        power = jax.lax.bitcast_convert_type(bits >> 23 << 23, jnp.float32)
+        power = power.astype(x.dtype)
+        return jnp.where(usual, jnp.where(power > x, power / 2, power), 1)
+
+    if x.dtype != jnp.float64:
+        return by_mantissa(x)
+    return jax.lax.platform_dependent(x, tpu=by_float32, default=by_mantissa)
 
 
 def as_key(key) -> jax.Array:

@@ -14,6 +14,7 @@ from gdsec_jax.federation import _attendance as _attendance
 from gdsec_jax.federation import _batches as _batches
 from gdsec_jax.federation import _blocks as _blocks
 from gdsec_jax.federation import _parts as _parts
+from gdsec_jax.federation import _round as _round
 from gdsec_jax.federation._broadcast import _STREAM as _STREAM
 from gdsec_jax.federation._controller import ControlState as ControlState
 from gdsec_jax.federation._local import local_steps as local_steps
@@ -29,6 +30,7 @@ from gdsec_jax.server import _sum as _sum
 from gdsec_jax.simulation import _checkpoint as _checkpoint
 from gdsec_jax.simulation import _chunks as _chunks
 from gdsec_jax.simulation import _grid as _grid
+from gdsec_jax.simulation import _hlo as _hlo
 from gdsec_jax.simulation import _mesh as _mesh
 from gdsec_jax.simulation import _plan as _plan
 from gdsec_jax.simulation import _records as _records
@@ -51,4 +53,5 @@ from gdsec_jax.wire import _formats as _formats
 from gdsec_jax.wire import _uploads as _uploads
 from gdsec_jax.wire import _words as _words
 from gdsec_jax.wire.bytes import _bits as _bits
+from gdsec_jax.worker import _quantisers as _quantisers
 from gdsec_jax.worker import _select as _select

@@ -9,9 +9,9 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 import gdsec_jax
-from gdsec_experiments.benchmarks import _hlo as hlo
 from gdsec_experiments.benchmarks import _ranks as ranks
 from gdsec_jax import server, worker
+from gdsec_jax.simulation import _hlo as hlo
 
 AXIS = "data"
 SHARE = 0.01  # of the entries that the sparse methods send

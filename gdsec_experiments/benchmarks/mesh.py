@@ -17,8 +17,8 @@ from jax.sharding import AxisType, NamedSharding
 import gdsec_jax
 from gdsec_experiments import benchmarks
 from gdsec_experiments.benchmarks import Measure, Settings
-from gdsec_experiments.benchmarks import _hlo as hlo
 from gdsec_jax import server, worker
+from gdsec_jax.simulation import _hlo as hlo
 
 DEVICES, AXIS = 4, "data"
 FULL, SMALL = 12_500_000, 1_000_000

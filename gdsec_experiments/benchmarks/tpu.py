@@ -1,168 +1,300 @@
-"""What a TPU would do with a step of GD-SEC, asked of its compiler alone.
+"""What a TPU would do with every method, a run and a sweep, asked of its compiler.
 
 No TPU is needed, but the PyPI package libtpu (extra `tpu-aot`): it compiles for chips
-that are named, not present. The step is one update of `gdsec`, the workers spread over
-the chips. Each chip holds its workers' rows of the gradients and of the state, which is
-donated, and all of the parameters: every worker needs them all for its gradient, and an
-all-reduce leaves the update with all of them.
+that are named, not present. `gdsec_jax.lower` reads off each compiled program what it
+moves between a chip and its memory (HBM), against the least there can be: every
+argument read once and every result written once. Arrays that the compiler keeps in the
+chip's own memory (VMEM) move nothing, however often they are read.
 
-What counts is the traffic between a chip and its memory (HBM), against the least there
-can be: every argument read once and every output written once. XLA's own count, "bytes
-accessed", takes the body of a loop once, however often it runs, and cannot tell HBM
-from the memory on the chip (VMEM). So the traffic is read off the compiled program,
-loops as often as they run; in a program without either the two counts agree.
-
-Beside it, what the choice of the largest entries moves: passes over a vector that the
-compiler has put into VMEM move nothing, however many there are.
+The bytes are logical: what tiles are padded by comes on top. Times and the rounding of
+emulated float64 only a chip can say: `python -m gdsec_experiments.tpu_check`.
 """
 
-import functools
-import importlib.util
 import math
-import os
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import topologies
-from jax.sharding import NamedSharding, PartitionSpec
+import optax
+import rich.table
 
 import gdsec_jax
 from gdsec_experiments.benchmarks import Measure, Settings, Skipped
-from gdsec_experiments.benchmarks import _hlo as hlo
-from gdsec_jax.worker import _select
+from gdsec_jax import data, problems, server, worker
+from gdsec_jax.simulation import _chunks
+
+SHARE = 0.01  # of the entries, that sparsifiers send
+TREE = ((1024, 1024), (1024, 1024), (1024, 512), (512, 1024), (768, 768), (384, 768))
+SETTINGS = 64  # of the sweep
 
 
 class Setup(NamedTuple):
-    """Which chips, and how large a problem."""
+    """How large the problems are, and on which chips."""
 
-    topology: str
-    accelerator: str  # the same, as the environment of a TPU names it
+    length: int  # of the vector
+    tree: tuple[tuple[int, ...], ...]
+    chips: tuple[str, ...]
+    step: str  # the chips that a step of GD-SEC is spread over
+    num_workers: int  # of that step
+    names: tuple[str, ...] | None = None  # of methods; None for all
+
+
+FULL = Setup(4_000_000, TREE, ("v5e", "v6e"), "v5e:4x4", 64)
+SMALL = Setup(2**19, ((256, 512), (128, 256)), ("v5e",), "v5e:2x2", 8, ("gd", "top_j"))
+
+
+class Row(NamedTuple):
+    """A program, and what was read off it."""
+
+    method: str
+    parameters: str  # vector or tree
     num_workers: int
-    length: int  # D
+    read: gdsec_jax.Lowered
 
 
-# Small in chips only: arrays that fit into VMEM would be kept there, out of the count.
-FULL = Setup("v5e:4x4", "v5litepod-16", num_workers=64, length=50_000_000)
-SMALL = Setup("v5e:2x2", "v5litepod-4", num_workers=8, length=50_000_000)
-LENGTH = 4_000_000  # of the vector whose largest entries are chosen
+def methods(num_workers: int, length: int) -> dict[str, Any]:
+    """Every method, and some in a second guise, with arguments of their own."""
+    censored, top = {"xi": 4.0}, {"k": SHARE}
+    lazy, thin = {"learning_rate": 0.1}, {"rank": 4}
+    some: dict[str, dict[str, Any]] = {
+        **{"gdsec": censored, "gdsoec": censored, "qsgdsec": censored, "cgd": censored},
+        **{"top_j": top, "rand_k": top, "ef21": top, "ef21_sgdm": top, "clag": top},
+        **{"lag": lazy, "laq": lazy, "low_rank": thin, "power_sgd": thin},
+        "diana": {"compressor": worker.random_k(SHARE)},
+        "marina": {"compressor": worker.random_k(SHARE)},
+    }
+    capacity = server.sparse(max(1, int(SHARE * length)))
+    made = {
+        name: method.factory(num_workers, **some.get(name, {}))
+        for name, method in gdsec_jax.METHODS.items()
+    }
+    return made | {
+        "gdsec, capacity": gdsec_jax.gdsec(num_workers, 4.0, server=capacity),
+        "gdsec, bfloat16": gdsec_jax.gdsec(num_workers, 4.0, state_dtype=jnp.bfloat16),
+        "diana, qsgd": gdsec_jax.diana(num_workers, worker.qsgd(15)),
+    }
+
+
+def params_of(setup: Setup, kind: str, dtype: Any = jnp.float32) -> Any:
+    """Shapes of the parameters: a vector, or a tree of matrices."""
+    if kind == "vector":
+        return jax.ShapeDtypeStruct((setup.length,), dtype)
+    return {f"w{n}": jax.ShapeDtypeStruct(x, dtype) for n, x in enumerate(setup.tree)}
+
+
+def update(name: str, params: Any, num_workers: int, on: Any) -> gdsec_jax.Lowered:
+    """An update of a method, compiled.
+
+    Raises:
+      Skipped: libtpu is absent.
+    """
+    length = sum(x.size for x in jax.tree.leaves(params))
+    return lowered(methods(num_workers, length)[name], params, num_workers, on)
+
+
+def lowered(algorithm, params: Any, num_workers: int, on: Any) -> gdsec_jax.Lowered:
+    """An update of an algorithm, compiled.
+
+    Raises:
+      Skipped: libtpu is absent.
+    """
+    state = jax.eval_shape(algorithm.init, params)
+    gradients = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((num_workers, *x.shape), x.dtype), params
+    )
+    return _of_compiler(algorithm.update, gradients, state, params, on=on)
+
+
+def _of_compiler(*call, **options) -> gdsec_jax.Lowered:
+    try:
+        return gdsec_jax.lower(*call, **options)
+    except ImportError as error:
+        raise Skipped(str(error)) from error
 
 
 def bench(settings: Settings) -> list[Measure]:
-    """Compile the step and read what it moves.
+    """Compile all of it and read what it moves; the whole table is printed.
 
     Raises:
       Skipped: libtpu is absent.
     """
     setup = SMALL if settings.small else FULL
-    arguments, compiled = compile_step(setup)
-    text, memory = compiled.as_text(), compiled.memory_analysis()
-    moved, least = hlo.traffic(text), minimum(arguments, compiled)
-    xla = compiled.cost_analysis()["bytes accessed"]
-    sizes = {
-        "arguments": memory.argument_size_in_bytes,
-        "outputs": memory.output_size_in_bytes,
-        "temporaries": memory.temp_size_in_bytes,
-        "outputs in arguments' place": memory.alias_size_in_bytes,
-    }
-    return [
-        Measure(
-            "bytes accessed / minimum",
-            moved.bytes / least,
-            must=1.5,
-            goal=1.1,
-            note=f"{setup.topology}, {setup.num_workers} workers x {setup.length:,} "
-            f"float32; a chip moves {moved.bytes / 1e9:.2f} GB, the least is "
-            f"{least / 1e9:.2f} GB",
-        ),
-        Measure(
-            "top-k: bytes moved / bytes of the vector",
-            _moved_by_top_k(setup) / (4 * LENGTH),
-            must=4.0,
-            goal=2.0,
-            note=f"{LENGTH:,} float32, k = 1 %, a mask of them",
-        ),
-        Measure("bytes accessed, XLA's own count", xla / 1e9, "GB a chip"),
-        *(Measure(f"HBM: {k}", v / 1e9, "GB a chip") for k, v in sizes.items()),
-        *(
+    rows: dict[tuple[str, str, int], Row] = {}
+    for chip in setup.chips:
+        found = []
+        for row in _rows(setup, chip):
+            found.append(row)
+            if chip == setup.chips[0]:
+                rows[row[:3]] = row
+        settings.console.print(table(found, f"One update on one {chip}, float32"))
+    return [*_musts(rows), *_loops(settings, setup.chips[0]), *_step(setup)]
+
+
+def _rows(setup: Setup, chip: str) -> Iterator[Row]:
+    for name in setup.names or methods(8, setup.length):
+        for kind in ("vector", "tree"):
+            read = update(name, params_of(setup, kind), 8, chip)
+            yield Row(name, kind, 8, read)
+    for num_workers in () if setup.names else (5, 10):
+        read = update("gdsec", params_of(setup, "vector"), num_workers, chip)
+        yield Row("gdsec", "vector", num_workers, read)
+
+
+def table(rows: list[Row], title: str) -> rich.table.Table:
+    """One line a program."""
+    shown = rich.table.Table(title=title)
+    for column in ("method", "parameters"):
+        shown.add_column(column)
+    names = ("workers", "MB moved", "MB least", "ratio", "MB temporary", "kernels")
+    for column in (*names, "sorts", "scatters", "bfloat16 products", "CPU s"):
+        shown.add_column(column, justify="right")
+    for row in rows:
+        read = row.read
+        numbers = [
+            *(row.num_workers, f"{read.bytes_moved / 1e6:.0f}"),
+            *(f"{(read.bytes_least or 0) / 1e6:.0f}", f"{read.ratio:.2f}"),
+            *(f"{read.temporaries / 1e6:.0f}", read.kernels, read.sorts),
+            *(read.scatters, read.rough_products, f"{read.seconds:.1f}"),
+        ]
+        shown.add_row(row.method, row.parameters, *map(str, numbers))
+    return shown
+
+
+# Method, parameters, workers: must, goal.
+_RATIOS = {
+    ("gdsec", "vector", 8): (1.3, 1.1),
+    ("gdsec", "tree", 8): (1.5, 1.2),
+    ("gdsec", "vector", 5): (1.5, 1.3),
+    ("gdsec", "vector", 10): (1.5, 1.3),
+    ("top_j", "vector", 8): (2.0, 1.4),
+    ("ef21", "vector", 8): (2.0, 1.4),
+    ("rand_k", "vector", 8): (2.5, 1.5),
+    ("gdsec, capacity", "vector", 8): (2.5, 1.5),
+    ("qgd", "vector", 8): (3.0, 2.0),
+    ("qgd", "tree", 8): (3.0, 2.0),
+    ("laq", "vector", 8): (2.5, 1.8),
+    ("sign_ef", "vector", 8): (2.0, 1.5),
+    ("gd", "vector", 8): (1.8, 1.3),
+}
+
+
+def _musts(rows: dict[tuple[str, str, int], Row]) -> list[Measure]:
+    measures = []
+    for (name, kind, number), (must, goal) in _RATIOS.items():
+        if (name, kind, number) not in rows:
+            continue
+        read = rows[name, kind, number].read
+        measures.append(
             Measure(
-                name,
-                moved.collectives[name],
-                note=f"{moved.collective_bytes[name] / 1e9:.3f} GB arrive at a chip",
+                f"{name}, {kind}, {number} workers: bytes moved / least",
+                read.ratio,
+                must=must,
+                goal=goal,
+                note=f"{read.bytes_moved / 1e6:.0f} MB; {read.sorts} sorts, "
+                f"{read.scatters} scatters, {read.seconds:.0f} CPU seconds to compile",
             )
-            for name in hlo.COLLECTIVES
+        )
+    reads = [row.read for row in rows.values()]
+    return [
+        *measures,
+        Measure("sorts in all updates", sum(x.sorts for x in reads), must=0),
+        Measure("scatters in all updates", sum(x.scatters for x in reads), must=0),
+        Measure(
+            "products in bfloat16", sum(x.rough_products for x in reads), must=0, goal=0
+        ),
+        Measure(
+            "CPU seconds to compile an update, at most",
+            max(x.seconds for x in reads),
+            "s",
+            must=15,
+            goal=8,
         ),
     ]
 
 
-def compile_step(setup: Setup, **options):
-    """The step's abstract arguments, and what libtpu makes of it.
-
-    Args:
-      setup: chips and sizes.
-      options: of `gdsec`.
-
-    Raises:
-      Skipped: libtpu is absent.
-    """
-    mesh = jax.sharding.Mesh(_chips(setup), ("workers",))
-    rows = NamedSharding(mesh, PartitionSpec("workers"))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-
-    def placed(tree):
-        """Each worker's own on its chip, the rest everywhere."""
-
-        def where(x):
-            own = x.shape[:1] == (setup.num_workers,)
-            return x.update(sharding=rows if own else everywhere)
-
-        return jax.tree.map(where, tree)
-
-    algorithm = gdsec_jax.gdsec(
-        setup.num_workers, xi=4.0, beta=0.01, wire="coo", **options
+def _loops(settings: Settings, chip: str) -> Iterator[Measure]:
+    """A round of a run in both precisions, and of a sweep."""
+    for dtype, must, goal in ((jnp.float32, 60, 40), (jnp.float64, 200, 113)):
+        with jax.enable_x64(dtype == jnp.float64):
+            problem, optimizer = _ridge(dtype)
+            read = _of_compiler(gdsec_jax.simulate, problem, optimizer(4.0), on=chip)
+        yield Measure(
+            f"ridge, gdsec, {jnp.dtype(dtype)}: kernels a round",
+            read.kernels,
+            must=must,
+            goal=goal,
+            note=f"{read.bytes_moved:,} bytes a round, {read.seconds:.0f} CPU seconds "
+            "to compile",
+        )
+        if dtype == jnp.float32:
+            held, numbers = records(read)
+            yield Measure(
+                "record buffers of a run / their numbers",
+                held / numbers,
+                must=3,
+                goal=1.5,
+                note=f"{held / 1e6:.1f} MB for {numbers / 1e6:.1f} MB",
+            )
+    if settings.small:
+        return
+    problem, optimizer = _ridge(jnp.float32)
+    grid = {"xi": [float(n) for n in range(SETTINGS)]}
+    read = _of_compiler(gdsec_jax.sweep, problem, optimizer, grid, on=chip)
+    yield Measure(
+        f"sweep of {SETTINGS}: HBM bytes a round and setting",
+        read.bytes_moved / SETTINGS,
+        must=84,
+        goal=60,
+        note=f"{read.kernels} kernels a round",
     )
-    params = jax.ShapeDtypeStruct((setup.length,), jnp.float32)
-    gradients = jax.ShapeDtypeStruct((setup.num_workers, setup.length), jnp.float32)
-    state = jax.eval_shape(algorithm.init, params)
-    arguments = placed((gradients, state, params))
-    step = jax.jit(
-        algorithm.update,
-        donate_argnums=1,
-        out_shardings=(everywhere, jax.tree.map(lambda x: x.sharding, arguments[1])),
+
+
+def _ridge(dtype):
+    digits = data.load("digits")
+    problem = problems.ridge(digits.features, digits.targets, 5, dtype=dtype)
+
+    def optimizer(xi):
+        return optax.chain(gdsec_jax.gdsec(5, xi), optax.sgd(1 / problem.smoothness))
+
+    return problem, optimizer
+
+
+def records(read: gdsec_jax.Lowered) -> tuple[int, int]:
+    """Bytes that a run's record buffers take on a chip, and those of their numbers."""
+    compiled, held, numbers = read.compiled, 0, 0
+    arguments = zip(
+        jax.tree.leaves(compiled.in_avals),
+        jax.tree.leaves(compiled.input_formats),
+        strict=True,
     )
-    return arguments, step.lower(*arguments).compile()
+    for array, form in arguments:
+        if array.ndim and array.shape[0] % _chunks.MOST_ROUNDS == 0:
+            lengths = [array.shape[axis] for axis in form.layout.major_to_minor]
+            tile = form.layout.tiling[0][-len(lengths) :]
+            padded = [-(-n // t) * t for n, t in zip(lengths[-len(tile) :], tile)]  # noqa: B905
+            whole = math.prod([*lengths[: -len(tile)], *padded])
+            held += whole * array.dtype.itemsize
+            numbers += array.size * array.dtype.itemsize
+    return held, numbers
 
 
-def _moved_by_top_k(setup: Setup) -> int:
-    chip = jax.sharding.SingleDeviceSharding(_chips(setup)[0])
-    x = jax.ShapeDtypeStruct((LENGTH,), jnp.float32, sharding=chip)
-    choose = functools.partial(_select.mask_of_largest, k=LENGTH // 100)
-    compiled = jax.jit(choose, out_shardings=chip).lower(x).compile()
-    return hlo.traffic(compiled.as_text()).bytes
-
-
-def _chips(setup: Setup):
-    if importlib.util.find_spec("libtpu") is None:
-        raise Skipped("libtpu is absent: pip install gdsec-jax[tpu-aot]")
-    environment = {
-        # libtpu would ask a cloud's servers where it runs; nobody answers elsewhere.
-        "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_ACCELERATOR_TYPE": setup.accelerator,
-        "TPU_WORKER_HOSTNAMES": "localhost",
-        # No chip is opened, so several processes may compile at once.
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    }
-    for name, value in environment.items():
-        os.environ.setdefault(name, value)
-    described = topologies.get_topology_desc(
-        platform="tpu", topology_name=setup.topology
-    )
-    return described.devices
-
-
-def minimum(arguments, compiled) -> int:
-    """Bytes a chip: every argument read once, every output written once."""
-    leaves = [*jax.tree.leaves(arguments), *jax.tree.leaves(compiled.out_info)]
-    return sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves
-    )
+def _step(setup: Setup) -> list[Measure]:
+    """A step of GD-SEC, each chip with its workers' gradients and memories."""
+    params = jax.ShapeDtypeStruct((50_000_000,), jnp.float32)
+    algorithm = gdsec_jax.gdsec(setup.num_workers, xi=4.0, beta=0.01)
+    read = lowered(algorithm, params, setup.num_workers, setup.step)
+    return [
+        Measure(
+            "a step over chips: bytes moved / least",
+            read.ratio,
+            must=1.5,
+            goal=1.1,
+            note=f"{setup.step}, {setup.num_workers} workers x 50 M float32; a chip "
+            f"moves {read.bytes_moved / 1e9:.2f} GB",
+        ),
+        *(
+            Measure(f"a step over chips: {kind}", times, note=f"{size / 1e9:.3f} GB")
+            for kind, (times, size) in read.collectives.items()
+        ),
+    ]

@@ -23,7 +23,7 @@ from gdsec_jax.federation._round import (
     sound,
     step,
 )
-from gdsec_jax.wire._uploads import Layout, nonzeros_of
+from gdsec_jax.wire._uploads import Layout
 
 # With more of them it takes the compiler minutes.
 MOST_LEAVES = 16
@@ -86,7 +86,13 @@ def plan(federation: Federation, now: Round) -> Plan | None:
 
     as_vectors = jax.tree.map(as_vector, owner, arrays)
     cut = jax.tree.leaves(_cut(owner, as_vectors))
-    numbers_of_blocks = {x: _parts.number_of_parts(cut, x) for x in _parts.PART_BYTES}
+    kept = jax.tree.leaves(_cut(owner, as_vectors)[-2:])
+    # A TPU lays matrices out anew to make vectors of them, and one pass more over the
+    # gradients alone costs it less than to cut them.
+    platforms = [x for x in _parts.PART_BYTES if x != "tpu"]
+    if kept and all(leaf.ndim < 2 for leaf in params):
+        platforms.append("tpu")
+    numbers_of_blocks = {x: _parts.number_of_parts(cut, x) for x in platforms}
     return Plan(owner, as_vectors, numbers_of_blocks)
 
 
@@ -94,17 +100,29 @@ def in_blocks(
     federation: Federation, now: Round, counting: Layout, plan: Plan, platform: str
 ) -> Outcome:
     """A round, block by block; messages are kept where they are counted whole."""
+    if platform == "tpu":
+        now, plan = _with_change(now, plan)
     arrays, always = arrays_of(now), now.always
     flat = jax.tree.map(lambda x, like: x.reshape(like.shape), arrays, plan.as_vectors)
     own, others = _cut(plan.owner, flat), _rest(plan.owner, flat)
     number = plan.numbers[platform]
-    workers = _all_sound(federation, now, own, number)
+    on_tpu = platform == "tpu"
+    # There a pass over all is one kernel, and what is carried along is copied at times.
+    workers = now.workers
+    workers = (
+        sound(federation, workers)
+        if on_tpu
+        else _all_sound(federation, now, own, number)
+    )
+    params = now.common.params
+    apart = on_tpu and params is not None  # theta^{k-1} is replaced at once, at the end
 
     def moved_of(arrays: Arrays) -> Outcome:
         """What a round replaces, block by block, is like these arrays."""
         messages = arrays.gradients if counting.run_coded else ()
         said = Answers(messages, arrays.states, (), ())
-        return Outcome(arrays.previous, arrays.previous, arrays.server, said)
+        previous = None if apart else arrays.previous
+        return Outcome(arrays.previous, previous, arrays.server, said)
 
     owner, shapes = moved_of(plan.owner), moved_of(arrays)
     messages = jax.tree.map(
@@ -112,12 +130,14 @@ def in_blocks(
     )
     moving = moved_of(own._replace(gradients=messages))
     moving = moving._replace(direction=jax.tree.map(jnp.zeros_like, own.previous))
-    fixed = own._replace(previous=None, states=None, server=None)
+    fixed = own._replace(states=None, server=None)
+    if not apart:
+        fixed = fixed._replace(previous=None)
 
     def block(moving: Outcome, fixed: Arrays) -> tuple[Outcome, Counted]:
-        here = fixed._replace(
-            previous=moving.previous, states=moving.said.states, server=moving.server
-        )
+        here = fixed._replace(states=moving.said.states, server=moving.server)
+        if not apart:
+            here = here._replace(previous=moving.previous)
         here = _trees.joined(here, others)
         common = now.common._replace(
             params=here.params, change=here.change, previous=here.previous
@@ -126,11 +146,10 @@ def in_blocks(
         said = respond(federation, common, own)
         part = now._replace(common=common, workers=own, server=here.server)
         made = step(federation, part, said)
-        counted = Counted(
-            jax.vmap(nonzeros_of)(said.messages), said.overflowed.astype(jnp.int32)
-        )
+        counted = Counted(said.nonzeros, said.overflowed.astype(jnp.int32))
         messages = said.messages if counting.run_coded else ()
-        return made._replace(said=Answers(messages, said.states, (), ())), counted
+        made = made._replace(said=Answers(messages, said.states, (), ()))
+        return made._replace(previous=None) if apart else made, counted
 
     def one(moving, fixed):
         moved, counted = block(moving, fixed)
@@ -140,17 +159,30 @@ def in_blocks(
     silence = jax.tree.map(
         lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, *first)[1]
     )
-    moved, counted = _parts.in_parts(one, number, moving, fixed, silence, always)
+    moved, counted = _parts.in_parts(
+        one, number, moving, fixed, silence, always, platform=platform
+    )
     # What is like no parameter depends on no component: any of them will do.
     rest, _ = block(*first)
     whole = _trees.joined(moved, _rest(owner, rest))
     whole = jax.tree.map(lambda x, like: x.reshape(like.shape), whole, shapes)
     present, overflowed = workers.computes, counted.overflowed > 0
     said = whole.said._replace(present=present, overflowed=overflowed)
-    uploads = uploads_of(
-        counting, said, arrays.gradients, arrays.previous, counted.nonzeros
-    )
-    return whole._replace(said=said.counted(uploads))
+    said = said._replace(nonzeros=counted.nonzeros)
+    uploads = uploads_of(counting, said, arrays.gradients, arrays.previous)
+    whole = whole._replace(said=said.counted(uploads))
+    return whole._replace(previous=params) if apart else whole
+
+
+def _with_change(now: Round, plan: Plan) -> tuple[Round, Plan]:
+    """With theta^k - theta^{k-1} made once, which a TPU keeps on the chip."""
+    params, previous, change = now.common.params, now.common.previous, now.common.change
+    if params is None or change is not None:
+        return now, plan
+    common = now.common._replace(change=jax.tree.map(jnp.subtract, params, previous))
+    owner = plan.owner._replace(change=plan.owner.previous)
+    shapes = plan.as_vectors._replace(change=plan.as_vectors.previous)
+    return now._replace(common=common), plan._replace(owner=owner, as_vectors=shapes)
 
 
 def _all_sound(federation: Federation, now: Round, own: Arrays, number: int):

@@ -14,7 +14,7 @@ from gdsec_jax.federation._counts import entries, plain, silence, total, uploads
 from gdsec_jax.federation._round import Answers
 from gdsec_jax.wire import Format, flush
 from gdsec_jax.wire._formats import as_format
-from gdsec_jax.wire._uploads import Uploads
+from gdsec_jax.wire._uploads import Uploads, nonzeros_of
 from gdsec_jax.worker import WORKER_AXIS, GradientDifferenceState
 
 _STREAM = 2**31 - 1  # folded into the key: an algorithm with the same one draws apart
@@ -113,7 +113,8 @@ def broadcast(
         # Some pieces sum over the axis of workers, so there must be one.
         messages, inner = jax.vmap(run, axis_name=WORKER_AXIS)(own)
         messages = flush(_trees.cast_like(messages, like))
-        said = Answers(messages, inner, (), ())
+        nonzeros = jax.vmap(nonzeros_of)(messages)
+        said = Answers(messages, inner, (), (), nonzeros=nonzeros)
         sent = uploads_of(state.sent.layout, said, messages, like)
         everything = messages, inner, sent
         message, inner, sent = jax.tree.map(lambda x: x[0], everything)

@@ -188,17 +188,13 @@ def silence(params, piece_state, wire) -> Uploads:
     return count(optax.tree.zeros_like(params if payload is None else payload), layout)
 
 
-def uploads_of(
-    layout: Layout, said: Answers, gradients: Any, like: Any, nonzeros=None
-) -> Uploads:
+def uploads_of(layout: Layout, said: Answers, gradients: Any, like: Any) -> Uploads:
     """Count what travels of each worker's message, as its pieces have it.
 
-    Where `nonzeros` are given there need be no messages: the shapes are those of the
+    There need be no messages, their non-zeros are counted: the shapes are those of the
     gradients, the dtypes those of the leaves [*param] that messages are `like`.
     """
-    messages, states = said.messages, said.states
-    if nonzeros is None:
-        nonzeros = jax.vmap(nonzeros_of)(messages)
+    messages, states, nonzeros = said.messages, said.states, said.nonzeros
     packing: Any = packing_of(states)
     if packing is not None and packing.payload is not None:
         # Something else travels in the messages' stead.

@@ -153,7 +153,10 @@ def _of_factors(spread, payload, like, states, shared) -> Any:
     matrices = [n for n, q in enumerate(known.right) if not isinstance(q, tuple)]
     sums: list[Any] = [None] * len(leaves)
     if shared is not None:
-        made = [shared[n].left @ shared[n].right.T for n in matrices]
+        made = [
+            jnp.matmul(shared[n].left, shared[n].right.T, precision="highest")
+            for n in matrices
+        ]
     else:
         each = jax.vmap(lambda own: ravel_pytree(own)[0])
         own = [payload[n] for n in matrices]

@@ -12,11 +12,24 @@ LEAST_BYTES = 2**24
 # What a part reads. More would leave the cache, or a TPU's vector memory; less would
 # take no longer than it takes to start its kernels, or to meet the other devices.
 PART_BYTES = {"cpu": 6 * 2**20, "tpu": 2**26}
+# Parts whose code stands one after the other on a TPU: its compiler copies arrays that
+# a loop carries along onto the chip in each step, whole.
+UNROLLED = 8
+ROWS = 8  # of a tile of a TPU's memory: fewer take the room of so many
 
 
 def num_bytes(arrays: Any) -> int:
     """Of all arrays of a tree, or of their shapes."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(arrays))
+
+
+def _room_on_tpu(leaves: list) -> int:
+    """Bytes of arrays [..., rows, columns], whose rows are padded to whole tiles."""
+
+    def rows(x):
+        return ROWS * math.ceil(x.shape[-2] / ROWS) / x.shape[-2] if x.ndim > 1 else 1
+
+    return math.ceil(sum(x.size * x.dtype.itemsize * rows(x) for x in leaves))
 
 
 def kinds(tree: Any) -> tuple:
@@ -28,7 +41,8 @@ def kinds(tree: Any) -> tuple:
 def number_of_parts(arrays: Any, platform: str) -> int:
     """Into how many parts to cut arrays whose components are their last axis."""
     leaves = jax.tree.leaves(arrays)
-    fewest = max(1, math.ceil(num_bytes(leaves) / PART_BYTES[platform]))
+    whole = _room_on_tpu(leaves) if platform == "tpu" else num_bytes(leaves)
+    fewest = max(1, math.ceil(whole / PART_BYTES[platform]))
     lengths = {x.shape[-1] for x in leaves}
     for number in range(fewest, 2 * fewest):
         if all(length % number == 0 for length in lengths):
@@ -37,7 +51,14 @@ def number_of_parts(arrays: Any, platform: str) -> int:
 
 
 def in_parts(
-    function: Callable, number: int, moving, fixed, totals, always, axis: int = -1
+    function: Callable,
+    number: int,
+    moving,
+    fixed,
+    totals,
+    always,
+    axis: int = -1,
+    platform: str = "cpu",
 ) -> tuple[Any, Any]:
     """Apply a function part by part along an axis, in place where XLA can.
 
@@ -79,7 +100,8 @@ def in_parts(
     def one(i, carry):
         return part_at(lambda n: (i * (n // number), n // number), *carry)
 
-    moving, totals = jax.lax.fori_loop(0, number, one, (moving, totals))
+    unroll = min(number, UNROLLED) if platform == "tpu" else 1
+    moving, totals = jax.lax.fori_loop(0, number, one, (moving, totals), unroll=unroll)
     if any(x.shape[axis] % number for x in jax.tree.leaves((moving, fixed))):
         moving, totals = part_at(lambda n: (n - n % number, n % number), moving, totals)
     return moving, totals

@@ -109,12 +109,13 @@ class Answers(NamedTuple):
     present: Any  # bool [M], who takes part after all
     overflowed: Any  # bool [M], who lost entries that are not finite
     shared: Any = None  # of the states, by all workers: see `Piece.shared`
+    nonzeros: Any = None  # of the messages, int32 [M] of each leaf, if they are counted
     total: Any = ()  # what the server combined of the messages, leaves [*param]
     uploads: Any = ()  # what they cost, `Uploads`
 
     def counted(self, uploads: Any) -> "Answers":
         """Without the messages, which need not be kept any longer."""
-        return self._replace(messages=(), uploads=uploads)
+        return self._replace(messages=(), nonzeros=None, uploads=uploads)
 
 
 class Outcome(NamedTuple):
@@ -132,6 +133,9 @@ def respond(
     """The workers' half of a round: of all `sound` ones, or a batch if `alone`."""
     made = compress(federation, common, workers, alone=alone)
     messages = only(made.messages, workers.sends)
+    nonzeros = made.nonzeros
+    if nonzeros is not None and workers.sends is not None:
+        nonzeros = [jnp.where(workers.sends, n, 0) for n in nonzeros]
     arrived = only(messages, workers.arrives)
     server, summands = federation.server, arrived
     if server.prepare is not None:
@@ -140,7 +144,7 @@ def respond(
         total = _exchange.total(federation, arrived, made, common.previous)
     else:
         total = federation.spread.summed(server.combine(summands, workers.delay))
-    return made._replace(messages=messages, total=total, shared=None)
+    return made._replace(messages=messages, nonzeros=nonzeros, total=total, shared=None)
 
 
 def compress(
@@ -166,7 +170,9 @@ def compress(
     before = jax.vmap(rested, axis_size=present.size)(workers.states)
     states = _trees.where(present, states, before)
     lost = jnp.zeros_like(present)
-    return Answers(only(messages, present), states, present, lost, shared)
+    sent = only(messages, present)
+    nonzeros = _nonzeros(messages, present, sent)
+    return Answers(sent, states, present, lost, shared, nonzeros)
 
 
 def step(federation: Federation, now: Round, said: Answers) -> Outcome:
@@ -204,8 +210,24 @@ def sound(federation: Federation, workers: Workers) -> Workers:
 
 def all_finite(tree: Any) -> jax.Array:
     """bool [M], of leaves [M, ...]."""
-    finite = jnp.ones((), bool)
-    for leaf in jax.tree.leaves(tree):
+    leaves = jax.tree.leaves(tree)
+    if not leaves:
+        return jnp.ones((), bool)
+    return jax.lax.platform_dependent(leaves, tpu=_all_finite, default=_no_nan_in_sums)
+
+
+def _all_finite(leaves: list[jax.Array]) -> jax.Array:
+    others = jnp.zeros(leaves[0].shape[:1], jnp.float32)
+    for leaf in leaves:
+        # A sum, as other passes over the leaf are: the compiler makes one of them all.
+        bad = jnp.where(jnp.isfinite(leaf), jnp.float32(0), jnp.float32(1))
+        others += bad.sum(axis=tuple(range(1, leaf.ndim)))
+    return others == 0
+
+
+def _no_nan_in_sums(leaves: list[jax.Array]) -> jax.Array:
+    finite = jnp.ones(leaves[0].shape[:1], bool)
+    for leaf in leaves:
         # 0 x is 0, or NaN where x is not finite. XLA's CPU backend computes a product
         # with a vector several times faster than "all".
         rows = leaf.reshape(leaf.shape[0], -1)
@@ -221,6 +243,21 @@ def only(messages: Any, chosen: jax.Array | None) -> Any:
     if chosen is None:
         return messages
     return _trees.where(chosen, messages, optax.tree.zeros_like(messages))
+
+
+def _nonzeros(messages: Any, chosen: jax.Array, sent: Any) -> list[jax.Array]:
+    """Of what the chosen workers, bool [M], have sent: int32 [M] of each leaf."""
+
+    def of_sent(messages, chosen, sent):
+        return jax.vmap(nonzeros_of)(sent)
+
+    def of_messages(messages, chosen, sent):
+        # Before it is known who is chosen, in a pass over them that is made anyway.
+        return [jnp.where(chosen, n, 0) for n in jax.vmap(nonzeros_of)(messages)]
+
+    return jax.lax.platform_dependent(
+        messages, chosen, sent, tpu=of_messages, default=of_sent
+    )
 
 
 def owners(init: Any, state: Any, params: Any, other: int = -1) -> Any:
@@ -312,6 +349,7 @@ def _finite_entries(
     lost = ~all_finite(leaves)
     for number in narrow:  # all_finite is several times faster than "all"
         lost |= ~good[number].reshape(lost.shape[0], -1).all(axis=1)
+    finite = [jnp.where(fine, x, 0) for fine, x in zip(good, leaves, strict=True)]
     good = [fine & _trees.along(present, fine) for fine in good]
 
     def kept(number, new, old):
@@ -328,7 +366,8 @@ def _finite_entries(
     ]
     messages = jax.tree.unflatten(structure, sent)
     states = jax.tree.map(kept, owner, states, before)
-    return Answers(messages, states, present, lost & present)
+    nonzeros = _nonzeros(finite, present, sent)
+    return Answers(messages, states, present, lost & present, None, nonzeros)
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

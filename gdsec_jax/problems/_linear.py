@@ -71,7 +71,7 @@ def quadratic(params, gram: Gram, samples):
     """
     del samples
     d = params.astype(gram.center.dtype) - gram.center
-    return gram.value + jnp.vdot(gram.slope + _times(gram.hessian, d) / 2, d)
+    return gram.value + _trees.dot(gram.slope + _trees.times(gram.hessian, d) / 2, d)
 
 
 @functools.partial(quadratic.defjvp, symbolic_zeros=True)
@@ -79,12 +79,8 @@ def _quadratic_jvp(primals, tangents):
     (params, gram, _), (change, *of_data) = primals, tangents
     _checks.derivatives_by_params_alone(of_data)
     wide = gram.linear.dtype
-    gradient = _times(gram.hessian, params.astype(wide)) - gram.linear
-    return quadratic(*primals), jnp.vdot(gradient, change.astype(wide))
-
-
-def _times(hessian, x):
-    return jnp.matmul(hessian, x, precision=jax.lax.Precision.HIGHEST)
+    gradient = _trees.times(gram.hessian, params.astype(wide)) - gram.linear
+    return quadratic(*primals), _trees.dot(gradient, change.astype(wide))
 
 
 class LinearData(NamedTuple):
@@ -108,7 +104,7 @@ def linear_loss(phi: Callable, penalty: Callable | None) -> Callable:
 
     def dense_loss(params, shards):
         features = shards.features.astype(params.dtype)
-        z = jnp.matmul(features, params, precision=jax.lax.Precision.HIGHEST)
+        z = _trees.times(features, params)
         return jnp.sum(shards.weight * phi(z, shards.targets))
 
     def worker_loss(params, worker: LinearData):
@@ -126,7 +122,7 @@ def linear_loss(phi: Callable, penalty: Callable | None) -> Callable:
 
 def half_square(params):
     """|theta|^2 / 2."""
-    return jnp.vdot(params, params) / 2
+    return _trees.dot(params, params) / 2
 
 
 class Samples(NamedTuple):

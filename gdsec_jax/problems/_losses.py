@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import scipy
 
-from gdsec_jax import _checks
+from gdsec_jax import _checks, _trees
 from gdsec_jax.problems._lasso import solve_lasso
 from gdsec_jax.problems._linear import half_square, linear_loss, linear_problem, samples
 from gdsec_jax.problems._optima import Classes, Optimum, Squares, minimise
@@ -44,7 +44,7 @@ def _sigmoid_squares(z, y):
 
 def _absolute(params):
     # |theta|_1 with the subgradient sign(theta), 0 at 0; that of jnp.abs is 1 there.
-    return jnp.vdot(jax.lax.stop_gradient(jnp.sign(params)), params)
+    return _trees.dot(jax.lax.stop_gradient(jnp.sign(params)), params)
 
 
 # Made once: the compiled loop knows them by identity.

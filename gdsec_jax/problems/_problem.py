@@ -163,7 +163,7 @@ class Problem:
                 g.astype(_trees.widest(g.dtype, jnp.float32))
                 for g in jax.tree.leaves(gradient)
             ]
-            square: Any = sum(jnp.vdot(g, g) for g in leaves)
+            square: Any = sum(_trees.dot(g, g) for g in leaves)
             return Measured(square, {})
         value = self.objective(params, worker_batch)
         return Measured(value if self.optimum is None else value - self.optimum, {})

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from gdsec_jax import _checks
+from gdsec_jax import _checks, _trees
 from gdsec_jax._devices import BY_DEVICE, DEVICE_AXIS, num_devices
 from gdsec_jax._masks import where_set
 from gdsec_jax.worker._vectors import tree_of, vectors
@@ -22,8 +22,8 @@ def sparse_sum(messages: Any, capacity: int) -> Any:
     """
     if not jax.tree.leaves(messages):
         return messages
-    flat = jax.vmap(lambda message: vectors(message, "message")[0])(messages)
-    length, spread = flat.shape[1], num_devices() > 1
+    dtype, spread = _trees.norm_dtype(messages), num_devices() > 1
+    length = sum(x[0].size for x in jax.tree.leaves(messages))
 
     def pack(message):
         index = where_set(message != 0, min(capacity, length))
@@ -34,7 +34,7 @@ def sparse_sum(messages: Any, capacity: int) -> Any:
         if spread:
             gather = jax.lax.all_gather
             index, values = (gather(x, DEVICE_AXIS) for x in (index, values))
-        zeros = jnp.zeros(length, flat.dtype)
+        zeros = jnp.zeros(length, dtype)
         return zeros.at[index.ravel()].add(values.ravel(), mode="drop")
 
     if spread:
@@ -46,7 +46,19 @@ def sparse_sum(messages: Any, capacity: int) -> Any:
             check_vma=False,  # that what is gathered is the same everywhere
         )
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), messages)
-    return tree_of([total(flat)], one, "message")
+
+    def packed(messages):
+        flat = jax.vmap(lambda message: vectors(message, "message")[0])(messages)
+        return tree_of([total(flat)], one, "message")
+
+    if spread:
+        return packed(messages)
+
+    def whole(messages):  # a TPU adds all entries up sooner than it finds the non-zeros
+        sums = _trees.over_workers(messages)
+        return jax.tree.map(lambda x: x.astype(_trees.norm_dtype(messages)), sums)
+
+    return jax.lax.platform_dependent(messages, tpu=whole, default=packed)
 
 
 def median(summands: Any) -> Any:

@@ -28,6 +28,7 @@ FIRST_CHUNK = 16  # rounds; the later ones take as long as a look is apart
 MOST_ROUNDS = 2**14  # that are kept on the device between two looks
 MOST_RECORDS = 2**22  # the same, of workers and rounds
 MOST_BYTES = 2**28  # the same, of all that is recorded
+LANES = 128  # of a TPU: what a row of fewer entries is padded to
 
 
 class Made(NamedTuple):
@@ -56,6 +57,7 @@ class OneRun(NamedTuple):
     make: Callable[..., optax.GradientTransformation]  # from its values
     options: _run.Options
     mesh: jax.sharding.Mesh | None = None  # over which workers are spread
+    flat: bool = False  # records of few entries are kept in vectors, for TPUs
 
     def start(self, inputs: _run.Inputs, params: Any) -> _run.Run:
         """The run before its first round, of an optimizer that can do it."""
@@ -131,8 +133,39 @@ def begin(
     _, record = jax.eval_shape(program.one_round, inputs, number, run)
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(record))
     capacity = max(1, min(capacity, MOST_BYTES // size))
-    buffers = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), record)
+
+    def buffer(x):
+        if _is_small(program, x):
+            flat = jnp.zeros(capacity * x.size, x.dtype)
+            return Small(flat, _trees.as_structure(x.shape))
+        return jnp.zeros((capacity, *x.shape), x.dtype)
+
+    buffers = jax.tree.map(buffer, record)
     return program.spread(run), program.spread(buffers, axis=1)
+
+
+class Small(NamedTuple):
+    """The buffer of arrays of few entries: on a TPU rows of them would be padded."""
+
+    flat: Any  # [rounds x entries]
+    shape: dict[str, tuple[()]]  # of one array, as structure
+
+
+def _is_small(program: Program, record: Any) -> bool:
+    alone = isinstance(program, OneRun) and program.mesh is None and program.flat
+    return alone and record.ndim > 0 and 0 < record.size < LANES
+
+
+def rounds_first(buffers: Any) -> Any:
+    """The buffers, on the host, as arrays [rounds, ...]."""
+
+    def one(x):
+        if not isinstance(x, Small):
+            return np.asarray(x)
+        shape = _trees.from_structure(x.shape, lambda *lengths: lengths)
+        return np.asarray(x.flat).reshape(-1, *shape)
+
+    return jax.tree.map(one, buffers, is_leaf=lambda x: isinstance(x, Small))
 
 
 @functools.partial(
@@ -158,7 +191,15 @@ def chunk(
     def body(carry):
         i, run, buffers = carry
         run, record = program.one_round(inputs, number + i, run)
-        buffers = jax.tree.map(lambda all, one: all.at[i].set(one), buffers, record)
+
+        def put(one, all):
+            if isinstance(all, Small):
+                start = (i * one.size,)
+                flat = jax.lax.dynamic_update_slice(all.flat, one.ravel(), start)
+                return all._replace(flat=flat)
+            return all.at[i].set(one)
+
+        buffers = jax.tree.map(put, record, buffers)
         return i + 1, program.spread(run), program.spread(buffers, axis=1)
 
     run, buffers = program.spread(run), program.spread(buffers, axis=1)
@@ -203,7 +244,8 @@ def run_chunks(
         )
         done, number = before + int(ran), number + 1
         first = functools.partial(_first, int(ran))
-        record = jax.tree.map(first, _mesh.on_host(buffers, mesh))
+        on_host = rounds_first(_mesh.on_host(buffers, mesh))
+        record = jax.tree.map(first, on_host)
         numbers, eval_every = np.arange(before, done) + 1, program.options.eval_every
         record = _run.unknown_as_nan(record, numbers, eval_every, num_rounds)
         yield Chunk(numbers, run, record)

@@ -129,7 +129,8 @@ def simulate(
     own_attributes = _whole.plain("attributes", dict(attributes or {}))
     mesh = None if mesh is None else mesh_of(mesh, problem.num_workers)
     options = _run.options(eval_every, observe, worker_batch)
-    program = _chunks.OneRun(made.make, options, mesh)
+    on_tpu = jax.default_backend() == "tpu"
+    program = _chunks.OneRun(made.make, options, mesh, flat=on_tpu)
     key = _run.key_for(problem, key, uplink)
     placed = _mesh.place_problem(problem, mesh)
     initial_error = _run.initial_error(placed, options.worker_batch)
@@ -194,7 +195,7 @@ def _run_all(
     params = jax.tree.map(lambda p: jnp.array(p, copy=True), problem.init_params)
     capacity = _chunks.capacity_for(problem.num_workers)
     run, buffers = _chunks.begin(program, inputs, params, capacity)
-    none = jax.tree.map(lambda x: np.zeros((0, *x.shape[1:]), x.dtype), buffers)
+    none = jax.tree.map(lambda x: x[:0].copy(), _chunks.rounds_first(buffers))
     saved = Saved(run, none, 0.0)
     if store is not None:
         saved = store.newest(saved, program.options.eval_every, num_rounds)

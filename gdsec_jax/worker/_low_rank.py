@@ -58,8 +58,8 @@ def low_rank(rank: int, *, key=0) -> Piece:
         del active, axes
         made = []
         for matrix, q, narrow in matrices:
-            left = narrow(_orthonormal(matrix @ q))
-            right = narrow(matrix.T @ left)
+            left = narrow(_orthonormal(_times(matrix, q)))
+            right = narrow(_times(matrix.T, left))
             made.append((left, right, left, right, ()))
         return made
 
@@ -103,10 +103,10 @@ def power_sgd(rank: int, *, key=0) -> Piece:
             vector, apart = ravel_pytree(factors)
             return apart(jax.lax.psum(jnp.where(active, vector, 0), axes))
 
-        own_lefts = [narrow(matrix @ q) for matrix, q, narrow in matrices]
+        own_lefts = [narrow(_times(matrix, q)) for matrix, q, narrow in matrices]
         lefts = [_orthonormal(x) for x in over_workers(own_lefts)]
         rights = [
-            narrow(matrix.T @ left)
+            narrow(_times(matrix.T, left))
             for (matrix, _, narrow), left in zip(matrices, lefts, strict=True)
         ]
         # Where nothing arrives the sum is 0, of which no iteration starts.
@@ -182,7 +182,7 @@ def _power_iteration(rank: int, key, factorise, sums_over_workers: bool):
                 payload.append(flush(v.astype(known.dtype)))
                 continue
             left, right, own_left, following, common = next(factors)
-            messages.append((left @ right.T).reshape(v.shape))
+            messages.append(_times(left, right.T).reshape(v.shape))
             rights.append(following)
             known_to_all.append(common)
             travels = _Factors(own_left, right)
@@ -197,6 +197,11 @@ def _power_iteration(rank: int, key, factorise, sums_over_workers: bool):
         sums_over_workers=sums_over_workers,
         shared=(lambda state: state.common) if sums_over_workers else None,
     )
+
+
+def _times(a, b):
+    """As precise as the dtype: TPUs would cut float32 to bfloat16."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def _narrow(dtype):

@@ -1,11 +1,14 @@
 """Compressors that round values to few levels, multiples of a scale in float32."""
 
+import functools
 import math
 from collections.abc import Callable
-from typing import get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.extend.random import threefry2x32_p
 
 from gdsec_jax import _checks, _trees
 from gdsec_jax.wire import Code, Packing
@@ -114,11 +117,30 @@ def natural() -> Piece:
     def update(updates, state, params=None, **extra_args):
         del params
         key = needed(extra_args, "key", "natural")
-        rounded = [
-            _to_power_of_two(v, jax.random.uniform(key, v.shape, v.dtype))
-            for v in vectors(updates, "message")
-        ]
-        return tree_of(rounded, updates, "message"), state
+
+        def of_vector(updates, key):
+            rounded = [
+                _to_power_of_two(v, jax.random.uniform(key, v.shape, v.dtype))
+                for v in vectors(updates, "message")
+            ]
+            return tree_of(rounded, updates, "message")
+
+        def of_leaves(updates, key):  # a TPU would lay matrices out anew
+            leaves, structure = jax.tree.flatten(updates)
+            sizes, rounded = [x.size for x in leaves], []
+            for n, leaf in enumerate(leaves):
+                v = leaf.astype(_trees.norm_dtype(updates))
+                u = _uniform(key, v, sum(sizes[:n]), sum(sizes))
+                # As bfloat16, which has all powers of two that float32 has.
+                rounded.append(_as_written(_to_power_of_two(v, u), 0, jnp.bfloat16))
+            return jax.tree.unflatten(structure, rounded)
+
+        if not jax.tree.leaves(updates):
+            return updates, state
+        message = jax.lax.platform_dependent(
+            updates, key, tpu=of_leaves, default=of_vector
+        )
+        return message, state
 
     return Piece(init, update, variance=lambda params: 1 / 8, keeps_zeros=True)
 
@@ -146,12 +168,15 @@ def sign(*, scope: Scope = "message") -> Piece:
       https://arxiv.org/abs/1901.09847
     """
 
-    def one(v, key):
-        del key
-        scale = _as_float32(jnp.abs(v).sum() / max(v.size, 1))
-        return scale, jnp.where(v < 0, -1, 1).astype(v.dtype)
+    def scale_of(parts):
+        total = functools.reduce(jnp.add, (jnp.abs(v).sum() for v in parts))
+        return _as_float32(total / max(sum(v.size for v in parts), 1))
 
-    return _scaled(Code("grid", 1), one, scope)
+    def multiples_of(v, scale, u):
+        del scale, u
+        return jnp.where(v < 0, -1, 1).astype(v.dtype)
+
+    return _scaled(Code("grid", 1), scale_of, multiples_of, scope)
 
 
 def grid(bits: int, *, scope: Scope = "message") -> Piece:
@@ -184,36 +209,50 @@ def grid(bits: int, *, scope: Scope = "message") -> Piece:
     _checks.integer("bits", bits, 1, 30)
     most = 2**bits - 1
 
-    def one(v, key):
-        del key
-        step = _round_up(_largest(v) / most)
+    def step_of(parts):
+        return _round_up(_largest(parts) / most)
+
+    def multiples_of(v, step, u):
+        del u
         unit = _positive(step).astype(v.dtype)
         q = jnp.floor(v / (2 * unit) + 2 ** (bits - 1))  # R = most * unit
-        return step, 2 * jnp.clip(q, 0, most) - most
+        return 2 * jnp.clip(q, 0, most) - most
 
-    return _scaled(Code("grid", bits), one, scope)
+    return _scaled(Code("grid", bits), step_of, multiples_of, scope)
 
 
 def _dither(name, code, levels, norm, omega, scope):
     """sign(v) l c, with c the norm over the levels and l rounded at random."""
     variance = _vectors.variance_by(omega, scope)
 
-    def one(v, key):
-        step = _round_up(norm(v) / levels)
+    def step_of(parts):
+        return _round_up(norm(parts) / levels)
+
+    def multiples_of(v, step, u):
         x = jnp.abs(v) / _positive(step).astype(v.dtype)
         low = jnp.floor(x)
-        up = jax.random.uniform(key, v.shape, v.dtype) < x - low
+        up = u < x - low
         # The norm is rounded: it may lie below the largest entry by as much.
-        return step, jnp.sign(v) * jnp.minimum(low + up.astype(v.dtype), levels)
+        return jnp.sign(v) * jnp.minimum(low + up.astype(v.dtype), levels)
 
-    return _scaled(code, one, scope, name, variance)
+    return _scaled(code, step_of, multiples_of, scope, name, variance)
 
 
 def _scaled(
-    code: Code, one: Callable, scope: Scope, draws=None, variance=None
+    code: Code,
+    scale_of: Callable,
+    multiples_of: Callable,
+    scope: Scope,
+    draws: str | None = None,
+    variance=None,
 ) -> Piece:
-    """Apply `one`, from a vector to a scale and its integer multiples."""
+    """A scale of a vector, and of each entry an integer multiple of it.
+
+    `scale_of` takes the vector's parts; `multiples_of` one of them, the scale, and
+    random numbers in [0, 1) if it `draws`.
+    """
     _checks.one_of("scope", scope, get_args(Scope))
+    most = code.size if code.kind == "levels" else 2**code.size
 
     def init(params):
         if _trees.stand_in(params):
@@ -222,26 +261,88 @@ def _scaled(
         scales = jnp.zeros(number, jnp.float32) if number else ()
         return Packing(code._replace(num_scales=number), scales)
 
+    def one(parts, key):
+        """The scale of a vector, and its message, part by part."""
+        scale = scale_of(parts)
+        # Or XLA may sum twice, in other orders: what is sent is what was used.
+        scale = jax.lax.optimization_barrier(scale)
+        sent, sizes = [], [v.size for v in parts]
+        for n, v in enumerate(parts):
+            u = None
+            if draws is not None:
+                u = _uniform(key, v, sum(sizes[:n]), sum(sizes))
+            multiples = multiples_of(v, scale, u)
+            if most != 2:  # the compiler keeps signs as flags by itself
+                multiples = _as_written(multiples, most)
+            # One product of two numbers: the same on any machine that decodes it.
+            sent.append(scale.astype(v.dtype) * multiples)
+        return scale, sent
+
     def update(updates, state, params=None, **extra_args):
         like = extra_args.get("like") if params is None else params
         _check_levels(code, updates if like is None else like)
-        pieces = vectors(updates, scope)
-        keys = [None] * len(pieces)
+        number = len(lengths(updates, scope))
+        keys: Any = [None] * number
         if draws is not None:
             key = needed(extra_args, "key", draws)
-            keys = jax.random.split(key, len(pieces)) if scope == "leaf" else [key]
-        scales, messages = [], []
-        for v, own in zip(pieces, keys):  # noqa: B905, a tree may have no leaves
-            scale, multiples = one(v, own)
-            # Or XLA may sum twice, in other orders: what is sent is what was used.
-            scale = jax.lax.optimization_barrier(scale)
-            scales.append(scale)
-            # One product of two numbers: the same on any machine that decodes it.
-            messages.append(scale.astype(v.dtype) * multiples)
-        scales = jnp.asarray(scales, jnp.float32) if scales else ()
-        return tree_of(messages, updates, scope), Packing(state.code, scales)
+            keys = jax.random.split(key, number) if scope == "leaf" else [key]
+        if not number:
+            return updates, Packing(state.code, ())
+
+        def of_vectors(updates, keys):
+            pieces = vectors(updates, scope)
+            made = [one([v], key) for v, key in zip(pieces, keys, strict=True)]
+            scales, sent = zip(*made, strict=True)
+            return scales, tree_of([parts[0] for parts in sent], updates, scope)
+
+        def of_leaves(updates, keys):  # a TPU would lay matrices out anew
+            leaves, structure = jax.tree.flatten(updates)
+            wide = [_trees.widest(x.dtype, jnp.float32) for x in leaves]
+            groups = [[x.astype(kind)] for x, kind in zip(leaves, wide, strict=True)]
+            if scope == "message":
+                groups = [[x.astype(_trees.norm_dtype(updates)) for x in leaves]]
+            made = [one(parts, key) for parts, key in zip(groups, keys, strict=True)]
+            scales, sent = zip(*made, strict=True)
+            return scales, jax.tree.unflatten(
+                structure, [x for own in sent for x in own]
+            )
+
+        scales, message = jax.lax.platform_dependent(
+            updates, keys, tpu=of_leaves, default=of_vectors
+        )
+        return message, Packing(state.code, jnp.asarray(scales, jnp.float32))
 
     return Piece(init, update, variance=variance, keeps_zeros=not code.always_dense)
+
+
+def _uniform(key: jax.Array, part: jax.Array, start: int, size: int) -> jax.Array:
+    """For a part of a vector, the draws that its entries have in all of it."""
+    if part.size == size:
+        return jax.random.uniform(key, part.shape, part.dtype)
+    threefry = str(jax.random.key_impl(key)) == "threefry2x32"
+    if not (
+        threefry
+        and jax.config.jax_threefry_partitionable  # pyright: ignore
+        and part.dtype == jnp.float32
+    ):
+        whole = jax.random.uniform(key, (size,), part.dtype)
+        return whole[start : start + part.size].reshape(part.shape)
+    # What jax.random.uniform does, counted from another start.
+    place = jnp.uint32(start)
+    for axis, stride in enumerate(_strides(part.shape)):
+        step = jax.lax.broadcasted_iota(jnp.uint32, part.shape, axis)
+        place = place + step * jnp.uint32(stride)
+    first, second = jax.random.key_data(key)
+    words = (jnp.broadcast_to(x, part.shape) for x in (first, second))
+    high, low = threefry2x32_p.bind(*words, jnp.zeros_like(place), place)
+    one = jax.lax.bitcast_convert_type(jnp.float32(1), jnp.uint32)
+    fraction = ((high ^ low) >> np.uint32(9)) | one
+    return jax.lax.bitcast_convert_type(fraction, jnp.float32) - 1
+
+
+def _strides(shape: tuple[int, ...]) -> list[int]:
+    """Entries between neighbours along each axis."""
+    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
 
 def _check_levels(code: Code, like) -> None:
@@ -257,13 +358,38 @@ def _check_levels(code: Code, like) -> None:
             )
 
 
-def _norm(v):
-    largest = _positive(_largest(v))  # its square might overflow, or vanish
-    return largest * jnp.sqrt(jnp.vdot(v / largest, v / largest))
+def _norm(parts):
+    def in_two_passes(parts):
+        largest = _positive(_largest(parts))  # its square might overflow, or vanish
+        squares = (jnp.vdot(v / largest, v / largest) for v in parts)
+        return largest * jnp.sqrt(functools.reduce(jnp.add, squares))
+
+    def in_one_pass(parts):
+        return _trees.norm(parts, parts[0].dtype)
+
+    return jax.lax.platform_dependent(parts, tpu=in_one_pass, default=in_two_passes)
 
 
-def _largest(v):
-    return jnp.abs(v).max(initial=0)
+def _largest(parts):
+    return functools.reduce(jnp.maximum, (jnp.abs(v).max(initial=0) for v in parts))
+
+
+def _as_written(x: jax.Array, most: float, dtype=None) -> jax.Array:
+    """Integers of at most this magnitude, on a TPU kept in as few bytes.
+
+    They are read several times: to count them, to add them up, and for what they leave.
+    Where one is no number their scale is none.
+    """
+    if dtype is None:
+        fits = [n for n in (jnp.int8, jnp.int16) if most <= jnp.iinfo(n).max]
+        if not fits:
+            return x
+        dtype = fits[0]
+
+    def narrow(x):
+        return jax.lax.optimization_barrier(x.astype(dtype)).astype(x.dtype)
+
+    return jax.lax.platform_dependent(x, tpu=narrow, default=lambda x: x)
 
 
 def _positive(scale):
@@ -272,7 +398,16 @@ def _positive(scale):
 
 def _as_float32(x: jax.Array) -> jax.Array:
     """Rounded to float32, also where XLA drops casts there and back, as on GPUs."""
-    return jax.lax.reduce_precision(x, 8, 23).astype(jnp.float32)
+
+    def rounded(x):
+        return jax.lax.reduce_precision(x, 8, 23).astype(jnp.float32)
+
+    def kept_apart(x):  # TPUs have no reduce_precision of float64
+        return jax.lax.optimization_barrier(x.astype(jnp.float32))
+
+    if x.dtype != jnp.float64:
+        return rounded(x)
+    return jax.lax.platform_dependent(x, tpu=kept_apart, default=rounded)
 
 
 def _round_up(x: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ few thresholds, which a sample chooses at first, until a small window of keys is
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,7 @@ def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
         k,
         sort=lambda x: jnp.sort(jax.lax.top_k(_magnitudes(x), k)[1]),
         select=lambda x, window: _masks.where_set(_mask(x, k, window), k),
+        by_counting=lambda x: _masks.where_set(_mask_by_counting(_keys, x, k), k),
     )
     return x.at[index].get(mode="promise_in_bounds"), index
 
@@ -78,7 +79,31 @@ def mask_of_largest(x: jax.Array, k: int) -> jax.Array:
         _, index = jax.lax.top_k(_magnitudes(x), k)
         return jnp.zeros(x.shape, bool).at[index].set(True)
 
-    return _by_platform(x, k, sort, lambda x, window: _mask(x, k, window))
+    return _by_platform(
+        *(x, k, sort, lambda x, window: _mask(x, k, window)),
+        lambda x: _mask_by_counting(_keys, x, k),
+    )
+
+
+def mask_of_drawn(key: jax.Array, size: int, k: int) -> jax.Array:
+    """k of so many entries, drawn at random without replacement, bool [size].
+
+    Those of the largest of as many random words.
+    """
+
+    def words(key):
+        typed = jax.random.wrap_key_data(key, impl=impl)
+        return jax.random.bits(typed, (size,), jnp.uint32)
+
+    def by_counting(key):
+        # Drawn anew in each pass, which takes less than to write and to read them.
+        return _mask_by_counting(words, key, k)
+
+    impl, data = jax.random.key_impl(key), jax.random.key_data(key)
+    ways = {"default": lambda key: mask_of_largest(words(key), k)}
+    if k and size >= LEAST:
+        ways["tpu"] = by_counting
+    return jax.lax.platform_dependent(data, **ways)
 
 
 def _checked(x: jax.Array, k: int) -> None:
@@ -104,14 +129,14 @@ def _keys(x: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(x, unsigned) & but_sign
 
 
-def _by_platform(x, k, sort, select):
+def _by_platform(x, k, sort, select, by_counting):
     """By `jax.lax.top_k` where it is the faster."""
     window = min(WINDOW, max(1, x.size // 128))  # what the guess mostly leaves
     ways = {"default": sort}
     if k > FEW:
         ways["cpu"] = lambda x: select(x, window)
     if k and x.size >= LEAST:
-        ways["tpu"] = lambda x: select(x, 0)  # single entries are slow there
+        ways["tpu"] = by_counting
     return jax.lax.platform_dependent(x, **ways) if len(ways) > 1 else sort(x)
 
 
@@ -226,3 +251,80 @@ def _at_or_above(keys: jax.Array, thresholds: jax.Array) -> jax.Array:
     once = jax.lax.optimization_barrier(flags.sum(2, dtype=jnp.int32))
     twice = jax.lax.optimization_barrier(once.sum(0, dtype=jnp.int32))
     return count + twice.sum(1, dtype=jnp.int32)
+
+
+# On a TPU: by digits of the keys, in passes over 16 bits of them, which stay on the
+# chip, for all workers at once. No vector is laid out anew, and no entry is fetched.
+
+_SHORT = 16  # bits
+_DIGIT = 4  # bits that a pass finds
+
+
+def _mask_by_counting(keys_of, x: jax.Array, k: int) -> jax.Array:
+    """`mask_of_largest` by the keys that a function makes of x, anew in each pass."""
+
+    def keys(after: Any = 0):
+        # The barrier keeps the keys from being made once, and written for all passes.
+        return keys_of(jax.lax.optimization_barrier((x, after))[0])
+
+    key, left, number = _nth_largest(keys, jnp.int32(k))
+
+    def ties(last):
+        def from_the_end():  # the lower index counts as the larger
+            here = keys(last)
+            index = jax.lax.iota(jnp.int32, here.size)
+            return jnp.where(here == key, here.size - index, 0).astype(jnp.uint32)
+
+        place, *_ = _nth_largest(from_the_end, left)
+        return size - place.astype(jnp.int32)
+
+    # A loop, which all workers skip where none of them has more ties than it may send.
+    (size,) = jax.eval_shape(keys).shape
+    last = jax.lax.while_loop(
+        lambda last: (last < 0) & (number > left), ties, jnp.int32(-1)
+    )
+    last = jnp.where(number > left, last, size)
+    here, index = keys(last), jax.lax.iota(jnp.int32, size)
+    # Kept as flags, not as what becomes of them.
+    return jax.lax.optimization_barrier(
+        (here > key) | ((here == key) & (index <= last))
+    )
+
+
+def _nth_largest(keys, n: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The n-th largest key; of those equal to it, how many are among the n, and all."""
+    dtype = jax.eval_shape(keys).dtype
+    found, number = jnp.zeros((), dtype), n
+    for shift in range(8 * dtype.itemsize - _SHORT, -1, -_SHORT):
+        here = keys()
+        short = (here >> shift) & jnp.asarray(2**_SHORT - 1, dtype)
+        if shift + _SHORT < 8 * dtype.itemsize:
+            above = jnp.asarray(shift + _SHORT, dtype)
+            short = jnp.where(here >> above == found, short, 0)
+        else:
+            number = jnp.int32(here.size)
+        short = jax.lax.optimization_barrier(short.astype(jnp.uint16))
+        digits, n, number = _nth_of_short(short, n, number)
+        found = (found << jnp.asarray(_SHORT, dtype)) | digits.astype(dtype)
+    return found, n, number
+
+
+def _nth_of_short(short: jax.Array, n: jax.Array, size: jax.Array):
+    """The same of 16 bits, of which all but `size` entries are 0."""
+
+    def narrow(i, carry):
+        low, reach, above = carry
+        step = jnp.left_shift(jnp.int32(1), _SHORT - _DIGIT * (i + 1))
+        wide = short.astype(jnp.int32)
+        counts = jnp.stack(
+            [(wide >= low + j * step).sum(dtype=jnp.int32) for j in range(1, 2**_DIGIT)]
+        )
+        reached = counts >= n
+        low = low + step * reached.sum(dtype=jnp.int32)
+        reach = jnp.minimum(reach, jnp.where(reached, counts, reach).min())
+        return low, reach, jnp.maximum(above, jnp.where(reached, 0, counts).max())
+
+    zero = jnp.int32(0)
+    start = zero, jnp.asarray(size, jnp.int32), zero
+    low, reach, above = jax.lax.fori_loop(0, _SHORT // _DIGIT, narrow, start)
+    return low, n - above, reach - above

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from gdsec_jax import _checks, _masks, _trees
 from gdsec_jax.wire import Code, Packing
 from gdsec_jax.worker._piece import Piece, no_state
-from gdsec_jax.worker._select import mask_of_largest
+from gdsec_jax.worker._select import mask_of_drawn, mask_of_largest
 from gdsec_jax.worker._vectors import (
     Scope,
     lengths,
@@ -122,9 +122,7 @@ def random_k(
         keys = jax.random.split(key, len(pieces))
         chosen = [
             # The largest of D random words: a uniform subset without replacement.
-            mask_of_largest(
-                jax.random.bits(own, v.shape, jnp.uint32), number_of(k, v.size)
-            )
+            mask_of_drawn(own, v.size, number_of(k, v.size))
             for own, v in zip(keys, pieces, strict=True)
         ]
         if not scaled:

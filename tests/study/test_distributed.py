@@ -146,10 +146,9 @@ def test_four_processes_of_one_worker_move_a_tenth_of_the_bytes():
     together(
         program(
             """
-            from gdsec_experiments import benchmarks
+            from inside import _hlo as hlo
             from inside import _mesh
             from inside import mesh_of
-            hlo = benchmarks.module("_hlo")
             M, D = 4, 20_000
             mesh = mesh_of(mesh, M)
             rng = np.random.default_rng(0)

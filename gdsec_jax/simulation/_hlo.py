@@ -3,13 +3,14 @@
 import math
 import re
 from collections import Counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 COLLECTIVES = ("all-reduce", "reduce-scatter", "all-gather")
 
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](\{[^{}]*\})?")
 _INSTRUCTION = re.compile(
-    r"(ROOT )?%([\w.-]+) = (\((?:[^()]|\([^()]*\))*\)|\S+) ([\w-]+)\((.*)"
+    r"(ROOT )?%([\w.-]+) = "
+    r"(\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)|\S+) ([\w-]+)\((.*)"
 )
 _WIDTHS = {"pred": 1, "bf16": 2}  # the others tell their bits: f32, s8, u16
 # They name memory, and move none.
@@ -17,6 +18,9 @@ _FREE = {
     *("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all"),
     *("partition-id", "replica-id", "add-dependency", "opt-barrier"),
 }
+# They run other computations, which are counted themselves.
+_CONTROL = {"while", "conditional", "call", "async-start", "async-update"}
+VMEM = 2**27  # bytes of vector memory on the chip, of v5e and v6e
 
 
 class Instruction(NamedTuple):
@@ -37,19 +41,39 @@ class Instruction(NamedTuple):
 
 
 class Traffic(NamedTuple):
-    """What one run of a program moves."""
+    """What one run of a program moves, and in how many pieces."""
 
     bytes: int
     collectives: Counter  # how often each kind runs
     collective_bytes: Counter  # of their results
+    kernels: int  # instructions that the chip executes, but for those on one number
+    operations: Counter  # how often each kind runs, those inside kernels too
+    rough: int  # products of matrices whose factors are cut to bfloat16
+    open_loops: int  # whose length is known while they run: they count as one pass
+
+
+_NOTHING = Traffic(0, Counter(), Counter(), 0, Counter(), 0, 0)
+
+
+def _sum_of(one: Traffic, times: int, other: Traffic) -> Traffic:
+    """One, and so many times the other."""
+
+    def add(a: Any, b: Any) -> Any:
+        if isinstance(a, Counter):
+            return a + Counter({kind: times * n for kind, n in b.items()})
+        return a + times * b
+
+    return Traffic(*map(add, one, other))
 
 
 def traffic(text: str) -> Traffic:
     """What a program moves between a chip and its HBM, and between chips.
 
-    A loop counts as often as its condition's constant says, once where it has none; of
-    a condition's branches the dearest counts. A fusion reads of an operand what it
-    slices from it, and writes of a result what it updates in place.
+    A loop counts as often as its condition's constant says, once where it has none: a
+    loop over rounds as one of them. Of a condition's branches the dearest counts. A
+    fusion reads of an operand what it slices from it, and writes of a result what it
+    updates in place. A sort passes over what does not fit into the chip's memory once
+    more each time that half of that has doubled.
 
     Args:
       text: the compiled program, as XLA prints it.
@@ -59,6 +83,30 @@ def traffic(text: str) -> Traffic:
     """
     computations, entry = _parse(text)
     return _of_computation(entry, computations)
+
+
+def of_loop(text: str) -> Traffic:
+    """The same of one round of the loop over rounds, which ends while it runs.
+
+    Of the loops that stand in the program itself it has the most kernels.
+
+    Args:
+      text: the compiled program, as XLA prints it.
+
+    Returns:
+      A `Traffic`.
+    """
+    computations, entry = _parse(text)
+    loops = [each for each in computations[entry] if each.operation == "while"]
+    rounds = [
+        _sum_of(
+            _of_computation(each.called("body")[0], computations),
+            1,
+            _of_computation(each.called("condition")[0], computations),
+        )
+        for each in loops
+    ]
+    return max(rounds, key=lambda moved: moved.kernels, default=_NOTHING)
 
 
 class Received(NamedTuple):
@@ -96,7 +144,7 @@ def received(text: str, devices: int) -> Received:
             if each.operation == "conditional":
                 total += choose(of(branch, choose) for branch in _branches(each))
                 continue
-            for times, called in _calls(each, computations):
+            for times, called in _calls(each, computations, computations[name]):
                 total += times * of(called, choose)
             kind = each.operation.removesuffix("-start")
             if kind in _ON_A_RING:
@@ -166,36 +214,62 @@ def _in_hbm(shape: str) -> int:
 def _of_computation(name: str, computations) -> Traffic:
     instructions = computations[name]
     shapes = {each.name: each.shape for each in instructions}
-    total, runs, arrived = 0, Counter(), Counter()
+    total = _NOTHING
     for each in instructions:
-        for times, called in _calls(each, computations):
-            inner = _of_computation(called, computations)
-            total += times * inner.bytes
-            for counter, own in ((runs, inner[1]), (arrived, inner[2])):
-                counter.update({kind: times * n for kind, n in own.items()})
-        total += _of_instruction(each, shapes, computations)
-        kind = each.operation.removesuffix("-start")
+        for times, called in _calls(each, computations, instructions):
+            total = _sum_of(total, times, _of_computation(called, computations))
+        inside = [each]
+        if each.operation == "fusion":
+            inside = computations[each.called("calls")[0]]
+        kind, collectives, arrived = each.operation.removesuffix("-start"), {}, {}
         if kind in COLLECTIVES:
-            runs[kind] += 1
-            arrived[kind] += _size(_result(each))
-    return Traffic(total, runs, arrived)
+            collectives, arrived = {kind: 1}, {kind: _size(_result(each))}
+        is_open = each.operation == "while" and not _length(
+            each, computations, instructions
+        )
+        own = Traffic(
+            _of_instruction(each, shapes, computations),
+            Counter(collectives),
+            Counter(arrived),
+            int(_is_kernel(each)),
+            Counter(x.operation for x in inside if x.operation not in _FREE),
+            sum(map(_is_rough, inside)),
+            int(is_open),
+        )
+        total = _sum_of(total, 1, own)
+    return total
 
 
-def _calls(each: Instruction, computations) -> list[tuple[int, str]]:
+def _is_kernel(each: Instruction) -> bool:
+    if each.operation in _FREE | _CONTROL or each.operation.endswith("-done"):
+        return False
+    if each.operation == "custom-call" and _names_memory(each):
+        return False
+    # A single number is added by the scalar core, between kernels.
+    return each.operation == "fusion" or re.search(r"\[\d", each.shape) is not None
+
+
+def _names_memory(each: Instruction) -> bool:
+    return any(name in each.attributes for name in ("AllocateBuffer", "ConcatBitcast"))
+
+
+def _is_rough(each: Instruction) -> bool:
+    """A product in one pass of a TPU's matrix unit, which takes bfloat16."""
+    product = each.operation in ("dot", "convolution")
+    wide = product and re.match(r"f(32|64)", each.shape)
+    return bool(wide) and "operand_precision={high" not in each.attributes
+
+
+def _calls(each: Instruction, computations, around) -> list[tuple[int, str]]:
     """The computations that an instruction runs, and how often."""
     if each.operation == "while":
-        (condition,) = each.called("condition")
-        times = [
-            int(other.inside)
-            for other in computations[condition]
-            if other.operation == "constant" and other.inside.isdigit()
-        ]
-        return [(max(times, default=1), each.called("body")[0])]
+        times = _length(each, computations, around) or 1
+        return [(times, each.called("body")[0])]
     if each.operation == "conditional":
 
         def moved(branch):
             inner = _of_computation(branch, computations)
-            return inner.bytes + inner.collective_bytes.total()
+            return inner.bytes + inner.collective_bytes.total(), inner.kernels
 
         return [(1, max(_branches(each), key=moved))]
     if each.operation == "call":
@@ -203,6 +277,34 @@ def _calls(each: Instruction, computations) -> list[tuple[int, str]]:
     if each.operation == "async-start":
         return [(1, each.called("calls")[0])]
     return []
+
+
+def _length(each: Instruction, computations, around) -> int | None:
+    """How often a loop runs that counts from 0 to a constant; None for another."""
+    (name,) = each.called("condition")
+    condition = {x.name: x for x in computations[name]}
+    (root,) = (x for x in condition.values() if x.is_root)
+    compares, bound = root, None
+    if root.operation == "fusion":  # a CPU's, of its operands
+        body = computations[root.called("calls")[0]]
+        (compares,) = (x for x in body if x.is_root)
+        inside = {x.name: x for x in body}
+        last = inside.get(compares.operands[-1])
+        if last is not None and last.operation == "parameter":
+            bound = condition[root.operands[int(last.inside)]]
+        else:
+            bound = last
+    if compares.operation != "compare" or "direction=LT" not in compares.attributes:
+        return None
+    bound = bound or condition[root.operands[1]]
+    if bound.operation == "get-tuple-element":  # it is carried along
+        before = {x.name: x for x in around}
+        given = before[each.operands[0]]
+        index = re.search(r"index=(\d+)", bound.attributes)
+        if given.operation != "tuple" or index is None:
+            return None
+        bound = before[given.operands[int(index.group(1))]]
+    return int(bound.inside) if bound.inside.isdigit() else None
 
 
 def _branches(each: Instruction) -> list[str]:
@@ -224,21 +326,32 @@ def _of_instruction(each: Instruction, shapes, computations) -> int:
     operation, operands = each.operation, each.operands
     if operation in _FREE or operation.endswith("-done"):
         return 0
-    if operation in ("while", "conditional", "call", "async-start", "async-update"):
+    if operation in _CONTROL or (operation == "custom-call" and _names_memory(each)):
         return 0
-    if operation == "custom-call" and "AllocateBuffer" in each.attributes:
-        return 0
+    if operation == "sort":
+        passes = _passes_of_a_sort(each)
+        read = sum(_in_hbm(shapes[name]) for name in operands)
+        return passes * (read + _in_hbm(each.shape))
     if operation == "fusion":
         return _of_fusion(each, shapes, computations[each.called("calls")[0]])
-    if operation in ("dynamic-slice", "slice"):
-        read = _size(each.shape) if _in_hbm(shapes[operands[0]]) else 0
-        return read + _in_hbm(each.shape)
+    if operation in ("dynamic-slice", "slice", "slice-start"):
+        read = _size(_result(each)) if _in_hbm(shapes[operands[0]]) else 0
+        return read + _in_hbm(_result(each))
     if operation == "dynamic-update-slice":
         written = _size(shapes[operands[1]]) if _in_hbm(each.shape) else 0
         return written + _in_hbm(shapes[operands[1]])
     read = sum(_in_hbm(shapes[name]) for name in operands)
     # What a start returns beside its result are its operands, in place.
     return read + _in_hbm(_result(each))
+
+
+def _passes_of_a_sort(each: Instruction) -> int:
+    """Over HBM: runs that fit into half of the memory on the chip, then merges."""
+    lengths = [int(n) for n in _ARRAY.search(each.shape).group(2).split(",") if n]  # pyright: ignore
+    axis = int(re.search(r"dimensions=\{(\d+)", each.attributes).group(1))  # pyright: ignore
+    others = math.prod(lengths) // max(1, lengths[axis])
+    row = _size(each.shape) / max(1, others)
+    return 1 + max(0, math.ceil(math.log2(max(1, 2 * row / VMEM))))
 
 
 def _of_fusion(each: Instruction, shapes, body: list[Instruction]) -> int:
@@ -276,6 +389,8 @@ def _of_fusion(each: Instruction, shapes, body: list[Instruction]) -> int:
     root = next(inner for inner in body if inner.is_root)
     is_tuple = root.operation == "tuple"
     results = [by_name[name] for name in root.operands] if is_tuple else [root]
-    for result, (size, in_hbm) in zip(results, _arrays(each.shape), strict=True):
+    for position, (size, in_hbm) in enumerate(_arrays(each.shape)):
+        # A reduction of several arrays at once has several results, and is one root.
+        result = results[min(position, len(results) - 1)]
         total += written(result, size) if in_hbm else 0
     return total

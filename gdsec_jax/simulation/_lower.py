@@ -1,0 +1,328 @@
+"""What a compiler makes of an update, a run or a sweep, for chips that need not be."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import math
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from gdsec_jax._devices import mesh_of
+from gdsec_jax.simulation import _chunks, _grid, _hlo, _mesh, _plan, _run
+from gdsec_jax.simulation._simulate import simulate
+from gdsec_jax.simulation._sweep import sweep
+from gdsec_jax.uplink import Uplink
+
+# By the first part of a topology's name: what it is called where chips are rented, and
+# the smallest that libtpu describes, of which one chip is taken.
+_CHIPS = {"v5e": ("v5litepod", "v5e:2x2"), "v6e": ("v6e", "v6e:2x2")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Lowered:
+    """A compiled program, and what was read off it; of a loop over rounds one round.
+
+    Attributes:
+      compiled: the `jax.stages.Compiled`.
+      bytes_moved: between a chip and its memory (HBM), as XLA schedules it.
+      bytes_least: every argument read once and every result written once; None of a
+        round.
+      temporaries: bytes beside arguments and results, of the whole program.
+      kernels: instructions that a chip executes, but for those on a single number.
+      collectives: how often each kind runs, and the bytes of its results.
+      sorts, scatters: how often they run.
+      rough_products: products whose factors are cut to bfloat16.
+      open_loops: loops of unknown length, which count as if they ran once.
+      seconds: of processor time that compiling took.
+    """
+
+    compiled: Any
+    bytes_moved: int
+    bytes_least: int | None
+    temporaries: int
+    kernels: int
+    collectives: dict[str, tuple[int, int]]
+    sorts: int
+    scatters: int
+    rough_products: int
+    open_loops: int
+    seconds: float
+
+    @property
+    def ratio(self) -> float:
+        """Bytes moved over the least; NaN of a round."""
+        return self.bytes_moved / self.bytes_least if self.bytes_least else math.nan
+
+    def __str__(self) -> str:
+        rows = [("bytes moved", f"{self.bytes_moved:,}")]
+        if self.bytes_least:
+            rows.append(("least", f"{self.bytes_least:,}"))
+            rows.append(("ratio", f"{self.ratio:.2f}"))
+        rows += [
+            ("temporaries, bytes", f"{self.temporaries:,}"),
+            ("kernels", f"{self.kernels:,}"),
+            ("sorts, scatters", f"{self.sorts}, {self.scatters}"),
+            ("products in bfloat16", f"{self.rough_products}"),
+            ("open loops", f"{self.open_loops}"),
+            ("seconds to compile", f"{self.seconds:.1f}"),
+        ]
+        for kind, (times, size) in self.collectives.items():
+            rows.append((kind, f"{times}, {size:,} bytes"))
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def lower(what: Callable, *arguments: Any, on: Any = None, **options: Any) -> Lowered:
+    """Compile a call for devices, present or only described, and say what it moves.
+
+    Nothing is run on them. Write the call as it will be made: `simulate` and `sweep`
+    with their problem and optimizer, or the `update` of an optimizer with its
+    gradients, its state, which is given away, and the parameters; arrays may be mere
+    `jax.ShapeDtypeStruct`s.
+
+    Args:
+      what: `gdsec_jax.simulate`, `gdsec_jax.sweep`, or the function `update` of an
+        optimizer or of an algorithm.
+      arguments, options: of the call; of `simulate` and `sweep` those that shape the
+        loop, so neither files nor logs.
+      on: the devices: a topology of TPUs, "v5e:2x2" say, for a mesh of all its chips,
+        or "v5e" for one chip, both of which need the package libtpu alone (extra
+        `tpu-aot`); a `jax.sharding.Mesh`; or by default this process's first device.
+        Over a mesh each device has its workers of a run, its settings of a sweep.
+
+    Returns:
+      A `Lowered`, which prints as a table.
+
+    Raises:
+      ImportError: a topology is named, and libtpu is absent.
+      ValueError: `on` is none of these, or the call's own arguments do not fit.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp
+      >>> import gdsec_jax
+      >>> algorithm = gdsec_jax.gdsec(4, xi=1.0)
+      >>> params = jax.ShapeDtypeStruct((1000,), jnp.float32)
+      >>> state = jax.eval_shape(algorithm.init, params)
+      >>> gradients = jax.ShapeDtypeStruct((4, 1000), jnp.float32)
+      >>> lowered = gdsec_jax.lower(algorithm.update, gradients, state, params)
+      >>> lowered.sorts, lowered.bytes_least > 4 * 1000 * 4
+      (0, True)
+    """
+    where = _devices_of(on)
+    mesh = where if isinstance(where, Mesh) else None
+    everywhere = where if mesh is None else _mesh.everywhere(mesh)
+    # The workers of a run, and of an update, see that they lie on several devices.
+    apart, arrays = mesh is None or what is sweep, None
+    with contextlib.nullcontext() if apart else jax.set_mesh(mesh):
+        if what is simulate:
+            lowered = _lower_run(*arguments, where=everywhere, mesh=mesh, **options)
+        elif what is sweep:
+            lowered = _lower_sweep(*arguments, where=everywhere, mesh=mesh, **options)
+        else:
+            lowered, arrays = _lower_update(
+                what, *arguments, where=everywhere, mesh=mesh, **options
+            )
+        start = time.process_time()
+        compiled = lowered.compile()
+        seconds = time.process_time() - start
+    rounds = what in (simulate, sweep)
+    text = compiled.as_text() or ""
+    moved = _hlo.of_loop(text) if rounds else _hlo.traffic(text)
+    memory = compiled.memory_analysis()
+    return Lowered(
+        compiled=compiled,
+        bytes_moved=moved.bytes,
+        bytes_least=None if rounds else _least(arrays, compiled),
+        temporaries=memory.temp_size_in_bytes if memory else 0,
+        kernels=moved.kernels,
+        collectives={
+            kind: (times, moved.collective_bytes[kind])
+            for kind, times in moved.collectives.items()
+        },
+        sorts=moved.operations["sort"],
+        scatters=moved.operations["scatter"],
+        rough_products=moved.rough,
+        open_loops=moved.open_loops,
+        seconds=seconds,
+    )
+
+
+def _devices_of(on: Any) -> Mesh | SingleDeviceSharding:
+    """A mesh of one axis, or one device."""
+    if on is None:
+        return SingleDeviceSharding(jax.local_devices()[0])
+    if isinstance(on, Mesh):
+        return mesh_of(on) if on.size > 1 else SingleDeviceSharding(on.devices.flat[0])
+    kind = on.partition(":")[0] if isinstance(on, str) else None
+    if kind not in _CHIPS:
+        raise ValueError(
+            f"on is {on!r}, expected a jax.sharding.Mesh, or TPUs by name such as "
+            "'v5e' or 'v6e:2x2'."
+        )
+    chips = described(_CHIPS[kind][1] if on == kind else on)
+    if on == kind:
+        return SingleDeviceSharding(chips[0])
+    return mesh_of(Mesh(np.array(chips), ("chips",)))
+
+
+def described(topology: str) -> list[Any]:
+    """The chips of a topology, none of which need be there.
+
+    Raises:
+      ImportError: libtpu is absent.
+    """
+    from jax.experimental import topologies
+
+    if importlib.util.find_spec("libtpu") is None:
+        raise ImportError(
+            f"{topology} needs libtpu, which is absent: pip install gdsec-jax[tpu-aot]"
+        )
+    kind, _, shape = topology.partition(":")
+    number = math.prod(int(n) for n in shape.split("x"))
+    environment = {
+        # libtpu would ask a cloud's servers where it runs; nobody answers elsewhere.
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": f"{_CHIPS[kind][0]}-{number}",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        # No chip is opened, so several processes may compile at once.
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    }
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
+    return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+
+
+def _put(tree: Any, where: Any) -> Any:
+    """Shapes of the arrays in a tree, each on its devices; numbers as they are."""
+    if isinstance(where, jax.sharding.Sharding):
+        one = where
+        where = jax.tree.map(lambda _: one, tree)
+
+    def shape(x, place):
+        if not isinstance(x, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
+            return x
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+
+    places = jax.tree.broadcast(where, tree)
+    return jax.tree.map(shape, tree, places)
+
+
+def _lower_update(update, updates, state, params=None, *, where, mesh, **extra):
+    if mesh is not None:
+        own = _mesh.over(mesh)
+        updates, state = _put(updates, own), _put(state, _mesh.by_worker(state, mesh))
+    else:
+        updates, state = _put(updates, where), _put(state, where)
+    places = jax.tree.map(lambda x: x.sharding, state)
+    step = jax.jit(update, donate_argnums=1, out_shardings=(where, places))
+    arguments = updates, state, _put(params, where)
+    extra = _put(extra, where)
+    return step.lower(*arguments, **extra), (arguments, extra)
+
+
+def _lower_run(
+    problem,
+    optimizer,
+    num_rounds: int = 1000,
+    *,
+    where,
+    mesh,
+    key: Any = None,
+    eval_every: int = 1,
+    stop: _run.Stop | None = None,
+    uplink: Uplink | None = None,
+    observe: Any = None,
+    worker_batch: int | None = None,
+):
+    uplink, stop = uplink or Uplink(), stop or _run.Stop()
+    options = _run.options(eval_every, observe, worker_batch)
+    (device, *_) = where.device_set
+    on_tpu = device.platform == "tpu"
+    program = _chunks.OneRun(_chunks.Given(optimizer), options, mesh, flat=on_tpu)
+    key = _run.key_for(problem, key, uplink)
+    limits = _run.limits(problem, num_rounds, stop, math.inf)
+    inputs = _run.Inputs(_run.for_loop(problem), limits, uplink, key)
+    capacity = _chunks.capacity_for(problem.num_workers)
+    shapes = program._replace(mesh=None, flat=on_tpu and mesh is None)
+    run, buffers = jax.eval_shape(
+        lambda params: _chunks.begin(shapes, inputs, params, capacity),
+        problem.init_params,
+    )
+    if mesh is None:
+        places = where, where, where
+    else:
+        shared = jax.tree.map(lambda _: where, inputs.problem)
+        data = dataclasses.replace(shared, worker_data=_mesh.over(mesh))
+        run_at = _mesh.by_worker(run, mesh)
+        places = data, run_at, _mesh.by_worker(buffers, mesh, 1)
+    inputs = _put(inputs, where)._replace(problem=_put(inputs.problem, places[0]))
+    return _lower_chunk(program, inputs, _put(run, places[1]), _put(buffers, places[2]))
+
+
+def _lower_sweep(
+    problem: Any,
+    make_optimizer,
+    grid,
+    num_rounds: int = 1000,
+    *,
+    where,
+    mesh,
+    key: Any = None,
+    eval_every: int = 1,
+    stop: _run.Stop | None = None,
+    uplink: Any = None,
+    observe: Any = None,
+):
+    listed = grid if isinstance(grid, _grid.Listed) else _grid.listed(grid)
+    maker = problem if callable(problem) else None
+    (group, *others) = _grid.groups_of(listed, maker)
+    if others:
+        raise ValueError(
+            f"grid makes {1 + len(others)} loops, one for each static value, expected "
+            "one: lower each by itself."
+        )
+    common = _plan.Common(
+        num_rounds,
+        _run.options(eval_every, observe),
+        stop or _run.Stop(),
+        key,
+        Uplink() if uplink is None else uplink,
+    )
+    given: Any = problem
+    plan = _plan.plan_of(group, given, make_optimizer, common)
+
+    def begin():
+        inputs = plan.inputs_of(plan.group.traced)
+        return inputs, *plan.begin(inputs)
+
+    inputs, run, buffers = jax.eval_shape(begin)
+    program = plan.program._replace(mesh=mesh)
+    own = where if mesh is None else _mesh.over(mesh)
+    rows = where if mesh is None else _mesh.over(mesh, 1)
+    placed = _put(inputs, where)._replace(values=_put(inputs.values, own))
+    if plan.program.own_keys:
+        placed = placed._replace(key=_put(inputs.key, own))
+    return _lower_chunk(program, placed, _put(run, own), _put(buffers, rows))
+
+
+def _lower_chunk(program, inputs, run, buffers):
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    return _chunks.chunk.lower(program, inputs, run, buffers, number, number)
+
+
+def _least(arguments: Any, compiled) -> int:
+    """Bytes of a device: every argument read once, every result written once."""
+
+    def size(x):
+        number = math.prod(x.sharding.shard_shape(x.shape))
+        is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return number * (8 if is_key else x.dtype.itemsize)
+
+    return sum(map(size, jax.tree.leaves((arguments, compiled.out_info))))

@@ -1,0 +1,118 @@
+"""What is read off compiled calls, here of this machine's own compiler."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from inside import _hlo as hlo
+
+import gdsec_jax
+from gdsec_jax import data, problems
+
+DIGITS = data.load("digits")
+
+
+def ridge():
+    return problems.ridge(DIGITS.features[:200, :8], DIGITS.targets[:200], 4)
+
+
+def optimizer(xi=1.0):
+    return optax.chain(gdsec_jax.gdsec(4, xi), optax.sgd(1e-3))
+
+
+def test_an_update_of_shapes_alone():
+    algorithm = gdsec_jax.gd(4)
+    params = jax.ShapeDtypeStruct((1000,), jnp.float32)
+    state = jax.eval_shape(algorithm.init, params)
+    gradients = jax.ShapeDtypeStruct((4, 1000), jnp.float32)
+    read = gdsec_jax.lower(algorithm.update, gradients, state, params)
+    # Gradients, theta and theta^{k-1} in; direction and theta^k out; and a few numbers.
+    arrays = 4 * 1000 * (4 + 2 + 2)
+    assert arrays <= read.bytes_least <= arrays + 1000
+    assert read.ratio == read.bytes_moved / read.bytes_least > 0.9
+    assert (read.sorts, read.scatters, read.collectives) == (0, 0, {})
+    lines = dict(line.split("  ", 1) for line in str(read).splitlines())
+    assert lines["least"].strip() == f"{read.bytes_least:,}"
+
+
+def test_a_run_and_a_sweep_are_read_by_the_round():
+    problem = ridge()
+    run = gdsec_jax.lower(gdsec_jax.simulate, problem, optimizer())
+    longer = gdsec_jax.lower(gdsec_jax.simulate, problem, optimizer(), 10_000)
+    assert run.kernels == longer.kernels > 0
+    assert run.bytes_moved == longer.bytes_moved > 0
+    assert run.bytes_least is None
+    assert np.isnan(run.ratio)
+    grid = {"xi": [0.0, 1.0, 2.0]}
+    many = gdsec_jax.lower(gdsec_jax.sweep, problem, optimizer, grid)
+    assert many.bytes_moved > run.bytes_moved
+
+
+def test_what_cannot_be_lowered():
+    with pytest.raises(ValueError, match=r"on is 'v1', expected .*Mesh, or TPUs"):
+        gdsec_jax.lower(gdsec_jax.simulate, ridge(), optimizer(), on="v1")
+    grid = {"xi": gdsec_jax.Static([0.0, 1.0])}
+    with pytest.raises(ValueError, match="grid makes 2 loops, .* lower each by itself"):
+        gdsec_jax.lower(gdsec_jax.sweep, ridge(), optimizer, grid)
+
+
+def program(*lines):
+    body = "\n".join(f"  {line}" for line in lines)
+    return f"ENTRY %main (x: f32[8]) -> f32[8] {{\n{body}\n}}\n"
+
+
+def test_a_slice_that_is_fetched_ahead_moves_what_it_takes():
+    text = program(
+        "%x = f32[1024]{0:T(1024)} parameter(0)",
+        "%s = ((f32[1024]{0:T(1024)}), f32[256]{0:T(256)S(1)}, s32[]{:S(2)}) "
+        "slice-start(%x), slice={[0:256]}",
+        "ROOT %d = f32[256]{0:T(256)S(1)} slice-done(%s)",
+    )
+    assert hlo.traffic(text).bytes == 4 * 256
+
+
+def test_a_sort_passes_more_often_over_what_exceeds_the_chip():
+    def sorted_bytes(length):
+        array = f"f32[2,{length}]{{1,0:T(8,128)}}"
+        text = program(
+            f"%x = {array} parameter(0)",
+            f"ROOT %y = {array} sort(%x), dimensions={{1}}, to_apply=%less",
+        )
+        assert hlo.traffic(text).operations["sort"] == 1
+        return hlo.traffic(text).bytes / (2 * 2 * 4 * length)
+
+    fits = hlo.VMEM // 8
+    assert [sorted_bytes(n) for n in (fits, 2 * fits, 4 * fits)] == [1, 2, 3]
+
+
+def test_a_reduction_of_two_arrays_is_one_root():
+    text = """
+%both (a: f32[64], b: f32[64]) -> (f32[], f32[]) {
+  %a = f32[64]{0:T(128)} parameter(0)
+  %b = f32[64]{0:T(128)} parameter(1)
+  %zero = f32[]{:T(128)} constant(0)
+  ROOT %r = (f32[]{:T(128)}, f32[]{:T(128)}) reduce(%a, %b, %zero, %zero), to_apply=%add
+}
+
+ENTRY %main (x: f32[64]) -> (f32[], f32[]) {
+  %x = f32[64]{0:T(128)} parameter(0)
+  ROOT %f = (f32[]{:T(128)}, f32[]{:T(128)}) fusion(%x, %x), kind=kLoop, calls=%both
+}
+"""
+    moved = hlo.traffic(text)
+    assert (moved.bytes, moved.kernels) == (4 * (64 + 64 + 2), 1)
+
+
+def test_products_in_one_pass_of_the_matrix_unit_are_told_apart():
+    def rough(attributes, kind="f32"):
+        product = f"{kind}[8,8]{{1,0:T(8,128)}}"
+        text = program(
+            f"%x = {product} parameter(0)",
+            f"ROOT %y = {product} convolution(%x, %x), window={{}}{attributes}",
+        )
+        return hlo.traffic(text).rough
+
+    assert rough("") == 1
+    assert rough(", operand_precision={highest,highest}") == 0
+    assert rough("", "bf16") == 0

@@ -1,0 +1,70 @@
+"""What is computed another way on TPUs, held here against the usual one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from inside import _quantisers, _round, _select, _trees
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("ties", [False, True])
+def test_entries_chosen_by_digits_are_those_of_a_sort(dtype, ties):
+    with jax.enable_x64(dtype == np.float64):
+        x = RNG.standard_normal((4, 3000)).astype(dtype)
+        if ties:
+            x = np.round(2 * x) / 2
+            x[1], x[2, 5:] = 0, -0.0
+        for k in (1, 7, 1000, 3000):
+            by_digits = jax.vmap(
+                lambda v, k=k: _select._mask_by_counting(_select._keys, v, k)
+            )(x)
+            order = np.argsort(-np.abs(x), axis=1, kind="stable")[:, :k]
+            chosen = np.zeros(x.shape, bool)
+            np.put_along_axis(chosen, order, True, axis=1)
+            np.testing.assert_array_equal(by_digits, chosen)
+
+
+@pytest.mark.parametrize(
+    "vector",
+    [
+        RNG.standard_normal(1000),
+        1e30 * RNG.standard_normal(1000),
+        1e-30 * RNG.standard_normal(1000),
+        np.array([2e38, 3e37, 1.0]),
+        np.array([2e-38, 3e-38]),
+        np.concatenate([np.full(10_000, 1e-16), [1e-15]]),
+        np.zeros(3),
+    ],
+)
+def test_a_norm_in_one_pass_neither_overflows_nor_vanishes(vector):
+    vector = vector.astype(np.float32)
+    norm = _trees._norm_by_size([vector, vector[:1]], jnp.float32)
+    exact = np.linalg.norm(np.append(vector, vector[0]).astype(np.float64))
+    np.testing.assert_allclose(norm, exact, rtol=2e-6)
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_a_norm_in_one_pass_of_no_numbers(bad):
+    norm = _trees._norm_by_size([np.array([1.0, bad], np.float32)], jnp.float32)
+    np.testing.assert_equal(np.asarray(norm), np.float32(bad))
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_a_part_of_a_vector_has_the_draws_of_all_of_it(impl):
+    key = jax.random.key(3, impl=impl)
+    whole = np.asarray(jax.random.uniform(key, (41,)))
+    first = _quantisers._uniform(key, jnp.zeros((5, 7)), 0, 41)
+    second = _quantisers._uniform(key, jnp.zeros((2, 3)), 35, 41)
+    np.testing.assert_array_equal(np.append(first, second), whole)
+
+
+def test_where_something_is_not_finite_by_sums_and_by_flags():
+    x = np.ones((3, 4, 2), np.float32)
+    x[0, 1, 1], x[2, 0, 0] = np.inf, np.nan
+    y = np.full((3, 5), np.finfo(np.float32).max)
+    leaves = [jnp.asarray(x), jnp.asarray(y)]
+    np.testing.assert_array_equal(_round._all_finite(leaves), [False, True, False])
+    np.testing.assert_array_equal(_round._no_nan_in_sums(leaves), [False, True, False])
