@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gdsec_jax import _trees
+from gdsec_jax import _checks, _trees
 
 ARGUMENTS = 1  # what the kernels' arguments mean: `gdsec_jax_native.ARGUMENTS`
 # By the message's dtype, the dtypes that memories may have.
@@ -170,6 +170,26 @@ def all_finite(gradients: jax.Array) -> jax.Array:
     gradients = jax.lax.stop_gradient(gradients)
     out = jax.ShapeDtypeStruct(gradients.shape[:1], jnp.bool_)
     return call("gdsec_finite", out, gradients)
+
+
+def change_norm(params: Any, previous: Any, dtype: Any) -> jax.Array:
+    """The Euclidean norm of all entries of a tree less those of another."""
+
+    def by_xla(params, previous):
+        return _trees.norm(params, dtype, less=previous)
+
+    def kernel(params, previous):
+        out = jax.ShapeDtypeStruct((), dtype)
+        pairs = zip(jax.tree.leaves(params), jax.tree.leaves(previous), strict=True)
+        norms = [call("gdsec_change_norm", out, a.ravel(), b.ravel()) for a, b in pairs]
+        return norms[0] if len(norms) == 1 else _trees.norm(norms, dtype)
+
+    leaves = jax.tree.leaves((params, previous))
+    dtypes = {leaf.dtype.name for leaf in leaves}
+    fits = dtypes == {jnp.dtype(dtype).name} and dtypes <= STATES.keys()
+    if not (fits and used() and _checks.is_traced(leaves)):
+        return by_xla(params, previous)
+    return on_cpu(_with_derivative(kernel, by_xla), by_xla, params, previous)
 
 
 def _with_derivative(kernel: Callable, by_xla: Callable) -> Callable:

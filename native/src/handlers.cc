@@ -187,8 +187,8 @@ ffi::Error change_norm(ffi::ThreadPool pool, ffi::AnyBuffer a, ffi::AnyBuffer b,
 
 // ---- GD-SEC's update of all workers, in place.
 
-constexpr int64_t COLUMNS = 2048;      // that threshold and sum are kept of, in the cache
-constexpr int64_t STRETCH = 16 * COLUMNS;  // of a task
+constexpr int64_t COLUMNS = 8192;  // whose thresholds and sums stay in the cache
+constexpr int64_t STRETCH = 4 * COLUMNS;  // of a task
 constexpr int64_t GROUP = int64_t(1) << 17;  // entries of a task, at least, where D is small
 
 ffi::Error update(ffi::ThreadPool pool, ffi::AnyBuffer gradients, ffi::AnyBuffer known_in,
@@ -233,13 +233,13 @@ ffi::Error update(ffi::ThreadPool pool, ffi::AnyBuffer gradients, ffi::AnyBuffer
   parallel(pool, settings * groups * stretches, [&](int64_t task) {
     const int64_t setting = task / (groups * stretches), g = task / stretches % groups;
     const int64_t begin = task % stretches * STRETCH, end = std::min(length, begin + STRETCH);
-    alignas(64) char threshold[COLUMNS * 8];
+    std::vector<char> threshold(std::min(COLUMNS, end - begin) * width);
     for (int64_t from = begin; from < end; from += COLUMNS) {
       const int64_t size = std::min(COLUMNS, end - from);
       const int64_t place = setting * length + from;
       kernels().threshold[type](number(xi.untyped_data(), type, setting),
                                 shifted(params.untyped_data(), place, width),
-                                shifted(previous.untyped_data(), place, width), threshold, size);
+                                shifted(previous.untyped_data(), place, width), threshold.data(), size);
       char* sum = totals + ((setting * groups + g) * length + from) * width;
       std::memset(sum, 0, size * width);
       for (int64_t m = g * group; m < std::min(num_workers, (g + 1) * group); ++m) {
@@ -248,7 +248,7 @@ ffi::Error update(ffi::ThreadPool pool, ffi::AnyBuffer gradients, ffi::AnyBuffer
         segment.gradient = shifted(gradients.untyped_data(), entry, width);
         segment.known = has_known ? shifted(known->untyped_data(), entry, state_width) : nullptr;
         segment.error = has_error ? shifted(error->untyped_data(), entry, state_width) : nullptr;
-        segment.threshold = threshold;
+        segment.threshold = threshold.data();
         segment.total = sum;
         segment.size = size;
         segment.beta = number(beta.untyped_data(), type, setting);
@@ -407,7 +407,7 @@ ffi::Error entries(ffi::ThreadPool pool, ffi::AnyBuffer starts, ffi::AnyBuffer c
 }
 
 // Of blocks of 8 columns: starts int32 [M, n + 1], columns uint16 [M, Z], values [M, Z, 8],
-// numbers or codes of 8 bits, which times `scale` are the numbers.
+// numbers or codes of 8 bits, which times `scale` [M] are the numbers.
 ffi::Error blocks(ffi::ThreadPool pool, ffi::AnyBuffer starts, ffi::AnyBuffer columns,
                   ffi::AnyBuffer values, ffi::AnyBuffer scale, ffi::AnyBuffer targets,
                   ffi::AnyBuffer weights, ffi::AnyBuffer params, ffi::AnyBuffer regularization,
@@ -418,13 +418,12 @@ ffi::Error blocks(ffi::ThreadPool pool, ffi::AnyBuffer starts, ffi::AnyBuffer co
   model.padded = (model.length + 7) / 8 * 8;
   const bool codes = values.element_type() == ffi::DataType::U8;
   const int64_t width = codes ? 1 : model.type == F32 ? 4 : 8, most = columns.dimensions()[1];
-  const double factor = number(scale.untyped_data(), model.type, 0);
   auto rows_of = [&](int64_t m, int64_t first) {
     Rows rows{};
     rows.starts = static_cast<const int32_t*>(starts.untyped_data()) + m * (model.number + 1) + first;
     rows.columns = shifted(columns.untyped_data(), m * most, 2);
     rows.values = shifted(values.untyped_data(), 8 * m * most, width);
-    rows.scale = factor;
+    rows.scale = number(scale.untyped_data(), model.type, m);
     return rows;
   };
   return gradient(pool, model, 8 * most, false, rows_of, gradients().blocks[model.type][codes]);

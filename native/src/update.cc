@@ -15,88 +15,178 @@ struct Bfloat16 {
   uint16_t bits;
 };
 
+// Of a register, which the build says: wider vectors are compiled entry by entry.
+constexpr int WIDTH = LANE_BYTES;
+
+// Numbers side by side, and what is as wide.
+template <typename G>
+struct Lanes {
+  static constexpr int64_t number = WIDTH / sizeof(G);
+  using Int = std::conditional_t<sizeof(G) == 4, int32_t, int64_t>;
+  typedef G V __attribute__((vector_size(WIDTH)));
+  typedef Int Mask __attribute__((vector_size(WIDTH)));
+};
+// As many as float32 or float64 has lanes.
+typedef float HalfFloats __attribute__((vector_size(WIDTH / 2)));
+typedef uint32_t HalfWords __attribute__((vector_size(WIDTH / 2)));
+typedef uint32_t Words __attribute__((vector_size(WIDTH)));
+typedef uint16_t QuarterShorts __attribute__((vector_size(WIDTH / 4)));
+typedef uint16_t HalfShorts __attribute__((vector_size(WIDTH / 2)));
+
+template <typename To, typename From>
+inline To bits_of(From x) {
+  static_assert(sizeof(To) == sizeof(From));
+  To y;
+  std::memcpy(&y, &x, sizeof(y));
+  return y;
+}
+
+// So many entries of memory as lanes, with zeros behind the end; and back.
+template <typename V, typename T>
+inline V load(const T* from, int64_t size) {
+  V x = {};
+  if (size * int64_t(sizeof(T)) >= int64_t(sizeof(V)))
+    std::memcpy(&x, from, sizeof(V));
+  else
+    std::memcpy(&x, from, size * sizeof(T));
+  return x;
+}
+
+template <typename V, typename T>
+inline void store(T* to, V x, int64_t size) {
+  if (size * int64_t(sizeof(T)) >= int64_t(sizeof(V)))
+    std::memcpy(to, &x, sizeof(V));
+  else
+    std::memcpy(to, &x, size * sizeof(T));
+}
+
+template <typename Unsigned, typename Floats>
+inline Unsigned rounded(Floats x) {  // to the upper 16 bits, to nearest, ties to even
+  const Unsigned bits = bits_of<Unsigned>(x);
+  const Unsigned even = bits + 0x7fffu + ((bits >> 16) & 1u);
+  return (bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : even >> 16;
+}
+
 // Of a state's type S, from and to the message's type G.
 template <typename G, typename S>
-inline G read(S x) {
-  if constexpr (std::is_same_v<S, Bfloat16>) {
-    uint32_t wide = uint32_t(x.bits) << 16;
-    float value;
-    std::memcpy(&value, &wide, 4);
-    return G(value);
-  } else {
-    return G(x);
+struct Cell;
+
+template <typename G>
+struct Cell<G, G> {
+  using V = typename Lanes<G>::V;
+  using Stored = V;
+  static V wide(Stored x) { return x; }
+  static Stored narrow(V x) { return x; }
+};
+
+template <>
+struct Cell<double, float> {
+  using V = Lanes<double>::V;
+  using Stored = HalfFloats;
+  static V wide(Stored x) { return __builtin_convertvector(x, V); }
+  static Stored narrow(V x) { return __builtin_convertvector(x, HalfFloats); }
+};
+
+template <>
+struct Cell<float, Bfloat16> {
+  using V = Lanes<float>::V;
+  using Stored = HalfShorts;
+  static V wide(Stored x) {
+    return bits_of<V>(__builtin_convertvector(x, Words) << 16);
   }
-}
-
-template <typename S, typename G>
-inline S write(G x) {
-  if constexpr (std::is_same_v<S, Bfloat16>) {
-    float value = float(x);
-    uint32_t bits;
-    std::memcpy(&bits, &value, 4);
-    uint32_t even = bits + 0x7fff + ((bits >> 16) & 1);  // to nearest, ties to even
-    uint32_t nan = (bits >> 16) | 0x40;
-    return {uint16_t((bits & 0x7fffffff) > 0x7f800000 ? nan : even >> 16)};
-  } else {
-    return S(x);
+  static Stored narrow(V x) {
+    return __builtin_convertvector(rounded<Words>(x), HalfShorts);
   }
+};
+
+template <>
+struct Cell<double, Bfloat16> {
+  using V = Lanes<double>::V;
+  using Stored = QuarterShorts;
+  static V wide(Stored x) {
+    const HalfFloats floats = bits_of<HalfFloats>(__builtin_convertvector(x, HalfWords) << 16);
+    return __builtin_convertvector(floats, V);
+  }
+  static Stored narrow(V x) {
+    const HalfFloats floats = __builtin_convertvector(x, HalfFloats);
+    return __builtin_convertvector(rounded<HalfWords>(floats), QuarterShorts);
+  }
+};
+
+template <typename G>
+inline typename Lanes<G>::V magnitude(typename Lanes<G>::V x) {
+  using Mask = typename Lanes<G>::Mask;
+  using Int = typename Lanes<G>::Int;
+  return bits_of<typename Lanes<G>::V>(bits_of<Mask>(x) & std::numeric_limits<Int>::max());
 }
 
-template <typename T>
-inline bool is_finite(T x) {  // no branch, which a loop of vectors could not have
-  return std::abs(x) <= std::numeric_limits<T>::max();
-}
-
-template <typename S>
-constexpr double most() {
-  if constexpr (std::is_same_v<S, Bfloat16>)
-    return 0x1.fep127;
-  else
-    return double(std::numeric_limits<S>::max());
+template <typename G>
+inline typename Lanes<G>::Mask is_finite(typename Lanes<G>::V x) {
+  return magnitude<G>(x) <= std::numeric_limits<G>::max();
 }
 
 template <typename G, typename S, bool KNOWN, bool ERROR, bool DROPS>
 Said components(const Segment& s) {
-  const G* __restrict gradient = static_cast<const G*>(s.gradient);
-  S* __restrict known = static_cast<S*>(s.known);
-  S* __restrict error = static_cast<S*>(s.error);
-  const G* __restrict threshold = static_cast<const G*>(s.threshold);
-  G* __restrict total = static_cast<G*>(s.total);
-  const G beta = G(s.beta), zero = G(0);
+  using V = typename Lanes<G>::V;
+  using Mask = typename Lanes<G>::Mask;
+  using State = Cell<G, S>;
+  using Stored = typename State::Stored;
+  const G* gradient = static_cast<const G*>(s.gradient);
+  S* known = static_cast<S*>(s.known);
+  S* error = static_cast<S*>(s.error);
+  const G* threshold = static_cast<const G*>(s.threshold);
+  G* total = static_cast<G*>(s.total);
+  const V zero = {}, beta = zero + G(s.beta);
   const G tiny = std::numeric_limits<G>::min();
-  const bool sends = s.sends, arrives = s.arrives, estimates = s.estimates;
-  const bool heard = sends && arrives;
+  const Mask arrives = s.arrives ? zero == zero : zero != zero;
+  const Mask heard = s.sends && s.arrives ? zero == zero : zero != zero;
+  const Mask adds = KNOWN && s.estimates ? zero == zero : zero != zero;
   // A state of fewer digits may be infinite where the message is not.
-  constexpr bool NARROW = DROPS && most<S>() < double(std::numeric_limits<G>::max());
-  // Counted in numbers as wide as the entries: no lane waits for another width.
-  using Count = std::conditional_t<sizeof(G) == 4, int32_t, int64_t>;
-  Count entries = 0, bad = 0;
-  for (int64_t j = 0; j < s.size; ++j) {
-    const G h = KNOWN ? read<G>(known[j]) : zero;
-    const G e = ERROR ? read<G>(error[j]) : zero;
-    G v = gradient[j];
+  constexpr bool NARROW = DROPS && !std::is_same_v<G, S>;
+  Mask entries = {}, bad = {};
+  auto some = [&](int64_t j, int64_t size) {
+    const Stored h_old = KNOWN ? load<Stored>(known + j, size) : Stored{};
+    const Stored e_old = ERROR ? load<Stored>(error + j, size) : Stored{};
+    const V h = State::wide(h_old), e = State::wide(e_old);
+    V v = load<V>(gradient + j, size);
     if (KNOWN) v = v - h;
     if (ERROR) v = v + e;
-    G u = std::abs(v) <= threshold[j] ? zero : v;
-    u = std::abs(u) < tiny ? zero : u;
-    const G moves = arrives ? u : zero;
-    const S h_next = KNOWN ? write<S>(h + beta * moves) : S();
-    const S e_next = ERROR ? write<S>(v - moves) : S();
-    bool good = true;
-    if constexpr (DROPS) good = is_finite(u);
-    if constexpr (NARROW) {
-      if (KNOWN) good &= is_finite(read<G>(h_next)) | !is_finite(h);
-      if (ERROR) good &= is_finite(read<G>(e_next)) | !is_finite(e);
+    V u = magnitude<G>(v) <= load<V>(threshold + j, size) ? zero : v;
+    u = magnitude<G>(u) < tiny ? zero : u;
+    const V moves = arrives ? u : zero;
+    Stored h_new = State::narrow(h + beta * moves), e_new = State::narrow(v - moves);
+    V message = u;
+    if constexpr (DROPS) {
+      Mask good = is_finite<G>(u);
+      if constexpr (NARROW) {
+        if (KNOWN) good &= is_finite<G>(State::wide(h_new)) | ~is_finite<G>(h);
+        if (ERROR) good &= is_finite<G>(State::wide(e_new)) | ~is_finite<G>(e);
+        h_new = State::narrow(good ? State::wide(h_new) : h);
+        e_new = State::narrow(good ? State::wide(e_new) : e);
+      } else {
+        h_new = good ? h_new : h;
+        e_new = good ? e_new : e;
+      }
+      message = good ? u : zero;
+      bad |= ~good;
     }
-    if (KNOWN) known[j] = good ? h_next : known[j];
-    if (ERROR) error[j] = good ? e_next : error[j];
-    const G message = good ? u : zero;
-    entries += Count(message != zero);
-    bad += Count(!good);
-    const G sent = heard ? message : zero;
-    total[j] = total[j] + (KNOWN && estimates ? h + sent : sent);
+    if (KNOWN) store(known + j, h_new, size);
+    if (ERROR) store(error + j, e_new, size);
+    entries -= message != zero;
+    const V sent = heard ? message : zero;
+    const V before = load<V>(total + j, size);
+    store(total + j, before + (KNOWN ? (adds ? h : zero) + sent : sent), size);
+  };
+  constexpr int64_t step = Lanes<G>::number;
+  int64_t j = 0;
+  for (; j + step <= s.size; j += step) some(j, step);
+  if (j < s.size) some(j, s.size - j);
+  int64_t number = 0, lost = 0;
+  for (int64_t lane = 0; lane < step; ++lane) {
+    number += entries[lane];
+    lost |= int64_t(bad[lane]);
   }
-  return {sends ? int64_t(entries) : 0, bad > 0};
+  return {s.sends ? number : 0, lost != 0};
 }
 
 template <typename G, typename S>
@@ -116,18 +206,35 @@ Said update(const Segment& s) {
 
 template <typename G, typename S>
 void rest(void* total, const void* known, int64_t size) {
-  G* __restrict to = static_cast<G*>(total);
-  const S* __restrict h = static_cast<const S*>(known);
-  for (int64_t j = 0; j < size; ++j) to[j] += read<G>(h[j]);
+  using V = typename Lanes<G>::V;
+  using Stored = typename Cell<G, S>::Stored;
+  G* to = static_cast<G*>(total);
+  const S* h = static_cast<const S*>(known);
+  constexpr int64_t step = Lanes<G>::number;
+  for (int64_t j = 0; j < size; j += step) {
+    const V sum = load<V>(to + j, size - j) + Cell<G, S>::wide(load<Stored>(h + j, size - j));
+    store(to + j, sum, size - j);
+  }
 }
 
-template <typename T>
+template <typename G>
 bool finite(const void* x, int64_t size) {
-  const T* values = static_cast<const T*>(x);
-  T zeros = T(0);  // 0 x is 0, or NaN where x is not finite
-#pragma omp simd reduction(+ : zeros)
-  for (int64_t j = 0; j < size; ++j) zeros += T(0) * values[j];
-  return zeros == T(0);
+  using V = typename Lanes<G>::V;
+  const G* values = static_cast<const G*>(x);
+  constexpr int64_t step = Lanes<G>::number;
+  V a = {}, b = {}, c = {}, d = {};  // 0 x is 0, or NaN where x is not finite
+  int64_t j = 0;
+  for (; j + 4 * step <= size; j += 4 * step) {
+    a += G(0) * load<V>(values + j, step);
+    b += G(0) * load<V>(values + j + step, step);
+    c += G(0) * load<V>(values + j + 2 * step, step);
+    d += G(0) * load<V>(values + j + 3 * step, step);
+  }
+  for (; j < size; j += step) a += G(0) * load<V>(values + j, size - j);
+  a = (a + b) + (c + d);
+  G zeros = 0;
+  for (int64_t lane = 0; lane < step; ++lane) zeros += a[lane];
+  return zeros == G(0);
 }
 
 template <typename T>
@@ -146,32 +253,39 @@ void add(void* total, const void* part, int64_t size) {
   for (int64_t j = 0; j < size; ++j) to[j] += from[j];
 }
 
-template <typename T>
-double largest(const void* a, const void* b, int64_t size) {
-  const T* x = static_cast<const T*>(a);
-  const T* y = static_cast<const T*>(b);
-  T most = 0, zeros = 0;  // a maximum may pass NaN by
-#pragma omp simd reduction(max : most) reduction(+ : zeros)
-  for (int64_t j = 0; j < size; ++j) {
-    const T d = std::abs(x[j] - y[j]);
+template <typename G>
+double largest(const void* x, const void* y, int64_t size) {
+  using V = typename Lanes<G>::V;
+  const G *a = static_cast<const G*>(x), *b = static_cast<const G*>(y);
+  constexpr int64_t step = Lanes<G>::number;
+  V most = {}, zeros = {};  // a maximum may pass NaN by
+  for (int64_t j = 0; j < size; j += step) {
+    const V d = magnitude<G>(load<V>(a + j, size - j) - load<V>(b + j, size - j));
     most = most > d ? most : d;
-    zeros += T(0) * d;
+    zeros += G(0) * d;
   }
-  return zeros == T(0) ? double(most) : std::numeric_limits<double>::infinity();
+  G found = 0, zero = 0;
+  for (int64_t lane = 0; lane < step; ++lane) {
+    found = std::max(found, most[lane]);
+    zero += zeros[lane];
+  }
+  return zero == G(0) ? double(found) : std::numeric_limits<double>::infinity();
 }
 
-template <typename T>
-double squares(const void* a, const void* b, double scale, int64_t size) {
-  const T* x = static_cast<const T*>(a);
-  const T* y = static_cast<const T*>(b);
-  const T inverse = T(1 / scale);  // exact: a power of two
-  T sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t j = 0; j < size; ++j) {
-    const T d = (x[j] - y[j]) * inverse;
+template <typename G>
+double squares(const void* x, const void* y, double scale, int64_t size) {
+  using V = typename Lanes<G>::V;
+  const G *a = static_cast<const G*>(x), *b = static_cast<const G*>(y);
+  constexpr int64_t step = Lanes<G>::number;
+  const G inverse = G(1 / scale);  // exact: a power of two
+  V sum = {};
+  for (int64_t j = 0; j < size; j += step) {
+    const V d = (load<V>(a + j, size - j) - load<V>(b + j, size - j)) * inverse;
     sum += d * d;
   }
-  return double(sum);
+  double total = 0;
+  for (int64_t lane = 0; lane < step; ++lane) total += double(sum[lane]);
+  return total;
 }
 
 }  // namespace
