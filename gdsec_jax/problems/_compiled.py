@@ -21,7 +21,7 @@ BLOCK = 8  # columns
 MOST_SETTINGS = 8
 # What a number costs to read, in nanoseconds: of dense features, a non-zero by its
 # column, one without a value, a block, one of codes. Measured; ratios matter alone.
-COSTS = {"dense": 0.5, "entries": 2.5, "ones": 1.5, "blocks": 4.0, "codes": 3.5}
+COSTS = {"dense": 0.6, "entries": 1.5, "ones": 1.0, "blocks": 5.0, "codes": 2.2}
 
 
 class Rows(NamedTuple):
@@ -63,7 +63,9 @@ def rows_of(features: Any, parts: Sequence[np.ndarray], dtype: Any) -> Rows | No
     if kind == "entries":
         index = np.uint16 if length <= 2**16 else np.int32
         numbers = values[:0] if ones else values
-        return _stacked(sparse.indptr, sparse.indices.astype(index), numbers, 1.0, parts)
+        return _stacked(
+            sparse.indptr, sparse.indices.astype(index), numbers, 1.0, parts
+        )
     at = np.searchsorted(keys, rows * per_row + sparse.indices // BLOCK)
     eights = np.zeros((keys.size, BLOCK), np.uint8 if unit else dtype)
     eights[at, sparse.indices % BLOCK] = np.round(values / unit) if unit else values
@@ -161,9 +163,9 @@ def _gradient(code: int, slope: Callable, params: Any, worker: Any, model_of: Ca
     """[D] of one worker; of all workers in one call, of settings in one or by XLA."""
     custom_vmap = jax.custom_batching.custom_vmap
 
-    def by_xla(batched, *arguments):
+    def by_xla(function, batched, *arguments):
         axes = jax.tree.map(lambda each: 0 if each else None, tuple(batched))
-        return jax.vmap(slope, axes)(*arguments), True
+        return jax.vmap(function, axes)(*arguments), True
 
     @custom_vmap
     def one(params, worker):
@@ -173,7 +175,7 @@ def _gradient(code: int, slope: Callable, params: Any, worker: Any, model_of: Ca
     @one.def_vmap
     def _(size, batched, params, worker):
         if batched[0] or not all(jax.tree.leaves(batched[1])):
-            return by_xla(batched, params, worker)
+            return by_xla(slope, batched, params, worker)
         return of_all(params, worker), True
 
     @custom_vmap
@@ -184,7 +186,7 @@ def _gradient(code: int, slope: Callable, params: Any, worker: Any, model_of: Ca
     def _(size, batched, params, workers):
         dense = isinstance(workers.shards.features, jax.Array)
         if any(jax.tree.leaves(batched[1])) or (dense and size > MOST_SETTINGS):
-            return by_xla(batched, params, workers)
+            return by_xla(jax.vmap(slope, (None, 0)), batched, params, workers)
         return _call(code, params, jax.vmap(model_of)(workers)), True
 
     return one(params, worker)

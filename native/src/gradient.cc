@@ -7,6 +7,10 @@
 
 #include "kernels.h"
 
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
 namespace gdsec {
 namespace {
 
@@ -193,65 +197,104 @@ void entries(const Rows& rows) {
   rows.values ? entries_of<T, I, false>(rows) : entries_of<T, I, true>(rows);
 }
 
-// Eight neighbouring columns.
+// Eight neighbouring columns, in as many registers as they take: wider vectors than a
+// register are compiled entry by entry.
 template <typename T>
 struct Eight {
-  typedef T type __attribute__((vector_size(8 * sizeof(T)), aligned(sizeof(T))));
-};
-typedef uint8_t Codes __attribute__((vector_size(8), aligned(1)));
-typedef int32_t Numbers __attribute__((vector_size(32)));
+  static constexpr int bytes = int(8 * sizeof(T));
+  static constexpr int parts = bytes > LANE_BYTES ? bytes / LANE_BYTES : 1;
+  static constexpr int lanes = 8 / parts;
+  typedef T V __attribute__((vector_size(lanes * sizeof(T))));
+  V part[parts];
 
-template <typename T, bool CODES>
-inline typename Eight<T>::type eight(const void* values, int64_t block) {
-  typedef typename Eight<T>::type V;
-  if constexpr (CODES) {
-    Codes codes;
-    std::memcpy(&codes, static_cast<const uint8_t*>(values) + 8 * block, 8);
-    return __builtin_convertvector(__builtin_convertvector(codes, Numbers), V);
-  } else {
-    V x;
-    std::memcpy(&x, static_cast<const T*>(values) + 8 * block, sizeof(V));
+  static Eight load(const T* from) {
+    Eight x;
+    std::memcpy(&x, from, bytes);
     return x;
   }
+  void store(T* to) const { std::memcpy(to, this, bytes); }
+  void add_product(const Eight& a, const Eight& b) {
+    for (int i = 0; i < parts; ++i) part[i] += a.part[i] * b.part[i];
+  }
+  void add_scaled(T a, const Eight& b) {
+    for (int i = 0; i < parts; ++i) part[i] += a * b.part[i];
+  }
+  T sum() const {
+    V all = part[0];
+    for (int i = 1; i < parts; ++i) all += part[i];
+    T total = 0;
+    for (int i = 0; i < lanes; ++i) total += all[i];
+    return total;
+  }
+};
+
+template <typename T>
+inline Eight<T> of_codes(const uint8_t* codes) {
+  Eight<T> x;
+#ifdef __AVX2__
+  int64_t eight;
+  std::memcpy(&eight, codes, 8);
+  const __m256i numbers = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(eight));
+  if constexpr (sizeof(T) == 4) {
+    x.part[0] = (typename Eight<T>::V)_mm256_cvtepi32_ps(numbers);
+  } else {
+#ifdef __AVX512F__
+    x.part[0] = (typename Eight<T>::V)_mm512_cvtepi32_pd(numbers);
+#else
+    x.part[0] = (typename Eight<T>::V)_mm256_cvtepi32_pd(_mm256_castsi256_si128(numbers));
+    x.part[1] = (typename Eight<T>::V)_mm256_cvtepi32_pd(_mm256_extracti128_si256(numbers, 1));
+#endif
+  }
+#else
+  T numbers[8];
+  for (int i = 0; i < 8; ++i) numbers[i] = T(codes[i]);
+  std::memcpy(&x, numbers, sizeof(numbers));
+#endif
+  return x;
 }
 
 template <typename T, bool CODES>
 void blocks(const Rows& rows) {
-  typedef typename Eight<T>::type V;
+  using E = Eight<T>;
   const uint16_t* __restrict column = static_cast<const uint16_t*>(rows.columns);
   const T* __restrict params = static_cast<const T*>(rows.params);
   T* __restrict g = static_cast<T*>(rows.gradient);
   const T scale = CODES ? T(rows.scale) : T(1);
   Block<T> block(rows);
-  auto at = [](auto* base, uint16_t number) { return base + 8 * int64_t(number); };
-  auto load = [](const T* from) {
-    V x;
-    std::memcpy(&x, from, sizeof(V));
-    return x;
+  auto value = [&](int64_t p) {
+    if constexpr (CODES)
+      return of_codes<T>(static_cast<const uint8_t*>(rows.values) + 8 * p);
+    else
+      return E::load(static_cast<const T*>(rows.values) + 8 * p);
   };
+  auto theta = [&](int64_t p) { return E::load(params + 8 * int64_t(column[p])); };
   for (int64_t first = 0; first < rows.number; first += MOST_ROWS) {
     const int64_t n = std::min(MOST_ROWS, rows.number - first);
     const int32_t* start = rows.starts + first;
     for (int64_t i = 0; i < n; ++i) {
-      V a = {}, b = {};
+      E a = {}, b = {}, c = {}, d = {};
       int64_t p = start[i];
       const int64_t end = start[i + 1];
-      for (; p + 2 <= end; p += 2) {
-        a += eight<T, CODES>(rows.values, p) * load(at(params, column[p]));
-        b += eight<T, CODES>(rows.values, p + 1) * load(at(params, column[p + 1]));
+      for (; p + 4 <= end; p += 4) {
+        a.add_product(value(p), theta(p));
+        b.add_product(value(p + 1), theta(p + 1));
+        c.add_product(value(p + 2), theta(p + 2));
+        d.add_product(value(p + 3), theta(p + 3));
       }
-      if (p < end) a += eight<T, CODES>(rows.values, p) * load(at(params, column[p]));
-      a += b;
-      T sum = ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]));
-      block.z[i] = scale * sum;
+      for (; p < end; ++p) a.add_product(value(p), theta(p));
+      a.add_scaled(T(1), b);
+      c.add_scaled(T(1), d);
+      a.add_scaled(T(1), c);
+      block.z[i] = scale * a.sum();
     }
     block.slope(first, n);
     for (int64_t i = 0; i < n; ++i) {
       const T s = scale * block.s[i];
       for (int64_t p = start[i]; p < start[i + 1]; ++p) {
-        T* to = at(g, column[p]);
-        const V sum = load(to) + s * eight<T, CODES>(rows.values, p);
-        std::memcpy(to, &sum, sizeof(V));
+        T* to = g + 8 * int64_t(column[p]);
+        E sum = E::load(to);
+        sum.add_scaled(s, value(p));
+        sum.store(to);
       }
     }
   }
