@@ -62,9 +62,80 @@ def switched(on: bool) -> Iterator[None]:
         yield
 
 
-def on_cpu(kernel: Callable, other: Callable, *arguments: Any) -> Any:
-    """The kernel where a program is compiled for a CPU, the other function elsewhere."""
-    return jax.lax.platform_dependent(*arguments, cpu=kernel, default=other)
+def on_cpu(kernel: Callable, by_xla: Callable) -> Callable:
+    """A function that is the kernel in what is compiled for a CPU, and here.
+
+    By XLA elsewhere, in what is exported, for others have no kernels, and where
+    derivatives are taken.
+
+    Args:
+      kernel, by_xla: functions of the same arguments, trees of arrays, and results.
+    """
+
+    def chosen(*arguments):
+        leaves, structure = jax.tree.flatten(arguments)
+        shapes = [
+            jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in leaves
+        ]
+        out = jax.eval_shape(by_xla, *arguments)
+
+        def traced(function):
+            def flat(*leaves):
+                return jax.tree.leaves(function(*jax.tree.unflatten(structure, leaves)))
+
+            return jax.make_jaxpr(flat)(*shapes)
+
+        made = _choice().bind(*leaves, kernel=traced(kernel), by_xla=traced(by_xla))
+        return jax.tree.unflatten(jax.tree.structure(out), made)
+
+    function = jax.custom_jvp(chosen)
+
+    @function.defjvp
+    def _(primals, tangents):
+        return jax.jvp(by_xla, primals, tangents)
+
+    return function
+
+
+@functools.cache
+def _choice() -> Any:
+    """The primitive that is a kernel, or XLA's form, when it is lowered."""
+    from jax.extend import core
+    from jax.interpreters import batching, mlir
+
+    choice = core.Primitive("gdsec_choice")
+    choice.multiple_results = True
+    choice.def_abstract_eval(lambda *avals, kernel, by_xla: by_xla.out_avals)
+
+    @choice.def_impl
+    def _(*arguments, **forms):
+        return jax.jit(functools.partial(choice.bind, **forms))(*arguments)
+
+    def batched(arguments, axes, *, kernel, by_xla):
+        def of(form):
+            return jax.vmap(core.jaxpr_as_fun(form), axes)
+
+        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arguments]
+        forms = {
+            name: jax.make_jaxpr(of(form))(*shapes)
+            for name, form in (("kernel", kernel), ("by_xla", by_xla))
+        }
+        made = choice.bind(*arguments, **forms)
+        return made, [0] * len(made)
+
+    def lowering(on_cpu):
+        def lower(context, *arguments, kernel, by_xla):
+            known = context.module_context.lowering_parameters
+            form = kernel if on_cpu and not known.for_export else by_xla
+            function = mlir.lower_fun(core.jaxpr_as_fun(form), multiple_results=True)
+            return function(context, *arguments)
+
+        return lower
+
+    batching.primitive_batchers[choice] = batched
+    mlir.register_lowering(choice, lowering(on_cpu=False))
+    mlir.register_lowering(choice, lowering(on_cpu=True), platform="cpu")
+    return choice
 
 
 def call(name: str, out: Any, *arguments: Any, **given: Any) -> Any:
@@ -110,7 +181,7 @@ def update(round: Round, *, estimates: bool, drops: bool) -> Update:
     """
     kernel = functools.partial(_update, estimates=estimates, drops=drops)
     by_xla = functools.partial(_update_by_xla, estimates=estimates, drops=drops)
-    return _with_derivative(kernel, by_xla)(round)
+    return on_cpu(kernel, by_xla)(round)
 
 
 def _update(round: Round, *, estimates: bool, drops: bool) -> Update:
@@ -166,10 +237,9 @@ def _update_by_xla(round: Round, *, estimates: bool, drops: bool) -> Update:
 
 def all_finite(gradients: jax.Array) -> jax.Array:
     """bool [M], of [M, D]."""
-    # A truth value has no derivative.
-    gradients = jax.lax.stop_gradient(gradients)
     out = jax.ShapeDtypeStruct(gradients.shape[:1], jnp.bool_)
-    return call("gdsec_finite", out, gradients)
+    kernel = functools.partial(call, "gdsec_finite", out)
+    return on_cpu(kernel, lambda x: jnp.isfinite(x).all(1))(gradients)
 
 
 def change_norm(params: Any, previous: Any, dtype: Any) -> jax.Array:
@@ -189,15 +259,4 @@ def change_norm(params: Any, previous: Any, dtype: Any) -> jax.Array:
     fits = dtypes == {jnp.dtype(dtype).name} and dtypes <= STATES.keys()
     if not (fits and used() and _checks.is_traced(leaves)):
         return by_xla(params, previous)
-    return on_cpu(_with_derivative(kernel, by_xla), by_xla, params, previous)
-
-
-def _with_derivative(kernel: Callable, by_xla: Callable) -> Callable:
-    """The kernel, whose derivative is that of XLA's form."""
-    function = jax.custom_jvp(kernel)
-
-    @function.defjvp
-    def _(primals, tangents):
-        return jax.jvp(by_xla, primals, tangents)
-
-    return function
+    return on_cpu(kernel, by_xla)(params, previous)

@@ -135,15 +135,8 @@ def with_kernel(loss: Callable, name: str, model_of: Callable) -> Callable:
     def kernel(params, worker):
         return _gradient(LOSSES[name], slope, params, worker, model_of)
 
-    @jax.custom_jvp
-    def gradient(params, worker):
-        return _native.on_cpu(kernel, slope, params, worker)
-
-    @gradient.defjvp
-    def _(primals, tangents):
-        return jax.jvp(slope, primals, tangents)
-
-    at_once = jax.jit(gradient)  # else what is called without jit compiles each time
+    # Jitted, or what is called without jit would compile in every call.
+    gradient = jax.jit(_native.on_cpu(kernel, slope))
 
     @jax.custom_jvp
     def value(params, worker):
@@ -153,7 +146,7 @@ def with_kernel(loss: Callable, name: str, model_of: Callable) -> Callable:
     def _(primals, tangents):
         if _zero(tangents[1]):
             out = loss(*primals)
-            return out, jnp.vdot(at_once(*primals), _instantiated(tangents[0]))
+            return out, jnp.vdot(gradient(*primals), _instantiated(tangents[0]))
         return jax.jvp(loss, primals, jax.tree.map(_instantiated, tangents))
 
     return value

@@ -48,10 +48,14 @@ const Gradients& gradients() {
 #endif
 }
 
+// Numbers that are read in a few times what it takes to wake a thread.
+constexpr int64_t WORTH = int64_t(1) << 16;
+
 // task(i) for i < n, on the pool; the caller works, too, and never waits for a thread
-// that has not begun: it may be one of the pool itself.
+// that has not begun: it may be one of the pool itself. `numbers` is how many all of
+// them read.
 template <typename F>
-void parallel(ffi::ThreadPool& pool, int64_t n, const F& task) {
+void parallel(ffi::ThreadPool& pool, int64_t n, int64_t numbers, const F& task) {
   struct Shared {
     std::atomic<int64_t> next{0}, done{0};
     int64_t n;
@@ -59,7 +63,7 @@ void parallel(ffi::ThreadPool& pool, int64_t n, const F& task) {
     std::mutex mutex;
     std::condition_variable all_done;
   };
-  const int64_t helpers = std::min<int64_t>(pool.num_threads() - 1, n - 1);
+  const int64_t helpers = std::min<int64_t>({pool.num_threads() - 1, n - 1, numbers / WORTH});
   if (helpers <= 0) {
     for (int64_t i = 0; i < n; ++i) task(i);
     return;
@@ -131,7 +135,7 @@ ffi::Error finite(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::Result<ffi::AnyBu
   const int64_t groups = (rows + group - 1) / group;
   std::vector<std::atomic<bool>> bad(rows);
   for (auto& each : bad) each.store(false, std::memory_order_relaxed);
-  parallel(pool, groups * parts, [&](int64_t task) {
+  parallel(pool, groups * parts, rows * length, [&](int64_t task) {
     const int64_t first = task / parts * group, part = task % parts * PART;
     for (int64_t row = first; row < std::min(rows, first + group); ++row) {
       const int64_t size = std::min(PART, length - part);
@@ -154,7 +158,7 @@ ffi::Error change_norm(ffi::ThreadPool pool, ffi::AnyBuffer a, ffi::AnyBuffer b,
   const int64_t width = type == F32 ? 4 : 8, step = int64_t(1) << 14;
   const int64_t parts = std::max<int64_t>(1, (length + step - 1) / step);
   std::vector<double> scales(rows * parts), sums(rows * parts);
-  parallel(pool, rows * parts, [&](int64_t task) {
+  parallel(pool, rows * parts, 2 * rows * length, [&](int64_t task) {
     const int64_t row = task / parts, from = task % parts * step;
     const int64_t size = std::max<int64_t>(0, std::min(step, length - from));
     const char* x = shifted(a.untyped_data(), row * length + from, width);
@@ -230,7 +234,7 @@ ffi::Error update(ffi::ThreadPool pool, ffi::AnyBuffer gradients, ffi::AnyBuffer
   const bool* computing = static_cast<const bool*>(computes.untyped_data());
   const bool* sending = static_cast<const bool*>(sends.untyped_data());
   const bool* arriving = static_cast<const bool*>(arrives.untyped_data());
-  parallel(pool, settings * groups * stretches, [&](int64_t task) {
+  parallel(pool, settings * groups * stretches, 3 * rows * length, [&](int64_t task) {
     const int64_t setting = task / (groups * stretches), g = task / stretches % groups;
     const int64_t begin = task % stretches * STRETCH, end = std::min(length, begin + STRETCH);
     std::vector<char> threshold(std::min(COLUMNS, end - begin) * width);
@@ -267,7 +271,7 @@ ffi::Error update(ffi::ThreadPool pool, ffi::AnyBuffer gradients, ffi::AnyBuffer
     }
   });
   if (groups > 1) {
-    parallel(pool, settings * stretches, [&](int64_t task) {
+    parallel(pool, settings * stretches, settings * groups * length, [&](int64_t task) {
       const int64_t setting = task / stretches, from = task % stretches * STRETCH;
       const int64_t size = std::min(length - from, STRETCH);
       char* to = shifted(total->untyped_data(), setting * length + from, width);
@@ -313,7 +317,7 @@ ffi::Error gradient(ffi::ThreadPool& pool, const Model& model, int64_t work, boo
       std::memcpy(params.data() + s * padded * width, shifted(model.params, s * d, width), d * width);
   const void* theta = padded != d ? params.data() : model.params;
   if (!own) std::memset(model.out, 0, size_t(workers * d * width));
-  parallel(pool, workers * parts, [&](int64_t task) {
+  parallel(pool, workers * parts, workers * work, [&](int64_t task) {
     const int64_t row = task / parts, m = row % model.num_workers, s = row / model.num_workers;
     const int64_t first = task % parts * size, last = std::min(model.number, first + size);
     if (first >= last) return;
@@ -331,7 +335,7 @@ ffi::Error gradient(ffi::ThreadPool& pool, const Model& model, int64_t work, boo
     kernel(rows);
   });
   const int64_t step = int64_t(1) << 14, stretches = (d + step - 1) / step;
-  parallel(pool, workers * stretches, [&](int64_t task) {
+  parallel(pool, workers * stretches, (sums + 1) * workers * d, [&](int64_t task) {
     const int64_t row = task / stretches, from = task % stretches * step;
     const int64_t n = std::min(step, d - from), m = row % model.num_workers, s = row / model.num_workers;
     auto end = [&](auto* type) {
