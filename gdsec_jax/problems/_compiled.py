@@ -74,6 +74,15 @@ def rows_of(features: Any, parts: Sequence[np.ndarray], dtype: Any) -> Rows | No
     return _stacked(starts, columns, eights, unit or 1.0, parts)
 
 
+def bare(tree: Any) -> Any:
+    """A problem, say, without what kernels read beside its data."""
+    return jax.tree.map(
+        lambda x: None if isinstance(x, Rows) else x,
+        tree,
+        is_leaf=lambda x: isinstance(x, Rows),
+    )
+
+
 def _unit_of(values: np.ndarray) -> float | None:
     """Of which all values are multiples, up to 255 times, to a rounding."""
     if values.size == 0 or values.min() <= 0:
