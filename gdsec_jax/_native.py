@@ -1,7 +1,7 @@
 """Compiled CPU kernels, where gdsec-jax-native is installed.
 
-What they compute is defined by XLA's own form, which stands beside each kernel here or in
-the pieces: it is what runs elsewhere, and what derivatives are taken of.
+What they compute is defined by XLA's own form, which stands beside each kernel here or
+in the pieces: it is what runs elsewhere, and what derivatives are taken of.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """A round of GD-SEC in one pass over the memory, by a compiled kernel.
 
-Where the pipeline is declared to be censoring in memories (`worker.Piece.censored`), and
-nothing else, the kernel computes the workers' half, in place. The pieces define it.
+Where the pipeline is declared to be censoring in memories (`worker.Piece.censored`),
+the kernel computes the workers' half, in place. The pieces define it.
 """
 
 from typing import Any, NamedTuple
@@ -106,7 +106,7 @@ def in_one_pass(
             total=made.total.reshape(params.shape),
         )
 
-    leaves, structure = jax.tree.flatten(common.previous)
+    structure = jax.tree.structure(common.previous)
     columns = _by_leaf(gradients, *memories, numbers.xi, params, previous)
     made = [one(*column) for column in columns]
     overflowed = jnp.zeros_like(computes)

@@ -115,23 +115,31 @@ def linear_loss(
         z = jnp.matmul(features, params, precision=jax.lax.Precision.HIGHEST)
         return jnp.sum(shards.weight * phi(z, shards.targets))
 
-    def by_xla(params, worker: LinearData):
+    def data_loss(params, worker: LinearData):
         sparse = isinstance(worker.shards.features, SparseFeatures)
-        loss = (sparse_loss if sparse else dense_loss)(params, worker.shards)
-        return (
-            loss if penalty is None else loss + worker.regularization * penalty(params)
-        )
+        return (sparse_loss if sparse else dense_loss)(params, worker.shards)
+
+    def with_penalty(loss, params, worker: LinearData):
+        if penalty is None:
+            return loss(params, worker)
+        return loss(params, worker) + worker.regularization * penalty(params)
+
+    folds = penalty is half_square  # whose gradient the kernel adds
 
     def model_of(worker: LinearData) -> _compiled.Model:
         shards, regularization = worker.shards, worker.regularization
-        if penalty is None:
+        if not folds:
             regularization = jnp.zeros_like(regularization)
         features = shards.features if worker.rows is None else worker.rows
         return _compiled.Model(features, shards.targets, shards.weight, regularization)
 
-    by_kernel = None
-    if compiled is not None and penalty in (None, half_square):
-        by_kernel = _compiled.with_kernel(by_xla, compiled, model_of)
+    by_xla = functools.partial(with_penalty, data_loss)
+    by_kernel: Any = None
+    if compiled is not None:
+        inside = by_xla if folds else data_loss
+        by_kernel = _compiled.with_kernel(inside, compiled, model_of)
+        if not folds:
+            by_kernel = functools.partial(with_penalty, by_kernel)
 
     def worker_loss(params, worker: LinearData):
         if worker.gram is not None:

@@ -52,7 +52,7 @@ _ridge_loss = linear_loss(optax.l2_loss, half_square, "square")
 _logistic_loss = linear_loss(_logistic, half_square, "logistic")
 _softmax_loss = linear_loss(_softmax, half_square)
 _sigmoid_loss = linear_loss(_sigmoid_squares, half_square, "sigmoid_square")
-_lasso_loss = linear_loss(optax.l2_loss, _absolute)
+_lasso_loss = linear_loss(optax.l2_loss, _absolute, "square")
 _squares_loss = linear_loss(optax.l2_loss, None, "square")
 
 
@@ -263,7 +263,7 @@ def lasso(
         "lasso",
         data._replace(targets=y),
         worker_loss=_squares_loss if proximal else _lasso_loss,
-        compiled=proximal,
+        compiled=True,
         worker_objective=_lasso_loss,
         curvature=CURVATURES["lasso"],
         smooth_penalty=False,

@@ -57,8 +57,8 @@ class Piece(optax.GradientTransformationExtraArgs):
       shared: from the state after a round to what of it all workers have in common,
         whoever is there: sums that the piece has formed, draws with `round_key`; None
         where nothing is.
-      censored: of what numbers it is made, if it is censoring in memories: then compiled
-        code can do a round in one pass, where gdsec-jax-native is installed.
+      censored: of what numbers it is made, if it is censoring in memories: a compiled
+        kernel then does a round in one pass, where gdsec-jax-native is installed.
 
     Examples:
       >>> from gdsec_jax import worker

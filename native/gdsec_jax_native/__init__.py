@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 
 __version__ = "0.1.0"
-# What the kernels' arguments mean; gdsec_jax leaves a number alone that it does not know.
+# What the kernels' arguments mean: gdsec_jax uses those of its own number alone.
 ARGUMENTS = 1
 TARGETS = (
     *("gdsec_finite", "gdsec_change_norm", "gdsec_update"),
