@@ -191,8 +191,13 @@ ffi::Error change_norm(ffi::ThreadPool pool, ffi::AnyBuffer a, ffi::AnyBuffer b,
 
 // ---- GD-SEC's update of all workers, in place.
 
-constexpr int64_t COLUMNS = 8192;  // whose thresholds and sums stay in the cache
-constexpr int64_t STRETCH = 4 * COLUMNS;  // of a task
+// Columns of a task: long stretches of memory are read faster, and their thresholds and
+// sums stay in the cache; but there should be several tasks.
+int64_t columns_of(int64_t length, int64_t width) {
+  const int64_t most = (int64_t(1) << 18) / width, sixteenth = (length / 16 + 1023) / 1024 * 1024;
+  return std::max<int64_t>(2048, std::min(most, sixteenth));
+}
+
 constexpr int64_t GROUP = int64_t(1) << 17;  // entries of a task, at least, where D is small
 
 ffi::Error update(ffi::ThreadPool pool, ffi::AnyBuffer gradients, ffi::AnyBuffer known_in,
@@ -224,7 +229,8 @@ ffi::Error update(ffi::ThreadPool pool, ffi::AnyBuffer gradients, ffi::AnyBuffer
   std::vector<std::atomic<int32_t>> counts(rows);
   std::vector<std::atomic<bool>> bad(rows);
   for (int64_t i = 0; i < rows; ++i) counts[i].store(0), bad[i].store(false);
-  const int64_t stretches = std::max<int64_t>(1, (length + STRETCH - 1) / STRETCH);
+  const int64_t columns = columns_of(length, width);
+  const int64_t stretches = std::max<int64_t>(1, (length + columns - 1) / columns);
   int64_t group = num_workers;  // of workers
   if (stretches == 1) group = std::min(num_workers, std::max<int64_t>(1, GROUP / std::max<int64_t>(1, length)));
   const int64_t groups = num_workers ? (num_workers + group - 1) / group : 1;
@@ -236,44 +242,44 @@ ffi::Error update(ffi::ThreadPool pool, ffi::AnyBuffer gradients, ffi::AnyBuffer
   const bool* arriving = static_cast<const bool*>(arrives.untyped_data());
   parallel(pool, settings * groups * stretches, 3 * rows * length, [&](int64_t task) {
     const int64_t setting = task / (groups * stretches), g = task / stretches % groups;
-    const int64_t begin = task % stretches * STRETCH, end = std::min(length, begin + STRETCH);
-    std::vector<char> threshold(std::min(COLUMNS, end - begin) * width);
-    for (int64_t from = begin; from < end; from += COLUMNS) {
-      const int64_t size = std::min(COLUMNS, end - from);
-      const int64_t place = setting * length + from;
-      kernels().threshold[type](number(xi.untyped_data(), type, setting),
-                                shifted(params.untyped_data(), place, width),
-                                shifted(previous.untyped_data(), place, width), threshold.data(), size);
-      char* sum = totals + ((setting * groups + g) * length + from) * width;
-      std::memset(sum, 0, size * width);
-      for (int64_t m = g * group; m < std::min(num_workers, (g + 1) * group); ++m) {
-        const int64_t row = setting * num_workers + m, entry = row * length + from;
-        Segment segment;
-        segment.gradient = shifted(gradients.untyped_data(), entry, width);
-        segment.known = has_known ? shifted(known->untyped_data(), entry, state_width) : nullptr;
-        segment.error = has_error ? shifted(error->untyped_data(), entry, state_width) : nullptr;
-        segment.threshold = threshold.data();
-        segment.total = sum;
-        segment.size = size;
-        segment.beta = number(beta.untyped_data(), type, setting);
-        segment.sends = sending[row];
-        segment.arrives = arriving[row];
-        segment.estimates = estimates;
-        segment.drops = drops;
-        if (!computing[row]) {
-          if (has_known && estimates) kernels().rest[type][state](sum, segment.known, size);
-          continue;
-        }
-        const Said said = apply(segment);
-        if (said.entries) counts[row].fetch_add(int32_t(said.entries), std::memory_order_relaxed);
-        if (said.lost) bad[row].store(true, std::memory_order_relaxed);
+    const int64_t from = task % stretches * columns;
+    const int64_t size = std::min(columns, length - from);
+    if (size <= 0) return;
+    static thread_local std::vector<char> threshold;
+    if (int64_t(threshold.size()) < size * width) threshold.resize(size * width);
+    const int64_t place = setting * length + from;
+    kernels().threshold[type](number(xi.untyped_data(), type, setting),
+                              shifted(params.untyped_data(), place, width),
+                              shifted(previous.untyped_data(), place, width), threshold.data(), size);
+    char* sum = totals + ((setting * groups + g) * length + from) * width;
+    std::memset(sum, 0, size * width);
+    for (int64_t m = g * group; m < std::min(num_workers, (g + 1) * group); ++m) {
+      const int64_t row = setting * num_workers + m, entry = row * length + from;
+      Segment segment;
+      segment.gradient = shifted(gradients.untyped_data(), entry, width);
+      segment.known = has_known ? shifted(known->untyped_data(), entry, state_width) : nullptr;
+      segment.error = has_error ? shifted(error->untyped_data(), entry, state_width) : nullptr;
+      segment.threshold = threshold.data();
+      segment.total = sum;
+      segment.size = size;
+      segment.beta = number(beta.untyped_data(), type, setting);
+      segment.sends = sending[row];
+      segment.arrives = arriving[row];
+      segment.estimates = estimates;
+      segment.drops = drops;
+      if (!computing[row]) {
+        if (has_known && estimates) kernels().rest[type][state](sum, segment.known, size);
+        continue;
       }
+      const Said said = apply(segment);
+      if (said.entries) counts[row].fetch_add(int32_t(said.entries), std::memory_order_relaxed);
+      if (said.lost) bad[row].store(true, std::memory_order_relaxed);
     }
   });
   if (groups > 1) {
     parallel(pool, settings * stretches, settings * groups * length, [&](int64_t task) {
-      const int64_t setting = task / stretches, from = task % stretches * STRETCH;
-      const int64_t size = std::min(length - from, STRETCH);
+      const int64_t setting = task / stretches, from = task % stretches * columns;
+      const int64_t size = std::min(length - from, columns);
       char* to = shifted(total->untyped_data(), setting * length + from, width);
       std::memset(to, 0, size * width);
       for (int64_t g = 0; g < groups; ++g)

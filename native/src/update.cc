@@ -8,6 +8,10 @@
 
 #include "kernels.h"
 
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
 namespace gdsec {
 namespace {
 
@@ -50,6 +54,18 @@ inline V load(const T* from, int64_t size) {
   else
     std::memcpy(&x, from, size * sizeof(T));
   return x;
+}
+
+template <typename V, typename T>
+inline V load(const T* from) {
+  V x;
+  std::memcpy(&x, from, sizeof(V));
+  return x;
+}
+
+template <typename V, typename T>
+inline void store(T* to, V x) {
+  std::memcpy(to, &x, sizeof(V));
 }
 
 template <typename V, typename T>
@@ -113,6 +129,21 @@ struct Cell<double, Bfloat16> {
   }
 };
 
+// Whether a lane of a mask is set.
+template <typename Mask>
+inline bool some_lane(Mask mask) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#elif defined(__AVX2__)
+  return _mm256_movemask_epi8((__m256i)mask) != 0;
+#else
+  int64_t words[sizeof(Mask) / 8], any = 0;
+  std::memcpy(words, &mask, sizeof(mask));
+  for (int64_t word : words) any |= word;
+  return any != 0;
+#endif
+}
+
 template <typename G>
 inline typename Lanes<G>::V magnitude(typename Lanes<G>::V x) {
   using Mask = typename Lanes<G>::Mask;
@@ -125,7 +156,7 @@ inline typename Lanes<G>::Mask is_finite(typename Lanes<G>::V x) {
   return magnitude<G>(x) <= std::numeric_limits<G>::max();
 }
 
-template <typename G, typename S, bool KNOWN, bool ERROR, bool DROPS>
+template <typename G, typename S, bool KNOWN, bool ERROR, bool DROPS, bool ESTIMATES, bool HEARD>
 Said components(const Segment& s) {
   using V = typename Lanes<G>::V;
   using Mask = typename Lanes<G>::Mask;
@@ -137,10 +168,8 @@ Said components(const Segment& s) {
   const G* threshold = static_cast<const G*>(s.threshold);
   G* total = static_cast<G*>(s.total);
   const V zero = {}, beta = zero + G(s.beta);
-  const G tiny = std::numeric_limits<G>::min();
   const Mask arrives = s.arrives ? zero == zero : zero != zero;
   const Mask heard = s.sends && s.arrives ? zero == zero : zero != zero;
-  const Mask adds = KNOWN && s.estimates ? zero == zero : zero != zero;
   // A state of fewer digits may be infinite where the message is not.
   constexpr bool NARROW = DROPS && !std::is_same_v<G, S>;
   Mask entries = {}, bad = {};
@@ -152,7 +181,6 @@ Said components(const Segment& s) {
     if (KNOWN) v = v - h;
     if (ERROR) v = v + e;
     V u = magnitude<G>(v) <= load<V>(threshold + j, size) ? zero : v;
-    u = magnitude<G>(u) < tiny ? zero : u;
     const V moves = arrives ? u : zero;
     Stored h_new = State::narrow(h + beta * moves), e_new = State::narrow(v - moves);
     V message = u;
@@ -175,11 +203,33 @@ Said components(const Segment& s) {
     entries -= message != zero;
     const V sent = heard ? message : zero;
     const V before = load<V>(total + j, size);
-    store(total + j, before + (KNOWN ? (adds ? h : zero) + sent : sent), size);
+    store(total + j, before + (ESTIMATES ? h + sent : sent), size);
+  };
+  // The same of a whole register whose messages are all heard, and finite.
+  auto usual = [&](int64_t j) {
+    const V h = KNOWN ? load<V>(known + j) : zero;
+    V v = load<V>(gradient + j);
+    if (KNOWN) v = v - h;
+    if (ERROR) v = v + load<V>(error + j);
+    const V size = magnitude<G>(v);
+    const Mask unsent = size <= load<V>(threshold + j);
+    if (DROPS && some_lane(~unsent & ~(size <= std::numeric_limits<G>::max()))) return false;
+    const V u = unsent ? zero : v;
+    if (KNOWN) store(known + j, h + beta * u);
+    if (ERROR) store(error + j, v - u);
+    entries = unsent ? entries : entries + 1;
+    const V before = load<V>(total + j);
+    store(total + j, before + (ESTIMATES ? h + u : u));
+    return true;
   };
   constexpr int64_t step = Lanes<G>::number;
   int64_t j = 0;
-  for (; j + step <= s.size; j += step) some(j, step);
+  for (; j + step <= s.size; j += step) {
+    if constexpr (HEARD && std::is_same_v<G, S>) {
+      if (usual(j)) continue;
+    }
+    some(j, step);
+  }
   if (j < s.size) some(j, s.size - j);
   int64_t number = 0, lost = 0;
   for (int64_t lane = 0; lane < step; ++lane) {
@@ -189,19 +239,22 @@ Said components(const Segment& s) {
   return {s.sends ? number : 0, lost != 0};
 }
 
+// The loop for what a segment is, bit by bit.
+template <typename G, typename S, bool... FOUND>
+Said chosen(const Segment& s) {
+  return components<G, S, FOUND...>(s);
+}
+
+template <typename G, typename S, bool... FOUND, typename... Rest>
+Said chosen(const Segment& s, bool first, Rest... rest) {
+  return first ? chosen<G, S, FOUND..., true>(s, rest...)
+               : chosen<G, S, FOUND..., false>(s, rest...);
+}
+
 template <typename G, typename S>
 Said update(const Segment& s) {
-  const int kind = (s.known ? 4 : 0) + (s.error ? 2 : 0) + (s.drops ? 1 : 0);
-  switch (kind) {
-    case 0: return components<G, S, false, false, false>(s);
-    case 1: return components<G, S, false, false, true>(s);
-    case 2: return components<G, S, false, true, false>(s);
-    case 3: return components<G, S, false, true, true>(s);
-    case 4: return components<G, S, true, false, false>(s);
-    case 5: return components<G, S, true, false, true>(s);
-    case 6: return components<G, S, true, true, false>(s);
-    default: return components<G, S, true, true, true>(s);
-  }
+  return chosen<G, S>(s, s.known != nullptr, s.error != nullptr, s.drops,
+                      s.known != nullptr && s.estimates, s.sends && s.arrives);
 }
 
 template <typename G, typename S>
@@ -243,7 +296,12 @@ void threshold(double xi, const void* params, const void* previous, void* out, i
   const T* __restrict q = static_cast<const T*>(previous);
   T* __restrict to = static_cast<T*>(out);
   const T scale = T(xi);
-  for (int64_t j = 0; j < size; ++j) to[j] = scale * std::abs(p[j] - q[j]);
+  // Subnormal numbers are not sent: they are below any threshold, as NaN is not.
+  const T least = std::numeric_limits<T>::min() - std::numeric_limits<T>::denorm_min();
+  for (int64_t j = 0; j < size; ++j) {
+    const T threshold = scale * std::abs(p[j] - q[j]);
+    to[j] = threshold > least ? threshold : least;
+  }
 }
 
 template <typename T>
