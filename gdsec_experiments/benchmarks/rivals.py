@@ -347,9 +347,9 @@ EF21_STEP = 0.02  # times 1 / L: of one entry in 123 longer steps do not converg
 def ef21_rounds(problem: Any) -> Callable:
     """A function of a number of rounds: params, and the gradient's norm in each.
 
-    The operations of the public code of EF21 (IgorSokoloff/ef21_experiments_source_code,
-    "Logistic regression"), with three dense temporaries for a worker's gradient, and the
-    weights of the problem's samples.
+    The operations of EF21's public code (IgorSokoloff/ef21_experiments_source_code,
+    "Logistic regression"), with three dense temporaries for a worker's gradient, and
+    the weights of the problem's samples.
     """
     shards = problem.worker_data.shards
     real = [np.asarray(weight) > 0 for weight in shards.weight]
@@ -454,7 +454,7 @@ def _ef21(settings: Settings) -> list[Measure]:
             Measure(
                 title + ("" if name == "ours" else ", without kernels"),
                 **benchmarks.ratio(times["theirs"], times[name]),
-                note=f"{both} ms, float64, its gradient's norm in every round; after 20 "
+                note=f"{both} ms, float64, the gradient's norm in each round; after 20 "
                 f"rounds params and norms differ by {apart:.1g}.",
                 **(asked if name == "ours" else {"larger_is_better": True}),
             )
