@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gdsec_jax import _checks, _trees
 
@@ -261,16 +260,3 @@ def change_norm(params: Any, previous: Any, dtype: Any) -> jax.Array:
     if not (fits and used() and _checks.is_traced(leaves)):
         return by_xla(params, previous)
     return on_cpu(kernel, by_xla)(params, previous)
-
-
-def mask_of_largest(x: jax.Array, k: int, by_xla: Callable) -> jax.Array:
-    """Where the k entries of largest magnitude are, bool [D], of x [D]."""
-    if not used() or x.dtype.name not in STATES:
-        return by_xla(x)
-    out = jax.ShapeDtypeStruct(x.shape, jnp.bool_)
-
-    def kernel(x):
-        made = jax.ffi.ffi_call("gdsec_largest", out, vmap_method="broadcast_all")
-        return made(x, k=np.int64(k))
-
-    return on_cpu(kernel, by_xla)(x)

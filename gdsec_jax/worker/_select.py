@@ -5,7 +5,6 @@ with its magnitude. The k-th largest key is found by counting how many lie at or
 few thresholds, which a sample chooses at first, until a small window of keys is left.
 """
 
-import functools
 import math
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdsec_jax import _masks, _native, _trees
+from gdsec_jax import _masks, _trees
 
 WAYS = 8  # thresholds that a pass over the vector counts
 SAMPLE = 2**14  # entries that choose the first thresholds
@@ -110,21 +109,13 @@ def _by_platform(x, k, sort, select):
     window = min(WINDOW, max(1, x.size // 128))  # what the guess mostly leaves
     ways = {"default": sort}
     if k > FEW:
-        ways["cpu"] = lambda x: select(x, window)  # or by a compiled kernel
+        ways["cpu"] = lambda x: select(x, window)
     if k and x.size >= LEAST:
         ways["tpu"] = lambda x: select(x, 0)  # single entries are slow there
     return jax.lax.platform_dependent(x, **ways) if len(ways) > 1 else sort(x)
 
 
 def _mask(x: jax.Array, k: int, window: int) -> jax.Array:
-    by_xla = functools.partial(_mask_by_xla, k=k, window=window)
-    if not jnp.issubdtype(x.dtype, jnp.floating) or not window:
-        return by_xla(x)
-    x = x.astype(_trees.widest(x.dtype, jnp.float32))
-    return _native.mask_of_largest(x, k, by_xla)
-
-
-def _mask_by_xla(x: jax.Array, k: int, window: int) -> jax.Array:
     key, last = _kth(x, k, window)
     keys, index = _keys(x), jax.lax.iota(jnp.int32, x.size)
     return (keys > key) | ((keys == key) & (index <= last))

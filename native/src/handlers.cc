@@ -439,73 +439,6 @@ ffi::Error blocks(ffi::ThreadPool pool, ffi::AnyBuffer starts, ffi::AnyBuffer co
   return gradient(pool, model, 8 * most, false, rows_of, gradients().blocks[model.type][codes]);
 }
 
-// ---- Where the k entries of largest magnitude are, [.., D] to bool [.., D].
-
-constexpr size_t CANDIDATES = size_t(1) << 14;  // that are sorted out one by one
-constexpr int DIGIT = 11;                       // bits of a pass
-
-// The bits without the sign grow with the magnitude; NaN is above infinity.
-template <typename K>
-void largest_of(const K* x, int64_t size, int64_t k, bool* mask) {
-  const K but_sign = ~K(0) >> 1;
-  K low = 0, known = 0;  // the k-th largest key, so far as its upper bits are known
-  int64_t above = 0;     // keys that are larger in these
-  int shift = int(8 * sizeof(K)) - 1;
-  std::vector<K> inside;
-  std::vector<int64_t> counts;
-  bool gathered = false;
-  while (shift > 0 && !gathered) {
-    const int bits = std::min(DIGIT, shift);
-    shift -= bits;
-    counts.assign(size_t(1) << bits, 0);
-    const K digit = (K(1) << bits) - 1;
-    for (int64_t i = 0; i < size; ++i) {
-      const K key = x[i] & but_sign;
-      if ((key & known) == low) ++counts[(key >> shift) & digit];
-    }
-    int64_t bin = int64_t(counts.size()) - 1;
-    while (above + counts[bin] < k) above += counts[bin--];
-    low |= K(bin) << shift;
-    known |= digit << shift;
-    gathered = shift > 0 && size_t(counts[bin]) <= CANDIDATES;
-  }
-  if (gathered) {
-    for (int64_t i = 0; i < size; ++i)
-      if (((x[i] & but_sign) & known) == low) inside.push_back(x[i] & but_sign);
-    const auto nth = inside.begin() + (k - above - 1);
-    std::nth_element(inside.begin(), nth, inside.end(), [](K a, K b) { return a > b; });
-    low = *nth;
-    for (K key : inside) above += key > low;
-  }
-  int64_t ties = k - above;  // of equal ones those that stand first
-  for (int64_t i = 0; i < size; ++i) {
-    const K key = x[i] & but_sign;
-    const bool tie = key == low && ties > 0;
-    ties -= tie;
-    mask[i] = key > low || tie;
-  }
-}
-
-ffi::Error largest(ffi::ThreadPool pool, ffi::AnyBuffer x, int64_t k,
-                   ffi::Result<ffi::AnyBuffer> out) {
-  const auto dims = x.dimensions();
-  const int type = type_of(x.element_type());
-  if (dims.size() < 1 || (type != F32 && type != F64)) return wrong("largest: entries");
-  const int64_t size = dims[dims.size() - 1], rows = product(dims, 0, dims.size() - 1);
-  if (k < 0 || k > size) return wrong("largest: k");
-  bool* mask = static_cast<bool*>(out->untyped_data());
-  parallel(pool, rows, 4 * rows * size, [&](int64_t row) {
-    bool* own = mask + row * size;
-    if (k == 0)
-      std::fill(own, own + size, false);
-    else if (type == F32)
-      largest_of(static_cast<const uint32_t*>(x.untyped_data()) + row * size, size, k, own);
-    else
-      largest_of(static_cast<const uint64_t*>(x.untyped_data()) + row * size, size, k, own);
-  });
-  return ffi::Error::Success();
-}
-
 }  // namespace
 }  // namespace gdsec
 
@@ -525,8 +458,6 @@ EXPORT(gdsec_update, gdsec::update,
            .Arg<Any>().Arg<Any>().Arg<Any>()
            .Attr<bool>("estimates").Attr<bool>("drops")
            .Ret<Any>().Ret<Any>().Ret<Any>().Ret<Any>().Ret<Any>());
-EXPORT(gdsec_largest, gdsec::largest,
-       ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Any>().Attr<int64_t>("k").Ret<Any>());
 EXPORT(gdsec_dense, gdsec::dense,
        ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
            .Arg<Any>().Arg<Any>().Arg<Any>().Arg<Any>().Arg<Any>()

@@ -7,7 +7,6 @@ import pytest
 
 from gdsec_jax import _native
 from gdsec_jax.problems import _compiled, _linear, _losses
-from gdsec_jax.worker import _select
 
 pytestmark = pytest.mark.skipif(not _native.used(), reason=f"kernels: {_native.said()}")
 
@@ -162,34 +161,6 @@ def test_norm_of_a_change(scale, size):
     for bad in (jnp.inf, jnp.nan):
         worse = jax.jit(lambda a, b: _native.change_norm(a, b, jnp.float32))
         assert not jnp.isfinite(worse(a.at[0].set(bad), b))
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("kind", ["normal", "ties", "zeros", "odd"])
-@pytest.mark.parametrize("size", [1, 100, 300_000])
-def test_the_largest_entries(dtype, kind, size):
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(2, size))
-    if kind == "ties":
-        x = np.round(x)
-    elif kind == "zeros":
-        x *= rng.random(x.shape) < 0.1
-    elif kind == "odd":
-        x[:, ::7], x[:, ::11], x[:, ::13] = np.nan, -np.inf, 1e-310
-    with jax.enable_x64(True):
-        x = jnp.asarray(x, dtype)
-        for k in {0, 1, size // 3, size}:
-
-            def by_xla(x, k=k):
-                keys, index = _select._keys(x), jnp.arange(x.size)
-                order = jnp.lexsort((index, ~keys))
-                return jnp.zeros(x.size, bool).at[order[:k]].set(True)
-
-            def mask_of(x, k=k, by_xla=by_xla):
-                return _native.mask_of_largest(x, k, by_xla)
-
-            mask = jax.jit(jax.vmap(mask_of))
-            np.testing.assert_array_equal(mask(x), jax.vmap(by_xla)(x))
 
 
 # Gradients
