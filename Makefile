@@ -1,5 +1,6 @@
 # make figures   set up an environment and run the main job: figures in results/
 # make test      set up an environment and run the tests
+# make native    the compiled kernels, where a C++ compiler is found; without them all works
 # make docs      the site, docs/_build/html/index.html, with its tutorials run
 # make lint      formatting, lint and types
 # make browser   installs Chromium, where Debian's packages and root can: the tests of
@@ -21,10 +22,25 @@ PYTEST := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.xla_cache \
 LESS := --xla_backend_optimization_level=0
 QUICK := XLA_FLAGS="$(LESS) --xla_cpu_use_fusion_emitters=false" $(PYTEST)
 
-.PHONY: figures test test-core test-newest test-strict test-slow docs lint browser clean
+.PHONY: figures native test test-core test-newest test-strict test-slow test-native docs lint browser clean
 
-figures: $(READY)
+figures: native
 	$(BIN)/gdsec figures
+
+native: $(VENV)/.native
+
+# The virtual environment has jaxlib, whose headers it is built with.
+$(VENV)/.native: $(READY) $(wildcard native/src/* native/CMakeLists.txt native/pyproject.toml)
+	@if command -v $(CXX) > /dev/null; then \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) \
+			scikit-build-core cmake ninja \
+		&& $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+			--no-build-isolation --no-deps ./native \
+		|| echo "The compiled kernels could not be built: XLA's own are used, which are slower."; \
+	else \
+		echo "No C++ compiler is found: XLA's own kernels are used, which are slower."; \
+	fi
+	touch $@
 
 test: $(READY)
 	$(QUICK) -m "not slow"
@@ -44,6 +60,10 @@ test-strict: $(READY)
 	JAX_NUMPY_DTYPE_PROMOTION=strict JAX_NUMPY_RANK_PROMOTION=raise JAX_DEBUG_NANS=1 \
 		$(QUICK) -m "not slow" tests/algorithms tests/simulation \
 		gdsec_jax/algorithms gdsec_jax/simulation
+
+# The compiled kernels against XLA's own.
+test-native: native
+	$(PYTEST) native/tests
 
 test-slow: $(READY)
 	$(QUICK) -m slow

@@ -1,6 +1,7 @@
 """The one door to private modules: where one is moved, the tests change here."""
 
 from gdsec_jax import _masks as _masks
+from gdsec_jax import _native as _native
 from gdsec_jax import _trees as _trees
 from gdsec_jax._devices import mesh_of as mesh_of
 from gdsec_jax.algorithms import _error_feedback as _error_feedback

@@ -18,7 +18,7 @@ TOPICS = ("algorithms", "data", "plot", "problems", "study.report", "wire", "wor
 
 # A user can take the algebra alone: what each room may import of the package, beside
 # the shared helpers, which import nothing of it but each other.
-HELPERS = {"_checks", "_devices", "_masks", "_trees"}
+HELPERS = {"_checks", "_devices", "_masks", "_native", "_trees"}
 PAGES = {  # public spellings of what stands in a room
     "channel": "uplink",
     "logs": "files",

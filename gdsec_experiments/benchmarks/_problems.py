@@ -73,6 +73,27 @@ def a9a(small: bool = False) -> problems.Problem:
     return problems.logistic(adults.features, adults.targets, 20)
 
 
+@functools.cache
+def rcv1_like(small: bool = False) -> problems.Problem:
+    """Logistic regression on random features of rcv1's shape, 0.16 % of them filled."""
+    shape = (200, 400) if small else (20_242, 47_236)
+    texts = data.sparse_binary(*shape, 0.0016 if not small else 0.01, skew=1.0)
+    return problems.logistic(
+        texts.features, texts.targets, 20, regularization=1 / shape[0]
+    )
+
+
+@functools.cache
+def breast_cancer(small: bool = False) -> problems.Problem:
+    """Logistic regression on scikit-learn's 569 x 30, each feature standardised."""
+    import sklearn.datasets
+
+    x, y = sklearn.datasets.load_breast_cancer(return_X_y=True)
+    x, y = (x - x.mean(0)) / x.std(0), 2 * y - 1
+    rows = slice(100 if small else None)
+    return problems.logistic(x[rows], y[rows], NUM_WORKERS)
+
+
 def xi_of(problem: problems.Problem) -> float:
     """A threshold of L |change| for each worker, which GD-SEC bears on all of these."""
     return problem.num_workers * problem.smoothness

@@ -30,7 +30,11 @@ class Times(NamedTuple):
 
 
 def interleaved(
-    calls: Mapping[str, Callable[[], Any]], repeats: int, *, warm_ups: int = 1
+    calls: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    *,
+    warm_ups: int = 1,
+    before: Mapping[str, Callable[[], Any]] | None = None,
 ) -> dict[str, Times]:
     """Time calls in turns, A B A B …, so that what slows the machine slows them all.
 
@@ -40,6 +44,7 @@ def interleaved(
       calls: by name, without arguments.
       repeats: of each, at least 1.
       warm_ups: calls of each before them, which compile and are not timed.
+      before: by name, what is called before each call, and is not timed.
 
     Returns:
       The times of each, by name; the i-th of all belong to one turn.
@@ -47,6 +52,8 @@ def interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(-warm_ups, repeats):
         for name, call in calls.items():
+            if before and name in before:
+                jax.block_until_ready(before[name]())
             begin = time.perf_counter()
             jax.block_until_ready(call())
             taken = time.perf_counter() - begin
@@ -118,7 +125,10 @@ def speed(times: Times, size: int = TRIAD_SIZE) -> dict[str, float]:
 
 
 def roofline(
-    call: Callable[[], Any], num_bytes: float, settings: Settings
+    call: Callable[[], Any],
+    num_bytes: float,
+    settings: Settings,
+    before: Callable[[], Any] | None = None,
 ) -> tuple[dict[str, float], dict[str, float]]:
     """A call's time over that of its bytes at the triad's speed, and this speed.
 
@@ -126,12 +136,15 @@ def roofline(
       call: what is timed, in turns with the triad.
       num_bytes: that it must move.
       settings: of the bench.
+      before: what is called before each call, and is not timed.
 
     Returns:
       The median and spread of the ratio, for `Measure`; and the triad's `speed`.
     """
     size = triad_size(settings)
-    times = interleaved({"triad": triad(size), "call": call}, settings.repeats)
+    calls = {"triad": triad(size), "call": call}
+    first = {} if before is None else {"call": before}
+    times = interleaved(calls, settings.repeats, before=first)
     reached = speed(times["triad"], size)
     least = num_bytes / (reached["value"] * 1e9)
     return summary(taken / least for taken in times["call"].seconds), reached

@@ -1,5 +1,6 @@
 """One GD-SEC update of large vectors, as several benches take it: step and inputs."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 import gdsec_jax
+from gdsec_jax import _native
 
 BETA = 0.01
 SHARE = 0.01  # of the entries that is sent in a round
@@ -15,6 +17,13 @@ MOVE = 1e-3  # of each parameter, in each round
 # A normal gradient adds 0.8 a round to an entry's error memory, on average: it passes
 # this threshold, and is sent, every hundredth round.
 THRESHOLD = 0.8 / SHARE
+
+
+class Calls(NamedTuple):
+    """The steps of a run."""
+
+    call: Callable[[], "Carry"]  # does the next one
+    before: Callable[[], Any] | None  # each call: makes the gradients it gives away
 
 
 class Carry(NamedTuple):
@@ -30,16 +39,17 @@ def optimizer_for(num_workers: int) -> Any:
     return gdsec_jax.gdsec(num_workers, xi, beta=BETA, wire="coo")
 
 
-def step_of(optimizer: Any) -> Callable[..., Carry]:
+def step_of(optimizer: Any, donate: tuple[int, ...] = (0,)) -> Callable[..., Carry]:
     """The jitted step: (carry, gradients, params) to the next carry, carry donated.
 
-    The state's buffers, and that of the last aggregate, are reused for the new ones.
+    The state's buffers, and that of the last aggregate, are reused for the new ones;
+    those of the gradients may be, with donate=(0, 1).
     """
 
     def step(carry, gradients, params):
         return Carry(*optimizer.update(gradients, carry.state, params))
 
-    return jax.jit(step, donate_argnums=0, keep_unused=True)
+    return jax.jit(step, donate_argnums=donate, keep_unused=True)
 
 
 def places_of(size: int) -> tuple[jax.Array, jax.Array]:
@@ -72,19 +82,40 @@ def backlog_of(gradients: jax.Array) -> jax.Array:
 
 def call_of(num_workers: int, size: int) -> Callable[[], Carry]:
     """A call that does the next step of a run in which about SHARE is sent a round."""
-    optimizer = optimizer_for(num_workers)
-    step, places = step_of(optimizer), places_of(size)
-    gradients = gradients_of(num_workers, size)
-    carry = step(start(optimizer, places[0]), backlog_of(gradients), places[1])
-    number = 1
+    return calls_of(num_workers, size).call
 
-    def call():
+
+def calls_of(
+    num_workers: int, size: int, give: bool = False, native: bool = True
+) -> Calls:
+    """`call_of`, whose gradients are given away too, or without the kernels."""
+    optimizer = optimizer_for(num_workers)
+    step, places = step_of(optimizer, (0, 1) if give else (0,)), places_of(size)
+    gradients = gradients_of(num_workers, size)
+    fresh = jax.jit(jnp.copy)
+    own = fresh(gradients) if give else gradients
+    number = 0
+
+    def following(gradients):
         nonlocal carry, number
         number += 1
-        carry = step(carry, gradients, places[number % 2])
+        with _native.switched(native), warnings.catch_warnings():
+            # XLA has nothing to put into the gradients' buffer.
+            warnings.filterwarnings("ignore", "Some donated buffers were not usable")
+            carry = step(carry, gradients, places[number % 2])
         return carry
 
-    return call
+    def call():
+        return following(own)
+
+    def before():
+        nonlocal own
+        own = fresh(gradients)
+        return own
+
+    carry = start(optimizer, places[0])
+    carry = following(backlog_of(gradients))
+    return Calls(call, before if give else None)
 
 
 def abstract(num_workers: int, size: int) -> Any:

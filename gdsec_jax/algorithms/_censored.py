@@ -14,7 +14,7 @@ from gdsec_jax.algorithms._options import (
 )
 from gdsec_jax.federation._controller import Controller
 from gdsec_jax.worker import Piece, Scope, censor, chain, error_feedback, qsgd
-from gdsec_jax.worker._piece import no_state
+from gdsec_jax.worker._piece import Censored, no_state
 
 
 @algorithm(MemoryOptions)
@@ -151,7 +151,8 @@ def _censor(xi, num_workers: int, options: dict[str, Any]):
         return censor(part(xi)).update(updates, state, params, **extra_args)
 
     if isinstance(xi, Controller):
-        piece = Piece(no_state, update, component_wise=True)
+        chosen = Censored(lambda extra_args: part(extra_args["xi"]))
+        piece = Piece(no_state, update, component_wise=True, censored=chosen)
     else:
         piece = censor(part(xi))
     return short(piece, options.get("server"))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gdsec_jax import _checks, _trees
+from gdsec_jax import _checks, _native, _trees
 from gdsec_jax.worker._vectors import some
 
 NUM_PAST_CHANGES = 10
@@ -136,7 +136,8 @@ def _change(params, state: ClockState):
         return None, state.past_norms, state.held_change
     _checks.same_shapes("params", params, state.previous_params)
     change = jax.tree.map(jnp.subtract, params, state.previous_params)
-    norm = _trees.norm(params, state.past_norms.dtype, less=state.previous_params)
+    dtype = state.past_norms.dtype
+    norm = _native.change_norm(params, state.previous_params, dtype)
     moved = some(change)
     past = jnp.roll(state.past_norms, 1).at[0].set(norm)
     if isinstance(state.held_change, tuple) and not state.held_change:

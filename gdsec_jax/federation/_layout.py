@@ -1,4 +1,4 @@
-"""How a round is laid out: at once, in batches of workers or blocks of components."""
+"""How a round is laid out: at once, in parts of workers or components, in one pass."""
 
 import functools
 
@@ -6,7 +6,7 @@ import jax
 
 from gdsec_jax import _checks
 from gdsec_jax._devices import num_devices
-from gdsec_jax.federation import _batches, _blocks, _parts
+from gdsec_jax.federation import _batches, _blocks, _one_pass, _parts
 from gdsec_jax.federation._batches import WorkerBatches
 from gdsec_jax.federation._counts import uploads_of
 from gdsec_jax.federation._round import Federation, Outcome, Round, respond, sound, step
@@ -26,12 +26,24 @@ def run(federation: Federation, counting: Layout, now: Round) -> Outcome:
         number = _batches.number_of_size(gradients.size, each)
         return _batches.in_batches(federation, now, counting, number)
     whole = functools.partial(_at_once, federation, counting, now)
-    large = _parts.num_bytes(gradients) >= _parts.LEAST_BYTES
     # Without jit nothing is changed in place, and over several devices nothing is cut.
-    traced = _checks.is_traced(jax.tree.leaves(gradients)[0]) if large else False
+    traced = _checks.is_traced(jax.tree.leaves(gradients))
     if not traced or num_devices() > 1:
         return whole()
-    ways = {}
+    ways = _ways(federation, counting, now, whole)
+    numbers = _one_pass.numbers_of(federation, counting, now)
+    if numbers is not None:
+        ways["cpu"] = functools.partial(
+            _one_pass.in_one_pass, federation, counting, now, numbers
+        )
+    return jax.lax.platform_dependent(default=whole, **ways) if ways else whole()
+
+
+def _ways(federation: Federation, counting: Layout, now: Round, whole) -> dict:
+    """By platform, the way to take large arrays in parts."""
+    gradients, ways = now.workers.gradients, {}
+    if _parts.num_bytes(gradients) < _parts.LEAST_BYTES:
+        return ways
     plan = _blocks.plan(federation, now)
     if plan is not None:
         for platform in plan.numbers:
@@ -44,12 +56,12 @@ def run(federation: Federation, counting: Layout, now: Round) -> Outcome:
         batched = _batches.in_batches
         ways["cpu"] = functools.partial(batched, federation, now, counting, number)
     if not ways:
-        return whole()
+        return ways
     after = jax.eval_shape(whole)
     states = now.workers.states, now.server
     if _parts.kinds((after.said.states, after.server)) != _parts.kinds(states):
-        return whole()  # a state that changes its dtype cannot be changed in place
-    return jax.lax.platform_dependent(default=whole, **ways)
+        return {}  # a state that changes its dtype cannot be changed in place
+    return ways
 
 
 def _at_once(federation: Federation, counting: Layout, now: Round) -> Outcome:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import jax
 
+from gdsec_jax import _native
+
 if TYPE_CHECKING:
     import rich.progress
 
@@ -22,6 +24,7 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "device": f"{jax.device_count()} x {device.platform} {device.device_kind}",
         "x64": str(jax.config.jax_enable_x64),  # pyright: ignore
+        "native": _native.said(),  # the compiled kernels
     }
 
 

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import scipy
 
-from gdsec_jax import _checks, _trees, data
+from gdsec_jax import _checks, _native, _trees, data
 from gdsec_jax.data._dataset import canonical, complete, is_real, real
 from gdsec_jax.data._splits import indices
-from gdsec_jax.problems import _constants
+from gdsec_jax.problems import _compiled, _constants
 from gdsec_jax.problems._optima import Optimum
 from gdsec_jax.problems._problem import ErrorMeasure, Problem
 from gdsec_jax.problems._sparse import SparseFeatures, sparse_features, weighted_loss
@@ -93,12 +93,16 @@ class LinearData(NamedTuple):
     shards: data.Shards  # features [n, D], targets [n], weight [n]
     regularization: jax.Array  # lambda / M
     gram: Gram | None = None  # of f_m, where it is quadratic and that is shorter
+    rows: _compiled.Rows | None = None  # the features once more, as a kernel reads them
 
 
-def linear_loss(phi: Callable, penalty: Callable | None) -> Callable:
+def linear_loss(
+    phi: Callable, penalty: Callable | None, compiled: str | None = None
+) -> Callable:
     """The f_m of a sample's loss phi(x . theta, y) and a penalty(theta).
 
-    phi takes n samples: x . theta [n], or [n, C] for params [D, C], and y [n].
+    phi takes n samples: x . theta [n], or [n, C] for params [D, C], and y [n]. Where a
+    kernel has it, `compiled` is its name.
     """
     sparse_loss = weighted_loss(phi)
 
@@ -107,17 +111,51 @@ def linear_loss(phi: Callable, penalty: Callable | None) -> Callable:
         z = _trees.times(features, params)
         return jnp.sum(shards.weight * phi(z, shards.targets))
 
+    def data_loss(params, worker: LinearData):
+        sparse = isinstance(worker.shards.features, SparseFeatures)
+        return (sparse_loss if sparse else dense_loss)(params, worker.shards)
+
+    def with_penalty(loss, params, worker: LinearData):
+        if penalty is None:
+            return loss(params, worker)
+        return loss(params, worker) + worker.regularization * penalty(params)
+
+    folds = penalty is half_square  # whose gradient the kernel adds
+
+    def model_of(worker: LinearData) -> _compiled.Model:
+        shards, regularization = worker.shards, worker.regularization
+        if not folds:
+            regularization = jnp.zeros_like(regularization)
+        features = shards.features if worker.rows is None else worker.rows
+        return _compiled.Model(features, shards.targets, shards.weight, regularization)
+
+    by_xla = functools.partial(with_penalty, data_loss)
+    by_kernel: Any = None
+    if compiled is not None:
+        inside = by_xla if folds else data_loss
+        by_kernel = _compiled.with_kernel(inside, compiled, model_of)
+        if not folds:
+            by_kernel = functools.partial(with_penalty, by_kernel)
+
     def worker_loss(params, worker: LinearData):
         if worker.gram is not None:
             return quadratic(params, worker.gram, worker.shards)
         params = params.astype(_trees.widest(params.dtype, jnp.float32))
-        sparse = isinstance(worker.shards.features, SparseFeatures)
-        loss = (sparse_loss if sparse else dense_loss)(params, worker.shards)
-        return (
-            loss if penalty is None else loss + worker.regularization * penalty(params)
-        )
+        if by_kernel is not None and _fits_kernel(params, worker):
+            return by_kernel(params, worker)
+        return by_xla(params, worker)
 
     return worker_loss
+
+
+def _fits_kernel(params, worker: LinearData) -> bool:
+    if not _native.used() or params.dtype.name not in _native.STATES:
+        return False
+    features: Any = worker.shards.features
+    if worker.rows is None:  # that are of another dtype, or cost more
+        dense = not isinstance(features, SparseFeatures)
+        return dense and features.dtype == params.dtype
+    return worker.shards.targets.dtype == params.dtype
 
 
 def half_square(params):
@@ -238,6 +276,7 @@ def linear_problem(
     found: Optimum,
     measure: ErrorMeasure = "objective",
     quadratic: bool = False,  # as ridge regression
+    compiled: bool = False,  # whether a kernel has the loss
 ) -> Problem:
     """Put a problem together: its arrays on the device, and the constants of theory."""
     features, targets, parts = samples.features, samples.targets, samples.parts
@@ -272,6 +311,9 @@ def linear_problem(
     columns = _constants.squared_columns(features) / num_samples
     columns = (coordinate_curvature or curvature) * columns + convexity
     columns = columns.reshape(-1, *(1,) * (len(init_shape) - 1))
+    rows: Any = None
+    if compiled and len(init_shape) == 1 and gram is None and wide == dtype:
+        rows = _compiled.rows_of(features, parts, dtype)
     if scipy.sparse.issparse(features) and _stays_sparse(features):
         shards = data.stack(features[:, :0], targets, parts)
         shards = shards._replace(features=sparse_features(features, parts))
@@ -291,6 +333,7 @@ def linear_problem(
             ),
             regularization=jnp.full(num_workers, regularization / num_workers, wide),
             gram=gram,
+            rows=jax.tree.map(lambda x: _to_device(x, dtype), rows),
         ),
         init_params=jnp.zeros(init_shape, dtype),
         optimum=found.value,

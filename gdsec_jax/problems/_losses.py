@@ -48,12 +48,12 @@ def _absolute(params):
 
 
 # Made once: the compiled loop knows them by identity.
-_ridge_loss = linear_loss(optax.l2_loss, half_square)
-_logistic_loss = linear_loss(_logistic, half_square)
+_ridge_loss = linear_loss(optax.l2_loss, half_square, "square")
+_logistic_loss = linear_loss(_logistic, half_square, "logistic")
 _softmax_loss = linear_loss(_softmax, half_square)
-_sigmoid_loss = linear_loss(_sigmoid_squares, half_square)
-_lasso_loss = linear_loss(optax.l2_loss, _absolute)
-_squares_loss = linear_loss(optax.l2_loss, None)
+_sigmoid_loss = linear_loss(_sigmoid_squares, half_square, "sigmoid_square")
+_lasso_loss = linear_loss(optax.l2_loss, _absolute, "square")
+_squares_loss = linear_loss(optax.l2_loss, None, "square")
 
 
 def ridge(
@@ -113,6 +113,7 @@ def ridge(
         "ridge",
         data._replace(targets=y),
         worker_loss=_ridge_loss,
+        compiled=True,
         curvature=CURVATURES["ridge"],
         init_shape=x.shape[1:],
         found=minimise(x, Squares(y), data.regularization),
@@ -168,6 +169,7 @@ def logistic(
         "logistic",
         data._replace(targets=y),
         worker_loss=_logistic_loss,
+        compiled=True,
         curvature=CURVATURES["logistic"],
         init_shape=x.shape[1:],
         found=found,
@@ -261,6 +263,7 @@ def lasso(
         "lasso",
         data._replace(targets=y),
         worker_loss=_squares_loss if proximal else _lasso_loss,
+        compiled=True,
         worker_objective=_lasso_loss,
         curvature=CURVATURES["lasso"],
         smooth_penalty=False,
@@ -349,6 +352,7 @@ def nonlinear_least_squares(
         "nonlinear_least_squares",
         data._replace(targets=data.numbers),
         worker_loss=_sigmoid_loss,
+        compiled=True,
         curvature=CURVATURES["nonlinear_least_squares"],
         init_shape=data.features.shape[1:],
         found=Optimum(),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gdsec_jax import _checks, _trees, data
+from gdsec_jax.problems._compiled import Rows
 from gdsec_jax.problems._linear import Gram
 from gdsec_jax.problems._problem import Problem, check_problem
 
@@ -64,12 +65,12 @@ class _Draw:
 
     def __call__(self, key: jax.Array, worker_data: Any) -> Any:
         def one(node):
-            if isinstance(node, Gram):
+            if isinstance(node, Gram | Rows):
                 return None  # of all samples
             shards = isinstance(node, data.Shards)
             return batch_of(key, node, self.batch_size) if shards else node
 
-        kinds = (data.Shards, Gram)
+        kinds = (data.Shards, Gram, Rows)
         return jax.tree.map(one, worker_data, is_leaf=lambda x: isinstance(x, kinds))
 
 

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gdsec_jax import _trees
+from gdsec_jax import _native, _trees
 from gdsec_jax.federation._check import check
 from gdsec_jax.problems import Problem
+from gdsec_jax.problems._compiled import bare
 from gdsec_jax.simulation import _mesh, _run
 from gdsec_jax.simulation._records import Record
 from gdsec_jax.uplink import Uplink
@@ -278,14 +279,16 @@ def fingerprint(
     """
     options = program.options._replace(worker_batch=None)
     program = program._replace(mesh=None, options=options)
-    # Shapes alone, without the devices that they are on.
+    # Shapes alone, without the devices that they are on, and without the kernels.
+    inputs = inputs._replace(problem=bare(inputs.problem))
     taken = jax.eval_shape(lambda *x: x, inputs, problem.init_params)
 
     def first_round(inputs, params):
         run = program.start(inputs, params)
         return program.one_round(inputs, jnp.zeros((), jnp.int32), run)
 
-    first = jax.jit(first_round).lower(*taken)
+    with _native.switched(False):
+        first = jax.jit(first_round).lower(*taken)
     _, record = first.out_info
     # The wire formats too: what is counted is the same, what it costs is not.
     text = first.as_text() + repr(jax.tree.structure(record)) + digest(inputs.values)

@@ -200,7 +200,8 @@ def _sections() -> Iterator[tuple[str, list[tuple[str, str]]]]:
     yield "Versions", rows
     about = _environment.everything()
     names = ("device", "processor", "cores", "memory")
-    yield "Hardware", [(name, about[name]) for name in names]
+    rows = [(name, about[name]) for name in names]
+    yield "Hardware", [*rows, ("compiled kernels", about["native"])]
     extras = importlib.metadata.metadata(_NAME).get_all("Provides-Extra") or []
     yield "Extras", [_extra(name) for name in extras]
     folder = os.environ.get("GDSEC_DATA_DIR")

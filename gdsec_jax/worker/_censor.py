@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from gdsec_jax import _checks, _trees
-from gdsec_jax.worker._piece import Piece, no_state
+from gdsec_jax.worker._piece import Censored, Piece, no_state
 from gdsec_jax.worker._vectors import needed
 
 
@@ -51,7 +51,13 @@ def censor(xi) -> Piece:
 
     # A schedule may return an array, an array may have an entry for each component.
     alike = not callable(xi) and all(jnp.ndim(x) == 0 for x in jax.tree.leaves(xi))
-    return Piece(no_state, update, component_wise=alike, keeps_zeros=True)
+    return Piece(
+        no_state,
+        update,
+        component_wise=alike,
+        keeps_zeros=True,
+        censored=Censored(lambda extra_args: xi) if alike else None,
+    )
 
 
 def _censor_leaf(v, change, xi):

@@ -71,6 +71,7 @@ def error_feedback(
         state_dtype,
         enter=_trees.add,
         remember=lambda e, v, u: _trees.cast_like(_trees.sub(v, u), e),
+        censored=lambda inside: None if inside.error else inside._replace(error=True),
     )
 
 
@@ -124,6 +125,7 @@ def gradient_difference(
         remember=lambda h, v, u: _trees.add_scaled(h, beta_for(v), u),
         alike=not callable(beta),
         hands_on=True,
+        censored=lambda inside: None if callable(beta) else inside._replace(beta=beta),
     )
     return _acknowledged(at_once, beta_for, max_delay) if max_delay else at_once
 
@@ -180,7 +182,15 @@ def _acknowledged(at_once: Piece, beta_for, max_delay: int) -> Piece:
 
 
 def _with_memory(
-    kind, compressor, state_dtype, *, enter, remember, alike=True, hands_on=False
+    kind,
+    compressor,
+    state_dtype,
+    *,
+    enter,
+    remember,
+    censored,
+    alike=True,
+    hands_on=False,
 ) -> Piece:
     """C of what `enter` makes of gradient and memory, and what of it to `remember`."""
     _checks.state_dtype(state_dtype)
@@ -199,7 +209,9 @@ def _with_memory(
             u = as_it_travels(u, params, extra_args)
         return u, kind(remember(memory, v, arrived(u, extra_args)), inner)
 
-    shared = compressor.shared
+    shared, inside = compressor.shared, compressor.censored
+    if inside is not None:  # the memory h is the outermost
+        inside = censored(inside) if inside.beta is None else None
     return Piece(
         init,
         update,
@@ -208,4 +220,5 @@ def _with_memory(
         travels=True,
         most_entries=compressor.most_entries,
         shared=None if shared is None else lambda state: shared(state.compressor),
+        censored=inside,
     )

@@ -1,7 +1,7 @@
 """What a piece says of itself, beside its two functions."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,18 @@ _COMPONENT_WISE_OF_OPTAX = frozenset(
         *("scale_by_rms", "scale_by_sign", "set_to_zero", "trace"),
     )
 )
+
+
+class Censored(NamedTuple):
+    r"""What a pipeline that censors single entries is made of.
+
+    That of :math:`u = C(g - h + e)`, with the memories of `gradient_difference` around
+    `error_feedback` around `censor`, of which each but the last may be missing.
+    """
+
+    xi: Callable[[dict[str, Any]], Any]  # from the extra arguments to censor's xi
+    error: bool = False  # whether there is a memory e
+    beta: Any = None  # of the memory h; None: there is none
 
 
 class Piece(optax.GradientTransformationExtraArgs):
@@ -45,6 +57,8 @@ class Piece(optax.GradientTransformationExtraArgs):
       shared: from the state after a round to what of it all workers have in common,
         whoever is there: sums that the piece has formed, draws with `round_key`; None
         where nothing is.
+      censored: of what numbers it is made, if it is censoring in memories: a compiled
+        kernel then does a round in one pass, where gdsec-jax-native is installed.
 
     Examples:
       >>> from gdsec_jax import worker
@@ -62,6 +76,7 @@ class Piece(optax.GradientTransformationExtraArgs):
     most_entries: Callable[[Any], int] | None = None
     keeps_zeros: bool = False
     shared: Callable[[Any], Any] | None = None
+    censored: Censored | None = None
 
     def __new__(
         cls,
@@ -75,6 +90,7 @@ class Piece(optax.GradientTransformationExtraArgs):
         most_entries: Callable[[Any], int] | None = None,
         keeps_zeros: bool = False,
         shared: Callable[[Any], Any] | None = None,
+        censored: Censored | None = None,
     ):
         self = super().__new__(cls, init, update)
         self.component_wise = component_wise
@@ -84,6 +100,7 @@ class Piece(optax.GradientTransformationExtraArgs):
         self.most_entries = most_entries
         self.keeps_zeros = keeps_zeros
         self.shared = shared
+        self.censored = censored
         return self
 
 

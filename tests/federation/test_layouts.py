@@ -9,7 +9,7 @@ import pytest
 from cases import methods, random_gradients, slow_but, tree_params
 from hypothesis import given
 from hypothesis import strategies as st
-from inside import _batches, _blocks, _parts
+from inside import _batches, _blocks, _native, _parts
 from rounds import MAX_DELAY, assert_same, drawn_faults, rounds_of
 
 import gdsec_jax
@@ -49,7 +49,8 @@ class Layouts:
 
 @pytest.fixture
 def layouts(monkeypatch):
-    return Layouts(monkeypatch)
+    with _native.switched(False):  # a kernel takes all at once
+        yield Layouts(monkeypatch)
 
 
 def many(dtype=jnp.float32, other=None):

@@ -1,0 +1,158 @@
+"""A round of GD-SEC in one pass over the memory, by a compiled kernel.
+
+Where the pipeline is declared to be censoring in memories (`worker.Piece.censored`),
+the kernel computes the workers' half, in place. The pieces define it.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gdsec_jax import _native
+from gdsec_jax._devices import num_devices
+from gdsec_jax.federation._counts import uploads_of
+from gdsec_jax.federation._round import Answers, Federation, Outcome, Round, step
+from gdsec_jax.wire._uploads import Layout
+from gdsec_jax.worker import ErrorFeedbackState, GradientDifferenceState
+
+
+class Numbers(NamedTuple):
+    """What the pieces are made of."""
+
+    xi: Any  # a tree of scalars, like the parameters
+    beta: Any  # a scalar; 0 without a memory h
+
+
+class Memories(NamedTuple):
+    """Of the pipeline's state; trees like the parameters, or None."""
+
+    known: Any  # h
+    error: Any  # e
+
+
+def numbers_of(federation: Federation, counting: Layout, now: Round) -> Numbers | None:
+    """What the kernel needs to know of the pieces; None if it cannot do the round."""
+    censored, common = federation.worker.censored, now.common
+    if censored is None or not federation.component_wise or not _native.used():
+        return None
+    if counting.run_coded or federation.spread.axes or num_devices() > 1:
+        return None
+    if common.params is None:
+        return None
+    beta = 0.0 if censored.beta is None else censored.beta
+    xi: Any = censored.xi(common.arguments())
+    if xi is None or jnp.ndim(beta):
+        return None
+    try:
+        xi = jax.tree.broadcast(xi, common.previous)
+    except ValueError:  # the pieces say what is wrong with it
+        return None
+    if any(jnp.ndim(x) for x in jax.tree.leaves(xi)):
+        return None
+    memories = _memories(now.workers.states)
+    for leaf, *states in _by_leaf(common.previous, now.workers.gradients, *memories):
+        narrow = _native.STATES.get(leaf.dtype.name, ())
+        gradient, *states = (x.dtype.name for x in states if x is not None)
+        if gradient != leaf.dtype.name or not set(states) <= set(narrow):
+            return None
+        if len(set(states)) != 1:
+            return None
+    return Numbers(xi, beta)
+
+
+def in_one_pass(
+    federation: Federation, counting: Layout, now: Round, numbers: Numbers
+) -> Outcome:
+    """The round; `numbers` are of the pieces."""
+    common, workers = now.common, now.workers
+    memories = _memories(workers.states)
+    gradients = workers.weighted()
+    computes = workers.computes
+    if federation.drops:
+        for leaf in jax.tree.leaves(gradients):
+            computes &= _native.all_finite(leaf.reshape(leaf.shape[0], -1))
+    everyone = jnp.ones_like(computes)
+    sends = everyone if workers.sends is None else workers.sends
+    arrives = everyone if workers.arrives is None else workers.arrives
+    estimates = federation.server.prepare is not None
+
+    params, previous = common.params, common.previous
+    if common.change is not None:  # held; against zeros it stays what it is
+        params, previous = common.change, jax.tree.map(jnp.zeros_like, common.change)
+
+    def one(gradient, known, error, xi, params, previous):
+        rows = gradient.shape[0]
+        nothing = jnp.zeros((rows, 0), (error if known is None else known).dtype)
+        made = _native.update(
+            _native.Round(
+                gradient.reshape(rows, -1),
+                nothing if known is None else known.reshape(rows, -1),
+                nothing if error is None else error.reshape(rows, -1),
+                params.ravel(),
+                previous.ravel(),
+                jnp.asarray(xi, params.dtype),
+                jnp.asarray(numbers.beta, params.dtype),
+                computes,
+                sends,
+                arrives,
+            ),
+            estimates=estimates,
+            drops=federation.drops,
+        )
+        return made._replace(
+            known=None if known is None else made.known.reshape(known.shape),
+            error=None if error is None else made.error.reshape(error.shape),
+            total=made.total.reshape(params.shape),
+        )
+
+    structure = jax.tree.structure(common.previous)
+    columns = _by_leaf(gradients, *memories, numbers.xi, params, previous)
+    made = [one(*column) for column in columns]
+    overflowed = jnp.zeros_like(computes)
+    for leaf in made:
+        overflowed |= leaf.lost
+
+    def tree_of(name):
+        return jax.tree.unflatten(structure, [getattr(leaf, name) for leaf in made])
+
+    said = Answers(
+        messages=(),
+        states=_with(workers.states, Memories(tree_of("known"), tree_of("error"))),
+        present=computes,
+        overflowed=overflowed,
+        total=tree_of("total"),
+    )
+    uploads = uploads_of(
+        counting, said, gradients, common.previous, [leaf.entries for leaf in made]
+    )
+    return step(federation, now, said.counted(uploads))
+
+
+def _memories(states: Any) -> Memories:
+    """h and e of a pipeline's state."""
+    known = error = None
+    if isinstance(states, GradientDifferenceState):
+        known, states = states.memory, states.compressor
+    if isinstance(states, ErrorFeedbackState):
+        error = states.error
+    return Memories(known, error)
+
+
+def _with(states: Any, memories: Memories) -> Any:
+    """The state with other memories."""
+    if isinstance(states, GradientDifferenceState):
+        inner = _with(states.compressor, memories)
+        return GradientDifferenceState(memories.known, inner)
+    if isinstance(states, ErrorFeedbackState):
+        return states._replace(error=memories.error)
+    return states
+
+
+def _by_leaf(like: Any, *trees: Any) -> list[tuple]:
+    """The leaves of trees side by side; None for those of a tree that is None."""
+    first = jax.tree.leaves(like)
+    rest = [
+        [None] * len(first) if tree is None else jax.tree.leaves(tree) for tree in trees
+    ]
+    return list(zip(first, *rest, strict=True))
