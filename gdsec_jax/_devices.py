@@ -1,5 +1,9 @@
 """The devices that workers are spread over."""
 
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
 import jax
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
@@ -34,3 +38,14 @@ def check_share(num_workers: int, devices: int) -> None:
             f"mesh has {devices} devices, expected a divisor of num_workers, "
             f"{num_workers}."
         )
+
+
+# Without its compiler no program for a TPU is made, and the other way need not be told.
+_TPU = importlib.util.find_spec("libtpu") is not None
+
+
+def unless_on_tpu(*arguments: Any, tpu: Callable, default: Callable) -> Any:
+    """What a function makes of arguments; where it runs on a TPU, another one."""
+    if not _TPU:
+        return default(*arguments)
+    return jax.lax.platform_dependent(*arguments, tpu=tpu, default=default)

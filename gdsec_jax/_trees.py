@@ -12,6 +12,7 @@ import numpy as np
 from jax import export
 
 from gdsec_jax import _checks
+from gdsec_jax._devices import unless_on_tpu
 
 _Class = TypeVar("_Class", bound=type)
 
@@ -158,7 +159,7 @@ def over_workers(messages):
 
         return jax.tree.map(one, messages)
 
-    return jax.lax.platform_dependent(messages, tpu=by_sum, default=by_product)
+    return unless_on_tpu(messages, tpu=by_sum, default=by_product)
 
 
 def dot(a, b) -> jax.Array:
@@ -188,7 +189,7 @@ def _unless_float64_on_tpu(usual: Callable, by_sums: Callable, a, b):
     """On TPUs float64 is emulated, and a product of it takes loops of kernels."""
     if widest(a.dtype, b.dtype) != jnp.float64:
         return usual(a, b)
-    return jax.lax.platform_dependent(a, b, tpu=by_sums, default=usual)
+    return unless_on_tpu(a, b, tpu=by_sums, default=usual)
 
 
 def over_workers_by(group, messages, num_groups: int):
@@ -267,9 +268,7 @@ def norm(tree, dtype, less=None) -> jax.Array:
     def in_one_pass(tree, less):
         return _norm_by_size(entries(tree, less), dtype)
 
-    return jax.lax.platform_dependent(
-        tree, less, tpu=in_one_pass, default=in_two_passes
-    )
+    return unless_on_tpu(tree, less, tpu=in_one_pass, default=in_two_passes)
 
 
 # Exponents of the least and the greatest magnitude whose squares, 2^31 of them, float32
@@ -321,7 +320,7 @@ def power_of_two(x: jax.Array) -> jax.Array:
 
     if x.dtype != jnp.float64:
         return by_mantissa(x)
-    return jax.lax.platform_dependent(x, tpu=by_float32, default=by_mantissa)
+    return unless_on_tpu(x, tpu=by_float32, default=by_mantissa)
 
 
 def as_key(key) -> jax.Array:

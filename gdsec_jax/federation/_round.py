@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from gdsec_jax import _trees
-from gdsec_jax._devices import BY_DEVICE, DEVICE_AXIS, num_devices
+from gdsec_jax._devices import BY_DEVICE, DEVICE_AXIS, num_devices, unless_on_tpu
 from gdsec_jax.federation import _exchange
 from gdsec_jax.federation._clock import Tick
 from gdsec_jax.federation._spread import Spread
@@ -213,7 +213,7 @@ def all_finite(tree: Any) -> jax.Array:
     leaves = jax.tree.leaves(tree)
     if not leaves:
         return jnp.ones((), bool)
-    return jax.lax.platform_dependent(leaves, tpu=_all_finite, default=_no_nan_in_sums)
+    return unless_on_tpu(leaves, tpu=_all_finite, default=_no_nan_in_sums)
 
 
 def _all_finite(leaves: list[jax.Array]) -> jax.Array:
@@ -255,9 +255,7 @@ def _nonzeros(messages: Any, chosen: jax.Array, sent: Any) -> list[jax.Array]:
         # Before it is known who is chosen, in a pass over them that is made anyway.
         return [jnp.where(chosen, n, 0) for n in jax.vmap(nonzeros_of)(messages)]
 
-    return jax.lax.platform_dependent(
-        messages, chosen, sent, tpu=of_messages, default=of_sent
-    )
+    return unless_on_tpu(messages, chosen, sent, tpu=of_messages, default=of_sent)
 
 
 def owners(init: Any, state: Any, params: Any, other: int = -1) -> Any:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from gdsec_jax import _checks, _trees
-from gdsec_jax._devices import BY_DEVICE, DEVICE_AXIS, num_devices
+from gdsec_jax._devices import BY_DEVICE, DEVICE_AXIS, num_devices, unless_on_tpu
 from gdsec_jax._masks import where_set
 from gdsec_jax.worker._vectors import tree_of, vectors
 
@@ -58,7 +58,7 @@ def sparse_sum(messages: Any, capacity: int) -> Any:
         sums = _trees.over_workers(messages)
         return jax.tree.map(lambda x: x.astype(_trees.norm_dtype(messages)), sums)
 
-    return jax.lax.platform_dependent(messages, tpu=whole, default=packed)
+    return unless_on_tpu(messages, tpu=whole, default=packed)
 
 
 def median(summands: Any) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 from jax.extend.random import threefry2x32_p
 
 from gdsec_jax import _checks, _trees
+from gdsec_jax._devices import unless_on_tpu
 from gdsec_jax.wire import Code, Packing
 from gdsec_jax.worker import _vectors
 from gdsec_jax.worker._piece import Piece
@@ -137,9 +138,7 @@ def natural() -> Piece:
 
         if not jax.tree.leaves(updates):
             return updates, state
-        message = jax.lax.platform_dependent(
-            updates, key, tpu=of_leaves, default=of_vector
-        )
+        message = unless_on_tpu(updates, key, tpu=of_leaves, default=of_vector)
         return message, state
 
     return Piece(init, update, variance=lambda params: 1 / 8, keeps_zeros=True)
@@ -307,7 +306,7 @@ def _scaled(
                 structure, [x for own in sent for x in own]
             )
 
-        scales, message = jax.lax.platform_dependent(
+        scales, message = unless_on_tpu(
             updates, keys, tpu=of_leaves, default=of_vectors
         )
         return message, Packing(state.code, jnp.asarray(scales, jnp.float32))
@@ -367,7 +366,7 @@ def _norm(parts):
     def in_one_pass(parts):
         return _trees.norm(parts, parts[0].dtype)
 
-    return jax.lax.platform_dependent(parts, tpu=in_one_pass, default=in_two_passes)
+    return unless_on_tpu(parts, tpu=in_one_pass, default=in_two_passes)
 
 
 def _largest(parts):
@@ -389,7 +388,7 @@ def _as_written(x: jax.Array, most: float, dtype=None) -> jax.Array:
     def narrow(x):
         return jax.lax.optimization_barrier(x.astype(dtype)).astype(x.dtype)
 
-    return jax.lax.platform_dependent(x, tpu=narrow, default=lambda x: x)
+    return unless_on_tpu(x, tpu=narrow, default=lambda x: x)
 
 
 def _positive(scale):
@@ -407,7 +406,7 @@ def _as_float32(x: jax.Array) -> jax.Array:
 
     if x.dtype != jnp.float64:
         return rounded(x)
-    return jax.lax.platform_dependent(x, tpu=kept_apart, default=rounded)
+    return unless_on_tpu(x, tpu=kept_apart, default=rounded)
 
 
 def _round_up(x: jax.Array) -> jax.Array:

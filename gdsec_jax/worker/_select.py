@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdsec_jax import _masks, _trees
+from gdsec_jax._devices import unless_on_tpu
 
 WAYS = 8  # thresholds that a pass over the vector counts
 SAMPLE = 2**14  # entries that choose the first thresholds
@@ -100,10 +101,13 @@ def mask_of_drawn(key: jax.Array, size: int, k: int) -> jax.Array:
         return _mask_by_counting(words, key, k)
 
     impl, data = jax.random.key_impl(key), jax.random.key_data(key)
-    ways = {"default": lambda key: mask_of_largest(words(key), k)}
-    if k and size >= LEAST:
-        ways["tpu"] = by_counting
-    return jax.lax.platform_dependent(data, **ways)
+
+    def by_words(key):
+        return mask_of_largest(words(key), k)
+
+    if not k or size < LEAST:
+        return by_words(data)
+    return unless_on_tpu(data, tpu=by_counting, default=by_words)
 
 
 def _checked(x: jax.Array, k: int) -> None:
