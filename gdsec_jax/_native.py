@@ -148,9 +148,9 @@ class Update(NamedTuple):
 
     known: Any  # h, [M, D], or [M, 0]
     error: Any  # e, the same
-    total: jax.Array  # of h_m + u_m or of u_m, [D]
-    entries: jax.Array  # int32 [M], of the messages
-    lost: jax.Array  # bool [M], who lost entries that are not finite
+    total: Any  # of h_m + u_m or of u_m, [D]
+    entries: Any  # int32 [M], of the messages
+    lost: Any  # bool [M], who lost entries that are not finite
 
 
 class Round(NamedTuple):

@@ -126,8 +126,8 @@ class Model(NamedTuple):
     """What a kernel is handed of a worker, or of all, [M, ...]."""
 
     features: Any  # dense, [n, D], or `Rows`
-    targets: jax.Array  # [n]
-    weight: jax.Array  # [n]
+    targets: Any  # [n]
+    weight: Any  # [n]
     regularization: jax.Array  # []
 
 
@@ -217,7 +217,8 @@ def _zero(tangents: Any) -> bool:
 
 
 def _instantiated(tangent: Any) -> Any:
-    if isinstance(tangent, jax.custom_derivatives.SymbolicZero):
-        zeros = np.zeros if tangent.dtype == jax.dtypes.float0 else jnp.zeros
-        return zeros(tangent.shape, tangent.dtype)
-    return tangent
+    """Zeros for a symbolic zero."""
+    if not _zero(tangent):
+        return tangent
+    zeros: Any = np.zeros if tangent.dtype == jax.dtypes.float0 else jnp.zeros
+    return zeros(tangent.shape, tangent.dtype)

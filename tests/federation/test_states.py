@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from cases import METHODS, random_gradients
+from inside import _native
 
 import gdsec_jax
 from gdsec_jax import problems, server, wire, worker
@@ -390,4 +391,5 @@ def test_an_exported_update_is_written_and_read(case):
     exported = jax.export.export(update)(*given)
     back = jax.export.deserialize(exported.serialize())
     assert back.in_tree == exported.in_tree and back.out_tree == exported.out_tree
-    assert_identical(back.call(*given), update(*given))
+    with _native.switched(False):  # what is exported has no kernels
+        assert_identical(back.call(*given), update(*given))
