@@ -151,7 +151,10 @@ def sign(*, scope: Scope = "message") -> Piece:
         scale = _as_float32(jnp.abs(v).sum() / max(v.size, 1))
         return scale, jnp.where(v < 0, -1, 1).astype(v.dtype)
 
-    return _scaled(Code("grid", 1), one, scope)
+    def contraction(params):  # |v|_1 is |v|_2 at least
+        return 1 / max([1, *lengths(params, scope)])
+
+    return _scaled(Code("grid", 1), one, scope, contraction=contraction)
 
 
 def grid(bits: int, *, scope: Scope = "message") -> Piece:
@@ -210,7 +213,12 @@ def _dither(name, code, levels, norm, omega, scope):
 
 
 def _scaled(
-    code: Code, one: Callable, scope: Scope, draws=None, variance=None
+    code: Code,
+    one: Callable,
+    scope: Scope,
+    draws=None,
+    variance=None,
+    contraction=None,
 ) -> Piece:
     """Apply `one`, from a vector to a scale and its integer multiples."""
     _checks.one_of("scope", scope, get_args(Scope))
@@ -241,7 +249,13 @@ def _scaled(
         scales = jnp.asarray(scales, jnp.float32) if scales else ()
         return tree_of(messages, updates, scope), Packing(state.code, scales)
 
-    return Piece(init, update, variance=variance, keeps_zeros=not code.always_dense)
+    return Piece(
+        init,
+        update,
+        variance=variance,
+        contraction=contraction,
+        keeps_zeros=not code.always_dense,
+    )
 
 
 def _check_levels(code: Code, like) -> None:

@@ -46,6 +46,17 @@ class Draws(NamedTuple):
         np.put_along_axis(masks, order[..., :k], True, axis=-1)
         return masks
 
+    def blocks(self) -> np.ndarray:
+        """Of each round a permutation dealt into a block a worker, bool [.., M, D]."""
+        length = self.words.shape[-1]
+
+        def one(key):
+            entries, workers = jax.random.split(key)
+            order = jax.random.permutation(entries, length) % WORKERS
+            return order == jax.random.permutation(workers, WORKERS)[:, None]
+
+        return np.asarray(jax.vmap(one)(self.common))
+
     def workers(self, probabilities) -> np.ndarray:
         """One worker a round, [rounds]."""
         chances = jnp.asarray(probabilities)
@@ -96,9 +107,10 @@ class Compressor(NamedTuple):
 
     piece: worker.Piece
     of: Callable[[Draws], rivals.Compress]
-    omega: Callable[[int], float]  # of D
+    omega: Callable[[int], float] | None  # of D
     value_bits: int
     scales: int
+    known: bool = False  # places are, and ceil(D / M) values travel
 
 
 def _random_k(k):
@@ -116,6 +128,22 @@ def _qsgd(s):
     width = 1 + math.ceil(math.log2(s + 1))
     omega = lambda d: min(d / s**2, math.sqrt(d) / s)  # noqa: E731
     return Compressor(worker.qsgd(s), of, omega, width, 1)
+
+
+def _perm_k():
+    def of(draws):
+        masks = draws.blocks()
+        return lambda r, m, v: np.where(masks[r, m], WORKERS * v, 0.0)
+
+    piece, omega = worker.perm_k(WORKERS), lambda d: WORKERS - 1
+    return Compressor(piece, of, omega, 64, 0, known=True)
+
+
+def _top_k(k):
+    def of(draws):
+        return lambda r, m, v: rivals.compress_top_k(v, k)
+
+    return Compressor(worker.top_k(k), of, None, 64, 0)
 
 
 def _natural():
@@ -166,6 +194,8 @@ def _level_bits(given):
 
 def _of_compressor(message, given):
     own = given["compressor"]
+    if own.known:
+        return -(-message.size // WORKERS) * own.value_bits
     return rivals.quantised_bits(message, "rle", own.value_bits, own.scales)
 
 
@@ -228,6 +258,31 @@ def _marina(setting):
     return rivals.alone(setting.start, rivals.marina(own.of(setting.draws), full))
 
 
+def _ef_bv(setting):
+    own, nu, beta = (setting.given[x] for x in ("compressor", "nu", "beta"))
+    compress = own.of(setting.draws)
+    return rivals.ef_bv(setting.start, compress, nu, beta)
+
+
+def _threepc(setting):
+    k, variant = setting.given["k"], setting.given["variant"]
+    second = setting.given.get("second_k", k)
+    masks = setting.draws.masks(second)
+    compressors = {
+        "v2": lambda r, m, v: rivals.compress_rand_k(v, second, masks[r, m]),
+        "v4": lambda r, m, v: rivals.compress_top_k(v, second),
+    }
+    full = setting.draws.coins < setting.given.get("probability", 0.1)
+    method = rivals.threepc(variant, k, compressors.get(variant), full)
+    return rivals.alone(setting.start, method)
+
+
+def _dasha(setting):
+    own = setting.given["compressor"]
+    a = 1 / (2 * own.omega(setting.length) + 1)
+    return rivals.alone(setting.start, rivals.dasha(own.of(setting.draws), a))
+
+
 def _factors(name):
     def run(setting):
         initial = _first_factor(setting.shape[1], setting.given["rank"])
@@ -260,6 +315,10 @@ ORACLES = {
     "diana": Oracle(_diana, _of_compressor),
     "marina": Oracle(_marina, _of_compressor),
     "clag": Oracle(_alone("clag"), _floats),
+    "ef_bv": Oracle(_ef_bv, _of_compressor),
+    "threepc": Oracle(_threepc, _floats),
+    "econtrol": Oracle(_alone("econtrol"), _floats),
+    "dasha": Oracle(_dasha, _of_compressor),
 }
 
 
@@ -319,6 +378,29 @@ CASES = {
     ),
     "marina, natural": Case("marina", {"compressor": _natural()}, only="breast_cancer"),
     "clag": Case("clag", {"k": 16, "zeta": 3.0}, skips=True, sparse=True),
+    "ef_bv": Case("ef_bv", {"compressor": _random_k(6)}, sparse=True),
+    "ef_bv, top-k": Case(
+        "ef_bv", {"compressor": _top_k(6), "nu": 0.9, "beta": 0.8}, sparse=True
+    ),
+    "ef_bv, running": Case(
+        "ef_bv",
+        {"compressor": _qsgd(4), "server": servers.running()},
+        sparse=True,
+        only="digits",
+    ),
+    "threepc, v1": Case("threepc", {"k": 6, "variant": "v1"}),
+    "threepc, v2": Case(
+        "threepc", {"k": 6, "variant": "v2", "second_k": 4}, sparse=True
+    ),
+    "threepc, v4": Case(
+        "threepc", {"k": 6, "variant": "v4", "second_k": 4}, sparse=True
+    ),
+    "threepc, v5": Case(
+        "threepc", {"k": 6, "variant": "v5", "probability": 0.2}, sparse=True
+    ),
+    "econtrol": Case("econtrol", {"k": 6, "eta": 0.1}, sparse=True),
+    "dasha": Case("dasha", {"compressor": _random_k(6)}, sparse=True),
+    "dasha, perm-k": Case("dasha", {"compressor": _perm_k()}, sparse=True),
 }
 MATRICES = ("low_rank", "power_sgd")  # they want matrices; all others are given vectors
 # On which data set a case is run each time; the others are slow tests.
@@ -326,10 +408,15 @@ _FAST = dict.fromkeys(
     (
         *("gdsec", "gdsoec, xi^i", "qsgdsec", "cgd", "lag", "laq", "iag", "top_j"),
         *("sign_ef", "qgd", "ef21", "clag", "marina", "power_sgd, rank 2"),
+        *("ef_bv", "ef_bv, top-k", "threepc, v2", "threepc, v5", "econtrol", "dasha"),
     ),
     "breast_cancer",
 ) | dict.fromkeys(
-    ("gd", "gdsec, xi^i", "low_rank", "diana", "rand_k, feedback"), "digits"
+    (
+        *("gd", "gdsec, xi^i", "low_rank", "diana", "rand_k, feedback"),
+        *("threepc, v1", "threepc, v4", "dasha, perm-k", "ef_bv, running"),
+    ),
+    "digits",
 )
 RUNS = [
     pytest.param(
@@ -446,6 +533,8 @@ def test_equals_the_oracle_for_200_rounds(case, name):
         bits = 64 * entries
     else:
         entries[speaks & (whole | own.dense)] = length
+        if getattr(given.get("compressor"), "known", False):
+            entries[speaks] = math.ceil(length / WORKERS)
         bits = [
             [
                 oracle.dense_bits(u, 64) if whole else own.bits(u, given)
@@ -618,6 +707,15 @@ CONVERGENCE = {
     "diana, qsgd": Row("diana", {"compressor": _qsgd(8)}),
     "marina": Row("marina", {"compressor": _random_k(16)}),
     "clag": Row("clag", {"k": 16, "zeta": 2.0}),
+    "ef_bv": Row("ef_bv", {"compressor": _random_k(16)}),
+    "ef_bv, top-k": Row("ef_bv", {"compressor": _top_k(16)}),
+    "threepc, v1": Row("threepc", {"k": 6, "variant": "v1"}),
+    "threepc, v2": Row("threepc", {"k": 16, "variant": "v2"}),
+    "threepc, v4": Row("threepc", {"k": 6, "variant": "v4"}),
+    "threepc, v5": Row("threepc", {"k": 16, "variant": "v5", "probability": 0.2}),
+    "econtrol": Row("econtrol", {"k": 6}),
+    "dasha": Row("dasha", {"compressor": _random_k(16)}),
+    "dasha, perm-k": Row("dasha", {"compressor": _perm_k()}),
 }
 
 

@@ -109,7 +109,10 @@ PARAMETERS = {
     ),
     "rank": Parameter(Count, "r of the factors."),
     "zeta": Parameter(NonNegative, "Of the trigger.", True),
-    "eta": Parameter(Unit, "Of the momentum.", True),
+    "eta": Parameter(Unit, "Of the momentum, or of what is left unsent.", True),
+    "nu": Parameter(Unit, "Of the messages, when they are added up.", True),
+    "momentum": Parameter(Fraction, "Of the memory, towards the gradient.", True),
+    "second_k": Parameter(Number, "k of the second compressor."),
     "probability": Parameter(Fraction, "Of a full round.", True),
     "compressor": Parameter(
         Literal["random_k", "qsgd", "natural", "terngrad", "whole"],
