@@ -635,6 +635,15 @@ def _is_gradient_descent(problem, gradient, algorithm):
     [
         ("clag", {"k": 6, "zeta": 0.0}),
         pytest.param("ef21_sgdm", {"k": 6, "eta": 1.0}, marks=pytest.mark.slow),
+        (
+            "ef_bv",
+            {
+                "compressor": worker.first_whole(worker.top_k(6)),
+                "nu": 1.0,
+                "beta": 1.0,
+            },
+        ),
+        ("threepc", {"k": 4, "variant": "v4", "second_k": 2}),
     ],
 )
 def test_a_limit_case_is_ef21(name, arguments):
@@ -647,6 +656,22 @@ def test_a_limit_case_is_ef21(name, arguments):
     np.testing.assert_allclose(thetas, ef21.thetas[1:], rtol=1e-10, atol=1e-10)
     entries = np.where(ef21.whole, 64, np.count_nonzero(ef21.messages, axis=-1))
     np.testing.assert_array_equal(sent.entries, entries)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("running", slow_but([False], [False, True]))
+def test_ef_bv_with_nu_1_is_diana(running):
+    problem, _ = _problem("digits", "ef_bv")
+    compressor = worker.qsgd(4)
+    own = {"key": KEY, "server": servers.running() if running else None}
+    step = optax.sgd(gdsec_jax.theory("diana", problem, compressor=compressor)[0])
+    diana = gdsec_jax.diana(WORKERS, compressor, **own)
+    beta = 1 / (1 + worker.variance_of(compressor, problem.init_params))
+    for given in ({"beta": None}, {"beta": beta}):
+        ef_bv = gdsec_jax.ef_bv(WORKERS, compressor, nu=1.0, **given, **own)
+        runs = [_library(problem, optax.chain(x, step)) for x in (diana, ef_bv)]
+        np.testing.assert_allclose(runs[1][1], runs[0][1], rtol=1e-12, atol=1e-14)
+        np.testing.assert_array_equal(runs[1][2].bits, runs[0][2].bits)
 
 
 @pytest.mark.slow
@@ -710,7 +735,7 @@ CONVERGENCE = {
     "ef_bv": Row("ef_bv", {"compressor": _random_k(16)}),
     "ef_bv, top-k": Row("ef_bv", {"compressor": _top_k(16)}),
     "threepc, v1": Row("threepc", {"k": 6, "variant": "v1"}),
-    "threepc, v2": Row("threepc", {"k": 16, "variant": "v2"}),
+    "threepc": Row("threepc", {"k": 16, "variant": "v2"}),
     "threepc, v4": Row("threepc", {"k": 6, "variant": "v4"}),
     "threepc, v5": Row("threepc", {"k": 16, "variant": "v5", "probability": 0.2}),
     "econtrol": Row("econtrol", {"k": 6}),
