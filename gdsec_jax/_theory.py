@@ -9,8 +9,8 @@ import numpy as np
 
 from gdsec_jax import _checks, worker
 from gdsec_jax.algorithms import METHODS
-from gdsec_jax.problems import Problem
 from gdsec_jax.algorithms._after_ef21 import ef_bv_constants, ef_bv_weights
+from gdsec_jax.problems import Problem
 from gdsec_jax.problems._problem import check_problem
 from gdsec_jax.worker._three_points import Variant
 
@@ -47,10 +47,11 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
     all others                      1/L, heuristic
     ==============================  ====================================================
 
-    where for `worker.perm_k` its joint variance stands in omega's place over M. f is the sum of the f_m, without weights. The theorems are about full gradients of
-    smooth f_m, convex but for gd, ef21, clag, marina, ef_bv, threepc and dasha, and
-    for those with a xi, of which docs/theory.md has the proofs; they stay below L/4, L/2 and L/2. Such a xi is
-    safe, whatever M and beta are, and saves little: `adaptive_xi` looks for a larger
+    with the joint variance of `worker.perm_k` for the omega over M. f is the sum of the
+    f_m, without weights. The theorems are about full gradients of smooth f_m, convex
+    but for gd, ef21, clag, marina, ef_bv, threepc and dasha, and for those with a xi,
+    of which docs/theory.md has the proofs; they stay below L/4, L/2 and L/2. Such a xi
+    is safe, whatever M and beta are, and saves little: `adaptive_xi` looks for a larger
     one. For minibatches and for
     problems known not to be convex the same steps are marked as heuristic. Whether a
     loss of one's own is convex is not seen, nor that a lasso is not smooth.

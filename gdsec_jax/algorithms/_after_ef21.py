@@ -94,8 +94,7 @@ def ef_bv_weights(compressor, params: Any, num_workers: int) -> tuple[float, flo
     eta, omega, joint = ef_bv_constants(compressor, params)
     kept = 1 - eta
     return tuple(
-        min(kept / (kept**2 + noise), 1.0)
-        for noise in (joint / num_workers, omega)
+        min(kept / (kept**2 + noise), 1.0) for noise in (joint / num_workers, omega)
     )  # pyright: ignore
 
 
@@ -145,8 +144,7 @@ def threepc(
 
     A worker's first message is its whole gradient. v4 with these is `ef21` with
     k + second_k entries. With k = D it is gradient descent. On smooth strongly convex f
-    it converges linearly. `worker.three_point` takes other compressors; EF21 itself and
-    CLAG, v3 of EF21 in the paper's list, are `ef21` and `clag`.
+    it converges linearly. `worker.three_point` takes other compressors.
 
     Args:
       variant: "v1", "v2", "v4" or "v5".
@@ -271,7 +269,5 @@ def dasha(
       Tyurin, Richtárik, DASHA, 2022, https://openreview.net/forum?id=VA1YpcNr7ul; the
       recursion is that of its public code.
     """
-    piece = pieces.dasha(
-        compressor, momentum, state_dtype=options.get("state_dtype")
-    )
+    piece = pieces.dasha(compressor, momentum, state_dtype=options.get("state_dtype"))
     return difference_memory(piece, num_workers, key=key, **options)

@@ -124,7 +124,7 @@ def trimmed_mean(share: float):
 
 
 def clipped_to_median(summands: Any) -> Any:
-    r"""The sum over the workers, none of which is longer than the median of their norms.
+    r"""The sum over the workers, none of them longer than the median of their norms.
 
     .. math:: \sum_m \min\Big(1, \frac{\text{median}_j \|u_j\|}{\|u_m\|}\Big) u_m
 
@@ -211,8 +211,9 @@ def majority(summands: Any) -> Any:
       >>> gdsec_jax.robust.majority(votes)
       Array([1., 0.], dtype=float32)
 
-    References: Bernstein, Zhao, Azizzadenesheli, Anandkumar, signSGD with Majority Vote,
-      2018, https://arxiv.org/abs/1810.05291
+    References:
+      Bernstein, Zhao, Azizzadenesheli, Anandkumar, signSGD with Majority Vote, 2018,
+      https://arxiv.org/abs/1810.05291
     """
     votes = _trees.over_workers(jax.tree.map(jnp.sign, summands))
     return jax.tree.map(jnp.sign, votes)

@@ -134,7 +134,7 @@ def chunk_top_k(
         payload = [travels for _, travels, _ in made] if dct else None
         scales = state.scales
         if len(scales):
-            scales = jnp.concatenate([means for _, _, means in made])
+            scales = jnp.concatenate([jnp.asarray(means) for _, _, means in made])
         return messages, Packing(state.code, scales, payload)
 
     def most_entries(params):

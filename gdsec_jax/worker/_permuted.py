@@ -1,4 +1,4 @@
-"""A compressor whose messages have no entry in common: each worker has its own block."""
+"""A compressor whose messages have no entry in common: each worker has a block."""
 
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,7 @@
 """Compressors that look at three points: the gradient, the last one, and the memory."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -44,8 +44,8 @@ def three_point(
     v5    x with probability p, one coin for all workers, else h + C(x - y)
     ====  =========================================================================
 
-    What is sent is the difference from h. In v1 that is a whole vector, as h has nothing
-    to do with y. In v2 and v4 two compressed vectors are added up and sent as one. Its
+    What is sent is the difference from h. In v1 that is a whole vector, as h is unlike
+    y. In v2 and v4 two compressed vectors are added up and sent as one. Its
     update needs `gradient`, which a `gradient_difference` hands on. The first message,
     and in v5 those of the coin, are x - h as it is.
 
@@ -138,7 +138,7 @@ def dasha(
 
     def message(v, change, hand, begun, extra_args):
         # x - y - a (h - y) = (1 - a) (x - y) + a (x - h)
-        a = part(v)
+        a: Any = part(v)
         mixed = jax.tree.map(lambda d, v: (1 - a) * d + a * v, change, v)
         return hand(0, _trees.cast_like(mixed, v)), None
 

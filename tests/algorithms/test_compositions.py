@@ -1,4 +1,4 @@
-"""Methods that are compositions, of the page of names elsewhere: their loops in NumPy."""
+"""Methods that are compositions, of the names elsewhere: their loops in NumPy."""
 
 import functools
 
@@ -145,7 +145,7 @@ def test_ef21_p():
 
 @pytest.mark.usefixtures("x64")
 def test_ef21_muon_and_one_bit_adam_descend():
-    """What is particular to them is their step; here that they are what they are said."""
+    """Their parts are tested elsewhere: here that together they are of use."""
     params = {"w": jnp.ones((8, 6)), "b": jnp.ones(6)}
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((M, 20, 8)))

@@ -45,7 +45,10 @@ def test_the_rules_by_sorting(values, share):
 def test_further_rules_by_numpy(values):
     values = np.array(values, np.float64)
     values[np.abs(values) < 1e-30] = 0  # no subnormal numbers, as in messages
-    given_ = {"a": jnp.asarray(values[:, :1], jnp.float32), "b": jnp.asarray(values[:, 1])}
+    given_ = {
+        "a": jnp.asarray(values[:, :1], jnp.float32),
+        "b": jnp.asarray(values[:, 1]),
+    }
     flat = lambda tree: np.concatenate([np.ravel(x) for x in tree.values()])  # noqa: E731
     norms = np.linalg.norm(values, axis=1)
     spoken = norms[norms > 0]

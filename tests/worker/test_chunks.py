@@ -126,10 +126,7 @@ def test_its_bytes_are_those_that_are_counted(name, dtype):
 def test_zeros_are_written_where_there_is_nothing_else():
     v = jnp.zeros(20).at[jnp.array([3, 17])].set(jnp.array([2.0, -1.0]))
     for name in ("plain", "bits"):
-        piece, update = made(name)
-        message, state = update(v)
-        said = wire.message_of(message, state)
-        round_trip(said)
+        round_trip(wire.message_of(*made(name)[1](v)))
     silent = wire.message_of(*made("plain")[1](0 * v))
     assert round_trip(silent) == b""
 
@@ -216,7 +213,10 @@ def test_what_is_no_message_of_chunks_is_refused():
         else:
             assert not wire.decode(data, like, "coo", message.code).values.any()
     for code, text in (
-        (message.code._replace(kept=5), "code.kept is 5, expected an integer from 1 to"),
+        (
+            message.code._replace(kept=5),
+            "code.kept is 5, expected an integer from 1 to",
+        ),
         (wire.Code("bins", 2), "code.num_scales is 0, expected 4 for 'bins' and 1"),
         (wire.Code("bins", 17), "code.size is 17, expected an integer from 1 to 16"),
     ):

@@ -46,9 +46,7 @@ def test_decay_and_damping_follow_their_recursion(decay, damping):
     piece = worker.error_feedback(big_only, decay=decay, damping=damping)
     state, e, sent = piece.init(params), np.zeros(4), np.zeros(4)
     for k, g in enumerate(np.asarray(gradients, np.float64)):
-        message, state = piece.update(
-            gradients[k], state, params, delivered=arrives[k]
-        )
+        message, state = piece.update(gradients[k], state, params, delivered=arrives[k])
         e = decay * e
         v = g + damping * e
         u = np.where(np.abs(v) > 1, v, 0)
@@ -123,7 +121,9 @@ def test_wrong_gradients(make):
 def test_decay_and_damping_out_of_range():
     for name in ("decay", "damping"):
         for value in (-0.1, 1.1, None):
-            with pytest.raises(ValueError, match=rf"{name} is .*, expected .*number in"):
+            with pytest.raises(
+                ValueError, match=rf"{name} is .*, expected .*number in"
+            ):
                 worker.error_feedback(big_only, **{name: value})
 
 

@@ -246,8 +246,8 @@ def _in_chunks(reader: _Reader, plan: Plan) -> np.ndarray:
         ascend = np.diff(first + places, prepend=-1) > 0
         if not (ascend.all() and (first + places < leaf.size).all()):
             raise ValueError(
-                f"data hold places in chunks of {leaf.name} that do not ascend strictly "
-                f"below {code.chunk}, or the chunk's end, as expected."
+                f"data hold places in chunks of {leaf.name} that do not ascend "
+                f"strictly below {code.chunk}, or the chunk's end, as expected."
             )
         found.append(leaf.start + first + places)
     return np.concatenate(found)
