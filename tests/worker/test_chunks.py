@@ -8,8 +8,9 @@ import numpy as np
 import oracle_rivals
 import pytest
 import scipy.fft
+from cases import mutated
 from inside import _uploads
-from messages import decode_like, round_trip
+from messages import assert_same, decode_like, round_trip
 
 from gdsec_jax import federate, last_round, wire, worker
 
@@ -227,6 +228,27 @@ def test_what_is_no_message_of_chunks_is_refused():
     )
     with pytest.raises(ValueError, match="has the value 2.0, expected one of the leaf"):
         wire.encode(other, "coo")
+
+
+@pytest.mark.parametrize("name", ["plain", "bits", "dct, bits"])
+def test_damaged_bytes_are_refused_or_are_a_message(name):
+    rng = np.random.default_rng(7)
+    message, state = made(name)[1](tree_of(1, jnp.float32))
+    said = wire.message_of(message, state)
+    data = wire.encode(said, "rle")
+    read = refused = 0
+    for _ in range(400):
+        damaged = mutated(rng, data)
+        try:
+            back = decode_like(said, damaged, "rle")
+        except ValueError:
+            refused += 1
+            continue
+        read += 1
+        again = wire.encode(back, "rle")
+        assert name != "plain" or again == damaged
+        assert_same(decode_like(said, again, "rle"), back)
+    assert read > 20 and refused > 20
 
 
 def test_bad_input():
