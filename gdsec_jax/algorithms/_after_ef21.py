@@ -67,8 +67,9 @@ def ef_bv(
       >>> optimizer = optax.chain(algorithm, optax.sgd(0.01))
 
     References:
-      Condat, Yi, Richtárik, EF-BV, 2022, https://arxiv.org/abs/2205.04180. The formulas
-      are stated from memory of it.
+      Condat, Yi, Richtárik, EF-BV, 2022, https://arxiv.org/abs/2205.04180. Recursion,
+      parameters and step are those of its public code, which starts from memories that
+      are the whole gradients; here they are 0.
     """
     for name, value in (("nu", nu), ("beta", beta)):
         if value is not None:
