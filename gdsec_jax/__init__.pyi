@@ -18,9 +18,12 @@ from .algorithms import STATIC_ARGS as STATIC_ARGS
 from .algorithms import Method as Method
 from .algorithms import cgd as cgd
 from .algorithms import clag as clag
+from .algorithms import dasha as dasha
 from .algorithms import diana as diana
+from .algorithms import econtrol as econtrol
 from .algorithms import ef21 as ef21
 from .algorithms import ef21_sgdm as ef21_sgdm
+from .algorithms import ef_bv as ef_bv
 from .algorithms import gd as gd
 from .algorithms import gdsec as gdsec
 from .algorithms import gdsoec as gdsoec
@@ -38,6 +41,7 @@ from .algorithms import scaffnew as scaffnew
 from .algorithms import scaffold as scaffold
 from .algorithms import sign_ef as sign_ef
 from .algorithms import terngrad as terngrad
+from .algorithms import threepc as threepc
 from .algorithms import top_j as top_j
 from .federation import federate as federate
 from .federation._adaptive import adaptive_xi as adaptive_xi
@@ -98,10 +102,13 @@ __all__ = [
     "check",
     "clag",
     "clock",
+    "dasha",
     "data",
     "diana",
+    "econtrol",
     "ef21",
     "ef21_sgdm",
+    "ef_bv",
     "federate",
     "gd",
     "gdsec",
@@ -139,6 +146,7 @@ __all__ = [
     "sweep",
     "terngrad",
     "theory",
+    "threepc",
     "top_j",
     "wire",
     "worker",

@@ -3,14 +3,16 @@
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from gdsec_jax import _checks, worker
 from gdsec_jax.algorithms import METHODS
+from gdsec_jax.algorithms._after_ef21 import ef_bv_constants, ef_bv_weights
 from gdsec_jax.problems import Problem
 from gdsec_jax.problems._problem import check_problem
+from gdsec_jax.worker._three_points import Variant
 
 
 class Theory(NamedTuple):
@@ -36,6 +38,10 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
     clag                            1/(L + L~ sqrt(B/A))
     diana                           1/(L_max (1 + 6 omega/M))
     marina                          1/(L + L~ sqrt((1 - p) omega/(p M)))
+    ef_bv                           1/(L + L~ sqrt(r_av/r)/s)
+    threepc                         1/(L + L~ sqrt(B/A))
+    dasha                           1/(L + 4 L~ sqrt(omega (2 omega + 1)/M))
+    econtrol                        1/(5 L), heuristic
     ef21_sgdm                       eta times EF21's, heuristic
     gdsec, gdsoec, cgd              1/L, with xi = L/8, L/3, L/3
     scaffold                        1, local steps 1/(K L_max), heuristic
@@ -43,10 +49,11 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
     all others                      1/L, heuristic
     ==============================  ====================================================
 
-    f is the sum of the f_m, without weights. The theorems are about full gradients of
-    smooth f_m, convex but for gd, ef21, clag and marina, and for those with a xi, of
-    which docs/theory.md has the proofs; they stay below L/4, L/2 and L/2. Such a xi is
-    safe, whatever M and beta are, and saves little: `adaptive_xi` looks for a larger
+    with the joint variance of `worker.perm_k` for the omega over M. f is the sum of the
+    f_m, without weights. The theorems are about full gradients of smooth f_m, convex
+    but for gd, ef21, clag, marina, ef_bv, threepc and dasha, and for those with a xi,
+    of which docs/theory.md has the proofs; they stay below L/4, L/2 and L/2. Such a xi
+    is safe, whatever M and beta are, and saves little: `adaptive_xi` looks for a larger
     one. For minibatches and for
     problems known not to be convex the same steps are marked as heuristic. Whether a
     loss of one's own is convex is not seen, nor that a lasso is not smooth.
@@ -55,7 +62,8 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
       method: its name, of `gdsec_jax.METHODS`.
       problem: with its smoothness constants.
       parameters: arguments of the algorithm, of which the step depends on k, levels,
-        compressor, probability, steps, eta, zeta, scope. A xi that is given is judged.
+        compressor, probability, steps, eta, zeta, nu, beta, variant, second_k,
+        momentum and scope. A xi that is given is judged.
 
     Returns:
       A `Theory`. Its `parameters` are arguments of the algorithm: beta of DIANA, the
@@ -214,7 +222,8 @@ def _ef21_sgdm(problem: Problem, parameters) -> Theory:
 def _diana(problem: Problem, parameters) -> Theory:
     largest = _largest(problem)
     omega = worker.variance_of(parameters["compressor"], problem.init_params)
-    step = 1 / (largest * (1 + 6 * omega / problem.num_workers))
+    joint = worker.joint_variance_of(parameters["compressor"], problem.init_params)
+    step = 1 / (largest * (1 + 6 * joint / problem.num_workers))
     return Theory(step, {"beta": 1 / (1 + omega)}, False, METHODS["diana"].paper)
 
 
@@ -224,7 +233,8 @@ def _marina(problem: Problem, parameters) -> Theory:
     p = parameters.get("probability")
     p = 1 / (1 + omega) if p is None else float(p)
     _checks.number_in_range("probability", p, 1e-9, 1.0)
-    noise = mean_square * math.sqrt((1 - p) * omega / (p * problem.num_workers))
+    joint = worker.joint_variance_of(parameters["compressor"], problem.init_params)
+    noise = mean_square * math.sqrt((1 - p) * joint / (p * problem.num_workers))
     step = 1 / (float(problem.smoothness) + noise)
     return Theory(step, {"probability": p}, False, METHODS["marina"].paper)
 
@@ -249,11 +259,83 @@ def _scaffnew(problem: Problem, parameters) -> Theory:
     return Theory(1.0, own, False, METHODS["scaffnew"].paper)
 
 
+def _ef_bv(problem: Problem, parameters) -> Theory:
+    mean_square, params = _mean_square(problem), problem.init_params
+    compressor = parameters["compressor"]
+    eta, omega, joint = ef_bv_constants(compressor, params)
+    theirs = ef_bv_weights(compressor, params, problem.num_workers)
+    own = dict(zip(("nu", "beta"), theirs, strict=True))
+    given = {x: float(parameters[x]) for x in own if parameters.get(x) is not None}
+    for name, value in given.items():
+        _checks.number_in_range(name, value, 1e-9, 1.0)
+    nu, beta = (own | given).values()
+    r = (1 - beta + beta * eta) ** 2 + beta**2 * omega
+    r_av = (1 - nu + nu * eta) ** 2 + nu**2 * joint / problem.num_workers
+    if r >= 1:
+        raise ValueError(
+            f"beta is {beta}, for which the memories are not sure to approach the "
+            f"gradients, expected {own['beta']:.4g}, the paper's."
+        )
+    noise = 0.0
+    if r > 0:
+        noise = math.sqrt(r_av / r) / (math.sqrt((1 + r) / (2 * r)) - 1)
+    elif r_av > 0:  # the limit, with sqrt(r) s to 1/sqrt(2)
+        noise = math.sqrt(2 * r_av)
+    step = 1 / (float(problem.smoothness) + mean_square * noise)
+    return Theory(step, own | given, False, METHODS["ef_bv"].paper)
+
+
+def _threepc(problem: Problem, parameters) -> Theory:
+    variant = parameters.get("variant", "v2")
+    _checks.one_of("variant", variant, get_args(Variant))
+    k, params = parameters["k"], problem.init_params
+    second = parameters.get("second_k")
+    second = k if second is None else second
+
+    def kept(k):
+        return worker.contraction_of(worker.top_k(k, **_scope(parameters)), params)
+
+    left, p = 1 - kept(k), float(parameters.get("probability", 0.1))
+    _checks.number_in_range("probability", p, 1e-9, 1.0)
+    match variant:
+        case "v1":
+            a, b = 1.0, left
+        case "v2":
+            a, b = 1 - left, left * (1 / kept(second) - 1)
+        case "v4":
+            left *= 1 - kept(second)
+            a = 1 - math.sqrt(left)
+            b = left / a
+        case _:
+            a = 1 - math.sqrt(1 - p)
+            b = (1 - p) * left / a
+    step = 1 / (float(problem.smoothness) + _mean_square(problem) * math.sqrt(b / a))
+    return Theory(step, {}, False, METHODS["threepc"].paper)
+
+
+def _econtrol(problem: Problem, parameters) -> Theory:
+    del parameters
+    return Theory(0.2 / float(problem.smoothness), {}, True, "a fifth of 1/L")
+
+
+def _dasha(problem: Problem, parameters) -> Theory:
+    mean_square, params = _mean_square(problem), problem.init_params
+    omega = worker.variance_of(parameters["compressor"], params)
+    joint = worker.joint_variance_of(parameters["compressor"], params)
+    own = 1 / (2 * omega + 1)
+    a = parameters.get("momentum")
+    a = own if a is None else float(a)
+    noise = 4 * math.sqrt(joint * (2 * omega + 1) / problem.num_workers)
+    step = 1 / (float(problem.smoothness) + mean_square * noise)
+    return Theory(step, {"momentum": a}, a != own, METHODS["dasha"].paper)
+
+
 def _scope(parameters) -> dict[str, Any]:
     return {"scope": parameters.get("scope", "message")}
 
 
 _WITHOUT_CONVEXITY = ("gd", "ef21", "clag", "marina", "gdsec", "gdsoec", "cgd")
+_WITHOUT_CONVEXITY += ("ef_bv", "threepc", "dasha")
 _STEPS: dict[str, Callable[[Problem, Any], Theory]] = {
     "gdsec": _censored(1 / 8, 1 / 4),
     "gdsoec": _censored(1 / 3, 1 / 2),
@@ -272,4 +354,8 @@ _STEPS: dict[str, Callable[[Problem, Any], Theory]] = {
     "marina": _marina,
     "scaffold": _scaffold,
     "scaffnew": _scaffnew,
+    "ef_bv": _ef_bv,
+    "threepc": _threepc,
+    "econtrol": _econtrol,
+    "dasha": _dasha,
 }

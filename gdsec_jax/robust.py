@@ -1,8 +1,17 @@
-"""Sums over workers that a few of them cannot bend."""
+"""Rules in the place of the sum over workers, for `server.robust`."""
 
-from gdsec_jax.server._sum import median, trimmed_mean
+from gdsec_jax.server._sum import (
+    clipped_to_median,
+    majority,
+    median,
+    over_senders,
+    trimmed_mean,
+)
 
 __all__ = [
+    "clipped_to_median",
+    "majority",
     "median",
+    "over_senders",
     "trimmed_mean",
 ]

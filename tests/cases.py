@@ -84,6 +84,26 @@ METHODS = (
         whole_first=True,
     ),
     Method("clag", {"k": 3, "zeta": 0.5}, {"k": 10_000, "zeta": 0.0}, whole_first=True),
+    Method(
+        "ef_bv",
+        {"compressor": worker.random_k(3)},
+        {"compressor": worker.whole()},
+        draws=True,
+    ),
+    Method(
+        "threepc",
+        {"k": 3, "variant": "v2"},
+        {"k": 10_000, "variant": "v2"},
+        draws=True,
+        whole_first=True,
+    ),
+    Method("econtrol", {"k": 3, "eta": 0.1}, {"k": 10_000, "eta": 0.1}),
+    Method(
+        "dasha",
+        {"compressor": worker.random_k(3)},
+        {"compressor": worker.whole()},
+        draws=True,
+    ),
 )
 IDS = [method.name for method in METHODS]
 

@@ -38,6 +38,7 @@ CODES = (
     Code("grid", 1),
     Code("grid", 5),
     Code("power"),
+    Code("bins", 2),
 )
 SCALED = ("levels", "ternary", "grid")
 
@@ -70,6 +71,9 @@ def random_leaf(rng, shape, dtype, code, density, scale):
             exact = values.astype(shared).astype(dtype)
             values = np.where(as_bits(exact) == as_bits(values), values, 0)
             values = values.astype(dtype)
+        elif code.kind == "bins":
+            l = rng.integers(0, 2**code.size, shape)
+            values = flushed(scale[l].astype(dtype))
         elif code.kind == "power":
             l = rng.integers(-14, 15, shape)
             values = (rng.choice([-1, 1], shape) * 2.0**l).astype(dtype)
@@ -86,11 +90,16 @@ def random_leaf(rng, shape, dtype, code, density, scale):
 
 def random_message(rng, shapes, dtypes, code, density, per_leaf=False, whole=False):
     number = (len(shapes) if per_leaf else 1) if code.kind in SCALED else 0
-    code = code._replace(num_scales=number)
+    code, order = code._replace(num_scales=number), range(len(shapes))
     scales = rng.uniform(0.01, 10, number).astype(np.float32)
+    own = [scales[index if number > 1 else 0] if number else None for index in order]
+    if code.kind == "bins":  # different ones in any dtype, and a zero
+        own = [np.float32([0, 1, -2, 3]) * rng.uniform(0.5, 1.5) for _ in order]
+        own = [scale.astype(np.float32) for scale in own]
+        scales = np.concatenate([np.zeros(0, np.float32), *own])
+        code = code._replace(num_scales=scales.size)
     leaves = []
-    for index, (shape, dtype) in enumerate(zip(shapes, dtypes, strict=True)):
-        scale = scales[index if number > 1 else 0] if number else None
+    for scale, shape, dtype in zip(own, shapes, dtypes, strict=True):
         leaves.append(random_leaf(rng, shape, dtype, code, density, scale))
     values = [values for values, _ in leaves]
     multiples = [l for _, l in leaves]

@@ -494,6 +494,73 @@ def marina(compress: Compress, full: np.ndarray) -> Method:
     return Method(offer, settle, 1.0)
 
 
+def ef_bv(start: Start, compress: Compress, nu: float, beta: float) -> Run:
+    """u = C(g - h); the server adds up h + nu u; h += beta u."""
+    h = start.zeros()
+
+    def speak(k, m, g, thetas):
+        message = _flush(compress(k, m, g - h[m]))
+        d = h[m] + nu * message
+        h[m] += beta * message
+        return message, d, False
+
+    return _descend(start, speak)._replace(h=h)
+
+
+def threepc(
+    variant: str, k: int, second: Compress | None = None, full: np.ndarray | None = None
+) -> Method:
+    """h becomes 3PC of the gradient x, the last one y, and h; x at first.
+
+    v1: y + C(x - y); v2: b + C(x - b), b = h + Q(x - y); v4: the same with
+    b = h + Q(x - h); v5: x in full rounds, else h + C(x - y). C is top-k, Q `second`.
+    """
+
+    def offer(now, x, memory):
+        h, y = memory.h, memory.p
+        if not memory.begun or (variant == "v5" and full[now.k]):
+            return _flush(x - h), True
+        if variant == "v1":
+            return _flush(y + compress_top_k(x - y, k) - h), True
+        if variant == "v5":
+            return compress_top_k(x - y, k), False
+        b = h + second(now.k, now.m, x - y if variant == "v2" else x - h)
+        return _flush(b + compress_top_k(x - b, k) - h), False
+
+    def settle(x, memory, arrived, arrives):
+        y = x if arrives else memory.p
+        return memory._replace(h=memory.h + arrived, p=y, begun=memory.begun | arrives)
+
+    return Method(offer, settle, 1.0)
+
+
+def econtrol(k: int, eta: float) -> Method:
+    """u = top_k(g - h + eta e); e += g - h - u; h += u."""
+
+    def offer(now, g, memory):
+        return compress_top_k(g - memory.h + eta * memory.e, k), False
+
+    def settle(g, memory, arrived, _):
+        e = memory.e + g - memory.h - arrived
+        return memory._replace(h=memory.h + arrived, e=e)
+
+    return Method(offer, settle, 1.0)
+
+
+def dasha(compress: Compress, a: float) -> Method:
+    """u = C(g - p - a (h - p)), p = g at first; h += u; p <- g if u arrives."""
+
+    def offer(now, g, memory):
+        p = memory.p if memory.begun else g
+        return _flush(compress(now.k, now.m, g - p - a * (memory.h - p))), False
+
+    def settle(g, memory, arrived, arrives):
+        p = g if arrives else memory.p
+        return memory._replace(h=memory.h + arrived, p=p, begun=memory.begun | arrives)
+
+    return Method(offer, settle, 1.0)
+
+
 def alone(start: Start, method: Method) -> Run:
     """Run a method of which every message arrives."""
     zero = np.zeros(np.shape(start.theta))

@@ -17,7 +17,7 @@ PARTS = np.split(np.random.default_rng(1).permutation(SAMPLES), [5, 15, 30, 48])
 ARGUMENTS = {method.name: method.arguments for method in METHODS}
 PROVEN = {
     *("gd", "qgd", "natural", "terngrad", "rand_k"),
-    *("ef21", "clag", "diana", "marina"),
+    *("ef21", "clag", "diana", "marina", "ef_bv", "threepc", "dasha"),
 }
 SAFE = {"gdsec": (1 / 8, 1 / 4), "gdsoec": (1 / 3, 1 / 2), "cgd": (1 / 3, 1 / 2)}
 
@@ -62,6 +62,24 @@ def ef21(kept):
     return 1 / (L + L_TILDE * math.sqrt((1 - kept) / t / t))
 
 
+def three_points(a, b):
+    return 1 / (L + L_TILDE * math.sqrt(b / a))
+
+
+def ef_bv(nu, beta, eta, omega, joint):
+    r = (1 - beta + beta * eta) ** 2 + beta**2 * omega
+    average = (1 - nu + nu * eta) ** 2 + nu**2 * joint / M
+    s = math.sqrt((1 + r) / (2 * r)) - 1
+    return 1 / (L + L_TILDE * math.sqrt(average / r) / s)
+
+
+def dasha(omega, joint):
+    return 1 / (L + 4 * L_TILDE * math.sqrt(joint * (2 * omega + 1) / M))
+
+
+PERM_K, LEFT = worker.perm_k(M), 1 - 3 / 7  # omega = 4, joint 5; of top-3
+
+
 def test_the_constants_are_those_of_the_problem(problem):
     assert problem.smoothness == pytest.approx(L, rel=1e-5)
     np.testing.assert_allclose(problem.worker_smoothness, WORKERS, rtol=1e-5)
@@ -103,6 +121,47 @@ def test_the_constants_are_those_of_the_problem(problem):
             1 / (L + L_TILDE * math.sqrt(0.7 / 8 / (0.3 * M))),
         ),
         ("marina", {"compressor": worker.random_k(2), "probability": 1.0}, 1 / L),
+        ("marina", {"compressor": PERM_K}, 1 / (L + L_TILDE * math.sqrt(4 * 5 / M))),
+        ("diana", {"compressor": PERM_K}, 1 / (L_MAX * (1 + 6 * 5 / M))),
+        (
+            "ef_bv",
+            {"compressor": worker.random_k(2)},
+            ef_bv(1 / (1 + 2.5 / M), 1 / 3.5, 0.0, 2.5, 2.5),
+        ),
+        ("ef_bv", {"compressor": PERM_K}, ef_bv(1 / 2, 1 / 5, 0.0, 4.0, 5.0)),
+        ("ef_bv", {"compressor": worker.top_k(3)}, ef_bv(1, 1, LEFT**0.5, 0, 0)),
+        (
+            "ef_bv",
+            {"compressor": worker.sign(), "nu": 0.5, "beta": 0.25},
+            ef_bv(0.5, 0.25, (6 / 7) ** 0.5, 0.0, 0.0),
+        ),
+        ("ef_bv", {"compressor": worker.whole()}, 1 / L),
+        (
+            "ef_bv",
+            {"compressor": worker.whole(), "nu": 0.5},
+            1 / (L + L_TILDE * math.sqrt(0.5)),
+        ),
+        ("threepc", {"k": 3, "variant": "v1"}, three_points(1, LEFT)),
+        ("threepc", {"k": 3}, three_points(3 / 7, LEFT * (7 / 3 - 1))),
+        (
+            "threepc",
+            {"k": 3, "variant": "v2", "second_k": 2},
+            three_points(3 / 7, LEFT * 2.5),
+        ),
+        (
+            "threepc",
+            {"k": 3, "variant": "v4", "second_k": 2},
+            ef21(1 - LEFT * 5 / 7),
+        ),
+        (
+            "threepc",
+            {"k": 3, "variant": "v5", "probability": 0.3},
+            three_points(1 - 0.7**0.5, 0.7 * LEFT / (1 - 0.7**0.5)),
+        ),
+        ("threepc", {"k": 7, "variant": "v5"}, 1 / L),
+        ("dasha", {"compressor": worker.random_k(2)}, dasha(2.5, 2.5)),
+        ("dasha", {"compressor": PERM_K}, dasha(4, 5)),
+        ("econtrol", {"k": 3}, 0.2 / L),
     ],
 )
 def test_steps(problem, method, parameters, expected):
@@ -120,6 +179,24 @@ def test_clag(problem, k, zeta):
     assert ours.learning_rate == pytest.approx(expected, rel=1e-5)
     if zeta == 1.0:  # the default of the method
         assert recommended(problem, "clag", k=k) == ours
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_the_constants_of_3pc_v5_are_the_best_of_their_kind(share):
+    """E|x - h+|^2 <= (1 - p)((1 + s)|h - y|^2 + (1 + 1/s)(1 - alpha)|x - y|^2)."""
+    s = np.geomspace(1e-3, 1e3, 200_001)
+    a, b = 1 - (1 - share) * (1 + s), (1 - share) * (1 + 1 / s) * LEFT
+    own = 1 - math.sqrt(1 - share)
+    best = (b[a > 0] / a[a > 0]).min()
+    assert (1 - share) * LEFT / own**2 == pytest.approx(best, rel=1e-6)
+
+
+def test_dasha_with_another_momentum_is_heuristic(problem):
+    compressor = worker.random_k(2)
+    own = theory("dasha", problem, compressor=compressor)
+    assert own.parameters == {"momentum": pytest.approx(1 / 6)} and not own.heuristic
+    other = theory("dasha", problem, compressor=compressor, momentum=0.5)
+    assert other.heuristic and other.parameters == {"momentum": 0.5}
 
 
 def test_error_feedback_makes_rand_k_heuristic(problem):
@@ -241,7 +318,7 @@ def test_leaves_have_scopes(problem):
 def test_every_method_has_an_answer(problem, method):
     ours = recommended(problem, method.name, **method.arguments)
     assert 0 < ours.learning_rate <= 1.00001 / L
-    if method.name not in PROVEN | {"iag", "ef21_sgdm"}:
+    if method.name not in PROVEN | {"iag", "ef21_sgdm", "econtrol"}:
         assert ours.learning_rate == pytest.approx(1 / L, rel=1e-5)
     getattr(gdsec_jax, method.name)(M, **(method.arguments | ours.parameters))
 
@@ -266,8 +343,10 @@ def test_bad_input(problem):
         message = rf"smoothness of {problem.name} is {value}, expected a number above 0"
         with pytest.raises(ValueError, match=message):
             theory("gd", unknown)
-    for method in ("ef21", "ef21_sgdm", "clag", "rand_k", "diana", "marina"):
-        name = "compressor" if method in ("diana", "marina") else "k"
+    of_compressors = ("diana", "marina", "ef_bv", "dasha")
+    of_k = ("ef21", "ef21_sgdm", "clag", "rand_k", "threepc")
+    for method in of_k + of_compressors:
+        name = "compressor" if method in of_compressors else "k"
         message = f"{method} needs the parameter {name} for its step"
         with pytest.raises(ValueError, match=message):
             theory(method, problem)
@@ -292,6 +371,13 @@ def test_theory_refuses_what_is_none_of_the_methods(problem):
         ("gd", {"weights": [1.0]}, "weights is given, expected None"),
         ("clag", {"k": 3, "zeta": -1.0}, "zeta is -1, expected a number at least 0"),
         ("ef21_sgdm", {"k": 3, "eta": 5.0}, "eta is 5, expected a number in"),
+        (
+            "ef_bv",
+            {"compressor": worker.random_k(1), "beta": 1.0},
+            "beta is 1.0, for which the memories are not sure to approach",
+        ),
+        ("ef_bv", {"compressor": worker.grid(2)}, "its variance or its contraction"),
+        ("threepc", {"k": 3, "variant": "v3"}, "variant is 'v3', expected one of v1"),
         ("marina", MARINA, "probability is 0, expected a number in"),
     ):
         with pytest.raises(ValueError, match=message):

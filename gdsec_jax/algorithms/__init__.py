@@ -8,6 +8,7 @@ it there, and the common options into the signature.
 """
 
 from gdsec_jax import _checks
+from gdsec_jax.algorithms._after_ef21 import dasha, econtrol, ef_bv, threepc
 from gdsec_jax.algorithms._censored import gdsec, gdsoec, qsgdsec
 from gdsec_jax.algorithms._error_feedback import low_rank, power_sgd, sign_ef, top_j
 from gdsec_jax.algorithms._local import scaffnew, scaffold
@@ -31,10 +32,13 @@ __all__ = [
     "algorithm",
     "cgd",
     "clag",
+    "dasha",
     "diana",
     "difference_memory",
+    "econtrol",
     "ef21",
     "ef21_sgdm",
+    "ef_bv",
     "gd",
     "gdsec",
     "gdsoec",
@@ -52,6 +56,7 @@ __all__ = [
     "scaffold",
     "sign_ef",
     "terngrad",
+    "threepc",
     "top_j",
 ]
 

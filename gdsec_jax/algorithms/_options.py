@@ -107,6 +107,7 @@ def difference_memory(
     num_workers: int,
     beta: Any = 1.0,
     *,
+    weight: Any = 1.0,
     before=None,
     acknowledged: bool = False,
     state_dtype=None,
@@ -116,7 +117,7 @@ def difference_memory(
     r"""Federate pieces inside a gradient-difference memory, kept on both sides.
 
     .. math:: u_m = C(g_m - h_m), \quad h_m \leftarrow h_m + \beta u_m, \quad
-       \text{update} = \sum_m (h_m + u_m)
+       \text{update} = \sum_m (h_m + \nu u_m)
 
     What the methods of this package with such a memory are made of.
 
@@ -124,6 +125,8 @@ def difference_memory(
       compressor: C, a transformation for one worker.
       num_workers: M.
       beta: :math:`\beta` in [0, 1], or a function of the parameters' shapes.
+      weight: :math:`\nu` in [0, 1], or a function of the parameters' shapes; of every
+        method but `ef_bv` it is 1.
       before: a piece that the gradient passes first, such as `worker.momentum`.
       acknowledged: whether h_m may wait until a message has arrived, if the server
         acknowledges: `server.late`.
@@ -146,7 +149,7 @@ def difference_memory(
     return federate(
         chain(before, worker) if before else worker,
         num_workers,
-        server=server.with_memories(beta, state_dtype),
+        server=server.with_memories(beta, state_dtype, weight),
         **options,
     )
 

@@ -8,6 +8,7 @@ from optax.experimental import aggregating
 
 from gdsec_jax import worker
 from gdsec_jax.algorithms import (
+    _after_ef21,
     _censored,
     _error_feedback,
     _local,
@@ -58,6 +59,7 @@ _GDSEC = "https://doi.org/10.1109/JSTSP.2022.3162989"
 _LAG = "https://arxiv.org/abs/1805.09965"
 _TOP_K = "https://arxiv.org/abs/1809.07599"
 _POWER_SGD = "https://arxiv.org/abs/1905.13727"
+_THREE_POINTS = "https://arxiv.org/abs/2202.00998"
 
 METHODS = _table(
     (_whole_vectors.gd, "GD", "Cauchy, 1847"),
@@ -83,6 +85,11 @@ METHODS = _table(
     (_local.scaffold, "SCAFFOLD", "https://arxiv.org/abs/1910.06378"),
     (_local.scaffnew, "Scaffnew", "https://arxiv.org/abs/2202.09357"),
     (_variance_reduced.clag, "CLAG", "https://arxiv.org/abs/2202.00998"),
+    (_variance_reduced.clag, "CLAG", _THREE_POINTS),
+    (_after_ef21.ef_bv, "EF-BV", "https://arxiv.org/abs/2205.04180"),
+    (_after_ef21.threepc, "3PC", _THREE_POINTS),
+    (_after_ef21.econtrol, "EControl", "https://arxiv.org/abs/2311.05645"),
+    (_after_ef21.dasha, "DASHA", "https://openreview.net/forum?id=VA1YpcNr7ul"),
 )
 
 

@@ -62,6 +62,9 @@ def total(federation: Any, messages: Any, made: Any, params: Any) -> Any:
     words = _wording(federation.worker, states, params, federation.server.capacity)
     packing = packing_of(states)
     if packing is not None and packing.payload is not None:
+        known = (CommonEntriesState, LowRankState)
+        if not any(_trees.of_type(states, kind) for kind in known):
+            return _whole(spread, messages)
         return _of_payload(spread, packing, messages, states, made.shared)
     parts = federation.server.parts
     if parts is not None:

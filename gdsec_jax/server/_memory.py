@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from gdsec_jax import _checks, _trees
@@ -16,10 +17,10 @@ class ServerMemoryState(NamedTuple):
     memory: optax.Updates  # h = sum of h_m: a leaf a parameter, in the state's dtype
 
 
-def server_memory(beta=1.0, *, state_dtype=None) -> Piece:
+def server_memory(beta=1.0, *, state_dtype=None, weight=1.0) -> Piece:
     r"""The server's side of `worker.gradient_difference`: a running sum.
 
-    .. math:: \text{update} = h + u, \quad h \leftarrow h + \beta u
+    .. math:: \text{update} = h + \nu u, \quad h \leftarrow h + \beta u
 
     All that a real server needs, but rounding makes its h drift from the workers' sum,
     without bound if their memories are narrower than float32; `gradient_estimate` has
@@ -28,12 +29,14 @@ def server_memory(beta=1.0, *, state_dtype=None) -> Piece:
     Args:
       beta: the workers' :math:`\beta`, as in `worker.gradient_difference`.
       state_dtype: dtype of h; by default the parameter's, but at least float32.
+      weight: :math:`\nu` in [0, 1], that of `ef_bv`: a number, or a function of the
+        parameters' shapes; may be traced.
 
     Returns:
       A transformation of the workers' aggregated message u.
 
     Raises:
-      ValueError: beta lies outside [0, 1].
+      ValueError: beta or weight lies outside [0, 1].
 
     Examples:
       >>> import jax.numpy as jnp
@@ -45,6 +48,7 @@ def server_memory(beta=1.0, *, state_dtype=None) -> Piece:
       Array([2., 2.], dtype=float32)
     """
     beta_for = _trees.by_shapes("beta", beta)
+    weighted = _weighted(weight)
     _checks.state_dtype(state_dtype)
 
     def init(params):
@@ -52,11 +56,25 @@ def server_memory(beta=1.0, *, state_dtype=None) -> Piece:
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
-        return _trees.add(state.memory, updates), ServerMemoryState(
+        return _trees.add(state.memory, weighted(updates)), ServerMemoryState(
             _trees.add_scaled(state.memory, beta_for(updates), updates)
         )
 
-    return Piece(init, update, component_wise=not callable(beta))
+    alike = not callable(beta) and not callable(weight)
+    return Piece(init, update, component_wise=alike)
+
+
+def _weighted(weight):
+    """A function that multiplies messages by a weight, but for 1."""
+    weight_for = _trees.by_shapes("weight", weight)
+    if isinstance(weight, int | float) and weight == 1:
+        return lambda tree: tree
+
+    def times(tree):
+        factor = weight_for(tree)
+        return jax.tree.map(lambda x: jnp.asarray(factor, x.dtype) * x, tree)
+
+    return times
 
 
 @_trees.state
@@ -156,3 +174,11 @@ def gradient_estimate(message, state):
             "expected all for gradient_estimate: use server_memory."
         )
     return _trees.add(memories[0], message)
+
+
+def weighted_estimate(weight):
+    r"""`gradient_estimate` with :math:`h_m + \nu u_m`; itself where the weight is 1."""
+    if isinstance(weight, int | float) and weight == 1:
+        return gradient_estimate
+    weighted = _weighted(weight)
+    return lambda message, state: gradient_estimate(weighted(message), state)

@@ -12,6 +12,7 @@ from gdsec_jax.server._memory import (
     gradient_estimate,
     late_messages,
     server_memory,
+    weighted_estimate,
 )
 from gdsec_jax.server._sum import sparse_sum
 from gdsec_jax.server._two_shot import cut, second_rounding
@@ -91,8 +92,10 @@ class Server(NamedTuple):
             and as_piece(self.step).component_wise
         )
 
-    def with_memories(self, beta, state_dtype) -> "Server":
+    def with_memories(self, beta, state_dtype, weight=1.0) -> "Server":
         """Completed for workers that keep a memory h_m, with this beta and dtype.
+
+        Where a weight other than 1 is given, messages are added up times that.
 
         Raises:
           ValueError: it prepares messages by a function of its own; and, when the state
@@ -104,8 +107,8 @@ class Server(NamedTuple):
                 "workers keep a memory: use federate."
             )
         if self.estimates:
-            return self._replace(prepare=gradient_estimate)
-        memory = server_memory(beta, state_dtype=state_dtype)
+            return self._replace(prepare=weighted_estimate(weight))
+        memory = server_memory(beta, state_dtype=state_dtype, weight=weight)
         both = behind(self.step, memory)
 
         def init(params):

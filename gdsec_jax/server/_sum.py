@@ -133,3 +133,99 @@ def trimmed_mean(share: float):
         return num_workers * kept.mean(axis=0)
 
     return lambda summands: jax.tree.map(one, summands)
+
+
+def clipped_to_median(summands: Any) -> Any:
+    r"""The sum over the workers, none of them longer than the median of their norms.
+
+    .. math:: \sum_m \min\Big(1, \frac{\text{median}_j \|u_j\|}{\|u_m\|}\Big) u_m
+
+    A rule for `server.robust`. The norm is that of a worker's whole message. Workers
+    that are silent, or absent, do not count for the median.
+
+    Args:
+      summands: leaves [M, *param].
+
+    Returns:
+      Leaves [*param].
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import gdsec_jax
+      >>> gdsec_jax.robust.clipped_to_median(jnp.array([[1.0], [-2.0], [40.0], [0.0]]))
+      Array([1.], dtype=float32)
+
+    References:
+      Sarfi, Thérien, Lidin, Belilovsky, SparseLoCo, 2025,
+      https://arxiv.org/abs/2508.15706, whose public code clips each array by itself,
+      and takes the lower of two medians.
+    """
+    dtype = _trees.norm_dtype(summands)
+    norms = jax.vmap(lambda own: _trees.norm(own, dtype))(summands)
+    limit = jnp.nanmedian(jnp.where(norms > 0, norms, jnp.nan))
+    factor = jnp.where(norms > limit, limit / norms, 1)
+    shortened = jax.tree.map(
+        lambda x: _trees.along(factor.astype(x.dtype), x) * x, summands
+    )
+    return _trees.over_workers(shortened)
+
+
+def over_senders(summands: Any) -> Any:
+    r"""M times the mean of each entry over the workers that sent it.
+
+    .. math:: \frac{M}{|\{m : u_{m, i} \ne 0\}|} \sum_m u_{m, i}
+
+    A rule for `server.robust`, of messages alone, of methods without the memories h_m.
+    Where few send an entry it is longer than the sum, up to M times, and so are the
+    steps. Nothing is conserved. It is what the public codes of DeMo and SparseLoCo do;
+    their papers' formulas have the mean over all workers.
+
+    Args:
+      summands: leaves [M, *param].
+
+    Returns:
+      Leaves [*param].
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import gdsec_jax
+      >>> messages = jnp.array([[1.0, 0.0, 2.0], [3.0, 0.0, 0.0]])
+      >>> gdsec_jax.robust.over_senders(messages)
+      Array([4., 0., 4.], dtype=float32)
+    """
+
+    def one(x, total):
+        senders = jnp.maximum((x != 0).sum(axis=0), 1)
+        return (x.shape[0] / senders).astype(total.dtype) * total
+
+    return jax.tree.map(one, summands, _trees.over_workers(summands))
+
+
+def majority(summands: Any) -> Any:
+    r"""The sign that more of the workers have, entry by entry; 0 for a tie.
+
+    .. math:: \text{sign}\Big(\sum_m \text{sign}(u_{m, i})\Big)
+
+    A rule for `server.robust`, at the scale of a sign, whatever the messages' is.
+    Nothing is conserved, and where the workers' gradients differ it leads elsewhere
+    than their sum; at a fixed step it goes to and fro around where it leads.
+
+    Args:
+      summands: leaves [M, *param].
+
+    Returns:
+      Leaves [*param].
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import gdsec_jax
+      >>> votes = jnp.array([[1.0, -3.0], [2.0, 3.0], [-9.0, 0.0]])
+      >>> gdsec_jax.robust.majority(votes)
+      Array([1., 0.], dtype=float32)
+
+    References:
+      Bernstein, Zhao, Azizzadenesheli, Anandkumar, signSGD with Majority Vote, 2018,
+      https://arxiv.org/abs/1810.05291
+    """
+    votes = _trees.over_workers(jax.tree.map(jnp.sign, summands))
+    return jax.tree.map(jnp.sign, votes)

@@ -10,7 +10,7 @@ from gdsec_jax import _trees
 
 
 class Code(NamedTuple):
-    """How a value is written. Static; all but floats and powers multiply a scale.
+    """How a value is written. Static; all but floats and powers need scales.
 
     =======  =====================================  ==================  =========
     kind     a value                                bits of a non-zero  of any
@@ -20,10 +20,15 @@ class Code(NamedTuple):
     ternary  scale l, l in -1, 0, 1                 1                   2
     grid     scale l, l odd, -2^size < l < 2^size   -                   size
     power    0, or +- 2^l, l in -126 .. 127         9                   9
+    bins     scale number l, l in 0 .. 2^size - 1   size                size
     =======  =====================================  ==================  =========
 
     "Of any" is what counts where every entry is written: in the format dense, and
     always with a grid, which has no zero. Scales are float32, 32 bits each.
+
+    With a `chunk` the entries of a leaf are taken in chunks of so many, and of each
+    chunk as many as `kept` are written, zeros too, whatever the format: their places in
+    the chunk, in ceil(log2 chunk) bits each, and their values.
 
     Examples:
       >>> from gdsec_jax import wire
@@ -31,16 +36,34 @@ class Code(NamedTuple):
       4
     """
 
-    kind: Literal["float", "levels", "ternary", "grid", "power"] = "float"
-    size: int = 0  # s of levels, b of grid
+    kind: Literal["float", "levels", "ternary", "grid", "power", "bins"] = "float"
+    size: int = 0  # s of levels, b of grid and of bins
     dtype: str | None = None  # of float: None for the dtype of the leaf
-    num_scales: int = 0  # none, one, or one a leaf
+    num_scales: int = 0  # none, one, or one a leaf; of bins 2^b a leaf
     dense: bool = False  # of floats: every entry is written, whatever the format
+    chunk: int = 0  # entries of a chunk; 0: none
+    kept: int = 0  # of each chunk so many entries are written
 
     @property
     def always_dense(self) -> bool:
         """Whether every entry is written, whatever the format."""
         return self.dense or self.kind == "grid"
+
+    @property
+    def one_length(self) -> bool:
+        """Whether all messages cost the same, whatever the format and the entries."""
+        return self.always_dense or self.chunk > 0
+
+    def written(self, size: int) -> int:
+        """Of a leaf of so many entries, how many are written if zeros are, too."""
+        if not self.chunk:
+            return size
+        full, rest = divmod(size, self.chunk)
+        return full * min(self.kept, self.chunk) + min(self.kept, rest)
+
+    def place_width(self, size: int) -> int:
+        """Bits of a place in a chunk of a leaf of so many entries."""
+        return (min(self.chunk, size) - 1).bit_length() if self.chunk and size else 0
 
     def width(self, nonzero: bool, dtype) -> int:
         """v: the bits of a value of a leaf of this dtype."""
@@ -51,7 +74,7 @@ class Code(NamedTuple):
                 return 1 + self.size.bit_length()
             case "ternary":
                 return 1 if nonzero else 2
-            case "grid":
+            case "grid" | "bins":
                 return self.size
             case _:
                 return 9

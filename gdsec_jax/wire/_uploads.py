@@ -33,7 +33,7 @@ class Layout(NamedTuple):
     @property
     def run_coded(self) -> tuple[str, ...]:
         """Of its formats, those that need a look at where each non-zero stands."""
-        return () if self.code.always_dense else self.format.run_coded
+        return () if self.code.one_length else self.format.run_coded
 
 
 @_trees.state
@@ -74,7 +74,7 @@ class Uploads(NamedTuple):
             )
         counts = number.asarray(self.entries).astype(integer)
         entries = counts.sum(axis=-1, dtype=integer)
-        if name == "dense" or self.layout.code.always_dense:
+        if name == "dense" or self.layout.code.one_length:
             bits = integer(self.layout.dense_bits)
         else:
             runs = 0
@@ -126,7 +126,11 @@ def layout_of(
         raise ValueError(f"params have {length} entries, expected fewer than 2**31.")
 
     def bits_of_all(leaves, code, nonzero):
-        return sum(_size(x) * _width(x, form, code, nonzero) for x in leaves)
+        return sum(
+            code.written(_size(x))
+            * (code.place_width(_size(x)) + _width(x, form, code, nonzero))
+            for x in leaves
+        )
 
     return Layout(
         format=form,
@@ -176,8 +180,12 @@ def tally(
         return jnp.asarray([jnp.asarray(x, jnp.int32) for x in sums], jnp.int32)
 
     sent = functools.reduce(jnp.logical_or, (n > 0 for n in nonzeros), False)
-    entries = jnp.where(sent, by_width(map(_size, leaves)), 0)
-    if layout.format.name != "dense" and not layout.code.always_dense:
+    code, sizes = layout.code, [_size(leaf) for leaf in leaves]
+    entries = jnp.where(sent, by_width(sizes), 0)
+    if code.chunk:
+        kept = jnp.where(sent, by_width(map(code.written, sizes)), 0)
+        entries = jnp.where(whole, entries, kept)
+    elif layout.format.name != "dense" and not code.always_dense:
         entries = jnp.where(whole, entries, by_width(nonzeros))
     runs = ()
     if layout.run_coded:

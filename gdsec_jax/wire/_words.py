@@ -57,6 +57,8 @@ def words_of(params: Any, code: Code, capacity: int | None) -> Words | None:
     """
     leaves = jax.tree.leaves(params)
     sizes = tuple(int(np.prod(jnp.shape(leaf))) for leaf in leaves)
+    if code.kind == "bins":
+        code = Code()  # their values are floats here
     if code.always_dense:
         capacity = None
     if not sum(sizes) or (code.kind == "float" and capacity is None):

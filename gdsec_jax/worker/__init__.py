@@ -12,6 +12,7 @@ missing. Under Raises stands what else a piece refuses.
 
 from gdsec_jax import _checks
 from gdsec_jax.worker._censor import censor
+from gdsec_jax.worker._chunks import chunk_top_k
 from gdsec_jax.worker._gradients import (
     GradientChangeState,
     MomentumState,
@@ -25,7 +26,16 @@ from gdsec_jax.worker._memories import (
     error_feedback,
     gradient_difference,
 )
-from gdsec_jax.worker._piece import Piece, chain, check_unbiased, declare, variance_of
+from gdsec_jax.worker._permuted import perm_k
+from gdsec_jax.worker._piece import (
+    Piece,
+    chain,
+    check_unbiased,
+    contraction_of,
+    declare,
+    joint_variance_of,
+    variance_of,
+)
 from gdsec_jax.worker._quantisers import grid, natural, qsgd, sign, terngrad
 from gdsec_jax.worker._sparsifiers import (
     CommonEntriesState,
@@ -34,6 +44,7 @@ from gdsec_jax.worker._sparsifiers import (
     top_k,
     whole,
 )
+from gdsec_jax.worker._three_points import ThreePointState, dasha, three_point
 from gdsec_jax.worker._triggers import (
     CLAGState,
     FirstWholeState,
@@ -59,28 +70,35 @@ __all__ = [
     "MomentumState",
     "Piece",
     "Scope",
+    "ThreePointState",
     "cast",
     "censor",
     "censor_whole",
     "chain",
     "check_unbiased",
+    "chunk_top_k",
     "clag",
+    "contraction_of",
+    "dasha",
     "declare",
     "error_feedback",
     "first_whole",
     "gradient_change",
     "gradient_difference",
     "grid",
+    "joint_variance_of",
     "lag",
     "laq",
     "low_rank",
     "momentum",
     "natural",
+    "perm_k",
     "power_sgd",
     "qsgd",
     "random_k",
     "sign",
     "terngrad",
+    "three_point",
     "top_k",
     "variance_of",
     "whole",

@@ -1,5 +1,6 @@
 """The two memories a worker can keep: of what it did not send, and of what it sent."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -36,18 +37,30 @@ class AcknowledgedState(NamedTuple):
 
 
 def error_feedback(
-    compressor: optax.GradientTransformation, *, state_dtype=None
+    compressor: optax.GradientTransformation,
+    *,
+    decay=1.0,
+    damping=1.0,
+    state_dtype=None,
 ) -> Piece:
     r"""Compress the gradient plus what earlier rounds left unsent.
 
-    .. math:: v = g + e, \quad u = C(v), \quad e \leftarrow v - u
+    .. math:: e \leftarrow \delta e, \quad u = C(g + \eta e), \quad
+       e \leftarrow e + g - u
 
-    Where `delivered` is False the message is lost, and e <- v. The message u travels in
+    With :math:`\delta = \eta = 1`, the default, it is v = g + e, u = C(v),
+    :math:`e \leftarrow v - u`. Where `delivered` is False the message is lost, as if u
+    were 0. The message u travels in
     the parameter's dtype, without subnormal numbers; what that takes off goes into e
     with the rest.
 
     Args:
       compressor: :math:`C`, a transformation for one worker.
+      decay: :math:`\delta` in [0, 1], how much of what was left unsent is kept from one
+        round to the next; may be traced. Below 1 what stays unsent is forgotten, and
+        nothing is conserved: e is then a momentum of which what is sent is taken off.
+      damping: :math:`\eta` in [0, 1], how much of e is added to what is compressed; may
+        be traced. What is not added is kept: all is sent in the end.
       state_dtype: dtype of e; by default the parameter's, but at least float32.
 
     Examples:
@@ -63,16 +76,35 @@ def error_feedback(
 
     References:
       Seide et al., 1-Bit Stochastic Gradient Descent, 2014; Stich et al., Sparsified
-      SGD with Memory, 2018, https://arxiv.org/abs/1809.07599
+      SGD with Memory, 2018, https://arxiv.org/abs/1809.07599; the decay is that of DeMo
+      and SparseLoCo, https://arxiv.org/abs/2411.19870 and 2508.15706, the damping that
+      of EControl, https://arxiv.org/abs/2311.05645
     """
+    _checks.number_in_range("decay", decay, 0.0, 1.0)
+    _checks.number_in_range("damping", damping, 0.0, 1.0)
+    plain = all(isinstance(x, int | float) and x == 1 for x in (decay, damping))
+
+    def remember(e, v, u):
+        left = _trees.sub(v, u)
+        if not plain:  # e + g - u, of v = g + damping e
+            left = _trees.add_scaled(left, decay * (1 - damping), e)
+        return _trees.cast_like(left, e)
+
     return _with_memory(
         ErrorFeedbackState,
         compressor,
         state_dtype,
-        enter=_trees.add,
-        remember=lambda e, v, u: _trees.cast_like(_trees.sub(v, u), e),
-        censored=lambda inside: None if inside.error else inside._replace(error=True),
+        enter=_trees.add if plain else functools.partial(_added, decay * damping),
+        remember=remember,
+        censored=lambda inside: (
+            inside._replace(error=True) if plain and not inside.error else None
+        ),
     )
+
+
+def _added(scalar, g, e):
+    """g + scalar e, in the wider dtype of both."""
+    return _trees.add(g, jax.tree.map(lambda x: jnp.asarray(scalar, x.dtype) * x, e))
 
 
 def gradient_difference(

@@ -51,6 +51,11 @@ class Piece(optax.GradientTransformationExtraArgs):
       variance: from the parameters, or their shapes, to :math:`\omega`, a float, with
         :math:`E C(v) = v` and :math:`E \|C(v) - v\|^2 \le \omega \|v\|^2`; None if C
         has a bias or nothing is known.
+      joint_variance: from the same to :math:`\bar\omega` with
+        :math:`E \|\sum_m C(v_m) - v_m\|^2 \le \bar\omega \sum_m \|v_m\|^2`, which is
+        :math:`\omega` where workers draw apart, as is understood by None.
+      contraction: from the same to :math:`\alpha` in (0, 1], a float, with
+        :math:`E \|C(v) - v\|^2 \le (1 - \alpha) \|v\|^2`; None if none is known.
       most_entries: from the parameters, or their shapes, to the most non-zeros that a
         message has, an int, unless it is said to be `wire.Whole`; None for any number.
       keeps_zeros: whether an entry that is 0 is 0 in the message.
@@ -73,6 +78,8 @@ class Piece(optax.GradientTransformationExtraArgs):
     sums_over_workers: bool | None = None
     travels: bool = False
     variance: Callable[[Any], float] | None = None
+    joint_variance: Callable[[Any], float] | None = None
+    contraction: Callable[[Any], float] | None = None
     most_entries: Callable[[Any], int] | None = None
     keeps_zeros: bool = False
     shared: Callable[[Any], Any] | None = None
@@ -87,6 +94,8 @@ class Piece(optax.GradientTransformationExtraArgs):
         sums_over_workers: bool | None = False,
         travels: bool = False,
         variance: Callable[[Any], float] | None = None,
+        joint_variance: Callable[[Any], float] | None = None,
+        contraction: Callable[[Any], float] | None = None,
         most_entries: Callable[[Any], int] | None = None,
         keeps_zeros: bool = False,
         shared: Callable[[Any], Any] | None = None,
@@ -97,6 +106,8 @@ class Piece(optax.GradientTransformationExtraArgs):
         self.sums_over_workers = sums_over_workers
         self.travels = travels
         self.variance = variance
+        self.joint_variance = joint_variance
+        self.contraction = contraction
         self.most_entries = most_entries
         self.keeps_zeros = keeps_zeros
         self.shared = shared
@@ -232,7 +243,7 @@ def check_unbiased(compressor: Any) -> None:
     if getattr(compressor, "variance", None) is None:
         raise ValueError(
             f"compressor is {compressor!r}, expected a worker.Piece that declares its "
-            "variance: random_k, qsgd, natural, terngrad or whole."
+            "variance: random_k, perm_k, qsgd, natural, terngrad or whole."
         )
 
 
@@ -250,3 +261,42 @@ def variance_of(compressor: optax.GradientTransformation, params: Any) -> float:
     """
     check_unbiased(compressor)
     return float(as_piece(compressor).variance(params))  # pyright: ignore
+
+
+def joint_variance_of(compressor: optax.GradientTransformation, params: Any) -> float:
+    r""":math:`\bar\omega` of an unbiased compressor: see `Piece.joint_variance`.
+
+    Raises:
+      ValueError: it is not known to be unbiased.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from gdsec_jax import worker
+      >>> piece, params = worker.perm_k(5), jnp.zeros(20)
+      >>> worker.variance_of(piece, params), worker.joint_variance_of(piece, params)
+      (4.0, 5.0)
+    """
+    check_unbiased(compressor)
+    joint = as_piece(compressor).joint_variance
+    return variance_of(compressor, params) if joint is None else float(joint(params))
+
+
+def contraction_of(compressor: optax.GradientTransformation, params: Any) -> float:
+    r""":math:`\alpha` of a compressor that contracts: see `Piece.contraction`.
+
+    Raises:
+      ValueError: it is not known to contract.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from gdsec_jax import worker
+      >>> worker.contraction_of(worker.top_k(5), jnp.zeros(20))
+      0.25
+    """
+    known = getattr(compressor, "contraction", None)
+    if known is None:
+        raise ValueError(
+            f"compressor is {compressor!r}, expected a worker.Piece that declares its "
+            "contraction: top_k, chunk_top_k, random_k(scaled=False), sign or whole."
+        )
+    return float(known(params))

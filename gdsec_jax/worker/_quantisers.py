@@ -175,7 +175,12 @@ def sign(*, scope: Scope = "message") -> Piece:
         del scale, u
         return jnp.where(v < 0, -1, 1).astype(v.dtype)
 
-    return _scaled(Code("grid", 1), scale_of, multiples_of, scope)
+    def contraction(params):  # |v|_1 is |v|_2 at least
+        return 1 / max([1, *lengths(params, scope)])
+
+    return _scaled(
+        Code("grid", 1), scale_of, multiples_of, scope, contraction=contraction
+    )
 
 
 def grid(bits: int, *, scope: Scope = "message") -> Piece:
@@ -244,6 +249,7 @@ def _scaled(
     scope: Scope,
     draws: str | None = None,
     variance=None,
+    contraction=None,
 ) -> Piece:
     """A scale of a vector, and of each entry an integer multiple of it.
 
@@ -311,7 +317,13 @@ def _scaled(
         )
         return message, Packing(state.code, jnp.asarray(scales, jnp.float32))
 
-    return Piece(init, update, variance=variance, keeps_zeros=not code.always_dense)
+    return Piece(
+        init,
+        update,
+        variance=variance,
+        contraction=contraction,
+        keeps_zeros=not code.always_dense,
+    )
 
 
 def _uniform(key: jax.Array, part: jax.Array, start: int, size: int) -> jax.Array:

@@ -56,8 +56,13 @@ def top_k(k: float, *, scope: Scope = "message") -> Piece:
         ]
         return _keep(updates, chosen, scope), state
 
-    most_entries = _most_entries(k, scope)
-    return Piece(no_state, update, most_entries=most_entries, keeps_zeros=True)
+    return Piece(
+        no_state,
+        update,
+        contraction=_kept_at_least(k, scope),
+        most_entries=_most_entries(k, scope),
+        keeps_zeros=True,
+    )
 
 
 @_trees.state
@@ -144,6 +149,7 @@ def random_k(
         init,
         update,
         variance=variance,
+        contraction=None if scaled else _kept_at_least(k, scope),
         shared=(lambda state: state.index) if common else None,
         most_entries=most_entries,
         keeps_zeros=True,
@@ -175,7 +181,12 @@ def whole() -> Piece:
         return updates, state
 
     return Piece(
-        init, update, component_wise=True, variance=lambda params: 0.0, keeps_zeros=True
+        init,
+        update,
+        component_wise=True,
+        variance=lambda params: 0.0,
+        contraction=lambda params: 1.0,
+        keeps_zeros=True,
     )
 
 
@@ -246,6 +257,14 @@ def _without_places(message, like, chosen, state, scope: Scope):
     pieces = zip(vectors(travels, scope), index, state.packing.payload, strict=True)
     values = [v[place].astype(was.dtype) for v, place, was in pieces]
     return CommonEntriesState(index, Packing(Code(dense=True), payload=values))
+
+
+def _kept_at_least(k: float, scope: Scope):
+    """alpha: the least part of the entries of a vector that are kept."""
+    return lambda params: min(
+        (number_of(k, size) / size for size in lengths(params, scope) if size),
+        default=1.0,
+    )
 
 
 def _most_entries(k: float, scope: Scope):

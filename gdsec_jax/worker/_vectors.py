@@ -82,6 +82,8 @@ _DRAWS = (
 _MISSING = {
     "key": _DRAWS,  # this worker's for the round
     "round_key": _DRAWS,  # common to all workers
+    "worker_index": "worker_index is None, expected this worker's number, which "
+    "federate hands on to {}.",
     "gradient": "gradient is None, expected this worker's: {} stands in a "
     "gradient_difference, which hands it on.",
     "params_change": "{} compares with the last change of the params, got none: call "

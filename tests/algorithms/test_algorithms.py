@@ -447,6 +447,17 @@ TRACED = {
     "diana": {"beta"},
     "marina": {"probability"},
     "clag": {"zeta"},
+    "ef_bv": {"nu", "beta"},
+    "threepc": {"probability"},
+    "econtrol": {"eta"},
+    "dasha": {"momentum"},
+}
+GIVEN = {  # what has no number by default, or is not read
+    "diana": {"beta": 0.5},
+    "marina": {"probability": 0.5},
+    "ef_bv": {"nu": 0.5, "beta": 0.5},
+    "threepc": {"variant": "v5"},
+    "dasha": {"momentum": 0.5},
 }
 
 
@@ -456,10 +467,7 @@ def test_static_args_leave_every_other_number_traced(method):
     factory = gdsec_jax.METHODS[method.name].factory
     static = gdsec_jax.STATIC_ARGS.of(factory)
     assert set(static) <= set(inspect.signature(factory).parameters)
-    given = {"num_workers": 3} | method.arguments
-    given |= {"diana": {"beta": 0.5}, "marina": {"probability": 0.5}}.get(
-        method.name, {}
-    )
+    given = {"num_workers": 3} | method.arguments | GIVEN.get(method.name, {})
     optimizer = optax.inject_hyperparams(factory, static_args=static)(**given)
     params = {"w": jnp.ones((3, 2))}
     state = jax.eval_shape(optimizer.init, params)

@@ -46,6 +46,17 @@ class Draws(NamedTuple):
         np.put_along_axis(masks, order[..., :k], True, axis=-1)
         return masks
 
+    def blocks(self) -> np.ndarray:
+        """Of each round a permutation dealt into a block a worker, bool [.., M, D]."""
+        length = self.words.shape[-1]
+
+        def one(key):
+            entries, workers = jax.random.split(key)
+            order = jax.random.permutation(entries, length) % WORKERS
+            return order == jax.random.permutation(workers, WORKERS)[:, None]
+
+        return np.asarray(jax.vmap(one)(self.common))
+
     def workers(self, probabilities) -> np.ndarray:
         """One worker a round, [rounds]."""
         chances = jnp.asarray(probabilities)
@@ -96,9 +107,10 @@ class Compressor(NamedTuple):
 
     piece: worker.Piece
     of: Callable[[Draws], rivals.Compress]
-    omega: Callable[[int], float]  # of D
+    omega: Callable[[int], float] | None  # of D
     value_bits: int
     scales: int
+    known: bool = False  # places are, and ceil(D / M) values travel
 
 
 def _random_k(k):
@@ -116,6 +128,22 @@ def _qsgd(s):
     width = 1 + math.ceil(math.log2(s + 1))
     omega = lambda d: min(d / s**2, math.sqrt(d) / s)  # noqa: E731
     return Compressor(worker.qsgd(s), of, omega, width, 1)
+
+
+def _perm_k():
+    def of(draws):
+        masks = draws.blocks()
+        return lambda r, m, v: np.where(masks[r, m], WORKERS * v, 0.0)
+
+    piece, omega = worker.perm_k(WORKERS), lambda d: WORKERS - 1
+    return Compressor(piece, of, omega, 64, 0, known=True)
+
+
+def _top_k(k):
+    def of(draws):
+        return lambda r, m, v: rivals.compress_top_k(v, k)
+
+    return Compressor(worker.top_k(k), of, None, 64, 0)
 
 
 def _natural():
@@ -166,6 +194,8 @@ def _level_bits(given):
 
 def _of_compressor(message, given):
     own = given["compressor"]
+    if own.known:
+        return -(-message.size // WORKERS) * own.value_bits
     return rivals.quantised_bits(message, "rle", own.value_bits, own.scales)
 
 
@@ -228,6 +258,31 @@ def _marina(setting):
     return rivals.alone(setting.start, rivals.marina(own.of(setting.draws), full))
 
 
+def _ef_bv(setting):
+    own, nu, beta = (setting.given[x] for x in ("compressor", "nu", "beta"))
+    compress = own.of(setting.draws)
+    return rivals.ef_bv(setting.start, compress, nu, beta)
+
+
+def _threepc(setting):
+    k, variant = setting.given["k"], setting.given["variant"]
+    second = setting.given.get("second_k", k)
+    masks = setting.draws.masks(second)
+    compressors = {
+        "v2": lambda r, m, v: rivals.compress_rand_k(v, second, masks[r, m]),
+        "v4": lambda r, m, v: rivals.compress_top_k(v, second),
+    }
+    full = setting.draws.coins < setting.given.get("probability", 0.1)
+    method = rivals.threepc(variant, k, compressors.get(variant), full)
+    return rivals.alone(setting.start, method)
+
+
+def _dasha(setting):
+    own = setting.given["compressor"]
+    a = 1 / (2 * own.omega(setting.length) + 1)
+    return rivals.alone(setting.start, rivals.dasha(own.of(setting.draws), a))
+
+
 def _factors(name):
     def run(setting):
         initial = _first_factor(setting.shape[1], setting.given["rank"])
@@ -260,6 +315,10 @@ ORACLES = {
     "diana": Oracle(_diana, _of_compressor),
     "marina": Oracle(_marina, _of_compressor),
     "clag": Oracle(_alone("clag"), _floats),
+    "ef_bv": Oracle(_ef_bv, _of_compressor),
+    "threepc": Oracle(_threepc, _floats),
+    "econtrol": Oracle(_alone("econtrol"), _floats),
+    "dasha": Oracle(_dasha, _of_compressor),
 }
 
 
@@ -319,6 +378,29 @@ CASES = {
     ),
     "marina, natural": Case("marina", {"compressor": _natural()}, only="breast_cancer"),
     "clag": Case("clag", {"k": 16, "zeta": 3.0}, skips=True, sparse=True),
+    "ef_bv": Case("ef_bv", {"compressor": _random_k(6)}, sparse=True),
+    "ef_bv, top-k": Case(
+        "ef_bv", {"compressor": _top_k(6), "nu": 0.9, "beta": 0.8}, sparse=True
+    ),
+    "ef_bv, running": Case(
+        "ef_bv",
+        {"compressor": _qsgd(4), "server": servers.running()},
+        sparse=True,
+        only="digits",
+    ),
+    "threepc, v1": Case("threepc", {"k": 6, "variant": "v1"}),
+    "threepc, v2": Case(
+        "threepc", {"k": 6, "variant": "v2", "second_k": 4}, sparse=True
+    ),
+    "threepc, v4": Case(
+        "threepc", {"k": 6, "variant": "v4", "second_k": 4}, sparse=True
+    ),
+    "threepc, v5": Case(
+        "threepc", {"k": 6, "variant": "v5", "probability": 0.2}, sparse=True
+    ),
+    "econtrol": Case("econtrol", {"k": 6, "eta": 0.1}, sparse=True),
+    "dasha": Case("dasha", {"compressor": _random_k(6)}, sparse=True),
+    "dasha, perm-k": Case("dasha", {"compressor": _perm_k()}, sparse=True),
 }
 MATRICES = ("low_rank", "power_sgd")  # they want matrices; all others are given vectors
 # On which data set a case is run each time; the others are slow tests.
@@ -326,9 +408,16 @@ _FAST = dict.fromkeys(
     (
         *("gdsec", "gdsoec, xi^i", "qsgdsec", "cgd", "lag", "laq", "iag", "top_j"),
         *("sign_ef", "qgd", "ef21", "clag", "marina", "power_sgd, rank 2"),
+        *("ef_bv", "ef_bv, top-k", "threepc, v2", "threepc, v5", "econtrol", "dasha"),
     ),
     "breast_cancer",
-) | dict.fromkeys(("gd", "gdsec, xi^i", "diana", "rand_k, feedback"), "digits")
+) | dict.fromkeys(
+    (
+        *("gd", "gdsec, xi^i", "diana", "rand_k, feedback"),
+        *("threepc, v1", "threepc, v4", "dasha, perm-k", "ef_bv, running"),
+    ),
+    "digits",
+)
 RUNS = [
     pytest.param(
         case,
@@ -444,6 +533,8 @@ def test_equals_the_oracle_for_200_rounds(case, name):
         bits = 64 * entries
     else:
         entries[speaks & (whole | own.dense)] = length
+        if getattr(given.get("compressor"), "known", False):
+            entries[speaks] = math.ceil(length / WORKERS)
         bits = [
             [
                 oracle.dense_bits(u, 64) if whole else own.bits(u, given)
@@ -544,6 +635,15 @@ def _is_gradient_descent(problem, gradient, algorithm):
     [
         ("clag", {"k": 6, "zeta": 0.0}),
         pytest.param("ef21_sgdm", {"k": 6, "eta": 1.0}, marks=pytest.mark.slow),
+        (
+            "ef_bv",
+            {
+                "compressor": worker.first_whole(worker.top_k(6)),
+                "nu": 1.0,
+                "beta": 1.0,
+            },
+        ),
+        ("threepc", {"k": 4, "variant": "v4", "second_k": 2}),
     ],
 )
 def test_a_limit_case_is_ef21(name, arguments):
@@ -556,6 +656,22 @@ def test_a_limit_case_is_ef21(name, arguments):
     np.testing.assert_allclose(thetas, ef21.thetas[1:], rtol=1e-10, atol=1e-10)
     entries = np.where(ef21.whole, 64, np.count_nonzero(ef21.messages, axis=-1))
     np.testing.assert_array_equal(sent.entries, entries)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("running", slow_but([False], [False, True]))
+def test_ef_bv_with_nu_1_is_diana(running):
+    problem, _ = _problem("digits", "ef_bv")
+    compressor = worker.qsgd(4)
+    own = {"key": KEY, "server": servers.running() if running else None}
+    step = optax.sgd(gdsec_jax.theory("diana", problem, compressor=compressor)[0])
+    diana = gdsec_jax.diana(WORKERS, compressor, **own)
+    beta = 1 / (1 + worker.variance_of(compressor, problem.init_params))
+    for given in ({"beta": None}, {"beta": beta}):
+        ef_bv = gdsec_jax.ef_bv(WORKERS, compressor, nu=1.0, **given, **own)
+        runs = [_library(problem, optax.chain(x, step)) for x in (diana, ef_bv)]
+        np.testing.assert_allclose(runs[1][1], runs[0][1], rtol=1e-12, atol=1e-14)
+        np.testing.assert_array_equal(runs[1][2].bits, runs[0][2].bits)
 
 
 @pytest.mark.slow
@@ -616,6 +732,15 @@ CONVERGENCE = {
     "diana, qsgd": Row("diana", {"compressor": _qsgd(8)}),
     "marina": Row("marina", {"compressor": _random_k(16)}),
     "clag": Row("clag", {"k": 16, "zeta": 2.0}),
+    "ef_bv": Row("ef_bv", {"compressor": _random_k(16)}),
+    "ef_bv, top-k": Row("ef_bv", {"compressor": _top_k(16)}),
+    "threepc, v1": Row("threepc", {"k": 6, "variant": "v1"}),
+    "threepc": Row("threepc", {"k": 16, "variant": "v2"}),
+    "threepc, v4": Row("threepc", {"k": 6, "variant": "v4"}),
+    "threepc, v5": Row("threepc", {"k": 16, "variant": "v5", "probability": 0.2}),
+    "econtrol": Row("econtrol", {"k": 6}),
+    "dasha": Row("dasha", {"compressor": _random_k(16)}),
+    "dasha, perm-k": Row("dasha", {"compressor": _perm_k()}),
 }
 
 

@@ -4,7 +4,7 @@ To 1e-12 in float64: sums over workers are rounded differently. Where an entry s
 within rounding of a threshold, one of the two would send it and the other not; the
 samples here are normal numbers, of which none does. Methods of factors double such
 differences every few rounds, on one device, too, so that they are compared for fewer;
-diana and marina are given a step at which they do not diverge.
+some are given a step at which they do not diverge.
 """
 
 import textwrap
@@ -25,6 +25,7 @@ QUICK = {
     "unchecked": ("top_j", "low_rank"),
 }
 
+BOLD = "diana", "marina", "dasha", "threepc"  # at the step of the others
 EQUALS = """
     from cases import METHODS
     for method in METHODS:
@@ -33,27 +34,29 @@ EQUALS = """
             rounds = {rounds}
             if method.name in ("low_rank", "power_sgd"):
                 rounds = min(rounds, 60)
-            step = 0.001 if method.name in ("diana", "marina") else 0.01
+            step = 0.001 if method.name in {bold} else 0.01
             agree(make, 4, rounds, ({way!r},), method.name, step=step)
 """
 
 
 @pytest.mark.parametrize("way", slow_but(("auto", "inside"), WAYS))
 def test_a_method_on_four_devices_is_that_on_one(way):
-    on_devices(EQUALS.format(names=QUICK[way], way=way, rounds=20))
+    on_devices(EQUALS.format(bold=BOLD, names=QUICK[way], way=way, rounds=20))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_for_three_hundred_rounds(method):
-    on_devices(EQUALS.format(names=(method.name,), way="explicit", rounds=300))
+    on_devices(
+        EQUALS.format(bold=BOLD, names=(method.name,), way="explicit", rounds=300)
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "explicit"])
 def test_for_three_hundred_rounds_in_other_ways(way):
     names = "gdsec", "sign_ef", "ef21", "power_sgd", "lag", "marina"
-    on_devices(EQUALS.format(names=names, way=way, rounds=300))
+    on_devices(EQUALS.format(bold=BOLD, names=names, way=way, rounds=300))
 
 
 @pytest.mark.slow
@@ -85,7 +88,7 @@ def test_eight_devices():
 def test_two_processes_of_two_devices(way):
     """Over gloo; each process holds the replicas of its devices against one's own."""
     names = "gdsec", "marina", "sign_ef", "power_sgd"
-    equals = textwrap.dedent(EQUALS.format(names=names, way=way, rounds=20))
+    equals = textwrap.dedent(EQUALS.format(bold=BOLD, names=names, way=way, rounds=20))
     together(program("from meshes import *\n" + equals))
 
 
@@ -134,6 +137,9 @@ OPTIONS = """
         4, xi, 0.1, axis=axis, **({{"server": capacity}} | options)
     )
     top_j = lambda axis, **options: gdsec_jax.top_j(4, 0.1, axis=axis, **options)
+    chunks = lambda axis, **options: gdsec_jax.federate(
+        worker.error_feedback(worker.chunk_top_k(5, chunk=64, **options)), 4, axis=axis
+    )
     here, heard = attendance(20, 4, 0), attendance(20, 4, 1)
     static = gdsec_jax.STATIC_ARGS.of(gdsec_jax.gdsec)
     injected = optax.inject_hyperparams(gdsec_jax.gdsec, static_args=static)
@@ -205,6 +211,16 @@ OPTIONS = """
             None,
         ),
         "adam": (lambda axis: optax.chain(top_j(axis), optax.adam(0.1)), None),
+        "chunks": (lambda axis: chunks(axis), None),
+        "bins": (lambda axis: chunks(axis, bits=2), None),
+        "transforms": (lambda axis: chunks(axis, dct=True), None),
+        "permuted": (
+            lambda axis: gdsec_jax.dasha(4, worker.perm_k(4), key=0, axis=axis), None
+        ),
+        "weighted messages": (
+            lambda axis: gdsec_jax.ef_bv(4, worker.top_k(9), 0.7, 0.4, axis=axis),
+            None,
+        ),
     }}
     for name in {names}:
         make, said = cases[name]
@@ -219,12 +235,13 @@ NAMES = {
     "of sums": ("weights", "mean", "weighted mean", "scales of leaves", "running"),
     "of numbers": ("adaptive", "injected", "traced", "narrow memories", "held"),
     "of a chain": ("broadcast", "adam"),
+    "of chunks": ("chunks", "bins", "transforms", "permuted", "weighted messages"),
 }
 
 
 @pytest.mark.slow
 def test_some_options():
-    names = ("accumulating", "weighted mean", "traced")
+    names = ("accumulating", "weighted mean", "traced", "bins")
     on_devices(OPTIONS.format(names=names, ways=("explicit",)))
 
 

@@ -40,6 +40,32 @@ def test_the_rules_by_sorting(values, share):
     )
 
 
+@settings(max_examples=60, deadline=None)
+@given(rows)
+def test_further_rules_by_numpy(values):
+    values = np.array(values, np.float64)
+    values[np.abs(values) < 1e-30] = 0  # no subnormal numbers, as in messages
+    given_ = {
+        "a": jnp.asarray(values[:, :1], jnp.float32),
+        "b": jnp.asarray(values[:, 1]),
+    }
+    flat = lambda tree: np.concatenate([np.ravel(x) for x in tree.values()])  # noqa: E731
+    norms = np.linalg.norm(values, axis=1)
+    spoken = norms[norms > 0]
+    limit = np.median(spoken) if spoken.size else 0.0
+    factor = np.where(norms > limit, limit / np.where(norms > 0, norms, 1), 1)
+    ours = flat(robust.clipped_to_median(given_))
+    np.testing.assert_allclose(
+        ours, (factor[:, None] * values).sum(0), rtol=1e-4, atol=1e-3
+    )
+    count = np.maximum((values != 0).sum(0), 1)
+    ours = flat(robust.over_senders(given_))
+    expected = len(values) * values.sum(0) / count
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-3)
+    ours = flat(robust.majority(given_))
+    np.testing.assert_array_equal(ours, np.sign(np.sign(values).sum(0)))
+
+
 @pytest.mark.parametrize("reduction", slow_but(("sum",), ("sum", "mean")))
 def test_limits_that_are_the_sum(reduction):
     params = jnp.ones(7)

@@ -45,6 +45,8 @@ def value_string(value, l, code, every):
             return sign + (field(abs(l), 1) if every else "")
         case "grid":
             return field((l + 2**code.size - 1) // 2, code.size)
+        case "bins":
+            return field(l, code.size)
         case _:
             return sign + field(l + 127 if value != 0 else 0, 8)
 

@@ -34,7 +34,14 @@ PIECES = {
     ),
     "top_k before momentum": worker.chain(worker.top_k(3), worker.momentum(0.5)),
     "chain with top_k": worker.chain(worker.top_k(3), worker.censor(0.3)),
+    "chunk_top_k": worker.chunk_top_k(1, chunk=4),
+    "chunk_top_k, bits": worker.chunk_top_k(1, chunk=4, bits=2),
+    "chunk_top_k, dct": worker.chunk_top_k(1, chunk=4, dct=True),
     "clag": worker.gradient_difference(worker.clag(worker.top_k(3), 0.5)),
+    "dasha": worker.gradient_difference(worker.dasha(worker.random_k(3))),
+    "error_feedback, damped": worker.error_feedback(
+        worker.censor(0.3), decay=0.9, damping=0.5
+    ),
     "error_feedback": worker.error_feedback(worker.censor(0.3)),
     "error_feedback of top_k": worker.error_feedback(worker.top_k(3)),
     "first_whole": worker.first_whole(worker.top_k(3)),
@@ -49,12 +56,17 @@ PIECES = {
     "low_rank": worker.low_rank(1),
     "momentum": worker.momentum(0.5),
     "natural": worker.natural(),
+    "perm_k": worker.perm_k(4),
     "power_sgd": worker.power_sgd(1),
     "power_sgd inside": worker.error_feedback(worker.power_sgd(1)),
     "qsgd": worker.qsgd(7),
     "random_k": worker.random_k(3),
     "sign": worker.sign(),
     "terngrad": worker.terngrad(),
+    "three_point": worker.gradient_difference(
+        worker.three_point("v2", worker.top_k(2), worker.random_k(1))
+    ),
+    "unscaled": worker.random_k(3, scaled=False),
     "top_k": worker.top_k(3),
     "whole": worker.whole(),
     "optax trace": worker.chain(optax.trace(0.9)),
@@ -78,17 +90,32 @@ PIECES = {
 }
 COMPONENT_WISE = {
     *("cast", "censor", "chain", "error_feedback", "gradient_difference", "momentum"),
-    *("whole", "optax trace", "optax ema", "optax adam", "optax rms", "optax decay"),
+    *(
+        "error_feedback, damped",
+        "whole",
+        "optax trace",
+        "optax ema",
+        "optax adam",
+        "optax rms",
+        "optax decay",
+    ),
     *("optax clip", "optax sign", "optax zero", "optax identity", "optax scale"),
 }
 KEEPS_ZEROS = {
     *("cast", "censor", "censor by entries", "censor by rounds", "chain with top_k"),
     *("natural", "qsgd", "random_k", "terngrad", "top_k", "whole"),
+    *("chunk_top_k", "perm_k", "unscaled"),
 }
 MOST = {  # of 12 entries; the first message of some is whole
     "chain with top_k": 3,
     "chain of top_k and cast": 3,
+    "chunk_top_k": 3,
+    "chunk_top_k, bits": 3,
     "clag": 3,
+    "dasha": 3,
+    "perm_k": 3,
+    "three_point": 3,
+    "unscaled": 3,
     "error_feedback of top_k": 3,
     "first_whole": 3,
     "gradient_change": 3,
@@ -110,6 +137,7 @@ def two_rounds(piece, gradients, params):
             "round": jnp.asarray(k),
             "key": jax.random.key(k),
             "round_key": jax.random.key(k),
+            "worker_index": jnp.asarray(2),
             "like": params,
         }
         message, state = piece.update(gradient, state, params, **known)
@@ -123,7 +151,33 @@ def test_what_is_declared():
         expected = True if name in SUM else None if name in UNKNOWN else False
         assert piece.sums_over_workers is expected, name
     has_variance = {name for name, x in PIECES.items() if x.variance is not None}
-    assert has_variance == {"natural", "qsgd", "random_k", "terngrad", "whole"}
+    unbiased = {"natural", "qsgd", "random_k", "terngrad", "whole"}
+    assert has_variance == unbiased | {"perm_k"}
+    contracts = {name for name, x in PIECES.items() if x.contraction is not None}
+    assert contracts == {
+        *("chunk_top_k", "chunk_top_k, dct", "sign", "top_k", "unscaled", "whole"),
+    }
+
+
+def test_what_contracts_does():
+    """On average over draws, and on the worst vectors of sign and of a sparsifier."""
+    params = jnp.zeros(12)
+    vectors = np.random.default_rng(3).normal(size=(4, 12))
+    vectors = jnp.asarray([*vectors, np.ones(12), np.eye(12)[5]], jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 500)
+    for name, piece in PIECES.items():
+        if piece.contraction is None:
+            with pytest.raises(ValueError, match="declares its contraction: top_k"):
+                worker.contraction_of(piece, params)
+            continue
+        left = 1 - worker.contraction_of(piece, params)
+        for v in vectors:
+            one = lambda key, v=v, piece=piece: piece.update(  # noqa: E731
+                v, piece.init(v), v, key=key
+            )[0]
+            errors = ((jax.vmap(one)(keys) - v) ** 2).sum(1).mean()
+            slack = 1.15 if name == "unscaled" else 1 + 1e-5
+            assert errors <= left * (v**2).sum() * slack + 1e-5, name
 
 
 @pytest.mark.parametrize("name", sorted(COMPONENT_WISE))

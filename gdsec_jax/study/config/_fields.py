@@ -113,8 +113,11 @@ PARAMETERS = {
     ),
     "rank": Parameter(Count, "r of the factors."),
     "zeta": Parameter(NonNegative, "Of the trigger.", True),
-    "eta": Parameter(Unit, "Of the momentum.", True),
+    "eta": Parameter(Unit, "Of the momentum, or of what is left unsent.", True),
     "probability": Parameter(Fraction, "Of a full round, or of a meeting.", True),
+    "nu": Parameter(Unit, "Of the messages, when they are added up.", True),
+    "momentum": Parameter(Fraction, "Of the memory, towards the gradient.", True),
+    "second_k": Parameter(Number, "k of the second compressor."),
     "compressor": Parameter(
         Literal["random_k", "qsgd", "natural", "terngrad", "whole"],
         "With its own k, levels and scope.",

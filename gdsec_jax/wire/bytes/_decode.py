@@ -8,8 +8,13 @@ import numpy as np
 from gdsec_jax.wire._codes import Code
 from gdsec_jax.wire._formats import Format
 from gdsec_jax.wire.bytes import _bits, _values
-from gdsec_jax.wire.bytes._message import AS_FLOATS, Message, Plan, plan_of
-from gdsec_jax.wire.bytes._values import check_scales, count_nonzero
+from gdsec_jax.wire.bytes._message import AS_FLOATS, Leaf, Message, Plan, plan_of
+from gdsec_jax.wire.bytes._values import (
+    check_scales,
+    count_nonzero,
+    in_chunks,
+    own_scale,
+)
 
 
 def decode(
@@ -146,7 +151,7 @@ def _read(data: np.ndarray, plan: Plan) -> tuple[np.ndarray, list[np.ndarray]]:
     """Scales and leaves of a message that is not all zeros."""
     reader = _Reader(data)
     scales = reader.numbers(plan.num_scales, 32).view(np.float32)
-    check_scales(scales)
+    check_scales(scales, plan.code)
     if plan.dense:
         positions, sizes = None, [leaf.size for leaf in plan.leaves]
     else:
@@ -167,11 +172,11 @@ def _read(data: np.ndarray, plan: Plan) -> tuple[np.ndarray, list[np.ndarray]]:
     for leaf, size, width in zip(plan.leaves, sizes, widths, strict=True):
         bits = reader.numbers(size, width)
         if plan.code.kind != "float" or plan.float_dtype(leaf) != leaf.dtype:
-            scale = scales[leaf.scale] if scales.size else None
+            scale = own_scale(scales, leaf, plan.code)
             bits = _values.from_numbers(bits, leaf, plan, scale)
         nonzero, flushed = count_nonzero(bits, leaf.dtype)
-        if not flushed or (positions is not None and nonzero < size):
-            zeros = "" if plan.dense else "zeros, "
+        if not flushed or (not plan.zeros and nonzero < size):
+            zeros = "" if plan.zeros else "zeros, "
             raise ValueError(
                 f"data hold {zeros}subnormal numbers or -0.0 as values of {leaf.name}, "
                 "expected none."
@@ -179,8 +184,11 @@ def _read(data: np.ndarray, plan: Plan) -> tuple[np.ndarray, list[np.ndarray]]:
         if positions is not None:
             where = positions[first : first + size]
             every = np.zeros(leaf.size, bits.dtype)
-            every[where - leaf.start if leaf.start else where] = bits
+            own = where - leaf.start if leaf.start else where
+            every[own] = bits
             bits = every
+            if plan.form == "chunks":
+                _check_zeros(bits, own, leaf, plan)
         leaves.append(bits.view(leaf.dtype).reshape(leaf.shape))
         sent += nonzero
         first += size
@@ -192,6 +200,8 @@ def _read(data: np.ndarray, plan: Plan) -> tuple[np.ndarray, list[np.ndarray]]:
 def _positions(reader: _Reader, plan: Plan) -> np.ndarray:
     """The positions of the non-zeros, int64, which ascend."""
     length, index = plan.length, None
+    if plan.form == "chunks":
+        return _in_chunks(reader, plan)
 
     def checked(count: int) -> int:
         if count == 0:
@@ -224,6 +234,33 @@ def _positions(reader: _Reader, plan: Plan) -> np.ndarray:
             f"{length}, the entries of the message, as expected."
         )
     return index
+
+
+def _in_chunks(reader: _Reader, plan: Plan) -> np.ndarray:
+    """The positions of what is written of each chunk."""
+    code, found = plan.code, [np.zeros(0, np.int64)]
+    for leaf in plan.leaves:
+        count = code.written(leaf.size)
+        places = reader.numbers(count, code.place_width(leaf.size)).astype(np.int64)
+        first = np.arange(count) // code.kept * code.chunk
+        ascend = np.diff(first + places, prepend=-1) > 0
+        if not (ascend.all() and (first + places < leaf.size).all()):
+            raise ValueError(
+                f"data hold places in chunks of {leaf.name} that do not ascend "
+                f"strictly below {code.chunk}, or the chunk's end, as expected."
+            )
+        found.append(leaf.start + first + places)
+    return np.concatenate(found)
+
+
+def _check_zeros(bits: np.ndarray, written: np.ndarray, leaf: Leaf, plan: Plan) -> None:
+    """Of the zeros of a chunk the first ones are written."""
+    expected = in_chunks(np.flatnonzero(bits), leaf.size, plan.code)
+    if not np.array_equal(expected, written):
+        raise ValueError(
+            f"data hold zeros of {leaf.name} that are not the first ones of their "
+            "chunks, expected those."
+        )
 
 
 def _exactly(data: np.ndarray, bits: int) -> None:

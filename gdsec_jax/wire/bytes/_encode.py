@@ -7,7 +7,13 @@ from gdsec_jax.wire._formats import Format
 from gdsec_jax.wire.bytes import _bits, _values
 from gdsec_jax.wire.bytes._bits import Bits
 from gdsec_jax.wire.bytes._message import Leaf, Message, Plan, plan_of
-from gdsec_jax.wire.bytes._values import bits_of, check_scales, count_nonzero
+from gdsec_jax.wire.bytes._values import (
+    bits_of,
+    check_scales,
+    count_nonzero,
+    in_chunks,
+    own_scale,
+)
 
 
 def encode(message: Message, format: str | Format) -> bytes:
@@ -39,7 +45,14 @@ def encode(message: Message, format: str | Format) -> bytes:
     grid     :math:`(l + 2^b - 1) / 2` in b bits, with b the code's size; the value is
              the scale times l, and all D are written in any format
     power    a sign, and the exponent of two + 127 in 8 bits, or 0 for zero
+    bins     l in b bits, with b the code's size; the value is scale number l of the
+             leaf's own, the first that equals it
     =======  =======================================================================
+
+    Where the code has a `chunk`, no format says where the non-zeros are: of every chunk
+    of a leaf, the last one perhaps shorter, as many entries as are kept are written,
+    the non-zeros and the first zeros; their places in their chunks, ascending, of all
+    leaves in turn, and then their values.
 
     Zeros fill the last byte. A message that is `whole` is its values as floats, dense.
 
@@ -78,6 +91,8 @@ def encode(message: Message, format: str | Format) -> bytes:
         bits = np.ascontiguousarray(array).reshape(-1).view(bits_of(leaf.dtype))
         if not plan.dense:
             where = np.flatnonzero(bits != 0)
+            if plan.form == "chunks":
+                where = in_chunks(where, leaf.size, plan.code)
             bits = bits[where]
             positions.append(where + leaf.start)
         number, flushed = count_nonzero(bits, leaf.dtype)
@@ -90,7 +105,7 @@ def encode(message: Message, format: str | Format) -> bytes:
         sent += number
     if not sent:
         return b""
-    check_scales(scales)
+    check_scales(scales, plan.code)
     parts = [_bits.pack(scales.view(np.uint32), 32)]
     if not plan.dense:
         parts += _index(np.concatenate(positions), plan)
@@ -113,6 +128,11 @@ def _scales_of(message: Message, plan: Plan) -> np.ndarray:
 def _index(positions: np.ndarray, plan: Plan) -> list[Bits]:
     """Where the non-zeros are; positions ascend and are one at least."""
     count, length = positions.size, plan.length
+    if plan.form == "chunks":
+        return [
+            _bits.pack(places, plan.code.place_width(leaf.size))
+            for leaf, places in _by_leaf(positions, plan)
+        ]
     if plan.form == "bitmap":
         flags = np.zeros(length, bool)
         flags[positions] = True
@@ -136,6 +156,14 @@ def _index(positions: np.ndarray, plan: Plan) -> list[Bits]:
     ]
 
 
+def _by_leaf(positions: np.ndarray, plan: Plan):
+    """Each leaf, and the places in their chunks of its entries that are written."""
+    ends = np.cumsum([plan.code.written(leaf.size) for leaf in plan.leaves])
+    own = np.split(positions, ends[:-1]) if plan.leaves else []
+    for leaf, mine in zip(plan.leaves, own, strict=True):
+        yield leaf, (mine - leaf.start) % plan.code.chunk
+
+
 def _gamma(numbers: np.ndarray) -> Bits:
     """Elias' gamma code: the number itself behind as many zeros as bits follow."""
     return _bits.pack_codewords(numbers, 2 * _bits.bit_lengths(numbers) - 1)
@@ -157,7 +185,7 @@ def _written(entries: list[np.ndarray], plan: Plan, scales: np.ndarray) -> list[
     """The values in order; neighbours of one width, no whole bytes, share a string."""
 
     def numbers(bits: np.ndarray, leaf: Leaf) -> np.ndarray:
-        scale = scales[leaf.scale] if scales.size else None
+        scale = own_scale(scales, leaf, plan.code)
         return _values.to_numbers(bits, leaf, plan, scale)
 
     groups: list[tuple[int, list[np.ndarray]]] = []

@@ -13,7 +13,7 @@ from gdsec_jax.wire import _formats
 from gdsec_jax.wire._codes import Code, packing_of, whole_of
 from gdsec_jax.wire._formats import Format, index_length
 
-KINDS = ("float", "levels", "ternary", "grid", "power")
+KINDS = ("float", "levels", "ternary", "grid", "power", "bins")
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 AS_FLOATS = Code()
 _SCALED = ("levels", "ternary", "grid")
@@ -27,7 +27,8 @@ class Message:
       values: the message, a tree of arrays of float16, bfloat16, float32 or float64,
         without subnormal numbers and -0.0, which no message carries: see `wire.flush`.
       code: how the values are written.
-      scales: float32 [code.num_scales], of the whole message or one for each leaf.
+      scales: float32 [code.num_scales], of the whole message or one for each leaf; of
+        bins the values that they stand for, those of each leaf in turn.
       whole: in this round nothing is compressed: the values travel as floats of their
         own dtypes, densely and without scales, whatever code and format say.
 
@@ -98,7 +99,7 @@ class Leaf(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype
     start: int  # of its entries in the message
-    scale: int  # which of the scales is its own
+    scale: slice  # which of the scales are its own
 
     @property
     def size(self) -> int:
@@ -110,7 +111,7 @@ class Plan(NamedTuple):
 
     leaves: tuple[Leaf, ...]
     structure: Any  # of the tree
-    form: str  # where the values belong: a name of the formats
+    form: str  # where the values belong: a name of the formats, or "chunks"
     code: Code  # of the values, floats where the message is whole
     num_scales: int  # how many precede the values
 
@@ -125,9 +126,20 @@ class Plan(NamedTuple):
         return self.form == "dense"
 
     @property
+    def zeros(self) -> bool:
+        """Whether a value that is written may be zero."""
+        return self.form in ("dense", "chunks")
+
+    @property
     def most_bits(self) -> int:
         """A bound on the bits of a message, whatever its entries."""
         length = self.length
+        if self.form == "chunks":
+            return 32 * self.num_scales + sum(
+                self.code.written(leaf.size)
+                * (self.code.place_width(leaf.size) + self.width(leaf))
+                for leaf in self.leaves
+            )
         # Of run lengths, as `rle_bits` and `golomb_bits` say.
         runs = {"rle": length + length // 2 + 63, "golomb": length + 68}.get(self.form)
         index = 0 if self.dense else index_length(self.form, length, length, runs)
@@ -140,7 +152,7 @@ class Plan(NamedTuple):
 
     def width(self, leaf: Leaf) -> int:
         """v: the bits of a value of this leaf."""
-        return self.code.width(nonzero=not self.dense, dtype=leaf.dtype)
+        return self.code.width(nonzero=not self.zeros, dtype=leaf.dtype)
 
 
 def plan_of(name: str, tree: Any, form: str | Format, code: Code, whole: Any) -> Plan:
@@ -165,7 +177,9 @@ def plan_of(name: str, tree: Any, form: str | Format, code: Code, whole: Any) ->
             raise ValueError(
                 f"{where} is of {got}, expected an array of {_one_of(FLOATS)}."
             )
-        scale = index if code.num_scales > 1 else 0
+        number = 2**code.size if code.kind == "bins" else 1
+        first = index * number if code.num_scales > number else 0
+        scale = slice(first, first + number)
         # By its name: another byte order is no other dtype.
         leaf = Leaf(where, tuple(shape), jnp.dtype(dtype), start, scale)
         leaves.append(leaf)
@@ -175,13 +189,19 @@ def plan_of(name: str, tree: Any, form: str | Format, code: Code, whole: Any) ->
     plan = Plan(
         leaves=tuple(leaves),
         structure=structure,
-        form="dense" if whole or code.always_dense else form.name,
+        form=_form_of(form.name, code, whole),
         code=AS_FLOATS if whole else code,
         num_scales=0 if whole else code.num_scales,
     )
     if plan.code.kind == "float" and form.value_bits is not None:
         _check_value_bits(form.value_bits, plan)
     return plan
+
+
+def _form_of(name: str, code: Code, whole: bool | np.bool) -> str:
+    if whole or code.always_dense:
+        return "dense"
+    return "chunks" if code.chunk else name
 
 
 def _check_code(code: Code, leaves: int, whole: bool | np.bool) -> None:
@@ -192,6 +212,11 @@ def _check_code(code: Code, leaves: int, whole: bool | np.bool) -> None:
         _checks.integer("code.size", code.size, 1, 2**32 - 1)
     if code.kind == "grid":
         _checks.integer("code.size", code.size, 1, 32)
+    if code.kind == "bins":
+        _checks.integer("code.size", code.size, 1, 16)
+    _checks.integer("code.chunk", code.chunk, 0)
+    if code.chunk:
+        _checks.integer("code.kept", code.kept, 1, code.chunk)
     if code.kind == "float" and code.dtype is not None:
         try:
             known = jnp.dtype(code.dtype).name in FLOATS
@@ -203,6 +228,8 @@ def _check_code(code: Code, leaves: int, whole: bool | np.bool) -> None:
             )
     _checks.integer("code.num_scales", code.num_scales, 0)
     expected = sorted({1, leaves}) if code.kind in _SCALED else [0]
+    if code.kind == "bins":
+        expected = [leaves * 2**code.size]
     if code.num_scales not in expected and not whole:
         raise ValueError(
             f"code.num_scales is {code.num_scales}, expected "

@@ -16,16 +16,42 @@ from gdsec_jax.wire.bytes._message import Leaf, Plan
 _BLOCK = 2**15
 
 
-def check_scales(scales: np.ndarray) -> None:
-    """Scales are 0 or normal, positive and finite numbers."""
-    tiny = np.finfo(np.float32).tiny
-    good = (scales.view(np.uint32) == 0) | ((scales >= tiny) & (scales < np.inf))
+def check_scales(scales: np.ndarray, code: Code) -> None:
+    """Scales are 0 or normal, finite numbers; positive but for those of bins."""
+    tiny, signed = np.finfo(np.float32).tiny, code.kind == "bins"
+    sizes = np.abs(scales) if signed else scales
+    good = (scales.view(np.uint32) == 0) | ((sizes >= tiny) & (sizes < np.inf))
     if not good.all():
         index = int(np.argmin(good))
         raise ValueError(
-            f"scales[{index}] is {scales[index]!s}, expected 0 or a finite positive "
-            "float32 that is not subnormal."
+            f"scales[{index}] is {scales[index]!s}, expected 0 or a finite "
+            f"{'' if signed else 'positive '}float32 that is not subnormal."
         )
+
+
+def own_scale(scales: np.ndarray, leaf: Leaf, code: Code):
+    """A leaf's scale; of bins all of the leaf's own; None if there are none."""
+    own = scales[leaf.scale]
+    return own if code.kind == "bins" else own[0] if own.size else None
+
+
+def in_chunks(nonzero: np.ndarray, size: int, code: Code) -> np.ndarray:
+    """Which entries of a leaf are written, ascending: non-zeros and first zeros."""
+    if not size:
+        return nonzero
+    chunks = -(-size // code.chunk)
+    zero = np.ones(chunks * code.chunk, bool)
+    zero[nonzero] = False
+    zero = zero.reshape(chunks, code.chunk)
+    # Sorted without swaps, the non-zeros of a chunk come first.
+    first = np.argsort(zero, axis=1, kind="stable")[:, : code.kept]
+    if (zero.shape[1] - zero.sum(axis=1) > code.kept).any():
+        raise ValueError(
+            f"values have more than {code.kept} non-zeros in a chunk of {code.chunk}, "
+            "expected at most those that are kept."
+        )
+    where = np.sort(first + np.arange(chunks)[:, None] * code.chunk, axis=1).ravel()
+    return where[where < size]
 
 
 def bits_of(dtype: np.dtype) -> np.dtype:
@@ -65,6 +91,8 @@ def to_numbers(bits: np.ndarray, leaf: Leaf, plan: Plan, scale) -> np.ndarray:
         values = bits[block].view(leaf.dtype)
         with np.errstate(all="ignore"):  # what goes wrong is found by the comparison
             match plan.code.kind:
+                case "bins":
+                    found = _numbers_of_bins(values, scale)
                 case "float":
                     found = values.astype(dtype).view(bits_of(dtype))
                 case "power":
@@ -98,14 +126,14 @@ def from_numbers(numbers: np.ndarray, leaf: Leaf, plan: Plan, scale) -> np.ndarr
                 bits[block], wrong = _decoded(part, leaf, plan, scale)
             else:
                 bits[block], wrong = table[0][part], table[1][part]
-            if not plan.dense:
+            if not plan.zeros:
                 wrong |= bits[block] == 0
             if wrong.any():
                 raise ValueError(
                     f"data hold the number {part[np.argmax(wrong)]} for a value of "
                     f"{leaf.name}, expected one for "
                     f"{_expected(plan, plan.float_dtype(leaf), scale)}"
-                    f"{'' if plan.dense else ' and not 0'}."
+                    f"{'' if plan.zeros else ' and not 0'}."
                 )
     return bits
 
@@ -132,11 +160,14 @@ def _decoded(
         bits = cast.view(kind)
         # Half precision has subnormal powers, and -0.0 stands for none anyway.
         return bits, wrong | (flush(bits.copy(), leaf.dtype) != bits)
+    if code.kind == "bins":
+        bits = _bits_of_bins(scale, leaf.dtype)[numbers]
+        return bits, np.zeros(numbers.size, bool)
     limit = _limit(code)
     wrong = np.zeros(numbers.size, bool)
     if code.kind == "grid":
         levels = 2.0 * numbers - limit
-    elif code.kind == "ternary" and not plan.dense:
+    elif code.kind == "ternary" and not plan.zeros:
         levels = 1.0 - 2.0 * numbers
     else:
         width = limit.bit_length()
@@ -146,6 +177,17 @@ def _decoded(
         levels = size.astype(np.float64)
         np.negative(levels, where=negative, out=levels)
     return _products(levels, leaf.dtype, scale), wrong
+
+
+def _bits_of_bins(means: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The bits of what the bins stand for, in the dtype of a leaf."""
+    return flush(means.astype(dtype).view(bits_of(dtype)), dtype)
+
+
+def _numbers_of_bins(values: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """The first bin that stands for each value; bin 0 for other values."""
+    known = _bits_of_bins(means, values.dtype)
+    return np.argmax(values.view(known.dtype)[:, None] == known, axis=1)
 
 
 def _products(levels: np.ndarray, dtype: np.dtype, scale) -> np.ndarray:
@@ -181,7 +223,7 @@ def _multiples(values: np.ndarray, plan: Plan, scale) -> np.ndarray:
         levels = np.where(np.isnan(levels), limit, levels)
     if odd:
         return (levels + limit) / 2
-    if code.kind == "ternary" and not plan.dense:
+    if code.kind == "ternary" and not plan.zeros:
         return levels < 0
     return np.abs(levels) + (levels < 0) * 2.0 ** limit.bit_length()
 
@@ -213,6 +255,8 @@ def _expected(plan: Plan, dtype: np.dtype, scale) -> str:
         return f"a number that is exact in {dtype}"
     if code.kind == "power":
         return "a power of two from 2^-126 to 2^127 that its dtype holds"
+    if code.kind == "bins":
+        return "one of the leaf's scales"
     odd = "odd " if code.kind == "grid" else ""
     return f"{scale!s} times an {odd}integer of at most {_limit(code)} in size"
 
