@@ -12,15 +12,17 @@ VENV ?= .venv
 CONSTRAINTS ?= -c constraints.txt
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Programs compiled for tests are kept: most of a test's time goes into the compiler.
-PYTEST := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.xla_cache \
+# Programs compiled for tests are kept: most of a test's time goes into the compiler. What is
+# tested is XLA's own form, which defines the compiled kernels; these have tests of their own.
+KERNELS := GDSEC_NATIVE=0
+PYTEST = $(KERNELS) JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.xla_cache \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
 	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 \
 	$(BIN)/python -m pytest -n 2 -q --durations 15
 # Few of them run for long: the compiler optimises less, and its older emitters, which JAX 0.11
 # has no more, take half the time. The core is tested as users run it.
 LESS := --xla_backend_optimization_level=0
-QUICK := XLA_FLAGS="$(LESS) --xla_cpu_use_fusion_emitters=false" $(PYTEST)
+QUICK = XLA_FLAGS="$(LESS) --xla_cpu_use_fusion_emitters=false" $(PYTEST)
 
 .PHONY: figures native test test-core test-newest test-strict test-slow test-native docs lint browser clean
 
@@ -62,6 +64,7 @@ test-strict: $(READY)
 		gdsec_jax/algorithms gdsec_jax/simulation
 
 # The compiled kernels against XLA's own.
+test-native: KERNELS := GDSEC_NATIVE=1
 test-native: native
 	$(PYTEST) native/tests
 
