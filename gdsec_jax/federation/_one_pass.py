@@ -121,11 +121,10 @@ def in_one_pass(
         states=_with(workers.states, Memories(tree_of("known"), tree_of("error"))),
         present=computes,
         overflowed=overflowed,
+        nonzeros=[leaf.entries for leaf in made],
         total=tree_of("total"),
     )
-    uploads = uploads_of(
-        counting, said, gradients, common.previous, [leaf.entries for leaf in made]
-    )
+    uploads = uploads_of(counting, said, gradients, common.previous)
     return step(federation, now, said.counted(uploads))
 
 
