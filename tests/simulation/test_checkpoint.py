@@ -263,7 +263,9 @@ def saved(rounds, since):
     state = {"memory": jnp.full((3, 4), rounds, jnp.bfloat16), "none": jnp.zeros((0,))}
     return _checkpoint.Saved(
         _run.Run(jnp.arange(5.0), state, jnp.int32(rounds), jnp.int32(0)),
-        _records.Record(1.0 * numbers, sent, broadcast, {}, {}, ()),
+        _records.Record(
+            1.0 * numbers, sent, broadcast, {}, {}, (), np.ones(numbers.shape, np.int32)
+        ),
         float(rounds),
     )
 
