@@ -63,11 +63,14 @@ def methods(num_workers: int, length: int) -> dict[str, Any]:
         **{"lag": lazy, "laq": lazy, "low_rank": thin, "power_sgd": thin},
         "diana": {"compressor": worker.random_k(SHARE)},
         "marina": {"compressor": worker.random_k(SHARE)},
+        **{x: {"compressor": worker.random_k(SHARE)} for x in ("ef_bv", "dasha")},
+        **{"threepc": top, "econtrol": top},
     }
     capacity = server.sparse(max(1, int(SHARE * length)))
     made = {
         name: method.factory(num_workers, **some.get(name, {}))
         for name, method in gdsec_jax.METHODS.items()
+        if not method.trains
     }
     return made | {
         "gdsec, capacity": gdsec_jax.gdsec(num_workers, 4.0, server=capacity),

@@ -82,14 +82,13 @@ METHODS = _table(
     (_variance_reduced.ef21_sgdm, "EF21-SGDM", "https://arxiv.org/abs/2305.15155"),
     (_variance_reduced.diana, "DIANA", "https://arxiv.org/abs/1901.09269"),
     (_variance_reduced.marina, "MARINA", "https://arxiv.org/abs/2102.07845"),
-    (_local.scaffold, "SCAFFOLD", "https://arxiv.org/abs/1910.06378"),
-    (_local.scaffnew, "Scaffnew", "https://arxiv.org/abs/2202.09357"),
-    (_variance_reduced.clag, "CLAG", "https://arxiv.org/abs/2202.00998"),
     (_variance_reduced.clag, "CLAG", _THREE_POINTS),
     (_after_ef21.ef_bv, "EF-BV", "https://arxiv.org/abs/2205.04180"),
     (_after_ef21.threepc, "3PC", _THREE_POINTS),
     (_after_ef21.econtrol, "EControl", "https://arxiv.org/abs/2311.05645"),
     (_after_ef21.dasha, "DASHA", "https://openreview.net/forum?id=VA1YpcNr7ul"),
+    (_local.scaffold, "SCAFFOLD", "https://arxiv.org/abs/1910.06378"),
+    (_local.scaffnew, "Scaffnew", "https://arxiv.org/abs/2202.09357"),
 )
 
 

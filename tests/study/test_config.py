@@ -76,8 +76,9 @@ def test_shipped_configs_load(path):
     assert pickle.loads(pickle.dumps(config)) == config  # figures take it elsewhere
     for label, method in config.methods.items():
         factory = getattr(gdsec_jax, method.name)
-        step = inspect.signature(factory).parameters.keys() & {"learning_rate"}
-        factory(5, **method.parameters(), **dict.fromkeys(step, 0.1))
+        of_theory = {"learning_rate", "local_learning_rate", "probability"}
+        of_theory &= inspect.signature(factory).parameters.keys()
+        factory(5, **dict.fromkeys(of_theory, 0.1) | method.parameters())
         assert (CONFIGS / label).name == label  # it names a file
 
 

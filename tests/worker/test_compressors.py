@@ -527,7 +527,7 @@ def test_variances_follow_the_shapes():
         assert worker.variance_of(piece, tree) == omega
     for piece in (worker.qsgd(2), worker.terngrad(), worker.random_k(3)):
         assert worker.variance_of(piece, {}) == 0
-    message = "expected a worker.Piece that declares its variance: random_k, qsgd, na"
+    message = "expected a worker.Piece that declares its variance: random_k, perm_k,"
     for biased in (worker.random_k(3, scaled=False), worker.top_k(1), worker.sign()):
         with pytest.raises(ValueError, match=message):
             worker.variance_of(biased, jnp.zeros(5))
