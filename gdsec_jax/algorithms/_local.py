@@ -84,7 +84,7 @@ def scaffold(
         return ScaffoldState(summed.init(params), own, common, count)
 
     def update(updates, state, params=None, **extra_args):
-        shifts = jax.tree.map(lambda c, own: c - own, state.common, state.own)
+        shifts = jax.vmap(lambda own: _trees.sub(state.common, own))(state.own)
         moved, _ = train(updates, params, inner, steps, num_workers, shifts=shifts)
         direction, federation = summed.update(
             moved, state.federation, params, **extra_args
@@ -92,13 +92,15 @@ def scaffold(
         heard = _heard(federation)
         number = heard.mean(dtype=_trees.norm_dtype(state.common))
 
-        def change(difference, c):  # of c_m, where it is heard, and of the mean's part
-            return difference.astype(c.dtype) / (steps * rate) - c
+        def change(difference):  # of c_m, where it is heard, and of the mean's part
+            def one(d, c):
+                return d.astype(c.dtype) / jnp.asarray(steps * rate, c.dtype) - c
 
-        changes = jax.tree.map(change, moved, state.common)
-        own = _trees.where(heard, _trees.add(state.own, changes), state.own)
-        of_mean = jax.tree.map(change, direction, state.common)
-        common = _trees.add_scaled(state.common, number, of_mean)
+            return jax.tree.map(one, difference, state.common)
+
+        own = _trees.add(state.own, jax.vmap(change)(moved))
+        own = _trees.where(heard, own, state.own)
+        common = _trees.add_scaled(state.common, number, change(direction))
         return direction, ScaffoldState(federation, own, common, state.steps)
 
     return Aggregator(init, update)
@@ -189,14 +191,14 @@ def scaffnew(
         moved, _ = train(updates, params, inner, number, num_workers, shifts=shifts)
         mean, federation = summed.update(moved, state.federation, params, **extra_args)
 
-        def one(h, difference, mean):  # of theta^{k+1} = theta^k - mean from theta_m
-            beside = difference.astype(h.dtype) - mean.astype(h.dtype)
-            return h + jnp.asarray(probability / rate, h.dtype) * beside
+        def following(h, difference):  # theta^{k+1} = theta^k - mean, less theta_m
+            return _trees.add_scaled(
+                h, probability / rate, _trees.sub(difference, mean)
+            )
 
         # Of who is heard alone: these changes add up to 0.
-        own = _trees.where(
-            _heard(federation), jax.tree.map(one, state.own, moved, mean), state.own
-        )
+        own = jax.vmap(following)(state.own, moved)
+        own = _trees.where(_heard(federation), own, state.own)
         return mean, ScaffnewState(federation, own, *thrown(state.key_data))
 
     return Aggregator(init, update)

@@ -41,7 +41,7 @@ class Record(NamedTuple):
     observed: dict[str, jax.Array]  # by name, what the caller wants to see
     metrics: dict[str, jax.Array]  # the problem's, just so
     conditions: Any  # of the channel, or () without one
-    steps: jax.Array  # int32 [], gradients that each worker computes
+    steps: jax.Array  # int32 [], of workers that train; 1 of others
 
 
 class Rounds(NamedTuple):

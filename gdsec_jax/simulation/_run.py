@@ -139,8 +139,9 @@ def one_round(
         of_some = functools.partial(problem.gradients_of, run.params, minibatch_key)
         gradients = WorkerBatches(of_some, problem.worker_data, options.worker_batch)
     uplink.check_delays(run.state)
-    steps = jnp.int32(problem.num_local_steps) if trained is None else trained
-    drawn = uplink.draw(key, number, problem.num_workers, steps)
+    steps = jnp.int32(1) if trained is None else trained
+    gradients_each = problem.num_local_steps * steps
+    drawn = uplink.draw(key, number, problem.num_workers, gradients_each)
 
     def told():
         value_fn = functools.partial(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gdsec_jax import _checks, _trees
@@ -176,7 +177,8 @@ class Uplink:
         if isinstance(self.channel, Channel):
             own = stream(key, CHANNEL, number)
             met = _channel.conditions(self.channel, num_workers, own)
-            met = met._replace(compute_s=num_local_steps * met.compute_s)
+            times = jnp.asarray(num_local_steps, met.compute_s.dtype)
+            met = met._replace(compute_s=times * met.compute_s)
             delivered = met.delivered
             delay = met.delay if self.channel.max_delay else None
         nobody = active is None and self.grant is None
