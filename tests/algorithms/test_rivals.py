@@ -53,7 +53,7 @@ class Draws(NamedTuple):
         def one(key):
             entries, workers = jax.random.split(key)
             order = jax.random.permutation(entries, length) % WORKERS
-            return order == jax.random.permutation(workers, WORKERS)[:, None]
+            return order[None] == jax.random.permutation(workers, WORKERS)[:, None]
 
         return np.asarray(jax.vmap(one)(self.common))
 
