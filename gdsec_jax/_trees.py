@@ -303,7 +303,12 @@ def _norm_by_size(vectors, dtype) -> jax.Array:
 
 
 def power_of_two(x: jax.Array) -> jax.Array:
-    """The largest that is at most x > 0, to divide by exactly; 1 where none is."""
+    """The largest that is at most x > 0, to divide by exactly; 1 where none is.
+
+    Not above 1/tiny: XLA's CPU backend multiplies by reciprocals, and takes subnormal
+    ones for 0.
+    """
+    most = 1 / float(jnp.finfo(x.dtype).tiny)
 
     def by_mantissa(x):
         mantissa, _ = jnp.frexp(x)
@@ -319,8 +324,9 @@ def power_of_two(x: jax.Array) -> jax.Array:
         return jnp.where(usual, jnp.where(power > x, power / 2, power), 1)
 
     if x.dtype != jnp.float64:
-        return by_mantissa(x)
-    return unless_on_tpu(x, tpu=by_float32, default=by_mantissa)
+        return jnp.minimum(by_mantissa(x), jnp.asarray(most, x.dtype))
+    power = unless_on_tpu(x, tpu=by_float32, default=by_mantissa)
+    return jnp.minimum(power, jnp.asarray(most, x.dtype))
 
 
 def as_key(key) -> jax.Array:

@@ -219,7 +219,7 @@ def grid(bits: int, *, scope: Scope = "message") -> Piece:
     def multiples_of(v, step, u):
         del u
         unit = _positive(step).astype(v.dtype)
-        q = jnp.floor(v / (2 * unit) + 2 ** (bits - 1))  # R = most * unit
+        q = jnp.floor(_over(v, unit) / 2 + 2 ** (bits - 1))  # R = most * unit
         return 2 * jnp.clip(q, 0, most) - most
 
     return _scaled(Code("grid", bits), step_of, multiples_of, scope)
@@ -233,7 +233,7 @@ def _dither(name, code, levels, norm, omega, scope):
         return _round_up(norm(parts) / levels)
 
     def multiples_of(v, step, u):
-        x = jnp.abs(v) / _positive(step).astype(v.dtype)
+        x = _over(jnp.abs(v), _positive(step).astype(v.dtype))
         low = jnp.floor(x)
         up = u < x - low
         # The norm is rounded: it may lie below the largest entry by as much.
@@ -372,7 +372,8 @@ def _check_levels(code: Code, like) -> None:
 def _norm(parts):
     def in_two_passes(parts):
         largest = _positive(_largest(parts))  # its square might overflow, or vanish
-        squares = (jnp.vdot(v / largest, v / largest) for v in parts)
+        shares = [_over(v, largest) for v in parts]
+        squares = (jnp.vdot(share, share) for share in shares)
         return largest * jnp.sqrt(functools.reduce(jnp.add, squares))
 
     def in_one_pass(parts):
@@ -401,6 +402,12 @@ def _as_written(x: jax.Array, most: float, dtype=None) -> jax.Array:
         return jax.lax.optimization_barrier(x.astype(dtype)).astype(x.dtype)
 
     return unless_on_tpu(x, tpu=narrow, default=lambda x: x)
+
+
+def _over(x, scale):
+    """x / scale, also where XLA's CPU backend takes 1 / scale for 0: of a subnormal."""
+    large = scale > 1 / float(jnp.finfo(x.dtype).tiny)
+    return jnp.where(large, x / 4, x) / jnp.where(large, scale / 4, scale)
 
 
 def _positive(scale):

@@ -9,7 +9,7 @@ import numpy as np
 import oracle_rivals
 import pytest
 from cases import slow_but
-from inside import _uploads
+from inside import _trees, _uploads
 
 from gdsec_jax import wire, worker
 
@@ -598,3 +598,41 @@ def test_a_dtype_tells_so_many_levels_apart(dtype, most):
         message = f"expected at most {most}: {dtype} tells no"
         with pytest.raises(ValueError, match=message):
             piece.update(wide, piece.init(v), params, key=KEY, **more)
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+@pytest.mark.parametrize("piece", ["qsgd", "terngrad", "grid"])
+def test_entries_near_the_largest_number_keep_their_levels(piece, jitted):
+    """Above 2^126, whose reciprocals are subnormal: XLA on CPUs takes them for 0."""
+    made = {
+        "qsgd": worker.qsgd(4),
+        "terngrad": worker.terngrad(),
+        "grid": worker.grid(4),
+    }
+    v = np.full(4096, 1.0e38, np.float32)
+    v[0], v[1] = 3.0e38, -3.0e38
+
+    def send(v, key):
+        return made[piece].update(v, made[piece].init(v), v, key=key)[0]
+
+    send = jax.jit(send) if jitted else send
+    message = np.asarray(send(jnp.asarray(v), jax.random.key(0)), np.float64)
+    if piece == "qsgd":  # its norm is beyond all numbers: nothing says what is sent
+        v = (v / np.float32(64)).astype(np.float32)
+        message = np.asarray(send(jnp.asarray(v), jax.random.key(0)), np.float64)
+    scale = {"qsgd": np.linalg.norm(v.astype(np.float64)) / 4}.get(
+        piece, np.abs(v).max()
+    )
+    if piece == "grid":
+        assert np.abs(message - v).max() <= 1.001 * scale / 15
+        return
+    assert abs(np.abs(message[message != 0]).min() / scale - 1) < 1e-5
+    share = message[2:].mean() / np.float64(v[2])
+    assert abs(share - 1) < 5 * np.sqrt(scale / v[2] / 4094)
+
+
+def test_a_norm_near_the_largest_number(x64):
+    v = jnp.array([1.8e38, 1e37], jnp.float32)
+    expected = np.linalg.norm(np.asarray(v, np.float64))
+    for norm in (_trees.norm, jax.jit(_trees.norm, static_argnums=1)):
+        np.testing.assert_allclose(norm(v, jnp.float32), expected, rtol=1e-6)
