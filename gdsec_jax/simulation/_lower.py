@@ -84,8 +84,8 @@ def lower(what: Callable, *arguments: Any, on: Any = None, **options: Any) -> Lo
 
     Nothing is run on them. Write the call as it will be made: `simulate` and `sweep`
     with their problem and optimizer, or the `update` of an optimizer with its
-    gradients, its state, which is given away, and the parameters; arrays may be mere
-    `jax.ShapeDtypeStruct`s.
+    gradients, its state, which is given away, and the parameters; in the place of
+    arrays a `jax.ShapeDtypeStruct` will do.
 
     Args:
       what: `gdsec_jax.simulate`, `gdsec_jax.sweep`, or the function `update` of an
