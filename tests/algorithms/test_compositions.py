@@ -144,6 +144,7 @@ def test_ef21_p():
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.promotes
 def test_ef21_muon_and_one_bit_adam_descend():
     """Their parts are tested elsewhere: here that together they are of use."""
     params = {"w": jnp.ones((8, 6)), "b": jnp.ones(6)}
@@ -152,7 +153,7 @@ def test_ef21_muon_and_one_bit_adam_descend():
     weights = jnp.asarray(rng.standard_normal((8, 6)))
 
     def loss(params, x):
-        return jnp.mean((x @ (params["w"] - weights) + params["b"]) ** 2) / M
+        return jnp.mean((x @ (params["w"] - weights) + params["b"][None]) ** 2) / M
 
     def last(optimizer, rounds):
         def one(carry, _):
