@@ -190,7 +190,7 @@ def scaffnew(
         moved, _ = train(updates, params, inner, number, num_workers, shifts=shifts)
         mean, federation = summed.update(moved, state.federation, params, **extra_args)
 
-        # theta^{k+1} - theta_m = Delta_m - their mean; of who is heard these add up to 0.
+        # theta^{k+1} - theta_m = Delta_m - their mean: of who is heard it adds up to 0.
         beside = jax.tree.map(lambda d, m: d - m[None], moved, mean)
         own = _trees.add_scaled(state.own, probability / rate, beside)
         own = _trees.where(_heard(federation), own, state.own)
