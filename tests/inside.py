@@ -18,7 +18,7 @@ from gdsec_jax.federation import _parts as _parts
 from gdsec_jax.federation import _round as _round
 from gdsec_jax.federation._broadcast import _STREAM as _STREAM
 from gdsec_jax.federation._controller import ControlState as ControlState
-from gdsec_jax.federation._local import local_steps as local_steps
+from gdsec_jax.federation._local import coming_steps as coming_steps
 from gdsec_jax.files import _netcdf as _netcdf
 from gdsec_jax.files import _whole as _whole
 from gdsec_jax.plot._ends import name_ends as name_ends
@@ -54,5 +54,5 @@ from gdsec_jax.wire import _formats as _formats
 from gdsec_jax.wire import _uploads as _uploads
 from gdsec_jax.wire import _words as _words
 from gdsec_jax.wire.bytes import _bits as _bits
-from gdsec_jax.worker import _quantisers as _quantisers
+from gdsec_jax.worker import _rounding as _rounding
 from gdsec_jax.worker import _select as _select

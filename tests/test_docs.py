@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from inside import _uploads, local_steps
+from inside import _uploads, coming_steps
 from study.report import browser
 
 import gdsec_jax
@@ -223,7 +223,7 @@ def test_the_names_elsewhere_are_compositions():
         made = eval(code, names)
         if "broadcast" not in code:
             state = made.init(params)
-            given = grads if local_steps(state) is None else losses
+            given = grads if coming_steps(state) is None else losses
             updates, _ = made.update(given, state, params)
             assert np.isfinite(updates["w"]).all(), code
 

@@ -15,7 +15,7 @@ from gdsec_jax import _checks, _trees
 from gdsec_jax.federation import _parts
 from gdsec_jax.federation._batches import WorkerBatches
 from gdsec_jax.federation._counts import RoundCounts, last_round
-from gdsec_jax.federation._local import WorkerLosses, local_steps, telling
+from gdsec_jax.federation._local import WorkerLosses, coming_steps, telling
 from gdsec_jax.federation._round import Federation
 
 _REMEDY = (
@@ -95,7 +95,7 @@ def check(
         raise ValueError(
             f"{stage} cannot begin with these parameters: {_checks.words_of(error)}"
         ) from error
-    trains = local_steps(state) is not None
+    trains = coming_steps(state) is not None
     try:
         updates, new_state = jax.eval_shape(update, grads, state, shapes)
     except Exception as error:  # whatever a foreign stage makes of an axis of workers

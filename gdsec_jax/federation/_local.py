@@ -253,7 +253,7 @@ def telling(update: Callable, told: Callable[[], dict[str, Any]]) -> Callable:
     return call
 
 
-def local_steps(state: Any) -> jax.Array | None:
+def coming_steps(state: Any) -> jax.Array | None:
     """How many gradients each worker computes in the coming round, int32 [].
 
     None of an optimizer whose workers do not train.

@@ -16,7 +16,7 @@ from gdsec_jax import _checks, _trees
 from gdsec_jax.federation._batches import WorkerBatches
 from gdsec_jax.federation._broadcast import last_broadcast
 from gdsec_jax.federation._counts import last_round
-from gdsec_jax.federation._local import WorkerLosses, local_steps, telling
+from gdsec_jax.federation._local import WorkerLosses, coming_steps, telling
 from gdsec_jax.problems import Problem
 from gdsec_jax.simulation._records import Observe, Record, Round, observed
 from gdsec_jax.uplink import Uplink, _uplink
@@ -124,7 +124,7 @@ def one_round(
     problem, limits, uplink, key, _ = inputs
     minibatch_key = _uplink.stream(key, _uplink.MINIBATCH, number)
     gradients: Any
-    trained = local_steps(run.state)
+    trained = coming_steps(run.state)
     if trained is not None:
         if problem.num_local_steps > 1:
             raise ValueError(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from gdsec_jax import _checks, _trees
 from gdsec_jax.wire import Code, Packing
 from gdsec_jax.worker._piece import Piece
+from gdsec_jax.worker._rounding import over
 from gdsec_jax.worker._select import mask_of_largest
 from gdsec_jax.worker._sparsifiers import check_number, number_of
 from gdsec_jax.worker._vectors import lengths, tree_of, vectors
@@ -159,7 +160,7 @@ def _binned(values, chosen, bits: int):
     # Of sizes around 1: squares neither overflow nor vanish.
     largest = jnp.abs(jnp.where(chosen, values, 0)).max(initial=0)
     unit = jnp.where(largest > 0, largest, 1)
-    x = jnp.where(chosen, values / unit, 0)
+    x = jnp.where(chosen, over(values, unit), 0)
     count = jnp.maximum(chosen.sum(), 1).astype(x.dtype)
     mean = x.sum() / count
     apart = jnp.where(chosen, x - mean, 0)

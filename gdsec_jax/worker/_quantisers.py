@@ -7,14 +7,23 @@ from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.extend.random import threefry2x32_p
 
 from gdsec_jax import _checks, _trees
 from gdsec_jax._devices import unless_on_tpu
 from gdsec_jax.wire import Code, Packing
 from gdsec_jax.worker import _vectors
 from gdsec_jax.worker._piece import Piece
+from gdsec_jax.worker._rounding import (
+    as_float32,
+    as_written,
+    largest,
+    norm,
+    over,
+    positive,
+    round_up,
+    to_power_of_two,
+    uniform,
+)
 from gdsec_jax.worker._vectors import Scope, lengths, needed, tree_of, vectors
 
 
@@ -53,7 +62,7 @@ def qsgd(levels: int, *, scope: Scope = "message") -> Piece:
     def omega(length):
         return min(length / levels**2, math.sqrt(length) / levels)
 
-    return _dither("qsgd", Code("levels", levels), levels, _norm, omega, scope)
+    return _dither("qsgd", Code("levels", levels), levels, norm, omega, scope)
 
 
 def terngrad(*, scope: Scope = "message") -> Piece:
@@ -84,7 +93,7 @@ def terngrad(*, scope: Scope = "message") -> Piece:
     def omega(length):
         return math.sqrt(length) - 1
 
-    return _dither("terngrad", Code("ternary"), 1, _largest, omega, scope)
+    return _dither("terngrad", Code("ternary"), 1, largest, omega, scope)
 
 
 def natural() -> Piece:
@@ -121,7 +130,7 @@ def natural() -> Piece:
 
         def of_vector(updates, key):
             rounded = [
-                _to_power_of_two(v, jax.random.uniform(key, v.shape, v.dtype))
+                to_power_of_two(v, jax.random.uniform(key, v.shape, v.dtype))
                 for v in vectors(updates, "message")
             ]
             return tree_of(rounded, updates, "message")
@@ -131,9 +140,9 @@ def natural() -> Piece:
             sizes, rounded = [x.size for x in leaves], []
             for n, leaf in enumerate(leaves):
                 v = leaf.astype(_trees.norm_dtype(updates))
-                u = _uniform(key, v, sum(sizes[:n]), sum(sizes))
+                u = uniform(key, v, sum(sizes[:n]), sum(sizes))
                 # As bfloat16, which has all powers of two that float32 has.
-                rounded.append(_as_written(_to_power_of_two(v, u), 0, jnp.bfloat16))
+                rounded.append(as_written(to_power_of_two(v, u), 0, jnp.bfloat16))
             return jax.tree.unflatten(structure, rounded)
 
         if not jax.tree.leaves(updates):
@@ -169,7 +178,7 @@ def sign(*, scope: Scope = "message") -> Piece:
 
     def scale_of(parts):
         total = functools.reduce(jnp.add, (jnp.abs(v).sum() for v in parts))
-        return _as_float32(total / max(sum(v.size for v in parts), 1))
+        return as_float32(total / max(sum(v.size for v in parts), 1))
 
     def multiples_of(v, scale, u):
         del scale, u
@@ -214,12 +223,12 @@ def grid(bits: int, *, scope: Scope = "message") -> Piece:
     most = 2**bits - 1
 
     def step_of(parts):
-        return _round_up(_largest(parts) / most)
+        return round_up(largest(parts) / most)
 
     def multiples_of(v, step, u):
         del u
-        unit = _positive(step).astype(v.dtype)
-        q = jnp.floor(_over(v, unit) / 2 + 2 ** (bits - 1))  # R = most * unit
+        unit = positive(step).astype(v.dtype)
+        q = jnp.floor(over(v, unit) / 2 + 2 ** (bits - 1))  # R = most * unit
         return 2 * jnp.clip(q, 0, most) - most
 
     return _scaled(Code("grid", bits), step_of, multiples_of, scope)
@@ -230,10 +239,10 @@ def _dither(name, code, levels, norm, omega, scope):
     variance = _vectors.variance_by(omega, scope)
 
     def step_of(parts):
-        return _round_up(norm(parts) / levels)
+        return round_up(norm(parts) / levels)
 
     def multiples_of(v, step, u):
-        x = _over(jnp.abs(v), _positive(step).astype(v.dtype))
+        x = over(jnp.abs(v), positive(step).astype(v.dtype))
         low = jnp.floor(x)
         up = u < x - low
         # The norm is rounded: it may lie below the largest entry by as much.
@@ -275,10 +284,10 @@ def _scaled(
         for n, v in enumerate(parts):
             u = None
             if draws is not None:
-                u = _uniform(key, v, sum(sizes[:n]), sum(sizes))
+                u = uniform(key, v, sum(sizes[:n]), sum(sizes))
             multiples = multiples_of(v, scale, u)
             if most != 2:  # the compiler keeps signs as flags by itself
-                multiples = _as_written(multiples, most)
+                multiples = as_written(multiples, most)
             # One product of two numbers: the same on any machine that decodes it.
             sent.append(scale.astype(v.dtype) * multiples)
         return scale, sent
@@ -326,36 +335,6 @@ def _scaled(
     )
 
 
-def _uniform(key: jax.Array, part: jax.Array, start: int, size: int) -> jax.Array:
-    """For a part of a vector, the draws that its entries have in all of it."""
-    if part.size == size:
-        return jax.random.uniform(key, part.shape, part.dtype)
-    threefry = str(jax.random.key_impl(key)) == "threefry2x32"
-    if not (
-        threefry
-        and jax.config.jax_threefry_partitionable  # pyright: ignore
-        and part.dtype == jnp.float32
-    ):
-        whole = jax.random.uniform(key, (size,), part.dtype)
-        return whole[start : start + part.size].reshape(part.shape)
-    # What jax.random.uniform does, counted from another start.
-    place = jnp.uint32(start)
-    for axis, stride in enumerate(_strides(part.shape)):
-        step = jax.lax.broadcasted_iota(jnp.uint32, part.shape, axis)
-        place = place + step * jnp.uint32(stride)
-    first, second = jax.random.key_data(key)
-    words = (jnp.broadcast_to(x, part.shape) for x in (first, second))
-    high, low = threefry2x32_p.bind(*words, jnp.zeros_like(place), place)
-    one = jax.lax.bitcast_convert_type(jnp.float32(1), jnp.uint32)
-    fraction = ((high ^ low) >> np.uint32(9)) | one
-    return jax.lax.bitcast_convert_type(fraction, jnp.float32) - 1
-
-
-def _strides(shape: tuple[int, ...]) -> list[int]:
-    """Entries between neighbours along each axis."""
-    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
-
-
 def _check_levels(code: Code, like) -> None:
     """Rounded to the message's dtype, no two values may fall together."""
     levels = code.size if code.kind == "levels" else 2**code.size
@@ -367,91 +346,3 @@ def _check_levels(code: Code, like) -> None:
                 f"{'levels' if code.kind == 'levels' else '2**bits'} is {levels}, "
                 f"expected at most {most}: {dtype} tells no more apart."
             )
-
-
-def _norm(parts):
-    def in_two_passes(parts):
-        largest = _positive(_largest(parts))  # its square might overflow, or vanish
-        shares = [_over(v, largest) for v in parts]
-        squares = (jnp.vdot(share, share) for share in shares)
-        return largest * jnp.sqrt(functools.reduce(jnp.add, squares))
-
-    def in_one_pass(parts):
-        return _trees.norm(parts, parts[0].dtype)
-
-    return unless_on_tpu(parts, tpu=in_one_pass, default=in_two_passes)
-
-
-def _largest(parts):
-    return functools.reduce(jnp.maximum, (jnp.abs(v).max(initial=0) for v in parts))
-
-
-def _as_written(x: jax.Array, most: float, dtype=None) -> jax.Array:
-    """Integers of at most this magnitude, on a TPU kept in as few bytes.
-
-    They are read several times: to count them, to add them up, and for what they leave.
-    Where one is no number their scale is none.
-    """
-    if dtype is None:
-        fits = [n for n in (jnp.int8, jnp.int16) if most <= jnp.iinfo(n).max]
-        if not fits:
-            return x
-        dtype = fits[0]
-
-    def narrow(x):
-        return jax.lax.optimization_barrier(x.astype(dtype)).astype(x.dtype)
-
-    return unless_on_tpu(x, tpu=narrow, default=lambda x: x)
-
-
-def _over(x, scale):
-    """x / scale, also where XLA's CPU backend takes 1 / scale for 0: of a subnormal."""
-    large = scale > 1 / float(jnp.finfo(x.dtype).tiny)
-    return jnp.where(large, x / 4, x) / jnp.where(large, scale / 4, scale)
-
-
-def _positive(scale):
-    return jnp.where(scale > 0, scale, 1)
-
-
-def _as_float32(x: jax.Array) -> jax.Array:
-    """Rounded to float32, also where XLA drops casts there and back, as on GPUs."""
-
-    def rounded(x):
-        return jax.lax.reduce_precision(x, 8, 23).astype(jnp.float32)
-
-    def kept_apart(x):  # TPUs have no reduce_precision of float64
-        return jax.lax.optimization_barrier(x.astype(jnp.float32))
-
-    if x.dtype != jnp.float64:
-        return rounded(x)
-    return unless_on_tpu(x, tpu=kept_apart, default=rounded)
-
-
-def _round_up(x: jax.Array) -> jax.Array:
-    """The least normal float32 of at least x; 0 of 0."""
-    nearest = _as_float32(x)
-    above = jnp.nextafter(nearest, jnp.float32(jnp.inf))
-    up = jnp.where(nearest.astype(x.dtype) < x, above, nearest)
-    return jnp.where(x > 0, jnp.maximum(up, jnp.finfo(jnp.float32).tiny), up)
-
-
-def _power_below(x: jax.Array) -> jax.Array:
-    """The largest power of two of at most x > 0, not subnormal: x without fraction.
-
-    By its bits, since powers of two that GPUs compute are not exact in float64.
-    """
-    fraction = jnp.finfo(x.dtype).nmant
-    bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
-    return jax.lax.bitcast_convert_type(bits >> fraction << fraction, x.dtype)
-
-
-def _to_power_of_two(v, u):
-    tiny = jnp.asarray(2.0**-126, v.dtype)
-    size = jnp.abs(v)
-    small = size < tiny
-    low = jnp.where(small, 0, _power_below(size))
-    gap = jnp.where(small, tiny, low)
-    rounded = jnp.where(u < (size - low) / gap, low + gap, low)
-    beyond = ~jnp.isfinite(size) | (rounded > 2.0**127)  # nothing has a code for these
-    return jnp.where(beyond, v * jnp.inf, jnp.sign(v) * rounded)

@@ -45,15 +45,11 @@ def ridge(seed=0, **options):
 
 
 def course(problem, optimizer, rounds, active=None, key=0):
-    """theta after each round, and what was sent."""
+    """The last theta, and the run."""
     rule = None if active is None else lambda key, k: jnp.asarray(active)[k]
-    thetas = []
-    for k in range(1, rounds + 1) if rounds < 3 else [rounds]:
-        run = gdsec_jax.simulate(
-            problem, optimizer, k, key=key, uplink=gdsec_jax.Uplink(rule)
-        )
-        thetas.append(run.params)
-    return thetas[-1], run
+    uplink = gdsec_jax.Uplink(rule)
+    run = gdsec_jax.simulate(problem, optimizer, rounds, key=key, uplink=uplink)
+    return run.params, run
 
 
 @pytest.mark.usefixtures("x64")

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from inside import _quantisers, _round, _select, _trees
+from inside import _round, _rounding, _select, _trees
 
 RNG = np.random.default_rng(0)
 
@@ -56,8 +56,8 @@ def test_a_norm_in_one_pass_of_no_numbers(bad):
 def test_a_part_of_a_vector_has_the_draws_of_all_of_it(impl):
     key = jax.random.key(3, impl=impl)
     whole = np.asarray(jax.random.uniform(key, (41,)))
-    first = _quantisers._uniform(key, jnp.zeros((5, 7)), 0, 41)
-    second = _quantisers._uniform(key, jnp.zeros((2, 3)), 35, 41)
+    first = _rounding.uniform(key, jnp.zeros((5, 7)), 0, 41)
+    second = _rounding.uniform(key, jnp.zeros((2, 3)), 35, 41)
     np.testing.assert_array_equal(np.append(first, second), whole)
 
 
