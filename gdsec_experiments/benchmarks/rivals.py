@@ -454,7 +454,7 @@ def _ef21(settings: Settings) -> list[Measure]:
             Measure(
                 title + ("" if name == "ours" else ", without kernels"),
                 **benchmarks.ratio(times["theirs"], times[name]),
-                note=f"{both} ms, float64, the gradient's norm in each round; after 20 "
+                note=f"{both}, float64, the gradient's norm in each round; after 20 "
                 f"rounds params and norms differ by {apart:.1g}.",
                 **(asked if name == "ours" else {"larger_is_better": True}),
             )
