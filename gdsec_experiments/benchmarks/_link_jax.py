@@ -46,7 +46,9 @@ class Rank:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(where, number, rank)
-        self.mesh = jax.make_mesh((number,), (AXIS,))
+        firsts = {d.process_index: d for d in reversed(jax.devices())}
+        devices = [firsts[process] for process in range(number)]
+        self.mesh = jax.make_mesh((number,), (AXIS,), devices=devices)
         self.number, self.shape = number, shape
         self.params = jax.device_put(jnp.zeros(shape, jnp.float32), self._by())
         rng = np.random.default_rng(rank)

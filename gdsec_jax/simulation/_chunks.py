@@ -159,12 +159,20 @@ def _is_small(program: Program, record: Any) -> bool:
 
 def rounds_first(buffers: Any) -> Any:
     """The buffers, on the host, as arrays [rounds, ...]."""
+    return _unfolded(buffers, np.asarray)
 
+
+def no_rounds(buffers: Any) -> Any:
+    """Such arrays of no rounds; what the buffers hold is not read."""
+    return _unfolded(buffers, lambda x: np.empty((0, *x.shape[1:]), x.dtype))
+
+
+def _unfolded(buffers: Any, host: Callable[[Any], np.ndarray]) -> Any:
     def one(x):
         if not isinstance(x, Small):
-            return np.asarray(x)
+            return host(x)
         shape = _trees.from_structure(x.shape, lambda *lengths: lengths)
-        return np.asarray(x.flat).reshape(-1, *shape)
+        return host(x.flat).reshape(-1, *shape)
 
     return jax.tree.map(one, buffers, is_leaf=lambda x: isinstance(x, Small))
 

@@ -195,8 +195,7 @@ def _run_all(
     params = jax.tree.map(lambda p: jnp.array(p, copy=True), problem.init_params)
     capacity = _chunks.capacity_for(problem.num_workers)
     run, buffers = _chunks.begin(program, inputs, params, capacity)
-    none = jax.tree.map(lambda x: x[:0].copy(), _chunks.rounds_first(buffers))
-    saved = Saved(run, none, 0.0)
+    saved = Saved(run, _chunks.no_rounds(buffers), 0.0)
     if store is not None:
         saved = store.newest(saved, program.options.eval_every, num_rounds)
     run, before, done = saved.run, saved.seconds, int(saved.run.rounds)

@@ -175,9 +175,10 @@ def test_a_sweep_leaves_a_file_a_method(tmp_path):
     for label, dataset in swept.items():
         path = tmp_path / "all" / f"{label} sweep.nc"
         xr.testing.assert_identical(xr.load_dataset(path), dataset)
-    lines = console.export_text().splitlines()
-    assert lines[0].startswith("GD: 3 step_factor: 2 completed, 1 diverged -> ")
-    assert lines[1].startswith("one: 1 setting: 1 completed -> ")
+    said = console.export_text()
+    assert said.count("32 samples, 6 features") == 1  # the data, before the methods
+    assert "\nGD: 3 step_factor: 2 completed, 1 diverged -> " in said
+    assert "\none: 1 setting: 1 completed -> " in said
 
 
 def test_a_count_is_no_fraction(tmp_path, quiet):
