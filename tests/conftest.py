@@ -13,6 +13,13 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
 ).rstrip(os.pathsep)
 
+FLAGS = os.environ.get("XLA_FLAGS")
+
+
+def pytest_collection_finish():
+    """All examples are looked for, in scripts too: one may set what others run with."""
+    assert os.environ.get("XLA_FLAGS") == FLAGS, "a module sets XLA_FLAGS on import"
+
 
 @pytest.fixture(scope="module", autouse=True)
 def forgotten_programs():

@@ -19,7 +19,9 @@ from gdsec_jax import problems
 
 START = """
 import os
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
 import sys
 sys.path[:0] = {path!r}
 import jax
