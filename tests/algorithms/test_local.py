@@ -228,6 +228,7 @@ def test_a_run_that_was_killed_goes_on(name, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_config_has_their_steps_by_theory(tmp_path):
     methods = {
         "SCAFFOLD": {"name": "scaffold", "steps": 10},

@@ -214,6 +214,7 @@ def test_what_looks_at_all_workers(how, layouts):
 # What is not finite
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit", [True, False])
 def test_who_is_left_out_keeps_its_state(jit, layouts):
     params = many()

@@ -172,6 +172,7 @@ def test_each_worker_and_step_draws_for_itself():
     assert len(np.unique(drawn)) == drawn.size
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_one_step_of_sgd_is_a_gradient_and_several_are_local_sgd():
     """Equal to gradients of the workers, and to the problem's own local steps."""

@@ -546,6 +546,7 @@ def test_dense_inside_a_host_and_compressed_between_hosts():
     on_devices(HOSTS, 8)
 
 
+@pytest.mark.slow
 def test_each_chip_of_a_host_exchanges_its_part():
     """Between hosts travels a message once a host, whatever chips it has."""
     on_devices(

@@ -40,6 +40,7 @@ def test_the_rules_by_sorting(values, share):
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(rows)
 def test_further_rules_by_numpy(values):

@@ -47,6 +47,7 @@ def taking_part(key, round, share):
     return participation.uniform(M, share)(key, round)
 
 
+@pytest.mark.slow
 def test_each_setting_of_a_sweep_is_its_run():
     grid = {"snr_db": [0.0, 20.0], "erasure": [0.0, 0.5], "seed": [1, 2]}
     uplink = Uplink(channel=of_setting)

@@ -151,6 +151,7 @@ def test_a_run_saves_what_it_was(call):
     assert cost is not None and f"{cost.bits / 1e6:.3f}" in row
 
 
+@pytest.mark.slow
 def test_a_run_says_its_constants_and_what_it_replaces(call):
     """Each in one line; L and the steps are NumPy's."""
     digits = data.load("digits")
@@ -485,6 +486,7 @@ def test_a_sweep_tells_every_setting_and_marks_the_best(call):
     assert sum(line.split()[:1] == ["GD-SEC"] for line in out.splitlines()) == 5
 
 
+@pytest.mark.slow
 def test_of_many_settings_the_table_shows_the_first_and_counts_the_others(call):
     Path("grids.toml").write_text(
         GRIDS.replace("30.0,", ",".join(map(str, range(2, 30))) + ",")
@@ -534,6 +536,7 @@ def test_a_sweep_over_the_problem_too(call):
     np.testing.assert_array_equal(mine.total_bits, history.total_bits)
 
 
+@pytest.mark.slow
 def test_tuning_writes_a_config_that_runs(call):
     Path("grids.toml").write_text(GRIDS)
     status, out, err = call("tune", "grids.toml", "--output", "tuned.toml")
@@ -833,6 +836,7 @@ def houses(rows=150):
     return frame
 
 
+@pytest.mark.slow
 def test_a_table_of_wild_scales_reaches_the_target_in_three_commands(call):
     """And its L, printed, and the grid are those of the scaled features."""
     frame = houses()
@@ -967,6 +971,7 @@ def test_saved_sweeps_are_shown_as_the_sweep_itself_shows_them(call, slack):
 # What is said on the way, and of what went wrong
 
 
+@pytest.mark.slow
 def test_a_bar_names_the_method_and_how_many_there_are(call, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     _, _, shown = call("run", "tiny.toml", "--num-rounds", "20")

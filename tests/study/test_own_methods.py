@@ -107,6 +107,7 @@ def place(tmp_path, monkeypatch):
     sys.modules.pop("own_methods", None)
 
 
+@pytest.mark.slow
 def test_it_is_run_swept_tuned_and_drawn(place, capsys, monkeypatch):
     assert cli.main(["run", "own.toml", "--methods.lazy.beta", "0.25"]) == 0
     printed = capsys.readouterr().out

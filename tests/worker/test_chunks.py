@@ -8,7 +8,7 @@ import numpy as np
 import oracle_rivals
 import pytest
 import scipy.fft
-from cases import mutated
+from cases import mutated, slow_but
 from inside import _uploads
 from messages import assert_same, decode_like, round_trip
 
@@ -97,10 +97,11 @@ def test_equals_numpy(name):
 # the bits of their places.
 WRITTEN = (4 * 3, 1, 3, 2 * 3)
 PLACES = (4, 0, 2, 4)
+DTYPES = ("float64", "float32", "bfloat16", "float16")
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", slow_but(["float32"], DTYPES))
 @pytest.mark.parametrize("name", VARIANTS)
 def test_its_bytes_are_those_that_are_counted(name, dtype):
     piece, update = made(name)
