@@ -3,10 +3,7 @@
 import html.parser
 import importlib.util
 import inspect
-import os
 import re
-import subprocess
-import sys
 import tomllib
 import urllib.parse
 from pathlib import Path
@@ -157,21 +154,10 @@ def are_configs(page: str):
         assert config.validate(values, "the page").methods
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_the_cells_of_a_notebook_run(name, tmp_path):
-    """In a process of its own: two of them want four devices."""
-    page = (DOCS / f"{name}.md").read_text("utf-8")
-    cells = "\n".join(blocks(page, r"\{code-cell\}"))
-    script = tmp_path / "cells.py"
-    script.write_text(re.sub(r"^:\w+:.*$", "", cells, flags=re.MULTILINE), "utf-8")
-    told = os.environ | {"MPLBACKEND": "agg", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-W", "ignore", script]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=told, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    are_configs(page)
+def test_the_configs_of_a_notebook_are_some(name):
+    """Its cells run whenever the site is built."""
+    are_configs((DOCS / f"{name}.md").read_text("utf-8"))
 
 
 def test_tutorials_can_be_found_and_taken_along():
