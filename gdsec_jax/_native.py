@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from gdsec_jax import _checks, _trees
 
-ARGUMENTS = 1  # what the kernels' arguments mean: `gdsec_jax_native.ARGUMENTS`
+ARGUMENTS = 2  # what the kernels' arguments mean: `gdsec_jax_native.ARGUMENTS`
 # By the message's dtype, the dtypes that memories may have.
 STATES = {
     "float32": ("float32", "bfloat16"),
@@ -148,6 +148,7 @@ class Update(NamedTuple):
 
     known: Any  # h, [M, D], or [M, 0]
     error: Any  # e, the same
+    previous: Any  # params, [D]
     total: Any  # of h_m + u_m or of u_m, [D]
     entries: Any  # int32 [M], of the messages
     lost: Any  # bool [M], who lost entries that are not finite
@@ -190,6 +191,7 @@ def _update(round: Round, *, estimates: bool, drops: bool) -> Update:
     out = Update(
         known=like(round.known.shape, round.known.dtype),
         error=like(round.error.shape, round.error.dtype),
+        previous=like(round.params.shape, round.params.dtype),
         total=like(round.params.shape, round.params.dtype),
         entries=like((num_workers,), jnp.int32),
         lost=like((num_workers,), jnp.bool_),
@@ -198,7 +200,7 @@ def _update(round: Round, *, estimates: bool, drops: bool) -> Update:
         "gdsec_update",
         tuple(out),
         vmap_method="broadcast_all",
-        input_output_aliases={1: 0, 2: 1},
+        input_output_aliases={1: 0, 2: 1, 4: 2},
     )(*round, estimates=estimates, drops=drops)
     return Update(*made)
 
@@ -229,6 +231,7 @@ def _update_by_xla(round: Round, *, estimates: bool, drops: bool) -> Update:
     return Update(
         known=jnp.where(good, new_h, known) if has_known else known,
         error=jnp.where(good, new_e, error) if has_error else error,
+        previous=round.params,
         total=_trees.over_workers(summand),
         entries=(message != 0).sum(1, dtype=jnp.int32),
         lost=lost,

@@ -68,7 +68,8 @@ def in_one_pass(
     common, workers = now.common, now.workers
     memories = _memories(workers.states)
     gradients = workers.weighted()
-    computes = workers.computes
+    # What reads the previous parameters, which the kernel replaces, comes first.
+    computes = workers.computes & now.always
     if federation.drops:
         for leaf in jax.tree.leaves(gradients):
             computes &= _native.all_finite(leaf.reshape(leaf.shape[0], -1))
@@ -103,6 +104,7 @@ def in_one_pass(
         return made._replace(
             known=None if known is None else made.known.reshape(known.shape),
             error=None if error is None else made.error.reshape(error.shape),
+            previous=made.previous.reshape(params.shape),
             total=made.total.reshape(params.shape),
         )
 
@@ -125,7 +127,10 @@ def in_one_pass(
         total=tree_of("total"),
     )
     uploads = uploads_of(counting, said, gradients, common.previous)
-    return step(federation, now, said.counted(uploads))
+    outcome = step(federation, now, said.counted(uploads))
+    if common.change is None:
+        outcome = outcome._replace(previous=tree_of("previous"))
+    return outcome
 
 
 def _memories(states: Any) -> Memories:

@@ -10,7 +10,7 @@ import jax
 
 __version__ = "0.1.0"
 # What the kernels' arguments mean: gdsec_jax uses those of its own number alone.
-ARGUMENTS = 1
+ARGUMENTS = 2
 TARGETS = (
     *("gdsec_finite", "gdsec_change_norm", "gdsec_update"),
     *("gdsec_dense", "gdsec_entries", "gdsec_blocks"),

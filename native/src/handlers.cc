@@ -204,8 +204,8 @@ ffi::Error update(ffi::ThreadPool pool, ffi::AnyBuffer gradients, ffi::AnyBuffer
                   ffi::AnyBuffer error_in, ffi::AnyBuffer params, ffi::AnyBuffer previous,
                   ffi::AnyBuffer xi, ffi::AnyBuffer beta, ffi::AnyBuffer computes,
                   ffi::AnyBuffer sends, ffi::AnyBuffer arrives, bool estimates, bool drops,
-                  ffi::Result<ffi::AnyBuffer> known,
-                  ffi::Result<ffi::AnyBuffer> error, ffi::Result<ffi::AnyBuffer> total,
+                  ffi::Result<ffi::AnyBuffer> known, ffi::Result<ffi::AnyBuffer> error,
+                  ffi::Result<ffi::AnyBuffer> next, ffi::Result<ffi::AnyBuffer> total,
                   ffi::Result<ffi::AnyBuffer> entries, ffi::Result<ffi::AnyBuffer> lost) {
   const auto dims = gradients.dimensions();
   if (dims.size() < 2) return wrong("update: gradients have no [M, D]");
@@ -234,6 +234,11 @@ ffi::Error update(ffi::ThreadPool pool, ffi::AnyBuffer gradients, ffi::AnyBuffer
   int64_t group = num_workers;  // of workers
   if (stretches == 1) group = std::min(num_workers, std::max<int64_t>(1, GROUP / std::max<int64_t>(1, length)));
   const int64_t groups = num_workers ? (num_workers + group - 1) / group : 1;
+  // What is the previous parameters in the next round.
+  auto follows = [&](int64_t place, int64_t size) {
+    std::memcpy(shifted(next->untyped_data(), place, width),
+                shifted(params.untyped_data(), place, width), size * width);
+  };
   // A sum of its own for each group of workers.
   std::vector<char> parts(groups > 1 ? size_t(settings * groups * length * width) : 0);
   char* totals = groups > 1 ? parts.data() : static_cast<char*>(total->untyped_data());
@@ -251,6 +256,7 @@ ffi::Error update(ffi::ThreadPool pool, ffi::AnyBuffer gradients, ffi::AnyBuffer
     kernels().threshold[type](number(xi.untyped_data(), type, setting),
                               shifted(params.untyped_data(), place, width),
                               shifted(previous.untyped_data(), place, width), threshold.data(), size);
+    if (groups == 1) follows(place, size);
     char* sum = totals + ((setting * groups + g) * length + from) * width;
     std::memset(sum, 0, size * width);
     for (int64_t m = g * group; m < std::min(num_workers, (g + 1) * group); ++m) {
@@ -282,6 +288,7 @@ ffi::Error update(ffi::ThreadPool pool, ffi::AnyBuffer gradients, ffi::AnyBuffer
       const int64_t size = std::min(length - from, columns);
       char* to = shifted(total->untyped_data(), setting * length + from, width);
       std::memset(to, 0, size * width);
+      follows(setting * length + from, size);
       for (int64_t g = 0; g < groups; ++g)
         kernels().add[type](to, totals + ((setting * groups + g) * length + from) * width, size);
     });
@@ -457,7 +464,7 @@ EXPORT(gdsec_update, gdsec::update,
            .Arg<Any>().Arg<Any>().Arg<Any>().Arg<Any>().Arg<Any>().Arg<Any>().Arg<Any>()
            .Arg<Any>().Arg<Any>().Arg<Any>()
            .Attr<bool>("estimates").Attr<bool>("drops")
-           .Ret<Any>().Ret<Any>().Ret<Any>().Ret<Any>().Ret<Any>());
+           .Ret<Any>().Ret<Any>().Ret<Any>().Ret<Any>().Ret<Any>().Ret<Any>());
 EXPORT(gdsec_dense, gdsec::dense,
        ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
            .Arg<Any>().Arg<Any>().Arg<Any>().Arg<Any>().Arg<Any>()

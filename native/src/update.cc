@@ -274,16 +274,21 @@ template <typename G>
 bool finite(const void* x, int64_t size) {
   using V = typename Lanes<G>::V;
   const G* values = static_cast<const G*>(x);
-  constexpr int64_t step = Lanes<G>::number;
+  constexpr int64_t step = Lanes<G>::number, line = 64 / sizeof(G), ahead = 1024 / sizeof(G);
   V a = {}, b = {}, c = {}, d = {};  // 0 x is 0, or NaN where x is not finite
-  int64_t j = 0;
-  for (; j + 4 * step <= size; j += 4 * step) {
-    a += G(0) * load<V>(values + j, step);
-    b += G(0) * load<V>(values + j + step, step);
-    c += G(0) * load<V>(values + j + 2 * step, step);
-    d += G(0) * load<V>(values + j + 3 * step, step);
+  // Four quarters side by side: memory reads several pages faster than one.
+  const int64_t quarter = size / 4 / line * line;
+  const G *p = values, *q = p + quarter, *r = q + quarter, *t = r + quarter;
+  for (int64_t i = 0; i < quarter; i += line) {
+    for (const G* each : {p, q, r, t}) __builtin_prefetch(each + i + ahead, 0, 2);
+    for (int64_t j = i; j < i + line; j += step) {
+      a += G(0) * load<V>(p + j);
+      b += G(0) * load<V>(q + j);
+      c += G(0) * load<V>(r + j);
+      d += G(0) * load<V>(t + j);
+    }
   }
-  for (; j < size; j += step) a += G(0) * load<V>(values + j, size - j);
+  for (int64_t j = 4 * quarter; j < size; j += step) a += G(0) * load<V>(values + j, size - j);
   a = (a + b) + (c + d);
   G zeros = 0;
   for (int64_t lane = 0; lane < step; ++lane) zeros += a[lane];

@@ -50,7 +50,7 @@ def agree(round, **options):
     kernel, by_xla = both(round, **options)
     for name in ("entries", "lost"):
         np.testing.assert_array_equal(getattr(kernel, name), getattr(by_xla, name))
-    for name in ("known", "error", "total"):
+    for name in ("known", "error", "previous", "total"):
         ours, theirs = (np.asarray(getattr(x, name)) for x in (kernel, by_xla))
         assert ours.dtype == theirs.dtype
         eps = 2 * float(jnp.finfo(ours.dtype).eps)
