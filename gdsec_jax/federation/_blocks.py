@@ -14,11 +14,13 @@ from gdsec_jax import _trees
 from gdsec_jax.federation import _parts
 from gdsec_jax.federation._counts import uploads_of
 from gdsec_jax.federation._round import (
+    LONGEST,
     Answers,
     Federation,
     Outcome,
     Round,
     owners,
+    piece_of,
     respond,
     sound,
     step,
@@ -190,6 +192,9 @@ def _all_sound(federation: Federation, now: Round, own: Arrays, number: int):
     workers = now.workers
     if not federation.drops:
         return workers
+    lengths = {x.shape[-1] for x in jax.tree.leaves(own.gradients)}
+    if workers.weights is None and all(piece_of(n) <= LONGEST for n in lengths):
+        return sound(federation, workers)  # that makes no array of the gradients' size
 
     def unsound(_, gradients):
         each = sound(federation, workers._replace(gradients=gradients))

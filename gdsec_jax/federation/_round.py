@@ -22,6 +22,7 @@ from gdsec_jax.worker import WORKER_AXIS, Piece
 from gdsec_jax.worker._memories import rested
 
 _HERE = "workers of a shard"  # the axis of those that one device of a mesh has
+SHORTEST, LONGEST = 2**10, 2**16  # pieces of a row: see `piece_of`
 
 
 class Federation(NamedTuple):
@@ -234,8 +235,20 @@ def _no_nan_in_sums(leaves: list[jax.Array]) -> jax.Array:
         if rows.shape[0] == 1:  # for which it would make the zeros in memory first
             finite &= jnp.abs(rows).max(axis=1, initial=0) < jnp.inf
         else:
-            finite &= rows @ jnp.zeros(rows.shape[1], rows.dtype) == 0
+            pieces = rows.reshape(rows.shape[0], -1, piece_of(rows.shape[1]))
+            zeros = jnp.zeros(pieces.shape[-1], rows.dtype)
+            finite &= (pieces @ zeros == 0).all(axis=1)
     return finite
+
+
+def piece_of(length: int) -> int:
+    """How long the pieces are into which a row is cut for a product with zeros.
+
+    A long one's zeros would be read from memory, too. Itself if it has no such divisor.
+    """
+    numbers = range(-(-length // LONGEST), length // SHORTEST + 1)
+    fitting = (length // n for n in numbers if length % n == 0)
+    return length if length <= LONGEST else next(fitting, length)
 
 
 def only(messages: Any, chosen: jax.Array | None) -> Any:
