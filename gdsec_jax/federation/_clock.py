@@ -139,7 +139,7 @@ def _change(params, state: ClockState):
     dtype = state.past_norms.dtype
     norm = _native.change_norm(params, state.previous_params, dtype)
     moved = some(change)
-    past = jnp.roll(state.past_norms, 1).at[0].set(norm)
+    past = jnp.concatenate([norm[None], state.past_norms[:-1]])
     if isinstance(state.held_change, tuple) and not state.held_change:
         return change, past, ()
     change = optax.tree.where(moved, change, state.held_change)

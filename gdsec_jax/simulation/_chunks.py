@@ -20,8 +20,8 @@ from gdsec_jax import _native, _trees
 from gdsec_jax.federation._check import check
 from gdsec_jax.problems import Problem
 from gdsec_jax.problems._compiled import bare
-from gdsec_jax.simulation import _mesh, _run
-from gdsec_jax.simulation._records import Record
+from gdsec_jax.simulation import _buffers, _mesh, _run
+from gdsec_jax.simulation._buffers import Buffers
 from gdsec_jax.uplink import Uplink
 
 CHUNK_SECONDS = 0.25  # between two looks at the progress bar
@@ -29,7 +29,6 @@ FIRST_CHUNK = 16  # rounds; the later ones take as long as a look is apart
 MOST_ROUNDS = 2**14  # that are kept on the device between two looks
 MOST_RECORDS = 2**22  # the same, of workers and rounds
 MOST_BYTES = 2**28  # the same, of all that is recorded
-LANES = 128  # of a TPU: what a row of fewer entries is padded to
 
 
 class Made(NamedTuple):
@@ -58,7 +57,7 @@ class OneRun(NamedTuple):
     make: Callable[..., optax.GradientTransformation]  # from its values
     options: _run.Options
     mesh: jax.sharding.Mesh | None = None  # over which workers are spread
-    flat: bool = False  # records of few entries are kept in vectors, for TPUs
+    packs: bool = True  # records of few entries side by side, which no mesh can cut
 
     def start(self, inputs: _run.Inputs, params: Any) -> _run.Run:
         """The run before its first round, of an optimizer that can do it."""
@@ -124,7 +123,7 @@ Program = OneRun | ManySettings
 @functools.partial(jax.jit, static_argnames=("program", "capacity"))
 def begin(
     program: Program, inputs: _run.Inputs, params: Any, capacity: int
-) -> tuple[_run.Run, Record]:
+) -> tuple[_run.Run, Buffers]:
     """A program before its first round, and zeros for the records of so many rounds.
 
     Of fewer if they are large; they are not shaped by num_rounds: one loop for all.
@@ -135,46 +134,9 @@ def begin(
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(record))
     capacity = max(1, min(capacity, MOST_BYTES // size))
 
-    def buffer(x):
-        if _is_small(program, x):
-            flat = jnp.zeros(capacity * x.size, x.dtype)
-            return Small(flat, _trees.as_structure(x.shape))
-        return jnp.zeros((capacity, *x.shape), x.dtype)
-
-    buffers = jax.tree.map(buffer, record)
+    packs = isinstance(program, OneRun) and program.packs
+    buffers = _buffers.empty(record, capacity, packs)
     return program.spread(run), program.spread(buffers, axis=1)
-
-
-class Small(NamedTuple):
-    """The buffer of arrays of few entries: on a TPU rows of them would be padded."""
-
-    flat: Any  # [rounds x entries]
-    shape: dict[str, tuple[()]]  # of one array, as structure
-
-
-def _is_small(program: Program, record: Any) -> bool:
-    alone = isinstance(program, OneRun) and program.mesh is None and program.flat
-    return alone and record.ndim > 0 and 0 < record.size < LANES
-
-
-def rounds_first(buffers: Any) -> Any:
-    """The buffers, on the host, as arrays [rounds, ...]."""
-    return _unfolded(buffers, np.asarray)
-
-
-def no_rounds(buffers: Any) -> Any:
-    """Such arrays of no rounds; what the buffers hold is not read."""
-    return _unfolded(buffers, lambda x: np.empty((0, *x.shape[1:]), x.dtype))
-
-
-def _unfolded(buffers: Any, host: Callable[[Any], np.ndarray]) -> Any:
-    def one(x):
-        if not isinstance(x, Small):
-            return host(x)
-        shape = _trees.from_structure(x.shape, lambda *lengths: lengths)
-        return host(x.flat).reshape(-1, *shape)
-
-    return jax.tree.map(one, buffers, is_leaf=lambda x: isinstance(x, Small))
 
 
 @functools.partial(
@@ -184,7 +146,7 @@ def chunk(
     program: Program,
     inputs: _run.Inputs,
     run: _run.Run,
-    buffers: Record,
+    buffers: Buffers,
     number,
     length,
 ):
@@ -200,15 +162,7 @@ def chunk(
     def body(carry):
         i, run, buffers = carry
         run, record = program.one_round(inputs, number + i, run)
-
-        def put(one, all):
-            if isinstance(all, Small):
-                start = (i * one.size,)
-                flat = jax.lax.dynamic_update_slice(all.flat, one.ravel(), start)
-                return all._replace(flat=flat)
-            return all.at[i].set(one)
-
-        buffers = jax.tree.map(put, record, buffers)
+        buffers = _buffers.put(buffers, i, record)
         return i + 1, program.spread(run), program.spread(buffers, axis=1)
 
     run, buffers = program.spread(run), program.spread(buffers, axis=1)
@@ -232,7 +186,7 @@ def run_chunks(
     program: Program,
     inputs: _run.Inputs,
     run: _run.Run,
-    buffers: Record,
+    buffers: Buffers,
     *,
     done: int = 0,
     every: int | None = None,
@@ -243,7 +197,7 @@ def run_chunks(
     """
     mesh, num_rounds = program.mesh, int(inputs.limits.rounds)
     every = every or num_rounds
-    capacity, number = buffers.error.shape[0], 0
+    capacity, number = buffers.capacity, 0
     length = FIRST_CHUNK
     while done < num_rounds and _some_run(run, mesh):
         start, before = time.perf_counter(), done
@@ -253,7 +207,7 @@ def run_chunks(
         )
         done, number = before + int(ran), number + 1
         first = functools.partial(_first, int(ran))
-        on_host = rounds_first(_mesh.on_host(buffers, mesh))
+        on_host = _buffers.rounds_first(_mesh.on_host(buffers, mesh))
         record = jax.tree.map(first, on_host)
         numbers, eval_every = np.arange(before, done) + 1, program.options.eval_every
         record = _run.unknown_as_nan(record, numbers, eval_every, num_rounds)

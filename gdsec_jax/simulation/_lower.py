@@ -243,14 +243,13 @@ def _lower_run(
 ):
     uplink, stop = uplink or Uplink(), stop or _run.Stop()
     options = _run.options(eval_every, observe, worker_batch)
-    (device, *_) = where.device_set
-    on_tpu = device.platform == "tpu"
-    program = _chunks.OneRun(_chunks.Given(optimizer), options, mesh, flat=on_tpu)
+    packs = mesh is None
+    program = _chunks.OneRun(_chunks.Given(optimizer), options, mesh, packs)
     key = _run.key_for(problem, key, uplink)
     limits = _run.limits(problem, num_rounds, stop, math.inf)
     inputs = _run.Inputs(_run.for_loop(problem), limits, uplink, key)
     capacity = _chunks.capacity_for(problem.num_workers)
-    shapes = program._replace(mesh=None, flat=on_tpu and mesh is None)
+    shapes = program._replace(mesh=None)
     run, buffers = jax.eval_shape(
         lambda params: _chunks.begin(shapes, inputs, params, capacity),
         problem.init_params,

@@ -194,7 +194,7 @@ def _memory(plan: Plan) -> int:
     try:
         inputs, run, buffers = jax.eval_shape(begin)
         for name in plan.group.static | plan.group.traced[0]:
-            if name in buffers.observed:
+            if name in buffers.record.observed:
                 raise ValueError(f"observe returns {name!r}, which the grid names too.")
         lower = _chunks.chunk.lower
         lowered = lower(plan.program, inputs, run, buffers, number, number)

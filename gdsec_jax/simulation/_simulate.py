@@ -16,7 +16,7 @@ from gdsec_jax._devices import mesh_of
 from gdsec_jax.files import _environment, _whole
 from gdsec_jax.problems import Problem
 from gdsec_jax.problems._problem import check_problem
-from gdsec_jax.simulation import _chunks, _mesh, _records, _run
+from gdsec_jax.simulation import _buffers, _chunks, _mesh, _records, _run
 from gdsec_jax.simulation._checkpoint import Checkpoints, Saved, Store
 from gdsec_jax.simulation._history import History, outcome_of
 from gdsec_jax.simulation._records import Observe
@@ -129,8 +129,7 @@ def simulate(
     own_attributes = _whole.plain("attributes", dict(attributes or {}))
     mesh = None if mesh is None else mesh_of(mesh, problem.num_workers)
     options = _run.options(eval_every, observe, worker_batch)
-    on_tpu = jax.default_backend() == "tpu"
-    program = _chunks.OneRun(made.make, options, mesh, flat=on_tpu)
+    program = _chunks.OneRun(made.make, options, mesh, packs=mesh is None)
     key = _run.key_for(problem, key, uplink)
     placed = _mesh.place_problem(problem, mesh)
     initial_error = _run.initial_error(placed, options.worker_batch)
@@ -195,7 +194,7 @@ def _run_all(
     params = jax.tree.map(lambda p: jnp.array(p, copy=True), problem.init_params)
     capacity = _chunks.capacity_for(problem.num_workers)
     run, buffers = _chunks.begin(program, inputs, params, capacity)
-    saved = Saved(run, _chunks.no_rounds(buffers), 0.0)
+    saved = Saved(run, _buffers.no_rounds(buffers), 0.0)
     if store is not None:
         saved = store.newest(saved, program.options.eval_every, num_rounds)
     run, before, done = saved.run, saved.seconds, int(saved.run.rounds)

@@ -104,50 +104,124 @@ struct Block {  // of rows: what is between X theta and X^T s
   }
 };
 
+// Numbers side by side in a register.
+template <typename T>
+struct Lanes {
+  static constexpr int number = LANE_BYTES / int(sizeof(T));
+  typedef T V __attribute__((vector_size(LANE_BYTES)));
+
+  static V load(const T* from) {
+    V x;
+    std::memcpy(&x, from, sizeof(x));
+    return x;
+  }
+  static void store(T* to, V x) { std::memcpy(to, &x, sizeof(x)); }
+};
+
+template <typename T, int NUMBER>
+inline T sum_of(const T* lanes) {
+  if constexpr (NUMBER == 1) {
+    return lanes[0];
+  } else {
+    T half[NUMBER / 2];
+    for (int i = 0; i < NUMBER / 2; ++i) half[i] = lanes[i] + lanes[i + NUMBER / 2];
+    return sum_of<T, NUMBER / 2>(half);
+  }
+}
+
+// A row is whole registers and, where something is left over, the last one's worth of it
+// once more, of which the entries that were had already count nothing.
+template <typename T>
+struct Row {
+  using L = Lanes<T>;
+  using V = typename L::V;
+  const T* params;
+  int64_t length, whole;
+  V params_end = {}, gradient_end = {};
+  int64_t rest, from;  // where the end begins
+
+  Row(const T* params, int64_t length)
+      : params(params),
+        length(length),
+        whole(length / L::number * L::number),
+        rest(length - whole),
+        from(length - L::number) {
+    if (rest == 0) return;
+    for (int i = L::number - int(rest); i < L::number; ++i) params_end[i] = params[from + i];
+  }
+
+  // x . params, of several rows.
+  template <int N>
+  void products(const T* x, T* z) const {
+    V sums[N] = {};
+    for (int64_t j = 0; j < whole; j += L::number) {
+      const V t = L::load(params + j);
+      for (int n = 0; n < N; ++n) sums[n] += L::load(x + n * length + j) * t;
+    }
+    if (rest)
+      for (int n = 0; n < N; ++n) sums[n] += L::load(x + n * length + from) * params_end;
+    for (int n = 0; n < N; ++n) {
+      T lanes[L::number];
+      std::memcpy(lanes, &sums[n], sizeof(V));
+      z[n] = sum_of<T, L::number>(lanes);
+    }
+  }
+
+  // gradient += s x, of several rows.
+  template <int N>
+  void add(const T* x, const T* s, T* __restrict gradient) {
+    auto part = [&](int64_t j) {
+      V sum = s[0] * L::load(x + j);
+      for (int n = 1; n < N; ++n) sum += s[n] * L::load(x + n * length + j);
+      return sum;
+    };
+    for (int64_t j = 0; j < whole; j += L::number)
+      L::store(gradient + j, L::load(gradient + j) + part(j));
+    if (rest) gradient_end += part(from);
+  }
+
+  void end(T* gradient) const {
+    for (int i = L::number - int(rest); rest && i < L::number; ++i)
+      gradient[from + i] += gradient_end[i];
+  }
+};
+
 template <typename T>
 void dense(const Rows& rows) {
   const int64_t d = rows.length;
   const T* params = static_cast<const T*>(rows.params);
-  T* __restrict g = static_cast<T*>(rows.gradient);
+  const T* features = static_cast<const T*>(rows.features);
+  T* g = static_cast<T*>(rows.gradient);
   Block<T> block(rows);
   // Rows that are read a second time from the cache.
   int64_t size = (int64_t(1) << 16) / (d * int64_t(sizeof(T)) + 1) / 4 * 4;
   size = std::max<int64_t>(4, std::min(size, MOST_ROWS));
+  if (d < Lanes<T>::number) {
+    for (int64_t first = 0; first < rows.number; first += size) {
+      const int64_t n = std::min(size, rows.number - first);
+      const T* x = features + first * d;
+      for (int64_t i = 0; i < n; ++i) {
+        block.z[i] = 0;
+        for (int64_t j = 0; j < d; ++j) block.z[i] += x[i * d + j] * params[j];
+      }
+      block.slope(first, n);
+      for (int64_t i = 0; i < n; ++i)
+        for (int64_t j = 0; j < d; ++j) g[j] += block.s[i] * x[i * d + j];
+    }
+    return;
+  }
+  Row<T> row(params, d);
   for (int64_t first = 0; first < rows.number; first += size) {
     const int64_t n = std::min(size, rows.number - first);
-    const T* x = static_cast<const T*>(rows.features) + first * d;
+    const T* x = features + first * d;
     int64_t i = 0;
-    for (; i + 4 <= n; i += 4) {
-      const T *a = x + i * d, *b = a + d, *c = b + d, *e = c + d;
-      T za = 0, zb = 0, zc = 0, ze = 0;
-#pragma omp simd reduction(+ : za, zb, zc, ze)
-      for (int64_t j = 0; j < d; ++j) {
-        const T t = params[j];
-        za += a[j] * t, zb += b[j] * t, zc += c[j] * t, ze += e[j] * t;
-      }
-      block.z[i] = za, block.z[i + 1] = zb, block.z[i + 2] = zc, block.z[i + 3] = ze;
-    }
-    for (; i < n; ++i) {
-      const T* a = x + i * d;
-      T z = 0;
-#pragma omp simd reduction(+ : z)
-      for (int64_t j = 0; j < d; ++j) z += a[j] * params[j];
-      block.z[i] = z;
-    }
+    for (; i + 4 <= n; i += 4) row.template products<4>(x + i * d, block.z + i);
+    for (; i < n; ++i) row.template products<1>(x + i * d, block.z + i);
     block.slope(first, n);
-    for (i = 0; i + 4 <= n; i += 4) {
-      const T *a = x + i * d, *b = a + d, *c = b + d, *e = c + d;
-      const T *s = block.s + i, sa = s[0], sb = s[1], sc = s[2], se = s[3];
-#pragma omp simd
-      for (int64_t j = 0; j < d; ++j)
-        g[j] += (sa * a[j] + sb * b[j]) + (sc * c[j] + se * e[j]);
-    }
-    for (; i < n; ++i) {
-      const T *a = x + i * d, s = block.s[i];
-#pragma omp simd
-      for (int64_t j = 0; j < d; ++j) g[j] += s * a[j];
-    }
+    for (i = 0; i + 4 <= n; i += 4) row.template add<4>(x + i * d, block.s + i, g);
+    for (; i < n; ++i) row.template add<1>(x + i * d, block.s + i, g);
   }
+  row.end(g);
 }
 
 template <typename T, typename I, bool ONES>
