@@ -28,6 +28,7 @@ from gdsec_jax.problems import _optima as _optima
 from gdsec_jax.problems import _sparse as _sparse
 from gdsec_jax.problems._rounds import batch_of as batch_of
 from gdsec_jax.server import _sum as _sum
+from gdsec_jax.simulation import _buffers as _buffers
 from gdsec_jax.simulation import _checkpoint as _checkpoint
 from gdsec_jax.simulation import _chunks as _chunks
 from gdsec_jax.simulation import _grid as _grid

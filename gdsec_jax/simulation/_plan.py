@@ -71,8 +71,7 @@ class Plan(NamedTuple):
 
     def begin(self, inputs: _run.Inputs) -> tuple[_run.Run, Any]:
         """A batch before its first round, and buffers for some rounds' records."""
-        rounds = _chunks.capacity_for(self.program.size * self.problem.num_workers)
-        capacity = min(rounds, max(_chunks.FIRST_CHUNK, self.num_rounds))
+        capacity = _chunks.capacity_for(self.program.size * self.problem.num_workers)
         return _chunks.begin(self.program, inputs, self.problem.init_params, capacity)
 
 

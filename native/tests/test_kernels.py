@@ -150,6 +150,12 @@ def test_finite(shape, dtype):
         np.testing.assert_array_equal(check(jnp.asarray(x)), expected)
 
 
+@pytest.mark.parametrize("size", [31, 64, 200])
+def test_finite_sees_every_entry(size):
+    x = np.where(np.eye(size, dtype=bool), np.nan, np.float32(1))
+    assert not jax.jit(_native.all_finite)(jnp.asarray(x)).any()
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30, 0.0, 1e-42])
 @pytest.mark.parametrize("size", [1, 1000, 100_000])
 def test_norm_of_a_change(scale, size):
@@ -241,6 +247,30 @@ def test_gradient(name, dtype, kind, shape):
         with _native.switched(False):
             theirs = np.asarray(gradient(params, workers))
         assert not np.array_equal(ours, theirs) or found != "dense"
+        eps = float(jnp.finfo(dtype).eps)
+        np.testing.assert_allclose(
+            ours, theirs, rtol=0, atol=40 * eps * np.abs(theirs).max()
+        )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("length", [*range(1, 36), 63, 64, 65])
+def test_rows_that_end_within_a_register(dtype, length):
+    with jax.enable_x64(True):
+        x, rng = features_of("dense", (3 * 11, length)), np.random.default_rng(1)
+        workers = worker_data(x, rng.random(len(x)), dtype)
+        model = _compiled.Model(
+            workers.shards.features,
+            workers.shards.targets,
+            workers.shards.weight,
+            workers.regularization,
+        )
+        params = rng.normal(size=length)
+        call = jax.jit(lambda params: _compiled._call(0, params, model))
+        ours = np.asarray(call(jnp.asarray(params, dtype)))
+        features, targets, weight = (np.asarray(leaf) for leaf in workers.shards)
+        slopes = weight * (features @ params - targets)
+        theirs = np.einsum("mn,mnd->md", slopes, features) + 0.1 * params
         eps = float(jnp.finfo(dtype).eps)
         np.testing.assert_allclose(
             ours, theirs, rtol=0, atol=40 * eps * np.abs(theirs).max()

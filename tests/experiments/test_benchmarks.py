@@ -438,6 +438,19 @@ def test_rivals_rounds_reach_our_params(make):
         assert np.abs(theirs).max() > 1e-3
 
 
+@pytest.mark.usefixtures("x64")
+def test_the_authors_code_of_ef21_reaches_our_params():
+    rivals, rng = benchmarks.module("rivals"), np.random.default_rng(0)
+    features = (rng.random((40, 6)) < 0.4).astype(float)
+    features[:, 4] = features[:, 1]  # whose entries tie
+    problem = gdsec_jax.problems.logistic(features, rng.choice([-1, 1], 40), 4)
+    problem = rivals.nonconvex(problem)
+    params, norms = rivals.our_ef21_rounds(problem)(60)
+    theirs, known = rivals.ef21_rounds(problem, lowest=True)(60)
+    np.testing.assert_allclose(params, theirs, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(norms, known, rtol=1e-12)
+
+
 def test_times_are_divided_by_the_rounds_that_were_run():
     problems, done = benchmarks.module("_problems"), []
     times = problems.seconds_a_round({"run": done.append}, Settings(2, small=True))

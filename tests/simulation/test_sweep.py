@@ -449,6 +449,8 @@ def test_a_second_sweep_compiles_nothing(compiled):
     assert_same(second, first)
     third = sweep(problem, make, {"xi": [1.0, 2.0, 3.0]}, ROUNDS, stop=Stop(0.01))
     assert compiled() == []
+    sweep(problem, make, {"xi": [0.5, 4.0, 9.0]}, 3 * ROUNDS)
+    assert compiled() == []
     assert not (third["total_bits"] == first["total_bits"].values).all()
     other = toy(seed=1)
     compiled()
