@@ -94,6 +94,14 @@ def breast_cancer(small: bool = False) -> problems.Problem:
     return problems.logistic(x[rows], y[rows], NUM_WORKERS)
 
 
+def random_logistic(num_workers: int, samples: int, size: int) -> problems.Problem:
+    """Logistic regression on normal features, so many samples a worker."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((num_workers * samples, size))
+    y = np.sign(x @ rng.standard_normal(size) + rng.standard_normal(len(x)))
+    return problems.logistic(x, y, num_workers)
+
+
 def xi_of(problem: problems.Problem) -> float:
     """A threshold of L |change| for each worker, which GD-SEC bears on all of these."""
     return problem.num_workers * problem.smoothness

@@ -462,8 +462,8 @@ def _ef21(settings: Settings) -> list[Measure]:
             Measure(
                 title + ("" if name == "ours" else ", without kernels"),
                 **benchmarks.ratio(times["theirs"], times[name]),
-                note=f"{both}, float64, the gradient's norm in each round; after {SAME} "
-                f"rounds params and norms differ by {apart:.1g}, ties broken alike.",
+                note=f"{both}, float64, the gradient's norm in each round; ties broken "
+                f"alike, after {SAME} rounds params and norms differ by {apart:.1g}.",
                 **(asked if name == "ours" else {"larger_is_better": True}),
             )
         )

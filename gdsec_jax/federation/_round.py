@@ -235,8 +235,12 @@ def _no_nan_in_sums(leaves: list[jax.Array]) -> jax.Array:
         if rows.shape[0] == 1:  # for which it would make the zeros in memory first
             finite &= jnp.abs(rows).max(axis=1, initial=0) < jnp.inf
         else:
-            pieces = rows.reshape(rows.shape[0], -1, piece_of(rows.shape[1]))
-            zeros = jnp.zeros(pieces.shape[-1], rows.dtype)
+            piece = piece_of(rows.shape[1])
+            number = rows.shape[1] // max(piece, 1)  # there may be no entries
+            pieces, zeros = (
+                rows.reshape(len(rows), number, piece),
+                jnp.zeros(piece, rows.dtype),
+            )
             finite &= (pieces @ zeros == 0).all(axis=1)
     return finite
 

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from inside import _buffers as buffers
 
 ROUNDS = 5
