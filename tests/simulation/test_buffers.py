@@ -35,6 +35,8 @@ def test_what_was_put_is_read(packs, order):
     jax.tree.map(np.testing.assert_array_equal, read, expected)
     dtypes = (jax.tree.map(lambda x: x.dtype, tree) for tree in (read, expected))
     assert next(dtypes) == next(dtypes)
+    none = jax.tree.map(lambda x: x[:0], expected)
+    jax.tree.map(np.testing.assert_array_equal, buffers.no_rounds(made), none)
 
 
 def test_arrays_of_few_entries_share_a_vector_for_each_dtype():
