@@ -41,11 +41,11 @@ def check_share(num_workers: int, devices: int) -> None:
 
 
 # Without its compiler no program for a TPU is made, and the other way need not be told.
-_TPU = importlib.util.find_spec("libtpu") is not None
+TPU_IS_KNOWN = importlib.util.find_spec("libtpu") is not None
 
 
 def unless_on_tpu(*arguments: Any, tpu: Callable, default: Callable) -> Any:
     """What a function makes of arguments; where it runs on a TPU, another one."""
-    if not _TPU:
+    if not TPU_IS_KNOWN:
         return default(*arguments)
     return jax.lax.platform_dependent(*arguments, tpu=tpu, default=default)

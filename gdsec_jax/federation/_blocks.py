@@ -5,30 +5,40 @@ they work on every component by itself, the same functions may run on one block 
 the other.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from gdsec_jax import _trees
+from gdsec_jax._devices import TPU_IS_KNOWN
 from gdsec_jax.federation import _parts
 from gdsec_jax.federation._counts import uploads_of
 from gdsec_jax.federation._round import (
     LONGEST,
     Answers,
+    Common,
     Federation,
     Outcome,
     Round,
+    Workers,
+    measured,
     owners,
     piece_of,
     respond,
     sound,
     step,
 )
+from gdsec_jax.wire._codes import whole_of
 from gdsec_jax.wire._uploads import Layout
+from gdsec_jax.worker._vectors import Place
 
 # With more of them it takes the compiler minutes.
 MOST_LEAVES = 16
+# Parts of the components that are measured together: while the codes of one are made
+# anew on the chip, those of the other wait. Their lengths are multiples of a tile's.
+MEASURED_IN, TILE = 2, 1024
 _NONE = -1
 
 
@@ -69,7 +79,9 @@ def plan(federation: Federation, now: Round) -> Plan | None:
     """How to take a round in blocks; None if that cannot be, or does not pay."""
     arrays = arrays_of(now)
     params = jax.tree.leaves(arrays.previous)
-    if not federation.in_blocks or len(params) > MOST_LEAVES:
+    measures = not federation.component_wise
+    may = may_measure(federation, now) if measures else federation.in_blocks
+    if not may or len(params) > MOST_LEAVES:
         return None
     structure = jax.tree.structure(arrays.previous)
     numbers = jax.tree.unflatten(structure, range(len(params)))
@@ -94,8 +106,46 @@ def plan(federation: Federation, now: Round) -> Plan | None:
     platforms = [x for x in _parts.PART_BYTES if x != "tpu"]
     if kept and all(leaf.ndim < 2 for leaf in params):
         platforms.append("tpu")
+    if measures:
+        platforms = [x for x in platforms if x == "tpu"]
+    if not platforms:
+        return None
     numbers_of_blocks = {x: _parts.number_of_parts(cut, x) for x in platforms}
     return Plan(owner, as_vectors, numbers_of_blocks)
+
+
+def may_measure(federation: Federation, now: Round) -> bool:
+    """Whether the components, once they are measured, go their own ways: on TPUs."""
+    params, workers = jax.tree.leaves(now.common.previous), now.workers
+    if not federation.measures or not TPU_IS_KNOWN:
+        return False
+    if len(params) > MOST_LEAVES or not all(leaf.size for leaf in params):
+        return False
+    # Of one dtype: then no message overflows in what keeps it.
+    kinds = {x.dtype for x in jax.tree.leaves((now.common.previous, workers.gradients))}
+    owner = owners(federation.worker.init, workers.states, now.common.previous, _NONE)
+    kinds |= {x.dtype for x in jax.tree.leaves(_cut(owner, workers.states))}
+    if kinds not in ({jnp.dtype("float32")}, {jnp.dtype("float64")}):
+        return False
+    if federation.server.capacity is None:
+        return True
+    # A message has as many entries as the server takes, unless it may be whole.
+    limited = federation.worker.most_entries is not None
+    return limited and whole_of(workers.states) is False
+
+
+def measured_at_once(federation: Federation, now: Round) -> Round:
+    """A round whose components are measured, and not cut."""
+    lengths = tuple(leaf.size for leaf in jax.tree.leaves(now.common.previous))
+    place = Place((jnp.int32(0),) * len(lengths), lengths)
+    common = now.common._replace(extra=now.common.extra | {"place": place})
+    # The barrier keeps what is made of the gradients from being kept until it is needed
+    # again: to make it twice moves less.
+    gradients, states = now.workers.gradients, now.workers.states
+    gradients, states = jax.lax.optimization_barrier((gradients, states))
+    here = now.workers._replace(gradients=gradients, states=states)
+    workers = measured(federation, now.workers, [(common, here)])
+    return now._replace(common=common, workers=workers)
 
 
 def in_blocks(
@@ -107,15 +157,29 @@ def in_blocks(
     arrays, always = arrays_of(now), now.always
     flat = jax.tree.map(lambda x, like: x.reshape(like.shape), arrays, plan.as_vectors)
     own, others = _cut(plan.owner, flat), _rest(plan.owner, flat)
+    lengths = tuple(x.size for x in jax.tree.leaves(own.previous))
     number = plan.numbers[platform]
     on_tpu = platform == "tpu"
-    # There a pass over all is one kernel, and what is carried along is copied at times.
+
+    def at(cut: Arrays, workers: Workers, starts) -> tuple[Common, Workers, Any]:
+        """What the halves of a round are handed of some of the components."""
+        here, extra = _trees.joined(cut, others), now.common.extra
+        if not federation.component_wise:
+            extra = extra | {"place": Place(starts, lengths)}
+        common = now.common._replace(
+            params=here.params, change=here.change, previous=here.previous, extra=extra
+        )
+        known = workers._replace(gradients=here.gradients, states=here.states)
+        return common, known, here.server
+
     workers = now.workers
-    workers = (
-        sound(federation, workers)
-        if on_tpu
-        else _all_sound(federation, now, own, number)
-    )
+    if not federation.component_wise:
+        workers = _measured(federation, workers, own, lengths, at)
+    elif on_tpu:
+        # A pass over all is one kernel, and what is carried along is copied at times.
+        workers = sound(federation, workers)
+    else:
+        workers = _all_sound(federation, now, own, number)
     params = now.common.params
     apart = on_tpu and params is not None  # theta^{k-1} is replaced at once, at the end
 
@@ -136,33 +200,30 @@ def in_blocks(
     if not apart:
         fixed = fixed._replace(previous=None)
 
-    def block(moving: Outcome, fixed: Arrays) -> tuple[Outcome, Counted]:
+    def block(moving: Outcome, fixed: Arrays, starts) -> tuple[Outcome, Counted]:
         here = fixed._replace(states=moving.said.states, server=moving.server)
         if not apart:
             here = here._replace(previous=moving.previous)
-        here = _trees.joined(here, others)
-        common = now.common._replace(
-            params=here.params, change=here.change, previous=here.previous
-        )
-        own = workers._replace(gradients=here.gradients, states=here.states)
+        common, own, server = at(here, workers, starts)
         said = respond(federation, common, own)
-        part = now._replace(common=common, workers=own, server=here.server)
+        part = now._replace(common=common, workers=own, server=server)
         made = step(federation, part, said)
         counted = Counted(said.nonzeros, said.overflowed.astype(jnp.int32))
         messages = said.messages if counting.run_coded else ()
         made = made._replace(said=Answers(messages, said.states, (), ()))
         return made._replace(previous=None) if apart else made, counted
 
-    def one(moving, fixed):
-        moved, counted = block(moving, fixed)
+    def one(moving, fixed, starts):
+        moved, counted = block(moving, fixed, starts)
         return _cut(owner, moved), counted
 
     first = jax.tree.map(lambda x: x[..., :1], (moving, fixed))
+    first = *first, (jnp.int32(0),) * len(lengths)
     silence = jax.tree.map(
         lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, *first)[1]
     )
     moved, counted = _parts.in_parts(
-        one, number, moving, fixed, silence, always, platform=platform
+        one, number, moving, fixed, silence, always, platform=platform, lengths=lengths
     )
     # What is like no parameter depends on no component: any of them will do.
     rest, _ = block(*first)
@@ -185,6 +246,28 @@ def _with_change(now: Round, plan: Plan) -> tuple[Round, Plan]:
     owner = plan.owner._replace(change=plan.owner.previous)
     shapes = plan.as_vectors._replace(change=plan.as_vectors.previous)
     return now._replace(common=common), plan._replace(owner=owner, as_vectors=shapes)
+
+
+def _measured(
+    federation: Federation, workers: Workers, own: Arrays, lengths, at
+) -> Workers:
+    """The workers with what they measured of all components."""
+
+    def part(n):
+        def cut(x):
+            size = _measured_at_once(x.shape[-1])
+            return x[..., n * size : (n + 1) * size]
+
+        starts = tuple(jnp.int32(n * _measured_at_once(x)) for x in lengths)
+        common, known, _ = at(jax.tree.map(cut, own), workers, starts)
+        return common, known
+
+    return measured(federation, workers, [part(n) for n in range(MEASURED_IN)])
+
+
+def _measured_at_once(length: int) -> int:
+    """Components of the parts that are measured, all but the last one: whole tiles."""
+    return math.ceil(length / MEASURED_IN / TILE) * TILE
 
 
 def _all_sound(federation: Federation, now: Round, own: Arrays, number: int):

@@ -50,6 +50,10 @@ def _ways(federation: Federation, counting: Layout, now: Round, whole) -> dict:
             ways[platform] = functools.partial(
                 _blocks.in_blocks, federation, now, counting, plan, platform
             )
+    elif _blocks.may_measure(federation, now):
+        ways["tpu"] = functools.partial(
+            _at_once, federation, counting, now, measures=True
+        )
     adds_up = federation.server.batches and federation.worker.sums_over_workers is False
     number = _batches.number_of_batches(now.workers) if adds_up else None
     if number is not None:
@@ -64,8 +68,13 @@ def _ways(federation: Federation, counting: Layout, now: Round, whole) -> dict:
     return ways
 
 
-def _at_once(federation: Federation, counting: Layout, now: Round) -> Outcome:
-    now = now._replace(workers=sound(federation, now.workers))
+def _at_once(
+    federation: Federation, counting: Layout, now: Round, *, measures: bool = False
+) -> Outcome:
+    if measures:
+        now = _blocks.measured_at_once(federation, now)
+    else:
+        now = now._replace(workers=sound(federation, now.workers))
     said = respond(federation, now.common, now.workers)
     uploads = uploads_of(counting, said, now.workers.gradients, now.common.previous)
     return step(federation, now, said.counted(uploads))

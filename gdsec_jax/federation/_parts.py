@@ -59,6 +59,7 @@ def in_parts(
     always,
     axis: int = -1,
     platform: str = "cpu",
+    lengths: tuple[int, ...] | None = None,
 ) -> tuple[Any, Any]:
     """Apply a function part by part along an axis, in place where XLA can.
 
@@ -72,6 +73,8 @@ def in_parts(
       moving, fixed: trees of arrays that are replaced, and that are only read; those of
         several lengths are cut at the same places relatively.
       totals: a tree of numbers or arrays to start from.
+      lengths: if they are given, the function is handed where its part starts in arrays
+        of these lengths, int32 [] each, as a third argument.
       always: bool [], true, but traced: the compiler must not know it. A branch keeps a
         part's reads apart from its writes; else XLA copies whole arrays in each step.
     """
@@ -85,10 +88,12 @@ def in_parts(
             start, _ = where(x.shape[axis])
             return jax.lax.dynamic_update_slice_in_dim(x, part, start, axis % x.ndim)
 
+        told = [] if lengths is None else [tuple(where(n)[0] for n in lengths)]
+
         def compute(moving, fixed):
             parts = jax.tree.map(cut, (moving, fixed))
             # On a TPU a part is then read once, whatever is made of it.
-            return function(*jax.lax.optimization_barrier(parts))
+            return function(*jax.lax.optimization_barrier(parts), *told)
 
         def never(moving, fixed):
             shapes = jax.eval_shape(compute, moving, fixed)

@@ -20,6 +20,7 @@ from gdsec_jax.wire import flush
 from gdsec_jax.wire._uploads import nonzeros_of
 from gdsec_jax.worker import WORKER_AXIS, Piece
 from gdsec_jax.worker._memories import rested
+from gdsec_jax.worker._piece import Measured, Part
 
 _HERE = "workers of a shard"  # the axis of those that one device of a mesh has
 SHORTEST, LONGEST = 2**10, 2**16  # pieces of a row: see `piece_of`
@@ -45,6 +46,12 @@ class Federation(NamedTuple):
     def in_blocks(self) -> bool:
         """Whether a round may be taken block by block of components."""
         return self.component_wise and not self.spread.axes
+
+    @property
+    def measures(self) -> bool:
+        """Whether it may be so after all components were measured."""
+        measures = self.worker.measure is not None and self.server.adds_entries
+        return measures and not self.spread.axes
 
 
 class Common(NamedTuple):
@@ -78,6 +85,7 @@ class Workers(NamedTuple):
     sends: jax.Array | None = None  # bool [M], of those; None: all
     arrives: jax.Array | None = None  # bool [M], whose message does; None: all
     delay: jax.Array | None = None  # int32 [M], by how many rounds it is late
+    measured: Measured | None = None  # leaves [M, ...], of all components
 
     def weighted(self) -> Any:
         """The gradients of w_m f_m."""
@@ -91,6 +99,19 @@ class Workers(NamedTuple):
     def senders(self, present: jax.Array) -> jax.Array:
         """Of those who take part, who may send, bool [M]."""
         return present if self.sends is None else present & self.sends
+
+    def own(self) -> dict[str, Any]:
+        """The extra arguments of each worker's pieces, leaves [M, ...]."""
+        return _given(
+            {
+                "worker_index": self.index,
+                "active": self.computes,
+                "key": self.keys,
+                "delivered": self.arrives,
+                "delay": self.delay,
+                "measured": self.measured,
+            }
+        )
 
 
 class Round(NamedTuple):
@@ -160,13 +181,14 @@ def compress(
         messages = flush(_trees.cast_like(messages, common.previous))
     if federation.drops and federation.component_wise:
         return _finite_entries(federation.worker, common, workers, messages, states)
-    present = workers.computes
-    if federation.drops:
+    present, measured = workers.computes, workers.measured is not None
+    if federation.drops and not measured:  # those whose messages are not finite
         narrow = [x for x in jax.tree.leaves(states) if _is_narrow(x, messages)]
         present = present & all_finite((messages, narrow))
-    if federation.server.capacity is not None and jax.tree.leaves(messages):
+    capacity = None if measured else federation.server.capacity
+    if capacity is not None and jax.tree.leaves(messages):
         entries = jnp.stack(jax.vmap(nonzeros_of)(messages)).sum(0)
-        present = present & (entries <= federation.server.capacity)
+        present = present & (entries <= capacity)
     # Late messages arrive, and are acknowledged, while a worker rests.
     before = jax.vmap(rested, axis_size=present.size)(workers.states)
     states = _trees.where(present, states, before)
@@ -207,6 +229,29 @@ def sound(federation: Federation, workers: Workers) -> Workers:
         return workers
     finite = all_finite(workers.weighted())
     return workers._replace(computes=workers.computes & finite)
+
+
+def measured(
+    federation: Federation, workers: Workers, parts: list[tuple[Common, Workers]]
+) -> Workers:
+    """The workers with what they measured of all parts of the components.
+
+    Those do not compute who are not finite there, or whose messages would not be.
+    """
+    commons, own = zip(*parts, strict=True)
+
+    def one(gradients, states, own):
+        told = [known.arguments() | own for known in commons]
+        params = [known.params for known in commons]
+        each = zip(gradients, states, params, told, strict=True)
+        return federation.worker.measure([Part(*part) for part in each])  # pyright: ignore
+
+    gradients, states = [x.weighted() for x in own], [x.states for x in own]
+    found: Measured = jax.vmap(one)(gradients, states, workers.own())
+    workers = workers._replace(measured=found)
+    if not federation.drops:
+        return workers
+    return workers._replace(computes=workers.computes & found.finite)
 
 
 def all_finite(tree: Any) -> jax.Array:
@@ -304,18 +349,11 @@ def _pipelines(federation: Federation, common: Common, workers: Workers, alone: 
     if axes:
         several = workers.index.shape[0] > 1
         known |= {"worker_axes": (_HERE, *axes) if several else axes}
-    own = {
-        "worker_index": workers.index,
-        "active": workers.computes,
-        "key": workers.keys,
-        "delivered": workers.arrives,
-        "delay": workers.delay,
-    }
 
     def one(gradient, state, own):
         return worker.update(gradient, state, common.params, **(known | own))
 
-    each = (workers.weighted(), workers.states, _given(own))
+    each = (workers.weighted(), workers.states, workers.own())
     if axes:
         # Not by its usual name: a sum over that would be of this shard's workers alone.
         return jax.vmap(one, axis_name=_HERE)(*each)

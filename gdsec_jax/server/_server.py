@@ -85,9 +85,13 @@ class Server(NamedTuple):
     @property
     def component_wise(self) -> bool:
         """Whether every component is combined, and steps, by itself."""
+        return self.capacity is None and self.adds_entries  # of all components together
+
+    @property
+    def adds_entries(self) -> bool:
+        """The same of messages of no more entries than it can take."""
         return (
-            self.combine is _sum
-            and self.capacity is None  # of all components together
+            (self.combine is _sum or self.capacity is not None)
             and self.prepare in (None, gradient_estimate)
             and as_piece(self.step).component_wise
         )

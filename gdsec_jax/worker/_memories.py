@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from gdsec_jax import _checks, _trees
-from gdsec_jax.worker._piece import Piece, as_piece
+from gdsec_jax.worker._piece import Part, Piece, as_piece
 from gdsec_jax.worker._vectors import arrived, as_it_travels
 
 
@@ -241,6 +241,14 @@ def _with_memory(
             u = as_it_travels(u, params, extra_args)
         return u, kind(remember(memory, v, arrived(u, extra_args)), inner)
 
+    def measure(parts):
+        def inside(part):
+            updates, (memory, inner), _, told = part
+            told = told | {"gradient": updates} if hands_on else told
+            return Part(enter(updates, memory), inner, part.params, told)
+
+        return compressor.measure(list(map(inside, parts)))  # pyright: ignore
+
     shared, inside = compressor.shared, compressor.censored
     if inside is not None:  # the memory h is the outermost
         inside = censored(inside) if inside.beta is None else None
@@ -252,5 +260,6 @@ def _with_memory(
         travels=True,
         most_entries=compressor.most_entries,
         shared=None if shared is None else lambda state: shared(state.compressor),
+        measure=measure if compressor.measure is not None and alike else None,
         censored=inside,
     )

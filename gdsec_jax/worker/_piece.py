@@ -32,6 +32,23 @@ class Censored(NamedTuple):
     beta: Any = None  # of the memory h; None: there is none
 
 
+class Part(NamedTuple):
+    """The arguments of an update, for a part of the components; leaves are vectors."""
+
+    updates: Any
+    state: Any
+    params: Any
+    extra_args: dict[str, Any]  # and "place", a `Place`
+
+
+class Measured(NamedTuple):
+    """What one worker's update has to know of all components."""
+
+    facts: Any
+    finite: jax.Array  # bool [], whether all entries are, and the message will be
+    some: jax.Array  # bool [], whether an entry is neither 0 nor subnormal
+
+
 class Piece(optax.GradientTransformationExtraArgs):
     r"""A transformation for one worker that declares what holds of it.
 
@@ -62,6 +79,10 @@ class Piece(optax.GradientTransformationExtraArgs):
       shared: from the state after a round to what of it all workers have in common,
         whoever is there: sums that the piece has formed, draws with `round_key`; None
         where nothing is.
+      measure: from the arguments of `update` for each `Part` of the components to what
+        is `Measured` of all. Handed that, as the extra argument `measured`, and where a
+        part lies, `place`, it works on every component by itself, as if it were
+        `component_wise`. None where that is not known, or nothing needs be measured.
       censored: of what numbers it is made, if it is censoring in memories: a compiled
         kernel then does a round in one pass, where gdsec-jax-native is installed.
 
@@ -83,6 +104,7 @@ class Piece(optax.GradientTransformationExtraArgs):
     most_entries: Callable[[Any], int] | None = None
     keeps_zeros: bool = False
     shared: Callable[[Any], Any] | None = None
+    measure: Callable[[list[Part]], Measured] | None = None
     censored: Censored | None = None
 
     def __new__(
@@ -99,6 +121,7 @@ class Piece(optax.GradientTransformationExtraArgs):
         most_entries: Callable[[Any], int] | None = None,
         keeps_zeros: bool = False,
         shared: Callable[[Any], Any] | None = None,
+        measure: Callable[[list[Part]], Measured] | None = None,
         censored: Censored | None = None,
     ):
         self = super().__new__(cls, init, update)
@@ -111,6 +134,7 @@ class Piece(optax.GradientTransformationExtraArgs):
         self.most_entries = most_entries
         self.keeps_zeros = keeps_zeros
         self.shared = shared
+        self.measure = measure
         self.censored = censored
         return self
 
@@ -183,6 +207,7 @@ def chain(*pieces: optax.GradientTransformation) -> Piece:
         most_entries=_most_of(declared),
         keeps_zeros=all(piece.keeps_zeros for piece in declared),
         shared=_shared_by_last(declared),
+        measure=_measure_by_last(declared),
     )
 
 
@@ -199,6 +224,39 @@ def _most_of(pieces: list[Piece]) -> Callable[[Any], int] | None:
 def _shared_by_last(pieces: list[Piece]) -> Callable[[Any], Any] | None:
     last = pieces[-1].shared if pieces else None
     return None if last is None else lambda state: last(state[-1])
+
+
+def _measure_by_last(pieces: list[Piece]) -> Callable[[list[Part]], Measured] | None:
+    *first, last = pieces or [None]
+    measure = None if last is None else last.measure
+    if measure is None or not all(piece.component_wise for piece in first):
+        return None
+
+    def of_last(parts: list[Part]) -> Measured:
+        entries = jax.tree.leaves([part.updates for part in parts])
+        for n, piece in enumerate(first):
+            parts = [
+                part._replace(
+                    updates=piece.update(
+                        part.updates, part.state[n], part.params, **part.extra_args
+                    )[0]
+                )
+                for part in parts
+            ]
+        made = measure([part._replace(state=part.state[-1]) for part in parts])
+        if not first:
+            return made
+        # The first pieces may hide it.
+        finite = jnp.stack([jnp.isfinite(x).all() for x in entries]).all()
+        return Measured(made.facts, made.finite & finite, some_normal(entries))
+
+    return of_last
+
+
+def some_normal(entries: list[jax.Array]) -> jax.Array:
+    """Whether one of them is neither 0 nor subnormal, bool []."""
+    normal = (jnp.abs(x) >= jnp.finfo(x.dtype).tiny for x in entries)
+    return jnp.stack([x.any() for x in normal]).any()
 
 
 def as_piece(transformation: optax.GradientTransformation) -> Piece:

@@ -12,7 +12,7 @@ from gdsec_jax import _checks, _trees
 from gdsec_jax._devices import unless_on_tpu
 from gdsec_jax.wire import Code, Packing
 from gdsec_jax.worker import _vectors
-from gdsec_jax.worker._piece import Piece
+from gdsec_jax.worker._piece import Measured, Part, Piece, some_normal
 from gdsec_jax.worker._rounding import (
     as_float32,
     as_written,
@@ -24,7 +24,16 @@ from gdsec_jax.worker._rounding import (
     to_power_of_two,
     uniform,
 )
-from gdsec_jax.worker._vectors import Scope, lengths, needed, tree_of, vectors
+from gdsec_jax.worker._vectors import (
+    Place,
+    Scope,
+    by_vector,
+    groups,
+    lengths,
+    needed,
+    tree_of,
+    vectors,
+)
 
 
 def qsgd(levels: int, *, scope: Scope = "message") -> Piece:
@@ -277,20 +286,25 @@ def _scaled(
 
     def one(parts, key):
         """The scale of a vector, and its message, part by part."""
-        scale = scale_of(parts)
         # Or XLA may sum twice, in other orders: what is sent is what was used.
-        scale = jax.lax.optimization_barrier(scale)
-        sent, sizes = [], [v.size for v in parts]
-        for n, v in enumerate(parts):
+        scale = jax.lax.optimization_barrier(scale_of(parts))
+        sizes = [v.size for v in parts]
+        starts = [sum(sizes[:n]) for n in range(len(parts))]
+        return scale, sent_by(scale, parts, key, starts, sum(sizes))
+
+    def sent_by(scale, parts, key, starts, length):
+        """The message's parts, which start at these entries of so many."""
+        sent = []
+        for v, start in zip(parts, starts, strict=True):
             u = None
             if draws is not None:
-                u = uniform(key, v, sum(sizes[:n]), sum(sizes))
+                u = uniform(key, v, start, length)
             multiples = multiples_of(v, scale, u)
             if most != 2:  # the compiler keeps signs as flags by itself
                 multiples = as_written(multiples, most)
             # One product of two numbers: the same on any machine that decodes it.
             sent.append(scale.astype(v.dtype) * multiples)
-        return scale, sent
+        return sent
 
     def update(updates, state, params=None, **extra_args):
         like = extra_args.get("like") if params is None else params
@@ -302,6 +316,10 @@ def _scaled(
             keys = jax.random.split(key, number) if scope == "leaf" else [key]
         if not number:
             return updates, Packing(state.code, ())
+        if "measured" in extra_args:
+            scales = extra_args["measured"].facts
+            made = of_measured(updates, scales, keys, extra_args["place"])
+            return made, Packing(state.code, scales)
 
         def of_vectors(updates, keys):
             pieces = vectors(updates, scope)
@@ -310,25 +328,36 @@ def _scaled(
             return scales, tree_of([parts[0] for parts in sent], updates, scope)
 
         def of_leaves(updates, keys):  # a TPU would lay matrices out anew
-            leaves, structure = jax.tree.flatten(updates)
-            wide = [_trees.widest(x.dtype, jnp.float32) for x in leaves]
-            groups = [[x.astype(kind)] for x, kind in zip(leaves, wide, strict=True)]
-            if scope == "message":
-                groups = [[x.astype(_trees.norm_dtype(updates)) for x in leaves]]
-            made = [one(parts, key) for parts, key in zip(groups, keys, strict=True)]
-            scales, sent = zip(*made, strict=True)
-            return scales, jax.tree.unflatten(
-                structure, [x for own in sent for x in own]
-            )
+            cut = zip(groups(updates, scope), keys, strict=True)
+            scales, sent = zip(*(one(parts, key) for parts, key in cut), strict=True)
+            return scales, by_vector(sent, updates)
 
         scales, message = unless_on_tpu(
             updates, keys, tpu=of_leaves, default=of_vectors
         )
         return message, Packing(state.code, jnp.asarray(scales, jnp.float32))
 
+    def measure(parts: list[Part]) -> Measured:
+        cut = [groups(part.updates, scope) for part in parts]
+        entries = [sum(vector, []) for vector in zip(*cut, strict=True)]
+        scales = jax.lax.optimization_barrier(jnp.stack(list(map(scale_of, entries))))
+        # The largest multiple of a scale that may be sent.
+        times = jnp.float32(most if code.kind == "levels" else max(1, most - 1))
+        finite = jnp.isfinite(times * scales).all()
+        return Measured(scales, finite, some_normal(sum(entries, [])))
+
+    def of_measured(updates, scales, keys, place: Place):
+        each = zip(
+            *(scales, groups(updates, scope), keys, place.of_vectors(scope)),
+            place.vector_lengths(scope),
+            strict=True,
+        )
+        return by_vector([sent_by(*vector) for vector in each], updates)
+
     return Piece(
         init,
         update,
+        measure=measure,
         variance=variance,
         contraction=contraction,
         keeps_zeros=not code.always_dense,

@@ -10,36 +10,38 @@ from jax.extend.random import threefry2x32_p
 
 from gdsec_jax import _trees
 from gdsec_jax._devices import unless_on_tpu
+from gdsec_jax.worker._vectors import places
 
 
-def uniform(key: jax.Array, part: jax.Array, start: int, size: int) -> jax.Array:
+def uniform(key: jax.Array, part: jax.Array, start, size: int) -> jax.Array:
     """For a part of a vector, the draws that its entries have in all of it."""
     if part.size == size:
         return jax.random.uniform(key, part.shape, part.dtype)
-    threefry = str(jax.random.key_impl(key)) == "threefry2x32"
-    if not (
-        threefry
-        and jax.config.jax_threefry_partitionable  # pyright: ignore
-        and part.dtype == jnp.float32
-    ):
+    if part.dtype != jnp.float32:
         whole = jax.random.uniform(key, (size,), part.dtype)
-        return whole[start : start + part.size].reshape(part.shape)
-    # What jax.random.uniform does, counted from another start.
-    place = jnp.uint32(start)
-    for axis, stride in enumerate(_strides(part.shape)):
-        step = jax.lax.broadcasted_iota(jnp.uint32, part.shape, axis)
-        place = place + step * jnp.uint32(stride)
-    first, second = jax.random.key_data(key)
-    words = (jnp.broadcast_to(x, part.shape) for x in (first, second))
-    high, low = threefry2x32_p.bind(*words, jnp.zeros_like(place), place)
+        return _cut(whole, start, part.shape)
+    # What jax.random.uniform does, of the part's words.
     one = jax.lax.bitcast_convert_type(jnp.float32(1), jnp.uint32)
-    fraction = ((high ^ low) >> np.uint32(9)) | one
+    fraction = (words(key, part.shape, start, size) >> np.uint32(9)) | one
     return jax.lax.bitcast_convert_type(fraction, jnp.float32) - 1
 
 
-def _strides(shape: tuple[int, ...]) -> list[int]:
-    """Entries between neighbours along each axis."""
-    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+def words(key: jax.Array, shape: tuple[int, ...], start, size: int) -> jax.Array:
+    """For a part of a vector, the random words that its entries have in all of it."""
+    threefry = str(jax.random.key_impl(key)) == "threefry2x32"
+    if not (threefry and jax.config.jax_threefry_partitionable):  # pyright: ignore
+        return _cut(jax.random.bits(key, (size,), jnp.uint32), start, shape)
+    # What jax.random.bits does, counted from another start.
+    place = places(shape, start)
+    first, second = jax.random.key_data(key)
+    both = (jnp.broadcast_to(x, shape) for x in (first, second))
+    high, low = threefry2x32_p.bind(*both, jnp.zeros_like(place), place)
+    return high ^ low
+
+
+def _cut(whole: jax.Array, start, shape: tuple[int, ...]) -> jax.Array:
+    part = jax.lax.dynamic_slice_in_dim(whole, start, math.prod(shape))
+    return part.reshape(shape)
 
 
 def norm(parts):

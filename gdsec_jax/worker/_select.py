@@ -6,14 +6,15 @@ few thresholds, which a sample chooses at first, until a small window of keys is
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gdsec_jax import _masks, _trees
-from gdsec_jax._devices import unless_on_tpu
+from gdsec_jax.worker import _counting, _rounding
+from gdsec_jax.worker._counting import LEAST, keys_of
 
 WAYS = 8  # thresholds that a pass over the vector counts
 SAMPLE = 2**14  # entries that choose the first thresholds
@@ -22,8 +23,8 @@ WINDOW = 2**16  # entries that are taken out of the vector to finish among them
 # above it, which find a key that very many entries have: 0, say.
 AROUND = (-4.0, -1.5, -0.5, 0.5, 1.5, 4.0)
 # So few of a vector's entries `jax.lax.top_k` keeps in a heap on a CPU, which is faster
-# (`gdsec bench select`); on a TPU it sorts, and vectors below LEAST are left to it.
-FEW, LEAST = 2**11, 2**18
+# (`gdsec bench select`).
+FEW = 2**11
 
 
 def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
@@ -55,7 +56,7 @@ def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
         k,
         sort=lambda x: jnp.sort(jax.lax.top_k(_magnitudes(x), k)[1]),
         select=lambda x, window: _masks.where_set(_mask(x, k, window), k),
-        by_counting=lambda x: _masks.where_set(_mask_by_counting(_keys, x, k), k),
+        by_counting=lambda x: _masks.where_set(_counting.masks([x], k)[0], k),
     )
     return x.at[index].get(mode="promise_in_bounds"), index
 
@@ -82,32 +83,45 @@ def mask_of_largest(x: jax.Array, k: int) -> jax.Array:
 
     return _by_platform(
         *(x, k, sort, lambda x, window: _mask(x, k, window)),
-        lambda x: _mask_by_counting(_keys, x, k),
+        lambda x: _counting.masks([x], k)[0],
     )
 
 
-def mask_of_drawn(key: jax.Array, size: int, k: int) -> jax.Array:
-    """k of so many entries, drawn at random without replacement, bool [size].
+def masks_of_largest(parts: list[jax.Array], k: int) -> list[jax.Array]:
+    """`mask_of_largest` of a vector on a TPU, whose parts stay shaped as they are."""
+    if k and sum(x.size for x in parts) >= LEAST:
+        return _counting.masks(parts, k)
+    return _cut(mask_of_largest(_joined(parts), k), parts)
 
-    Those of the largest of as many random words.
-    """
 
-    def words(key):
-        typed = jax.random.wrap_key_data(key, impl=impl)
-        return jax.random.bits(typed, (size,), jnp.uint32)
-
-    def by_counting(key):
-        # Drawn anew in each pass, which takes less than to write and to read them.
-        return _mask_by_counting(words, key, k)
-
+def masks_of_drawn(key: jax.Array, parts: list[jax.Array], k: int) -> list[jax.Array]:
+    """The same by a random word for each entry: k of them, without replacement."""
+    size = sum(x.size for x in parts)
     impl, data = jax.random.key_impl(key), jax.random.key_data(key)
+    starts = _counting.starts_of(parts)
 
-    def by_words(key):
-        return mask_of_largest(words(key), k)
+    def words(data, n):
+        typed = jax.random.wrap_key_data(data, impl=impl)
+        return _rounding.words(typed, parts[n].shape, starts[n], size)
 
-    if not k or size < LEAST:
-        return by_words(data)
-    return unless_on_tpu(data, tpu=by_counting, default=by_words)
+    if k and size >= LEAST:
+        return _counting.masks_of_words(words, data, parts, k)
+    return _cut(mask_of_drawn(key, size, k), parts)
+
+
+def mask_of_drawn(key: jax.Array, size: int, k: int) -> jax.Array:
+    """k of so many entries, drawn at random without replacement, bool [size]."""
+    # The largest of as many random words: a uniform subset.
+    return mask_of_largest(jax.random.bits(key, (size,), jnp.uint32), k)
+
+
+def _joined(parts: list[jax.Array]) -> jax.Array:
+    return jnp.concatenate([jnp.ravel(x) for x in parts])
+
+
+def _cut(mask: jax.Array, parts: list[jax.Array]) -> list[jax.Array]:
+    cut = jnp.split(mask, np.cumsum([x.size for x in parts])[:-1])
+    return [own.reshape(x.shape) for own, x in zip(cut, parts, strict=True)]
 
 
 def _checked(x: jax.Array, k: int) -> None:
@@ -123,16 +137,6 @@ def _magnitudes(x: jax.Array) -> jax.Array:
     return jnp.abs(x.astype(_trees.widest(x.dtype, jnp.float32)))
 
 
-def _keys(x: jax.Array) -> jax.Array:
-    """Unsigned integers that grow with the magnitudes."""
-    if jnp.issubdtype(x.dtype, jnp.unsignedinteger):
-        return x
-    x = x.astype(_trees.widest(x.dtype, jnp.float32))
-    unsigned = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
-    but_sign = jnp.asarray(jnp.iinfo(unsigned).max >> 1, unsigned)
-    return jax.lax.bitcast_convert_type(x, unsigned) & but_sign
-
-
 def _by_platform(x, k, sort, select, by_counting):
     """By `jax.lax.top_k` where it is the faster."""
     window = min(WINDOW, max(1, x.size // 128))  # what the guess mostly leaves
@@ -146,7 +150,7 @@ def _by_platform(x, k, sort, select, by_counting):
 
 def _mask(x: jax.Array, k: int, window: int) -> jax.Array:
     key, last = _kth(x, k, window)
-    keys, index = _keys(x), jax.lax.iota(jnp.int32, x.size)
+    keys, index = keys_of(x), jax.lax.iota(jnp.int32, x.size)
     return (keys > key) | ((keys == key) & (index <= last))
 
 
@@ -161,7 +165,7 @@ class Bounds(NamedTuple):
 
 def _kth(x: jax.Array, k: int, window: int) -> tuple[jax.Array, jax.Array]:
     """The k-th largest key, and the index of the last of the k entries that have it."""
-    keys = _keys(x)
+    keys = keys_of(x)
     zero = jnp.zeros((), keys.dtype)
     bounds = Bounds(zero, ~zero, jnp.int32(x.size), jnp.int32(0))
     bounds = _tighter(x, k, bounds, _guess(keys, k))
@@ -170,7 +174,7 @@ def _kth(x: jax.Array, k: int, window: int) -> tuple[jax.Array, jax.Array]:
         bounds = _finished(keys, k, bounds, window)
 
     def nth():
-        words = _masks.packed(_keys(x) == bounds.low)
+        words = _masks.packed(keys_of(x) == bounds.low)
         return _masks.nth(words, k - bounds.above - 1)
 
     last = jax.lax.cond(bounds.reach == k, lambda: jnp.int32(x.size), nth)
@@ -207,7 +211,7 @@ def _narrowed(x, k, bounds: Bounds, enough: int) -> Bounds:
 
 def _tighter(x, k, bounds: Bounds, thresholds: jax.Array) -> Bounds:
     """Bounds by a pass over x, which counts the keys at or above each threshold."""
-    counts = _at_or_above(_keys(x), thresholds)
+    counts = _at_or_above(keys_of(x), thresholds)
     enough, zero = counts >= k, jnp.zeros((), thresholds.dtype)
     at_most = jnp.where(enough, ~zero, thresholds - 1)
     return Bounds(
@@ -255,80 +259,3 @@ def _at_or_above(keys: jax.Array, thresholds: jax.Array) -> jax.Array:
     once = jax.lax.optimization_barrier(flags.sum(2, dtype=jnp.int32))
     twice = jax.lax.optimization_barrier(once.sum(0, dtype=jnp.int32))
     return count + twice.sum(1, dtype=jnp.int32)
-
-
-# On a TPU: by digits of the keys, in passes over 16 bits of them, which stay on the
-# chip, for all workers at once. No vector is laid out anew, and no entry is fetched.
-
-_SHORT = 16  # bits
-_DIGIT = 4  # bits that a pass finds
-
-
-def _mask_by_counting(keys_of, x: jax.Array, k: int) -> jax.Array:
-    """`mask_of_largest` by the keys that a function makes of x, anew in each pass."""
-
-    def keys(after: Any = 0):
-        # The barrier keeps the keys from being made once, and written for all passes.
-        return keys_of(jax.lax.optimization_barrier((x, after))[0])
-
-    key, left, number = _nth_largest(keys, jnp.int32(k))
-
-    def ties(last):
-        def from_the_end():  # the lower index counts as the larger
-            here = keys(last)
-            index = jax.lax.iota(jnp.int32, here.size)
-            return jnp.where(here == key, here.size - index, 0).astype(jnp.uint32)
-
-        place, *_ = _nth_largest(from_the_end, left)
-        return size - place.astype(jnp.int32)
-
-    # A loop, which all workers skip where none of them has more ties than it may send.
-    (size,) = jax.eval_shape(keys).shape
-    last = jax.lax.while_loop(
-        lambda last: (last < 0) & (number > left), ties, jnp.int32(-1)
-    )
-    last = jnp.where(number > left, last, size)
-    here, index = keys(last), jax.lax.iota(jnp.int32, size)
-    # Kept as flags, not as what becomes of them.
-    return jax.lax.optimization_barrier(
-        (here > key) | ((here == key) & (index <= last))
-    )
-
-
-def _nth_largest(keys, n: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The n-th largest key; of those equal to it, how many are among the n, and all."""
-    dtype = jax.eval_shape(keys).dtype
-    found, number = jnp.zeros((), dtype), n
-    for shift in range(8 * dtype.itemsize - _SHORT, -1, -_SHORT):
-        here = keys()
-        short = (here >> shift) & jnp.asarray(2**_SHORT - 1, dtype)
-        if shift + _SHORT < 8 * dtype.itemsize:
-            above = jnp.asarray(shift + _SHORT, dtype)
-            short = jnp.where(here >> above == found, short, 0)
-        else:
-            number = jnp.int32(here.size)
-        short = jax.lax.optimization_barrier(short.astype(jnp.uint16))
-        digits, n, number = _nth_of_short(short, n, number)
-        found = (found << jnp.asarray(_SHORT, dtype)) | digits.astype(dtype)
-    return found, n, number
-
-
-def _nth_of_short(short: jax.Array, n: jax.Array, size: jax.Array):
-    """The same of 16 bits, of which all but `size` entries are 0."""
-
-    def narrow(i, carry):
-        low, reach, above = carry
-        step = jnp.left_shift(jnp.int32(1), _SHORT - _DIGIT * (i + 1))
-        wide = short.astype(jnp.int32)
-        counts = jnp.stack(
-            [(wide >= low + j * step).sum(dtype=jnp.int32) for j in range(1, 2**_DIGIT)]
-        )
-        reached = counts >= n
-        low = low + step * reached.sum(dtype=jnp.int32)
-        reach = jnp.minimum(reach, jnp.where(reached, counts, reach).min())
-        return low, reach, jnp.maximum(above, jnp.where(reached, 0, counts).max())
-
-    zero = jnp.int32(0)
-    start = zero, jnp.asarray(size, jnp.int32), zero
-    low, reach, above = jax.lax.fori_loop(0, _SHORT // _DIGIT, narrow, start)
-    return low, n - above, reach - above

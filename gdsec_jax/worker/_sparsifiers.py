@@ -9,11 +9,21 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from gdsec_jax import _checks, _masks, _trees
+from gdsec_jax._devices import unless_on_tpu
 from gdsec_jax.wire import Code, Packing
-from gdsec_jax.worker._piece import Piece, no_state
-from gdsec_jax.worker._select import mask_of_drawn, mask_of_largest
+from gdsec_jax.worker._counting import threshold
+from gdsec_jax.worker._piece import Measured, Part, Piece, no_state
+from gdsec_jax.worker._select import (
+    mask_of_drawn,
+    mask_of_largest,
+    masks_of_drawn,
+    masks_of_largest,
+)
 from gdsec_jax.worker._vectors import (
+    Place,
     Scope,
+    by_vector,
+    groups,
     lengths,
     needed,
     tree_of,
@@ -50,15 +60,59 @@ def top_k(k: float, *, scope: Scope = "message") -> Piece:
     _checks.one_of("scope", scope, get_args(Scope))
 
     def update(updates, state, params=None, **extra_args):
-        del params, extra_args
+        del params
+        if "measured" in extra_args:
+            chosen = of_measured(updates, extra_args["measured"], extra_args["place"])
+        else:
+            chosen = unless_on_tpu(updates, tpu=of_leaves, default=of_vectors)
+        return _keep(updates, chosen), state
+
+    def of_vectors(updates):
         chosen = [
             mask_of_largest(v, number_of(k, v.size)) for v in vectors(updates, scope)
         ]
-        return _keep(updates, chosen, scope), state
+        return tree_of(chosen, updates, scope)
+
+    def of_leaves(updates):  # a TPU would lay matrices out anew
+        sizes = lengths(updates, scope)
+        return by_vector(
+            [
+                masks_of_largest(parts, number_of(k, size))
+                for parts, size in zip(groups(updates, scope), sizes, strict=True)
+            ],
+            updates,
+        )
+
+    def measure(parts: list[Part]) -> Measured:
+        places: list[Place] = [part.extra_args["place"] for part in parts]
+        cut = [groups(part.updates, scope) for part in parts]
+        starts = [place.of_vectors(scope) for place in places]
+        found = [
+            threshold(
+                [x for own in cut for x in own[n]],
+                [start for own in starts for start in own[n]],
+                number_of(k, length),
+            )
+            for n, length in enumerate(places[0].vector_lengths(scope))
+        ]
+        thresholds, largest = zip(*found, strict=True)
+        largest = jnp.stack(largest)
+        some = (largest >= jnp.finfo(largest.dtype).tiny).any()
+        return Measured(thresholds, jnp.isfinite(largest).all(), some)
+
+    def of_measured(updates, measured: Measured, place: Place):
+        made = zip(
+            groups(updates, scope), place.of_vectors(scope), measured.facts, strict=True
+        )
+        return by_vector(
+            [list(map(known.mask, parts, starts)) for parts, starts, known in made],
+            updates,
+        )
 
     return Piece(
         no_state,
         update,
+        measure=measure,
         contraction=_kept_at_least(k, scope),
         most_entries=_most_entries(k, scope),
         keeps_zeros=True,
@@ -123,22 +177,44 @@ def random_k(
     def update(updates, state, params=None, **extra_args):
         key = needed(extra_args, "round_key" if common else "key", "random_k")
         like = extra_args.get("like") if params is None else params
-        pieces = vectors(updates, scope)
-        keys = jax.random.split(key, len(pieces))
-        chosen = [
-            # The largest of D random words: a uniform subset without replacement.
-            mask_of_drawn(own, v.size, number_of(k, v.size))
-            for own, v in zip(keys, pieces, strict=True)
-        ]
-        if not scaled:
-            message = _keep(updates, chosen, scope)
-        else:
-            sent = [
-                jnp.where(mask, v * (v.size / max(1, number_of(k, v.size))), 0)
-                for mask, v in zip(chosen, pieces, strict=True)
-            ]
-            message = tree_of(sent, updates, scope)
+        keys = jax.random.split(key, len(lengths(updates, scope)))
+        if not common:
+            message = unless_on_tpu(updates, keys, tpu=of_leaves, default=of_vectors)
+            return message, state
+        chosen = masks_of(updates, keys)
+        message = kept(updates, chosen)
         return message, _without_places(message, like, chosen, state, scope)
+
+    def masks_of(updates, keys):
+        sizes = lengths(updates, scope)
+        drawn = zip(keys, sizes, strict=True)
+        return [mask_of_drawn(key, size, number_of(k, size)) for key, size in drawn]
+
+    def kept(updates, chosen):
+        if not scaled:
+            return _keep(updates, tree_of(chosen, updates, scope))
+        sent = [
+            times(mask, v, v.size)
+            for mask, v in zip(chosen, vectors(updates, scope), strict=True)
+        ]
+        return tree_of(sent, updates, scope)
+
+    def times(mask, v, size):
+        return jnp.where(mask, v * (size / max(1, number_of(k, size))), 0)
+
+    def of_vectors(updates, keys):
+        return kept(updates, masks_of(updates, keys))
+
+    def of_leaves(updates, keys):  # a TPU would lay matrices out anew
+        chosen, sent = [], []
+        for key, parts in zip(keys, groups(updates, scope), strict=True):
+            size = sum(v.size for v in parts)
+            masks = masks_of_drawn(key, parts, number_of(k, size))
+            chosen.append(masks)
+            sent.append([times(mask, v, size) for mask, v in zip(masks, parts)])  # noqa: B905
+        if not scaled:
+            return _keep(updates, by_vector(chosen, updates))
+        return by_vector(sent, updates)
 
     def omega(length):
         return length / number_of(k, length) - 1
@@ -271,8 +347,8 @@ def _most_entries(k: float, scope: Scope):
     return lambda params: sum(number_of(k, size) for size in lengths(params, scope))
 
 
-def _keep(updates, masks, scope: Scope):
+def _keep(updates, masks):
     def keep(mask, v):
         return jnp.where(mask, v, jnp.zeros_like(v))
 
-    return jax.tree.map(keep, tree_of(masks, updates, scope), updates)
+    return jax.tree.map(keep, masks, updates)

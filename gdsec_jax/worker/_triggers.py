@@ -282,11 +282,19 @@ def first_whole(compressor: optax.GradientTransformation) -> Piece:
             updates, state.compressor, params, **extra_args
         )
         message = _trees.cast_like(message, updates)
-        sent = some(arrived(as_it_travels(updates, params, extra_args), extra_args))
+        if "measured" in extra_args:
+            sent = arrived(extra_args["measured"].some, extra_args)
+        else:
+            sent = some(arrived(as_it_travels(updates, params, extra_args), extra_args))
         return optax.tree.where(state.begun, message, updates), FirstWholeState(
             whole=Whole(~state.begun),
             begun=state.begun | sent,
             compressor=optax.tree.where(state.begun, inner, state.compressor),
+        )
+
+    def measure(parts):
+        return compressor.measure(  # pyright: ignore
+            [part._replace(state=part.state.compressor) for part in parts]
         )
 
     return Piece(
@@ -294,6 +302,7 @@ def first_whole(compressor: optax.GradientTransformation) -> Piece:
         update,
         sums_over_workers=compressor.sums_over_workers,
         most_entries=compressor.most_entries,
+        measure=None if compressor.measure is None else measure,
     )
 
 

@@ -1,7 +1,8 @@
 """A message as the vectors that a compressor works on: one in all, or one a leaf."""
 
+import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +22,52 @@ def vectors(tree: Any, scope: Scope) -> list[jax.Array]:
     return [jnp.concatenate([leaf.astype(dtype) for leaf in leaves])] if leaves else []
 
 
+def groups(tree: Any, scope: Scope) -> list[list[jax.Array]]:
+    """The leaves of which each of `vectors(tree, scope)` is made, as they are shaped."""
+    leaves = jax.tree.leaves(tree)
+    if scope == "leaf":
+        return [[x.astype(_trees.widest(x.dtype, jnp.float32))] for x in leaves]
+    dtype = _trees.norm_dtype(tree)
+    return [[x.astype(dtype) for x in leaves]] if leaves else []
+
+
+def by_vector(made, tree: Any) -> Any:
+    """The tree of what was made of each of `groups(tree, scope)`."""
+    leaves = [x for own in made for x in own]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+
+
+class Place(NamedTuple):
+    """Where a part of the components lies in all of them."""
+
+    starts: tuple[Any, ...]  # int32 [], of its first component; behind its leaf's first
+    lengths: tuple[int, ...]  # of the whole leaves
+
+    def of_vectors(self, scope: Scope) -> list[list[Any]]:
+        """Where each leaf of each of `groups` starts in its vector."""
+        if scope == "leaf":
+            return [[start] for start in self.starts]
+        before = (sum(self.lengths[:n]) for n in range(len(self.lengths)))
+        return [[n + start for n, start in zip(before, self.starts, strict=True)]]
+
+    def vector_lengths(self, scope: Scope) -> list[int]:
+        """The lengths of the vectors of all components."""
+        return list(self.lengths) if scope == "leaf" else [sum(self.lengths)]
+
+
 def lengths(tree: Any, scope: Scope) -> list[int]:
     """The lengths of `vectors(tree, scope)`; a leaf may be a mere shape."""
     sizes = [int(np.prod(jnp.shape(leaf))) for leaf in jax.tree.leaves(tree)]
     return sizes if scope == "leaf" else [sum(sizes)] if sizes else []
+
+
+def places(shape: tuple[int, ...], start) -> jax.Array:
+    """Where the entries of an array stand whose first one is at `start`, uint32."""
+    place = jnp.zeros(shape, jnp.uint32) + jnp.asarray(start, jnp.uint32)
+    for axis in range(len(shape)):
+        stride = jnp.uint32(math.prod(shape[axis + 1 :]))
+        place += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * stride
+    return place
 
 
 def variance_by(omega: Callable[[int], float], scope: Scope) -> Callable[[Any], float]:
