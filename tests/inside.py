@@ -14,6 +14,7 @@ from gdsec_jax.data._dataset import real as real
 from gdsec_jax.federation import _attendance as _attendance
 from gdsec_jax.federation import _batches as _batches
 from gdsec_jax.federation import _blocks as _blocks
+from gdsec_jax.federation import _layout as _layout
 from gdsec_jax.federation import _parts as _parts
 from gdsec_jax.federation import _round as _round
 from gdsec_jax.federation._broadcast import _STREAM as _STREAM
@@ -55,5 +56,8 @@ from gdsec_jax.wire import _formats as _formats
 from gdsec_jax.wire import _uploads as _uploads
 from gdsec_jax.wire import _words as _words
 from gdsec_jax.wire.bytes import _bits as _bits
+from gdsec_jax.worker import _counting as _counting
 from gdsec_jax.worker import _rounding as _rounding
 from gdsec_jax.worker import _select as _select
+from gdsec_jax.worker._piece import Part as Part
+from gdsec_jax.worker._vectors import Place as Place

@@ -1,11 +1,11 @@
 """The k largest of the entries of several arrays, on a TPU: by counting codes.
 
 Every entry has a key, an unsigned integer that grows with its magnitude, and of that a
-code of 16 bits: the key's first ones. The k-th largest code is found two bits at a
-time, by counting, for all workers at once. Then the entries that have it get new codes,
-of the key's next bits, above all of those below and below all of those above; so on
-until the keys have no more bits. The codes stay on the chip. No array is laid out anew,
-nothing is sorted, and no entry is fetched.
+code of 16 bits: the key's first ones. The k-th largest code is found by counting, for
+all workers at once. Then the entries that have it get new codes, of the key's next
+bits, above those of all below and below those of all above; so on until the keys have
+no more bits. The codes stay on the chip. No array is laid out anew, nothing is sorted,
+and no entry is fetched.
 """
 
 import math
@@ -20,9 +20,11 @@ from gdsec_jax.worker._vectors import places
 
 # Of fewer entries it is as fast to sort them.
 LEAST = 2**18
-# Bits of a code, of what refines one, which is neither 0 nor the largest, and of what a
-# pass over the codes finds.
-_CODE, _FINER, _DIGIT = 16, 15, 2
+# Bits of a code, and of what refines one, which is neither 0 nor the largest.
+_CODE, _FINER = 16, 15
+# Of so many entries the codes of a tile's eight workers fill half of the chip's memory;
+# there it counts least to find bit by bit, and elsewhere four of them in a pass.
+ON_CHIP = 2**22
 
 
 class Threshold(NamedTuple):
@@ -158,39 +160,46 @@ def _masks(found: _Found, starts: list) -> list[jax.Array]:
 def _nth(entries: list[jax.Array], k: int) -> tuple[jax.Array, jax.Array]:
     """The k-th largest code, and the largest, int32 []."""
 
+    digit = _digit(entries)
+
     def narrow(i, found):
         low, _ = found
-        step = jnp.left_shift(jnp.int32(1), _CODE - _DIGIT * (i + 1))
+        step = jnp.left_shift(jnp.int32(1), _CODE - digit * (i + 1))
         counts = [
             _count(entries, lambda x, _, j=j: x >= low + j * step)
-            for j in range(1, 2**_DIGIT)
+            for j in range(1, 2**digit)
         ]
         low += step * (jnp.stack(counts) >= k).sum(dtype=jnp.int32)
         # In the loop, since codes are made in a pass that writes other bits, too.
         return low, jnp.stack([x.astype(jnp.int32).max() for x in entries]).max()
 
     start = jnp.int32(0), jnp.int32(0)
-    return jax.lax.fori_loop(0, _CODE // _DIGIT, narrow, start)
+    return jax.lax.fori_loop(0, _CODE // digit, narrow, start)
 
 
 def _last(entries: list[jax.Array], starts: list, code: jax.Array, k: int):
     """The place of the k-th entry among those with a code, or a larger one; uint32."""
     left = k - _count(entries, lambda x, _: x > code)
+    digit = _digit(entries)
 
     def narrow(i, low):
-        step = jnp.left_shift(jnp.uint32(1), jnp.uint32(32) - _DIGIT * (i + 1))
+        step = jnp.left_shift(jnp.uint32(1), 32 - digit * (i + 1).astype(jnp.uint32))
         counts = [
             _count(
                 entries,
                 lambda x, place, j=j: (x == code) & (place < low + j * step),
                 starts,
             )
-            for j in range(1, 2**_DIGIT)
+            for j in range(1, 2**digit)
         ]
         return low + step * (jnp.stack(counts) < left).sum(dtype=jnp.uint32)
 
-    digits = 32 // _DIGIT
-    return jax.lax.fori_loop(jnp.uint32(0), jnp.uint32(digits), narrow, jnp.uint32(0))
+    return jax.lax.fori_loop(0, 32 // digit, narrow, jnp.uint32(0))
+
+
+def _digit(entries: list) -> int:
+    """Bits of a code that a pass over all codes finds."""
+    return 1 if sum(math.prod(x.shape) for x in entries) <= ON_CHIP else 4
 
 
 def _count(entries: list[jax.Array], which: Callable, starts: list | None = None):

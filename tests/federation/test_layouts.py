@@ -9,7 +9,7 @@ import pytest
 from cases import methods, random_gradients, slow_but, tree_params
 from hypothesis import given
 from hypothesis import strategies as st
-from inside import _batches, _blocks, _native, _parts
+from inside import _batches, _blocks, _layout, _native, _parts
 from rounds import MAX_DELAY, assert_same, drawn_faults, rounds_of
 
 import gdsec_jax
@@ -132,6 +132,76 @@ def test_methods_with_faults(method, late, layouts):
     )
     assert any(sent.lost.any() for _, sent in at_once)
     assert int(at_once[2][1].dropped) == 1
+
+
+# On a TPU these measure all components first, and then take them in blocks, too.
+MEASURED = {
+    *("top_j", "sign_ef", "qgd", "terngrad", "qsgdsec", "ef21", "ef21_sgdm"),
+    "econtrol",
+}
+
+
+@pytest.fixture
+def as_on_tpu(monkeypatch):
+    """Rounds go the way that they go on a TPU; the rounds that did."""
+    ways, taken = _layout._ways, []
+
+    def on_tpu(*arguments):
+        found = ways(*arguments)
+        taken.append("tpu" in found)
+        return {"cpu": found["tpu"]} if "tpu" in found else {}
+
+    monkeypatch.setattr(_layout, "_ways", on_tpu)
+    monkeypatch.setattr(_blocks, "TPU_IS_KNOWN", True)
+    monkeypatch.setattr(_blocks, "TILE", 4)
+    monkeypatch.setattr(_parts, "PART_BYTES", {"cpu": 128, "tpu": 128})
+    return taken
+
+
+@pytest.mark.usefixtures("x64")
+@methods(lambda method: method.name in MEASURED, fast=("top_j", "sign_ef"))
+@pytest.mark.parametrize("shapes", [((37,), (16,)), ((7, 5), (16,))])
+def test_methods_that_measure_first_as_on_a_tpu(method, shapes, as_on_tpu, monkeypatch):
+    options = {"key": 2} if method.draws else {}
+    algorithm = method.make(M, **options)
+    params = {n: jnp.full(x, 0.5) for n, x in zip(("matrix", "v"), shapes, strict=True)}
+    gradients = with_nan(random_gradients(params, M, 3, ROUNDS), 2, 4)
+    gradients["v"] = jnp.round(gradients["v"], 1)  # of equal ones the first
+    said = drawn_faults(4, False, (ROUNDS, M))
+    rounds = []
+    for least in (2**60, 0):
+        monkeypatch.setattr(_parts, "LEAST_BYTES", least)
+        rounds.append(
+            rounds_of(algorithm, params, gradients, said=said, absent="accumulate")
+        )
+    assert set(as_on_tpu) == {False, True}
+    assert_same(*rounds, 1e-12)
+    assert int(rounds[0][0][2][1].dropped) == 1
+
+
+@pytest.mark.usefixtures("x64")
+@methods(fast=("top_j", "ef21", "diana"))
+def test_which_methods_measure_first(method, as_on_tpu, monkeypatch):
+    monkeypatch.setattr(_parts, "LEAST_BYTES", 0)
+    algorithm = method.make(M, **({"key": 0} if method.draws else {}))
+    params = {"matrix": jnp.ones((7, 5)), "v": jnp.ones(16)}
+    state = jax.eval_shape(algorithm.init, params)
+    grads = jax.tree.map(lambda p: jnp.zeros((M, *p.shape), p.dtype), params)
+    jax.jit(lambda *args: algorithm.update(*args)).trace(grads, state, params)
+    assert set(as_on_tpu) == {method.name in MEASURED}
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_server_that_takes_few_entries_as_on_a_tpu(as_on_tpu, monkeypatch):
+    algorithm = gdsec_jax.gdsec(M, xi=0.5, beta=0.1, server=servers.sparse(9))
+    params = {"matrix": jnp.full(37, 0.5)}
+    gradients = with_nan(random_gradients(params, M, 3, ROUNDS), 1, 2)
+    rounds = []
+    for least in (2**60, 0):
+        monkeypatch.setattr(_parts, "LEAST_BYTES", least)
+        rounds.append(rounds_of(algorithm, params, gradients))
+    assert set(as_on_tpu) == {False, True}
+    assert_same(*rounds, 1e-12)
 
 
 OPTIONS = {

@@ -4,27 +4,86 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from inside import _round, _rounding, _select, _trees
+from inside import _counting, _round, _rounding, _select, _trees
 
 RNG = np.random.default_rng(0)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def largest(x, k):
+    """bool, the k largest of each row by magnitude, of equal ones the first."""
+    wide = np.abs(x.astype(np.float64))
+    order = np.argsort(-wide, axis=1, kind="stable")[:, :k]
+    chosen = np.zeros(x.shape, bool)
+    np.put_along_axis(chosen, order, True, axis=1)
+    return chosen
+
+
+@pytest.fixture(params=[0, 2**22], ids=["by four bits", "bit by bit"])
+def few(request, monkeypatch):
+    monkeypatch.setattr(_counting, "ON_CHIP", request.param)
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint32])
 @pytest.mark.parametrize("ties", [False, True])
-def test_entries_chosen_by_digits_are_those_of_a_sort(dtype, ties):
+def test_entries_chosen_by_counting_are_those_of_a_sort(dtype, ties):
     with jax.enable_x64(dtype == np.float64):
-        x = RNG.standard_normal((4, 3000)).astype(dtype)
+        x = RNG.standard_normal((4, 3000))
         if ties:
             x = np.round(2 * x) / 2
             x[1], x[2, 5:] = 0, -0.0
+        x = (np.abs(2**29 * x) if dtype == np.uint32 else x).astype(dtype)
+        leaves = [x[:, :1000].reshape(4, 20, 50), x[:, 1000:]]
         for k in (1, 7, 1000, 3000):
-            by_digits = jax.vmap(
-                lambda v, k=k: _select._mask_by_counting(_select._keys, v, k)
-            )(x)
-            order = np.argsort(-np.abs(x), axis=1, kind="stable")[:, :k]
-            chosen = np.zeros(x.shape, bool)
-            np.put_along_axis(chosen, order, True, axis=1)
-            np.testing.assert_array_equal(by_digits, chosen)
+            masks = jax.vmap(lambda *parts, k=k: _counting.masks([*parts], k))(*leaves)
+            joined = np.concatenate([np.reshape(mask, (4, -1)) for mask in masks], 1)
+            np.testing.assert_array_equal(joined, largest(x, k))
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_threshold_tells_the_same_entries_part_by_part(dtype):
+    with jax.enable_x64(dtype == np.float64):
+        x = RNG.standard_normal((3, 900)).astype(dtype)
+        x[1] = np.round(x[1])
+        x[2] = 0
+        parts, starts = [x[:, :400], x[:, 400:]], [0, 400]
+        for k in (1, 50, 900):
+            found, largest_key = jax.vmap(
+                lambda *parts, k=k: _counting.threshold([*parts], starts, k)
+            )(*parts)
+            masks = [
+                jax.vmap(lambda t, x, s=s: t.mask(x, s))(found, part)
+                for part, s in zip(parts, starts, strict=True)
+            ]
+            np.testing.assert_array_equal(np.concatenate(masks, 1), largest(x, k))
+            most = np.abs(x).max(1)
+            assert (np.asarray(largest_key) <= most).all()
+            assert (np.asarray(largest_key) >= most / 2).all()
+
+
+@pytest.mark.has_nans
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e-39, 1.2e-38, 3.4e38, 0.0])
+def test_the_largest_is_finite_and_normal_where_it_is(value):
+    x = np.zeros(300, np.float32)
+    x[123] = -value
+    _, most = _counting.threshold([jnp.asarray(x)], [0], 2)
+    assert np.isfinite(most) == np.isfinite(value)
+    assert not most < np.finfo(np.float32).tiny or value < np.finfo(np.float32).tiny
+
+
+def test_words_are_those_of_the_whole_vector():
+    key, shapes = jax.random.key(3), ((5, 7), (2, 3), (2**11,))
+    parts, starts = [jnp.zeros(shape) for shape in shapes], (0, 35, 41)
+    size = 41 + 2**11
+
+    def words(data, n):
+        typed = jax.random.wrap_key_data(data)
+        return _rounding.words(typed, shapes[n], starts[n], size)
+
+    masks = _counting.masks_of_words(words, jax.random.key_data(key), parts, 300)
+    joined = np.concatenate([np.ravel(mask) for mask in masks])
+    np.testing.assert_array_equal(joined, _select.mask_of_drawn(key, size, 300))
 
 
 @pytest.mark.parametrize(

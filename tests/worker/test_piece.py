@@ -2,11 +2,13 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from inside import Part, Place
 
 from gdsec_jax import worker
 
@@ -34,6 +36,9 @@ PIECES = {
     ),
     "top_k before momentum": worker.chain(worker.top_k(3), worker.momentum(0.5)),
     "chain with top_k": worker.chain(worker.top_k(3), worker.censor(0.3)),
+    "chain with censor and top_k": worker.gradient_difference(
+        worker.error_feedback(worker.chain(worker.censor(0.3), worker.top_k(3)))
+    ),
     "chunk_top_k": worker.chunk_top_k(1, chunk=4),
     "chunk_top_k, bits": worker.chunk_top_k(1, chunk=4, bits=2),
     "chunk_top_k, dct": worker.chunk_top_k(1, chunk=4, dct=True),
@@ -44,6 +49,7 @@ PIECES = {
     ),
     "error_feedback": worker.error_feedback(worker.censor(0.3)),
     "error_feedback of top_k": worker.error_feedback(worker.top_k(3)),
+    "first whole sign": worker.error_feedback(worker.first_whole(worker.sign())),
     "first_whole": worker.first_whole(worker.top_k(3)),
     "gradient_change": worker.gradient_difference(
         worker.gradient_change(worker.random_k(3))
@@ -60,6 +66,7 @@ PIECES = {
     "power_sgd": worker.power_sgd(1),
     "power_sgd inside": worker.error_feedback(worker.power_sgd(1)),
     "qsgd": worker.qsgd(7),
+    "qsgd by leaf": worker.qsgd(3, scope="leaf"),
     "random_k": worker.random_k(3),
     "sign": worker.sign(),
     "terngrad": worker.terngrad(),
@@ -68,6 +75,7 @@ PIECES = {
     ),
     "unscaled": worker.random_k(3, scaled=False),
     "top_k": worker.top_k(3),
+    "top_k by leaf": worker.top_k(0.25, scope="leaf"),
     "whole": worker.whole(),
     "optax trace": worker.chain(optax.trace(0.9)),
     "optax ema": worker.chain(optax.ema(0.9)),
@@ -104,10 +112,11 @@ COMPONENT_WISE = {
 KEEPS_ZEROS = {
     *("cast", "censor", "censor by entries", "censor by rounds", "chain with top_k"),
     *("natural", "qsgd", "random_k", "terngrad", "top_k", "whole"),
-    *("chunk_top_k", "perm_k", "unscaled"),
+    *("chunk_top_k", "perm_k", "unscaled", "qsgd by leaf", "top_k by leaf"),
 }
 MOST = {  # of 12 entries; the first message of some is whole
     "chain with top_k": 3,
+    "chain with censor and top_k": 3,
     "chain of top_k and cast": 3,
     "chunk_top_k": 3,
     "chunk_top_k, bits": 3,
@@ -121,6 +130,12 @@ MOST = {  # of 12 entries; the first message of some is whole
     "gradient_change": 3,
     "random_k": 3,
     "top_k": 3,
+    "top_k by leaf": 3,
+}
+MEASURES = {
+    *("chain with censor and top_k", "error_feedback of top_k", "first_whole", "grid"),
+    *("first whole sign", "qsgd", "qsgd by leaf", "sign", "terngrad", "top_k"),
+    "top_k by leaf",
 }
 SUM = {"power_sgd", "power_sgd inside"}
 UNKNOWN = {"optax norm", "unknown", "optax schedule", "optax array", "wrapped"}
@@ -152,10 +167,11 @@ def test_what_is_declared():
         assert piece.sums_over_workers is expected, name
     has_variance = {name for name, x in PIECES.items() if x.variance is not None}
     unbiased = {"natural", "qsgd", "random_k", "terngrad", "whole"}
-    assert has_variance == unbiased | {"perm_k"}
+    assert has_variance == unbiased | {"perm_k", "qsgd by leaf"}
     contracts = {name for name, x in PIECES.items() if x.contraction is not None}
     assert contracts == {
         *("chunk_top_k", "chunk_top_k, dct", "sign", "top_k", "unscaled", "whole"),
+        "top_k by leaf",
     }
 
 
@@ -193,6 +209,76 @@ def test_components_go_their_own_ways(name):
         run(gradients, params)[:, some],
         rtol=1e-6,
     )
+
+
+def test_which_pieces_measure():
+    assert {n for n, x in PIECES.items() if x.measure is not None} == MEASURES
+
+
+CUT = {"a": (0, 9, 20), "b": (0, 4, 7)}  # where the parts of two vectors begin, and end
+
+
+def in_parts(tree):
+    """Its parts; what is no such vector is in all of them."""
+    lengths = {ends[-1]: ends for ends in CUT.values()}
+
+    def cut(x, n):
+        ends = lengths.get(x.shape[-1] if x.ndim else None)
+        return x if ends is None else x[ends[n] : ends[n + 1]]
+
+    return [jax.tree.map(lambda x, n=n: cut(x, n), tree) for n in range(2)]
+
+
+@pytest.mark.parametrize("name", sorted(MEASURES))
+def test_what_was_measured_lets_components_go_their_own_ways(name):
+    """Two rounds, in two parts, of two vectors: bit by bit what it is at once."""
+    piece, rng = PIECES[name], np.random.default_rng(4)
+    params = {
+        n: jnp.asarray(rng.normal(size=x[-1]), jnp.float32) for n, x in CUT.items()
+    }
+    state = piece.init(params)
+    places = [
+        Place(tuple(jnp.int32(x[n]) for x in CUT.values()), (20, 7)) for n in range(2)
+    ]
+    for k in range(3):
+        gradient = jax.tree.map(
+            lambda p: jnp.asarray(np.round(rng.normal(size=p.shape), 1), jnp.float32),
+            params,
+        )
+        known = {"params_change": params, "key": jax.random.key(k), "like": params}
+        whole, after = piece.update(gradient, state, params, **known)
+        told = [
+            known | {"params_change": own, "place": place, "like": own}
+            for own, place in zip(in_parts(params), places, strict=True)
+        ]
+        each = [in_parts(x) for x in (gradient, state, params)]
+        measured = piece.measure(
+            [Part(*part) for part in zip(*each, told, strict=True)]
+        )
+        assert measured.finite and measured.some
+        made = [
+            piece.update(g, s, p, **extra, measured=measured)
+            for g, s, p, extra in zip(*each, told, strict=True)
+        ]
+        for n, (message, own) in enumerate(made):
+            chex.assert_trees_all_close(message, in_parts(whole)[n], rtol=1e-6)
+            chex.assert_trees_all_close(own, in_parts(after)[n], rtol=1e-6, atol=1e-7)
+        state = after
+
+
+@pytest.mark.has_nans
+@pytest.mark.parametrize("name", sorted(MEASURES))
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, 1e-39])
+def test_what_is_measured_of_no_numbers_and_of_none(name, value):
+    piece, params = PIECES[name], {"a": jnp.zeros(20), "b": jnp.zeros(7)}
+    gradient = {"a": jnp.zeros(20), "b": jnp.zeros(7).at[3].set(value)}
+    place = Place((jnp.int32(0), jnp.int32(0)), (20, 7))
+    known = {"params_change": params, "place": place, "like": params}
+    part = Part(gradient, piece.init(params), params, known)
+    measured = piece.measure([part])
+    assert measured.finite == np.isfinite(value)
+    if np.isfinite(value):
+        assert not measured.some
 
 
 @pytest.mark.parametrize("name", sorted(SUM))
