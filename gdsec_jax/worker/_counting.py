@@ -28,7 +28,7 @@ ON_CHIP = 2**22
 
 
 class Threshold(NamedTuple):
-    """Which entries are the k largest: those above a key, and the first that have it."""
+    """Which entries are the k largest: those above a key, and the first with it."""
 
     key: jax.Array  # unsigned []
     last: jax.Array  # uint32 [], the place of the last one that has the key

@@ -339,12 +339,14 @@ def _scaled(
 
     def measure(parts: list[Part]) -> Measured:
         cut = [groups(part.updates, scope) for part in parts]
-        entries = [sum(vector, []) for vector in zip(*cut, strict=True)]
+        vectors = zip(*cut, strict=True)  # each of parts, of leaves
+        entries = [[x for own in vector for x in own] for vector in vectors]
         scales = jax.lax.optimization_barrier(jnp.stack(list(map(scale_of, entries))))
         # The largest multiple of a scale that may be sent.
         times = jnp.float32(most if code.kind == "levels" else max(1, most - 1))
         finite = jnp.isfinite(times * scales).all()
-        return Measured(scales, finite, some_normal(sum(entries, [])))
+        some = some_normal([x for vector in entries for x in vector])
+        return Measured(scales, finite, some)
 
     def of_measured(updates, scales, keys, place: Place):
         each = zip(

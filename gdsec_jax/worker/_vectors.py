@@ -23,7 +23,7 @@ def vectors(tree: Any, scope: Scope) -> list[jax.Array]:
 
 
 def groups(tree: Any, scope: Scope) -> list[list[jax.Array]]:
-    """The leaves of which each of `vectors(tree, scope)` is made, as they are shaped."""
+    """The leaves of each of `vectors(tree, scope)`, shaped as they are."""
     leaves = jax.tree.leaves(tree)
     if scope == "leaf":
         return [[x.astype(_trees.widest(x.dtype, jnp.float32))] for x in leaves]

@@ -91,10 +91,11 @@ def test_without_libtpu_the_benchmark_says_so():
 @WITH
 def test_the_bench_reads_what_the_compiler_makes():
     measures = {measure.name: measure for measure in tpu.bench(SETTINGS)}
-    assert 1 <= measures["gd, vector, 8 workers: bytes moved / least"].value <= 3
-    assert measures["sorts in all updates"].value == 0
-    assert measures["products in bfloat16"].value == 0
-    assert measures["record buffers of a run / their numbers"].value <= 1.5
+    assert 1 <= measures["v5e: gd, vector, 8 workers: bytes moved / least"].value <= 3
+    assert measures["v5e: sorts in all updates"].value == 0
+    assert measures["v5e: products in bfloat16"].value == 0
+    assert measures["v5e: record buffers of a run / their numbers"].value <= 1.5
+    assert measures["v5e: methods that compile in float64"].value == 2
     kernels = {name: x.value for name, x in measures.items() if "kernels" in name}
     assert max(kernels.values()) <= 200
     assert measures["a step over chips: all-reduce"].value >= 1
