@@ -156,7 +156,7 @@ def _asked(setup: Setup, *, all_methods: bool) -> list[tuple[str, str, int]]:
 
 
 def _in_float64(setup: Setup, chip: str) -> Measure:
-    """How many methods compile in 64 bits, on a small matrix: those raise that do not."""
+    """How many methods compile in 64 bits, on a small matrix; another one raises."""
     with jax.enable_x64():
         params = {"w": jax.ShapeDtypeStruct((100, 20), jnp.float64)}
         names = setup.names or methods(8, 2000)
