@@ -32,10 +32,8 @@ from gdsec_jax.federation._round import (
 )
 from gdsec_jax.wire._codes import whole_of
 from gdsec_jax.wire._uploads import Layout
-from gdsec_jax.worker._vectors import Place
+from gdsec_jax.worker._vectors import MOST_LEAVES, Place
 
-# With more of them it takes the compiler minutes.
-MOST_LEAVES = 16
 # Parts of the components that are measured together: while the codes of one are made
 # anew on the chip, those of the other wait. Their lengths are multiples of a tile's.
 MEASURED_IN, TILE = 2, 1024

@@ -57,31 +57,36 @@ def masks(parts: list[jax.Array], k: int) -> list[jax.Array]:
         integers.
       k: from 1 to their number, static.
     """
-    return _masks(_found(_levels_of(parts), starts_of(parts), k), starts_of(parts))
+    return masks_by(lambda parts, n: parts[n], parts, parts, k)
 
 
-def masks_of_words(words: Callable, key, parts: list, k: int) -> list[jax.Array]:
-    """`masks` of random words, drawn when they are needed.
+def masks_by(make: Callable, given, like: list, k: int) -> list[jax.Array]:
+    """`masks` of parts that are made of something when they are needed.
 
     Args:
-      words: from a key, and the number of a part, to its words, uint32 like the part.
-        They are drawn anew for each code: to write and to read them moves more.
-      key: the key.
-      parts: arrays, or their shapes.
+      make: from what is given, and the number of a part, to the part. It is made anew
+        for each code: random words, say, to write and to read which would move more.
+      given: arrays.
+      like: the parts' shapes and dtypes.
       k: see `masks`.
     """
+    kind = like[0].dtype
+    cut = _cut(kind)
 
-    def level(shift, bits):
-        def codes(after):
-            # The barrier keeps words from being drawn once, and written for all codes.
-            again, _ = jax.lax.optimization_barrier((key, after))
-            drawn = (words(again, n) for n in range(len(parts)))
-            return [_bits(each, shift, bits) for each in drawn]
+    def entries(_, codes):
+        # The barrier keeps parts from being made once, and written for all codes.
+        again, _ = jax.lax.optimization_barrier((given, codes))
+        made = []
+        for n in range(len(like)):
+            key = keys_of(make(again, n))
+            code = _bits(key, *cut[0])
+            for was, bits in zip(codes, cut[1:], strict=False):
+                code = _finer(code, was, _bits(key, *bits))
+            made.append(code)
+        return jax.lax.optimization_barrier(made) if codes else made
 
-        return codes
-
-    levels = [level(shift, bits) for shift, bits in _cut(32)]
-    return _masks(_found(levels, starts_of(parts), k), starts_of(parts))
+    starts = starts_of(like)
+    return _masks(_found([entries] * len(cut), starts, k), starts)
 
 
 def threshold(parts: list[jax.Array], starts: list, k: int):
@@ -97,14 +102,14 @@ def threshold(parts: list[jax.Array], starts: list, k: int):
       is finite, and a normal number, where the largest magnitude is.
     """
     kind = parts[0].dtype
-    shape = jax.eval_shape(keys_of, jax.ShapeDtypeStruct((), kind))
-    cut = _cut(_width(shape.dtype, kind))
-    found = _found(_levels_of(parts), starts, k)
-    key = jnp.zeros((), shape.dtype)
+    cut, levels = _cut(kind), _stored_levels(parts)
+    found = _found(levels, starts, k)
+    unsigned = jax.eval_shape(keys_of, jax.ShapeDtypeStruct((), kind)).dtype
+    key = jnp.zeros((), unsigned)
     for n, ((shift, _), code) in enumerate(zip(cut, found.codes, strict=True)):
         bits = code - (n > 0)  # a finer code is of its bits and 1
-        key |= bits.astype(key.dtype) << jnp.asarray(shift, key.dtype)
-    largest = found.largest.astype(key.dtype) << jnp.asarray(cut[0][0], key.dtype)
+        key |= bits.astype(unsigned) << jnp.asarray(shift, unsigned)
+    largest = found.largest.astype(unsigned) << jnp.asarray(cut[0][0], unsigned)
     return Threshold(key, found.last), jax.lax.bitcast_convert_type(largest, kind)
 
 
@@ -119,23 +124,17 @@ def _found(levels: list[Callable], starts: list, k: int) -> _Found:
     """The k-th largest of the entries.
 
     Args:
-      levels: of each, from an array to wait for, to the codes of all parts.
-      starts: the places of their first entries.
+      levels: of each, from the entries' codes at the last level, and the k-th largest
+        codes so far, to their codes: uint16, a list of parts.
+      starts: the places of the parts' first entries.
       k: its number.
     """
-    entries = levels[0](jnp.int32(0))
-    code, largest = _nth(entries, k)
-    codes = [code]
-    for level in levels[1:]:
-        finer = []
-        for x, bits in zip(entries, level(code), strict=True):
-            # One after the other: what is no longer needed leaves the chip.
-            x, bits, code = jax.lax.optimization_barrier((x, bits, code))
-            x, code = jax.lax.optimization_barrier((_finer(x, code, bits), code))
-            finer.append(x)
-        entries = finer
-        code, _ = _nth(entries, k)
-        codes.append(code)
+    entries, codes, largest = [], [], jnp.int32(0)
+    for level in levels:
+        entries = level(entries, codes)
+        code, most = _nth(entries, k)
+        largest = largest if codes else most
+        codes = [*codes, code]
     too_many = _count(entries, lambda x, _: x >= code, starts) > k
 
     def ties(_):
@@ -180,21 +179,21 @@ def _nth(entries: list[jax.Array], k: int) -> tuple[jax.Array, jax.Array]:
 def _last(entries: list[jax.Array], starts: list, code: jax.Array, k: int):
     """The place of the k-th entry among those with a code, or a larger one; uint32."""
     left = k - _count(entries, lambda x, _: x > code)
-    digit = _digit(entries)
+    passes = math.ceil(sum(math.prod(x.shape) for x in entries).bit_length() / 2)
 
     def narrow(i, low):
-        step = jnp.left_shift(jnp.uint32(1), 32 - digit * (i + 1).astype(jnp.uint32))
+        step = jnp.left_shift(jnp.uint32(1), (2 * (passes - 1 - i)).astype(jnp.uint32))
         counts = [
             _count(
                 entries,
                 lambda x, place, j=j: (x == code) & (place < low + j * step),
                 starts,
             )
-            for j in range(1, 2**digit)
+            for j in range(1, 4)
         ]
         return low + step * (jnp.stack(counts) < left).sum(dtype=jnp.uint32)
 
-    return jax.lax.fori_loop(0, 32 // digit, narrow, jnp.uint32(0))
+    return jax.lax.fori_loop(0, passes, narrow, jnp.uint32(0))
 
 
 def _digit(entries: list) -> int:
@@ -218,34 +217,45 @@ def _finer(x: jax.Array, code: jax.Array, bits: jax.Array) -> jax.Array:
     return jnp.where(wide == code, bits + jnp.uint16(1), others)
 
 
-def _levels_of(parts: list[jax.Array]) -> list[Callable]:
-    """Codes by the keys of arrays. All but the first level's are written at once."""
+def _stored_levels(parts: list[jax.Array]) -> list[Callable]:
+    """Levels by the keys' bits, of which all but the first are written at once."""
     keys = [keys_of(x) for x in parts]
-    cut = _cut(_width(keys[0].dtype, parts[0].dtype))
-    levels = []
-    for n, (shift, bits) in enumerate(cut):
-        codes = [_bits(key, shift, bits) for key in keys]
+    stored = []
+    for n, (shift, number) in enumerate(_cut(parts[0].dtype)):
+        bits = [_bits(key, shift, number) for key in keys]
         # What is left, by what was taken: so the compiler makes both in one pass.
         keys = [
-            key - (code.astype(key.dtype) << jnp.asarray(shift, key.dtype))
-            for key, code in zip(keys, codes, strict=True)
+            key - (own.astype(key.dtype) << jnp.asarray(shift, key.dtype))
+            for key, own in zip(keys, bits, strict=True)
         ]
-        levels.append([jax.lax.optimization_barrier(x) for x in codes] if n else codes)
-    return [lambda _, codes=codes: codes for codes in levels]
+        stored.append([jax.lax.optimization_barrier(x) for x in bits] if n else bits)
+
+    def level(n):
+        def entries(before, codes):
+            if not codes:
+                return stored[0]
+            code, made = codes[-1], []
+            for x, bits in zip(before, stored[n], strict=True):
+                # One after the other: what is no longer needed leaves the chip.
+                x, bits, code = jax.lax.optimization_barrier((x, bits, code))
+                x, code = jax.lax.optimization_barrier((_finer(x, code, bits), code))
+                made.append(x)
+            return made
+
+        return entries
+
+    return [level(n) for n in range(len(stored))]
 
 
-def _cut(width: int) -> list[tuple[int, int]]:
-    """The first bit and the number of bits of each level, for keys of so many bits."""
+def _cut(kind) -> list[tuple[int, int]]:
+    """Of each level the first bit, and the number of bits, of a dtype's keys."""
+    sign = jnp.issubdtype(kind, jnp.floating)
+    width = 8 * _trees.widest(kind, jnp.float32).itemsize - 1 if sign else 32
     cut = [(width - _CODE, _CODE)]
     while cut[-1][0]:
         shift = max(0, cut[-1][0] - _FINER)
         cut.append((shift, cut[-1][0] - shift))
     return cut
-
-
-def _width(key, kind) -> int:
-    """Bits of the keys: a float has none for its sign."""
-    return 8 * jnp.dtype(key).itemsize - jnp.issubdtype(kind, jnp.floating)
 
 
 def _bits(key: jax.Array, shift: int, bits: int) -> jax.Array:

@@ -97,15 +97,15 @@ def masks_of_largest(parts: list[jax.Array], k: int) -> list[jax.Array]:
 def masks_of_drawn(key: jax.Array, parts: list[jax.Array], k: int) -> list[jax.Array]:
     """The same by a random word for each entry: k of them, without replacement."""
     size = sum(x.size for x in parts)
-    impl, data = jax.random.key_impl(key), jax.random.key_data(key)
-    starts = _counting.starts_of(parts)
-
-    def words(data, n):
-        typed = jax.random.wrap_key_data(data, impl=impl)
-        return _rounding.words(typed, parts[n].shape, starts[n], size)
-
     if k and size >= LEAST:
-        return _counting.masks_of_words(words, data, parts, k)
+        impl, starts = jax.random.key_impl(key), _counting.starts_of(parts)
+        like = [jax.ShapeDtypeStruct(x.shape, jnp.uint32) for x in parts]
+
+        def words(data, n):
+            typed = jax.random.wrap_key_data(data, impl=impl)
+            return _rounding.words(typed, like[n].shape, starts[n], size)
+
+        return _counting.masks_by(words, jax.random.key_data(key), like, k)
     return _cut(mask_of_drawn(key, size, k), parts)
 
 

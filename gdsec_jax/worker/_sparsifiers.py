@@ -22,6 +22,7 @@ from gdsec_jax.worker._select import (
 from gdsec_jax.worker._vectors import (
     Place,
     Scope,
+    by_leaves,
     by_vector,
     groups,
     lengths,
@@ -64,7 +65,8 @@ def top_k(k: float, *, scope: Scope = "message") -> Piece:
         if "measured" in extra_args:
             chosen = of_measured(updates, extra_args["measured"], extra_args["place"])
         else:
-            chosen = unless_on_tpu(updates, tpu=of_leaves, default=of_vectors)
+            on_tpu = by_leaves(updates, of_leaves, of_vectors)
+            chosen = unless_on_tpu(updates, tpu=on_tpu, default=of_vectors)
         return _keep(updates, chosen), state
 
     def of_vectors(updates):
@@ -73,7 +75,7 @@ def top_k(k: float, *, scope: Scope = "message") -> Piece:
         ]
         return tree_of(chosen, updates, scope)
 
-    def of_leaves(updates):  # a TPU would lay matrices out anew
+    def of_leaves(updates):
         sizes = lengths(updates, scope)
         return by_vector(
             [
@@ -179,7 +181,8 @@ def random_k(
         like = extra_args.get("like") if params is None else params
         keys = jax.random.split(key, len(lengths(updates, scope)))
         if not common:
-            message = unless_on_tpu(updates, keys, tpu=of_leaves, default=of_vectors)
+            on_tpu = by_leaves(updates, of_leaves, of_vectors)
+            message = unless_on_tpu(updates, keys, tpu=on_tpu, default=of_vectors)
             return message, state
         chosen = masks_of(updates, keys)
         message = kept(updates, chosen)
@@ -205,7 +208,7 @@ def random_k(
     def of_vectors(updates, keys):
         return kept(updates, masks_of(updates, keys))
 
-    def of_leaves(updates, keys):  # a TPU would lay matrices out anew
+    def of_leaves(updates, keys):
         chosen, sent = [], []
         for key, parts in zip(keys, groups(updates, scope), strict=True):
             size = sum(v.size for v in parts)

@@ -11,6 +11,8 @@ import numpy as np
 from gdsec_jax import _trees
 
 Scope = Literal["message", "leaf"]
+# With more of them, each taken by itself, it takes a compiler minutes.
+MOST_LEAVES = 16
 
 
 def vectors(tree: Any, scope: Scope) -> list[jax.Array]:
@@ -35,6 +37,11 @@ def by_vector(made, tree: Any) -> Any:
     """The tree of what was made of each of `groups(tree, scope)`."""
     leaves = [x for own in made for x in own]
     return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+
+
+def by_leaves(tree: Any, of_leaves: Callable, of_vectors: Callable) -> Callable:
+    """Of a TPU, which would lay matrices out anew: by leaves, where they are few."""
+    return of_leaves if len(jax.tree.leaves(tree)) <= MOST_LEAVES else of_vectors
 
 
 class Place(NamedTuple):

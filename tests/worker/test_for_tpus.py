@@ -18,15 +18,15 @@ def largest(x, k):
     return chosen
 
 
-@pytest.fixture(params=[0, 2**22], ids=["by four bits", "bit by bit"])
-def few(request, monkeypatch):
-    monkeypatch.setattr(_counting, "ON_CHIP", request.param)
-
-
-@pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint32])
+@pytest.mark.parametrize(
+    ("dtype", "on_chip"),
+    [(np.float32, 0), (np.float32, 2**22), (np.float64, 2**22), (np.uint32, 2**22)],
+)
 @pytest.mark.parametrize("ties", [False, True])
-def test_entries_chosen_by_counting_are_those_of_a_sort(dtype, ties):
+def test_entries_chosen_by_counting_are_those_of_a_sort(
+    dtype, on_chip, ties, monkeypatch
+):
+    monkeypatch.setattr(_counting, "ON_CHIP", on_chip)
     with jax.enable_x64(dtype == np.float64):
         x = RNG.standard_normal((4, 3000))
         if ties:
@@ -34,13 +34,12 @@ def test_entries_chosen_by_counting_are_those_of_a_sort(dtype, ties):
             x[1], x[2, 5:] = 0, -0.0
         x = (np.abs(2**29 * x) if dtype == np.uint32 else x).astype(dtype)
         leaves = [x[:, :1000].reshape(4, 20, 50), x[:, 1000:]]
-        for k in (1, 7, 1000, 3000):
+        for k in (1, 1000):
             masks = jax.vmap(lambda *parts, k=k: _counting.masks([*parts], k))(*leaves)
             joined = np.concatenate([np.reshape(mask, (4, -1)) for mask in masks], 1)
             np.testing.assert_array_equal(joined, largest(x, k))
 
 
-@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_threshold_tells_the_same_entries_part_by_part(dtype):
     with jax.enable_x64(dtype == np.float64):
@@ -48,7 +47,7 @@ def test_a_threshold_tells_the_same_entries_part_by_part(dtype):
         x[1] = np.round(x[1])
         x[2] = 0
         parts, starts = [x[:, :400], x[:, 400:]], [0, 400]
-        for k in (1, 50, 900):
+        for k in (50, 900):
             found, largest_key = jax.vmap(
                 lambda *parts, k=k: _counting.threshold([*parts], starts, k)
             )(*parts)
@@ -74,14 +73,15 @@ def test_the_largest_is_finite_and_normal_where_it_is(value):
 
 def test_words_are_those_of_the_whole_vector():
     key, shapes = jax.random.key(3), ((5, 7), (2, 3), (2**11,))
-    parts, starts = [jnp.zeros(shape) for shape in shapes], (0, 35, 41)
+    parts = [jax.ShapeDtypeStruct(shape, jnp.uint32) for shape in shapes]
+    starts = (0, 35, 41)
     size = 41 + 2**11
 
     def words(data, n):
         typed = jax.random.wrap_key_data(data)
         return _rounding.words(typed, shapes[n], starts[n], size)
 
-    masks = _counting.masks_of_words(words, jax.random.key_data(key), parts, 300)
+    masks = _counting.masks_by(words, jax.random.key_data(key), parts, 300)
     joined = np.concatenate([np.ravel(mask) for mask in masks])
     np.testing.assert_array_equal(joined, _select.mask_of_drawn(key, size, 300))
 
