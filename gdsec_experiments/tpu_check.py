@@ -2,8 +2,8 @@
 
 `python -m gdsec_experiments.tpu_check` runs on this process's devices, whatever they
 are, and writes one report file: which they are; whether a core list of methods gives
-the same iterates as on this machine's CPU; how casts of float64 to float32 round;
-seconds of updates and of a sweep.
+the same iterates as on this machine's CPU, and updates of long vectors the same; how
+casts of float64 to float32 round; seconds of updates and of a sweep.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from gdsec_experiments.benchmarks import tpu
 from gdsec_jax import data, problems
 from gdsec_jax.files import _environment
 
+LARGE = ("gdsec", "sign_ef", "qgd", "top_j", "rand_k", "ef21", "gdsec, capacity")
 CORE = ("gd", "gdsec", "qgd", "laq", "top_j", "rand_k", "low_rank", "power_sgd")
 ROUNDS, WORKERS = 200, 5
 UPDATES = 5  # that are timed, of each method
@@ -59,6 +60,28 @@ def _ridge(dtype: str):
 def _distance(a, b) -> float:
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     return float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-300))
+
+
+def large_updates(length: int) -> dict[str, Any]:
+    """Of two updates of long vectors, which go their own way on a TPU, the same."""
+    rng = np.random.default_rng(0)
+    gradients = rng.standard_normal((2, 8, length)).astype(np.float32)
+    gradients[:, :, ::3] = np.round(gradients[:, :, ::3], 1)  # of equal ones the first
+    found = {}
+    for name in LARGE:
+        algorithm, made = tpu.methods(8, length)[name], []
+        for device in (jax.devices()[0], jax.devices("cpu")[0]):
+            with jax.default_device(device):
+                params = jnp.ones(length)
+                state, update = algorithm.init(params), jax.jit(algorithm.update)
+                for now in gradients:
+                    direction, state = update(jnp.asarray(now), state, params)
+                    params = params - 0.1 * direction
+                made.append((np.asarray(params), gdsec_jax.last_round(state).bits))
+        (here, bits), (there, expected) = made
+        same = bool(np.array_equal(np.asarray(bits), np.asarray(expected)))
+        found[name] = {"params": _distance(here, there), "same bits": same}
+    return found
 
 
 def casts() -> dict[str, Any]:
@@ -123,6 +146,7 @@ def report(length: int) -> dict[str, Any]:
         "casts of float64": casts(),
         "iterates, float32": iterates("float32"),
         "iterates, float64": wide,
+        f"large updates, 8 x {length:,} float32": large_updates(length),
         f"seconds of an update, 8 x {length:,} float32": seconds(length),
         "seconds": sweep_seconds(),
     }
