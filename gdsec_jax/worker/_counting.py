@@ -179,21 +179,18 @@ def _nth(entries: list[jax.Array], k: int) -> tuple[jax.Array, jax.Array]:
 def _last(entries: list[jax.Array], starts: list, code: jax.Array, k: int):
     """The place of the k-th entry among those with a code, or a larger one; uint32."""
     left = k - _count(entries, lambda x, _: x > code)
-    passes = math.ceil(sum(math.prod(x.shape) for x in entries).bit_length() / 2)
+    bits = sum(math.prod(x.shape) for x in entries).bit_length()
 
-    def narrow(i, low):
-        step = jnp.left_shift(jnp.uint32(1), (2 * (passes - 1 - i)).astype(jnp.uint32))
-        counts = [
-            _count(
-                entries,
-                lambda x, place, j=j: (x == code) & (place < low + j * step),
-                starts,
-            )
-            for j in range(1, 4)
-        ]
-        return low + step * (jnp.stack(counts) < left).sum(dtype=jnp.uint32)
+    def narrow(i, low):  # bit by bit: the codes then stay on the chip
+        next_one = low + jnp.left_shift(
+            jnp.uint32(1), (bits - 1 - i).astype(jnp.uint32)
+        )
+        before = _count(
+            entries, lambda x, place: (x == code) & (place < next_one), starts
+        )
+        return jnp.where(before < left, next_one, low)
 
-    return jax.lax.fori_loop(0, passes, narrow, jnp.uint32(0))
+    return jax.lax.fori_loop(0, bits, narrow, jnp.uint32(0))
 
 
 def _digit(entries: list) -> int:

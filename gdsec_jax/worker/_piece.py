@@ -227,8 +227,10 @@ def _shared_by_last(pieces: list[Piece]) -> Callable[[Any], Any] | None:
 
 
 def _measure_by_last(pieces: list[Piece]) -> Callable[[list[Part]], Measured] | None:
-    *first, last = pieces or [None]
-    measure = None if last is None else last.measure
+    if not pieces:
+        return None
+    *first, last = pieces
+    measure = last.measure
     if measure is None or not all(piece.component_wise for piece in first):
         return None
 
