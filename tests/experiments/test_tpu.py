@@ -124,6 +124,8 @@ RATIOS = json.loads((Path(__file__).parent / "tpu_ratios.json").read_text("utf-8
 @pytest.mark.parametrize("kind", ["vector", "tree"])
 @pytest.mark.parametrize("name", tpu.methods(8, tpu.FULL.length))
 def test_no_method_moves_more_than_before(name, kind):
+    if kind not in RATIOS.get(name, {}):
+        pytest.skip("no ratio was recorded")
     read = tpu.update(name, tpu.params_of(tpu.FULL, kind), 8, "v5e")
     assert read.ratio <= 1.1 * RATIOS[name][kind]
     assert read.rough_products == 0
