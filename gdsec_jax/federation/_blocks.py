@@ -215,16 +215,17 @@ def in_blocks(
         moved, counted = block(moving, fixed, starts)
         return _cut(owner, moved), counted
 
-    first = jax.tree.map(lambda x: x[..., :1], (moving, fixed))
+    first, of_first = jax.tree.map(lambda x: x[..., :1], (moving, fixed))
     starts = (jnp.int32(0),) * len(lengths)
     silence = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, *first, starts)[1]
+        lambda x: jnp.zeros(x.shape, x.dtype),
+        jax.eval_shape(one, first, of_first, starts)[1],
     )
     moved, counted = _parts.in_parts(
         one, number, moving, fixed, silence, always, platform=platform, lengths=lengths
     )
     # What is like no parameter depends on no component: any of them will do.
-    rest, _ = block(*first, starts)
+    rest, _ = block(first, of_first, starts)
     whole = _trees.joined(moved, _rest(owner, rest))
     whole = jax.tree.map(lambda x, like: x.reshape(like.shape), whole, shapes)
     present, overflowed = workers.computes, counted.overflowed > 0
