@@ -143,10 +143,15 @@ def names() -> list[str]:
     """Every function of optax that makes a transformation, and those of its contrib."""
     found = ["MultiSteps"]
     for prefix, module in (("", optax), ("contrib.", optax.contrib)):
-        for name, made in inspect.getmembers(module, inspect.isfunction):
+        for name, made in inspect.getmembers(module, _is_function):
             if not name.startswith("_") and _makes(made):
                 found.append(prefix + name)
     return sorted(found, key=lambda name: ("." in name, name))
+
+
+def _is_function(value: Any) -> bool:
+    """`nadam` is a partial one."""
+    return inspect.isfunction(value) or isinstance(value, functools.partial)
 
 
 def _makes(function: Callable) -> bool:

@@ -170,10 +170,15 @@ READERS: tuple[Callable[[Path], Read], ...] = (
 )
 
 
+def _as_float32(x: float) -> Any:
+    with np.errstate(over="ignore"):
+        return np.float64(x).astype(np.float32)
+
+
 # What of a float64 a reader keeps, or shows.
 _KEEPS: dict[Callable, Callable[[float], Any]] = {
     svm_train: lambda x: f"{x:.8g}",
-    xgboost: lambda x: np.float64(x).astype(np.float32),
+    xgboost: _as_float32,
 }
 
 
