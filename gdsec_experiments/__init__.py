@@ -1,1 +1,1 @@
-"""What is run with the package: a module a figure, the benches, and examples."""
+"""What is run with the package: a module a figure, benches, tables, and examples."""

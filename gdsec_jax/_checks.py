@@ -219,7 +219,7 @@ def derivatives_by_params_alone(tangents: PyTree) -> None:
 
 
 def floating(params: PyTree) -> None:
-    """There are parameters, each a real floating-point array."""
+    """There are parameters, each a real floating-point array of 16 bits or more."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         where = f"params{jax.tree_util.keystr(path)}"
         try:
@@ -228,9 +228,11 @@ def floating(params: PyTree) -> None:
             dtype = None
         if dtype is None:
             raise ValueError(f"{where} is {shown(leaf)}, expected an array.")
-        if not jnp.issubdtype(dtype, jnp.floating):
+        # JAX computes with fewer bits in no arithmetic of its own.
+        if not jnp.issubdtype(dtype, jnp.floating) or dtype.itemsize < 2:
             raise ValueError(
-                f"{where} has dtype {dtype}, expected a real floating-point dtype."
+                f"{where} has dtype {dtype}, expected a real floating-point dtype of "
+                "16 bits or more."
             )
 
 

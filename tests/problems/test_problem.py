@@ -93,7 +93,13 @@ def test_worker_data_need_one_leading_axis(worker_data, shapes):
 
 
 @pytest.mark.parametrize(
-    ("leaf", "dtype"), [(np.arange(2), "int"), (np.ones(2, complex), "complex")]
+    ("leaf", "dtype"),
+    [
+        (np.arange(2), "int"),
+        (np.ones(2, complex), "complex"),
+        (np.ones(2, jnp.float8_e5m2), "float8_e5m"),
+        (np.ones(2, jnp.float8_e4m3), "float8_e4m"),
+    ],
 )
 def test_parameters_must_be_real_floating_point(leaf, dtype):
     message = rf"params\['w'\] has dtype {dtype}\d+, expected a real floating-point"

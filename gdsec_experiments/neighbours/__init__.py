@@ -1,0 +1,67 @@
+"""The tables of docs/neighbours.md: what happens where real libraries meet this one.
+
+`python -m gdsec_experiments.neighbours [NAME ...]` writes them, each between the
+markers of its name. A table is a module of this package with a HEADER, a `caption()`
+with the versions that were seen, and `rows()`; tests hold rows against the page. Where
+a library is not installed, `Skipped` says which, and the page keeps what it has.
+"""
+
+import importlib
+import importlib.metadata
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from gdsec_experiments.benchmarks import Skipped as Skipped
+
+PAGE = Path(__file__).parents[2] / "docs" / "neighbours.md"
+TABLES = ("behind", "codecs", "hooks", "edges", "readers", "rounds", "bits")
+_TABLE = r"(<!-- table: {} -->\n).*?(\n<!-- end -->)"
+
+
+def table(name: str) -> ModuleType:
+    """The module of a table."""
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def needed(name: str) -> Any:
+    """Another library.
+
+    Raises:
+      Skipped: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise Skipped(f"{name} is not installed") from error
+
+
+def versions(*names: str) -> str:
+    """Distributions with their versions, as a caption says them."""
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+
+
+def made(name: str) -> str:
+    """A table and its caption in Markdown, computed now."""
+    module = table(name)
+    cells = [module.HEADER, ("---",) * len(module.HEADER), *module.rows()]
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    return "\n".join([*lines, "", f"*{module.caption()}*"])
+
+
+def written(page: str, name: str, text: str) -> str:
+    """The page with the text in the place of its table of that name."""
+    found = re.compile(_TABLE.format(name), re.DOTALL)
+    if not found.search(page):
+        raise ValueError(f"the page has no markers of {name!r}.")
+    return found.sub(lambda match: match[1] + text + match[2], page)
+
+
+def shown(name: str) -> list[tuple[str, ...]]:
+    """The rows of a table as the page has them, without its header."""
+    match = re.search(_TABLE.format(name), PAGE.read_text("utf-8"), re.DOTALL)
+    if match is None:
+        raise ValueError(f"the page has no markers of {name!r}.")
+    lines = [x for x in match[0].splitlines() if x.startswith("| ")][2:]
+    return [tuple(re.split(r" \| ", line[2:-2])) for line in lines]

@@ -1,0 +1,126 @@
+"""The same run of GD-SEC with other flags, devices, Pythons and JAX: what differs.
+
+GDSEC_PYTHONS names further interpreters, name=path, separated by semicolons, that have
+this project's dependencies.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gdsec_experiments import neighbours
+
+ROUNDS = 300
+ROOT = Path(__file__).parents[2]
+HEADER = (
+    "setting",
+    "parameters differ from round",
+    "sizes of messages differ from round",
+    "messages of another size",
+    "all bits",
+    "last error",
+)
+
+
+class Setting(NamedTuple):
+    """How a process is run."""
+
+    name: str
+    flags: str = ""
+    devices: int = 1
+    python: str = sys.executable
+
+
+def _with(count: int) -> str:
+    return f"--xla_force_host_platform_device_count={count}"
+
+
+def _flag(flag: str) -> Setting:
+    return Setting(f"`--xla_{flag}`", f"--xla_{flag}")
+
+
+def _flag(flag: str) -> Setting:
+    return Setting(f"`--xla_{flag}`", f"--xla_{flag}")
+
+
+SETTINGS = (
+    Setting("again"),
+    Setting("4 devices, of which one is used", _with(4)),
+    _flag("cpu_multi_thread_eigen=false"),
+    _flag("cpu_max_isa=SSE4_2"),
+    _flag("cpu_prefer_vector_width=128"),
+    _flag("backend_optimization_level=0"),
+    _flag("cpu_enable_fast_math=true"),
+    Setting("workers on 2 devices", _with(2), 2),
+    Setting("workers on 4 devices", _with(4), 4),
+)
+
+
+def caption() -> str:
+    """The run."""
+    return (
+        f"{ROUNDS} rounds of `gdsec(4, xi=400, beta=0.01)` in float32 on ridge "
+        "regression with 200 parameters, on one CPU, against the run without flags; "
+        "rounds are counted from 1. "
+        + neighbours.versions("gdsec-jax", "jax", "jaxlib")
+        + " and what rows name."
+    )
+
+
+def run(setting: Setting, rounds: int = ROUNDS) -> dict[str, Any]:
+    """What `_run.py` says in a process of its own."""
+    told = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "GDSEC_NATIVE": "0"}
+    told["XLA_FLAGS"] = setting.flags
+    script = Path(__file__).with_name("_run.py")
+    done = subprocess.run(
+        [setting.python, "-W", "ignore", script, str(rounds), str(setting.devices)],
+        env=os.environ | told,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{setting.name}: {done.stderr[-1000:]}")
+    return json.loads(done.stdout)
+
+
+def row(setting: Setting, plain: dict[str, Any], rounds: int = ROUNDS) -> tuple:
+    """How a setting's run differs from the plain one."""
+    other = run(setting, rounds)
+    firsts = [_first(other[what], plain[what]) for what in ("params", "bits")]
+    sizes = [
+        a != b
+        for ours, theirs in zip(other["bits"], plain["bits"], strict=True)
+        for a, b in zip(ours, theirs, strict=True)
+    ]
+    return (
+        setting.name,
+        *firsts,
+        f"{sum(sizes)} of {len(sizes)}",
+        f"{other['total'] / plain['total'] - 1:+.2%}",
+        f"{other['error'] / plain['error'] - 1:+.0%}",
+    )
+
+
+def _first(one: list, other: list) -> str:
+    pairs = enumerate(zip(one, other, strict=True), start=1)
+    return next((str(k) for k, (a, b) in pairs if a != b), "never")
+
+
+def others() -> list[Setting]:
+    """The interpreters that are named."""
+    named = os.environ.get("GDSEC_PYTHONS", "")
+    if not named:
+        raise neighbours.Skipped("GDSEC_PYTHONS names no further interpreter")
+    pairs = [item.split("=", 1) for item in named.split(";")]
+    return [Setting(name, python=path) for name, path in pairs]
+
+
+def rows() -> list[tuple[str, ...]]:
+    """A row a setting."""
+    settings = [*SETTINGS, *others()]
+    plain = run(Setting("plain"))
+    return [row(setting, plain) for setting in settings]

@@ -1,0 +1,260 @@
+"""The tables beside the neighbours: what the page says is what is seen now.
+
+Rows that need another library, or its version, are skipped without it.
+"""
+
+import contextlib
+import inspect
+import re
+import types
+
+import numpy as np
+import optax
+import optax.contrib
+import pytest
+
+from gdsec_experiments import neighbours
+from gdsec_experiments.neighbours import (
+    behind,
+    bits,
+    codecs,
+    edges,
+    hooks,
+    readers,
+    rounds,
+)
+from gdsec_jax import data, wire
+
+PAGE = neighbours.PAGE.read_text("utf-8")
+
+
+def shown(name):
+    """The page's rows of a table, by their first cells."""
+    return {row[0]: row for row in neighbours.shown(name)}
+
+
+def needs(*names):
+    """Skip without a library, or with another version than the captions name."""
+    for name in names:
+        try:
+            said = neighbours.versions(name)
+        except ModuleNotFoundError:
+            pytest.skip(f"{name} is not installed")
+        if said not in PAGE:
+            pytest.skip(f"{said} is not the version of the page")
+
+
+def test_every_table_is_on_the_page():
+    assert set(re.findall(r"<!-- table: (\w+) -->", PAGE)) == set(neighbours.TABLES)
+    for name in neighbours.TABLES:
+        rows = neighbours.shown(name)
+        width = len(neighbours.table(name).HEADER)
+        assert rows and {len(row) for row in rows} == {width}, name
+
+
+def test_a_table_takes_its_own_place_alone(monkeypatch):
+    end = "<!-- end -->"
+    page = f"a\n<!-- table: codecs -->\nold\n{end}\n<!-- table: bits -->\n\n{end}"
+    made = types.SimpleNamespace(
+        HEADER=("a", "b"), rows=lambda: [("1", "2")], caption=lambda: "seen"
+    )
+    monkeypatch.setattr(neighbours, "table", lambda name: made)
+    text = neighbours.made("codecs")
+    assert text == "| a | b |\n| --- | --- |\n| 1 | 2 |\n\n*seen*"
+    assert neighbours.written(page, "codecs", text) == page.replace("old", text)
+    with pytest.raises(ValueError, match="no markers of 'hooks'"):
+        neighbours.written(page, "hooks", text)
+
+
+# optax
+
+
+def stages(module):
+    """The names of functions that make a stage of nothing, or of one number."""
+    for name, function in inspect.getmembers(module, callable):
+        for given in () if inspect.isclass(function) else ((), (0.1,)):
+            with contextlib.suppress(Exception):
+                made = function(*given)
+                if hasattr(made, "init") and hasattr(made, "update"):
+                    yield name
+                    break
+
+
+@pytest.mark.promotes
+@pytest.mark.filterwarnings("ignore")
+def test_no_function_of_optax_is_left_out():
+    needs("optax")
+    names = behind.names()
+    found = {*stages(optax), *(f"contrib.{name}" for name in stages(optax.contrib))}
+    assert len(found) > 90
+    assert found <= set(names)
+    assert {"MultiSteps", "monitor", "contrib.dog"} <= set(names)
+    for name in names:
+        assert hasattr(behind.make(name), "update"), name
+
+
+def test_the_page_has_those_that_deviate():
+    rows = shown("behind")
+    assert {name.strip("`") for name in rows} == set(behind.WHY)
+    assert f"The {len(rows)} of {len(behind.names())} functions" in PAGE
+    for row in rows.values():
+        assert set(row[1:-1]) <= {"\N{CHECK MARK}", "no", "nor alone"} and row[-1]
+
+
+SAMPLES = [
+    ("adam", "scan"),
+    ("lbfgs", "donated"),
+    ("inject_hyperparams", "bfloat16"),
+    ("contrib.sam", "donated"),
+    ("contrib.scale_by_muon", "loop"),
+]
+
+
+def holds(name, way):
+    needs("optax", "jax")
+    row = shown("behind").get(f"`{name}`")
+    expected = "\N{CHECK MARK}" if row is None else row[1 + behind.WAYS.index(way)]
+    assert behind.tried(name, way)[0] == expected, behind.tried(name, way)[1]
+
+
+@pytest.mark.has_nans
+@pytest.mark.promotes
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("name", "way"), SAMPLES)
+def test_a_few_ways_of_optax(name, way):
+    holds(name, way)
+
+
+@pytest.mark.slow
+@pytest.mark.has_nans
+@pytest.mark.promotes
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", sorted(behind.WHY))
+def test_what_deviates_in_optax(name):
+    """In one of the ways in which it does."""
+    row = shown("behind")[f"`{name}`"]
+    marks = dict(zip(behind.WAYS, row[1:], strict=False))
+    holds(name, next(way for way, mark in marks.items() if mark != "\N{CHECK MARK}"))
+
+
+# Codecs
+
+
+def test_our_bytes_are_the_page_s():
+    needs("numpy")
+    for name, message in codecs.messages().items():
+        row = shown("codecs")[name]
+        form, own = codecs.ours(message)
+        assert row[1] == f"{np.count_nonzero(message.values):,}"
+        assert row[2] == f"{form} **{len(own):,}**"
+        form = "coo" if form == "any format" else form
+        again = wire.decode(own, message.values, form, message.code)
+        np.testing.assert_array_equal(again.values, message.values)
+
+
+@pytest.mark.slow
+def test_the_bytes_of_general_compressors():
+    needs("zstandard", "blosc2", "numpy")
+    assert codecs.rows() == neighbours.shown("codecs")
+
+
+# Hooks
+
+
+def test_our_names_of_hooks_cost_what_the_page_says():
+    rows = shown("hooks")
+    for name in ("fp16_compress_hook", "powerSGD_hook", "quantization_pertensor_hook"):
+        assert rows[f"`{name}`"][-2:] == hooks.ours(name)
+
+
+@pytest.mark.slow
+def test_what_a_hook_hands_to_gloo():
+    needs("torch")
+    seen = hooks.seen("powerSGD_hook")["powerSGD_hook"]
+    row = shown("hooks")["`powerSGD_hook`"]
+    assert row[2] == f"{seen['bytes']:,}" and row[4] == f"{seen['said']:.2f}"
+
+
+# Edge values
+
+
+@pytest.mark.has_nans
+@pytest.mark.promotes
+@pytest.mark.parametrize("edge", edges.ROWS, ids=[row[0] for row in edges.ROWS])
+def test_an_edge_value(edge):
+    needs("jax", "numpy", "optax", "pandas", "scikit-learn", "ml-dtypes")
+    what, where, there, ours = edge
+    assert (what, where, there(), ours()) == shown("edges")[what]
+
+
+# LIBSVM
+
+
+@pytest.mark.parametrize("reader", ["ours", "scikit_learn", "libsvm", "xgboost"])
+def test_libsvm_files(reader):
+    needs("scikit-learn")
+    read = getattr(readers, reader)
+    place = 1 + readers.READERS.index(read)
+    try:
+        seen = {name: readers.verdict(read, *f) for name, f in readers.FILES.items()}
+    except neighbours.Skipped as reason:
+        pytest.skip(str(reason))
+    needs(
+        *{"libsvm": ("libsvm-official",), "xgboost": ("xgboost-cpu",)}.get(reader, ())
+    )
+    assert seen == {name: row[place] for name, row in shown("readers").items()}
+
+
+@pytest.mark.slow
+def test_libsvm_s_own_command():
+    try:
+        seen = [readers.verdict(readers.svm_train, *f) for f in readers.FILES.values()]
+    except neighbours.Skipped as reason:
+        pytest.skip(str(reason))
+    assert seen == [row[4] for row in neighbours.shown("readers")]
+
+
+def test_what_is_refused_is_said_in_a_sentence(tmp_path):
+    for name, (content, _) in readers.FILES.items():
+        if shown("readers")[name][1] == "refused":
+            path = tmp_path / "data.libsvm"
+            path.write_bytes(content)
+            with pytest.raises(ValueError, match="expected"):
+                data.read_libsvm(path)
+
+
+# A million rounds, of which a part tells
+
+
+def test_who_is_silent_at_the_end():
+    """EF21 and beta = 1; GD-SEC sends on what its memory cannot take up any more."""
+    needs("jax", "optax")
+    for name in ("`gdsec(xi=5, beta=0.01)`", "`gdsec(xi=5, beta=1)`", "`ef21(k=2)`"):
+        row = next(row for row in neighbours.shown("rounds") if row[0] == name)
+        _, last, error = rounds.seen(name, "float32", 10_000)
+        assert f"{last:,.0f}" == row[3]
+        assert f"{error:.0e}" == row[4]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", rounds.NARROW)
+def test_the_end_of_a_run_in_bfloat16(name):
+    needs("jax", "optax")
+    row = next(
+        row for row in neighbours.shown("rounds") if row[:2] == (name, "bfloat16")
+    )
+    assert rounds.row(name, "bfloat16", 10_000)[3:] == row[3:]
+
+
+# Elsewhere
+
+
+@pytest.mark.slow
+def test_a_flag_that_changes_bits_and_one_that_does_not():
+    needs("jax", "jaxlib")
+    plain = bits.run(bits.Setting("plain"))
+    rows = shown("bits")
+    for setting in (bits.SETTINGS[1], bits.SETTINGS[5]):
+        row = bits.row(setting, plain)
+        assert row[0] == rows[setting.name][0]
+        assert (row[1] == "never") == (rows[setting.name][1] == "never")
