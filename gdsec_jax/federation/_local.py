@@ -69,6 +69,7 @@ def local(
     steps: int,
     *,
     reset: bool = False,
+    proximal=None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Let every worker train by itself, and hand on how far it went.
 
@@ -90,6 +91,8 @@ def local(
       steps: H, at least 1.
       reset: whether the inner states begin anew in each round; else they are kept.
         Those of workers that take no part are kept as they are.
+      proximal: :math:`\mu` of FedProx, at least 0, may be traced: each worker's loss
+        has the term :math:`\frac\mu2 \|\theta_m - \theta^k\|^2` besides. None: no term.
 
     Returns:
       A transformation of `WorkerLosses` to leaves [M, *param]. It stands in front of an
@@ -115,13 +118,17 @@ def local(
 
     References:
       McMahan et al., Communication-Efficient Learning of Deep Networks from
-      Decentralized Data, 2017, https://arxiv.org/abs/1602.05629; Douillard et al.,
-      DiLoCo, 2023, https://arxiv.org/abs/2311.08105
+      Decentralized Data, 2017, https://arxiv.org/abs/1602.05629; Li et al., Federated
+      Optimization in Heterogeneous Networks (FedProx), 2018,
+      https://arxiv.org/abs/1812.06127; Douillard et al., DiLoCo, 2023,
+      https://arxiv.org/abs/2311.08105
     """
     _checks.number_of_workers(num_workers)
     _checks.optimizer(inner)
     steps = _checks.integer("steps", steps, 1, 2**31 - 1)
     _checks.of_kind("reset", reset, bool, "True or False")
+    if proximal is not None:
+        _checks.number_in_range("proximal", proximal, 0.0, _checks.LARGEST)
 
     def init(params):
         # Copies, for a state may be donated together with the parameters.
@@ -131,7 +138,9 @@ def local(
     def update(updates, state, params=None, *, active=None, absent="hold", **extra):
         del extra
         before = None if reset else state.inner
-        moved, own = train(updates, params, inner, steps, num_workers, before)
+        moved, own = train(
+            updates, params, inner, steps, num_workers, before, proximal=proximal
+        )
         if reset:
             return moved, state
         if active is not None and absent == "hold":
@@ -149,6 +158,8 @@ def train(
     num_workers: int,
     states: Any = None,
     shifts: Any = None,
+    points: Any = None,
+    proximal: Any = None,
 ) -> tuple[Any, Any]:
     """How far each worker goes, leaves [M, *param], and its next inner state.
 
@@ -160,6 +171,71 @@ def train(
       num_workers: M.
       states: of the optimizers, leaves [M, ...]; None: they begin anew.
       shifts: what is added to each worker's gradients, leaves [M, *param], or None.
+      points: where each worker begins, leaves [M, *param]; None: at the params.
+      proximal: of a term that pulls each worker to the params, or None.
+    """
+
+    def one(loss, state, shift, start):
+        start = params if start is None else start
+        state = inner.init(params) if state is None else state
+
+        def step(number, carry):
+            at, state = carry
+
+            def value_fn(at):
+                value = loss(at, number)
+                if proximal is None:
+                    return value
+                far = _trees.squares(_trees.sub(at, params), value.dtype)
+                return value + jnp.asarray(proximal / 2, value.dtype) * far
+
+            value, grad = jax.value_and_grad(value_fn)(at)
+            if shift is not None:
+                grad = _trees.cast_like(_trees.add(grad, shift), grad)
+
+            def told():
+                return {"value": value, "grad": grad, "value_fn": value_fn}
+
+            updates, state = telling(optimizer.update, told)(grad, state, at)
+            return optax.apply_updates(at, updates), state
+
+        at, state = jax.lax.fori_loop(0, steps, step, (start, state))
+        return jax.tree.map(jnp.subtract, start, at), state
+
+    optimizer = optax.with_extra_args_support(inner)
+    moved, own = each(losses, params, num_workers, one, states, shifts, points)
+    if states is not None:  # as they lay before: a loop carries no other type
+        own = jax.tree.map(_lying, own, states)
+    return moved, own
+
+
+def gradients_at(
+    losses: WorkerLosses, params: Any, num_workers: int, *points: Any, own: bool = False
+) -> tuple[Any, ...]:
+    """The workers' gradients at some points, of one draw: of each leaves [M, *param].
+
+    Args:
+      losses: of the workers.
+      params: the common ones.
+      num_workers: M.
+      points: leaves [*param], or [M, *param] if they are the workers' `own`.
+      own: whether they are.
+    """
+
+    def one(loss, *given):
+        slope = jax.grad(lambda at: loss(at, 0))
+        return tuple(slope(at) for at in (given if own else points))
+
+    return each(losses, params, num_workers, one, *(points if own else ()))
+
+
+def each(
+    losses: WorkerLosses, params: Any, num_workers: int, one: Callable, *given: Any
+) -> Any:
+    """What `one` makes of each worker's loss and of what it has, `size` at a time.
+
+    The loss is a function of parameters and of the step's number. What is given has
+    leaves [M, ...], or is None.
     """
     if not isinstance(losses, WorkerLosses):
         raise ValueError(
@@ -175,45 +251,24 @@ def train(
                 f"WorkerLosses has data of shape {jnp.shape(leaf)}, expected "
                 f"{num_workers} workers as its first axis."
             )
-    index = _clock.indices(num_workers)
-    optimizer = optax.with_extra_args_support(inner)
     round_key = None if losses.key is None else _trees.as_key(losses.key)
 
-    def one(given):
-        m, data, state, shift = given
-        state = inner.init(params) if states is None else state
-        own = None if round_key is None else jax.random.fold_in(round_key, m)
+    def of_one(given):
+        m, data, own = given
+        key = None if round_key is None else jax.random.fold_in(round_key, m)
 
-        def step(number, carry):
-            at, state = carry
-            key = None if own is None else jax.random.fold_in(own, number)
+        def loss(at, number):
+            step_key = None if key is None else jax.random.fold_in(key, number)
+            return losses.loss(at, data, step_key)
 
-            def value_fn(params):
-                return losses.loss(params, data, key)
+        return one(loss, *own)
 
-            value, grad = jax.value_and_grad(value_fn)(at)
-            if shift is not None:
-                grad = _trees.cast_like(_trees.add(grad, shift), grad)
-
-            def told():
-                return {"value": value, "grad": grad, "value_fn": value_fn}
-
-            updates, state = telling(optimizer.update, told)(grad, state, at)
-            return optax.apply_updates(at, updates), state
-
-        at, state = jax.lax.fori_loop(0, steps, step, (params, state))
-        return jax.tree.map(jnp.subtract, params, at), state
-
-    before = (index, states, shifts)
-    index, states, shifts = _lying(before, losses.data)
-    given = (index, losses.data, states, shifts)
+    index = _clock.indices(num_workers)
+    index, given = _lying((index, given), losses.data)
+    everything = (index, losses.data, given)
     if losses.size is None or losses.size >= num_workers:
-        moved, own = jax.vmap(one)(given)
-    else:
-        moved, own = jax.lax.map(one, given, batch_size=losses.size)
-    if before[1] is not None:  # as they lay before: a loop carries no other type
-        own = jax.tree.map(_lying, own, before[1])
-    return moved, own
+        return jax.vmap(of_one)(everything)
+    return jax.lax.map(of_one, everything, batch_size=losses.size)
 
 
 def _lying(tree: Any, like: Any) -> Any:

@@ -103,6 +103,24 @@ def test_diloco_as_in_the_public_test_of_maxtext():
     np.testing.assert_allclose(of_both([params, params]), 0.574244, atol=5e-7)
 
 
+@pytest.mark.usefixtures("x64")
+def test_fed_prox_pulls_each_worker_to_the_common_parameters():
+    rate, mu, H = 0.1, 0.5, 4
+    a, params = targets(), np.ones(4)
+    trained = gdsec_jax.local(M, optax.sgd(rate), H, proximal=mu)
+    moved, _ = trained.update(
+        WorkerLosses(squares, a), trained.init(params), jnp.asarray(params)
+    )
+    ends = np.tile(params, (M, 1))
+    for _ in range(H):
+        ends -= rate * (ends - a + mu * (ends - params))
+    np.testing.assert_allclose(moved, params - ends, rtol=1e-13)
+    with pytest.raises(
+        ValueError, match="^proximal is -1, expected a number at least 0"
+    ):
+        gdsec_jax.local(M, optax.sgd(rate), H, proximal=-1.0)
+
+
 def test_who_is_absent_keeps_its_state_and_reset_forgets():
     a, params = targets(), jnp.ones(4)
     active = jnp.array([True, False, True])
