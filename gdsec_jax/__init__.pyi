@@ -16,9 +16,11 @@ from ._theory import theory as theory
 from .algorithms import METHODS as METHODS
 from .algorithms import STATIC_ARGS as STATIC_ARGS
 from .algorithms import Method as Method
+from .algorithms import adiana as adiana
 from .algorithms import cgd as cgd
 from .algorithms import clag as clag
 from .algorithms import dasha as dasha
+from .algorithms import dasha_pp as dasha_pp
 from .algorithms import diana as diana
 from .algorithms import econtrol as econtrol
 from .algorithms import ef21 as ef21
@@ -30,8 +32,10 @@ from .algorithms import gdsoec as gdsoec
 from .algorithms import iag as iag
 from .algorithms import lag as lag
 from .algorithms import laq as laq
+from .algorithms import locodl as locodl
 from .algorithms import low_rank as low_rank
 from .algorithms import marina as marina
+from .algorithms import marina_p as marina_p
 from .algorithms import natural as natural
 from .algorithms import power_sgd as power_sgd
 from .algorithms import qgd as qgd
@@ -40,6 +44,7 @@ from .algorithms import rand_k as rand_k
 from .algorithms import scaffnew as scaffnew
 from .algorithms import scaffold as scaffold
 from .algorithms import sign_ef as sign_ef
+from .algorithms import tamuna as tamuna
 from .algorithms import terngrad as terngrad
 from .algorithms import threepc as threepc
 from .algorithms import top_j as top_j
@@ -96,6 +101,7 @@ __all__ = [
     "WorkerBatches",
     "WorkerLosses",
     "adaptive_xi",
+    "adiana",
     "broadcast",
     "cgd",
     "channel",
@@ -103,6 +109,7 @@ __all__ = [
     "clag",
     "clock",
     "dasha",
+    "dasha_pp",
     "data",
     "diana",
     "econtrol",
@@ -122,10 +129,12 @@ __all__ = [
     "last_xi",
     "late_messages",
     "local",
+    "locodl",
     "logs",
     "low_rank",
     "lower",
     "marina",
+    "marina_p",
     "natural",
     "norms",
     "participation",
@@ -144,6 +153,7 @@ __all__ = [
     "simulate",
     "state_specs",
     "sweep",
+    "tamuna",
     "terngrad",
     "theory",
     "threepc",

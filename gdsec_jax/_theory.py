@@ -10,6 +10,7 @@ import numpy as np
 from gdsec_jax import _checks, worker
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.algorithms._after_ef21 import ef_bv_constants, ef_bv_weights
+from gdsec_jax.algorithms._own_points import adiana_probability
 from gdsec_jax.problems import Problem
 from gdsec_jax.problems._problem import check_problem
 from gdsec_jax.worker._three_points import Variant
@@ -46,6 +47,10 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
     gdsec, gdsoec, cgd              1/L, with xi = L/8, L/3, L/3
     scaffold                        1, local steps 1/(K L_max), heuristic
     scaffnew                        1, local steps 1/L_max, p = sqrt(mu/L_max)
+    tamuna                          1, local steps 1/L_max, p = sqrt(M/s mu/L_max)
+    locodl                          1, local steps 1/L_max, p as in its docstring
+    dasha_pp, adiana                as in their docstrings
+    marina_p                        1/(L + L_max sqrt((1 - p) omega/p))
     all others                      1/L, heuristic
     ==============================  ====================================================
 
@@ -63,13 +68,14 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
       problem: with its smoothness constants.
       parameters: arguments of the algorithm, of which the step depends on k, levels,
         compressor, probability, steps, eta, zeta, nu, beta, variant, second_k,
-        momentum and scope. A xi that is given is judged.
+        momentum, owners, cohort, strong_convexity and scope. A xi that is given is
+        judged.
 
     Returns:
       A `Theory`. Its `parameters` are arguments of the algorithm: beta of DIANA, the
-      probability of MARINA and of Scaffnew, the local learning rate of SCAFFOLD and
-      Scaffnew, the probabilities of NoUnif-IAG, the learning rate of LAG, xi of the
-      methods that censor by it, where none is given.
+      probability of MARINA and of those that meet by a coin, the local learning rate of
+      those that train, the strong convexity, the probabilities of NoUnif-IAG, the
+      learning rate of LAG, xi of the methods that censor by it, where none is given.
 
     Raises:
       ValueError: the method is unknown, the problem's constants are, a parameter is
@@ -114,7 +120,7 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
         raise ValueError(
             f"{method} needs the parameter {error.args[0]} for its step."
         ) from error
-    if method in ("lag", "laq"):
+    if method in ("lag", "laq", "adiana"):
         own = {"learning_rate": recommended.learning_rate}
         recommended = recommended._replace(parameters=own | recommended.parameters)
     if method == "gd":
@@ -249,14 +255,99 @@ def _scaffnew(problem: Problem, parameters) -> Theory:
     largest, p = _largest(problem), parameters.get("probability")
     own = {"local_learning_rate": 1 / largest}
     if p is None:
-        mu = problem.strong_convexity
-        if not mu:
-            raise ValueError(
-                f"{problem.name} is not known to be strongly convex, which scaffnew's "
-                "probability, sqrt(mu / L_max), needs: set the probability."
-            )
-        own["probability"] = math.sqrt(float(mu) / largest)
+        mu = _convexity(problem, "scaffnew's probability, sqrt(mu / L_max),")
+        own["probability"] = math.sqrt(mu / largest)
     return Theory(1.0, own, False, METHODS["scaffnew"].paper)
+
+
+def _convexity(problem: Problem, what: str, remedy: str = "the probability") -> float:
+    """mu, which `what` needs."""
+    mu = problem.strong_convexity
+    if not mu:
+        raise ValueError(
+            f"{problem.name} is not known to be strongly convex, which {what} needs: "
+            f"set {remedy}, {_HINT[remedy]}."
+        )
+    return float(mu)
+
+
+_HINT = {
+    "the probability": "1/T for T local steps on average",
+    "the strong_convexity": "or add a regularization",
+}
+
+
+def _tamuna(problem: Problem, parameters) -> Theory:
+    largest, p = _largest(problem), parameters.get("probability")
+    own = {"local_learning_rate": 1 / largest}
+    if p is None:
+        mu = _convexity(problem, "tamuna's probability")
+        share = problem.num_workers / int(parameters.get("owners", 2))
+        own["probability"] = min(1.0, math.sqrt(share * mu / largest))
+    return Theory(1.0, own, False, METHODS["tamuna"].paper)
+
+
+def _locodl(problem: Problem, parameters) -> Theory:
+    largest, p = _largest(problem), parameters.get("probability")
+    mu = parameters.get("strong_convexity")
+    if mu is None:
+        mu = _convexity(problem, "locodl", "the strong_convexity")
+    own = {"local_learning_rate": 1 / largest, "strong_convexity": float(mu)}
+    if p is None:
+        omega, joint = _variances(problem, parameters)
+        noise = (1 + omega) * (1 + joint / problem.num_workers)
+        own["probability"] = min(1.0, math.sqrt(noise * float(mu) / (2 * largest)))
+    return Theory(1.0, own, False, METHODS["locodl"].paper)
+
+
+def _variances(problem: Problem, parameters) -> tuple[float, float]:
+    """omega of the compressor, and its joint one."""
+    compressor, params = parameters["compressor"], problem.init_params
+    omega = worker.variance_of(compressor, params)
+    return omega, worker.joint_variance_of(compressor, params)
+
+
+def _dasha_pp(problem: Problem, parameters) -> Theory:
+    M = problem.num_workers
+    omega, joint = _variances(problem, parameters)
+    cohort = parameters.get("cohort")
+    cohort = M if cohort is None else _checks.integer("cohort", cohort, 1, M)
+    p, both = cohort / M, cohort * (cohort - 1) / max(M * (M - 1), 1)
+    left = 0.0 if cohort == M else 1 - both / p
+    own = p / (2 * omega + 1)
+    a = parameters.get("momentum")
+    a = own if a is None else float(a)
+    noise = math.sqrt((48 * joint * (2 * omega + 1) + 16 * left) / M) / p
+    step = 1 / (float(problem.smoothness) + _mean_square(problem) * noise)
+    return Theory(step, {"momentum": a}, a != own, METHODS["dasha_pp"].paper)
+
+
+def _marina_p(problem: Problem, parameters) -> Theory:
+    compressor = parameters.get("compressor")
+    if compressor is None:
+        compressor = worker.perm_k(problem.num_workers)
+    omega = worker.variance_of(compressor, problem.init_params)
+    p = parameters.get("probability")
+    p = 1 / (1 + omega) if p is None else float(p)
+    _checks.number_in_range("probability", p, 1e-9, 1.0)
+    noise = _largest(problem) * math.sqrt((1 - p) * omega / p)
+    step = 1 / (float(problem.smoothness) + noise)
+    return Theory(step, {"probability": p}, False, "derived in its docstring")
+
+
+def _adiana(problem: Problem, parameters) -> Theory:
+    largest, M = _largest(problem), problem.num_workers
+    omega, joint = _variances(problem, parameters)
+    p = parameters.get("probability")
+    p = adiana_probability(omega, M) if p is None else float(p)
+    mu = parameters.get("strong_convexity")
+    if mu is None:
+        mu = _convexity(problem, "adiana", "the strong_convexity")
+    step = 1 / (2 * largest)
+    if joint:
+        step = min(step, M / (64 * joint * (2 * p * (omega + 1) + 1) ** 2 * largest))
+    own = {"strong_convexity": float(mu), "probability": p}
+    return Theory(step, own, False, METHODS["adiana"].paper)
 
 
 def _ef_bv(problem: Problem, parameters) -> Theory:
@@ -335,7 +426,7 @@ def _scope(parameters) -> dict[str, Any]:
 
 
 _WITHOUT_CONVEXITY = ("gd", "ef21", "clag", "marina", "gdsec", "gdsoec", "cgd")
-_WITHOUT_CONVEXITY += ("ef_bv", "threepc", "dasha")
+_WITHOUT_CONVEXITY += ("ef_bv", "threepc", "dasha", "dasha_pp", "marina_p")
 _STEPS: dict[str, Callable[[Problem, Any], Theory]] = {
     "gdsec": _censored(1 / 8, 1 / 4),
     "gdsoec": _censored(1 / 3, 1 / 2),
@@ -358,4 +449,9 @@ _STEPS: dict[str, Callable[[Problem, Any], Theory]] = {
     "threepc": _threepc,
     "econtrol": _econtrol,
     "dasha": _dasha,
+    "tamuna": _tamuna,
+    "locodl": _locodl,
+    "dasha_pp": _dasha_pp,
+    "marina_p": _marina_p,
+    "adiana": _adiana,
 }

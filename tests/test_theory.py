@@ -15,9 +15,13 @@ from gdsec_jax import problems, simulate, theory, worker
 M, D, SAMPLES = 5, 7, 60
 PARTS = np.split(np.random.default_rng(1).permutation(SAMPLES), [5, 15, 30, 48])
 ARGUMENTS = {method.name: method.arguments for method in METHODS}
+COMPRESSED = ("locodl", "dasha_pp", "adiana")
+ARGUMENTS |= dict.fromkeys(COMPRESSED, {"compressor": worker.random_k(3)})
+ARGUMENTS |= {"scaffnew": {}, "tamuna": {}, "marina_p": {}}
 PROVEN = {
     *("gd", "qgd", "natural", "terngrad", "rand_k"),
     *("ef21", "clag", "diana", "marina", "ef_bv", "threepc", "dasha"),
+    *("scaffnew", "tamuna", "locodl", "dasha_pp", "marina_p", "adiana"),
 }
 SAFE = {"gdsec": (1 / 8, 1 / 4), "gdsoec": (1 / 3, 1 / 2), "cgd": (1 / 3, 1 / 2)}
 
@@ -75,6 +79,15 @@ def ef_bv(nu, beta, eta, omega, joint):
 
 def dasha(omega, joint):
     return 1 / (L + 4 * L_TILDE * math.sqrt(joint * (2 * omega + 1) / M))
+
+
+def dasha_pp(omega, joint, p, left):
+    noise = (48 * joint * (2 * omega + 1) + 16 * left) / M / p**2
+    return 1 / (L + L_TILDE * math.sqrt(noise))
+
+
+def adiana(omega, p):
+    return min(1 / 2, M / (64 * omega * (2 * p * (omega + 1) + 1) ** 2)) / L_MAX
 
 
 PERM_K, LEFT = worker.perm_k(M), 1 - 3 / 7  # omega = 4, joint 5; of top-3
@@ -162,6 +175,29 @@ def test_the_constants_are_those_of_the_problem(problem):
         ("dasha", {"compressor": worker.random_k(2)}, dasha(2.5, 2.5)),
         ("dasha", {"compressor": PERM_K}, dasha(4, 5)),
         ("econtrol", {"k": 3}, 0.2 / L),
+        ("scaffnew", {}, 1.0),
+        ("tamuna", {}, 1.0),
+        ("locodl", {"compressor": worker.random_k(2)}, 1.0),
+        ("dasha_pp", {"compressor": worker.random_k(2)}, dasha_pp(2.5, 2.5, 1, 0)),
+        (
+            "dasha_pp",
+            {"compressor": PERM_K, "cohort": 2},
+            dasha_pp(4, 5, 2 / 5, 1 - 2 / 20 / (2 / 5)),
+        ),
+        ("marina_p", {}, 1 / (L + L_MAX * math.sqrt((4 / 5) * 4 / (1 / 5)))),
+        (
+            "marina_p",
+            {"probability": 0.5, "compressor": worker.random_k(2)},
+            1 / (L + L_MAX * math.sqrt(2.5)),
+        ),
+        ("marina_p", {"probability": 1.0}, 1 / L),
+        ("adiana", {"compressor": worker.random_k(2)}, adiana(2.5, 1 / 7)),
+        (
+            "adiana",
+            {"compressor": worker.random_k(6), "probability": 1.0},
+            adiana(7 / 6 - 1, 1.0),
+        ),
+        ("adiana", {"compressor": worker.whole()}, 1 / 2 / L_MAX),
     ],
 )
 def test_steps(problem, method, parameters, expected):
@@ -214,6 +250,23 @@ def test_parameters(problem):
     assert theory("marina", problem, compressor=compressor).parameters == {
         "probability": pytest.approx(2 / 7)
     }
+    largest, mu = M * float(problem.worker_smoothness.max()), 1 / SAMPLES
+    for name, given, expected in (
+        ("tamuna", {"owners": 3}, math.sqrt(5 / 3 * mu / largest)),
+        (
+            "locodl",
+            {"compressor": compressor},
+            math.sqrt(3.5 * (1 + 2.5 / M) * mu / 2 / largest),
+        ),
+    ):
+        own = theory(name, problem, **given).parameters
+        assert own["local_learning_rate"] == pytest.approx(1 / largest)
+        assert own["probability"] == pytest.approx(expected)
+        assert own.get("strong_convexity", mu) == pytest.approx(mu)
+    own = theory("dasha_pp", problem, compressor=compressor, cohort=2).parameters
+    assert own == {"momentum": pytest.approx(0.4 / 6)}
+    own = theory("adiana", problem, compressor=compressor)
+    assert own.parameters["learning_rate"] == own.learning_rate
     chances = theory("iag", problem).parameters["probabilities"]
     np.testing.assert_allclose(chances, WORKERS / WORKERS.sum(), rtol=1e-5)
     gdsec_jax.iag(M, probabilities=chances)
@@ -336,14 +389,16 @@ def test_proven_steps_do_not_diverge(problem, name):
 def test_bad_input(problem):
     with pytest.raises(ValueError, match="problem is <function ridge.*expected a Pro"):
         gdsec_jax.theory("gd", problems.ridge)
-    with pytest.raises(ValueError, match="method is 'adam', expected one of gd, gdsec"):
-        theory("adam", problem)
+    with pytest.raises(
+        ValueError, match="method is 'newton', expected one of gd, gdsec"
+    ):
+        theory("newton", problem)
     for value in (None, 0.0, float("nan"), -1.0):
         unknown = dataclasses.replace(problem, smoothness=value)
         message = rf"smoothness of {problem.name} is {value}, expected a number above 0"
         with pytest.raises(ValueError, match=message):
             theory("gd", unknown)
-    of_compressors = ("diana", "marina", "ef_bv", "dasha")
+    of_compressors = ("diana", "marina", "ef_bv", "dasha", *COMPRESSED)
     of_k = ("ef21", "ef21_sgdm", "clag", "rand_k", "threepc")
     for method in of_k + of_compressors:
         name = "compressor" if method in of_compressors else "k"

@@ -12,6 +12,7 @@ from gdsec_jax.algorithms._after_ef21 import dasha, econtrol, ef_bv, threepc
 from gdsec_jax.algorithms._censored import gdsec, gdsoec, qsgdsec
 from gdsec_jax.algorithms._error_feedback import low_rank, power_sgd, sign_ef, top_j
 from gdsec_jax.algorithms._local import scaffnew, scaffold
+from gdsec_jax.algorithms._local_compressed import locodl, tamuna
 from gdsec_jax.algorithms._memoryless import natural, qgd, rand_k, terngrad
 from gdsec_jax.algorithms._options import (
     MemoryOptions,
@@ -19,6 +20,7 @@ from gdsec_jax.algorithms._options import (
     algorithm,
     difference_memory,
 )
+from gdsec_jax.algorithms._own_points import adiana, dasha_pp, marina_p
 from gdsec_jax.algorithms._registry import METHODS, STATIC_ARGS, Method
 from gdsec_jax.algorithms._variance_reduced import clag, diana, ef21, ef21_sgdm, marina
 from gdsec_jax.algorithms._whole_vectors import cgd, gd, iag, lag, laq
@@ -29,10 +31,12 @@ __all__ = [
     "MemoryOptions",
     "Method",
     "Options",
+    "adiana",
     "algorithm",
     "cgd",
     "clag",
     "dasha",
+    "dasha_pp",
     "diana",
     "difference_memory",
     "econtrol",
@@ -45,8 +49,10 @@ __all__ = [
     "iag",
     "lag",
     "laq",
+    "locodl",
     "low_rank",
     "marina",
+    "marina_p",
     "natural",
     "power_sgd",
     "qgd",
@@ -55,6 +61,7 @@ __all__ = [
     "scaffnew",
     "scaffold",
     "sign_ef",
+    "tamuna",
     "terngrad",
     "threepc",
     "top_j",

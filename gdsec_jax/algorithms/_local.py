@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import optax
 
 from gdsec_jax import _checks, _trees
+from gdsec_jax.algorithms import _said
 from gdsec_jax.algorithms._options import Aggregator, algorithm
 from gdsec_jax.federation import OnNonfinite, federate
-from gdsec_jax.federation._counts import last_round
 from gdsec_jax.federation._local import LocalSteps, train
 from gdsec_jax.wire import Format
 from gdsec_jax.worker import whole
@@ -90,7 +90,7 @@ def scaffold(
         direction, federation = summed.update(
             moved, state.federation, params, **extra_args
         )
-        heard = _heard(federation)
+        heard = _said.heard(federation)
         number = heard.mean(dtype=_trees.norm_dtype(state.common))
 
         def change(d, c):  # of c_m, where it is heard, and of the mean's part
@@ -103,12 +103,6 @@ def scaffold(
         return direction, ScaffoldState(federation, own, common, state.steps)
 
     return Aggregator(init, update)
-
-
-def _heard(federation: Any) -> jax.Array:
-    """Whose message arrived in the last round, bool [M]."""
-    said = last_round(federation)
-    return said.participants & ~said.lost
 
 
 @_trees.state
@@ -151,7 +145,8 @@ def scaffnew(
 
     Returns:
       :math:`\frac1M \sum_m (\theta^k - \theta_m)`, of `WorkerLosses`. The step is 1.
-      All workers take part in every round.
+      All workers take part in every round; with a part of them it is `tamuna` with as
+      many owners as the cohort has workers.
 
     Examples:
       >>> import gdsec_jax, optax
@@ -167,12 +162,7 @@ def scaffnew(
     inner, random_key = optax.sgd(rate), _trees.as_key(key)
 
     def thrown(key_data):
-        """The next number of steps, and the key behind it."""
-        key, coin = jax.random.split(
-            jax.random.wrap_key_data(key_data, impl=jax.random.key_impl(random_key))
-        )
-        number = jax.random.geometric(coin, probability, dtype=jnp.int32)
-        return LocalSteps(number), jax.random.key_data(key)
+        return _said.thrown(key_data, random_key, probability)
 
     def init(params):
         steps, key_data = thrown(jax.random.key_data(random_key))
@@ -180,11 +170,7 @@ def scaffnew(
         return ScaffnewState(summed.init(params), own, steps, key_data)
 
     def update(updates, state, params=None, **extra_args):
-        if extra_args.get("active") is not None:
-            raise ValueError(
-                "active is given, expected none: in scaffnew every worker takes part "
-                "in every round."
-            )
+        _said.all_take_part("scaffnew", extra_args)
         shifts = jax.tree.map(jnp.negative, state.own)
         number = state.steps.number
         moved, _ = train(updates, params, inner, number, num_workers, shifts=shifts)
@@ -193,7 +179,7 @@ def scaffnew(
         # theta^{k+1} - theta_m = Delta_m - their mean: of who is heard it adds up to 0.
         beside = jax.tree.map(lambda d, m: d - m[None], moved, mean)
         own = _trees.add_scaled(state.own, probability / rate, beside)
-        own = _trees.where(_heard(federation), own, state.own)
+        own = _trees.where(_said.heard(federation), own, state.own)
         return mean, ScaffnewState(federation, own, *thrown(state.key_data))
 
     return Aggregator(init, update)

@@ -12,7 +12,9 @@ from gdsec_jax.algorithms import (
     _censored,
     _error_feedback,
     _local,
+    _local_compressed,
     _memoryless,
+    _own_points,
     _variance_reduced,
     _whole_vectors,
 )
@@ -34,6 +36,7 @@ class Method(NamedTuple):
     title: str  # of the field, for tables and legends
     paper: str  # where it was published
     factory: Callable[..., aggregating.Aggregator]
+    formula: str = "usual"  # where it is from: a "public code", "memory" of the paper
     trains: bool = False  # its workers do: it takes `WorkerLosses`, not gradients
 
     @property
@@ -45,16 +48,17 @@ class Method(NamedTuple):
         return text[0].upper() + text[1:]
 
 
-def _table(*rows: tuple[Callable, str, str]) -> dict[str, Method]:
-    return {
-        factory.__name__: Method(
-            factory.__name__, title, paper, factory, trains=factory in _TRAIN
-        )
-        for factory, title, paper in rows
-    }
+def _table(*rows: tuple[Any, ...]) -> dict[str, Method]:
+    def one(factory, title, paper, formula="usual"):
+        trains = inspect.getmodule(factory) in _TRAIN
+        return Method(factory.__name__, title, paper, factory, formula, trains)
+
+    return {row[0].__name__: one(*row) for row in rows}
 
 
-_TRAIN = (_local.scaffold, _local.scaffnew)
+_CODE, _MEMORY = "public code", "memory"
+# Whose workers ask for gradients at points of their own.
+_TRAIN = (_local, _local_compressed, _own_points)
 _GDSEC = "https://doi.org/10.1109/JSTSP.2022.3162989"
 _LAG = "https://arxiv.org/abs/1805.09965"
 _TOP_K = "https://arxiv.org/abs/1809.07599"
@@ -83,12 +87,17 @@ METHODS = _table(
     (_variance_reduced.diana, "DIANA", "https://arxiv.org/abs/1901.09269"),
     (_variance_reduced.marina, "MARINA", "https://arxiv.org/abs/2102.07845"),
     (_variance_reduced.clag, "CLAG", _THREE_POINTS),
-    (_after_ef21.ef_bv, "EF-BV", "https://arxiv.org/abs/2205.04180"),
-    (_after_ef21.threepc, "3PC", _THREE_POINTS),
-    (_after_ef21.econtrol, "EControl", "https://arxiv.org/abs/2311.05645"),
-    (_after_ef21.dasha, "DASHA", "https://openreview.net/forum?id=VA1YpcNr7ul"),
-    (_local.scaffold, "SCAFFOLD", "https://arxiv.org/abs/1910.06378"),
-    (_local.scaffnew, "Scaffnew", "https://arxiv.org/abs/2202.09357"),
+    (_after_ef21.ef_bv, "EF-BV", "https://arxiv.org/abs/2205.04180", _CODE),
+    (_after_ef21.threepc, "3PC", _THREE_POINTS, _CODE),
+    (_after_ef21.econtrol, "EControl", "https://arxiv.org/abs/2311.05645", _MEMORY),
+    (_after_ef21.dasha, "DASHA", "https://openreview.net/forum?id=VA1YpcNr7ul", _CODE),
+    (_local.scaffold, "SCAFFOLD", "https://arxiv.org/abs/1910.06378", _CODE),
+    (_local.scaffnew, "Scaffnew", "https://arxiv.org/abs/2202.09357", _CODE),
+    (_local_compressed.tamuna, "TAMUNA", "https://arxiv.org/abs/2302.09832", _CODE),
+    (_local_compressed.locodl, "LoCoDL", "https://arxiv.org/abs/2403.04348", _MEMORY),
+    (_own_points.dasha_pp, "DASHA-PP", "https://arxiv.org/abs/2205.15580", _CODE),
+    (_own_points.marina_p, "MARINA-P", "https://arxiv.org/abs/2402.06412", _MEMORY),
+    (_own_points.adiana, "ADIANA", "https://arxiv.org/abs/2002.11364", _MEMORY),
 )
 
 

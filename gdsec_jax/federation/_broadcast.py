@@ -1,5 +1,6 @@
 """The way down: the server sends a compressed step in place of the parameters."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,14 +9,14 @@ import optax
 
 from gdsec_jax import _checks, _trees
 from gdsec_jax.federation._attendance import Said
-from gdsec_jax.federation._clock import ClockState
+from gdsec_jax.federation._clock import ClockState, indices
 from gdsec_jax.federation._clock import clock as make_clock
 from gdsec_jax.federation._counts import entries, plain, silence, total, uploads_of
-from gdsec_jax.federation._round import Answers
+from gdsec_jax.federation._round import Answers, only
 from gdsec_jax.wire import Format, flush
 from gdsec_jax.wire._formats import as_format
-from gdsec_jax.wire._uploads import Uploads, nonzeros_of
-from gdsec_jax.worker import WORKER_AXIS, GradientDifferenceState
+from gdsec_jax.wire._uploads import Uploads, count, nonzeros_of
+from gdsec_jax.worker import WORKER_AXIS, GradientDifferenceState, Piece
 
 _STREAM = 2**31 - 1  # folded into the key: an algorithm with the same one draws apart
 
@@ -124,6 +125,78 @@ def broadcast(
 
 
 @_trees.state
+class WholeState(NamedTuple):
+    """In the state of a method with several messages: that parameters go down once."""
+
+    all: Uploads
+
+
+def whole(params: Any, before: Uploads, goes: Any = True) -> Uploads:
+    """What it costs that parameters go down as they are, if they do, bool []."""
+    ones = jax.tree.map(lambda x: jnp.full_like(x, goes), params)
+    return count(ones, before.layout, goes)
+
+
+@_trees.state
+class BroadcastsState(NamedTuple):
+    """What the server sent to each worker by itself, or to all at once."""
+
+    compressor: optax.OptState  # leaves [M, ...]
+    each: Uploads  # counts of the last round's messages, leaves [M, ...]
+    all: Uploads  # of whole parameters, which go down once
+
+
+class Broadcasts(NamedTuple):
+    """Two pure functions of what goes down to each worker."""
+
+    init: Callable[[Any], BroadcastsState]
+    update: Callable[..., tuple[Any, BroadcastsState]]
+
+
+def broadcasts(
+    compressor: Piece, num_workers: int, *, wire: str | Format
+) -> Broadcasts:
+    """A way down that differs by worker, for methods that have one.
+
+    Its update takes how the parameters changed, its state, the parameters, whether
+    these go down whole, bool [], and a random key; it returns a message to each worker,
+    leaves [M, *param], which counts where they do not.
+    """
+    wire = as_format(wire)
+
+    def init(params):
+        inner = compressor.init(params)
+        return BroadcastsState(
+            _trees.repeat(inner, num_workers),
+            _trees.repeat(silence(params, inner, wire), num_workers),
+            silence(params, (), wire),
+        )
+
+    def update(change, state, params, everything, key):
+        common, others = jax.random.split(key)
+
+        def to_one(inner, index):
+            message, inner = compressor.update(
+                change, inner, params,
+                key=jax.random.fold_in(others, index), round_key=common,
+                worker_index=index, like=params,
+            )  # fmt: skip
+            return flush(_trees.cast_like(message, params)), inner
+
+        messages, inner = jax.vmap(to_one)(state.compressor, indices(num_workers))
+        sent = only(messages, jnp.broadcast_to(~everything, (num_workers,)))
+        nonzeros = jax.vmap(nonzeros_of)(sent)
+        said = Answers(sent, inner, (), (), nonzeros=nonzeros)
+        return messages, BroadcastsState(
+            inner,
+            uploads_of(state.each.layout, said, sent, params),
+            whole(params, state.all, everything),
+        )
+
+    return Broadcasts(init, update)
+
+
+@_trees.state
 class LastBroadcast(NamedTuple):
     """What the server sent in a round; a pytree, so it may leave a scan as an output.
 
@@ -138,10 +211,11 @@ class LastBroadcast(NamedTuple):
     """
 
     parts: tuple[Uploads, ...]  # several behind optax.partition: they add up
+    each: tuple[Uploads, ...] = ()  # [M]: of what differs by worker, which adds up, too
 
     @property
     def entries(self) -> Any:
-        return total(self.parts, entries)
+        return self._total(entries)
 
     @property
     def bits(self) -> Any:
@@ -149,7 +223,11 @@ class LastBroadcast(NamedTuple):
 
     def bits_in(self, name: str | None) -> Any:
         """Bits in another format or convention of `wire`, as in `LastRound`."""
-        return total(self.parts, lambda sent: sent.bits(name))
+        return self._total(lambda sent: sent.bits(name))
+
+    def _total(self, cost: Callable[[Uploads], Any]) -> Any:
+        common, own = total(self.parts, cost), total(self.each, cost)
+        return common if own is None else common + own.sum(-1)
 
 
 def last_broadcast(state: Any) -> LastBroadcast:
@@ -176,4 +254,7 @@ def last_broadcast(state: Any) -> LastBroadcast:
       True
     """
     states = _trees.of_type(state, BroadcastState)
-    return LastBroadcast(plain(tuple(each.sent for each in states)))
+    own = _trees.of_type(state, BroadcastsState)
+    once = own + _trees.of_type(state, WholeState)
+    parts = (*(each.sent for each in states), *(each.all for each in once))
+    return LastBroadcast(plain(parts), plain(tuple(each.each for each in own)))

@@ -33,13 +33,20 @@ _UNEQUAL = 10  # times: features whose sizes differ by more are worth scaling
 
 
 def methods() -> None:
-    """List the methods: name, what each is in a line, and its paper."""
-    table = rich.table.Table("name", "method", "what it is", box=None)
+    """List the methods: name, what each is, its paper, and where its formula is from.
+
+    A public code was read, or run; "memory" is that of the paper, not yet compared with
+    it; "usual" formulas are those that all papers have.
+    """
+    table = rich.table.Table(
+        "name", "method", "what it is", box=None, padding=(0, 1, 0, 0)
+    )
     table.add_column("paper", no_wrap=True)  # on 80 columns, too
+    table.add_column("formula")  # a word on where it is from
     for method in METHODS.values():
         paper = method.paper.replace("https://doi.org/", "doi:")
         paper = paper.replace("https://arxiv.org/abs/", "arXiv:")
-        table.add_row(method.name, method.title, method.line, paper)
+        table.add_row(method.name, method.title, method.line, paper, method.formula)
     rich.console.Console().print(table)
 
 

@@ -1,4 +1,6 @@
-"""A compressor whose messages have no entry in common: each worker has a block."""
+"""A compressor that deals the entries out: each belongs to one worker, or to a few."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,24 +11,26 @@ from gdsec_jax.worker._piece import Piece
 from gdsec_jax.worker._vectors import lengths, needed, tree_of, vectors
 
 
-def perm_k(num_workers: int) -> Piece:
+def perm_k(num_workers: int, owners: int = 1, cohort: int | None = None) -> Piece:
     r"""Perm-K: send M times those entries that a common permutation gives a worker.
 
-    .. math:: C_m(v)_i = M v_i \text{ for i in block } \pi(m), \text{ else } 0; \quad
-       \omega = M - 1, \quad \bar\omega = M
+    .. math:: C_m(v)_i = \frac Ms v_i \text{ if m owns i, else } 0; \quad
+       \omega = \frac Ms - 1, \quad \bar\omega = \frac{M (M - s)}{s (M - 1)}
 
-    Every round the entries are dealt into M blocks, and the blocks to the workers, by
-    `round_key`. So each entry is sent by one worker, and M equal vectors add up to M
+    Every round the entries are dealt to the workers, by `round_key`, each to s of them
+    in turn. With s = 1, Perm-K, M equal vectors add up to M
     times the vector exactly. What the workers' errors have in common is large where
     their vectors differ: :math:`\bar\omega` takes the place of :math:`\omega` where
-    theorems count on independent draws.
+    theorems count on independent draws. Several owners are TAMUNA's.
 
-    The blocks are known to all, and :math:`\lceil D/M \rceil` values are all that
-    travels, zeros included, and one more where blocks differ in length. On a mesh
-    messages are added up densely.
+    Who owns what is known to all, and :math:`\lceil s D/c \rceil` values are all that
+    travels, zeros included, c the cohort. On a mesh messages are added up densely.
 
     Args:
       num_workers: M, those of the federation.
+      owners: s, at most the cohort.
+      cohort: how many workers, drawn anew every round, the entries are dealt to; by
+        default all.
 
     Returns:
       An unbiased `worker.Piece`. Its update needs `round_key` and `worker_index`.
@@ -43,16 +47,20 @@ def perm_k(num_workers: int) -> Piece:
 
     References: Szlendak, Tyurin, Richtárik, Permutation Compressors for Provably Faster
       Distributed Nonconvex Optimization, 2021, https://arxiv.org/abs/2110.03300, whose
-      blocks belong to the workers in turn where M divides D.
+      blocks belong to the workers in turn where M divides D; Condat et al., TAMUNA,
+      2023, https://arxiv.org/abs/2302.09832
     """
     _checks.number_of_workers(num_workers)
+    cohort = num_workers if cohort is None else cohort
+    _checks.integer("cohort", cohort, 1, num_workers)
+    _checks.integer("owners", owners, 1, cohort)
 
     def init(params):
         if _trees.stand_in(params):
             return 0
         dtype = jnp.dtype(_trees.widest(*map(jnp.result_type, jax.tree.leaves(params))))
         values = [
-            jnp.zeros(-(-size // num_workers), dtype)
+            jnp.zeros(-(-owners * size // cohort), dtype)
             for size in lengths(params, "message")
         ]
         return Packing(Code(dense=True), payload=values)
@@ -65,11 +73,9 @@ def perm_k(num_workers: int) -> Piece:
             return updates, state
         (v,) = vectors(updates, "message")
         (known,) = state.payload
-        of_entries, of_workers = jax.random.split(key)
-        order = jax.random.permutation(of_entries, v.size)
-        block = jax.random.permutation(of_workers, num_workers)[index]
-        own = order % num_workers == block
-        sent = jnp.where(own, num_workers * v, 0)
+        rank = ranks(key, num_workers)[index]
+        own = owned(key, v.size, rank, owners, cohort)
+        sent = jnp.where(own, num_workers / owners * v, 0)
         message = tree_of([sent], updates, "message")
         (travels,) = vectors(_trees.flush(_trees.cast_like(message, like)), "message")
         places = _masks.where_set(own, known.size)
@@ -77,13 +83,27 @@ def perm_k(num_workers: int) -> Piece:
         return message, state._replace(payload=[values.astype(known.dtype)])
 
     def most_entries(params):
-        return sum(-(-size // num_workers) for size in lengths(params, "message"))
+        return sum(-(-owners * size // cohort) for size in lengths(params, "message"))
 
+    left = num_workers - owners
+    joint = num_workers * left / (owners * (num_workers - 1)) if left else 0.0
     return Piece(
         init,
         update,
-        variance=lambda params: float(num_workers - 1),
-        joint_variance=lambda params: float(num_workers) if num_workers > 1 else 0.0,
+        variance=lambda params: num_workers / owners - 1,
+        joint_variance=lambda params: joint,
         most_entries=most_entries,
         keeps_zeros=True,
     )
+
+
+def ranks(key: jax.Array, num_workers: int) -> jax.Array:
+    """The workers' places when entries are dealt out, int [M]: first the cohort's."""
+    return jax.random.permutation(jax.random.split(key)[1], num_workers)
+
+
+def owned(key: jax.Array, size: int, rank: Any, owners: int, cohort: int) -> jax.Array:
+    """Whether the worker of this rank owns each of so many entries, bool [D]."""
+    order = jax.random.permutation(jax.random.split(key)[0], size)
+    # Entries are dealt to the ranks s order, s order + 1, ..., modulo the cohort.
+    return ((rank - owners * order) % cohort < owners) & (rank < cohort)

@@ -67,6 +67,29 @@ def test_it_is_unbiased_with_its_variances(length):
     assert worker.joint_variance_of(worker.random_k(2), v[0]) == length / 2 - 1
 
 
+@pytest.mark.parametrize(("owners", "cohort"), [(2, 4), (2, 3), (4, 4)])
+def test_several_own_an_entry(owners, cohort):
+    """Each has s owners of the cohort; unbiased, with the variances that it says."""
+    rng = np.random.default_rng(1)
+    v = rng.normal(size=(4, 6))
+    v -= v.mean(0)
+    piece = worker.perm_k(4, owners, cohort)
+    keys = jax.random.split(jax.random.key(2), 20_000)
+    each = jax.jit(jax.vmap(lambda key: messages_of(piece, jnp.float32(v), key)[0]))
+    messages = np.asarray(each(keys), np.float64)
+    assert ((messages != 0).sum(1) == owners).all()
+    assert ((messages != 0).any(2).sum(1) == cohort).all()
+    np.testing.assert_allclose(messages.mean(0), v, atol=0.12)
+    total = (v**2).sum()
+    own = ((messages - v) ** 2).sum((1, 2)).mean()
+    joint = ((messages - v).sum(1) ** 2).sum(1).mean()
+    for found, known in (
+        (own, worker.variance_of(piece, v[0])),
+        (joint, worker.joint_variance_of(piece, v[0])),
+    ):
+        assert found == pytest.approx(known * total, rel=0.03, abs=1e-9)
+
+
 def test_its_values_are_all_that_travels():
     piece, params = worker.perm_k(4), {"a": jnp.zeros((2, 3)), "b": jnp.zeros(4)}
     algorithm = gdsec_jax.federate(piece, 4, key=0)

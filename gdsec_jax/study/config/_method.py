@@ -33,6 +33,7 @@ _NO_FIELDS = (
 )
 # What theory says, if a config does not.
 FROM_THEORY = ("learning_rate", "local_learning_rate", "probability")
+FROM_THEORY += ("strong_convexity",)
 # Further fields that say what a parameter is.
 _MORE = {
     "compressor": ("k", "levels", "scope"),
