@@ -16,7 +16,7 @@ M, D, SAMPLES = 5, 7, 60
 PARTS = np.split(np.random.default_rng(1).permutation(SAMPLES), [5, 15, 30, 48])
 ARGUMENTS = {method.name: method.arguments for method in METHODS}
 COMPRESSED = ("locodl", "dasha_pp", "adiana")
-ARGUMENTS |= dict.fromkeys(COMPRESSED, {"compressor": worker.random_k(3)})
+ARGUMENTS |= {name: {"compressor": worker.random_k(3)} for name in COMPRESSED}
 ARGUMENTS |= {"scaffnew": {}, "tamuna": {}, "marina_p": {}}
 PROVEN = {
     *("gd", "qgd", "natural", "terngrad", "rand_k"),
