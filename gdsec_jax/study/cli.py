@@ -201,6 +201,45 @@ def figures(
     print(make(names, results, console=console, real=data == "real", jobs=jobs))
 
 
+@app.command(name="league")
+@later
+def league(
+    config: tyro.conf.Positional[Path | None] = None,
+    *,
+    results: Path = Path("results"),
+    quick: bool = False,
+    problems: tuple[str, ...] = (),
+    methods: tuple[str, ...] = (),
+    jobs: int | None = None,
+) -> None:
+    """Run every method on eight problems, each tuned by one rule, and rank them.
+
+    Args:
+      config: A TOML file that adds to the league, or says other numbers: a method of
+        yours by methods.Mine.name = "module:function".
+      results: Folder for the page, league.html, the picture and the numbers.
+      quick: Three problems, fewer rounds and seeds: about three minutes on two cores.
+      problems: Names of those to run; none for all.
+      methods: Labels of those to run; none for all.
+      jobs: Problems at a time, in a process each; by default as many as cores.
+    """
+    from gdsec_jax.study.league import make
+
+    jobs = (os.cpu_count() or 1) if jobs is None else jobs
+    console = rich.console.Console()
+    print(
+        make(
+            config,
+            results,
+            quick=quick,
+            problems=problems,
+            methods=methods,
+            jobs=jobs,
+            console=console,
+        )
+    )
+
+
 app.command(name="methods")(later(_start.methods))
 app.command(_tools.data_app, name="data", help="List, download and look at data sets.")
 app.command(name="doctor")(later(_start.doctor))

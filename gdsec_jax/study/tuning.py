@@ -1,7 +1,8 @@
 """A config's methods over their grids, and the rule that picks one setting of each."""
 
+import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,9 +83,7 @@ def sweep_method(
     def with_local_steps(steps, rate):
         return problems.local_steps(problem, steps, rate)
 
-    def make_optimizer(**fields):
-        return _of_values(rows[0], config, problem, **fields)
-
+    make_optimizer = _maker_of(rows[0], config, problem, (*traced, *static))
     with configs.of_method(label):
         return sweep(
             with_local_steps if local else problem,
@@ -106,6 +105,37 @@ def _traced(rows: Sequence[configs.MethodConfig]) -> list[str]:
         if getattr(rows[0], name, None) is not None
         and not any(isinstance(getattr(row, name), str) for row in rows)
     ]
+
+
+@dataclasses.dataclass(frozen=True)
+class _MakerOf:
+    """Makes a method's optimizer of its values; equal for equal ones: compiled once."""
+
+    same: Any
+    given: Mapping[str, Any] = dataclasses.field(compare=False)
+
+    def __call__(self, **fields: Any) -> optax.GradientTransformation:
+        return _of_values(**self.given, **fields)
+
+
+def _maker_of(method, config, problem, varied: Collection[str]) -> _MakerOf:
+    """What a sweep's settings are made by, the same on problems that it does not see.
+
+    Settings have the step, and all else of theory that is a number.
+    """
+    function = configs.function_of(method.name)
+    sees = method.name not in METHODS or getattr(method, "coordinate_xi", None)
+    sees = sees or config.problem.proximal or _grid.takes(function, "probabilities")
+    others = {"methods": {}, "grid": {}, "title": "", "text": ""}
+    others |= {"problem": config.problem.model_copy(update={"seed": 0, "grid": {}})}
+    left = dict.fromkeys((*varied, "chosen"))
+    same = (
+        repr(configs.with_values(method, **left, grid={}, search={})),
+        repr(config.model_copy(update=others)),
+        problem.num_workers,
+        id(problem) if sees else None,
+    )
+    return _MakerOf(same, {"method": method, "config": config, "problem": problem})
 
 
 def made(
@@ -356,6 +386,12 @@ def choices(
         if label == baseline:
             most_rounds = (1 + slack) * choice.rounds
         yield label, choice
+
+
+def bits_that_stay(swept: xr.Dataset, target: float) -> np.ndarray:
+    """What each setting had sent at the target; inf if it does not stay there."""
+    bits = cost_to(swept, target)["bits"]
+    return bits.where(_last_errors(swept) <= target, np.inf).values
 
 
 def axes_in(swept: xr.Dataset) -> tuple[_grid.Axis, ...]:

@@ -8,6 +8,7 @@ from gdsec_jax.study.config._fields import of_method as of_method
 from gdsec_jax.study.config._fields import values_of as values_of
 from gdsec_jax.study.config._method import TRACED as TRACED
 from gdsec_jax.study.config._method import MethodConfig as MethodConfig
+from gdsec_jax.study.config._method import function_of as function_of
 from gdsec_jax.study.config._method import with_values as with_values
 from gdsec_jax.study.config._problem import GENERATORS as GENERATORS
 from gdsec_jax.study.config._problem import ProblemConfig as ProblemConfig

@@ -57,6 +57,7 @@ class Section(NamedTuple):
     chosen: pd.DataFrame | None = None  # how each parameter was chosen
     config: Mapping[str, Any] = {}  # what JSON can hold
     seconds: float = 0.0  # that it took
+    tall: float = 1.0  # times the usual height of a panel, for long lists
 
 
 def compose(
@@ -98,11 +99,16 @@ def compose(
             f"section.panels of {section.name} is (), expected at least one function."
         )
     words = (section.title, section.caption) if titled else ("", "")
-    return draw(section.panels, words[0], narrow, caption=words[1])
+    return draw(section.panels, words[0], narrow, caption=words[1], tall=section.tall)
 
 
 def draw(
-    panels: Sequence[Panel], title: str = "", narrow: bool = False, *, caption: str = ""
+    panels: Sequence[Panel],
+    title: str = "",
+    narrow: bool = False,
+    *,
+    caption: str = "",
+    tall: float = 1.0,
 ) -> matplotlib.figure.Figure:
     """Panels and a title as `compose` shows those of a section.
 
@@ -111,6 +117,7 @@ def draw(
       title: above all of them.
       narrow: as there.
       caption: in small letters below all of them.
+      tall: times the usual height of a panel.
 
     Examples:
       >>> from gdsec_jax.study import report
@@ -120,6 +127,7 @@ def draw(
     """
     rows, columns = shape(len(panels), narrow)
     width, height = _NARROW if narrow else _WIDE
+    height *= tall
     size = (columns * width, rows * height)
     heights = np.full((rows, columns), height)
     with matplotlib.rc_context(_THINNED):

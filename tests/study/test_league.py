@@ -1,0 +1,182 @@
+"""The league: its rule, its ranks and intervals, and its page."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import rich.console
+
+import gdsec_jax
+from gdsec_jax.study import config as configs
+from gdsec_jax.study import experiment, league, tuning
+from gdsec_jax.study.config import _league
+
+QUIET = rich.console.Console(quiet=True)
+MINE = """
+[problems.ridge]
+num_rounds = 60
+target = 0.02
+
+[problems.lasso]
+num_rounds = 20
+
+[methods.Mine]
+name = "mine:halved"
+"""
+FUNCTION = """
+from gdsec_jax import algorithms, federate, worker
+
+@algorithms.algorithm(algorithms.Options)
+def halved(num_workers, **options):
+    'A method of one\\'s own.'
+    return federate(worker.random_k(0.5), num_workers, key=0, **options)
+"""
+
+
+def test_every_method_is_in_the_league():
+    shipped = _league.load_league()
+    assert _league.missing(shipped) == []
+    assert len(shipped.problems) == 8
+    assert sum(one.quick for one in shipped.problems.values()) == 3
+    kinds = {one.problem.kind for one in shipped.problems.values()}
+    assert len(kinds) == 6
+    assert len(configs.axes_of(shipped.default)[0].rows) == 8
+
+
+def test_ratios_and_ranks_by_hand():
+    bits = np.array(
+        [
+            [[1.0, 3.0, 2.0], [np.inf] * 3],
+            [[8.0, 8.0, 4.0], [5.0, 5.0, 5.0]],
+            [[2.0, 2.0, 9.0], [np.inf, 1.0, 50.0]],
+        ]
+    )
+    ratios, ranks = league.ratios_and_ranks(bits)
+    np.testing.assert_array_equal(ratios, [[1, np.inf], [4, 1], [1, 10]])
+    np.testing.assert_array_equal(ranks, [[1.5, 3], [3, 1], [1.5, 2]])
+    nobody, last = league.ratios_and_ranks(np.full((2, 1, 3), np.inf))
+    assert np.isinf(nobody).all() and (last == 1.5).all()
+
+
+def scores(bits, labels, names):
+    return [
+        league.Score(name, label, np.array(bits[i][j], float), "", True)
+        for i, label in enumerate(labels)
+        for j, name in enumerate(names)
+    ]
+
+
+def test_intervals_are_those_of_the_seeds():
+    whole = _league.load_league()
+    names, labels = ("ridge", "sparse"), ("GD", "GD-SEC", "LAG")
+    few = league.chosen(whole, False, names, labels)
+    rng = np.random.default_rng(0)
+    noisy = rng.uniform(1, 2, 40)
+    bits = [[noisy * 1, [7] * 40], [[10] * 40, [7] * 40], [[20] * 40, [np.inf] * 40]]
+    table = league.table_of(few, scores(bits, labels, names))
+    assert table.labels == ["GD", "GD-SEC", "LAG"]
+    np.testing.assert_allclose(table.ranks, [1.25, 1.75, 3])
+    np.testing.assert_array_equal(table.rank_intervals[2], [3, 3])
+    low, high = table.intervals[1, 0]
+    assert low < 10 / np.median(noisy) < high
+    # The standard error of a median of 40 uniform numbers is 1/(2 sqrt(40)) of them.
+    assert 0.5 < (high - low) / (4 * 10 / 1.5**2 / (2 * np.sqrt(40))) < 2
+    np.testing.assert_array_equal(table.intervals[0, 0], [1, 1])
+    assert np.isinf(table.ratios[2, 1])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A small one, with a method of one's own and one that cannot run somewhere."""
+    folder = tmp_path_factory.mktemp("league")
+    (folder / "mine.toml").write_text(MINE)
+    (folder / "mine.py").write_text(FUNCTION)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        page = league.make(
+            folder / "mine.toml",
+            folder / "out",
+            quick=True,
+            problems=("ridge", "lasso"),
+            methods=("GD", "GD-SEC", "Scaffnew", "Mine"),
+            console=QUIET,
+        )
+    return page
+
+
+def test_the_page_tells_who_needs_how_much_and_who_cannot_run(made):
+    text = made.read_text("utf-8")
+    assert "it makes its steps itself, and has no proximal form here" in text
+    assert "Mine" in text and "of 8 settings, the fewest bits to the target" in text
+    assert {x.name for x in made.parent.iterdir()} >= {"league.png", "league.csv"}
+
+
+def test_its_bits_are_those_of_single_runs(made):
+    """Of the setting that was chosen, with a seed that reports."""
+    data = pd.read_csv(made.parent / "league.csv")
+    assert set(data.seed) == {1, 2}
+    shipped = _league.load_league()
+    given = shipped.problems["ridge"].model_copy(
+        update={"num_rounds": 60, "target": 0.02}
+    )
+    shipped = shipped.model_copy(update={"problems": {"ridge": given}})
+    for label in ("GD", "GD-SEC"):
+        costs = []
+        for seed in (0, 1):
+            one = shipped.one(label, "ridge", seed)
+            with experiment.prepared(one) as problem:
+                one = league._in_numbers(one, label, problem)
+                axes = tuning.axes_of(one, label)
+                own = []
+                for setting in tuning._grid.settings_of(axes):
+                    method = tuning.ready(label, one.methods[label], problem, **setting)
+                    run = experiment.simulate_method(one, label, method, problem)
+                    cost = run.cost_to(0.02 * run.initial_error)
+                    late = np.median(run.objective_error[-3:]) / run.initial_error
+                    stays = cost is not None and late <= 0.02
+                    own.append(cost.bits if stays else np.inf)
+                costs.append(own)
+        best = int(np.argmin(costs[0]))
+        found = data.query("problem == 'ridge' and method == @label and seed == 1")
+        assert found.bits.item() == costs[1][best] < np.inf
+
+
+def test_multiples_are_of_what_theory_says():
+    shipped = _league.load_league()
+    one = shipped.one("TAMUNA", "local", 0)
+    with experiment.prepared(one) as problem:
+        known = gdsec_jax.theory("tamuna", problem).parameters
+        grid = league._in_numbers(one, "TAMUNA", problem).methods["TAMUNA"].grid
+        assert max(grid["local_learning_rate"]) == known["local_learning_rate"]
+        assert max(grid["probability"]) == known["probability"]
+        one = shipped.one("QSGD-SEC", "local", 0)
+        grid = league._in_numbers(one, "QSGD-SEC", problem).methods["QSGD-SEC"].grid
+        assert min(grid["xi"]) == pytest.approx(float(problem.smoothness))
+        bare = dataclasses.replace(problem, strong_convexity=None)
+        score = league.score_of(shipped, "TAMUNA", "local", [bare] * 4)
+        assert not score.ran and "set the probability" in score.words
+        assert np.isinf(score.bits).all() and score.bits.size == 3
+
+
+def test_what_is_wrong_is_said(tmp_path):
+    file = tmp_path / "mine.toml"
+    for text, message in (
+        (
+            "[methods.GD]\ngrid = {step_factor = [1, 2]}",
+            "GD: the grid has 2 settings, e",
+        ),
+        ("[problems.ridge]\ntarget = 2.0", "mine.toml: problems.ridge.target is 2.0"),
+        ("choosing = 0", "choosing is 0"),
+        ("x = ", "is not valid TOML"),
+        ("[methods.New]\nname = 'gdx'", "name is 'gdx'"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            _league.load_league(file)
+    with pytest.raises(FileNotFoundError, match="expected a TOML config"):
+        _league.load_league(tmp_path / "none.toml")
+    with pytest.raises(ValueError, match="no problem 'rigde', did you mean ridge"):
+        league.chosen(_league.load_league(), False, ("rigde",), ())
+    with pytest.raises(ValueError, match="no method 'GDSEC'"):
+        league.chosen(_league.load_league(), False, (), ("GDSEC",))
