@@ -61,6 +61,7 @@ from .federation._controller import last_xi as last_xi
 from .federation._counts import LastRound as LastRound
 from .federation._counts import last_round as last_round
 from .federation._local import WorkerLosses as WorkerLosses
+from .federation._local import in_fragments as in_fragments
 from .federation._local import local as local
 from .federation._specs import state_specs as state_specs
 from .server import gradient_estimate as gradient_estimate
@@ -122,6 +123,7 @@ __all__ = [
     "gdsoec",
     "gradient_estimate",
     "iag",
+    "in_fragments",
     "lag",
     "laq",
     "last_broadcast",

@@ -11,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from gdsec_jax import _checks, _trees
 from gdsec_jax.federation import _clock
+from gdsec_jax.worker._fragments import in_fragment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,8 @@ class LocalState(NamedTuple):
 
     inner: optax.OptState  # the workers' optimizers', leaves [M, ...]; () where reset
     steps: LocalSteps
+    points: Any = ()  # where each worker is, leaves [M, *param], if there are fragments
+    number: Any = ()  # int32 []: k, the first is 0, if there are
 
 
 def local(
@@ -70,6 +73,7 @@ def local(
     *,
     reset: bool = False,
     proximal=None,
+    fragments: int = 1,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Let every worker train by itself, and hand on how far it went.
 
@@ -93,6 +97,11 @@ def local(
         Those of workers that take no part are kept as they are.
       proximal: :math:`\mu` of FedProx, at least 0, may be traced: each worker's loss
         has the term :math:`\frac\mu2 \|\theta_m - \theta^k\|^2` besides. None: no term.
+      fragments: P, that of `worker.fragment` and of `in_fragments` behind: a round is
+        H/P steps, after which one fragment of the parameters, in turn, is handed on,
+        and begins the next round at the common parameters; in the others each worker
+        goes on from where it was. Streaming DiLoCo's, without its overlap. H is a
+        multiple.
 
     Returns:
       A transformation of `WorkerLosses` to leaves [M, *param]. It stands in front of an
@@ -129,14 +138,49 @@ def local(
     _checks.of_kind("reset", reset, bool, "True or False")
     if proximal is not None:
         _checks.number_in_range("proximal", proximal, 0.0, _checks.LARGEST)
+    fragments = _checks.integer("fragments", fragments, 1, 2**31 - 1)
+    if steps % fragments:
+        raise ValueError(
+            f"steps is {steps}, expected a multiple of the fragments, {fragments}: "
+            "each is handed on after as many steps."
+        )
+    steps //= fragments
 
     def init(params):
         # Copies, for a state may be donated together with the parameters.
         own = () if reset else _trees.repeat(inner.init(params), num_workers)
-        return LocalState(own, LocalSteps(jnp.int32(steps)))
+        state = LocalState(own, LocalSteps(jnp.int32(steps)))
+        if fragments == 1:
+            return state
+        points = _trees.repeat(params, num_workers)
+        return state._replace(points=points, number=jnp.zeros((), jnp.int32))
+
+    def in_turn(updates, state, params, active, absent):
+        """A round in fragments: what is handed on, and the next state."""
+        masks, last = (in_fragment(params, state.number - x, fragments) for x in (0, 1))
+        points = jax.tree.map(
+            lambda x, p, m: jnp.where(m[None], p[None], x), state.points, params, last
+        )
+        before = None if reset else state.inner
+        moved, own = train(
+            updates, params, inner, steps, num_workers, before,
+            points=points, proximal=proximal,
+        )  # fmt: skip
+        ends = jax.tree.map(jnp.subtract, points, moved)
+        own = () if reset else own
+        if active is not None and absent == "hold":
+            own = own if reset else _trees.where(active, own, before)
+            ends = _trees.where(active, ends, points)
+        far = jax.tree.map(
+            lambda p, x, m: jnp.where(m[None], p[None] - x, 0), params, ends, masks
+        )
+        number = jnp.asarray(optax.safe_increment(state.number))
+        return far, LocalState(own, state.steps, ends, number)
 
     def update(updates, state, params=None, *, active=None, absent="hold", **extra):
         del extra
+        if fragments > 1:
+            return in_turn(updates, state, params, active, absent)
         before = None if reset else state.inner
         moved, own = train(
             updates, params, inner, steps, num_workers, before, proximal=proximal
@@ -146,6 +190,60 @@ def local(
         if active is not None and absent == "hold":
             own = _trees.where(active, own, before)
         return moved, state._replace(inner=own)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+@_trees.state
+class FragmentsState(NamedTuple):
+    """State of `in_fragments`."""
+
+    inner: optax.OptState
+    number: jax.Array  # int32 []: k, the first is 0
+
+
+def in_fragments(
+    optimizer: optax.GradientTransformation, fragments: int
+) -> optax.GradientTransformationExtraArgs:
+    r"""An outer optimizer that steps one fragment of the parameters a round, in turn.
+
+    What it keeps of the others, a momentum say, rests: each fragment is stepped as if
+    there were no other rounds. What an optimizer counts for all, as Adam does, goes on.
+
+    Args:
+      optimizer: any of optax, behind a method behind `local(fragments=)`.
+      fragments: P.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> import gdsec_jax
+      >>> outer = gdsec_jax.in_fragments(optax.sgd(1.0, momentum=0.5), 2)
+      >>> params = jnp.zeros(4)
+      >>> updates, _ = outer.update(jnp.ones(4), outer.init(params), params)
+      >>> updates
+      Array([-1., -1.,  0.,  0.], dtype=float32)
+
+    References: Douillard et al., Streaming DiLoCo, 2025,
+      https://arxiv.org/abs/2501.18512
+    """
+    _checks.optimizer(optimizer)
+    fragments = _checks.integer("fragments", fragments, 1, 2**31 - 1)
+    inner = optax.with_extra_args_support(optimizer)
+
+    def init(params):
+        return FragmentsState(inner.init(params), jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params=None, **extra_args):
+        masks = in_fragment(updates, state.number, fragments)
+        updates, after = inner.update(updates, state.inner, params, **extra_args)
+        of_state = optax.tree.map_params(
+            inner.init, lambda _, m: m, after, masks,
+            transform_non_params=lambda x: jax.tree.map(lambda _: True, x),
+        )  # fmt: skip
+        after = jax.tree.map(jnp.where, of_state, after, state.inner)
+        updates = jax.tree.map(lambda u, m: jnp.where(m, u, 0), updates, masks)
+        number = jnp.asarray(optax.safe_increment(state.number))
+        return updates, FragmentsState(after, number)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -13,6 +13,7 @@ missing. Under Raises stands what else a piece refuses.
 from gdsec_jax import _checks
 from gdsec_jax.worker._censor import censor
 from gdsec_jax.worker._chunks import chunk_top_k
+from gdsec_jax.worker._fragments import fragment
 from gdsec_jax.worker._gradients import (
     GradientChangeState,
     MomentumState,
@@ -83,6 +84,7 @@ __all__ = [
     "declare",
     "error_feedback",
     "first_whole",
+    "fragment",
     "gradient_change",
     "gradient_difference",
     "grid",

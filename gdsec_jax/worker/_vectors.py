@@ -134,6 +134,8 @@ _MISSING = {
     "round_key": _DRAWS,  # common to all workers
     "worker_index": "worker_index is None, expected this worker's number, which "
     "federate hands on to {}.",
+    "round": "round is None, expected the round's number, which federate hands on to "
+    "{}.",
     "gradient": "gradient is None, expected this worker's: {} stands in a "
     "gradient_difference, which hands it on.",
     "params_change": "{} compares with the last change of the params, got none: call "

@@ -9,7 +9,7 @@ from cases import tree_params
 from meshes import on_devices
 
 import gdsec_jax
-from gdsec_jax import WorkerLosses, problems
+from gdsec_jax import WorkerLosses, problems, worker
 
 M = 3
 
@@ -119,6 +119,36 @@ def test_fed_prox_pulls_each_worker_to_the_common_parameters():
         ValueError, match="^proximal is -1, expected a number at least 0"
     ):
         gdsec_jax.local(M, optax.sgd(rate), H, proximal=-1.0)
+
+
+@pytest.mark.usefixtures("x64")
+def test_streaming_diloco_is_its_formulas():
+    """Of four entries two a round, in turn; each fragment has a momentum of its own."""
+    rate, H, P, outer, beta = 0.1, 6, 2, 0.7, 0.9
+    optimizer = optax.chain(
+        gdsec_jax.local(M, optax.sgd(rate), H, fragments=P),
+        gdsec_jax.federate(worker.fragment(P), M, reduction="mean"),
+        gdsec_jax.in_fragments(optax.sgd(outer, momentum=beta, nesterov=True), P),
+    )
+    a = targets()
+    theta = params = np.ones(4)
+    state, one = optimizer.init(jnp.asarray(params)), step(optimizer)
+    own, velocity = np.ones((M, 4)), np.zeros(4)
+    for k in range(7):
+        params, state = one(params, state, a)
+        for _ in range(H // P):
+            own -= rate * (own - a)
+        now = np.arange(4) // 2 == k % P
+        change = (theta - own).mean(0)
+        velocity = np.where(now, change + beta * velocity, velocity)
+        theta = np.where(now, theta - outer * (change + beta * velocity), theta)
+        own = np.where(now, theta, own)
+        np.testing.assert_allclose(params, theta, rtol=1e-12)
+        assert gdsec_jax.last_round(state).bits.tolist() == [2 * 64] * M
+    with pytest.raises(
+        ValueError, match="^steps is 6, expected a multiple of the frag"
+    ):
+        gdsec_jax.local(M, optax.sgd(rate), 6, fragments=4)
 
 
 def test_who_is_absent_keeps_its_state_and_reset_forgets():

@@ -35,6 +35,7 @@ KEPT = {
     "faults": ("GD", "GD-SEC", "GD-SEC at once"),
 }
 LINKS = ("adaptive", "wireless", "faults", "drift")
+OWN = ("decay", "local")  # with sweeps of their own, of seeds
 QUIET = rich.console.Console(quiet=True)
 
 
@@ -46,6 +47,16 @@ def shipped(name: str) -> configs.RunConfig:
 def toy(name: str) -> configs.RunConfig:
     """The figure's config with few rounds, and grids of two values an axis."""
     full = shipped(name)
+    if name == "local":
+        few = {"num_rounds": 4, "eval_every": 2}
+        few["methods"] = {
+            label: method.model_copy(
+                update={"grid": {x: rows[:1] for x, rows in method.grid.items()}}
+                | ({"steps": 2} if "steps" in type(method).model_fields else {})
+            )
+            for label, method in full.methods.items()
+        }
+        return full.model_copy(update=few)
     if name in NETWORKS:
         problem = {} if name == "transformer" else {"data": "digits", "subset": "train"}
         few = {"num_rounds": 4, "eval_every": 2}
@@ -81,13 +92,13 @@ def section_of(name, config, folder):
 
 
 def test_they_are_in_the_order_of_their_letters():
-    assert tuple(figures.sources()) == NAMES + NETWORKS + LINKS
+    assert tuple(figures.sources()) == NAMES + NETWORKS + LINKS + OWN
     letters = [shipped(name).letter for name in figures.sources()]
     assert letters == sorted(letters) and len(set(letters)) == len(letters)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES + NETWORKS + LINKS)
+@pytest.mark.parametrize("name", NAMES + NETWORKS + LINKS + OWN)
 def test_each_is_drawn_at_toy_size(name, tmp_path):
     section = section_of(name, toy(name), tmp_path / "runs")
     assert section.name == name
@@ -466,7 +477,7 @@ def test_networks_are_made_by_name_alone(tmp_path, monkeypatch):
     config = shipped("cnn")
     assert figures._with_real_data("cnn", config) == (config, None)
     by_name = [name for name in figures.sources() if shipped(name).by_name]
-    assert tuple(by_name) == NETWORKS + LINKS
+    assert tuple(by_name) == NETWORKS + LINKS + OWN
 
 
 def test_without_mnist_the_network_takes_other_digits(tmp_path, monkeypatch):

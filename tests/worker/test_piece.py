@@ -51,6 +51,7 @@ PIECES = {
     "error_feedback of top_k": worker.error_feedback(worker.top_k(3)),
     "first whole sign": worker.error_feedback(worker.first_whole(worker.sign())),
     "first_whole": worker.first_whole(worker.top_k(3)),
+    "fragment": worker.fragment(4),
     "gradient_change": worker.gradient_difference(
         worker.gradient_change(worker.random_k(3))
     ),
@@ -113,6 +114,7 @@ KEEPS_ZEROS = {
     *("cast", "censor", "censor by entries", "censor by rounds", "chain with top_k"),
     *("natural", "qsgd", "random_k", "terngrad", "top_k", "whole"),
     *("chunk_top_k", "perm_k", "unscaled", "qsgd by leaf", "top_k by leaf"),
+    "fragment",
 }
 MOST = {  # of 12 entries; the first message of some is whole
     "chain with top_k": 3,
@@ -127,6 +129,7 @@ MOST = {  # of 12 entries; the first message of some is whole
     "unscaled": 3,
     "error_feedback of top_k": 3,
     "first_whole": 3,
+    "fragment": 3,
     "gradient_change": 3,
     "random_k": 3,
     "top_k": 3,
