@@ -85,7 +85,7 @@ def make(
     if min(jobs, len(names)) > 1:
         spawn = multiprocessing.get_context("spawn")
         pools = concurrent.futures.ProcessPoolExecutor(jobs, mp_context=spawn)
-        with _compiled_soon() if quick else contextlib.nullcontext(), pools as pool:
+        with _compiled_soon(), pools as pool:
             made = pool.map(functools.partial(scores_on, league), names)
             found = [
                 _said(console, name, x) for name, x in zip(names, made, strict=True)
@@ -121,7 +121,7 @@ def make(
 def _compiled_soon() -> Iterator[None]:
     """Processes that begin here compile in half the time, programs that are slower.
 
-    In the quick form most of the time is the compiler's.
+    Most of the time is the compiler's.
     """
     before = os.environ.get("XLA_FLAGS")
     if before is None:

@@ -148,11 +148,12 @@ def test_multiples_are_of_what_theory_says():
     with experiment.prepared(one) as problem:
         known = gdsec_jax.theory("tamuna", problem).parameters
         grid = league._in_numbers(one, "TAMUNA", problem).methods["TAMUNA"].grid
-        assert max(grid["local_learning_rate"]) == known["local_learning_rate"]
+        rate = known["local_learning_rate"]
+        assert sorted(set(grid["local_learning_rate"])) == [rate, 16 * rate]
         assert max(grid["probability"]) == known["probability"]
         one = shipped.one("QSGD-SEC", "local", 0)
         grid = league._in_numbers(one, "QSGD-SEC", problem).methods["QSGD-SEC"].grid
-        assert min(grid["xi"]) == pytest.approx(float(problem.smoothness))
+        assert min(grid["xi"]) == pytest.approx(float(problem.smoothness) / 4)
         bare = dataclasses.replace(problem, strong_convexity=None)
         score = league.score_of(shipped, "TAMUNA", "local", [bare] * 4)
         assert not score.ran and "set the probability" in score.words
