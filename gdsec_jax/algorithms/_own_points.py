@@ -178,8 +178,9 @@ def marina_p(
 
     Returns:
       :math:`\frac1M \sum_m \nabla \tilde f_m(w_m)`, of `WorkerLosses`. The step is
-      :math:`1/(L + L_{max} \sqrt{(1 - p) \omega / p})`, derived here for any f_m; it
-      is the paper's where their Hessians have nothing in common.
+      :math:`1/(L + L_{max} \sqrt{(1 - p) \omega / p})`, derived here for any f_m: of
+      :math:`\|w_m - \theta^k\|^2`, which a round leaves with probability 1 - p, and to
+      which it then adds at most :math:`\omega \|\theta^k - \theta^{k-1}\|^2`.
 
     Examples:
       >>> import gdsec_jax, optax

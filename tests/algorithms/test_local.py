@@ -289,6 +289,28 @@ def test_a_config_has_their_steps_by_theory(tmp_path):
     assert loaded.methods["Scaffnew"].draws() and not loaded.methods["given"].draws()
 
 
+@pytest.mark.slow
+def test_configs_of_the_others_have_their_steps_by_theory(tmp_path):
+    compressed = {"compressor": "random_k", "k": 0.1}
+    methods = {
+        "TAMUNA": {"name": "tamuna", "owners": 3, "cohort": 3, "seed": 1},
+        "LoCoDL": {"name": "locodl", **compressed},
+        "DASHA-PP": {"name": "dasha_pp", "cohort": 2, **compressed},
+        "MARINA-P": {"name": "marina_p"},
+        "ADIANA": {"name": "adiana", **compressed},
+    }
+    on = {"data": "digits", "num_workers": 4, "regularization": 0.1}
+    values = {"num_rounds": 20, "methods": methods, "problem": on}
+    loaded = config.validate(values, "test")
+    quiet = rich.console.Console(quiet=True)
+    runs = experiment.compare(loaded, tmp_path, quiet)
+    for label, history in runs.histories.items():
+        assert history.outcome == "completed", label
+        assert history.objective_error[-1] < history.initial_error, label
+    resolved = config.resolved(loaded.methods["ADIANA"], runs.problem)
+    assert resolved.strong_convexity == pytest.approx(0.1)
+
+
 def test_a_slow_worker_takes_its_time_for_every_step():
     problem, _ = ridge()
     channel = gdsec_jax.channel.Channel(compute_s=0.5)
