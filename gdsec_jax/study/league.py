@@ -219,7 +219,7 @@ def score_of(
         return Score(name, label, np.full(league.reporting, np.inf), reason, False)
     target = league.problems[name].target
     axes = configs.axes_of(league.grid_of(label))
-    seeds = xr.concat(
+    seeds: Any = xr.concat(
         [part.drop_vars(part.coords.keys() - {"eval_round"}) for part in swept],
         "seed",
         combine_attrs="override",
