@@ -499,7 +499,7 @@ def test_no_two_curves_of_a_figure_look_the_same(name):
 
 
 def test_what_was_tuned_says_how():
-    shown_or_given = {"beta", "frontier", "workers", "heatmap", *LINKS}
+    shown_or_given = {"beta", "frontier", "workers", "heatmap", *LINKS, *OWN}
     for name in figures.sources().keys() - shown_or_given:
         assert (shipped(name).search is None) == (name in (*NETWORKS, "sparse"))
         text = " ".join(shipped(name).text.split())

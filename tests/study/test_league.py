@@ -8,8 +8,8 @@ import pytest
 import rich.console
 
 import gdsec_jax
+from gdsec_jax.study import _standings, experiment, league, tuning
 from gdsec_jax.study import config as configs
-from gdsec_jax.study import experiment, league, tuning
 from gdsec_jax.study.config import _league
 
 QUIET = rich.console.Console(quiet=True)
@@ -52,16 +52,16 @@ def test_ratios_and_ranks_by_hand():
             [[2.0, 2.0, 9.0], [np.inf, 1.0, 50.0]],
         ]
     )
-    ratios, ranks = league.ratios_and_ranks(bits)
+    ratios, ranks = _standings.ratios_and_ranks(bits)
     np.testing.assert_array_equal(ratios, [[1, np.inf], [4, 1], [1, 10]])
     np.testing.assert_array_equal(ranks, [[1.5, 3], [3, 1], [1.5, 2]])
-    nobody, last = league.ratios_and_ranks(np.full((2, 1, 3), np.inf))
+    nobody, last = _standings.ratios_and_ranks(np.full((2, 1, 3), np.inf))
     assert np.isinf(nobody).all() and (last == 1.5).all()
 
 
 def scores(bits, labels, names):
     return [
-        league.Score(name, label, np.array(bits[i][j], float), "", True)
+        _standings.Score(name, label, np.array(bits[i][j], float), "", True)
         for i, label in enumerate(labels)
         for j, name in enumerate(names)
     ]
@@ -74,7 +74,7 @@ def test_intervals_are_those_of_the_seeds():
     rng = np.random.default_rng(0)
     noisy = rng.uniform(1, 2, 40)
     bits = [[noisy * 1, [7] * 40], [[10] * 40, [7] * 40], [[20] * 40, [np.inf] * 40]]
-    table = league.table_of(few, scores(bits, labels, names))
+    table = _standings.table_of(few, scores(bits, labels, names))
     assert table.labels == ["GD", "GD-SEC", "LAG"]
     np.testing.assert_allclose(table.ranks, [1.25, 1.75, 3])
     np.testing.assert_array_equal(table.rank_intervals[2], [3, 3])
