@@ -60,10 +60,10 @@ from .federation._controller import Controller as Controller
 from .federation._controller import last_xi as last_xi
 from .federation._counts import LastRound as LastRound
 from .federation._counts import last_round as last_round
-from .federation._local import WorkerLosses as WorkerLosses
 from .federation._local import in_fragments as in_fragments
 from .federation._local import local as local
 from .federation._specs import state_specs as state_specs
+from .federation._train import WorkerLosses as WorkerLosses
 from .server import gradient_estimate as gradient_estimate
 from .server import late_messages as late_messages
 from .server import server_memory as server_memory

@@ -14,12 +14,13 @@ from gdsec_jax.data._dataset import real as real
 from gdsec_jax.federation import _attendance as _attendance
 from gdsec_jax.federation import _batches as _batches
 from gdsec_jax.federation import _blocks as _blocks
+from gdsec_jax.federation import _finite as _finite
 from gdsec_jax.federation import _layout as _layout
 from gdsec_jax.federation import _parts as _parts
 from gdsec_jax.federation import _round as _round
 from gdsec_jax.federation._broadcast import _STREAM as _STREAM
 from gdsec_jax.federation._controller import ControlState as ControlState
-from gdsec_jax.federation._local import coming_steps as coming_steps
+from gdsec_jax.federation._train import coming_steps as coming_steps
 from gdsec_jax.files import _netcdf as _netcdf
 from gdsec_jax.files import _whole as _whole
 from gdsec_jax.plot._ends import name_ends as name_ends

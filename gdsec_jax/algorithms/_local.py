@@ -14,7 +14,7 @@ from gdsec_jax import _checks, _trees
 from gdsec_jax.algorithms import _said
 from gdsec_jax.algorithms._options import Aggregator, algorithm
 from gdsec_jax.federation import OnNonfinite, federate
-from gdsec_jax.federation._local import LocalSteps, train
+from gdsec_jax.federation._train import LocalSteps, train
 from gdsec_jax.wire import Format
 from gdsec_jax.worker import whole
 

@@ -15,7 +15,7 @@ from gdsec_jax.algorithms import _said
 from gdsec_jax.algorithms._local import LocalOptions
 from gdsec_jax.algorithms._options import Aggregator, algorithm
 from gdsec_jax.federation import federate
-from gdsec_jax.federation._local import LocalSteps, train
+from gdsec_jax.federation._train import LocalSteps, train
 from gdsec_jax.worker import perm_k
 from gdsec_jax.worker._permuted import owned, ranks
 from gdsec_jax.worker._piece import (

@@ -18,7 +18,7 @@ from gdsec_jax.federation import federate
 from gdsec_jax.federation._broadcast import BroadcastsState, WholeState, broadcasts
 from gdsec_jax.federation._broadcast import whole as whole_down
 from gdsec_jax.federation._counts import silence
-from gdsec_jax.federation._local import LocalSteps, gradients_at
+from gdsec_jax.federation._train import LocalSteps, gradients_at
 from gdsec_jax.wire._formats import as_format
 from gdsec_jax.worker import perm_k, whole
 from gdsec_jax.worker._piece import Piece, check_unbiased, variance_of

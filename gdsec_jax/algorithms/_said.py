@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from gdsec_jax import _checks, _trees
 from gdsec_jax.federation._counts import last_round
-from gdsec_jax.federation._local import LocalSteps
+from gdsec_jax.federation._train import LocalSteps
 from gdsec_jax.worker._piece import Piece, as_piece
 from gdsec_jax.worker._vectors import arrived, as_it_travels
 

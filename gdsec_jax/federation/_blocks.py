@@ -15,8 +15,8 @@ from gdsec_jax import _trees
 from gdsec_jax._devices import TPU_IS_KNOWN
 from gdsec_jax.federation import _parts
 from gdsec_jax.federation._counts import uploads_of
+from gdsec_jax.federation._finite import LONGEST, piece_of
 from gdsec_jax.federation._round import (
-    LONGEST,
     Answers,
     Common,
     Federation,
@@ -25,7 +25,6 @@ from gdsec_jax.federation._round import (
     Workers,
     measured,
     owners,
-    piece_of,
     respond,
     sound,
     step,

@@ -15,8 +15,8 @@ from gdsec_jax import _checks, _trees
 from gdsec_jax.federation import _parts
 from gdsec_jax.federation._batches import WorkerBatches
 from gdsec_jax.federation._counts import RoundCounts, last_round
-from gdsec_jax.federation._local import WorkerLosses, coming_steps, telling
 from gdsec_jax.federation._round import Federation
+from gdsec_jax.federation._train import WorkerLosses, coming_steps, telling
 
 _REMEDY = (
     "An algorithm of gdsec_jax stands first and takes away the axis of workers; "

@@ -14,6 +14,7 @@ from gdsec_jax import _trees
 from gdsec_jax._devices import BY_DEVICE, DEVICE_AXIS, num_devices, unless_on_tpu
 from gdsec_jax.federation import _exchange
 from gdsec_jax.federation._clock import Tick
+from gdsec_jax.federation._finite import all_finite, is_narrow
 from gdsec_jax.federation._spread import Spread
 from gdsec_jax.server import Server
 from gdsec_jax.wire import flush
@@ -23,7 +24,6 @@ from gdsec_jax.worker._memories import rested
 from gdsec_jax.worker._piece import Measured, Part
 
 _HERE = "workers of a shard"  # the axis of those that one device of a mesh has
-SHORTEST, LONGEST = 2**10, 2**16  # pieces of a row: see `piece_of`
 
 
 class Federation(NamedTuple):
@@ -183,7 +183,7 @@ def compress(
         return _finite_entries(federation.worker, common, workers, messages, states)
     present, measured = workers.computes, workers.measured is not None
     if federation.drops and not measured:  # those whose messages are not finite
-        narrow = [x for x in jax.tree.leaves(states) if _is_narrow(x, messages)]
+        narrow = [x for x in jax.tree.leaves(states) if is_narrow(x, messages)]
         present = present & all_finite((messages, narrow))
     capacity = None if measured else federation.server.capacity
     if capacity is not None and jax.tree.leaves(messages):
@@ -252,52 +252,6 @@ def measured(
     if not federation.drops:
         return workers
     return workers._replace(computes=workers.computes & found.finite)
-
-
-def all_finite(tree: Any) -> jax.Array:
-    """bool [M], of leaves [M, ...]."""
-    leaves = jax.tree.leaves(tree)
-    if not leaves:
-        return jnp.ones((), bool)
-    return unless_on_tpu(leaves, tpu=_all_finite, default=_no_nan_in_sums)
-
-
-def _all_finite(leaves: list[jax.Array]) -> jax.Array:
-    others = jnp.zeros(leaves[0].shape[:1], jnp.float32)
-    for leaf in leaves:
-        # A sum, as other passes over the leaf are: the compiler makes one of them all.
-        bad = jnp.where(jnp.isfinite(leaf), jnp.float32(0), jnp.float32(1))
-        others += bad.sum(axis=tuple(range(1, leaf.ndim)))
-    return others == 0
-
-
-def _no_nan_in_sums(leaves: list[jax.Array]) -> jax.Array:
-    finite = jnp.ones(leaves[0].shape[:1], bool)
-    for leaf in leaves:
-        # 0 x is 0, or NaN where x is not finite. XLA's CPU backend computes a product
-        # with a vector several times faster than "all".
-        rows = leaf.reshape(leaf.shape[0], -1)
-        if rows.shape[0] == 1:  # for which it would make the zeros in memory first
-            finite &= jnp.abs(rows).max(axis=1, initial=0) < jnp.inf
-        else:
-            piece = piece_of(rows.shape[1])
-            number = rows.shape[1] // max(piece, 1)  # there may be no entries
-            pieces, zeros = (
-                rows.reshape(len(rows), number, piece),
-                jnp.zeros(piece, rows.dtype),
-            )
-            finite &= (pieces @ zeros == 0).all(axis=1)
-    return finite
-
-
-def piece_of(length: int) -> int:
-    """How long the pieces are into which a row is cut for a product with zeros.
-
-    A long one's zeros would be read from memory, too. Itself if it has no such divisor.
-    """
-    numbers = range(-(-length // LONGEST), length // SHORTEST + 1)
-    fitting = (length // n for n in numbers if length % n == 0)
-    return length if length <= LONGEST else next(fitting, length)
 
 
 def only(messages: Any, chosen: jax.Array | None) -> Any:
@@ -369,15 +323,6 @@ def _pipelines(federation: Federation, common: Common, workers: Workers, alone: 
     return run(*each)
 
 
-def _is_narrow(state: jax.Array, messages: Any) -> bool:
-    """Whether what a message holds may overflow in a state: in float16, say."""
-    if not jnp.issubdtype(state.dtype, jnp.floating):
-        return False
-    most = [float(jnp.finfo(leaf.dtype).max) for leaf in jax.tree.leaves(messages)]
-    narrower = float(jnp.finfo(state.dtype).max) < max(most, default=0.0)
-    return narrower or state.dtype == jnp.float16
-
-
 def _finite_entries(
     worker: Piece, common: Common, workers: Workers, messages, states
 ) -> Answers:
@@ -391,7 +336,7 @@ def _finite_entries(
     owner, narrow = owners(worker.init, states, common.previous), set()
 
     def narrowed(number, new, old):  # a state may be infinite on purpose
-        if number >= 0 and _is_narrow(new, messages):
+        if number >= 0 and is_narrow(new, messages):
             fine = jnp.isfinite(new) | ~jnp.isfinite(old)
             behind_m = tuple(range(1, 1 + new.ndim - good[number].ndim))
             good[number] &= fine.all(axis=behind_m)

@@ -16,7 +16,7 @@ from gdsec_jax import _checks, _trees
 from gdsec_jax.federation._batches import WorkerBatches
 from gdsec_jax.federation._broadcast import last_broadcast
 from gdsec_jax.federation._counts import last_round
-from gdsec_jax.federation._local import WorkerLosses, coming_steps, telling
+from gdsec_jax.federation._train import WorkerLosses, coming_steps, telling
 from gdsec_jax.problems import Problem
 from gdsec_jax.simulation._records import Observe, Record, Round, observed
 from gdsec_jax.uplink import Uplink, _uplink

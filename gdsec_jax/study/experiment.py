@@ -29,8 +29,8 @@ from gdsec_jax.simulation import _grid, _sweep
 from gdsec_jax.simulation._checkpoint import Checkpoints
 from gdsec_jax.simulation._history import Cost, History
 from gdsec_jax.simulation._simulate import simulate
+from gdsec_jax.study import _searching, report, tuning
 from gdsec_jax.study import config as configs
-from gdsec_jax.study import report, tuning
 from gdsec_jax.wire._formats import CONVENTIONS
 
 CHECKPOINTS = "checkpoints"  # a folder among the histories, with one a method
@@ -380,7 +380,7 @@ def tune(
             own: dict[str, Any] = {"progress": words} | options
             if starts[label]:
                 given = (config, label, problem, target, most_rounds)
-                return tuning.search_method(*given, folder=folder, **own)
+                return _searching.search_method(*given, folder=folder, **own)
             own = {"path": folder / f"{label} tune.nc"} | own
             swept = tuning.sweep_method(config, label, problem, **own)
             axes = tuning.axes_of(config, label)

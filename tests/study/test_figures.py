@@ -18,8 +18,8 @@ from cases import made_history
 
 from gdsec_experiments import _parts as parts
 from gdsec_jax import History, data, gd, problems, simulate
+from gdsec_jax.study import _searching, experiment, figures, report, tuning
 from gdsec_jax.study import config as configs
-from gdsec_jax.study import experiment, figures, report, tuning
 
 NAMES = (
     *("ridge", "heterogeneous", "lasso", "nonconvex", "sparse", "error_correction"),
@@ -517,7 +517,9 @@ def test_every_method_had_the_same_search(name):
     given = config.search
     assert given == configs.SearchConfig(seeds=given.seeds, most=given.most)
     with experiment.prepared(config) as problem:
-        lattices = {x: tuning.lattice_of(config, x, problem) for x in config.methods}
+        lattices = {
+            x: _searching.lattice_of(config, x, problem) for x in config.methods
+        }
     for label, lattice in lattices.items():
         method, starts = config.methods[label], config.starts_of(label)
         if not lattice:  # then it takes what was chosen for another

@@ -13,8 +13,8 @@ from cases import slow_but
 from inside import Axis, _grid, _sweep
 
 from gdsec_experiments import _parts as parts
+from gdsec_jax.study import _searching, experiment, tuning
 from gdsec_jax.study import config as configs
-from gdsec_jax.study import experiment, tuning
 
 TOTALS = ("bits", "broadcast_bits", "gradient_evaluations")
 
@@ -555,7 +555,7 @@ def test_what_a_search_finds_has_no_better_neighbour(tmp_path, quiet):
         )
         for label in ("GD", "SEC", "top-j", "QGD"):
             most = INF if label == "GD" else 1.2 * rounds
-            ladders = tuning.lattice_of(config, label, problem)
+            ladders = _searching.lattice_of(config, label, problem)
             method, seeds = tuned.methods[label], [0, 1] if label == "QGD" else []
             best = {name: getattr(method, name) for name in ladders}
             own = cost_by_hand(config, label, problem, best, seeds)
@@ -623,7 +623,7 @@ def test_ladders_end_where_values_do():
     fields = {"search": {"most": {"local_steps": 10, "xi": 100.0}}, "methods": methods}
     config = configs.validate(fields | {"problem": PROBLEM}, "test")
     with experiment.prepared(config) as problem:  # of six features
-        found = {x: tuning.lattice_of(config, x, problem) for x in config.methods}
+        found = {x: _searching.lattice_of(config, x, problem) for x in config.methods}
     assert [*found["sec"]] == ["step_factor", "xi", "beta"]
     assert found["sec"]["step_factor"].values[31:34] == (0.5, 1.0, 2.0)
     assert found["sec"]["xi"].values[-3:] == (10.0, 30.0, 100.0)
@@ -689,4 +689,4 @@ def test_a_start_beyond_all_values_is_a_sentence():
         experiment.prepared(config) as problem,
         pytest.raises(ValueError, match=re.escape(message)),
     ):
-        tuning.lattice_of(config, "X", problem)
+        _searching.lattice_of(config, "X", problem)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from inside import _counting, _round, _rounding, _select, _trees
+from inside import _counting, _finite, _rounding, _select, _trees
 
 RNG = np.random.default_rng(0)
 
@@ -125,17 +125,17 @@ def test_where_something_is_not_finite_by_sums_and_by_flags():
     x[0, 1, 1], x[2, 0, 0] = np.inf, np.nan
     y = np.full((3, 5), np.finfo(np.float32).max)
     leaves = [jnp.asarray(x), jnp.asarray(y)]
-    np.testing.assert_array_equal(_round._all_finite(leaves), [False, True, False])
-    np.testing.assert_array_equal(_round._no_nan_in_sums(leaves), [False, True, False])
+    np.testing.assert_array_equal(_finite._all_finite(leaves), [False, True, False])
+    np.testing.assert_array_equal(_finite._no_nan_in_sums(leaves), [False, True, False])
 
 
 @pytest.mark.parametrize("length", [12 * 2**14, 2**17 + 29])  # the latter a prime
 def test_long_rows_are_looked_at_in_pieces(length):
-    piece = _round.piece_of(length)
+    piece = _finite.piece_of(length)
     assert length % piece == 0
     assert piece == (2**16 if length % 2 == 0 else length)
     for place in (0, piece - 1, piece % length, length - 1):
         x = np.ones((2, length), np.float32)
         x[1, place] = np.nan
-        found = _round._no_nan_in_sums([jnp.asarray(x)])
+        found = _finite._no_nan_in_sums([jnp.asarray(x)])
         np.testing.assert_array_equal(found, [True, False])
