@@ -92,10 +92,10 @@ def path(value: Any) -> Path:
     return Path(value)
 
 
-def optimizer(value: Any) -> None:
+def optimizer(value: Any, name: str = "optimizer") -> None:
     """What optax has is a pair of functions."""
     if not (hasattr(value, "init") and hasattr(value, "update")):
-        raise ValueError(f"optimizer is {shown(value)}, expected an optax chain.")
+        raise ValueError(f"{name} is {shown(value)}, expected an optax chain.")
 
 
 def log(value: Any) -> None:
@@ -160,9 +160,16 @@ def in_range(name: str, value: PyTree | Callable, low: float, high: float) -> No
         leaf = leaf.astype(np.float64)
         outside = leaf[~((leaf >= low) & (leaf <= high))]  # written so that NaN is
         if outside.size:
-            least = "above 0" if low == SMALLEST else f"at least {low:g}"
-            bounds = f"in [{low:g}, {high:g}]" if high < LARGEST else least
-            raise ValueError(f"{name} is {outside[0]:g}, expected a number {bounds}.")
+            raise ValueError(
+                f"{name} is {outside[0]:g}, expected a number {_bounds(low, high)}."
+            )
+
+
+def _bounds(low: float, high: float) -> str:
+    """A range in words."""
+    if high == LARGEST:
+        return "above 0" if low == SMALLEST else f"at least {low:g}"
+    return f"in {'(0' if low == SMALLEST else f'[{low:g}'}, {high:g}]"
 
 
 def number_in_range(name: str, value: Any, low: float, high: float) -> None:
@@ -170,7 +177,7 @@ def number_in_range(name: str, value: Any, low: float, high: float) -> None:
     none = callable(value) or value is None or isinstance(value, tuple | list | dict)
     if none or jnp.shape(value) != ():  # pyright: ignore
         raise ValueError(
-            f"{name} is {shown(value)}, expected one number in [{low:g}, {high:g}]."
+            f"{name} is {shown(value)}, expected one number {_bounds(low, high)}."
         )
     in_range(name, value, low, high)
 

@@ -27,23 +27,31 @@ _switch = jax.make_user_context(default_value=True)
 
 
 @functools.cache
-def _package() -> ModuleType | None:
+def _package() -> ModuleType | str:
+    """The kernels, or why there are none."""
     try:
         import gdsec_jax_native  # pyright: ignore
-    except (ImportError, OSError):  # not installed, or for another machine
-        return None
-    return gdsec_jax_native if gdsec_jax_native.ARGUMENTS == ARGUMENTS else None
+    except ModuleNotFoundError:
+        return "not installed"
+    except (ImportError, OSError):
+        return "off, built for another machine"
+    if gdsec_jax_native.ARGUMENTS != ARGUMENTS:
+        return "off, of another version: pip install ./native"
+    return gdsec_jax_native
 
 
 def said() -> str:
     """Which kernels programs have that are compiled now, in a word or two."""
-    if os.environ.get("GDSEC_NATIVE") == "0":
+    asked = os.environ.get("GDSEC_NATIVE", "1")
+    if asked not in ("0", "1"):
+        raise ValueError(f"GDSEC_NATIVE is {asked!r}, expected 0 or 1.")
+    if asked == "0":
         return "off, GDSEC_NATIVE=0"
     if not _switch.value:
         return "off"
     package = _package()
-    if package is None:
-        return "not installed"
+    if isinstance(package, str):
+        return package
     if len(jax.devices("cpu")) > 1:
         return "off, several CPU devices"  # over which XLA could not cut a kernel
     return package.__version__
@@ -52,7 +60,7 @@ def said() -> str:
 def used() -> bool:
     """Whether programs that are traced now have the kernels, on CPUs."""
     package = _package()
-    return package is not None and said() == package.__version__
+    return not isinstance(package, str) and said() == package.__version__
 
 
 @contextlib.contextmanager

@@ -24,6 +24,11 @@ _REMEDY = (
     "optax.chain(gdsec_jax.gdsec(...), optax.apply_if_finite(optax.sgd(...), 5))."
 )
 
+_TRAINS = (
+    "Workers that train stand first, then an algorithm of gdsec_jax, then the outer "
+    'step: optax.chain(gdsec_jax.local(...), gdsec_jax.gd(..., reduction="mean"), '
+    "optax.sgd(1.0))."
+)
 
 _KEEPS = "A wrapper of the algorithm keeps the axis of workers."
 _KEEPS_MASKED = (
@@ -96,6 +101,7 @@ def check(
             f"{stage} cannot begin with these parameters: {_checks.words_of(error)}"
         ) from error
     trains = coming_steps(state) is not None
+    remedy = _TRAINS if trains else _REMEDY
     try:
         updates, new_state = jax.eval_shape(update, grads, state, shapes)
     except Exception as error:  # whatever a foreign stage makes of an axis of workers
@@ -112,15 +118,17 @@ def check(
         raise ValueError(
             f"{stage} cannot take gradients of {num_workers} workers"
             f"{'' if worker_batch is None else f', {worker_batch} at a time'}: "
-            f"{_checks.words_of(error)} {_REMEDY}"
+            f"{_checks.words_of(error)} {remedy}"
         ) from error
+    if trains and not _trees.of_type(state, RoundCounts):
+        raise ValueError(f"nothing adds up what workers that train hand on. {_TRAINS}")
     last_round(state)
     masked = _trees.of_type(state, optax.MaskedState)
     try:
         _checks.same_shapes("the optimizer's updates", updates, shapes)
     except ValueError as error:
         raise ValueError(
-            f"{error} {_KEEPS_MASKED if masked else _KEEPS} {_REMEDY}"
+            f"{error} {_KEEPS_MASKED if masked else _KEEPS} {remedy}"
         ) from error
     _check_carried(state, new_state)
     if worker_batch is None and not trains:

@@ -17,6 +17,7 @@ from gdsec_jax.federation._batches import WorkerBatches
 from gdsec_jax.federation._one_round import FederationState, one_round
 from gdsec_jax.federation._round import Common, Federation
 from gdsec_jax.federation._specs import state_specs
+from gdsec_jax.federation._train import WorkerLosses
 from gdsec_jax.server._old import old_options
 from gdsec_jax.server._server import Server, as_server
 from gdsec_jax.server._two_shot import by_parts
@@ -188,6 +189,11 @@ def federate(
         delay=None,
         **extra_args,
     ):
+        if isinstance(updates, WorkerLosses):
+            raise ValueError(
+                "gradients is WorkerLosses, expected leaves [M, *param]: "
+                "gdsec_jax.local stands in front and makes these of it."
+            )
         _check.receive(updates)
         batched = isinstance(updates, WorkerBatches)
         where = () if batched else updates

@@ -88,7 +88,7 @@ def local(
       https://arxiv.org/abs/2311.08105
     """
     _checks.number_of_workers(num_workers)
-    _checks.optimizer(inner)
+    _checks.optimizer(inner, "inner")
     steps = _checks.integer("steps", steps, 1, 2**31 - 1)
     _checks.of_kind("reset", reset, bool, "True or False")
     if proximal is not None:

@@ -299,6 +299,7 @@ def _pipelines(federation: Federation, common: Common, workers: Workers, alone: 
     the pipeline is known not to sum over all of them.
     """
     worker, known = federation.worker, common.arguments()
+    known |= {"num_workers": federation.num_workers}
     axes = federation.spread.axes
     if axes:
         several = workers.index.shape[0] > 1

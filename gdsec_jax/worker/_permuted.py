@@ -68,6 +68,12 @@ def perm_k(num_workers: int, owners: int = 1, cohort: int | None = None) -> Piec
     def update(updates, state, params=None, **extra_args):
         key = needed(extra_args, "round_key", "perm_k")
         index = needed(extra_args, "worker_index", "perm_k")
+        among = extra_args.get("num_workers", num_workers)
+        if among != num_workers:
+            raise ValueError(
+                f"perm_k deals the entries to {num_workers} workers, expected the "
+                f"federation's {among}."
+            )
         like = extra_args.get("like") if params is None else params
         if not jax.tree.leaves(updates):
             return updates, state

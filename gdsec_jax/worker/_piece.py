@@ -302,8 +302,8 @@ def check_unbiased(compressor: Any) -> None:
     """
     if getattr(compressor, "variance", None) is None:
         raise ValueError(
-            f"compressor is {compressor!r}, expected a worker.Piece that declares its "
-            "variance: random_k, perm_k, qsgd, natural, terngrad or whole."
+            f"compressor is {_checks.shown(compressor)}, expected a worker.Piece that "
+            "declares its variance: random_k, perm_k, qsgd, natural, terngrad or whole."
         )
 
 
@@ -356,7 +356,8 @@ def contraction_of(compressor: optax.GradientTransformation, params: Any) -> flo
     known = getattr(compressor, "contraction", None)
     if known is None:
         raise ValueError(
-            f"compressor is {compressor!r}, expected a worker.Piece that declares its "
-            "contraction: top_k, chunk_top_k, random_k(scaled=False), sign or whole."
+            f"compressor is {_checks.shown(compressor)}, expected a worker.Piece that "
+            "declares its contraction: top_k, chunk_top_k, random_k(scaled=False), "
+            "sign or whole."
         )
     return float(known(params))

@@ -451,7 +451,7 @@ ffi::Error blocks(ffi::ThreadPool pool, ffi::AnyBuffer starts, ffi::AnyBuffer co
 
 using Any = ffi::AnyBuffer;
 
-extern "C" __attribute__((visibility("default"))) const int gdsec_version = 1;
+extern "C" __attribute__((visibility("default"))) const int gdsec_arguments = 2;
 
 #define EXPORT XLA_FFI_DEFINE_HANDLER_SYMBOL
 #pragma GCC visibility push(default)

@@ -1,4 +1,5 @@
-// GD-SEC's update of one worker, in place; compiled for each level of the processor.
+// GD-SEC's update of one worker, in place, and the sums and norms beside it; compiled for
+// each level of the processor.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -239,7 +240,7 @@ Said components(const Segment& s) {
   return {s.sends ? number : 0, lost != 0};
 }
 
-// The loop for what a segment is, bit by bit.
+// Flags become template arguments one at a time, so that the loop has no branches.
 template <typename G, typename S, bool... FOUND>
 Said chosen(const Segment& s) {
   return components<G, S, FOUND...>(s);

@@ -1,5 +1,7 @@
 """Every kernel against XLA's own form, which defines it."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -246,7 +248,7 @@ def test_gradient(name, dtype, kind, shape):
         ours = np.asarray(gradient(params, workers))
         with _native.switched(False):
             theirs = np.asarray(gradient(params, workers))
-        assert not np.array_equal(ours, theirs) or found != "dense"
+        assert f"gdsec_{found}" in gradient.lower(params, workers).as_text()
         eps = float(jnp.finfo(dtype).eps)
         np.testing.assert_allclose(
             ours, theirs, rtol=0, atol=40 * eps * np.abs(theirs).max()
@@ -326,6 +328,7 @@ def test_each_worker_at_its_own_parameters():
     np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-5)
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
 def test_threads_change_no_bit():
     """Each program says its bits; one is held to a core."""
     import subprocess

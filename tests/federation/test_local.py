@@ -300,7 +300,7 @@ def test_a_state_is_donated_and_compiled_once():
 def test_what_is_wrong_is_said():
     with pytest.raises(ValueError, match="^steps is 0, expected"):
         gdsec_jax.local(M, optax.sgd(0.1), 0)
-    with pytest.raises(ValueError, match="^optimizer is 3, expected an optax chain"):
+    with pytest.raises(ValueError, match="^inner is 3, expected an optax chain"):
         gdsec_jax.local(M, 3, 1)
     with pytest.raises(ValueError, match="^loss is 3, expected a function"):
         WorkerLosses(3, jnp.zeros(2))
@@ -313,6 +313,15 @@ def test_what_is_wrong_is_said():
         local.update(WorkerLosses(squares, jnp.zeros((2, 4))), state, params)
     with pytest.raises(ValueError, match="^params is None, expected the parameters to"):
         local.update(WorkerLosses(squares, jnp.zeros((M, 4))), state)
+    losses = WorkerLosses(squares, jnp.zeros((M, 4)))
+    gd = gdsec_jax.gd(M)
+    with pytest.raises(ValueError, match="^gradients is WorkerLosses, .*local stands"):
+        gd.update(losses, gd.init(params), params)
+    with pytest.raises(ValueError, match="^nothing adds up what workers that train"):
+        gdsec_jax.check(optax.chain(local, optax.sgd(1.0)), params, M)
+    other = optax.chain(local, gdsec_jax.gd(M + 1), optax.sgd(1.0))
+    with pytest.raises(ValueError, match="Workers that train stand first"):
+        gdsec_jax.check(other, params, M)
     x = np.random.default_rng(0).standard_normal((40, 5))
     problem = problems.ridge(x, x.sum(1), 4)
     twice = gdsec_jax.local(4, optax.sgd(0.1), 1)

@@ -3,9 +3,10 @@
 import os
 import stat
 import sys
+import types
 
 import pytest
-from inside import _whole
+from inside import _native, _whole
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path):
@@ -68,3 +69,23 @@ def test_a_file_has_the_mode_of_any_new_file(mask, mode, tmp_path):
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == mode
     assert after == mask
+
+
+def test_why_there_are_no_kernels(monkeypatch):
+    said = {}
+    for found in ({"ARGUMENTS": 0}, None):
+        module = None if found is None else types.SimpleNamespace(**found)
+        monkeypatch.setitem(sys.modules, "gdsec_jax_native", module)
+        monkeypatch.setenv("GDSEC_NATIVE", "1")
+        _native._package.cache_clear()
+        said[found is None] = _native.said()
+        assert not _native.used()
+    assert said == {
+        False: "off, of another version: pip install ./native",
+        True: "not installed",
+    }
+    monkeypatch.setenv("GDSEC_NATIVE", "false")
+    with pytest.raises(ValueError, match="^GDSEC_NATIVE is 'false', expected 0 or 1"):
+        _native.said()
+    monkeypatch.undo()
+    _native._package.cache_clear()

@@ -111,3 +111,6 @@ def test_bad_input():
         piece.update(v, piece.init(v))
     with pytest.raises(ValueError, match="worker_index is None, expected .*perm_k"):
         piece.update(v, piece.init(v), round_key=jax.random.key(0))
+    other = gdsec_jax.federate(worker.perm_k(4), 5, key=0)
+    with pytest.raises(ValueError, match="to 4 workers, expected the federation's 5"):
+        other.update(jnp.ones((5, 3)), other.init(v), v)
