@@ -137,7 +137,8 @@ def _marina(problem: Problem, parameters) -> Theory:
 
 
 def _scaffold(problem: Problem, parameters) -> Theory:
-    local = 1 / (_largest(problem) * int(parameters["steps"]))
+    steps = _checks.integer("steps", parameters["steps"], 1)
+    local = 1 / (_largest(problem) * steps)
     own = {"local_learning_rate": local}
     return Theory(1.0, own, True, "1/L_max, shared among the steps")
 
@@ -173,7 +174,9 @@ def _tamuna(problem: Problem, parameters) -> Theory:
     own = {"local_learning_rate": 1 / largest}
     if p is None:
         mu = _convexity(problem, "tamuna's probability")
-        share = problem.num_workers / int(parameters.get("owners", 2))
+        share = problem.num_workers / _checks.integer(
+            "owners", parameters.get("owners", 2), 2
+        )
         own["probability"] = min(1.0, math.sqrt(share * mu / largest))
     return Theory(1.0, own, False, METHODS["tamuna"].paper)
 
@@ -183,11 +186,12 @@ def _locodl(problem: Problem, parameters) -> Theory:
     mu = parameters.get("strong_convexity")
     if mu is None:
         mu = _convexity(problem, "locodl", "the strong_convexity")
-    own = {"local_learning_rate": 1 / largest, "strong_convexity": float(mu)}
+    mu = float(_checks.positive("strong_convexity", mu))
+    own = {"local_learning_rate": 1 / largest, "strong_convexity": mu}
     if p is None:
         omega, joint = _variances(problem, parameters)
         noise = (1 + omega) * (1 + joint / problem.num_workers)
-        own["probability"] = min(1.0, math.sqrt(noise * float(mu) / (2 * largest)))
+        own["probability"] = min(1.0, math.sqrt(noise * mu / (2 * largest)))
     return Theory(1.0, own, False, METHODS["locodl"].paper)
 
 
@@ -234,10 +238,11 @@ def _adiana(problem: Problem, parameters) -> Theory:
     mu = parameters.get("strong_convexity")
     if mu is None:
         mu = _convexity(problem, "adiana", "the strong_convexity")
+    mu = float(_checks.positive("strong_convexity", mu))
     step = 1 / (2 * largest)
     if joint:
         step = min(step, M / (64 * joint * (2 * p * (omega + 1) + 1) ** 2 * largest))
-    own = {"strong_convexity": float(mu), "probability": p}
+    own = {"strong_convexity": mu, "probability": p}
     return Theory(step, own, False, METHODS["adiana"].paper)
 
 

@@ -258,7 +258,7 @@ def dasha(
       :math:`\sum_m h_m`. The step is
       :math:`1/(L + 4 \tilde L \sqrt{\bar\omega (2 \omega + 1) / M})`, stated from
       memory of the paper; its public code has
-      :math:`\sqrt{\omega (4 \omega + 1) / M}`, up to 2.8 times less.
+      :math:`\sqrt{\omega (4 \omega + 1) / M}`, 2.8 to 4 times less.
 
     Examples:
       >>> import gdsec_jax, optax

@@ -157,7 +157,7 @@ def scaffnew(
       Mishchenko et al., ProxSkip, 2022, https://arxiv.org/abs/2202.09357
     """
     rate = _checks.positive("local_learning_rate", local_learning_rate)
-    _checks.number_in_range("probability", probability, _checks.SMALLEST, 1.0)
+    _checks.number_in_range("probability", probability, _said.LEAST_PROBABILITY, 1.0)
     summed = federate(whole(), num_workers, reduction="senders", **options)
     inner, random_key = optax.sgd(rate), _trees.as_key(key)
 

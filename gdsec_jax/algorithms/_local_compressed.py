@@ -89,9 +89,13 @@ def tamuna(
       worker's next round; eta is stated from memory of the paper.
     """
     rate = _checks.positive("local_learning_rate", local_learning_rate)
-    _checks.number_in_range("probability", probability, _checks.SMALLEST, 1.0)
+    _checks.number_in_range("probability", probability, _said.LEAST_PROBABILITY, 1.0)
+    _checks.number_of_workers(num_workers)
+    if num_workers < 2:
+        raise ValueError("num_workers is 1, expected at least 2 for tamuna's owners.")
     cohort = _said.cohort_of(cohort, num_workers, 2)
-    _checks.integer("owners", owners, 2, cohort)
+    if _checks.integer("owners", owners, 2) > cohort:
+        raise ValueError(f"owners is {owners}, expected at most the cohort, {cohort}.")
     deals = perm_k(num_workers, owners, cohort)
     summed = federate(deals, num_workers, reduction="mean", **options)
     inner, coin, dealer = optax.sgd(rate), _said.stream(key, 0), _said.stream(key, 1)
@@ -205,7 +209,7 @@ def locodl(
       formulas are stated from memory of it.
     """
     rate = _checks.positive("local_learning_rate", local_learning_rate)
-    _checks.number_in_range("probability", probability, _checks.SMALLEST, 1.0)
+    _checks.number_in_range("probability", probability, _said.LEAST_PROBABILITY, 1.0)
     half = _checks.positive("strong_convexity", strong_convexity) / 2
     check_unbiased(compressor)
     summed = federate(

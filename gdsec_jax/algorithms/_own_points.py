@@ -167,8 +167,10 @@ def marina_p(
 
     One coin a round for all workers; the first round is whole. A whole round's
     parameters go down once for all, the others' messages to each worker by itself, and
-    each is counted. The way up is not compressed. With p = 1 it is gradient descent. On
-    smooth strongly convex f it converges linearly.
+    each is counted: together no fewer bits than a broadcast of everything, which goes
+    down once. It saves where each worker has a link of its own, over which D/M values
+    go. The way up is not compressed. With p = 1 it is gradient descent. On smooth
+    strongly convex f it converges linearly.
 
     Args:
       probability: p in (0, 1]; may be traced; by default :math:`1/(1 + \omega)`.
@@ -218,7 +220,9 @@ def marina_p(
         clock = state.federation.clock
         everything = (jax.random.uniform(coin) < p) | (clock.number == 0)
         change = jax.tree.map(jnp.subtract, params, clock.previous_params)
-        messages, sent = down.update(change, state.down, params, everything, key)
+        messages, sent = down.update(
+            change, state.down, params, everything, key, clock.number
+        )
         points = jax.tree.map(
             lambda w, x, u: jnp.where(everything, x[None], w + u),
             state.points, params, messages,

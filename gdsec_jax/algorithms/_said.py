@@ -11,6 +11,9 @@ from gdsec_jax.federation._train import LocalSteps
 from gdsec_jax.worker._piece import Piece, as_piece
 from gdsec_jax.worker._vectors import arrived, as_it_travels
 
+# Of a coin that says to meet: with a smaller one int32 may not hold how many steps.
+LEAST_PROBABILITY = 1e-7
+
 
 @_trees.state
 class SaidState(NamedTuple):

@@ -172,14 +172,15 @@ def broadcasts(
             silence(params, (), wire),
         )
 
-    def update(change, state, params, everything, key):
+    def update(change, state, params, everything, key, round):
         common, others = jax.random.split(key)
 
         def to_one(inner, index):
             message, inner = compressor.update(
                 change, inner, params,
                 key=jax.random.fold_in(others, index), round_key=common,
-                worker_index=index, like=params,
+                worker_index=index, num_workers=num_workers, round=round,
+                like=params,
             )  # fmt: skip
             return flush(_trees.cast_like(message, params)), inner
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from gdsec_jax import _checks, _trees
+from gdsec_jax.federation._finite import all_finite
 from gdsec_jax.federation._train import LocalSteps, train
 from gdsec_jax.worker._fragments import in_fragment
 
@@ -45,8 +46,8 @@ def local(
     Args:
       num_workers: M.
       inner: an optax optimizer, learning rate and all; each worker has one. What asks
-        for `value`, `grad` or `value_fn` is handed its worker's own. A gradient that is
-        not finite enters its state: `optax.apply_if_finite` around it keeps it out.
+        for `value`, `grad` or `value_fn` is handed its worker's own. Of a worker that
+        ends at numbers that are not finite the state stays as it was.
       steps: H, at least 1.
       reset: whether the inner states begin anew in each round; else they are kept.
         Those of workers that take no part are kept as they are.
@@ -122,13 +123,16 @@ def local(
             points=points, proximal=proximal,
         )  # fmt: skip
         ends = jax.tree.map(jnp.subtract, points, moved)
-        own = () if reset else own
-        if active is not None and absent == "hold":
-            own = own if reset else _trees.where(active, own, before)
-            ends = _trees.where(active, ends, points)
         far = jax.tree.map(
             lambda p, x, m: jnp.where(m[None], p[None] - x, 0), params, ends, masks
         )
+        # Left out by the aggregator, whichever fragment it is that is not finite.
+        fine = all_finite(moved)
+        nothing = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), far)
+        far = _trees.where(fine, far, nothing)
+        goes_on = _goes_on(fine, active, absent)
+        own = () if reset else _trees.where(goes_on, own, before)
+        ends = _trees.where(goes_on, ends, points)
         number = jnp.asarray(optax.safe_increment(state.number))
         return far, LocalState(own, state.steps, ends, number)
 
@@ -142,11 +146,15 @@ def local(
         )
         if reset:
             return moved, state
-        if active is not None and absent == "hold":
-            own = _trees.where(active, own, before)
-        return moved, state._replace(inner=own)
+        goes_on = _goes_on(all_finite(moved), active, absent)
+        return moved, state._replace(inner=_trees.where(goes_on, own, before))
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _goes_on(fine: jax.Array, active: Any, absent: str) -> jax.Array:
+    """Whose state a round changes, bool [M]."""
+    return fine if active is None or absent != "hold" else fine & active
 
 
 @_trees.state

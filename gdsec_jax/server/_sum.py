@@ -206,7 +206,8 @@ def majority(summands: Any) -> Any:
 
     .. math:: \text{sign}\Big(\sum_m \text{sign}(u_{m, i})\Big)
 
-    A rule for `server.robust`, at the scale of a sign, whatever the messages' is.
+    A rule for `server.robust`, at the scale of a sign, whatever the messages' is; with
+    a mean over the workers as `reduction` at 1/M of it.
     Nothing is conserved, and where the workers' gradients differ it leads elsewhere
     than their sum; at a fixed step it goes to and fro around where it leads.
 

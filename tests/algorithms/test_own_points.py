@@ -241,6 +241,16 @@ def test_what_is_wrong_with_them_is_said():
         (lambda: gdsec_jax.tamuna(M, RATE, P, owners=1), "^owners is 1, expected"),
         (lambda: gdsec_jax.tamuna(M, RATE, P, owners=3, cohort=2), "^owners is 3, exp"),
         (lambda: gdsec_jax.tamuna(M, RATE, P, cohort=5), "^cohort is 5, expected"),
+        (lambda: gdsec_jax.tamuna(1, RATE, P), "^num_workers is 1, expected at least"),
+        (lambda: gdsec_jax.tamuna(M, RATE, 1e-10), "^probability is 1e-10, expected"),
+        (lambda: gdsec_jax.theory("tamuna", problem, owners=0), "^owners is 0, expec"),
+        (lambda: gdsec_jax.theory("scaffold", problem, steps=0), "^steps is 0, expec"),
+        (
+            lambda: gdsec_jax.theory(
+                "locodl", problem, compressor=c, strong_convexity=-1.0
+            ),
+            "^strong_convexity is -1, expected",
+        ),
         (lambda: gdsec_jax.dasha_pp(M, c, cohort=0), "^cohort is 0, expected"),
         (lambda: gdsec_jax.dasha_pp(M, c, momentum=2.0), "^momentum is 2"),
         (

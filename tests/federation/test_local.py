@@ -297,6 +297,39 @@ def test_a_state_is_donated_and_compiled_once():
     assert donated._cache_size() == 1
 
 
+@pytest.mark.has_nans
+@pytest.mark.parametrize("fragments", [1, 2])
+def test_one_round_that_is_not_finite_leaves_no_trace(fragments):
+    """Its worker is left out of that round alone, its state as it was."""
+
+    def loss(params, data, key):
+        target, good = data
+        return (
+            0.5 * jnp.sum((params - target) ** 2)
+            + jnp.where(good, 0.0, jnp.nan) * (params[0])
+        )
+
+    stage = gdsec_jax.local(M, optax.adam(0.1), 2, fragments=fragments)
+    piece = worker.whole() if fragments == 1 else worker.fragment(2)
+    added = gdsec_jax.federate(piece, M, reduction="mean")
+    optimizer = optax.chain(stage, added, optax.sgd(1.0))
+    params, targets = jnp.zeros(4), jnp.arange(4.0 * M).reshape(M, 4)
+    state = optimizer.init(params)
+    for number in range(4):
+        good = jnp.ones(M, bool).at[1].set(number != 1)
+        before = state[0]
+        losses = WorkerLosses(loss, (targets, good))
+        updates, state = optimizer.update(losses, state, params)
+        params = optax.apply_updates(params, updates)
+        sent = gdsec_jax.last_round(state)
+        assert sent.participants.tolist() == good.tolist()
+        if number == 1:
+            kept = lambda tree: [x[1] for x in jax.tree.leaves(tree)]  # noqa: E731
+            for old, new in zip(kept(before.inner), kept(state[0].inner), strict=True):
+                np.testing.assert_array_equal(old, new)
+    assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves((params, state)))
+
+
 def test_what_is_wrong_is_said():
     with pytest.raises(ValueError, match="^steps is 0, expected"):
         gdsec_jax.local(M, optax.sgd(0.1), 0)
