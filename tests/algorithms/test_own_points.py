@@ -249,7 +249,7 @@ def test_what_is_wrong_with_them_is_said():
             lambda: gdsec_jax.theory(
                 "locodl", problem, compressor=c, strong_convexity=-1.0
             ),
-            "^strong_convexity is -1, expected",
+            "^strong_convexity is -1.0, expected",
         ),
         (lambda: gdsec_jax.dasha_pp(M, c, cohort=0), "^cohort is 0, expected"),
         (lambda: gdsec_jax.dasha_pp(M, c, momentum=2.0), "^momentum is 2"),
