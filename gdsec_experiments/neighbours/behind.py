@@ -214,11 +214,6 @@ def _gdsec(xi: Any = XI):
     return gdsec_jax.gdsec(M, xi=xi, beta=0.1)
 
 
-def _directions(grads, params):
-    """What GD-SEC hands on in the first round."""
-    return _gdsec().update(grads, _gdsec().init(params), params)[0]
-
-
 def _round(name: str, stage: Any, carry, *, alone: bool = False):
     """One of the chain and of the stage alone: how far apart their updates are."""
     params, chained, handing, own = carry
@@ -263,32 +258,34 @@ def _in_a_loop(name, alone):
         _check(gap, 1e-5)
 
 
-def _donated(name, alone):
-    """Updates that may overwrite parameters and state, against such that may not."""
-    own = make(name)
-    stage = optax.with_extra_args_support(own) if alone else _chained(own)
+def _updates(name, stage, alone, *, donated=False):
+    """Those of two rounds of the chain, or of a function alone."""
+    stage = optax.with_extra_args_support(stage)
 
     def step(params, state):
         given, extra = _given(name, params)
         if alone:
-            given = _directions(given, params)
+            given = _gdsec().update(given, _gdsec().init(params), params)[0]
         updates, state = stage.update(given, state, params, **extra)
         return optax.apply_updates(params, updates), state, updates
 
-    kept, donated = jax.jit(step), jax.jit(step, donate_argnums=(0, 1))
+    run = jax.jit(step, donate_argnums=(0, 1) if donated else ())
     params = _start({"b": "float32", "w": "float32"})
-    given = params, stage.init(params)
-    expected = []
-    carry = given
+    state, made = stage.init(params), []
     for _ in range(2):
-        *carry, updates = kept(*carry)
-        expected.append(updates)
-    for updates in expected:
-        taken = jax.tree.leaves(given[0])
-        *given, found = donated(*given)
-        if not all(x.is_deleted() for x in taken):
-            raise NotImplementedError("this device keeps what it is given")
-        _check(_gaps(found, updates), 1e-5)
+        given = jax.tree.leaves(params)
+        params, state, updates = run(params, state)
+        made.append(updates)
+        if any(x.is_deleted() != donated for x in given):
+            raise NotImplementedError("this device keeps what is given away")
+    return made
+
+
+def _donated(name, alone):
+    """Rounds that overwrite parameters and state, against such that do not."""
+    stage = make(name) if alone else _chained(make(name))
+    found = _updates(name, stage, alone, donated=True)
+    _check(_gaps(found, _updates(name, stage, alone)), 1e-5)
 
 
 def _in_a_scan(name, alone, b="float32", w="float32", tolerance=1e-5):
@@ -319,20 +316,10 @@ def _injected(name, alone):
     def of_stage(rate):
         return make(name, rate)
 
-    made, rates = (of_stage, {}) if alone else (whole, {"xi": XI})
-    rates["rate"] = 0.1
-    params = _start({"b": "float32", "w": "float32"})
-    given, extra = _given(name, params)
-    if alone:
-        given = _directions(given, params)
-    runs = []
-    for stage in (optax.inject_hyperparams(made)(**rates), made(**rates)):
-        stage = optax.with_extra_args_support(stage)
-        state = stage.init(params)
-        step = jax.jit(lambda state, u=stage.update: u(given, state, params, **extra))
-        _, state = step(state)
-        runs.append(step(state)[0])
-    _check(_gaps(*runs), 1e-5)
+    made, given = (of_stage, {}) if alone else (whole, {"xi": XI})
+    injected = optax.inject_hyperparams(made)(rate=0.1, **given)
+    found = _updates(name, injected, alone)
+    _check(_gaps(found, _updates(name, made(rate=0.1, **given), alone)), 1e-5)
 
 
 def _simulated(name, alone):

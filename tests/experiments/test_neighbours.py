@@ -9,6 +9,7 @@ import re
 import sys
 import types
 
+import jax
 import numpy as np
 import optax
 import optax.contrib
@@ -169,6 +170,13 @@ def test_what_is_injected_counts(monkeypatch):
     )
     mark, said = behind.tried("sgd", "injected")
     assert mark == "no" and "others than expected" in said
+
+
+def test_a_device_that_keeps_what_is_given_away_is_seen(monkeypatch):
+    jit = jax.jit
+    monkeypatch.setattr(jax, "jit", lambda f, donate_argnums=(), **to: jit(f, **to))
+    mark, said = behind.tried("sgd", "donated")
+    assert mark != "\N{CHECK MARK}" and "keeps what is given away" in said
 
 
 def test_a_row_without_its_reason_is_refused(monkeypatch):
