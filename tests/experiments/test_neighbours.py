@@ -339,6 +339,17 @@ def test_the_end_of_a_run_in_bfloat16(name):
 # Elsewhere
 
 
+def test_what_the_page_says_of_runs_that_differ():
+    """Messages of four workers, from the first that differs on: nine in ten differ."""
+    rows = [row for row in neighbours.shown("bits") if row[2] != "never"]
+    firsts = [int(row[2]) for row in rows]
+    assert (min(firsts), max(firsts)) == (146, 190)
+    for row, first in zip(rows, firsts, strict=True):
+        share = int(row[3].split(" of ")[0]) / (4 * (bits.ROUNDS + 1 - first))
+        assert 0.85 < share < 0.95
+        assert abs(float(row[4].strip("%"))) <= 1
+
+
 def test_other_pythons_are_those_that_are_named(monkeypatch):
     monkeypatch.delenv("GDSEC_PYTHONS", raising=False)
     assert bits.others() == []
