@@ -8,7 +8,11 @@ a library is not installed, `Skipped` says which, and the page keeps what it has
 
 import importlib
 import importlib.metadata
+import json
+import os
 import re
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -42,6 +46,24 @@ def versions(*names: str) -> str:
     return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
 
 
+def told(command: Sequence[Any], settings: Mapping[str, str] | None = None) -> Any:
+    """What a process of its own prints, as JSON; settings are environment variables.
+
+    Raises:
+      RuntimeError: it failed, with the end of what it said.
+    """
+    done = subprocess.run(
+        command,
+        env=os.environ | (settings or {}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))}: {done.stderr[-1000:]}")
+    return json.loads(done.stdout)
+
+
 def made(name: str) -> str:
     """A table and its caption in Markdown, computed now."""
     module = table(name)
@@ -60,8 +82,17 @@ def written(page: str, name: str, text: str) -> str:
 
 def shown(name: str) -> list[tuple[str, ...]]:
     """The rows of a table as the page has them, without its header."""
+    lines = [x for x in _lines(name) if x.startswith("| ")][2:]
+    return [tuple(re.split(r" \| ", line[2:-2])) for line in lines]
+
+
+def shown_caption(name: str) -> str:
+    """The caption of a table as the page has it."""
+    return next(x[1:-1] for x in _lines(name) if x.startswith("*"))
+
+
+def _lines(name: str) -> list[str]:
     match = re.search(_TABLE.format(name), PAGE.read_text("utf-8"), re.DOTALL)
     if match is None:
         raise ValueError(f"the page has no markers of {name!r}.")
-    lines = [x for x in match[0].splitlines() if x.startswith("| ")][2:]
-    return [tuple(re.split(r" \| ", line[2:-2])) for line in lines]
+    return match[0].splitlines()

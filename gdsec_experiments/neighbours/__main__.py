@@ -1,13 +1,15 @@
-"""python -m gdsec_experiments.neighbours [NAME ...]: all tables, or some, made anew."""
+"""Makes the tables of docs/neighbours.md anew: all of them, or those that are named."""
 
-import sys
+import argparse
 
 from gdsec_experiments import neighbours
 
 
-def main(names: list[str]) -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Write them into the page, each as soon as it is made."""
-    for name in names or neighbours.TABLES:
+    parser = argparse.ArgumentParser("gdsec_experiments.neighbours", None, __doc__)
+    parser.add_argument("name", nargs="*", choices=neighbours.TABLES)
+    for name in parser.parse_args(arguments).name or neighbours.TABLES:
         try:
             text = neighbours.made(name)
         except neighbours.Skipped as reason:
@@ -19,4 +21,4 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

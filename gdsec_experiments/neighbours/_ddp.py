@@ -18,7 +18,8 @@ from torch.distributed.algorithms.ddp_comm_hooks import (
 )
 from torch.nn.parallel import DistributedDataParallel
 
-SHAPE, ROUNDS, DENSE, RANK = (256, 128), 12, 2, 4  # DENSE: PowerSGD's warm-up
+from gdsec_experiments.neighbours._matrix import DENSE, RANK, ROUNDS, SHAPE
+
 PATIENCE = 30.0  # seconds
 
 
@@ -108,7 +109,7 @@ def _counting(handed: list[int]) -> None:
 def _rank(rank: int, name: str, folder: str, answers: Any) -> None:
     try:
         answers.put((rank, _seen(rank, name, folder)))
-    except Exception as error:
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         text = "".join([type(error).__name__, *f": {error}".strip().splitlines()[:1]])
         answers.put((rank, Seen(text, 0, 0, 0, 0)))
     answers.close()

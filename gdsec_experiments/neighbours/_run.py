@@ -1,9 +1,10 @@
 """A run of GD-SEC in a process with settings of its own: its numbers, as JSON.
 
-python _run.py ROUNDS [DEVICES]: the bits of the parameters and of the uploads, round by
-round. Stands by itself, so that another Python or another JAX can run it.
+The bits of the parameters and of the uploads, round by round. Stands by itself, so that
+another Python or another JAX can run it.
 """
 
+import argparse
 import json
 import sys
 import zlib
@@ -49,4 +50,7 @@ def _observed(round):
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(int(sys.argv[1]), int((*sys.argv, "1")[2]))))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rounds", type=int)
+    parser.add_argument("devices", type=int, nargs="?", default=1)
+    print(json.dumps(run(**vars(parser.parse_args()))))

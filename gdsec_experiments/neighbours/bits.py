@@ -1,12 +1,10 @@
 """The same run of GD-SEC with other flags, devices, Pythons and JAX: what differs.
 
 GDSEC_PYTHONS names further interpreters, name=path, separated by semicolons, that have
-this project's dependencies.
+this project's dependencies; without it there are no rows of others.
 """
 
-import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,10 +40,6 @@ def _flag(flag: str) -> Setting:
     return Setting(f"`--xla_{flag}`", f"--xla_{flag}")
 
 
-def _flag(flag: str) -> Setting:
-    return Setting(f"`--xla_{flag}`", f"--xla_{flag}")
-
-
 SETTINGS = (
     Setting("again"),
     Setting("4 devices, of which one is used", _with(4)),
@@ -72,19 +66,11 @@ def caption() -> str:
 
 def run(setting: Setting, rounds: int = ROUNDS) -> dict[str, Any]:
     """What `_run.py` says in a process of its own."""
-    told = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "GDSEC_NATIVE": "0"}
-    told["XLA_FLAGS"] = setting.flags
+    settings = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "GDSEC_NATIVE": "0"}
+    settings["XLA_FLAGS"] = setting.flags
     script = Path(__file__).with_name("_run.py")
-    done = subprocess.run(
-        [setting.python, "-W", "ignore", script, str(rounds), str(setting.devices)],
-        env=os.environ | told,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{setting.name}: {done.stderr[-1000:]}")
-    return json.loads(done.stdout)
+    command = [setting.python, "-W", "ignore", script, rounds, setting.devices]
+    return neighbours.told(list(map(str, command)), settings)
 
 
 def row(setting: Setting, plain: dict[str, Any], rounds: int = ROUNDS) -> tuple:
@@ -111,12 +97,17 @@ def _first(one: list, other: list) -> str:
 
 
 def others() -> list[Setting]:
-    """The interpreters that are named."""
-    named = os.environ.get("GDSEC_PYTHONS", "")
-    if not named:
-        raise neighbours.Skipped("GDSEC_PYTHONS names no further interpreter")
-    pairs = [item.split("=", 1) for item in named.split(";")]
-    return [Setting(name, python=path) for name, path in pairs]
+    """The interpreters that are named.
+
+    Raises:
+      ValueError: one has no path.
+    """
+    named = os.environ.get("GDSEC_PYTHONS", "").split(";")
+    pairs = [item.partition("=") for item in named if item]
+    for name, _, path in pairs:
+        if not path:
+            raise ValueError(f"GDSEC_PYTHONS has {name!r}, expected name=path.")
+    return [Setting(name, python=path) for name, _, path in pairs]
 
 
 def rows() -> list[tuple[str, ...]]:

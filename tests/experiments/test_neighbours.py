@@ -6,8 +6,10 @@ Rows that need another library, or its version, are skipped without it.
 import contextlib
 import inspect
 import re
+import sys
 import types
 
+import jax
 import numpy as np
 import optax
 import optax.contrib
@@ -15,6 +17,7 @@ import pytest
 
 from gdsec_experiments import neighbours
 from gdsec_experiments.neighbours import (
+    __main__,
     behind,
     bits,
     codecs,
@@ -33,15 +36,29 @@ def shown(name):
     return {row[0]: row for row in neighbours.shown(name)}
 
 
-def needs(*names):
-    """Skip without a library, or with another version than the captions name."""
+def needs(table, *names):
+    """Skip without a library, or with another version than the table's caption has."""
+    caption = neighbours.shown_caption(table)
     for name in names:
         try:
             said = neighbours.versions(name)
         except ModuleNotFoundError:
             pytest.skip(f"{name} is not installed")
-        if said not in PAGE:
+        assert f"{name} " in caption
+        if not names_version(caption, said):
             pytest.skip(f"{said} is not the version of the page")
+
+
+def names_version(caption, said):
+    return re.search(rf"(?<![\w-]){re.escape(said)}(?![\w+]|\.\w)", caption)
+
+
+def test_a_version_is_read_whole():
+    caption = "Seen; gdsec-jax 0.1.0, optax 0.2.81, torch 2.13.0+cpu, jaxlib 0.10.2."
+    for said in ("gdsec-jax 0.1.0", "torch 2.13.0+cpu", "jaxlib 0.10.2"):
+        assert names_version(caption, said)
+    for said in ("jax 0.1.0", "optax 0.2.8", "optax 0.2", "torch 2.13.0"):
+        assert not names_version(caption, said)
 
 
 def test_every_table_is_on_the_page():
@@ -66,6 +83,22 @@ def test_a_table_takes_its_own_place_alone(monkeypatch):
         neighbours.written(page, "hooks", text)
 
 
+def test_a_table_that_is_not_there_is_refused_in_a_sentence(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        __main__.main(["nosuch"])
+    assert "invalid choice: 'nosuch'" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="0"):
+        __main__.main(["--help"])
+    assert "readers" in capsys.readouterr().out
+
+
+def test_a_process_that_fails_says_why():
+    command = [sys.executable, "-c", "import os; print(os.environ['GIVEN'])"]
+    assert neighbours.told(command, {"GIVEN": "[1, 2]"}) == [1, 2]
+    with pytest.raises(RuntimeError, match="KeyError: 'GIVEN'"):
+        neighbours.told(command)
+
+
 # optax
 
 
@@ -83,7 +116,7 @@ def stages(module):
 @pytest.mark.promotes
 @pytest.mark.filterwarnings("ignore")
 def test_no_function_of_optax_is_left_out():
-    needs("optax")
+    needs("behind", "optax")
     names = behind.names()
     found = {*stages(optax), *(f"contrib.{name}" for name in stages(optax.contrib))}
     assert len(found) > 90
@@ -96,13 +129,17 @@ def test_no_function_of_optax_is_left_out():
 def test_the_page_has_those_that_deviate():
     rows = shown("behind")
     assert {name.strip("`") for name in rows} == set(behind.WHY)
-    assert f"The {len(rows)} of {len(behind.names())} functions" in PAGE
+    caption = neighbours.shown_caption("behind")
+    assert caption.startswith(f"The {len(rows)} of {len(behind.names())} functions")
     for row in rows.values():
         assert set(row[1:-1]) <= {"\N{CHECK MARK}", "no", "nor alone"} and row[-1]
 
 
 SAMPLES = [
     ("adam", "scan"),
+    ("adam", "donated"),
+    ("adam", "injected"),
+    ("lookahead", "donated"),
     ("lbfgs", "donated"),
     ("inject_hyperparams", "bfloat16"),
     ("contrib.sam", "donated"),
@@ -111,7 +148,7 @@ SAMPLES = [
 
 
 def holds(name, way):
-    needs("optax", "jax")
+    needs("behind", "optax", "jax")
     row = shown("behind").get(f"`{name}`")
     expected = "\N{CHECK MARK}" if row is None else row[1 + behind.WAYS.index(way)]
     assert behind.tried(name, way)[0] == expected, behind.tried(name, way)[1]
@@ -123,6 +160,34 @@ def holds(name, way):
 @pytest.mark.parametrize(("name", "way"), SAMPLES)
 def test_a_few_ways_of_optax(name, way):
     holds(name, way)
+
+
+def test_what_is_injected_counts(monkeypatch):
+    """A chain that takes an injected xi for another number is seen."""
+    gdsec = behind._gdsec
+    monkeypatch.setattr(
+        behind, "_gdsec", lambda xi=2.0: gdsec(xi if isinstance(xi, float) else 3 * xi)
+    )
+    mark, said = behind.tried("sgd", "injected")
+    assert mark == "no" and "others than expected" in said
+
+
+def test_a_device_that_keeps_what_is_given_away_is_seen(monkeypatch):
+    jit = jax.jit
+    monkeypatch.setattr(jax, "jit", lambda f, donate_argnums=(), **to: jit(f, **to))
+    mark, said = behind.tried("sgd", "donated")
+    assert mark != "\N{CHECK MARK}" and "keeps what is given away" in said
+
+
+def test_a_row_without_its_reason_is_refused(monkeypatch):
+    monkeypatch.setattr(behind, "names", lambda: ["sgd", "lbfgs", "lookahead"])
+    marks = {"sgd": "\N{CHECK MARK}", "lbfgs": "no", "lookahead": "no"}
+    monkeypatch.setattr(behind, "tried", lambda name, way: (marks[name], ""))
+    monkeypatch.setattr(behind, "WHY", {"lbfgs": "a", "lookahead": "b"})
+    assert [row[0] for row in behind.rows()] == ["`lbfgs`", "`lookahead`"]
+    monkeypatch.setattr(behind, "WHY", {"lbfgs": "a", "sgd": "b"})
+    with pytest.raises(ValueError, match="^lookahead, sgd: in one of WHY"):
+        behind.rows()
 
 
 @pytest.mark.slow
@@ -141,7 +206,7 @@ def test_what_deviates_in_optax(name):
 
 
 def test_our_bytes_are_the_page_s():
-    needs("numpy")
+    needs("codecs", "numpy")
     for name, message in codecs.messages().items():
         row = shown("codecs")[name]
         form, own = codecs.ours(message)
@@ -152,9 +217,25 @@ def test_our_bytes_are_the_page_s():
         np.testing.assert_array_equal(again.values, message.values)
 
 
+def test_what_the_page_says_of_codecs():
+    """Of chosen entries ours is the smallest but for rows; a coder behind saves."""
+    sizes = {
+        name: [int(re.sub(r"[^0-9]", "", cell)) for cell in row[2:]]
+        for name, row in shown("codecs").items()
+    }
+    chosen = [name for name in sizes if re.search(r"% of|one entry|largest", name)]
+    beaten = {name for name in chosen if sizes[name][0] > min(sizes[name][1:-1])}
+    assert len(chosen) == 4 and beaten == {"1 % of the rows, whole"}
+    (name,) = beaten
+    assert f"{1 - min(sizes[name][1:-1]) / sizes[name][0]:.0%}" == "5%"
+    for name, saved in (("QSGD, 15 levels", "29%"), ("natural compression", "39%")):
+        assert f"{1 - sizes[name][-1] / sizes[name][0]:.0%}" == saved
+    assert sizes["1 % of the entries"][2] > sizes["1 % of the entries"][1]
+
+
 @pytest.mark.slow
 def test_the_bytes_of_general_compressors():
-    needs("zstandard", "blosc2", "numpy")
+    needs("codecs", "zstandard", "blosc2", "numpy")
     assert codecs.rows() == neighbours.shown("codecs")
 
 
@@ -167,9 +248,19 @@ def test_our_names_of_hooks_cost_what_the_page_says():
         assert rows[f"`{name}`"][-2:] == hooks.ours(name)
 
 
+def test_a_hook_fails_for_the_reason_that_is_known():
+    assert hooks.ran("powerSGD_hook", "") == "runs"
+    for name in hooks._WHY:
+        for error in ("", "no answer"):
+            with pytest.raises(ValueError, match=f"{name}: .*, expected"):
+                hooks.ran(name, error)
+    with pytest.raises(ValueError, match="'no answer', expected 'no error'"):
+        hooks.ran("powerSGD_hook", "no answer")
+
+
 @pytest.mark.slow
 def test_what_a_hook_hands_to_gloo():
-    needs("torch")
+    needs("hooks", "torch")
     seen = hooks.seen("powerSGD_hook")["powerSGD_hook"]
     row = shown("hooks")["`powerSGD_hook`"]
     assert row[2] == f"{seen['bytes']:,}" and row[4] == f"{seen['said']:.2f}"
@@ -182,7 +273,7 @@ def test_what_a_hook_hands_to_gloo():
 @pytest.mark.promotes
 @pytest.mark.parametrize("edge", edges.ROWS, ids=[row[0] for row in edges.ROWS])
 def test_an_edge_value(edge):
-    needs("jax", "numpy", "optax", "pandas", "scikit-learn", "ml-dtypes")
+    needs("edges", "jax", "numpy", "optax", "pandas", "scikit-learn", "ml-dtypes")
     what, where, there, ours = edge
     assert (what, where, there(), ours()) == shown("edges")[what]
 
@@ -192,16 +283,15 @@ def test_an_edge_value(edge):
 
 @pytest.mark.parametrize("reader", ["ours", "scikit_learn", "libsvm", "xgboost"])
 def test_libsvm_files(reader):
-    needs("scikit-learn")
+    needs("readers", "scikit-learn")
     read = getattr(readers, reader)
     place = 1 + readers.READERS.index(read)
     try:
         seen = {name: readers.verdict(read, *f) for name, f in readers.FILES.items()}
     except neighbours.Skipped as reason:
         pytest.skip(str(reason))
-    needs(
-        *{"libsvm": ("libsvm-official",), "xgboost": ("xgboost-cpu",)}.get(reader, ())
-    )
+    others = {"libsvm": ["libsvm-official"], "xgboost": ["xgboost-cpu"]}
+    needs("readers", *others.get(reader, []))
     assert seen == {name: row[place] for name, row in shown("readers").items()}
 
 
@@ -228,7 +318,7 @@ def test_what_is_refused_is_said_in_a_sentence(tmp_path):
 
 def test_who_is_silent_at_the_end():
     """EF21 and beta = 1; GD-SEC sends on what its memory cannot take up any more."""
-    needs("jax", "optax")
+    needs("rounds", "jax", "optax")
     for name in ("`gdsec(xi=5, beta=0.01)`", "`gdsec(xi=5, beta=1)`", "`ef21(k=2)`"):
         row = next(row for row in neighbours.shown("rounds") if row[0] == name)
         _, last, error = rounds.seen(name, "float32", 10_000)
@@ -239,7 +329,7 @@ def test_who_is_silent_at_the_end():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", rounds.NARROW)
 def test_the_end_of_a_run_in_bfloat16(name):
-    needs("jax", "optax")
+    needs("rounds", "jax", "optax")
     row = next(
         row for row in neighbours.shown("rounds") if row[:2] == (name, "bfloat16")
     )
@@ -249,12 +339,38 @@ def test_the_end_of_a_run_in_bfloat16(name):
 # Elsewhere
 
 
+def test_what_the_page_says_of_runs_that_differ():
+    """Messages of four workers, from the first that differs on: nine in ten differ."""
+    rows = [row for row in neighbours.shown("bits") if row[2] != "never"]
+    firsts = [int(row[2]) for row in rows]
+    assert (min(firsts), max(firsts)) == (146, 190)
+    for row, first in zip(rows, firsts, strict=True):
+        share = int(row[3].split(" of ")[0]) / (4 * (bits.ROUNDS + 1 - first))
+        assert 0.85 < share < 0.95
+        assert abs(float(row[4].strip("%"))) <= 1
+
+
+def test_other_pythons_are_those_that_are_named(monkeypatch):
+    monkeypatch.delenv("GDSEC_PYTHONS", raising=False)
+    assert bits.others() == []
+    monkeypatch.setenv("GDSEC_PYTHONS", "Python 3.13=/a/python;another=/b=c")
+    assert [(x.name, x.python) for x in bits.others()] == [
+        ("Python 3.13", "/a/python"),
+        ("another", "/b=c"),
+    ]
+    monkeypatch.setenv("GDSEC_PYTHONS", "/a/python")
+    with pytest.raises(ValueError, match="has '/a/python', expected name=path"):
+        bits.others()
+
+
 @pytest.mark.slow
 def test_a_flag_that_changes_bits_and_one_that_does_not():
-    needs("jax", "jaxlib")
+    needs("bits", "jax", "jaxlib")
     plain = bits.run(bits.Setting("plain"))
     rows = shown("bits")
-    for setting in (bits.SETTINGS[1], bits.SETTINGS[5]):
+    names = "4 devices, of which one is used", "`--xla_backend_optimization_level=0`"
+    settings = {setting.name: setting for setting in bits.SETTINGS}
+    for setting in (settings[name] for name in names):
         row = bits.row(setting, plain)
         assert row[0] == rows[setting.name][0]
         assert (row[1] == "never") == (rows[setting.name][1] == "never")
