@@ -40,12 +40,17 @@ def check_share(num_workers: int, devices: int) -> None:
         )
 
 
-# Without its compiler no program for a TPU is made, and the other way need not be told.
+# Without its compiler here, a program for a TPU can still be exported, and be compiled
+# elsewhere: it then goes the other way, which is as right there, and slower.
 TPU_IS_KNOWN = importlib.util.find_spec("libtpu") is not None
 
 
 def unless_on_tpu(*arguments: Any, tpu: Callable, default: Callable) -> Any:
-    """What a function makes of arguments; where it runs on a TPU, another one."""
+    """What a function makes of arguments; where it runs on a TPU, another one.
+
+    For what is faster so. What a TPU could not do otherwise asks
+    `jax.lax.platform_dependent` itself, with or without the compiler.
+    """
     if not TPU_IS_KNOWN:
         return default(*arguments)
     return jax.lax.platform_dependent(*arguments, tpu=tpu, default=default)

@@ -325,7 +325,7 @@ def power_of_two(x: jax.Array) -> jax.Array:
 
     if x.dtype != jnp.float64:
         return jnp.minimum(by_mantissa(x), jnp.asarray(most, x.dtype))
-    power = unless_on_tpu(x, tpu=by_float32, default=by_mantissa)
+    power = jax.lax.platform_dependent(x, tpu=by_float32, default=by_mantissa)
     return jnp.minimum(power, jnp.asarray(most, x.dtype))
 
 

@@ -41,6 +41,18 @@ def chain(rate):
     return optax.chain(gdsec_jax.gd(3), optax.sgd(rate))
 
 
+def lower_run(what, problem, optimizer, num_rounds, on):
+    return gdsec_jax.lower(what, problem, optimizer, num_rounds, on=on)
+
+
+def lower_sweep(problem, make_optimizer, grid):
+    return gdsec_jax.lower(gdsec_jax.sweep, problem, make_optimizer, grid)
+
+
+def lower_update(updates, state, params):
+    return gdsec_jax.lower(gdsec_jax.gd(3).update, updates, state, params)
+
+
 # By the function: arguments that are right.
 RIGHT = {
     problems.ridge: SAMPLES,
@@ -87,6 +99,15 @@ RIGHT = {
         "make_optimizer": chain,
         "grid": {"rate": [0.1]},
         "num_rounds": 1,
+    },
+    lower_run: {
+        **{"what": gdsec_jax.simulate, "problem": RIDGE, "optimizer": CHAIN},
+        **{"num_rounds": 1, "on": None},
+    },
+    lower_sweep: {"problem": RIDGE, "make_optimizer": chain, "grid": {"rate": [0.1]}},
+    lower_update: {
+        **{"updates": np.ones((3, 2)), "params": np.ones(2)},
+        "state": gdsec_jax.gd(3).init(np.ones(2)),
     },
     data.read: {"path": "toy.csv"},
     data.read_csv: {"path": "toy.csv"},

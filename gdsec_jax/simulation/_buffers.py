@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdsec_jax import _trees
+from gdsec_jax._devices import unless_on_tpu
 
 FEW = 128  # entries: lanes of a TPU, what a row of fewer is padded to
 
@@ -19,7 +20,7 @@ FEW = 128  # entries: lanes of a TPU, what a row of fewer is padded to
 class Buffers(NamedTuple):
     """The records of some rounds."""
 
-    record: Any  # a `Record`, of arrays [rounds, ...] and `Place`s
+    record: Any  # a `Record`, of arrays [rounds, ...] and `Slot`s
     vectors: dict[str, jax.Array]  # by dtype, [rounds x entries of a round]
     rounds: dict[str, tuple[()]]  # how many, as structure
 
@@ -29,13 +30,15 @@ class Buffers(NamedTuple):
         return _trees.from_structure(self.rounds, int)
 
 
-class Place(NamedTuple):
+class Slot(NamedTuple):
     """Where a round's array stands in the vector of its dtype."""
 
     fact: dict[str, tuple[()]]  # a `Fact`, as structure
 
 
 class Fact(NamedTuple):
+    """Of a `Slot`, which has it as structure: no leaf that a loop would carry."""
+
     dtype: str
     first: int  # entry of a round
     shape: tuple[int, ...]
@@ -45,15 +48,15 @@ class Fact(NamedTuple):
         return int(np.prod(self.shape, dtype=int))
 
 
-def _fact(place: Place) -> Fact:
+def _fact(slot: Slot) -> Fact:
     def rebuilt(dtype, first, shape):
         return Fact(dtype, first, tuple(shape))
 
-    return _trees.from_structure(place.fact, rebuilt)
+    return _trees.from_structure(slot.fact, rebuilt)
 
 
-def _is_place(node: Any) -> bool:
-    return isinstance(node, Place)
+def _is_slot(node: Any) -> bool:
+    return isinstance(node, Slot)
 
 
 def empty(record: Any, rounds: int, packs: bool) -> Buffers:
@@ -71,7 +74,7 @@ def empty(record: Any, rounds: int, packs: bool) -> Buffers:
             return jnp.zeros((rounds, *x.shape), x.dtype)
         first = lengths.get(x.dtype.name, 0)
         lengths[x.dtype.name] = first + x.size
-        return Place(_trees.as_structure(Fact(x.dtype.name, first, x.shape)))
+        return Slot(_trees.as_structure(Fact(x.dtype.name, first, x.shape)))
 
     made = jax.tree.map(one, record)
     vectors = {name: jnp.zeros(rounds * n, name) for name, n in lengths.items()}
@@ -82,13 +85,19 @@ def put(buffers: Buffers, index: jax.Array, record: Any) -> Buffers:
     """With the record of one of the rounds."""
     own: dict[str, list[jax.Array]] = {name: [] for name in buffers.vectors}
 
-    def one(all, x):
-        if not _is_place(all):
-            return jax.lax.dynamic_update_index_in_dim(all, x, index, 0)
-        own[x.dtype.name].append(x.ravel())  # in the order in which places were given
-        return all
+    def sliced(kept, x):
+        return jax.lax.dynamic_update_index_in_dim(kept, x, index, 0)
 
-    record = jax.tree.map(one, buffers.record, record, is_leaf=_is_place)
+    def scattered(kept, x):  # so that the rows of a round lie together, on the chip
+        return kept.at[index].set(x, mode="promise_in_bounds")
+
+    def one(kept, x):
+        if not _is_slot(kept):
+            return unless_on_tpu(kept, x, tpu=scattered, default=sliced)
+        own[x.dtype.name].append(x.ravel())  # in the order in which slots were given
+        return kept
+
+    record = jax.tree.map(one, buffers.record, record, is_leaf=_is_slot)
     vectors = {}
     for name, parts in own.items():
         row = jnp.concatenate(parts)
@@ -109,7 +118,7 @@ def no_rounds(buffers: Buffers) -> Any:
 
 def _unfolded(buffers: Buffers, rounds: int, host: Callable[[Any], np.ndarray]) -> Any:
     def one(x):
-        if not _is_place(x):
+        if not _is_slot(x):
             return host(x)
         fact = _fact(x)
         own = rows[fact.dtype][:, fact.first : fact.first + fact.size]
@@ -119,4 +128,4 @@ def _unfolded(buffers: Buffers, rounds: int, host: Callable[[Any], np.ndarray]) 
         name: host(x).reshape(rounds, x.size // buffers.capacity)
         for name, x in buffers.vectors.items()
     }
-    return jax.tree.map(one, buffers.record, is_leaf=_is_place)
+    return jax.tree.map(one, buffers.record, is_leaf=_is_slot)

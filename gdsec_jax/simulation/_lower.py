@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import importlib.util
+import inspect
 import math
 import os
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from gdsec_jax._devices import mesh_of
+from gdsec_jax import _checks
+from gdsec_jax._devices import check_share, mesh_of
 from gdsec_jax.simulation import _chunks, _grid, _hlo, _mesh, _plan, _run
 from gdsec_jax.simulation._simulate import simulate
-from gdsec_jax.simulation._sweep import sweep
+from gdsec_jax.simulation._sweep import asked, sweep
 from gdsec_jax.uplink import Uplink
 
 # By the first part of a topology's name: what it is called where chips are rented, and
@@ -31,14 +34,16 @@ class Lowered:
 
     Attributes:
       compiled: the `jax.stages.Compiled`.
-      bytes_moved: between a chip and its memory (HBM), as XLA schedules it.
+      bytes_moved: between a chip and its memory, as XLA schedules it: of a TPU, whose
+        memory on the chip counts for nothing, HBM; of others what instructions read and
+        write, caches or not.
       bytes_least: every argument read once and every result written once; None of a
         round.
       temporaries: bytes beside arguments and results, of the whole program.
       kernels: instructions that a chip executes, but for those on a single number.
       collectives: how often each kind runs, and the bytes of its results.
       sorts, scatters: how often they run.
-      rough_products: products whose factors are cut to bfloat16.
+      rough_products: products whose factors a TPU cuts to bfloat16.
       open_loops: loops of unknown length, which count as if they ran once.
       seconds: of processor time that compiling took.
     """
@@ -91,7 +96,7 @@ def lower(what: Callable, *arguments: Any, on: Any = None, **options: Any) -> Lo
       what: `gdsec_jax.simulate`, `gdsec_jax.sweep`, or the function `update` of an
         optimizer or of an algorithm.
       arguments, options: of the call; of `simulate` and `sweep` those that shape the
-        loop, so neither files nor logs.
+        loop, so neither files nor logs. Their `mesh` is the devices.
       on: the devices: a topology of TPUs, "v5e:2x2" say, for a mesh of all its chips,
         or "v5e" for one chip, both of which need the package libtpu alone (extra
         `tpu-aot`); a `jax.sharding.Mesh`; or by default this process's first device.
@@ -102,7 +107,9 @@ def lower(what: Callable, *arguments: Any, on: Any = None, **options: Any) -> Lo
 
     Raises:
       ImportError: a topology is named, and libtpu is absent.
-      ValueError: `on` is none of these, or the call's own arguments do not fit.
+      ValueError: `what` or `on` is none of these, the call lacks an argument or has one
+        that shapes no loop, its arguments do not fit, as where the call is made, or
+        workers do not share the devices evenly.
 
     Examples:
       >>> import jax, jax.numpy as jnp
@@ -115,27 +122,37 @@ def lower(what: Callable, *arguments: Any, on: Any = None, **options: Any) -> Lo
       >>> lowered.sorts, lowered.bytes_least > 4 * 1000 * 4
       (0, True)
     """
+    rounds = what is simulate or what is sweep
+    if not rounds and not callable(what):
+        hint = ": its update" if hasattr(what, "update") else ""
+        raise ValueError(
+            f"what is {_checks.shown(what)}, expected gdsec_jax.simulate, "
+            f"gdsec_jax.sweep, or the function update of an optimizer{hint}."
+        )
+    if rounds and options.get("mesh") is not None:
+        if on is not None:
+            raise ValueError("mesh is given beside on, expected one of the two.")
+        on = options["mesh"]
+    if rounds:
+        options.pop("mesh", None)
+        lower_it = _lower_run if what is simulate else _lower_sweep
+    else:
+        arguments, lower_it = (what, *arguments), _lower_update
+    _check_call(lower_it, arguments, options)
     where = _devices_of(on)
     mesh = where if isinstance(where, Mesh) else None
     everywhere = where if mesh is None else _mesh.everywhere(mesh)
     # The workers of a run, and of an update, see that they lie on several devices.
-    apart, arrays = mesh is None or what is sweep, None
-    with contextlib.nullcontext() if apart else jax.set_mesh(mesh):
-        if what is simulate:
-            lowered = _lower_run(*arguments, where=everywhere, mesh=mesh, **options)
-        elif what is sweep:
-            lowered = _lower_sweep(*arguments, where=everywhere, mesh=mesh, **options)
-        else:
-            lowered, arrays = _lower_update(
-                what, *arguments, where=everywhere, mesh=mesh, **options
-            )
+    is_seen = mesh is not None and what is not sweep
+    with jax.set_mesh(mesh) if is_seen else contextlib.nullcontext():
+        lowered, arrays = lower_it(*arguments, where=everywhere, mesh=mesh, **options)
         start = time.process_time()
         compiled = lowered.compile()
         seconds = time.process_time() - start
-    rounds = what in (simulate, sweep)
     text = compiled.as_text() or ""
     moved = _hlo.of_loop(text) if rounds else _hlo.traffic(text)
     memory = compiled.memory_analysis()
+    (chip, *_) = everywhere.device_set
     return Lowered(
         compiled=compiled,
         bytes_moved=moved.bytes,
@@ -148,10 +165,22 @@ def lower(what: Callable, *arguments: Any, on: Any = None, **options: Any) -> Lo
         },
         sorts=moved.operations["sort"],
         scatters=moved.operations["scatter"],
-        rough_products=moved.rough,
+        rough_products=moved.rough if chip.platform == "tpu" else 0,
         open_loops=moved.open_loops,
         seconds=seconds,
     )
+
+
+def _check_call(function: Callable, arguments: Any, options: dict[str, Any]) -> None:
+    """A ValueError if it does not take these arguments."""
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*arguments, **options, where=None, mesh=None)
+    except TypeError as error:
+        own = (name for name in signature.parameters if name not in ("where", "mesh"))
+        raise ValueError(
+            f"the call to lower does not fit: {error}; expected {', '.join(own)}."
+        ) from None
 
 
 def _devices_of(on: Any) -> Mesh | SingleDeviceSharding:
@@ -161,10 +190,11 @@ def _devices_of(on: Any) -> Mesh | SingleDeviceSharding:
     if isinstance(on, Mesh):
         return mesh_of(on) if on.size > 1 else SingleDeviceSharding(on.devices.flat[0])
     kind = on.partition(":")[0] if isinstance(on, str) else None
-    if kind not in _CHIPS:
+    named = kind in _CHIPS and re.fullmatch(r"\w+(:[1-9]\d*x[1-9]\d*)?", on)
+    if not named:
         raise ValueError(
-            f"on is {on!r}, expected a jax.sharding.Mesh, or TPUs by name such as "
-            "'v5e' or 'v6e:2x2'."
+            f"on is {_checks.shown(on)}, expected a jax.sharding.Mesh, or TPUs by name "
+            "such as 'v5e' or 'v6e:2x2'."
         )
     chips = described(_CHIPS[kind][1] if on == kind else on)
     if on == kind:
@@ -177,6 +207,7 @@ def described(topology: str) -> list[Any]:
 
     Raises:
       ImportError: libtpu is absent.
+      ValueError: it knows no such topology.
     """
     from jax.experimental import topologies
 
@@ -196,7 +227,13 @@ def described(topology: str) -> list[Any]:
     }
     for name, value in environment.items():
         os.environ.setdefault(name, value)
-    return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    try:
+        return topologies.get_topology_desc(topology, platform="tpu").devices
+    except jax.errors.JaxRuntimeError as error:
+        raise ValueError(
+            f"on is {topology!r}, expected a topology that libtpu describes: "
+            f"{_checks.words_of(error)}"
+        ) from error
 
 
 def _put(tree: Any, where: Any) -> Any:
@@ -215,16 +252,46 @@ def _put(tree: Any, where: Any) -> Any:
 
 
 def _lower_update(update, updates, state, params=None, *, where, mesh, **extra):
+    for name, tree in {"updates": updates, "state": state, "params": params}.items():
+        _check_arrays(name, tree)
+    leaves = jax.tree.leaves(updates)
     if mesh is not None:
+        check_share(leaves[0].shape[0] if leaves and leaves[0].ndim else 1, mesh.size)
         own = _mesh.over(mesh)
         updates, state = _put(updates, own), _put(state, _mesh.by_worker(state, mesh))
     else:
         updates, state = _put(updates, where), _put(state, where)
     places = jax.tree.map(lambda x: x.sharding, state)
-    step = jax.jit(update, donate_argnums=1, out_shardings=(where, places))
+
+    def step(updates, state, params, **extra):
+        made = update(updates, state, params, **extra)
+        is_pair = isinstance(made, tuple) and len(made) == 2
+        if not is_pair or jax.tree.structure(made[1]) != jax.tree.structure(state):
+            raise ValueError(
+                f"what returns {_checks.shown(made)}, expected updates and the state."
+            )
+        return made
+
+    step = jax.jit(step, donate_argnums=1, out_shardings=(where, places))
     arguments = updates, state, _put(params, where)
     extra = _put(extra, where)
-    return step.lower(*arguments, **extra), (arguments, extra)
+    try:
+        return step.lower(*arguments, **extra), (arguments, extra)
+    except (TypeError, AttributeError) as error:
+        raise ValueError(
+            f"what fails on these arguments, expected an update, and what it takes: "
+            f"{_checks.words_of(error)}"
+        ) from error
+
+
+def _check_arrays(name: str, tree: Any) -> None:
+    """A ValueError unless all leaves are arrays, or their shapes."""
+    for leaf in jax.tree.leaves(tree):
+        if not isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
+            raise ValueError(
+                f"{name} is {_checks.shown(tree)}, expected arrays, or their "
+                "jax.ShapeDtypeStruct."
+            )
 
 
 def _lower_run(
@@ -241,7 +308,10 @@ def _lower_run(
     observe: Any = None,
     worker_batch: int | None = None,
 ):
-    uplink, stop = uplink or Uplink(), stop or _run.Stop()
+    stop, uplink = _run.checked(problem, stop, uplink)
+    _checks.optimizer(optimizer)
+    if mesh is not None:
+        check_share(problem.num_workers, mesh.size)
     options = _run.options(eval_every, observe, worker_batch)
     packs = mesh is None
     program = _chunks.OneRun(_chunks.Given(optimizer), options, mesh, packs)
@@ -262,7 +332,8 @@ def _lower_run(
         run_at = _mesh.by_worker(run, mesh)
         places = data, run_at, _mesh.by_worker(buffers, mesh, 1)
     inputs = _put(inputs, where)._replace(problem=_put(inputs.problem, places[0]))
-    return _lower_chunk(program, inputs, _put(run, places[1]), _put(buffers, places[2]))
+    run, buffers = _put(run, places[1]), _put(buffers, places[2])
+    return _lower_chunk(program, inputs, run, buffers)
 
 
 def _lower_sweep(
@@ -279,7 +350,11 @@ def _lower_sweep(
     uplink: Any = None,
     observe: Any = None,
 ):
-    listed = grid if isinstance(grid, _grid.Listed) else _grid.listed(grid)
+    listed, common = asked(
+        *(problem, make_optimizer, grid, num_rounds),
+        **{"key": key, "eval_every": eval_every, "stop": stop},
+        **{"uplink": uplink, "observe": observe, "mesh": None},
+    )
     maker = problem if callable(problem) else None
     (group, *others) = _grid.groups_of(listed, maker)
     if others:
@@ -287,18 +362,13 @@ def _lower_sweep(
             f"grid makes {1 + len(others)} loops, one for each static value, expected "
             "one: lower each by itself."
         )
-    common = _plan.Common(
-        num_rounds,
-        _run.options(eval_every, observe),
-        stop or _run.Stop(),
-        key,
-        Uplink() if uplink is None else uplink,
-    )
-    given: Any = problem
-    plan = _plan.plan_of(group, given, make_optimizer, common)
+    plan = _plan.plan_of(group, problem, make_optimizer, common)
+    # Perhaps a few more, as where it is run, that all devices have the same number.
+    more = -plan.count % (1 if mesh is None else mesh.size)
+    plan = plan.of_size(plan.count + more)
 
     def begin():
-        inputs = plan.inputs_of(plan.group.traced)
+        inputs = plan.inputs_of(group.traced + group.traced[-1:] * more)
         return inputs, *plan.begin(inputs)
 
     inputs, run, buffers = jax.eval_shape(begin)
@@ -313,7 +383,7 @@ def _lower_sweep(
 
 def _lower_chunk(program, inputs, run, buffers):
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    return _chunks.chunk.lower(program, inputs, run, buffers, number, number)
+    return _chunks.chunk.lower(program, inputs, run, buffers, number, number), None
 
 
 def _least(arguments: Any, compiled) -> int:

@@ -18,6 +18,7 @@ from gdsec_jax.federation._broadcast import last_broadcast
 from gdsec_jax.federation._counts import last_round
 from gdsec_jax.federation._train import WorkerLosses, coming_steps, telling
 from gdsec_jax.problems import Problem
+from gdsec_jax.problems._problem import check_problem
 from gdsec_jax.simulation._records import Observe, Record, Round, observed
 from gdsec_jax.uplink import Uplink, _uplink
 
@@ -101,6 +102,18 @@ def options(eval_every: Any, observe: Any, worker_batch: Any = None) -> Options:
         worker_batch = _checks.integer("worker_batch", worker_batch, 1, 2**31 - 1)
     every = _checks.integer("eval_every", eval_every, 1, 2**31 - 1)
     return Options(every, observe, worker_batch)
+
+
+def checked(
+    problem: Problem, stop: Stop | None, uplink: Uplink | None
+) -> tuple[Stop, Uplink]:
+    """When a run stops and what it is sent over, once these are of their kinds."""
+    check_problem(problem)
+    _checks.instance("uplink", uplink, Uplink, "an Uplink")
+    _checks.instance("stop", stop, Stop, "a Stop")
+    stop, uplink = stop or Stop(), uplink or Uplink()
+    uplink.check(problem.num_workers)
+    return stop, uplink
 
 
 def start(optimizer: optax.GradientTransformation, params: Any) -> Run:

@@ -15,7 +15,6 @@ from gdsec_jax import _checks
 from gdsec_jax._devices import mesh_of
 from gdsec_jax.files import _environment, _whole
 from gdsec_jax.problems import Problem
-from gdsec_jax.problems._problem import check_problem
 from gdsec_jax.simulation import _buffers, _chunks, _mesh, _records, _run
 from gdsec_jax.simulation._checkpoint import Checkpoints, Saved, Store
 from gdsec_jax.simulation._history import History, outcome_of
@@ -113,18 +112,14 @@ def simulate(
       >>> history.bits.shape
       (50, 4)
     """
-    check_problem(problem)
     made = optimizer
     if not isinstance(made, _chunks.Made):
         _checks.optimizer(optimizer)
         made = _chunks.Made(_chunks.Given(optimizer), {})
+    stop, uplink = _run.checked(problem, stop, uplink)
     _checks.instance("attributes", attributes, Mapping, "a dict")
-    _checks.instance("uplink", uplink, Uplink, "an Uplink")
-    _checks.instance("stop", stop, Stop, "a Stop")
     expected = "gdsec_jax.Checkpoints(path, every)"
     _checks.instance("checkpoint", checkpoint, Checkpoints, expected)
-    uplink, stop = uplink or Uplink(), stop or Stop()
-    uplink.check(problem.num_workers)
     _checks.log(log)
     own_attributes = _whole.plain("attributes", dict(attributes or {}))
     mesh = None if mesh is None else mesh_of(mesh, problem.num_workers)

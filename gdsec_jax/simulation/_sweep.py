@@ -111,23 +111,12 @@ def sweep(
       >>> bool((bits.sel(xi=4.0) < bits.sel(xi=0.0)).item())
       True
     """
-    listed = grid if isinstance(grid, _grid.Listed) else _grid.listed(grid)
-    kept = path if isinstance(path, SweepFile) else SweepFile(path)
-    _checks.instance("stop", stop, Stop, "a Stop")
-    common = Common(
-        num_rounds,
-        _run.options(eval_every, observe),
-        stop or Stop(),
-        key,
-        Uplink() if uplink is None else uplink,
-        None if mesh is None else mesh_of(mesh),
+    listed, common = asked(
+        *(problem, make_optimizer, grid, num_rounds),
+        **{"key": key, "eval_every": eval_every, "stop": stop},
+        **{"uplink": uplink, "observe": observe, "mesh": mesh},
     )
-    if not callable(make_optimizer):
-        raise ValueError(
-            f"make_optimizer is {make_optimizer!r}, expected a function of the grid's "
-            "parameters that makes an optax chain."
-        )
-    _check_names(listed.settings[0], problem, make_optimizer, common.uplink)
+    kept = path if isinstance(path, SweepFile) else SweepFile(path)
     _checks.log(log)
     check_path(kept.path)
     _checks.of_kind("attributes", kept.attributes, Mapping, "a dict")
@@ -149,6 +138,39 @@ def sweep(
     about |= {"batches": batches, "seconds": time.perf_counter() - begin}
     result.attrs = {"attributes": json.dumps(own_attributes | about)}
     return result if store is None else store.finish(result)
+
+
+def asked(
+    problem: Any,
+    make_optimizer: Callable,
+    grid: Any,
+    num_rounds: int,
+    *,
+    key: Any,
+    eval_every: int,
+    stop: Stop | None,
+    uplink: Any,
+    observe: Observe | None,
+    mesh: jax.sharding.Mesh | None,
+) -> tuple[_grid.Listed, Common]:
+    """The settings of a sweep, and what they share, once they are checked."""
+    listed = grid if isinstance(grid, _grid.Listed) else _grid.listed(grid)
+    _checks.instance("stop", stop, Stop, "a Stop")
+    common = Common(
+        num_rounds,
+        _run.options(eval_every, observe),
+        stop or Stop(),
+        key,
+        Uplink() if uplink is None else uplink,
+        None if mesh is None else mesh_of(mesh),
+    )
+    if not callable(make_optimizer):
+        raise ValueError(
+            f"make_optimizer is {make_optimizer!r}, expected a function of the grid's "
+            "parameters that makes an optax chain."
+        )
+    _check_names(listed.settings[0], problem, make_optimizer, common.uplink)
+    return listed, common
 
 
 def _check_names(setting: _grid.Setting, problem, make_optimizer, uplink) -> None:

@@ -99,12 +99,12 @@ def as_float32(x: jax.Array) -> jax.Array:
     def rounded(x):
         return jax.lax.reduce_precision(x, 8, 23).astype(jnp.float32)
 
-    def kept_apart(x):  # TPUs have no reduce_precision of float64
+    def kept_apart(x):  # TPUs have no reduce_precision of float64, exported or not
         return jax.lax.optimization_barrier(x.astype(jnp.float32))
 
     if x.dtype != jnp.float64:
         return rounded(x)
-    return unless_on_tpu(x, tpu=kept_apart, default=rounded)
+    return jax.lax.platform_dependent(x, tpu=kept_apart, default=rounded)
 
 
 def round_up(x: jax.Array) -> jax.Array:

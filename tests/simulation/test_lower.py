@@ -32,6 +32,7 @@ def test_an_update_of_shapes_alone():
     assert arrays <= read.bytes_least <= arrays + 1000
     assert read.ratio == read.bytes_moved / read.bytes_least > 0.9
     assert (read.sorts, read.scatters, read.collectives) == (0, 0, {})
+    assert read.rough_products == 0
     lines = dict(line.split("  ", 1) for line in str(read).splitlines())
     assert lines["least"].strip() == f"{read.bytes_least:,}"
 
@@ -44,6 +45,7 @@ def test_a_run_and_a_sweep_are_read_by_the_round():
     assert run.bytes_moved == longer.bytes_moved > 0
     assert run.bytes_least is None
     assert np.isnan(run.ratio)
+    assert run.rough_products == 0  # which a CPU does not cut
     grid = {"xi": [0.0, 1.0, 2.0]}
     many = gdsec_jax.lower(gdsec_jax.sweep, problem, optimizer, grid)
     assert many.bytes_moved > run.bytes_moved
@@ -55,6 +57,60 @@ def test_what_cannot_be_lowered():
     grid = {"xi": gdsec_jax.Static([0.0, 1.0])}
     with pytest.raises(ValueError, match="grid makes 2 loops, .* lower each by itself"):
         gdsec_jax.lower(gdsec_jax.sweep, ridge(), optimizer, grid)
+
+
+UPDATE = gdsec_jax.gd(4).update
+PARAMS = np.zeros(8)
+GRADIENTS = np.zeros((4, 8))
+STATE = gdsec_jax.gd(4).init(PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("call", "options", "words"),
+    [
+        (("simulate", ridge, optimizer), {}, "what is 'simulate', expected gdsec_jax"),
+        ((gdsec_jax.gd(4), GRADIENTS, STATE), {}, "what is .*: its update"),
+        ((UPDATE, GRADIENTS), {}, "missing .*'state'; expected update, updates, state"),
+        ((UPDATE, GRADIENTS, 3), {}, "state is 3, expected arrays"),
+        ((UPDATE, GRADIENTS, {"a": PARAMS}), {}, "what fails on these arguments"),
+        ((lambda *_: 0, GRADIENTS, STATE), {}, "what returns 0, expected updates and"),
+        ((gdsec_jax.simulate, ridge, optimizer), {"log": print}, "argument 'log'"),
+        ((gdsec_jax.simulate, ridge, optimizer), {"nosuch": 1}, "argument 'nosuch'"),
+        ((gdsec_jax.simulate, optimizer, ridge), {}, "problem is Grad.*, expected a"),
+        (
+            (gdsec_jax.simulate, ridge, optimizer),
+            {"mesh": 1, "on": "v5e"},
+            "mesh is given beside on, expected one of the two",
+        ),
+        (
+            (gdsec_jax.sweep, ridge, optimizer, {"xi": [0.0]}),
+            {},
+            "make_optimizer is Grad.*, expected a function",
+        ),
+        (
+            (gdsec_jax.sweep, ridge, lambda xi: optimizer(xi), {"nosuch": [0.0]}),
+            {},
+            "grid has the parameter 'nosuch', but neither",
+        ),
+        *(
+            ((UPDATE, GRADIENTS, STATE), {"on": name}, f"on is '{name}', expected a")
+            for name in ("v5e:", "v5e:axb", "v5e:2", "v5e:2x2x2", "v5e:0x1", "v1")
+        ),
+    ],
+)
+def test_a_call_that_cannot_be_lowered_is_told_of(call, options, words):
+    made = [x() if x is ridge or x is optimizer else x for x in call]
+    with pytest.raises(ValueError, match=words):
+        gdsec_jax.lower(*made, **options)
+
+
+def test_a_mesh_is_the_devices():
+    mesh = jax.make_mesh((1,), ("chips",))
+    for call in (
+        (gdsec_jax.simulate, ridge(), optimizer()),
+        (gdsec_jax.sweep, ridge(), optimizer, {"xi": [0.0, 1.0]}),
+    ):
+        assert gdsec_jax.lower(*call, mesh=mesh).kernels > 0
 
 
 def program(*lines):
