@@ -82,8 +82,15 @@ def plan(federation: Federation, now: Round) -> Plan | None:
         return None
     structure = jax.tree.structure(arrays.previous)
     numbers = jax.tree.unflatten(structure, range(len(params)))
+
+    def of_params(tree):
+        return None if tree is None else numbers
+
     owner = Arrays(
-        *(None if array is None else numbers for array in arrays[:4]),
+        gradients=numbers,
+        params=of_params(arrays.params),
+        change=of_params(arrays.change),
+        previous=numbers,
         states=owners(federation.worker.init, arrays.states, arrays.previous, _NONE),
         server=owners(federation.server.step.init, now.server, arrays.previous, _NONE),
     )
@@ -96,8 +103,8 @@ def plan(federation: Federation, now: Round) -> Plan | None:
         return jax.ShapeDtypeStruct((*lead, like.size), x.dtype)
 
     as_vectors = jax.tree.map(as_vector, owner, arrays)
-    cut = jax.tree.leaves(_cut(owner, as_vectors))
-    kept = jax.tree.leaves(_cut(owner, as_vectors)[-2:])
+    own = _cut(owner, as_vectors)
+    cut, kept = jax.tree.leaves(own), jax.tree.leaves((own.states, own.server))
     # A TPU lays matrices out anew to make vectors of them, and one pass more over the
     # gradients alone costs it less than to cut them.
     platforms = [x for x in _parts.PART_BYTES if x != "tpu"]
@@ -149,14 +156,14 @@ def in_blocks(
     federation: Federation, now: Round, counting: Layout, plan: Plan, platform: str
 ) -> Outcome:
     """A round, block by block; messages are kept where they are counted whole."""
-    if platform == "tpu":
+    on_tpu = platform == "tpu"
+    if on_tpu:
         now, plan = _with_change(now, plan)
     arrays, always = arrays_of(now), now.always
     flat = jax.tree.map(lambda x, like: x.reshape(like.shape), arrays, plan.as_vectors)
     own, others = _cut(plan.owner, flat), _rest(plan.owner, flat)
     lengths = tuple(x.size for x in jax.tree.leaves(own.previous))
     number = plan.numbers[platform]
-    on_tpu = platform == "tpu"
 
     def at(cut: Arrays, workers: Workers, starts) -> tuple[Common, Workers, Any]:
         """What the halves of a round are handed of some of the components."""
@@ -253,17 +260,17 @@ def _measured(
 
     def part(n):
         def cut(x):
-            size = _measured_at_once(x.shape[-1])
+            size = _length_of_part(x.shape[-1])
             return x[..., n * size : (n + 1) * size]
 
-        starts = tuple(jnp.int32(n * _measured_at_once(x)) for x in lengths)
+        starts = tuple(jnp.int32(n * _length_of_part(x)) for x in lengths)
         common, known, _ = at(jax.tree.map(cut, own), workers, starts)
         return common, known
 
     return measured(federation, workers, [part(n) for n in range(MEASURED_IN)])
 
 
-def _measured_at_once(length: int) -> int:
+def _length_of_part(length: int) -> int:
     """Components of the parts that are measured, all but the last one: whole tiles."""
     return math.ceil(length / MEASURED_IN / TILE) * TILE
 

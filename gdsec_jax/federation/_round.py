@@ -49,7 +49,7 @@ class Federation(NamedTuple):
 
     @property
     def measures(self) -> bool:
-        """Whether it may be so after all components were measured."""
+        """Whether the pieces go block by block once all components were measured."""
         measures = self.worker.measure is not None and self.server.adds_entries
         return measures and not self.spread.axes
 

@@ -30,7 +30,7 @@ ON_CHIP = 2**22
 class Threshold(NamedTuple):
     """Which entries are the k largest: those above a key, and the first with it."""
 
-    key: jax.Array  # unsigned []
+    key: jax.Array  # uint32 [], of float64 uint64
     last: jax.Array  # uint32 [], the place of the last one that has the key
 
     def mask(self, x: jax.Array, start) -> jax.Array:
@@ -40,8 +40,11 @@ class Threshold(NamedTuple):
 
 
 def keys_of(x: jax.Array) -> jax.Array:
-    """Unsigned integers that grow with the magnitudes: a float's bits but its sign."""
-    if jnp.issubdtype(x.dtype, jnp.unsignedinteger):
+    """Integers that grow with the magnitudes: a float's bits but its sign, or uint32.
+
+    They are uint32, of float64 uint64.
+    """
+    if x.dtype == jnp.uint32:
         return x
     x = x.astype(_trees.widest(x.dtype, jnp.float32))
     unsigned = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
@@ -53,8 +56,7 @@ def masks(parts: list[jax.Array], k: int) -> list[jax.Array]:
     """Where the k largest of all entries are, bool like each part.
 
     Args:
-      parts: arrays of one dtype, whose entries follow one another; floats, or unsigned
-        integers.
+      parts: arrays of one dtype, whose entries follow one another; floats, or uint32.
       k: from 1 to their number, static.
     """
     return masks_by(lambda parts, n: parts[n], parts, parts, k)
@@ -80,6 +82,7 @@ def masks_by(make: Callable, given, like: list, k: int) -> list[jax.Array]:
         for n in range(len(like)):
             key = keys_of(make(again, n))
             code = _bits(key, *cut[0])
+            # As many levels are refined as are known; those behind them are to come.
             for was, bits in zip(codes, cut[1:], strict=False):
                 code = _finer(code, was, _bits(key, *bits))
             made.append(code)
@@ -93,7 +96,7 @@ def threshold(parts: list[jax.Array], starts: list, k: int):
     """The `Threshold` of the k largest entries, and how large the largest is.
 
     Args:
-      parts: floats of one dtype.
+      parts: all float32, or all float64.
       starts: the places of their first entries.
       k: see `masks`.
 
@@ -245,9 +248,12 @@ def _stored_levels(parts: list[jax.Array]) -> list[Callable]:
 
 
 def _cut(kind) -> list[tuple[int, int]]:
-    """Of each level the first bit, and the number of bits, of a dtype's keys."""
-    sign = jnp.issubdtype(kind, jnp.floating)
-    width = 8 * _trees.widest(kind, jnp.float32).itemsize - 1 if sign else 32
+    """Of each level the lowest bit, and the number of bits, of a dtype's keys.
+
+    Floats of fewer bits than float32 have its keys; others are uint32.
+    """
+    is_float = jnp.issubdtype(kind, jnp.floating)
+    width = 8 * _trees.widest(kind, jnp.float32).itemsize - 1 if is_float else 32
     cut = [(width - _CODE, _CODE)]
     while cut[-1][0]:
         shift = max(0, cut[-1][0] - _FINER)

@@ -33,7 +33,11 @@ class Censored(NamedTuple):
 
 
 class Part(NamedTuple):
-    """The arguments of an update, for a part of the components; leaves are vectors."""
+    """The arguments of an update, for a part of the components.
+
+    Leaves are vectors where the components are cut; where they are measured at once,
+    all of them are the part, and leaves are shaped as they are.
+    """
 
     updates: Any
     state: Any
