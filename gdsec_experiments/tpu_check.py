@@ -3,12 +3,14 @@
 `python -m gdsec_experiments.tpu_check` runs on this process's devices, whatever they
 are, and writes one report file: which they are; whether a core list of methods gives
 the same iterates as on this machine's CPU, and updates of long vectors the same; how
-casts of float64 to float32 round; seconds of updates and of a sweep.
+casts of float64 to float32 round; seconds of updates and of a sweep. The file is
+written anew after each part, so a part that fails loses none before it.
 """
 
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ LARGE = ("gdsec", "sign_ef", "qgd", "top_j", "rand_k", "ef21", "gdsec, capacity"
 CORE = ("gd", "gdsec", "qgd", "laq", "top_j", "rand_k", "low_rank", "power_sgd")
 ROUNDS, WORKERS = 200, 5
 UPDATES = 5  # that are timed, of each method
+LEAST = 100  # entries of a vector, of which sparsifiers send a hundredth
 
 
 def iterates(dtype: str) -> dict[str, Any]:
@@ -136,30 +139,48 @@ def sweep_seconds() -> dict[str, float]:
     return found
 
 
-def report(length: int) -> dict[str, Any]:
-    """All of it, as JSON can hold it."""
+def parts(length: int) -> Iterator[tuple[str, Any]]:
+    """Name and contents of each part, as JSON can hold it, when it is made."""
+    yield "environment", _environment.everything()
+    yield "devices", [str(device) for device in jax.devices()]
+    yield "casts of float64", casts()
+    yield "iterates, float32", iterates("float32")
     with jax.enable_x64():
         wide = iterates("float64")
-    return {
-        "environment": _environment.everything(),
-        "devices": [str(device) for device in jax.devices()],
-        "casts of float64": casts(),
-        "iterates, float32": iterates("float32"),
-        "iterates, float64": wide,
-        f"large updates, 8 x {length:,} float32": large_updates(length),
-        f"seconds of an update, 8 x {length:,} float32": seconds(length),
-        "seconds": sweep_seconds(),
-    }
+    yield "iterates, float64", wide
+    yield f"large updates, 8 x {length:,} float32", large_updates(length)
+    yield f"seconds of an update, 8 x {length:,} float32", seconds(length)
+    yield "seconds", sweep_seconds()
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Write the report."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("tpu_check.json"))
-    parser.add_argument("--length", type=int, default=4_000_000, help="of the vector")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("tpu_check.json"),
+        help="the report's file, in a folder that is there",
+    )
+    parser.add_argument(
+        "--length",
+        type=int,
+        default=4_000_000,
+        help=f"entries of the vectors that are long, at least {LEAST}",
+    )
     given = parser.parse_args(arguments)
-    given.output.write_text(json.dumps(report(given.length), indent=2), "utf-8")
-    print(f"wrote {given.output}")
+    folder = given.output.parent
+    if not folder.is_dir() or given.output.is_dir():
+        parser.error(f"--output is {given.output}, expected a file in a folder.")
+    if given.length < LEAST:
+        parser.error(f"--length is {given.length}, expected at least {LEAST}.")
+    made = {}
+    for name, part in parts(given.length):
+        made[name] = part
+        given.output.write_text(json.dumps(made, indent=2), "utf-8")
+        print(f"wrote {given.output}: {name}", flush=True)
 
 
 if __name__ == "__main__":

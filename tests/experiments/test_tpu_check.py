@@ -1,0 +1,41 @@
+"""The report of what only a chip can say: here of this machine's CPU."""
+
+import json
+
+import pytest
+
+from gdsec_experiments import tpu_check
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["--output", "nowhere/check.json"],
+            "--output is nowhere/check.json, expected",
+        ),
+        (["--output", "."], "--output is ., expected a file"),
+        (["--length", "0"], "--length is 0, expected at least 100"),
+    ],
+)
+def test_wrong_arguments_are_told_of_before_anything_runs(
+    arguments, words, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tpu_check, "parts", None)  # which nothing calls
+    with pytest.raises(SystemExit):
+        tpu_check.main(arguments)
+    assert words in capsys.readouterr().err
+
+
+def test_parts_that_were_made_are_kept(tmp_path, monkeypatch):
+    def broken():
+        raise RuntimeError("the chip is gone")
+
+    monkeypatch.setattr(tpu_check, "casts", broken)
+    path = tmp_path / "check.json"
+    with pytest.raises(RuntimeError, match="gone"):
+        tpu_check.main(["--output", str(path), "--length", "100"])
+    kept = json.loads(path.read_text("utf-8"))
+    assert list(kept) == ["environment", "devices"]
+    assert kept["devices"]
