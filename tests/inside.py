@@ -1,5 +1,6 @@
 """The one door to private modules: where one is moved, the tests change here."""
 
+from gdsec_jax import _devices as _devices
 from gdsec_jax import _masks as _masks
 from gdsec_jax import _native as _native
 from gdsec_jax import _trees as _trees

@@ -2,18 +2,23 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
+from inside import _blocks, _devices, _parts
 from inside import _hlo as hlo
-from inside import _parts
+from jax import export
 from rich.console import Console
 
 import gdsec_jax
 from gdsec_experiments import benchmarks
 from gdsec_experiments.benchmarks import Settings, Skipped
+from gdsec_jax import problems
 
 tpu = benchmarks.module("tpu")
 SETTINGS = Settings(repeats=1, small=True, console=Console())
@@ -117,6 +122,84 @@ def test_traffic_is_what_xla_counts_where_nothing_loops_or_stays_on_the_chip(
 # What an update moves on a v5e chip over the least, 8 workers; and in 64 bits all
 # compile. A ratio that grows by a tenth fails: `gdsec bench tpu` prints the new ones.
 RATIOS = json.loads((Path(__file__).parent / "tpu_ratios.json").read_text("utf-8"))
+
+
+LOOPS = RATIOS.pop("loops")
+PAGE = (Path(__file__).parents[2] / "docs" / "tpus.md").read_text("utf-8")
+ROWS = {
+    "ridge, gdsec, float32: kernels a round": "kernels a round, ridge, gdsec, "
+    "`simulate`, float32",
+    "ridge, gdsec, float64: kernels a round": "the same, float64",
+    "record buffers of a run / their numbers": "record buffers of a run over their "
+    "numbers",
+    "sweep of 64: kernels a round": "kernels a round, sweep of 64",
+    "sweep of 64: HBM bytes a round and setting": "HBM bytes a round and setting, "
+    "sweep of 64",
+}
+
+
+def cells(row):
+    """Of a row of a table on the page, by its name."""
+    (found,) = re.findall(rf"^\| {re.escape(row)} \|(.*)\|$", PAGE, re.MULTILINE)
+    return [cell.strip() for cell in found.split("|")]
+
+
+def test_the_page_says_what_is_held():
+    for name, held in RATIOS.items():
+        vector, _, _, tree, *_ = cells(name)
+        assert float(vector) == pytest.approx(held["vector"], abs=0.006)
+        if "tree" in held:
+            assert float(tree) == pytest.approx(held["tree"], abs=0.006)
+        else:
+            assert tree == ""
+    assert {name: float(cells(row)[1]) for name, row in ROWS.items()} == LOOPS
+
+
+@WITH
+def test_no_round_takes_more_than_before():
+    settings = Settings(repeats=1, small=False, console=Console())
+    found = {each.name: each.value for each in tpu._loops(settings, "v5e")}
+    assert found.keys() == LOOPS.keys()
+    for name, value in found.items():
+        assert value <= 1.05 * LOOPS[name], name
+
+
+@WITH
+def test_a_topology_that_cannot_be_is_told_of():
+    algorithm = gdsec_jax.gd(3)
+    params = jax.ShapeDtypeStruct((8,), jnp.float32)
+    words = "on is 'v5e:3x3', expected a topology that libtpu describes"
+    with pytest.raises(ValueError, match=words):
+        tpu.lowered(algorithm, params, 3, "v5e:3x3")
+    with pytest.raises(ValueError, match="mesh has 4 devices, expected a divisor"):
+        tpu.lowered(algorithm, params, 3, "v5e:2x2")
+    features = np.arange(30.0).reshape(10, 3)
+    five = problems.ridge(features, features.sum(1), 5, dtype="float32")
+
+    def optimizer(rate):
+        return optax.chain(gdsec_jax.gd(5), optax.sgd(rate))
+
+    with pytest.raises(ValueError, match="mesh has 4 devices, .* num_workers, 5"):
+        gdsec_jax.lower(gdsec_jax.simulate, five, optimizer(0.1), on="v5e:2x2")
+    # Settings are filled up, as where they are run.
+    grid = {"rate": [0.1] * 6}
+    assert gdsec_jax.lower(gdsec_jax.sweep, five, optimizer, grid, on="v5e:2x2").kernels
+
+
+@WITH
+@pytest.mark.parametrize("name", ["gd", "qgd"])
+def test_what_is_exported_without_libtpu_compiles_in_float64(name, monkeypatch):
+    pytest.importorskip("flatbuffers", reason="extra test: bytes of exported programs")
+    monkeypatch.setattr(_devices, "TPU_IS_KNOWN", False)
+    monkeypatch.setattr(_blocks, "TPU_IS_KNOWN", False)
+    algorithm = tpu.methods(8, 2000)[name]
+    with jax.enable_x64():
+        params = {"w": jax.ShapeDtypeStruct((100, 20), jnp.float64)}
+        gradients = {"w": jax.ShapeDtypeStruct((8, 100, 20), jnp.float64)}
+        state = jax.eval_shape(algorithm.init, params)
+        update = export.export(jax.jit(algorithm.update), platforms=["tpu"])
+        call = update(gradients, state, params).call
+        assert gdsec_jax.lower(call, gradients, state, params, on="v5e").kernels > 0
 
 
 @WITH
