@@ -362,7 +362,8 @@ def _lower_sweep(
             f"grid makes {1 + len(others)} loops, one for each static value, expected "
             "one: lower each by itself."
         )
-    plan = _plan.plan_of(group, problem, make_optimizer, common)
+    given: Any = problem
+    plan = _plan.plan_of(group, given, make_optimizer, common)
     # Perhaps a few more, as where it is run, that all devices have the same number.
     more = -plan.count % (1 if mesh is None else mesh.size)
     plan = plan.of_size(plan.count + more)

@@ -1,5 +1,7 @@
 """What is read off compiled calls, here of this machine's own compiler."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,17 +101,18 @@ STATE = gdsec_jax.gd(4).init(PARAMS)
     ],
 )
 def test_a_call_that_cannot_be_lowered_is_told_of(call, options, words):
-    made = [x() if x is ridge or x is optimizer else x for x in call]
+    made: list[Any] = [x() if x is ridge or x is optimizer else x for x in call]
     with pytest.raises(ValueError, match=words):
         gdsec_jax.lower(*made, **options)
 
 
 def test_a_mesh_is_the_devices():
     mesh = jax.make_mesh((1,), ("chips",))
-    for call in (
+    calls: Any = (
         (gdsec_jax.simulate, ridge(), optimizer()),
         (gdsec_jax.sweep, ridge(), optimizer, {"xi": [0.0, 1.0]}),
-    ):
+    )
+    for call in calls:
         assert gdsec_jax.lower(*call, mesh=mesh).kernels > 0
 
 
