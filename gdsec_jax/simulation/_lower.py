@@ -141,7 +141,7 @@ def lower(what: Callable, *arguments: Any, on: Any = None, **options: Any) -> Lo
     _check_call(lower_it, arguments, options)
     where = _devices_of(on)
     mesh = where if isinstance(where, Mesh) else None
-    everywhere = where if mesh is None else _mesh.everywhere(mesh)
+    everywhere: Any = where if mesh is None else _mesh.everywhere(mesh)
     # The workers of a run, and of an update, see that they lie on several devices.
     is_seen = mesh is not None and what is not sweep
     with jax.set_mesh(mesh) if is_seen else contextlib.nullcontext():
@@ -189,7 +189,7 @@ def _devices_of(on: Any) -> Mesh | SingleDeviceSharding:
         return SingleDeviceSharding(jax.local_devices()[0])
     if isinstance(on, Mesh):
         return mesh_of(on) if on.size > 1 else SingleDeviceSharding(on.devices.flat[0])
-    kind = on.partition(":")[0] if isinstance(on, str) else None
+    kind = on.partition(":")[0] if isinstance(on, str) else ""
     named = kind in _CHIPS and re.fullmatch(r"\w+(:[1-9]\d*x[1-9]\d*)?", on)
     if not named:
         raise ValueError(

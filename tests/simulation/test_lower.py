@@ -31,6 +31,7 @@ def test_an_update_of_shapes_alone():
     read = gdsec_jax.lower(algorithm.update, gradients, state, params)
     # Gradients, theta and theta^{k-1} in; direction and theta^k out; and a few numbers.
     arrays = 4 * 1000 * (4 + 2 + 2)
+    assert read.bytes_least is not None
     assert arrays <= read.bytes_least <= arrays + 1000
     assert read.ratio == read.bytes_moved / read.bytes_least > 0.9
     assert (read.sorts, read.scatters, read.collectives) == (0, 0, {})
