@@ -22,9 +22,14 @@ def record(number):
     }
 
 
+@pytest.mark.parametrize("as_on_tpu", [False, True])
 @pytest.mark.parametrize("packs", [True, False])
 @pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (3, 0, 4, 2, 1)])
-def test_what_was_put_is_read(packs, order):
+def test_what_was_put_is_read(packs, order, as_on_tpu, monkeypatch):
+    def chosen(*arguments, tpu, default):
+        return (tpu if as_on_tpu else default)(*arguments)
+
+    monkeypatch.setattr(buffers, "unless_on_tpu", chosen)
     put = jax.jit(buffers.put, donate_argnums=0)
     made = buffers.empty(record(0), ROUNDS, packs)
     assert made.capacity == ROUNDS
