@@ -172,7 +172,7 @@ def test_who_is_absent_keeps_its_state_and_reset_forgets():
 
 
 def test_a_gradient_that_is_not_finite_can_be_kept_out():
-    """The worker goes nowhere, which is sent; without, it is dropped."""
+    """The worker goes nowhere, which is sent; without, it is dropped, and held."""
     a, params = jnp.asarray(targets(), jnp.float32).at[1].set(jnp.nan), jnp.ones(4)
     for inner, finite in (
         (optax.adam(0.1), False), (optax.apply_if_finite(optax.adam(0.1), 5), True)
@@ -186,7 +186,7 @@ def test_a_gradient_that_is_not_finite_can_be_kept_out():
         said = gdsec_jax.last_round(state)
         assert said.participants.tolist() == [True, finite, True]
         states = jax.tree.leaves(state[0].inner)
-        assert all(jnp.isfinite(x).all() for x in states) == finite
+        assert all(jnp.isfinite(x).all() for x in states)
 
 
 def test_what_the_inner_optimizer_asks_for_it_gets():

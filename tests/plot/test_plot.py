@@ -358,8 +358,8 @@ REFUSED = {
     ),
     "what": (lambda s: plot.costs(s, 1e-2, what="x"), "what is 'x', expected one of b"),
     "method": (
-        lambda s: plot.convergence(s, methods={"run": "adam"}),
-        "method is 'adam', expected one of gd, gdsec",
+        lambda s: plot.convergence(s, methods={"run": "sdm"}),
+        "method is 'sdm', expected one of gd, gdsec",
     ),
     "axes": (
         lambda s: plot.convergence(s, ax=3),

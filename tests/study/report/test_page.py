@@ -230,8 +230,8 @@ def test_a_method_looks_the_same_everywhere():
 
 
 def test_an_unknown_method_and_no_history_are_errors():
-    with pytest.raises(ValueError, match="method is 'adam', expected one of gd, gdsec"):
-        report.line_style("adam")
+    with pytest.raises(ValueError, match="method is 'sdm', expected one of gd, gdsec"):
+        report.line_style("sdm")
     with pytest.raises(ValueError, match=r"histories is \{\}, expected at least one"):
         report.convergence_panels({}, {}, wire="rle")
 
