@@ -123,10 +123,11 @@ def _maker_of(method, config, problem, varied: Collection[str]) -> _MakerOf:
     """
     function = configs.function_of(method.name)
     sees = method.name not in METHODS or getattr(method, "coordinate_xi", None)
+    sees = sees or "name" in varied  # other methods may see it
     sees = sees or config.problem.proximal or _grid.takes(function, "probabilities")
     others = {"methods": {}, "grid": {}, "title": "", "text": ""}
     others |= {"problem": config.problem.model_copy(update={"seed": 0, "grid": {}})}
-    left = dict.fromkeys((*varied, "chosen"))
+    left = dict.fromkeys({*varied, "chosen"} - {"name"})
     same = (
         repr(configs.with_values(method, **left, grid={}, search={})),
         repr(config.model_copy(update=others)),
