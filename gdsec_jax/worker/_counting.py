@@ -40,11 +40,11 @@ class Threshold(NamedTuple):
 
 
 def keys_of(x: jax.Array) -> jax.Array:
-    """Integers that grow with the magnitudes: a float's bits but its sign, or uint32.
+    """Integers that grow with the magnitudes: a float's bits but its sign.
 
-    They are uint32, of float64 uint64.
+    They are uint32, of float64 uint64; unsigned integers are such keys themselves.
     """
-    if x.dtype == jnp.uint32:
+    if jnp.issubdtype(x.dtype, jnp.unsignedinteger):
         return x
     x = x.astype(_trees.widest(x.dtype, jnp.float32))
     unsigned = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
