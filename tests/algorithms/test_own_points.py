@@ -20,7 +20,7 @@ RATE, P, MU = 0.05, 0.4, 0.1
 def second_entries():
     def update(v, state, params=None, *, worker_index, round=0, **extra_args):
         del params, extra_args
-        kept = (jnp.arange(D) + worker_index + round) % 2 == 0
+        kept = (jnp.arange(D, dtype=jnp.int32) + worker_index + round) % 2 == 0
         return jnp.where(kept, 2 * v, 0), state
 
     plain = optax.GradientTransformationExtraArgs(lambda params: (), update)
