@@ -8,7 +8,7 @@ import optax
 
 from gdsec_jax import _checks, _trees
 from gdsec_jax.federation._finite import all_finite
-from gdsec_jax.federation._train import LocalSteps, train
+from gdsec_jax.federation._train import LocalSteps, lying, train
 from gdsec_jax.worker._fragments import in_fragment
 
 
@@ -130,9 +130,8 @@ def local(
         fine = all_finite(moved)
         nothing = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), far)
         far = _trees.where(fine, far, nothing)
-        goes_on = _goes_on(fine, active, absent)
-        own = () if reset else _trees.where(goes_on, own, before)
-        ends = _trees.where(goes_on, ends, points)
+        own = () if reset else _held(own, before, fine, active, absent)
+        ends = _held(ends, points, fine, active, absent)
         number = jnp.asarray(optax.safe_increment(state.number))
         return far, LocalState(own, state.steps, ends, number)
 
@@ -146,15 +145,18 @@ def local(
         )
         if reset:
             return moved, state
-        goes_on = _goes_on(all_finite(moved), active, absent)
-        return moved, state._replace(inner=_trees.where(goes_on, own, before))
+        own = _held(own, before, all_finite(moved), active, absent)
+        return moved, state._replace(inner=own)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _goes_on(fine: jax.Array, active: Any, absent: str) -> jax.Array:
-    """Whose state a round changes, bool [M]."""
-    return fine if active is None or absent != "hold" else fine & active
+def _held(new: Any, old: Any, fine: jax.Array, active: Any, absent: str) -> Any:
+    """The old ones, leaves [M, ...], of who is not finite or takes no part."""
+    goes_on = lying(fine, old)
+    if active is not None and absent == "hold":
+        goes_on &= lying(jnp.asarray(active), old)
+    return _trees.where(goes_on, new, old)
 
 
 @_trees.state

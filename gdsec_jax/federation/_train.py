@@ -110,7 +110,7 @@ def train(
     optimizer = optax.with_extra_args_support(inner)
     moved, own = each(losses, params, num_workers, one, states, shifts, points)
     if states is not None:  # as they lay before: a loop carries no other type
-        own = jax.tree.map(_lying, own, states)
+        own = jax.tree.map(lying, own, states)
     return moved, own
 
 
@@ -169,14 +169,14 @@ def each(
         return one(loss, *own)
 
     index = _clock.indices(num_workers)
-    index, given = _lying((index, given), losses.data)
+    index, given = lying((index, given), losses.data)
     everything = (index, losses.data, given)
     if losses.size is None or losses.size >= num_workers:
         return jax.vmap(of_one)(everything)
     return jax.lax.map(of_one, everything, batch_size=losses.size)
 
 
-def _lying(tree: Any, like: Any) -> Any:
+def lying(tree: Any, like: Any) -> Any:
     """Leaves [M, ...] whose workers lie where those of others do, on Explicit axes.
 
     Elsewhere nothing says where, and the compiler chooses.
