@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from gdsec_jax import _checks, _trees
-from gdsec_jax.wire import Code, Packing
 from gdsec_jax.worker._piece import Piece
-from gdsec_jax.worker._vectors import lengths, needed, tree_of, vectors
+from gdsec_jax.worker._vectors import lengths, needed, tree_of, values_alone, vectors
 
 
 def fragment(parts: int) -> Piece:
@@ -35,14 +34,11 @@ def fragment(parts: int) -> Piece:
     """
     parts = _checks.integer("parts", parts, 1, 2**31 - 1)
 
+    def length(size):
+        return -(-size // parts)
+
     def init(params):
-        if _trees.stand_in(params):
-            return 0
-        dtype = jnp.dtype(_trees.widest(*map(jnp.result_type, jax.tree.leaves(params))))
-        values = [
-            jnp.zeros(-(-size // parts), dtype) for size in lengths(params, "message")
-        ]
-        return Packing(Code(dense=True), payload=values)
+        return values_alone(params, length)
 
     def update(updates, state, params=None, **extra_args):
         number = needed(extra_args, "round", "fragment")
@@ -58,7 +54,7 @@ def fragment(parts: int) -> Piece:
         return message, state._replace(payload=[values])
 
     def most_entries(params):
-        return sum(-(-size // parts) for size in lengths(params, "message"))
+        return sum(map(length, lengths(params, "message")))
 
     return Piece(init, update, most_entries=most_entries, keeps_zeros=True)
 

@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from gdsec_jax import _checks, _masks, _trees
-from gdsec_jax.wire import Code, Packing
 from gdsec_jax.worker._piece import Piece
-from gdsec_jax.worker._vectors import lengths, needed, tree_of, vectors
+from gdsec_jax.worker._vectors import lengths, needed, tree_of, values_alone, vectors
 
 
 def perm_k(num_workers: int, owners: int = 1, cohort: int | None = None) -> Piece:
@@ -55,15 +54,11 @@ def perm_k(num_workers: int, owners: int = 1, cohort: int | None = None) -> Piec
     _checks.integer("cohort", cohort, 1, num_workers)
     _checks.integer("owners", owners, 1, cohort)
 
+    def number(size):
+        return -(-owners * size // cohort)
+
     def init(params):
-        if _trees.stand_in(params):
-            return 0
-        dtype = jnp.dtype(_trees.widest(*map(jnp.result_type, jax.tree.leaves(params))))
-        values = [
-            jnp.zeros(-(-owners * size // cohort), dtype)
-            for size in lengths(params, "message")
-        ]
-        return Packing(Code(dense=True), payload=values)
+        return values_alone(params, number)
 
     def update(updates, state, params=None, **extra_args):
         key = needed(extra_args, "round_key", "perm_k")
@@ -89,7 +84,7 @@ def perm_k(num_workers: int, owners: int = 1, cohort: int | None = None) -> Piec
         return message, state._replace(payload=[values.astype(known.dtype)])
 
     def most_entries(params):
-        return sum(-(-owners * size // cohort) for size in lengths(params, "message"))
+        return sum(map(number, lengths(params, "message")))
 
     left = num_workers - owners
     joint = num_workers * left / (owners * (num_workers - 1)) if left else 0.0

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdsec_jax import _trees
+from gdsec_jax.wire import Code, Packing
 
 Scope = Literal["message", "leaf"]
 # With more of them, each taken by itself, it takes a compiler minutes.
@@ -141,3 +142,17 @@ _MISSING = {
     "params_change": "{} compares with the last change of the params, got none: call "
     "update(gradients, state, params).",
 }
+
+
+def values_alone(params: Any, number: Callable[[int], int]) -> Any:
+    """A first state, of a message whose places all know: so many values travel.
+
+    Args:
+      params: the parameters.
+      number: from the entries of all to the values of a message.
+    """
+    if _trees.stand_in(params):
+        return 0
+    dtype = jnp.dtype(_trees.widest(*map(jnp.result_type, jax.tree.leaves(params))))
+    values = [jnp.zeros(number(size), dtype) for size in lengths(params, "message")]
+    return Packing(Code(dense=True), payload=values)
