@@ -1,9 +1,9 @@
-"""Local training: FedAvg against two methods that correct the workers' drift."""
+"""Local training: FedAvg against methods that correct the workers' drift."""
 
 from gdsec_experiments import _parts as parts
 from gdsec_jax.study import figures, report
 
-CORRECTED = ("SCAFFOLD", "Scaffnew")
+CORRECTED = ("SCAFFOLD", "Scaffnew", "TAMUNA", "LoCoDL")
 
 
 def section(study: figures.Study) -> report.Section:

@@ -18,9 +18,11 @@ from torch.distributed.algorithms.ddp_comm_hooks import (
 )
 from torch.nn.parallel import DistributedDataParallel
 
+from gdsec_experiments.neighbours import _public
 from gdsec_experiments.neighbours._matrix import DENSE, RANK, ROUNDS, SHAPE
 
 PATIENCE = 30.0  # seconds
+OWN = "DeMo"  # which is no hook: an optimizer that calls collectives itself
 
 
 class Seen(NamedTuple):
@@ -124,16 +126,34 @@ def _seen(rank: int, name: str, folder: str) -> Seen:
     _counting(handed)
     torch.manual_seed(0)
     gradients = torch.randn((2, *SHAPE))
+    play = _demo if name == OWN else _hooked
+    gradient, said = play(name, gradients[rank], handed)
+    mean = gradients.mean(0)
+    far = (gradient - mean).norm() / mean.norm()
+    return Seen("", handed[-1], sum(handed), float(far), float(said))
+
+
+def _hooked(name: str, gradient: torch.Tensor, handed: list[int]) -> tuple[Any, float]:
+    """What a hook makes of a worker's gradient in the end, and says of itself."""
     model = DistributedDataParallel(_Given(), bucket_cap_mb=1000)
     state = hooks()[name](model)
     for _ in range(ROUNDS):
         handed.append(0)
         model.zero_grad(set_to_none=True)
-        model(gradients[rank]).backward()
-    mean = gradients.mean(0)
-    far = (model.module.matrix.grad - mean).norm() / mean.norm()
+        model(gradient).backward()
     said = state.compression_stats()[0] if state is not None else 0
-    return Seen("", handed[-1], sum(handed), float(far), float(said))
+    return model.module.matrix.grad, said
+
+
+def _demo(_: str, gradient: torch.Tensor, handed: list[int]) -> tuple[Any, float]:
+    """The same of DeMo's public code, which says how many bytes it sent."""
+    matrix = torch.nn.Parameter(torch.zeros(SHAPE))
+    made = _public.module(_public.DEMO, "demo.py").DeMo([matrix], lr=0.1)
+    for _ in range(ROUNDS):
+        handed.append(0)
+        matrix.grad = gradient.clone()
+        made.step()
+    return matrix.grad, 4 * matrix.numel() / made.data_transmit
 
 
 def seen(name: str) -> Seen:

@@ -1,7 +1,9 @@
 """What PyTorch's DDP hooks hand to gloo, beside our count of the same message."""
 
 import importlib.util
+import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,6 +12,7 @@ import numpy as np
 
 import gdsec_jax
 from gdsec_experiments import neighbours
+from gdsec_experiments.neighbours import _public
 from gdsec_experiments.neighbours._matrix import DENSE, RANK, ROUNDS, SHAPE
 from gdsec_jax import federate, worker
 
@@ -66,7 +69,7 @@ def caption() -> str:
         "statistics leave out. Bytes are of the tensors that a process hands to "
         "collectives, or that a worker uploads; "
         + neighbours.versions("torch", "flwr", "gdsec-jax", "jax")
-        + "; of DeMo and SparseLoCo what their papers count."
+        + f"; DeMo's and SparseLoCo's code of {_public.DATES}."
     )
 
 
@@ -107,10 +110,28 @@ def _flower() -> tuple[str, ...]:
     return ("Flower's `ndarrays_to_parameters`", *words, *4 * (_NONE,), _NONE)
 
 
-def _chunked(name: str, paper: float, spelling: str, piece: Any) -> tuple[str, ...]:
-    """A method of chunks: what its paper counts, and what we do."""
-    said, number = _of(spelling, federate(piece, 2))
-    return (name, "not over gloo", *3 * (_NONE,), f"{paper:.2f}", said, number)
+def _chunked(name: str, paper: float, seen: Sequence[str], spelling: str, piece: Any):
+    """A method of chunks: what its public code does, its paper counts, and we do."""
+    return (name, *seen, f"{paper:.2f}", *_of(spelling, federate(piece, 2)))
+
+
+def demo() -> tuple[str, ...]:
+    """How DeMo's public code runs over gloo."""
+    if _public.DEMO not in os.environ:
+        return ("not over gloo", *3 * (_NONE,))
+    found = seen("DeMo")["DeMo"]
+    rate = ROUNDS * _DENSE_BYTES / found["all_bytes"]
+    said = f"{found['said']:.2f}"
+    return (ran("DeMo", found["error"]), f"{found['bytes']:,}", f"{rate:.2f}", said)
+
+
+def sparse_loco() -> tuple[str, ...]:
+    """What templar, SparseLoCo's public code, makes of the matrix."""
+    if _public.TEMPLAR not in os.environ:
+        return ("not over gloo", *3 * (_NONE,))
+    number = neighbours.told([sys.executable, "-m", f"{__package__}._public"])
+    rate = f"{_DENSE_BYTES / number:.2f}"
+    return ("not over gloo: it uploads files", f"{number:,}", rate, _NONE)
 
 
 def rows() -> list[tuple[str, ...]]:
@@ -119,14 +140,16 @@ def rows() -> list[tuple[str, ...]]:
         *_hooks(),
         _flower(),
         _chunked(
-            "DeMo, 32 of 4,096",
+            "DeMo's public code, 32 of 4,096",
             32 * 4096 / (32 * (32 + 16)),  # indices of 16 bits
+            demo(),
             "`worker.chunk_top_k(32, dct=True)`",
             worker.chunk_top_k(32, dct=True),
         ),
         _chunked(
-            "SparseLoCo, 64 of 4,096",
+            "SparseLoCo's public code, 64 of 4,096",
             32 * 4096 / (64 * (2 + 12)),
+            sparse_loco(),
             "`worker.chunk_top_k(64, bits=2)`",
             worker.chunk_top_k(64, bits=2),
         ),

@@ -5,6 +5,7 @@ Rows that need another library, or its version, are skipped without it.
 
 import contextlib
 import inspect
+import os
 import re
 import sys
 import types
@@ -18,6 +19,7 @@ import pytest
 from gdsec_experiments import neighbours
 from gdsec_experiments.neighbours import (
     __main__,
+    _public,
     behind,
     bits,
     codecs,
@@ -264,6 +266,28 @@ def test_what_a_hook_hands_to_gloo():
     seen = hooks.seen("powerSGD_hook")["powerSGD_hook"]
     row = shown("hooks")["`powerSGD_hook`"]
     assert row[2] == f"{seen['bytes']:,}" and row[4] == f"{seen['said']:.2f}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, function", [("DeMo", "demo"), ("SparseLoCo", "sparse_loco")]
+)
+def test_what_public_code_sends(name, function):
+    needs("hooks", "torch")
+    variable = {"DeMo": "GDSEC_DEMO", "SparseLoCo": "GDSEC_TEMPLAR"}[name]
+    if variable not in os.environ:
+        pytest.skip(f"{variable} names no checkout")
+    (row,) = (row for first, row in shown("hooks").items() if first.startswith(name))
+    assert row[1:5] == getattr(hooks, function)()
+
+
+def test_public_code_that_is_not_there_is_skipped(monkeypatch, tmp_path):
+    monkeypatch.delenv("GDSEC_DEMO", raising=False)
+    with pytest.raises(neighbours.Skipped, match="GDSEC_DEMO names no checkout"):
+        _public.module("GDSEC_DEMO", "demo.py")
+    monkeypatch.setenv("GDSEC_DEMO", str(tmp_path))
+    with pytest.raises(neighbours.Skipped, match=r"where demo\.py is not"):
+        _public.module("GDSEC_DEMO", "demo.py")
 
 
 # Edge values

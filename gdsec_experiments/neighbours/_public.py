@@ -1,0 +1,61 @@
+"""Public code of DeMo and SparseLoCo, from checkouts that the environment names.
+
+GDSEC_DEMO is one of github.com/bloc97/DeMo, GDSEC_TEMPLAR one of
+github.com/tplr-ai/templar, whose workers send as SparseLoCo does.
+"""
+
+import importlib.util
+import json
+import os
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+from gdsec_experiments.benchmarks import Skipped
+from gdsec_experiments.neighbours._matrix import SHAPE
+
+DATES = "0e48145 (December 2024) and c2397ac (September 2025)"  # commits of both
+DEMO, TEMPLAR = "GDSEC_DEMO", "GDSEC_TEMPLAR"
+KEPT, BINS, SIDE = 64, 4, 64  # templar's hparams.json: of 64 x 64 entries, 4 values
+
+
+def module(variable: str, path: str) -> Any:
+    """A file of a checkout, imported alone.
+
+    Raises:
+      Skipped: the environment names no checkout.
+    """
+    folder = os.environ.get(variable)
+    if not folder:
+        raise Skipped(f"{variable} names no checkout")
+    file = Path(folder, path)
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None or not file.exists():
+        raise Skipped(f"{variable} is {folder}, where {path} is not")
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def sparse_loco() -> int:
+    """Bytes of the tensors that templar makes of a matrix."""
+    import torch
+
+    # It imports its package for the log alone, and that all of a chain of blocks.
+    sys.modules.setdefault("tplr", types.ModuleType("tplr"))
+    compress = module(TEMPLAR, "src/tplr/compress.py")
+    torch.manual_seed(0)
+    matrix = torch.nn.Parameter(torch.randn(SHAPE))
+    model = torch.nn.ParameterDict({"matrix": matrix})
+    chunks = compress.ChunkingTransformer(model, SIDE).encode(matrix.data)
+    compressor = compress.TopKCompressor(
+        use_quantization=True, quantization_bins=BINS, quantization_range=6
+    )
+    places, codes, _, _, (shift, _, _, values, _) = compressor.compress(chunks, KEPT)
+    sent = (places, codes, shift, values)
+    return sum(x.numel() * x.element_size() for x in sent)
+
+
+if __name__ == "__main__":
+    print(json.dumps(sparse_loco()))
