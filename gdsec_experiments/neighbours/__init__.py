@@ -20,7 +20,7 @@ from typing import Any
 from gdsec_experiments.benchmarks import Skipped as Skipped
 
 PAGE = Path(__file__).parents[2] / "docs" / "neighbours.md"
-TABLES = ("behind", "codecs", "hooks", "edges", "readers", "rounds", "bits")
+TABLES = ("behind", "codecs", "hooks", "edges", "readers", "rounds", "bits", "handed")
 _TABLE = r"(<!-- table: {} -->\n).*?(\n<!-- end -->)"
 
 

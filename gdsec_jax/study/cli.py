@@ -214,6 +214,8 @@ def league(
 ) -> None:
     """Run every method on eight problems, each tuned by one rule, and rank them.
 
+    A run that was killed goes on when the same command is given again.
+
     Args:
       config: A TOML file that adds to the league, or says other numbers: a method of
         yours by methods.Mine.name = "module:function".

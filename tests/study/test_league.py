@@ -110,6 +110,37 @@ def test_the_page_tells_who_needs_how_much_and_who_cannot_run(made):
     assert "it makes its steps itself, and has no proximal form here" in text
     assert "Mine" in text and "of 8 settings, the fewest bits to the target" in text
     assert {x.name for x in made.parent.iterdir()} >= {"league.png", "league.csv"}
+    assert not (made.parent / "league").exists()
+
+
+def test_a_league_that_was_ended_goes_on(tmp_path, monkeypatch):
+    """With the scores that it kept; of other numbers it keeps none."""
+    few = league.chosen(_league.load_league(), True, ("ridge",), ("GD", "LAG"))
+    made = []
+
+    def score_of(_, label, name, problems):
+        made.append(label)
+        if made == ["GD", "LAG"]:
+            raise KeyboardInterrupt
+        return _standings.Score(name, label, np.array([7.0, np.inf]), "why", True)
+
+    monkeypatch.setattr(league, "score_of", score_of)
+    with pytest.raises(KeyboardInterrupt):
+        league.scores_on(few, tmp_path, "ridge")
+    first, second = league.scores_on(few, tmp_path, "ridge")
+    assert made == ["GD", "LAG", "LAG"]
+    assert first._replace(bits=0) == ("ridge", "GD", 0, "why", True)
+    assert first.bits.tolist() == second.bits.tolist() == [7.0, np.inf]
+    league.scores_on(few, tmp_path, "ridge")
+    assert made == ["GD", "LAG", "LAG"]
+    other = few.problems["ridge"].model_copy(update={"target": 0.5})
+    league.scores_on(
+        few.model_copy(update={"problems": {"ridge": other}}), tmp_path, "ridge"
+    )
+    assert made == ["GD", "LAG", "LAG", "GD", "LAG"]
+    (tmp_path / "ridge.json").write_text("{")
+    league.scores_on(few, tmp_path, "ridge")
+    assert made[-2:] == ["GD", "LAG"] and len(made) == 7
 
 
 def test_its_bits_are_those_of_single_runs(made):
