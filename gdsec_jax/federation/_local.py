@@ -30,6 +30,8 @@ def local(
     reset: bool = False,
     proximal=None,
     fragments: int = 1,
+    overlap: int = 0,
+    merging=None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Let every worker train by itself, and hand on how far it went.
 
@@ -56,8 +58,12 @@ def local(
       fragments: P, that of `worker.fragment` and of `in_fragments` behind: a round is
         H/P steps, after which one fragment of the parameters, in turn, is handed on,
         and begins the next round at the common parameters; in the others each worker
-        goes on from where it was. Streaming DiLoCo's, without its overlap. H is a
-        multiple.
+        goes on from where it was. Streaming DiLoCo's. H is a multiple.
+      overlap: V, steps that workers take before the common parameters of the fragment
+        that was handed on last have come, fewer than H/P; those of links that are slow.
+      merging: a in [0, 1]: what they keep of their own then,
+        :math:`\theta_m \leftarrow a \theta_m + (1 - a) \theta^k`; may be traced.
+        None: nothing, a = 0.
 
     Returns:
       A transformation of `WorkerLosses` to leaves [M, *param]. It stands in front of an
@@ -101,6 +107,14 @@ def local(
             "each is handed on after as many steps."
         )
     steps //= fragments
+    overlap = _checks.integer("overlap", overlap, 0, steps - 1)
+    if fragments == 1 and (overlap or merging is not None):
+        raise ValueError(
+            "overlap and merging are of fragments, and fragments is 1, expected 2 or "
+            "more."
+        )
+    merging = 0.0 if merging is None else merging
+    _checks.number_in_range("merging", merging, 0.0, 1.0)
 
     def init(params):
         # Copies, for a state may be donated together with the parameters.
@@ -114,24 +128,35 @@ def local(
     def in_turn(updates, state, params, active, absent):
         """A round in fragments: what is handed on, and the next state."""
         masks, last = (in_fragment(params, state.number - x, fragments) for x in (0, 1))
-        points = jax.tree.map(
-            lambda x, p, m: jnp.where(m[None], p[None], x), state.points, params, last
-        )
+        last = jax.tree.map(lambda m: m & (state.number > 0), last)
         before = None if reset else state.inner
-        moved, own = train(
-            updates, params, inner, steps, num_workers, before,
-            points=points, proximal=proximal,
-        )  # fmt: skip
-        ends = jax.tree.map(jnp.subtract, points, moved)
+
+        def go(points, own, number, first):
+            moved, own = train(
+                updates, params, inner, number, num_workers, own,
+                points=points, proximal=proximal, first=first,
+            )  # fmt: skip
+            return jax.tree.map(jnp.subtract, points, moved), own
+
+        def merged(x, p, m):
+            kept = jnp.asarray(merging, x.dtype) * (x - p[None])
+            return jnp.where(m[None], p[None] + kept, x)
+
+        at, own = state.points, before
+        if overlap:
+            at, own = go(at, own, overlap, 0)
+        at = jax.tree.map(merged, at, params, last)
+        ends, own = go(at, own, steps - overlap, overlap)
         far = jax.tree.map(
             lambda p, x, m: jnp.where(m[None], p[None] - x, 0), params, ends, masks
         )
         # Left out by the aggregator, whichever fragment it is that is not finite.
-        fine = all_finite(moved)
+        fine = all_finite(ends)
         nothing = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), far)
         far = _trees.where(fine, far, nothing)
         own = () if reset else _held(own, before, fine, active, absent)
-        ends = _held(ends, points, fine, active, absent)
+        back = jax.tree.map(merged, state.points, params, last)
+        ends = _held(ends, back, fine, active, absent)
         number = jnp.asarray(optax.safe_increment(state.number))
         return far, LocalState(own, state.steps, ends, number)
 

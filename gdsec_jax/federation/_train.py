@@ -65,6 +65,7 @@ def train(
     shifts: Any = None,
     points: Any = None,
     proximal: Any = None,
+    first: int = 0,
 ) -> tuple[Any, Any]:
     """How far each worker goes, leaves [M, *param], and its next inner state.
 
@@ -78,6 +79,7 @@ def train(
       shifts: what is added to each worker's gradients, leaves [M, *param], or None.
       points: where each worker begins, leaves [M, *param]; None: at the params.
       proximal: of a term that pulls each worker to the params, or None.
+      first: number of the first step, for what is drawn in it.
     """
 
     def one(loss, state, shift, start):
@@ -104,7 +106,7 @@ def train(
             updates, state = telling(optimizer.update, told)(grad, state, at)
             return optax.apply_updates(at, updates), state
 
-        at, state = jax.lax.fori_loop(0, steps, step, (start, state))
+        at, state = jax.lax.fori_loop(first, first + steps, step, (start, state))
         return jax.tree.map(jnp.subtract, start, at), state
 
     optimizer = optax.with_extra_args_support(inner)

@@ -122,33 +122,63 @@ def test_fed_prox_pulls_each_worker_to_the_common_parameters():
 
 
 @pytest.mark.usefixtures("x64")
-def test_streaming_diloco_is_its_formulas():
+@pytest.mark.parametrize("overlap, merging", [(0, None), (2, None), (2, 0.5), (0, 0.3)])
+def test_streaming_diloco_is_its_formulas(overlap, merging):
     """Of four entries two a round, in turn; each fragment has a momentum of its own."""
     rate, H, P, outer, beta = 0.1, 6, 2, 0.7, 0.9
+    options = {"fragments": P, "overlap": overlap, "merging": merging}
     optimizer = optax.chain(
-        gdsec_jax.local(M, optax.sgd(rate), H, fragments=P),
+        gdsec_jax.local(M, optax.sgd(rate), H, **options),
         gdsec_jax.federate(worker.fragment(P), M, reduction="mean"),
         gdsec_jax.in_fragments(optax.sgd(outer, momentum=beta, nesterov=True), P),
     )
     a = targets()
     theta = params = np.ones(4)
     state, one = optimizer.init(jnp.asarray(params)), step(optimizer)
-    own, velocity = np.ones((M, 4)), np.zeros(4)
+    own, velocity, kept = np.ones((M, 4)), np.zeros(4), merging or 0.0
     for k in range(7):
         params, state = one(params, state, a)
-        for _ in range(H // P):
+        for number in range(H // P):
+            if number == overlap and k:
+                last = np.arange(4) // 2 == (k - 1) % P
+                own = np.where(last, kept * own + (1 - kept) * theta, own)
             own -= rate * (own - a)
         now = np.arange(4) // 2 == k % P
         change = (theta - own).mean(0)
         velocity = np.where(now, change + beta * velocity, velocity)
         theta = np.where(now, theta - outer * (change + beta * velocity), theta)
-        own = np.where(now, theta, own)
         np.testing.assert_allclose(params, theta, rtol=1e-12)
         assert gdsec_jax.last_round(state).bits.tolist() == [2 * 64] * M
     with pytest.raises(
         ValueError, match="^steps is 6, expected a multiple of the frag"
     ):
         gdsec_jax.local(M, optax.sgd(rate), 6, fragments=4)
+    for wrong, words in (
+        ({"fragments": 2, "overlap": 3}, "^overlap is 3, expected"),
+        ({"overlap": 1}, "fragments is 1, expected 2 or more"),
+        ({"merging": 0.0}, "fragments is 1, expected 2 or more"),
+        ({"fragments": 2, "merging": 1.5}, "^merging is 1.5, expected"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            gdsec_jax.local(M, optax.sgd(rate), 6, **wrong)
+
+
+def test_an_overlap_draws_every_step_anew():
+    """And counts none twice: where nothing is merged, the same steps in two parts."""
+
+    def noisy(params, target, key):
+        return jnp.sum(params * jax.random.normal(key, params.shape)) + 0 * target
+
+    losses = WorkerLosses(noisy, jnp.zeros(M), jax.random.key(3))
+    params, moved = jnp.zeros(4), []
+    for overlap in (0, 2):
+        stage = gdsec_jax.local(
+            M, optax.adam(0.1), 6, fragments=2, overlap=overlap, merging=1.0
+        )
+        far, state = stage.update(losses, stage.init(params), params)
+        moved.append(far)
+        assert state.inner[0].count.tolist() == [3] * M
+    np.testing.assert_allclose(*moved, rtol=1e-6)
 
 
 def test_who_is_absent_keeps_its_state_and_reset_forgets():
