@@ -20,7 +20,17 @@ from typing import Any
 from gdsec_experiments.benchmarks import Skipped as Skipped
 
 PAGE = Path(__file__).parents[2] / "docs" / "neighbours.md"
-TABLES = ("behind", "codecs", "hooks", "edges", "readers", "rounds", "bits", "handed")
+TABLES = (
+    "behind",
+    "codecs",
+    "hooks",
+    "edges",
+    "readers",
+    "rounds",
+    "bits",
+    "handed",
+    "processes",
+)
 _TABLE = r"(<!-- table: {} -->\n).*?(\n<!-- end -->)"
 
 

@@ -76,7 +76,7 @@ def run(setting: Setting, rounds: int = ROUNDS) -> dict[str, Any]:
 def row(setting: Setting, plain: dict[str, Any], rounds: int = ROUNDS) -> tuple:
     """How a setting's run differs from the plain one."""
     other = run(setting, rounds)
-    firsts = [_first(other[what], plain[what]) for what in ("params", "bits")]
+    firsts = [first(other[what], plain[what]) for what in ("params", "bits")]
     sizes = [
         a != b
         for ours, theirs in zip(other["bits"], plain["bits"], strict=True)
@@ -91,7 +91,7 @@ def row(setting: Setting, plain: dict[str, Any], rounds: int = ROUNDS) -> tuple:
     )
 
 
-def _first(one: list, other: list) -> str:
+def first(one: list, other: list) -> str:
     pairs = enumerate(zip(one, other, strict=True), start=1)
     return next((str(k) for k, (a, b) in pairs if a != b), "never")
 

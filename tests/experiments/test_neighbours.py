@@ -24,7 +24,9 @@ from gdsec_experiments.neighbours import (
     bits,
     codecs,
     edges,
+    handed,
     hooks,
+    processes,
     readers,
     rounds,
 )
@@ -398,3 +400,34 @@ def test_a_flag_that_changes_bits_and_one_that_does_not():
         row = bits.row(setting, plain)
         assert row[0] == rows[setting.name][0]
         assert (row[1] == "never") == (rows[setting.name][1] == "never")
+
+
+# Files and processes
+
+
+@pytest.mark.slow
+def test_what_one_process_hands_to_another(tmp_path):
+    needs("handed", "jax", "jaxlib", "orbax-checkpoint")
+    setting = bits.Setting("again")
+    whole = handed.written(str(tmp_path))
+    assert handed.row(setting, str(tmp_path), whole) == shown("handed")["again"]
+
+
+def test_what_is_refused_is_said_in_short(monkeypatch):
+    def told(*_):
+        raise RuntimeError(
+            "a\nValueError: checkpoint is 'x', expected a new folder or that of this "
+            "run: the one there differs in jax_version.\n"
+        )
+
+    monkeypatch.setattr(handed, "told", told)
+    said = handed.cell(bits.Setting("again"), "", "checkpoint", 0)
+    assert said == "refused, ValueError: the one there differs in jax_version"
+
+
+@pytest.mark.slow
+def test_ten_thousand_workers_over_two_processes():
+    needs("processes", "jax", "jaxlib")
+    (row,) = (row for row in neighbours.shown("processes") if row[0] == "2")
+    plain = processes.run(1, 1)
+    assert processes.row(2, 2, plain) == row
