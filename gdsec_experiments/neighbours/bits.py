@@ -92,6 +92,7 @@ def row(setting: Setting, plain: dict[str, Any], rounds: int = ROUNDS) -> tuple:
 
 
 def first(one: list, other: list) -> str:
+    """The first round in which two lists differ, in words."""
     pairs = enumerate(zip(one, other, strict=True), start=1)
     return next((str(k) for k, (a, b) in pairs if a != b), "never")
 
