@@ -231,6 +231,15 @@ def test_the_folder_of_another_run_is_refused(folder):
     assert saves(folder) == [20, 40, 50]
 
 
+def test_another_jax_goes_on_with_the_same_program_alone(tmp_path, monkeypatch):
+    run(tmp_path, 40)
+    monkeypatch.setattr(jax, "__version__", "9.9.9")
+    assert_same_course(run(tmp_path, 50), run())
+    message = "differs in jax, method or options.$"
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, chain=optimizer("gd"))
+
+
 def test_checkpoints_are_a_path_and_a_number(tmp_path):
     for arguments, message in {
         (3, 5): "path is 3, expected the path of a folder.",
