@@ -165,22 +165,25 @@ def _in_float64(setup: Setup, chip: str) -> Measure:
 
 
 def table(rows: list[Row], title: str) -> rich.table.Table:
-    """One line a program."""
-    shown = rich.table.Table(title=title)
-    for column in ("method", "parameters"):
-        shown.add_column(column)
-    names = ("workers", "MB moved", "MB least", "ratio", "MB temporary", "kernels")
-    for column in (*names, "sorts", "scatters", "bfloat16 products", "CPU s"):
-        shown.add_column(column, justify="right")
+    """One line a program, in 80 columns."""
+    caption = "MB; poor: sorts, scatters and products in bfloat16"
+    shown = rich.table.Table(title=title, caption=caption)
+    shown.add_column("method, workers on", no_wrap=True)
+    names = ("moved", "least", "ratio", "temporary", "kernels", "poor", "CPU s")
+    for column in names:
+        shown.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         read = row.read
-        numbers = [
-            *(row.num_workers, f"{read.bytes_moved / 1e6:.0f}"),
-            *(f"{(read.bytes_least or 0) / 1e6:.0f}", f"{read.ratio:.2f}"),
-            *(f"{read.temporaries / 1e6:.0f}", read.kernels, read.sorts),
-            *(read.scatters, read.rough_products, f"{read.seconds:.1f}"),
-        ]
-        shown.add_row(row.method, row.parameters, *map(str, numbers))
+        shown.add_row(
+            f"{row.method}, {row.num_workers} {row.parameters}",
+            f"{read.bytes_moved / 1e6:.0f}",
+            f"{(read.bytes_least or 0) / 1e6:.0f}",
+            f"{read.ratio:.2f}",
+            f"{read.temporaries / 1e6:.0f}",
+            str(read.kernels),
+            f"{read.sorts} {read.scatters} {read.rough_products}",
+            f"{read.seconds:.1f}",
+        )
     return shown
 
 
