@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+import rich.box
 import rich.table
 
 import gdsec_jax
@@ -166,16 +167,16 @@ def _in_float64(setup: Setup, chip: str) -> Measure:
 
 def table(rows: list[Row], title: str) -> rich.table.Table:
     """One line a program, in 80 columns."""
-    caption = "MB; poor: sorts, scatters and products in bfloat16"
-    shown = rich.table.Table(title=title, caption=caption)
-    shown.add_column("method, workers on", no_wrap=True)
-    names = ("moved", "least", "ratio", "temporary", "kernels", "poor", "CPU s")
+    caption = "MB; held besides, and poor: sorts, scatters, products in bfloat16"
+    shown = rich.table.Table(title=title, caption=caption, box=rich.box.SIMPLE)
+    shown.add_column("method, workers", no_wrap=True)
+    names = ("moved", "least", "ratio", "held", "kernels", "poor", "CPU s")
     for column in names:
         shown.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         read = row.read
         shown.add_row(
-            f"{row.method}, {row.num_workers} {row.parameters}",
+            f"{row.method}, {row.num_workers}" + ", tree" * (row.parameters == "tree"),
             f"{read.bytes_moved / 1e6:.0f}",
             f"{(read.bytes_least or 0) / 1e6:.0f}",
             f"{read.ratio:.2f}",
