@@ -168,7 +168,8 @@ def _in_float64(setup: Setup, chip: str) -> Measure:
 def table(rows: list[Row], title: str) -> rich.table.Table:
     """One line a program, in 80 columns."""
     caption = "MB; held besides, and poor: sorts, scatters, products in bfloat16"
-    shown = rich.table.Table(title=title, caption=caption, box=rich.box.SIMPLE)
+    look = {"box": rich.box.SIMPLE_HEAD, "pad_edge": False, "padding": (0, 1, 0, 0)}
+    shown = rich.table.Table(title=title, caption=caption, **look)
     shown.add_column("method, workers", no_wrap=True)
     names = ("moved", "least", "ratio", "held", "kernels", "poor", "CPU s")
     for column in names:
