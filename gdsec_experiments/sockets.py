@@ -41,7 +41,7 @@ from gdsec_experiments import _frames as frames
 from gdsec_experiments import _socket_worker
 from gdsec_experiments._softmax import Job, Method, make_problem, methods
 from gdsec_jax import _trees, problems, wire
-from gdsec_jax.wire._codes import packing_of
+from gdsec_jax.wire._packing import packing_of
 
 GREETING = 2.0  # seconds that who connects has to say who it is
 

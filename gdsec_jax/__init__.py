@@ -3,9 +3,19 @@
 The names are those of `__init__.pyi`, and are loaded when they are first used.
 """
 
-import lazy_loader
+try:
+    import lazy_loader
 
-_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+    _load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+except ModuleNotFoundError:  # NumPy is all there is: `numpy_worker` and `wire` are here
+
+    def _load(name: str) -> object:
+        raise AttributeError(
+            f"gdsec_jax.{name} needs what gdsec_jax requires, which is not installed; "
+            "with NumPy alone there are gdsec_jax.numpy_worker and gdsec_jax.wire."
+        )
+
+
 _RENAMED = {"Grouped": "WorkerBatches", "rounds": "clock"}
 
 

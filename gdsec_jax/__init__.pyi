@@ -3,6 +3,7 @@
 from . import channel as channel
 from . import data as data
 from . import logs as logs
+from . import numpy_worker as numpy_worker
 from . import participation as participation
 from . import plot as plot
 from . import problems as problems
@@ -139,6 +140,7 @@ __all__ = [
     "marina_p",
     "natural",
     "norms",
+    "numpy_worker",
     "participation",
     "plot",
     "power_sgd",

@@ -1,4 +1,7 @@
-"""Checks of what users hand in: one sentence with the name, the value, the remedy."""
+"""Checks of what users hand in: one sentence with the name, the value, the remedy.
+
+Imports no JAX, which a worker with NumPy alone does without.
+"""
 
 import difflib
 import math
@@ -7,13 +10,16 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterable
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.core
-import jax.numpy as jnp
 import numpy as np
+
+from gdsec_jax import _plain
+
+if TYPE_CHECKING:
+    import jax
 
 PyTree = Any
 LARGEST = float(np.finfo(np.float64).max)  # as an upper bound: any finite number
@@ -32,6 +38,9 @@ def deprecated(old: str, new: str, stacklevel: int = 3) -> None:
 
 def is_traced(value: PyTree) -> bool:
     """Whether a leaf has no value yet: range checks skip those, so that vmap works."""
+    jax = _plain.jax_if_loaded()
+    if jax is None:
+        return False
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
 
 
@@ -48,7 +57,8 @@ def words_of(error: Exception) -> str:
 
 def number_of_workers(num_workers: Any) -> None:
     """M is a shape, so it must be a Python int of at least one."""
-    if is_traced(num_workers) or isinstance(num_workers, jax.Array):
+    jax = _plain.jax_if_loaded()
+    if jax is not None and isinstance(num_workers, jax.Array):  # a traced one, too
         raise ValueError(
             f"num_workers is {num_workers!r}, expected a Python int: with "
             "optax.inject_hyperparams name it in static_args."
@@ -149,13 +159,12 @@ def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 def in_range(name: str, value: PyTree | Callable, low: float, high: float) -> None:
     """Every leaf lies in [low, high]; functions and traced values are let through."""
-    if any(map(callable, jax.tree.leaves(value))) or is_traced(value):
+    if any(map(callable, _plain.leaves(value))) or is_traced(value):
         return
-    for leaf in jax.tree.leaves(value, is_leaf=lambda x: x is None):
+    for leaf in _plain.leaves(value, nones=True):
         leaf = np.asarray(leaf)
-        if leaf.dtype.kind not in "iuf" and not jnp.issubdtype(
-            leaf.dtype, jnp.floating
-        ):
+        floating = leaf.dtype.name.startswith(("float", "bfloat"))
+        if not (floating or leaf.dtype.kind in "iu"):
             raise ValueError(f"{name} is {shown(value)}, expected real numbers.")
         leaf = leaf.astype(np.float64)
         outside = leaf[~((leaf >= low) & (leaf <= high))]  # written so that NaN is
@@ -175,7 +184,7 @@ def _bounds(low: float, high: float) -> str:
 def number_in_range(name: str, value: Any, low: float, high: float) -> None:
     """A single number, perhaps traced, in [low, high]."""
     none = callable(value) or value is None or isinstance(value, tuple | list | dict)
-    if none or jnp.shape(value) != ():  # pyright: ignore
+    if none or np.shape(value) != ():  # pyright: ignore
         raise ValueError(
             f"{name} is {shown(value)}, expected one number {_bounds(low, high)}."
         )
@@ -192,6 +201,8 @@ def dtype(
     name: str, value: Any, expected: str = f"a floating-point dtype{_INJECTED}"
 ) -> None:
     """A floating-point dtype, or its name."""
+    import jax.numpy as jnp
+
     try:
         named = isinstance(value, str | type | np.dtype)
         floating = named and jnp.issubdtype(jnp.dtype(value), jnp.floating)
@@ -202,8 +213,10 @@ def dtype(
     raise ValueError(f"{name} is {shown(value)}, expected {expected}.")
 
 
-def mask(name: str, value: Any, num_workers: int) -> jax.Array:
+def mask(name: str, value: Any, num_workers: int) -> "jax.Array":
     """Return `value` as an array, bool [M]."""
+    import jax.numpy as jnp
+
     expected = f"expected bool[{num_workers}]."
     try:
         result = jnp.asarray(value)
@@ -216,6 +229,8 @@ def mask(name: str, value: Any, num_workers: int) -> jax.Array:
 
 def derivatives_by_params_alone(tangents: PyTree) -> None:
     """No tangent of a worker's data is other than a symbolic zero of custom_jvp."""
+    import jax
+
     symbolic_zero = jax.custom_derivatives.SymbolicZero
     if not all(isinstance(x, symbolic_zero) for x in jax.tree.leaves(tangents)):
         raise ValueError(
@@ -227,6 +242,9 @@ def derivatives_by_params_alone(tangents: PyTree) -> None:
 
 def floating(params: PyTree) -> None:
     """There are parameters, each a real floating-point array of 16 bits or more."""
+    import jax
+    import jax.numpy as jnp
+
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         where = f"params{jax.tree_util.keystr(path)}"
         try:
@@ -245,13 +263,13 @@ def floating(params: PyTree) -> None:
 
 def same_shapes(name: str, tree: PyTree, params: PyTree, leading: tuple = ()) -> None:
     """`tree` has the parameters' structure, and their shapes behind `leading`."""
-    expected, got = jax.tree.structure(params), jax.tree.structure(tree)
+    known, expected = _plain.flatten(params)
+    leaves, got = _plain.flatten(tree)
     if expected != got:
         raise ValueError(f"{name} is the tree {got}, expected the params' {expected}.")
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    for (path, leaf), param in zip(leaves, jax.tree.leaves(params), strict=True):
-        shape = (*leading, *jnp.shape(param))
-        if jnp.shape(leaf) != shape:
+    for (path, leaf), (_, param) in zip(leaves, known, strict=True):
+        shape = (*leading, *np.shape(param))
+        if np.shape(leaf) != shape:
             axis = (
                 f", the parameter's shape behind an axis of num_workers={leading[0]}: "
                 "compute them with jax.vmap(jax.grad(loss), in_axes=(None, 0))"
@@ -259,6 +277,23 @@ def same_shapes(name: str, tree: PyTree, params: PyTree, leading: tuple = ()) ->
                 else ""
             )
             raise ValueError(
-                f"{name}{jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)}, "
-                f"expected {shape}{axis}."
+                f"{name}{path} has shape {np.shape(leaf)}, expected {shape}{axis}."
             )
+
+
+def number_or_share(k: Any) -> None:
+    """k is a positive int, or a fraction in (0, 1]."""
+    number = isinstance(k, Real) and not isinstance(k, bool)
+    fits = number and (int(k) >= 1 if isinstance(k, Integral) else 0 < float(k) <= 1)
+    if not fits:
+        raise ValueError(
+            f"k is {shown(k)}, expected an int of at least 1, or a fraction in (0, 1] "
+            "as a float: with optax.inject_hyperparams name it in static_args."
+        )
+
+
+def number_of(k: float, length: int) -> int:
+    """How many entries of a vector k stands for."""
+    if isinstance(k, Integral):
+        return min(int(k), length)
+    return math.ceil(k * length * (1 - 1e-12))  # 0.07 * 100 is a little more than 7

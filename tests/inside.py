@@ -3,6 +3,7 @@
 from gdsec_jax import _devices as _devices
 from gdsec_jax import _masks as _masks
 from gdsec_jax import _native as _native
+from gdsec_jax import _plain as _plain
 from gdsec_jax import _trees as _trees
 from gdsec_jax._devices import mesh_of as mesh_of
 from gdsec_jax.algorithms import _error_feedback as _error_feedback
@@ -53,8 +54,9 @@ from gdsec_jax.uplink._channel import _COMPUTE as _COMPUTE
 from gdsec_jax.uplink._channel import _DELAY as _DELAY
 from gdsec_jax.uplink._channel import _ERASURE as _ERASURE
 from gdsec_jax.uplink._channel import _FADING as _FADING
-from gdsec_jax.wire import _codes as _codes
 from gdsec_jax.wire import _formats as _formats
+from gdsec_jax.wire import _packing as _packing
+from gdsec_jax.wire import _runs as _runs
 from gdsec_jax.wire import _uploads as _uploads
 from gdsec_jax.wire import _words as _words
 from gdsec_jax.wire.bytes import _bits as _bits

@@ -19,11 +19,6 @@ def _is_zero(values: np.ndarray) -> np.ndarray:
     return np.abs(values) < np.finfo(values.dtype).tiny
 
 
-def _censor(delta: np.ndarray, threshold: np.ndarray) -> np.ndarray:
-    """Return delta with every entry of size at most its threshold set to zero."""
-    return np.where(np.abs(delta) <= threshold, 0.0, delta)
-
-
 # Problems
 
 

@@ -153,7 +153,8 @@ def run(
                 out.lost[k, m] = message.any() and not arrives
             arriving[k + faults.delay[k, m]] += arrived
             h = memories[m].h
-            memories[m] = method.settle(g[m], memories[m], arrived, arrives)
+            about = Round(k, m, threshold)
+            memories[m] = method.settle(about, g[m], memories[m], arrived, arrives)
             if acknowledged:  # h_m moves when the message is there
                 owed[k + faults.delay[k, m], m] += memories[m].h - h
                 memories[m] = memories[m]._replace(h=h)

@@ -1,5 +1,7 @@
 """A float64 NumPy oracle of the rival methods, written from the formulas alone.
 
+What workers do in the methods that gdsec_jax.numpy_worker has is its own, which is
+NumPy from the formulas, too.
 As in oracle.py a visible formula comes before speed.  M is the number of workers,
 D the length of theta, f = sum_m f_m.  Round k of the code is round k + 1 of the
 formulas.  Arrays of randomness have one row a round and one column a worker:
@@ -13,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 from oracle import (
     Gradient,
-    _censor,
     _is_zero,
     _nonzero_flags,
     _runs_of_zeros,
@@ -26,6 +27,8 @@ from oracle import (
     rle_bits,
     values_only_bits,
 )
+
+from gdsec_jax import numpy_worker
 
 Compress = Callable[[int, int, np.ndarray], np.ndarray]  # (k, m, v) -> message
 Scaled = tuple[np.ndarray, float]  # a message and its float32 scale
@@ -81,8 +84,8 @@ class Method(NamedTuple):
 
     # (round, g, memory) to the message, and whether it goes as a dense vector.
     offer: Callable[[Round, np.ndarray, Memory], tuple[np.ndarray, bool]]
-    # (g, memory, what arrives or zeros, whether it arrives) to the next memory.
-    settle: Callable[[np.ndarray, Memory, np.ndarray, bool], Memory]
+    # (round, g, memory, what arrives or zeros, whether it does) to the next memory.
+    settle: Callable[[Round, np.ndarray, Memory, np.ndarray, bool], Memory]
     beta: float | None  # of the server's memory, if it keeps one
 
 
@@ -147,10 +150,8 @@ def _round_to_levels(
 
 def compress_qsgd(v: np.ndarray, levels: int, u: np.ndarray) -> Scaled:
     """Round |v| at random to multiples of step = |v|_2 / s; the scale is the step."""
-    step = up32(math.sqrt(_squared_norm(v)) / levels)
-    if step == 0.0:
-        return np.zeros_like(v), 0.0
-    return _round_to_levels(v, step, levels, u), step
+    message, step = numpy_worker.qsgd(v.ravel(), levels, u.ravel())
+    return _flush(message.reshape(v.shape)), float(step)
 
 
 def compress_terngrad(v: np.ndarray, u: np.ndarray) -> Scaled:
@@ -199,10 +200,7 @@ def compress_grid(v: np.ndarray, bits: int) -> Scaled:
 
 def compress_top_k(v: np.ndarray, k: int) -> np.ndarray:
     """Keep the k largest magnitudes; of equal ones the lower index wins."""
-    kept = np.argsort(-np.abs(v).ravel(), kind="stable")[:k]
-    message = np.zeros(v.size)
-    message[kept] = v.ravel()[kept]
-    return _flush(message.reshape(v.shape))
+    return _flush(numpy_worker.top_k(v.ravel(), k).reshape(v.shape))
 
 
 def compress_rand_k(
@@ -398,57 +396,24 @@ def ef21_sgdm(start: Start, k: int, eta: float) -> Run:
 # Methods of one worker, whose messages may be lost
 
 
-def gdsec(
-    xi: float | np.ndarray,
-    beta: float,
-    correct_errors: bool = True,
-    quantise: Compress = lambda k, m, v: v,
-) -> Method:
-    """GD-SEC: v = g - h + e; u = quantise(censor(v)); h += beta u; e <- v - u.
+def worker_half(method, uniforms: np.ndarray | None = None) -> Method:
+    """Of gdsec_jax.numpy_worker, made for one worker: a threshold has its 1/M."""
+    kept = method.init(np.zeros(1))
 
-    Without errors to correct it is GD-SOEC, with a quantiser QSGD-SEC.
-    """
+    def update(now, g, memory, arrives):
+        known = numpy_worker.Memory(memory.h, memory.e, memory.begun)
+        u = None if uniforms is None else uniforms[now.k, now.m]
+        return method.update(g, known, now.threshold, uniforms=u, delivered=arrives)
 
     def offer(now, g, memory):
-        survivors = _censor(g - memory.h + memory.e, xi * now.threshold)
-        return _flush(quantise(now.k, now.m, survivors)), False
+        message, _ = update(now, g, memory, True)
+        return message.values, message.whole or message.code.dense
 
-    def settle(g, memory, arrived, _):
-        e = g - memory.h + memory.e - arrived if correct_errors else memory.e
-        return memory._replace(h=memory.h + beta * arrived, e=e)
+    def settle(now, g, memory, arrived, arrives):
+        _, (h, e, begun) = update(now, g, memory, arrives)
+        return memory._replace(h=h, e=e, begun=begun)
 
-    return Method(offer, settle, beta)
-
-
-def top_j(k: int) -> Method:
-    """v = g + e; u = top_k(v); e <- v - u."""
-
-    def offer(now, g, memory):
-        return compress_top_k(g + memory.e, k), False
-
-    def settle(g, memory, arrived, _):
-        return memory._replace(e=g + memory.e - arrived)
-
-    return Method(offer, settle, None)
-
-
-def cgd(xi: float) -> Method:
-    """v = g - h goes iff |v| > (xi/M) |theta^k - theta^{k-1}|; h += u."""
-
-    def offer(now, g, memory):
-        v = g - memory.h
-        goes = np.linalg.norm(v) > xi * np.linalg.norm(now.threshold)
-        return (_flush(v) if goes else np.zeros_like(v)), True
-
-    def settle(g, memory, arrived, _):
-        return memory._replace(h=memory.h + arrived)
-
-    return Method(offer, settle, 1.0)
-
-
-def ef21(k: int) -> Method:
-    """v = g - h; u = v until one has arrived, then top_k(v); h += u."""
-    return clag(k, zeta=0.0)
+    return Method(offer, settle, getattr(method, "beta", 1.0) if len(kept.h) else None)
 
 
 def clag(k: int, zeta: float) -> Method:
@@ -461,7 +426,7 @@ def clag(k: int, zeta: float) -> Method:
         large = _squared_norm(v) > zeta * _squared_norm(g - memory.p)
         return (compress_top_k(v, k) if large else np.zeros_like(v)), False
 
-    def settle(g, memory, arrived, _):
+    def settle(_now, g, memory, arrived, _):
         begun = memory.begun or bool(arrived.any())
         return memory._replace(h=memory.h + arrived, p=g, begun=begun)
 
@@ -474,7 +439,7 @@ def diana(compress: Compress, beta: float) -> Method:
     def offer(now, g, memory):
         return _flush(compress(now.k, now.m, g - memory.h)), False
 
-    def settle(g, memory, arrived, _):
+    def settle(_now, g, memory, arrived, _):
         return memory._replace(h=memory.h + beta * arrived)
 
     return Method(offer, settle, beta)
@@ -488,7 +453,7 @@ def marina(compress: Compress, full: np.ndarray) -> Method:
             return _flush(g - memory.h), True
         return _flush(compress(now.k, now.m, g - memory.p)), False
 
-    def settle(g, memory, arrived, arrives):
+    def settle(_now, g, memory, arrived, arrives):
         return memory._replace(h=memory.h + arrived, p=g if arrives else memory.p)
 
     return Method(offer, settle, 1.0)
@@ -527,7 +492,7 @@ def threepc(
         b = h + second(now.k, now.m, x - y if variant == "v2" else x - h)
         return _flush(b + compress_top_k(x - b, k) - h), False
 
-    def settle(x, memory, arrived, arrives):
+    def settle(_now, x, memory, arrived, arrives):
         y = x if arrives else memory.p
         return memory._replace(h=memory.h + arrived, p=y, begun=memory.begun | arrives)
 
@@ -540,7 +505,7 @@ def econtrol(k: int, eta: float) -> Method:
     def offer(now, g, memory):
         return compress_top_k(g - memory.h + eta * memory.e, k), False
 
-    def settle(g, memory, arrived, _):
+    def settle(_now, g, memory, arrived, _):
         e = memory.e + g - memory.h - arrived
         return memory._replace(h=memory.h + arrived, e=e)
 
@@ -554,7 +519,7 @@ def dasha(compress: Compress, a: float) -> Method:
         p = memory.p if memory.begun else g
         return _flush(compress(now.k, now.m, g - p - a * (memory.h - p))), False
 
-    def settle(g, memory, arrived, arrives):
+    def settle(_now, g, memory, arrived, arrives):
         p = g if arrives else memory.p
         return memory._replace(h=memory.h + arrived, p=p, begun=memory.begun | arrives)
 
@@ -570,7 +535,7 @@ def alone(start: Start, method: Method) -> Run:
         change = np.abs(thetas[-1] - thetas[max(k - 1, 0)])  # theta^0 = theta^1
         about, memory = Round(k, m, change / start.num_workers), memories[m]
         message, whole = method.offer(about, g, memory)
-        memories[m] = method.settle(g, memory, message, True)
+        memories[m] = method.settle(about, g, memory, message, True)
         return message, message if method.beta is None else memory.h + message, whole
 
     run = _descend(start, speak)

@@ -14,11 +14,14 @@ import pytest
 import gdsec_jax
 
 ROOT = Path(gdsec_jax.__file__).parent
-TOPICS = ("algorithms", "data", "plot", "problems", "study.report", "wire", "worker")
+TOPICS = (
+    *("algorithms", "data", "numpy_worker", "plot", "problems", "study.report"),
+    *("wire", "worker"),
+)
 
 # A user can take the algebra alone: what each room may import of the package, beside
 # the shared helpers, which import nothing of it but each other.
-HELPERS = {"_checks", "_devices", "_masks", "_native", "_trees"}
+HELPERS = {"_checks", "_devices", "_masks", "_native", "_plain", "_trees"}
 PAGES = {  # public spellings of what stands in a room
     "channel": "uplink",
     "logs": "files",
@@ -29,6 +32,7 @@ MAY_IMPORT = {
     "wire": set(),
     "files": set(),
     "worker": {"wire"},
+    "numpy_worker": {"wire"},
     "server": {"wire", "worker"},
     "federation": {"server", "wire", "worker"},
     "algorithms": {"federation", "server", "wire", "worker"},
@@ -122,6 +126,8 @@ def test_old_names(old, new):
 @pytest.mark.parametrize("topic", TOPICS)
 def test_all_is_what_the_page_imports(topic):
     module = importlib.import_module(f"gdsec_jax.{topic}")
+    for name in module.__all__:
+        getattr(module, name)  # some are loaded when they are first used
     public = {
         name
         for name, value in vars(module).items()

@@ -29,7 +29,7 @@ from gdsec_jax.federation._round import (
     sound,
     step,
 )
-from gdsec_jax.wire._codes import whole_of
+from gdsec_jax.wire._packing import whole_of
 from gdsec_jax.wire._uploads import Layout
 from gdsec_jax.worker._vectors import MOST_LEAVES, Place
 

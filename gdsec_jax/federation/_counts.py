@@ -13,7 +13,7 @@ import optax
 from gdsec_jax import _checks, _trees
 from gdsec_jax.federation._round import Answers, only
 from gdsec_jax.wire import packing_of
-from gdsec_jax.wire._codes import whole_of
+from gdsec_jax.wire._packing import whole_of
 from gdsec_jax.wire._uploads import (
     Layout,
     Uploads,

@@ -16,7 +16,8 @@ from gdsec_jax.federation._spread import Spread
 from gdsec_jax.server._two_shot import cut
 from gdsec_jax.wire import Packing, packing_of
 from gdsec_jax.wire import _words as wire_words
-from gdsec_jax.wire._codes import Code, whole_of
+from gdsec_jax.wire._codes import Code
+from gdsec_jax.wire._packing import whole_of
 from gdsec_jax.wire._words import Words
 from gdsec_jax.worker import CommonEntriesState, LowRankState, Piece
 from gdsec_jax.worker._vectors import lengths, some, tree_of, vectors

@@ -1,14 +1,22 @@
-"""What an upload costs, to the bit."""
+"""What an upload costs, to the bit.
+
+Messages become bytes, and bytes messages, by NumPy alone: where JAX is not installed
+`Message`, `Code`, `Format`, `encode`, `decode` and `most_bytes` are there all the same.
+"""
 
 import importlib
+import typing
 import warnings
 
-from gdsec_jax._trees import flush
-from gdsec_jax.wire._codes import Code, Packing, Whole, packing_of
+from gdsec_jax.wire._codes import Code
 from gdsec_jax.wire._formats import FORMATS, Format
 from gdsec_jax.wire.bytes._decode import decode, most_bytes
 from gdsec_jax.wire.bytes._encode import encode
 from gdsec_jax.wire.bytes._message import Message, message_of
+
+if typing.TYPE_CHECKING:
+    from gdsec_jax._trees import flush
+    from gdsec_jax.wire._packing import Packing, Whole, packing_of
 
 __all__ = [
     "FORMATS",
@@ -25,15 +33,26 @@ __all__ = [
     "packing_of",
 ]
 
+# What needs JAX is loaded when it is first used.
+_OF_JAX = {
+    "flush": "gdsec_jax._trees",
+    "Packing": "gdsec_jax.wire._packing",
+    "Whole": "gdsec_jax.wire._packing",
+    "packing_of": "gdsec_jax.wire._packing",
+}
 # Names that were public, and are the library's own: to be removed after one release.
 _NO_LONGER_PUBLIC = {
-    "_formats": ("CONVENTIONS", "as_format", "gamma_length", "golomb_bits", "rle_bits"),
-    "_codes": ("whole_of",),
+    "_formats": ("CONVENTIONS", "as_format"),
+    "_runs": ("gamma_length", "golomb_bits", "rle_bits"),
+    "_packing": ("whole_of",),
     "_uploads": ("Layout", "Uploads", "count", "layout_of", "nonzeros_of", "tally"),
 }
 
 
 def __getattr__(name: str):
+    if name in _OF_JAX:
+        globals()[name] = getattr(importlib.import_module(_OF_JAX[name]), name)
+        return globals()[name]
     for module, names in _NO_LONGER_PUBLIC.items():
         if name in names:
             warnings.warn(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gdsec_jax import _checks, _trees
-from gdsec_jax.wire import _formats
+from gdsec_jax.wire import _formats, _runs
 from gdsec_jax.wire._codes import Code
 from gdsec_jax.wire._formats import Format
 
@@ -191,7 +191,7 @@ def tally(
     if layout.run_coded:
         nonzero = [(leaf != 0).ravel() for leaf in leaves] or [jnp.zeros(1, bool)]
         vector = jnp.concatenate(nonzero)
-        passes = {"rle": _formats.rle_bits, "golomb": _formats.golomb_bits}
+        passes = {"rle": _runs.rle_bits, "golomb": _runs.golomb_bits}
         runs = tuple(passes[name](vector) for name in layout.run_coded)
     return Uploads(
         entries=entries,

@@ -11,7 +11,6 @@ from gdsec_jax.wire import Code, Packing
 from gdsec_jax.worker._piece import Piece
 from gdsec_jax.worker._rounding import over
 from gdsec_jax.worker._select import mask_of_largest
-from gdsec_jax.worker._sparsifiers import check_number, number_of
 from gdsec_jax.worker._vectors import lengths, tree_of, vectors
 
 SIGMAS = 6  # the width of all bins together, in standard deviations
@@ -74,14 +73,14 @@ def chunk_top_k(
       into squares of 64 x 64, transforms both axes, and sends indices of 64 bits;
       SparseLoCo's has bins half a width further down, of 8 bits unless it is told 2.
     """
-    check_number(k)
+    _checks.number_or_share(k)
     _checks.integer("chunk", chunk, 1, 2**24)
     if isinstance(k, Integral) and k > chunk:
         raise ValueError(f"k is {k}, expected at most the chunk's {chunk} entries.")
     if bits is not None:
         _checks.integer("bits", bits, 1, 8)
     _checks.of_kind("dct", dct, bool, "True or False")
-    kept = number_of(k, chunk)
+    kept = _checks.number_of(k, chunk)
     code = Code(chunk=chunk, kept=kept)
     if bits is not None:
         code = code._replace(kind="bins", size=bits)

@@ -1,7 +1,5 @@
 """Compressors that send some entries as they are, and a narrower float for all."""
 
-import math
-from numbers import Integral, Real
 from typing import Any, NamedTuple, get_args
 
 import jax
@@ -9,6 +7,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from gdsec_jax import _checks, _masks, _trees
+from gdsec_jax._checks import number_of
 from gdsec_jax._devices import unless_on_tpu
 from gdsec_jax.wire import Code, Packing
 from gdsec_jax.worker._counting import threshold
@@ -57,7 +56,7 @@ def top_k(k: float, *, scope: Scope = "message") -> Piece:
     References: Stich et al., Sparsified SGD with Memory, 2018,
       https://arxiv.org/abs/1809.07599
     """
-    check_number(k)
+    _checks.number_or_share(k)
     _checks.one_of("scope", scope, get_args(Scope))
 
     def update(updates, state, params=None, **extra_args):
@@ -162,7 +161,7 @@ def random_k(
     References: Stich et al., Sparsified SGD with Memory, 2018,
       https://arxiv.org/abs/1809.07599
     """
-    check_number(k)
+    _checks.number_or_share(k)
     _checks.one_of("scope", scope, get_args(Scope))
 
     _checks.of_kind("common", common, bool, "True or False")
@@ -306,24 +305,6 @@ def cast(dtype: DTypeLike) -> Piece:
         return _trees.cast_like(_trees.flush(narrow), updates), state
 
     return Piece(init, update, component_wise=True, keeps_zeros=True)
-
-
-def check_number(k) -> None:
-    """k is a positive int, or a fraction in (0, 1]."""
-    number = isinstance(k, Real) and not isinstance(k, bool)
-    fits = number and (int(k) >= 1 if isinstance(k, Integral) else 0 < float(k) <= 1)
-    if not fits:
-        raise ValueError(
-            f"k is {_checks.shown(k)}, expected an int of at least 1, or a fraction in "
-            "(0, 1] as a float: with optax.inject_hyperparams name it in static_args."
-        )
-
-
-def number_of(k: float, length: int) -> int:
-    """How many entries of a vector k stands for."""
-    if isinstance(k, Integral):
-        return min(int(k), length)
-    return math.ceil(k * length * (1 - 1e-12))  # 0.07 * 100 is a little more than 7
 
 
 def _without_places(message, like, chosen, state, scope: Scope):

@@ -19,7 +19,7 @@ from cases import METHODS, methods, real_problem, slow_but
 from inside import _trees
 
 import gdsec_jax
-from gdsec_jax import data, problems, worker
+from gdsec_jax import data, numpy_worker, problems, worker
 from gdsec_jax import server as servers
 from gdsec_jax.server import ServerMemoryState
 
@@ -220,18 +220,16 @@ def _alone(name):
     return run
 
 
-def _censored(correct_errors):
+def _half(method, **alone):
+    """A method of NumPy's workers."""
+
     def run(setting):
-        xi, beta = setting.given["xi"], setting.given["beta"]
-        return rivals.alone(setting.start, rivals.gdsec(xi, beta, correct_errors))
+        own = {x: setting.given[x] for x in method._fields if x in setting.given}
+        half = method(**alone, **own)
+        made = rivals.worker_half(half, setting.draws.uniforms)
+        return rivals.alone(setting.start, made)
 
     return run
-
-
-def _qsgdsec(setting):
-    xi, beta, levels = (setting.given[name] for name in ("xi", "beta", "levels"))
-    quantise = _qsgd(levels).of(setting.draws)
-    return rivals.alone(setting.start, rivals.gdsec(xi, beta, quantise=quantise))
 
 
 def _rand_k(setting):
@@ -293,16 +291,18 @@ def _factors(name):
 
 ORACLES = {
     "gd": Oracle(_plain("gd"), _coded("dense", 64, 0), dense=True),
-    "gdsec": Oracle(_censored(True), _floats),
-    "gdsoec": Oracle(_censored(False), _floats),
-    "qsgdsec": Oracle(_qsgdsec, _coded("rle", _level_bits, 1)),
-    "cgd": Oracle(_alone("cgd"), _floats),
+    "gdsec": Oracle(_half(numpy_worker.GDSEC, num_workers=1), _floats),
+    "gdsoec": Oracle(_half(numpy_worker.GDSOEC, num_workers=1), _floats),
+    "qsgdsec": Oracle(
+        _half(numpy_worker.QSGDSEC, num_workers=1), _coded("rle", _level_bits, 1)
+    ),
+    "cgd": Oracle(_half(numpy_worker.CGD, num_workers=1), _floats),
     "lag": Oracle(_plain("lag"), _floats),
     "laq": Oracle(
         _plain("laq"), _coded("dense", lambda given: given["bits"], 1), dense=True
     ),
     "iag": Oracle(_iag, _floats),
-    "top_j": Oracle(_alone("top_j"), _floats),
+    "top_j": Oracle(_half(numpy_worker.TopJ), _floats),
     "sign_ef": Oracle(_plain("sign_ef"), _coded("dense", 1, 1), dense=True),
     "low_rank": Oracle(_factors("low_rank"), _floats),
     "power_sgd": Oracle(_factors("power_sgd"), _floats),
@@ -310,7 +310,7 @@ ORACLES = {
     "natural": Oracle(_plain("natural", uniforms=True), _coded("rle", 9, 0)),
     "terngrad": Oracle(_plain("terngrad", uniforms=True), _coded("rle", 1, 1)),
     "rand_k": Oracle(_rand_k, _floats),
-    "ef21": Oracle(_alone("ef21"), _floats),
+    "ef21": Oracle(_half(numpy_worker.EF21), _floats),
     "ef21_sgdm": Oracle(_plain("ef21_sgdm"), _floats),
     "diana": Oracle(_diana, _of_compressor),
     "marina": Oracle(_marina, _of_compressor),
@@ -652,7 +652,7 @@ def test_a_limit_case_is_ef21(name, arguments):
     algorithm = gdsec_jax.METHODS[name].factory(WORKERS, **arguments, wire="rle")
     _, thetas, sent = _library(problem, optax.chain(algorithm, optax.sgd(alpha)))
     start = rivals.Start(gradient, np.zeros(64), alpha, ROUNDS, WORKERS)
-    ef21 = rivals.alone(start, rivals.ef21(6))
+    ef21 = rivals.alone(start, rivals.worker_half(numpy_worker.EF21(6)))
     np.testing.assert_allclose(thetas, ef21.thetas[1:], rtol=1e-10, atol=1e-10)
     entries = np.where(ef21.whole, 64, np.count_nonzero(ef21.messages, axis=-1))
     np.testing.assert_array_equal(sent.entries, entries)

@@ -12,7 +12,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from inside import _codes
+from inside import _packing
 
 from gdsec_experiments import _frames as frames
 from gdsec_experiments import _softmax, sockets
@@ -271,5 +271,5 @@ def test_messages_are_of_the_parameters_shapes():
     """The server decodes them so."""
     problem = _softmax.make_problem(2)
     for name, method in _softmax.methods(2, 1.0).items():
-        packing = _codes.packing_of(method.pipeline.init(problem.init_params))
+        packing = _packing.packing_of(method.pipeline.init(problem.init_params))
         assert packing is None or packing.payload is None, name

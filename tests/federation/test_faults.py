@@ -13,7 +13,7 @@ from cases import slow_but
 from inside import _trees
 
 import gdsec_jax
-from gdsec_jax import participation, worker
+from gdsec_jax import numpy_worker, participation, worker
 from gdsec_jax import server as servers
 from gdsec_jax.server import LateMessagesState, ServerMemoryState
 from gdsec_jax.worker import ErrorFeedbackState, GradientDifferenceState
@@ -66,13 +66,13 @@ def with_oracle(name):
     p = k / D  # 1 / (1 + omega)
     full = test_rivals._draws(D).coins < p
     full[0] = True
-    key = {"key": test_rivals.KEY}
+    key, half = {"key": test_rivals.KEY}, rivals.worker_half
     return {
-        "gdsec": ({"xi": 20.0, "beta": 0.05}, rivals.gdsec(20.0, 0.05)),
-        "gdsoec": ({"xi": 2.0, "beta": 0.05}, rivals.gdsec(2.0, 0.05, False)),
-        "top_j": ({"k": k}, rivals.top_j(k)),
-        "cgd": ({"xi": 5.0}, rivals.cgd(5.0)),
-        "ef21": ({"k": k}, rivals.ef21(k)),
+        "gdsec": ({"xi": 20.0, "beta": 0.05}, half(numpy_worker.GDSEC(1, 20.0, 0.05))),
+        "gdsoec": ({"xi": 2.0, "beta": 0.05}, half(numpy_worker.GDSOEC(1, 2.0, 0.05))),
+        "top_j": ({"k": k}, half(numpy_worker.TopJ(k))),
+        "cgd": ({"xi": 5.0}, half(numpy_worker.CGD(1, 5.0))),
+        "ef21": ({"k": k}, half(numpy_worker.EF21(k))),
         "diana": ({"compressor": compressor} | key, rivals.diana(compress, p)),
         "marina": ({"compressor": compressor} | key, rivals.marina(compress, full)),
     }[name]

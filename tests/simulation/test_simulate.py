@@ -15,7 +15,17 @@ from cases import slow_but
 from inside import _chunks, _uplink
 
 import gdsec_jax
-from gdsec_jax import Checkpoints, Stop, Uplink, data, problems, simulate, wire, worker
+from gdsec_jax import (
+    Checkpoints,
+    Stop,
+    Uplink,
+    data,
+    numpy_worker,
+    problems,
+    simulate,
+    wire,
+    worker,
+)
 
 WORKERS, ROUNDS, BETA = 5, 150, 0.01
 
@@ -83,7 +93,8 @@ def test_course_and_bits_are_the_oracles(name, formats, x64):
     gradient, objective = make_gradient(x, y, parts, lam), make_objective(x, y, lam)
     step, start = 1 / problem.smoothness, np.zeros(x.shape[1])
     run = rivals.Start(gradient, start, step, ROUNDS, WORKERS)
-    plain, sparse = rivals.gd(run), rivals.alone(run, rivals.gdsec(xi, BETA))
+    half = rivals.worker_half(numpy_worker.GDSEC(1, xi, BETA))
+    plain, sparse = rivals.gd(run), rivals.alone(run, half)
     sent = np.count_nonzero(sparse.messages, axis=2)
     assert 0.02 < sent.mean() / np.count_nonzero(plain.messages, axis=2).mean() < 0.5
     assert (sent == 0).any()  # some workers were silent

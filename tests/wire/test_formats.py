@@ -8,7 +8,7 @@ import oracle_rivals
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inside import _formats, _trees, _uploads
+from inside import _formats, _runs, _trees, _uploads
 from messages import COSTS
 
 from gdsec_jax import wire
@@ -93,7 +93,7 @@ def test_flush():
 
 def test_gamma_length_is_exact():
     numbers = [1, 2, 3, 4, 8191, 8192, 2**24 - 1, 2**24 + 1, 2**31 - 1]
-    lengths = _formats.gamma_length(jnp.asarray(numbers, jnp.int32)).tolist()
+    lengths = _runs.gamma_length(jnp.asarray(numbers, jnp.int32)).tolist()
     assert lengths == [2 * (x.bit_length() - 1) + 1 for x in numbers]
     assert lengths[:6] == [len(oracle.elias_gamma(x)) for x in numbers[:6]]
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from cases import METHODS, Method
-from inside import _codes, _error_feedback, _memoryless, _options, _whole_vectors
+from inside import _error_feedback, _memoryless, _options, _packing, _whole_vectors
 from messages import COSTS, round_trip
 
 import gdsec_jax
@@ -250,7 +250,7 @@ def test_dense_messages_cost_the_same_in_every_convention(method, cost):
 def test_whole_messages_cost_their_floats_in_every_convention(name):
     method = named(name)[0]
     messages, states, sent = rounds_of(method)
-    flags = np.asarray(_codes.whole_of(states))
+    flags = np.asarray(_packing.whole_of(states))
     assert flags[0, 1] and not flags.all()
     for k, m in np.argwhere(flags):
         update = part(messages, k, m)

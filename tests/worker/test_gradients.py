@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from inside import _codes
+from inside import _packing
 
 import gdsec_jax
 from gdsec_jax import worker
@@ -77,7 +77,7 @@ def run_change(piece, rounds, num_workers=4, key=0):
         def one(state, g):
             update, state = algorithm.update(g, state, params)
             sent = gdsec_jax.last_round(state)
-            return state, (update, _codes.whole_of(state.workers), sent)
+            return state, (update, _packing.whole_of(state.workers), sent)
 
         return jax.lax.scan(one, state, grads)[1]
 

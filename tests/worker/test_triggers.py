@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from inside import _codes
+from inside import _packing
 
 import gdsec_jax
 from gdsec_jax import worker
@@ -260,7 +260,7 @@ def test_first_whole_is_each_workers_first_delivered():
         nan = grads.at[2, 0].set(jnp.nan) if not flags else grads
         _, state = update(nan, state, params, active=jnp.asarray(active))
         entries.append(gdsec_jax.last_round(state).entries.tolist())
-        flags.append(np.asarray(_codes.whole_of(state.workers)).tolist())
+        flags.append(np.asarray(_packing.whole_of(state.workers)).tolist())
         grads = grads * 2
     assert entries == [[4, 0, 0], [1, 4, 0], [1, 1, 4]]
     assert flags[2] == [False, False, True]

@@ -2,9 +2,9 @@
 
 from typing import Any, NoReturn
 
-import jax
 import numpy as np
 
+from gdsec_jax import _plain
 from gdsec_jax.wire._codes import Code
 from gdsec_jax.wire._formats import Format
 from gdsec_jax.wire.bytes import _bits, _values
@@ -71,7 +71,7 @@ def decode(
             raise ValueError(
                 f"data hold infinities or NaNs as values of {leaf.name}, expected none."
             )
-    values = jax.tree.unflatten(plan.structure, leaves)
+    values = _plain.unflatten(plan.structure, leaves)
     return Message(values, code, scales, bool(whole))
 
 

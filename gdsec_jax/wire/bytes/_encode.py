@@ -1,8 +1,8 @@
 """From messages to bytes, and by `decode` back."""
 
-import jax
 import numpy as np
 
+from gdsec_jax import _plain
 from gdsec_jax.wire._formats import Format
 from gdsec_jax.wire.bytes import _bits, _values
 from gdsec_jax.wire.bytes._bits import Bits
@@ -86,7 +86,7 @@ def encode(message: Message, format: str | Format) -> bytes:
     scales = _scales_of(message, plan)
     entries, positions = [], []
     sent = 0
-    for item, leaf in zip(jax.tree.leaves(message.values), plan.leaves, strict=True):
+    for item, leaf in zip(_plain.leaves(message.values), plan.leaves, strict=True):
         array = np.asarray(item).astype(leaf.dtype, copy=False)
         bits = np.ascontiguousarray(array).reshape(-1).view(bits_of(leaf.dtype))
         if not plan.dense:

@@ -4,13 +4,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from gdsec_jax import _checks
+from gdsec_jax import _checks, _plain
 from gdsec_jax.wire import _formats
-from gdsec_jax.wire._codes import Code, packing_of, whole_of
+from gdsec_jax.wire._codes import Code
 from gdsec_jax.wire._formats import Format, index_length
 
 KINDS = ("float", "levels", "ternary", "grid", "power", "bins")
@@ -67,15 +65,17 @@ def message_of(update: Any, state: Any) -> Message:
       >>> message.code.kind, message.scales
       ('levels', array([1.25], dtype=float32))
     """
+    from gdsec_jax.wire._packing import packing_of, whole_of  # they need JAX
+
     packing, whole = packing_of(state), bool(whole_of(state))
     if packing is None or (whole and packing.payload is None):
-        return Message(jax.tree.map(_flushed, update), whole=whole)
+        return Message(_plain.map(_flushed, update), whole=whole)
     travels = update if packing.payload is None else packing.payload
-    if not any(np.any(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(update)):
+    if not any(np.any(np.asarray(leaf) != 0) for leaf in _plain.leaves(update)):
         # Factors need not be zero where their product is.
-        travels = jax.tree.map(np.zeros_like, travels)
+        travels = _plain.map(np.zeros_like, travels)
     return Message(
-        jax.tree.map(_flushed, travels),
+        _plain.map(_flushed, travels),
         packing.code,
         np.asarray(packing.scales, np.float32),
         whole,
@@ -85,9 +85,9 @@ def message_of(update: Any, state: Any) -> Message:
 def _flushed(leaf: Any) -> np.ndarray:
     """On the host, as `wire.flush` of its dtype."""
     array = np.asarray(leaf)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
+    if array.dtype.name not in FLOATS:
         return array
-    return np.where(np.abs(array) < jnp.finfo(array.dtype).tiny, 0, array).astype(
+    return np.where(np.abs(array) < _plain.finfo(array.dtype).tiny, 0, array).astype(
         array.dtype
     )
 
@@ -148,7 +148,7 @@ class Plan(NamedTuple):
 
     def float_dtype(self, leaf: Leaf) -> np.dtype:
         """The dtype in which a leaf's floats are written."""
-        return leaf.dtype if self.code.dtype is None else jnp.dtype(self.code.dtype)
+        return leaf.dtype if self.code.dtype is None else np.dtype(self.code.dtype)
 
     def width(self, leaf: Leaf) -> int:
         """v: the bits of a value of this leaf."""
@@ -166,10 +166,10 @@ def plan_of(name: str, tree: Any, form: str | Format, code: Code, whole: Any) ->
     if not isinstance(whole, bool | np.bool):
         raise ValueError(f"whole is {whole!r}, expected True or False.")
     leaves, start = [], 0
-    items, structure = jax.tree_util.tree_flatten_with_path(tree)
+    items, structure = _plain.flatten(tree)
     _check_code(code, len(items), whole)
     for index, (path, item) in enumerate(items):
-        where = name + jax.tree_util.keystr(path)
+        where = name + path
         shape = getattr(item, "shape", None)
         dtype = getattr(getattr(item, "dtype", None), "name", None)
         if shape is None or dtype not in FLOATS:
@@ -181,7 +181,7 @@ def plan_of(name: str, tree: Any, form: str | Format, code: Code, whole: Any) ->
         first = index * number if code.num_scales > number else 0
         scale = slice(first, first + number)
         # By its name: another byte order is no other dtype.
-        leaf = Leaf(where, tuple(shape), jnp.dtype(dtype), start, scale)
+        leaf = Leaf(where, tuple(shape), np.dtype(dtype), start, scale)
         leaves.append(leaf)
         start += leaf.size
     if start >= 2**31:
@@ -219,7 +219,7 @@ def _check_code(code: Code, leaves: int, whole: bool | np.bool) -> None:
         _checks.integer("code.kept", code.kept, 1, code.chunk)
     if code.kind == "float" and code.dtype is not None:
         try:
-            known = jnp.dtype(code.dtype).name in FLOATS
+            known = np.dtype(code.dtype).name in FLOATS
         except TypeError:
             known = False
         if not known:

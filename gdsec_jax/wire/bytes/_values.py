@@ -6,9 +6,9 @@ theirs, and in blocks, so that what is computed in between stays in the cache.
 
 from collections.abc import Iterator
 
-import jax.numpy as jnp
 import numpy as np
 
+from gdsec_jax import _plain
 from gdsec_jax.wire._codes import Code
 from gdsec_jax.wire.bytes import _bits
 from gdsec_jax.wire.bytes._message import Leaf, Plan
@@ -77,7 +77,7 @@ def flush(bits: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 def _smallest_normal(dtype: np.dtype) -> np.unsignedinteger:
     """The bits of the smallest normal number, shifted left so that the sign is out."""
-    return bits_of(dtype).type(2 << jnp.finfo(dtype).nmant)
+    return bits_of(dtype).type(2 << _plain.finfo(dtype).nmant)
 
 
 def to_numbers(bits: np.ndarray, leaf: Leaf, plan: Plan, scale) -> np.ndarray:
