@@ -418,6 +418,8 @@ _FAST = dict.fromkeys(
     ),
     "digits",
 )
+# The others take the same way on either.
+ON_BOTH = ("gd", "gdsec", "gdsec, xi^i", "gdsoec", "qsgdsec", "ef21")
 RUNS = [
     pytest.param(
         case,
@@ -427,7 +429,8 @@ RUNS = [
     )
     for label, case in CASES.items()
     for name in ("digits", "breast_cancer")
-    if case.only in (None, name)
+    if name == (case.only or _FAST.get(label, "digits"))
+    or (label in ON_BOTH and case.only is None)
 ]
 
 

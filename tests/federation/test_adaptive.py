@@ -447,8 +447,7 @@ def test_it_keeps_the_dtypes():
         ]
 
 
-SHAPES = [(1, 64, 16), (1, 40, 80), (2, 200, 8), (3, 30, 3)]
-SHAPES += [(5, 20, 30), (10, 12, 60), (20, 10, 20), (100, 3, 40)]
+SHAPES = [(1, 40, 80), (3, 30, 3), (10, 12, 60), (100, 3, 40)]
 STEPS = [0.3, 0.5, 1.0, 1.0, 1.3, 1.5, 1.7, 1.9, 1.95]
 BETAS = [0.001, 0.01, 0.01, 0.01, 0.03, 0.1, 0.3, 1.0]
 
@@ -501,7 +500,7 @@ HARMED = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", HARMED)
 def test_it_harms_few_problems_that_are_drawn(kind, x64):
-    harmed, *counts, _ = search(kind, seed=1, cases=20)
+    harmed, *counts, _ = search(kind, seed=1, cases=40)
     assert all(np.less_equal(counts, HARMED[kind])), harmed
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import methods, random_gradients, slow_but
+from cases import DEAR, METHODS, methods, random_gradients, slow_but
 from inside import _trees
 from rounds import MAX_DELAY, assert_same, drawn_faults, scanned, small
 
@@ -51,12 +51,15 @@ NONE = {
     "grant, accumulate": ({}, "accumulate", everyone),
     "budget": ({}, "hold", participation.largest_energy(1e9)),
 }
+WITHOUT = [("gdsec", none) for none in NONE]
+WITHOUT += [(name, "grant, accumulate") for name in DEAR if name != "gdsec"]
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("none", slow_but(("delivered",), NONE))
-@methods(dear=True, core=("gdsec",))
-def test_faults_that_are_none(method, none):
+@pytest.mark.parametrize("case", slow_but(WITHOUT[:1], WITHOUT), ids=", ".join)
+def test_faults_that_are_none(case):
+    name, none = case
+    (method,) = (method for method in METHODS if method.name == name)
     faults, absent, grant = NONE[none]
     # To rounding: the compiler fuses the pieces of another program otherwise.
     assert_same(course(make(method), faults, absent, grant), course(make(method), {}))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cases import methods, random_gradients, slow_but, tree_params
+from cases import METHODS, methods, random_gradients, slow_but, tree_params
 from hypothesis import given
 from hypothesis import strategies as st
 from inside import _batches, _blocks, _layout, _native, _parts
@@ -111,10 +111,18 @@ def test_which_methods_take_blocks(method, layouts):
     assert traced(layouts, algorithm, many()) == (method.name in COMPONENT_WISE)
 
 
+# And whether messages are late.
+WITH_FAULTS = [
+    *(("gdsec", False), ("gdsec", True), ("qsgdsec", False)),
+    *(("low_rank", True), ("marina", True)),
+]
+
+
 @pytest.mark.usefixtures("x64")
-@methods(lambda method: method.name != "power_sgd", dear=True, core=("gdsec",))
-@pytest.mark.parametrize("late", slow_but((False,), (False, True)))
-def test_methods_with_faults(method, late, layouts):
+@pytest.mark.parametrize("case", slow_but(WITH_FAULTS[:1], WITH_FAULTS), ids=str)
+def test_methods_with_faults(case, layouts):
+    name, late = case
+    (method,) = (method for method in METHODS if method.name == name)
     options = {"key": 2} if method.draws else {}
     server = servers.late(MAX_DELAY) if late else None
     algorithm = method.make(M, server=server, **options)
@@ -159,12 +167,15 @@ def as_on_tpu(monkeypatch):
 
 
 @pytest.mark.usefixtures("x64")
-@methods(lambda method: method.name in MEASURED, fast=("top_j", "sign_ef"))
-@pytest.mark.parametrize("shapes", [((37,), (16,)), ((7, 5), (16,))])
-def test_methods_that_measure_first_as_on_a_tpu(method, shapes, as_on_tpu, monkeypatch):
+@methods(
+    lambda method: method.name in MEASURED - {"ef21_sgdm", "econtrol"},  # as ef21
+    fast=("top_j", "sign_ef"),
+)
+def test_methods_that_measure_first_as_on_a_tpu(method, as_on_tpu, monkeypatch):
     options = {"key": 2} if method.draws else {}
     algorithm = method.make(M, **options)
-    params = {n: jnp.full(x, 0.5) for n, x in zip(("matrix", "v"), shapes, strict=True)}
+    shape = (37,) if method.name in ("sign_ef", "qgd") else (7, 5)
+    params = {"matrix": jnp.full(shape, 0.5), "v": jnp.full(16, 0.5)}
     gradients = with_nan(random_gradients(params, M, 3, ROUNDS), 2, 4)
     gradients["v"] = jnp.round(gradients["v"], 1)  # of equal ones the first
     said = drawn_faults(4, False, (ROUNDS, M))

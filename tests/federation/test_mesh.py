@@ -10,20 +10,15 @@ some are given a step at which they do not diverge.
 import textwrap
 
 import pytest
-from cases import METHODS, slow_but
+from cases import METHODS
 from meshes import WAYS, on_devices
 from study.test_distributed import program, together
 
 import gdsec_jax
 from gdsec_jax import server
 
-# All ways, and between them all kinds of collectives.
-QUICK = {
-    "auto": ("gdsec", "power_sgd"),
-    "explicit": ("lag", "marina"),
-    "inside": ("sign_ef", "gd"),
-    "unchecked": ("top_j", "low_rank"),
-}
+# Between them all kinds of collectives.
+QUICK = {"auto": ("gdsec", "power_sgd"), "inside": ("sign_ef", "gd")}
 
 BOLD = "diana", "marina", "dasha", "threepc"  # at the step of the others
 EQUALS = """
@@ -35,28 +30,34 @@ EQUALS = """
             if method.name in ("low_rank", "power_sgd"):
                 rounds = min(rounds, 60)
             step = 0.001 if method.name in {bold} else 0.01
-            agree(make, 4, rounds, ({way!r},), method.name, step=step)
+            agree(make, 4, rounds, {ways}, method.name, step=step)
 """
 
 
-@pytest.mark.parametrize("way", slow_but(("auto", "inside"), WAYS))
+@pytest.mark.parametrize("way", QUICK)
 def test_a_method_on_four_devices_is_that_on_one(way):
-    on_devices(EQUALS.format(bold=BOLD, names=QUICK[way], way=way, rounds=20))
+    on_devices(EQUALS.format(bold=BOLD, names=QUICK[way], ways=(way,), rounds=20))
+
+
+NAMES = [method.name for method in METHODS]
+# These in all ways: again all kinds of collectives.
+EVERY_WAY = (
+    *("gdsec", "sign_ef", "ef21", "power_sgd", "lag", "marina", "top_j", "low_rank"),
+)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
-def test_for_three_hundred_rounds(method):
-    on_devices(
-        EQUALS.format(bold=BOLD, names=(method.name,), way="explicit", rounds=300)
-    )
+@pytest.mark.parametrize("part", range(5))
+def test_for_three_hundred_rounds(part):
+    names = [name for name in NAMES[part::5] if name not in EVERY_WAY]
+    on_devices(EQUALS.format(bold=BOLD, names=names, ways=("explicit",), rounds=300))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", [way for way in WAYS if way != "explicit"])
-def test_for_three_hundred_rounds_in_other_ways(way):
-    names = "gdsec", "sign_ef", "ef21", "power_sgd", "lag", "marina"
-    on_devices(EQUALS.format(bold=BOLD, names=names, way=way, rounds=300))
+@pytest.mark.parametrize("part", range(2))
+def test_for_three_hundred_rounds_in_every_way(part):
+    names, ways = EVERY_WAY[part::2], tuple(WAYS)
+    on_devices(EQUALS.format(bold=BOLD, names=names, ways=ways, rounds=300))
 
 
 @pytest.mark.slow
@@ -88,7 +89,9 @@ def test_eight_devices():
 def test_two_processes_of_two_devices(way):
     """Over gloo; each process holds the replicas of its devices against one's own."""
     names = "gdsec", "marina", "sign_ef", "power_sgd"
-    equals = textwrap.dedent(EQUALS.format(bold=BOLD, names=names, way=way, rounds=20))
+    equals = textwrap.dedent(
+        EQUALS.format(bold=BOLD, names=names, ways=(way,), rounds=20)
+    )
     together(program("from meshes import *\n" + equals))
 
 
@@ -120,15 +123,11 @@ MESHES = """
 
 
 @pytest.mark.slow
-def test_any_mesh():
-    on_devices(MESHES.format(names=("top_j",), kinds=("explicit",)), 8)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["auto", "explicit"])
-@pytest.mark.parametrize("name", ["gdsec", "laq", "power_sgd"])
-def test_any_mesh_for_all_kinds_of_messages(name, kind):
-    on_devices(MESHES.format(names=(name,), kinds=(kind,)), 8)
+@pytest.mark.parametrize("name", ["top_j", "gdsec", "laq", "power_sgd"])
+def test_any_mesh(name):
+    """Of all kinds of messages."""
+    kinds = ("explicit",) if name == "top_j" else ("auto", "explicit")
+    on_devices(MESHES.format(names=(name,), kinds=kinds), 8)
 
 
 OPTIONS = """
@@ -227,7 +226,7 @@ OPTIONS = """
         ways = [way for way in {ways} if (way, name) != ("explicit", "injected")]
         agree(make, 4, 20, ways, name, said)
 """
-NAMES = {
+SOME = {
     "of who is there": (
         *("absent", "accumulating", "lost", "lost codes", "absent factors", "granted"),
         "outliers",
@@ -240,16 +239,9 @@ NAMES = {
 
 
 @pytest.mark.slow
-def test_some_options():
-    names = ("accumulating", "weighted mean", "traced", "bins")
-    on_devices(OPTIONS.format(names=names, ways=("explicit",)))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("way", ["explicit", "inside"])
-@pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
-def test_options(names, way):
-    on_devices(OPTIONS.format(names=names, ways=(way,)))
+@pytest.mark.parametrize("names", SOME.values(), ids=SOME)
+def test_options(names):
+    on_devices(OPTIONS.format(names=names, ways=("explicit", "inside")))
 
 
 @pytest.mark.slow
@@ -442,8 +434,8 @@ def test_gradients_that_are_summed_already_are_refused():
 
 
 SHOTS = """
-    shots = lambda compressor: {{"server": server.two_shot(compressor, 4)}}
-    cases = {{
+    shots = lambda compressor: {"server": server.two_shot(compressor, 4)}
+    cases = {
         "signs": lambda axis: gdsec_jax.sign_ef(4, axis=axis, **shots(worker.sign())),
         "levels": lambda axis: gdsec_jax.qgd(
             4, levels=7, key=0, axis=axis, **shots(worker.grid(4))
@@ -460,22 +452,16 @@ SHOTS = """
         "common draws by leaf": lambda axis: gdsec_jax.rand_k(
             4, 0.2, common=True, error_feedback=True, scope="leaf", key=0, axis=axis
         ),
-    }}
-    for name in {names}:
-        agree(cases[name], 4, 20, {ways}, name)
+    }
+    for name, make in cases.items():
+        ways = ("inside",) if name == "levels" else ("explicit", "inside")
+        agree(make, 4, 20, ways, name)
 """
 
 
 @pytest.mark.slow
-def test_a_sum_in_two_shots():
-    on_devices(SHOTS.format(names=("levels",), ways=("inside",)))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("way", ["explicit", "inside"])
-def test_second_roundings_and_common_draws(way):
-    names = "signs", "a grid", "powers", "common draws", "common draws by leaf"
-    on_devices(SHOTS.format(names=names, ways=(way,)))
+def test_second_roundings_and_common_draws():
+    on_devices(SHOTS)
 
 
 def test_what_a_sum_in_two_shots_refuses():
