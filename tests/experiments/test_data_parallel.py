@@ -81,15 +81,14 @@ def test_it_is_a_screen_long():
 @pytest.mark.slow
 def test_it_goes_on_on_fewer_devices_and_in_more_processes(tmp_path):
     options = "num_steps={}, every=20, k=0.05"
-    whole = run(tmp_path / "whole", options.format(60), 4)
+    whole = run(tmp_path / "whole", options.format(40), 4)
     first = run(tmp_path / "parts", options.format(20), 4)
-    second = run(tmp_path / "parts", options.format(40), 2)
-    third = run(tmp_path / "parts", options.format(60), 2, processes=2)
-    found = losses(first + second + third)
+    second = run(tmp_path / "parts", options.format(40), 1, processes=2)
+    found = losses(first + second)
     np.testing.assert_allclose(found, losses(whole), rtol=1e-3)
     jax.tree.map(
         lambda one, other: np.testing.assert_allclose(other, one, atol=1e-4),
-        *(saved(tmp_path / name, 60)[0] for name in ("whole", "parts")),
+        *(saved(tmp_path / name, 40)[0] for name in ("whole", "parts")),
     )
 
 
@@ -104,13 +103,12 @@ def test_it_learns_for_a_fiftieth_of_the_bits(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [1, 2])
-def test_without_one_process_the_other_ends(tmp_path, devices):
+def test_without_one_process_the_other_ends(tmp_path):
     """In time, with a sentence, and what was saved is whole."""
     port = free_port()
     options = "num_steps=100_000, every=10, k=0.05"
     kept, gone = (
-        start(tmp_path / "run", options, devices, f'"localhost:{port}", 2, {own}')
+        start(tmp_path / "run", options, 2, f'"localhost:{port}", 2, {own}')
         for own in range(2)
     )
     try:

@@ -447,7 +447,7 @@ def test_it_keeps_the_dtypes():
         ]
 
 
-SHAPES = [(1, 40, 80), (3, 30, 3), (10, 12, 60), (100, 3, 40)]
+SHAPES = [(1, 40, 80), (3, 30, 3), (10, 12, 60), (40, 3, 30)]
 STEPS = [0.3, 0.5, 1.0, 1.0, 1.3, 1.5, 1.7, 1.9, 1.95]
 BETAS = [0.001, 0.01, 0.01, 0.01, 0.03, 0.1, 0.3, 1.0]
 
@@ -500,7 +500,7 @@ HARMED = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", HARMED)
 def test_it_harms_few_problems_that_are_drawn(kind, x64):
-    harmed, *counts, _ = search(kind, seed=1, cases=40)
+    harmed, *counts, _ = search(kind, seed=1, cases=30)
     assert all(np.less_equal(counts, HARMED[kind])), harmed
 
 
@@ -518,7 +518,7 @@ def search(kind, seed, cases):
         stacked = jax.tree.map(lambda *each: jnp.stack(each), *several)
         settings = stacked, steps, rng.choice(BETAS, cases)
         ours, gd = (
-            np.asarray(_errors(*settings, xi)) for xi in (adaptive_xi(), _constant(0.0))
+            np.asarray(_errors(*settings, method)) for method in (_adaptive, _descent)
         )
         for case in np.flatnonzero(gd[:, -1] < gd[:, 0]):
             counted += 1
@@ -529,11 +529,19 @@ def search(kind, seed, cases):
     return harmed, slower, higher, counted
 
 
-@functools.partial(jax.jit, static_argnames="xi")
+def _adaptive(num_workers, beta):
+    return gdsec_jax.gdsec(num_workers, adaptive_xi(), beta)
+
+
+def _descent(num_workers, beta):
+    return gdsec_jax.gd(num_workers)
+
+
+@functools.partial(jax.jit, static_argnames="method")
 @functools.partial(jax.vmap, in_axes=(0, 0, 0, None))
-def _errors(problem, step, beta, xi):
+def _errors(problem, step, beta, method):
     """Of the first parameters and those behind each of 800 rounds."""
-    algorithm = gdsec_jax.gdsec(problem.num_workers, xi, beta)
+    algorithm = method(problem.num_workers, beta)
     optimizer = optax.chain(algorithm, optax.sgd(step))
 
     def one(carry, _):

@@ -487,13 +487,6 @@ def search(seeds) -> collections.Counter:
 
 
 @pytest.mark.slow
-def test_no_point_is_lower_than_the_gap_allows():
-    seen = search(range(60))
-    assert seen["tried"] >= 55
-    assert seen["exact"] > 0.85 * seen["tried"]
-
-
-@pytest.mark.slow
 def test_no_point_is_lower_than_the_gap_allows_in_200_cases():
     seen = search(range(10_000, 10_200))
     print(dict(seen))
@@ -507,7 +500,7 @@ def test_no_error_on_the_device_is_negative_beyond_the_gap(x64):
     """Of problems, near their solutions and on the way there, for 1 to 9 workers."""
     tried, error = 0, jax.jit(problems.Problem.error)
     descend = jax.jit(lambda p, at: at - p.gradients(at).sum(0) / p.smoothness)
-    for rng, case, name, given, x, y, lam in any_problems(range(100)):
+    for rng, case, name, given, x, y, lam in any_problems(range(50)):
         workers = int(rng.integers(1, min(10, len(x) + 1)))
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
@@ -525,4 +518,4 @@ def test_no_error_on_the_device_is_negative_beyond_the_gap(x64):
         assert least >= -problem.resolution, case
         tried += 1
     print(tried, "problems")
-    assert tried > 90
+    assert tried > 45
