@@ -94,7 +94,7 @@ def adaptive_xi(*, budget=None, start=None, growth=None) -> Controller:
     1 of 476 convex ones, done in less than 40 rounds, and in 13 of 160 with the squared
     norm of the gradient as the error, 2.2 times at most. The error exceeded twice
     gradient descent's largest in 1 and 3 of them, 2.6 times at most, and of the lasso
-    in other draws 3.0 times. The slow tests draw them.
+    in other draws 3.0 times. Slow tests draw half of them.
 
     With beta = 0.01 it sent about twice what the best of 12 xi does that do no harm
     either, and seldom more than 2.5 times: 3.4 times with 200 workers. Of a learning

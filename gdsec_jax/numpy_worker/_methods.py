@@ -140,10 +140,7 @@ class GDSOEC(NamedTuple):
     .. math:: v = \nabla f_m(\theta^k) - h, \quad u = \text{censor}(v), \quad
        h \leftarrow h + \beta u
 
-    with the censoring of `GDSEC`.
-
-    Attributes:
-      num_workers, xi, beta: as in `GDSEC`.
+    with the censoring, and the numbers, of `GDSEC`.
 
     Examples:
       >>> import numpy as np
@@ -170,10 +167,10 @@ class QSGDSEC(NamedTuple):
     .. math:: v = \nabla f_m(\theta^k) - h + e, \quad u = Q(\text{censor}(v)), \quad
        h \leftarrow h + \beta u, \quad e \leftarrow v - u
 
-    with the censoring of `GDSEC` and Q of `qsgd`. Its update needs `uniforms`.
+    with the censoring, and the numbers, of `GDSEC`, and Q of `qsgd`. Its update needs
+    `uniforms`.
 
     Attributes:
-      num_workers, xi, beta: as in `GDSEC`.
       levels: s, from 1 to as many as the parameters' dtype tells apart.
       scope: "message", one norm, or "leaf", a norm for each leaf.
 
@@ -291,10 +288,8 @@ class EF21(NamedTuple):
     .. math:: v = \nabla f_m(\theta^k) - h, \quad u = \text{top}_k(v), \quad
        h \leftarrow h + u
 
-    Until a message has arrived that is not zero, u is all of v, and travels densely.
-
-    Attributes:
-      k, scope: as in `TopJ`.
+    Until a message has arrived that is not zero, u is all of v, and travels densely. The
+    numbers are those of `TopJ`.
 
     Examples:
       >>> import numpy as np
@@ -322,10 +317,7 @@ class EF21(NamedTuple):
 class QGD(NamedTuple):
     r"""QGD, or QSGD on minibatches: :math:`u = Q(\nabla f_m(\theta^k))`, Q of `qsgd`.
 
-    Its update needs `uniforms`.
-
-    Attributes:
-      levels, scope: as in `QSGDSEC`.
+    Its update needs `uniforms`; the numbers are as in `QSGDSEC`.
 
     Examples:
       >>> import numpy as np

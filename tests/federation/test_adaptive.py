@@ -447,7 +447,9 @@ def test_it_keeps_the_dtypes():
         ]
 
 
-SHAPES = [(1, 40, 80), (3, 30, 3), (10, 12, 60), (40, 3, 30)]
+SHAPES = [(1, 64, 16), (1, 40, 80), (2, 200, 8), (3, 30, 3)]
+SHAPES += [(5, 20, 30), (10, 12, 60), (20, 10, 20), (100, 3, 40)]
+EVERY, SOME = range(len(SHAPES)), (1, 3, 5, 6)
 STEPS = [0.3, 0.5, 1.0, 1.0, 1.3, 1.5, 1.7, 1.9, 1.95]
 BETAS = [0.001, 0.01, 0.01, 0.01, 0.03, 0.1, 0.3, 1.0]
 
@@ -485,33 +487,34 @@ def drawn(kind, shape, rng):
     return dataclasses.replace(problem, init_params=start, note="")
 
 
-# Of 160 cases, in how many a tenth, hundredth or thousandth of the first error may take
+# Of 80 cases, in how many a tenth, hundredth or thousandth of the first error may take
 # more than 1.5 times gradient descent's rounds, and two more; and in how many the error
 # may be more than twice its largest one. Of the last kind the error is the squared norm
 # of the gradient, in which kicks count most, and a thousandth is 1e-6.
 HARMED = {
-    "ridge": (2, 0),
-    "logistic": (2, 1),
-    "lasso": (2, 3),
-    "nonlinear_least_squares": (15, 4),
+    "ridge": (1, 0),
+    "logistic": (2, 0),
+    "lasso": (0, 1),
+    "nonlinear_least_squares": (7, 1),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", HARMED)
 def test_it_harms_few_problems_that_are_drawn(kind, x64):
-    harmed, *counts, _ = search(kind, seed=1, cases=30)
+    harmed, *counts, _ = search(kind, seed=1, cases=20, numbers=SOME)
     assert all(np.less_equal(counts, HARMED[kind])), harmed
 
 
-def search(kind, seed, cases):
+def search(kind, seed, cases, numbers=EVERY):
     """What was not kept; in how many cases rounds, and the error; the number of cases.
 
     `cases` of each shape are drawn; those where gradient descent itself ends above its
     first error do not count.
     """
     harmed, counted = [], 0
-    for number, shape in enumerate(SHAPES):
+    for number in numbers:
+        shape = SHAPES[number]
         rng = np.random.default_rng([seed, list(HARMED).index(kind), number])
         several = [drawn(kind, shape, rng) for _ in range(cases)]
         steps = rng.choice(STEPS, cases) / [each.smoothness for each in several]
