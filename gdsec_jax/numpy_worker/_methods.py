@@ -288,8 +288,8 @@ class EF21(NamedTuple):
     .. math:: v = \nabla f_m(\theta^k) - h, \quad u = \text{top}_k(v), \quad
        h \leftarrow h + u
 
-    Until a message has arrived that is not zero, u is all of v, and travels densely. The
-    numbers are those of `TopJ`.
+    Until a message has arrived that is not zero, u is all of v, and travels densely.
+    The numbers are those of `TopJ`.
 
     Examples:
       >>> import numpy as np
