@@ -493,9 +493,9 @@ def drawn(kind, shape, rng):
 # of the gradient, in which kicks count most, and a thousandth is 1e-6.
 HARMED = {
     "ridge": (1, 0),
-    "logistic": (2, 0),
-    "lasso": (0, 1),
-    "nonlinear_least_squares": (7, 1),
+    "logistic": (1, 0),
+    "lasso": (1, 1),
+    "nonlinear_least_squares": (7, 2),
 }
 
 
