@@ -88,8 +88,8 @@ CASES = (
 FAST = ("wire rle", "wire coo", "qsgdsec", "power_sgd", "marina", "broadcast")
 
 
-def each_case(*fast):
-    """Parametrise a test by the cases, all but these as slow ones."""
+def each_case(*fast, slow=None):
+    """Parametrise a test by the cases, all but these as slow ones, or by those named."""
     return pytest.mark.parametrize(
         "case",
         [
@@ -99,6 +99,7 @@ def each_case(*fast):
                 marks=[] if case.name in fast else pytest.mark.slow,
             )
             for case in CASES
+            if slow is None or case.name in (*fast, *slow)
         ],
     )
 
@@ -211,7 +212,7 @@ def test_paths_name_fields(case):
         assert leaf.size, path
 
 
-@each_case("wire coo", "power_sgd", "broadcast")
+@each_case(*("wire coo", "power_sgd", "broadcast"), slow=("marina", "late", "adaptive"))
 def test_a_state_is_donated_with_its_params(case):
     optimizer, update, _, _ = begun(case)
 
@@ -319,7 +320,7 @@ def test_optax_gets_sets_and_maps(case):
     assert_identical(gdsec_jax.last_round(twice), gdsec_jax.last_round(state))
 
 
-@each_case("wire rle", "marina")
+@each_case("wire rle", "marina", slow=("low_rank", "late", "broadcast", "partition"))
 def test_an_optimizer_of_flax_carries_it(case):
     nnx = pytest.importorskip("flax.nnx")
     _, _, params, _ = begun(case)
