@@ -89,7 +89,7 @@ FAST = ("wire rle", "wire coo", "qsgdsec", "power_sgd", "marina", "broadcast")
 
 
 def each_case(*fast, slow=None):
-    """Parametrise a test by the cases, all but these as slow ones, or by those named."""
+    """Parametrise a test by the cases, or those named, all but these as slow ones."""
     return pytest.mark.parametrize(
         "case",
         [
