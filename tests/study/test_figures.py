@@ -39,9 +39,12 @@ OWN = ("decay", "local")  # with sweeps of their own, of seeds; local takes minu
 QUIET = rich.console.Console(quiet=True)
 
 
+SOURCES = figures.sources()  # which reads all of them
+
+
 def shipped(name: str) -> configs.RunConfig:
     """The config of a figure."""
-    return configs.load(figures.sources()[name])
+    return configs.load(SOURCES[name])
 
 
 def toy(name: str) -> configs.RunConfig:
