@@ -322,6 +322,13 @@ def test_what_an_update_lacks_is_named():
         gdsec.update({"w": params}, memory, params)
     with pytest.raises(ValueError, match=r"params_change has shape \(2,\)"):
         gdsec.update(params, memory, np.zeros(2))
+    for xi, message in (
+        ({"w": 1.0}, "xi is .*, expected a number or a prefix of the params' tree"),
+        (np.ones((2, 3)), r"xi has shape \(2, 3\), expected one that broadcasts to"),
+        (np.ones(2), r"xi has shape \(2,\), expected one that broadcasts to the par"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            gdsec._replace(xi=xi).update(params, memory, params)
     with pytest.raises(ValueError, match="uniforms is None, expected it"):
         qgd.update(params, qgd.init(params))
     with pytest.raises(ValueError, match=r"uniforms has shape \(2,\), expected \(3,\)"):

@@ -361,11 +361,24 @@ def _censored(method: Any, v: Any, told: Told) -> Any:
     change = _needed(told, "params_change")
     _checks.same_shapes("params_change", change, v)
 
+    try:
+        xi = _plain.filled(_share(method, told), v)
+    except ValueError as error:
+        raise ValueError(
+            f"xi is {_checks.shown(method.xi)}, expected a number or a prefix of the "
+            "params' tree."
+        ) from error
+
     def one(v, change, xi):
+        if not _trees.fits(np.shape(xi), v.shape):
+            raise ValueError(
+                f"xi has shape {np.shape(xi)}, expected one that broadcasts to the "
+                f"parameter's {v.shape}."
+            )
         dtype = np.promote_types(v.dtype, change.dtype)
         return censor(v, np.asarray(xi, dtype) * np.abs(change.astype(dtype)))
 
-    return _plain.map(one, v, change, _plain.filled(_share(method, told), v))
+    return _plain.map(one, v, change, xi)
 
 
 def _share(method: Any, told: Told) -> Any:

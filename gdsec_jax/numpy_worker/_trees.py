@@ -47,3 +47,11 @@ def tree_of(vectors: list[np.ndarray], tree: Any) -> Any:
     own = np.split(joined(vectors), np.cumsum(sizes)[:-1])
     shaped = [x.reshape(np.shape(y)) for x, (_, y) in zip(own, found, strict=False)]
     return _plain.unflatten(structure, shaped)
+
+
+def fits(shape: tuple[int, ...], into: tuple[int, ...]) -> bool:
+    """Whether one shape broadcasts to another."""
+    try:
+        return np.broadcast_shapes(shape, into) == into
+    except ValueError:
+        return False
