@@ -80,6 +80,7 @@ def test_shipped_configs_load(path):
     for label, method in config.methods.items():
         factory = function_of(method.name)
         of_theory = {"learning_rate", "local_learning_rate", "probability"}
+        of_theory |= {"strong_convexity"}
         of_theory &= inspect.signature(factory).parameters.keys()
         factory(5, **dict.fromkeys(of_theory, 0.1) | method.parameters())
         assert (CONFIGS / label).name == label  # it names a file
