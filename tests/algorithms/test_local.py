@@ -239,7 +239,7 @@ def test_a_sweep_runs_its_numbers_side_by_side(name):
         algorithm = getattr(gdsec_jax, name)(M, **MAKE[name] | value)
         return optax.chain(algorithm, outer(name))
 
-    values = [0.01, 0.02]
+    values = [0.01, 0.5 if number == "probability" else 0.02]
     swept = gdsec_jax.sweep(problem, optimizer, {number: values}, 6)
     alone = gdsec_jax.simulate(problem, optimizer(**{number: values[1]}), 6)
     found = swept.sel({number: values[1]})
