@@ -100,7 +100,8 @@ def lower(what: Callable, *arguments: Any, on: Any = None, **options: Any) -> Lo
       on: the devices: a topology of TPUs, "v5e:2x2" say, for a mesh of all its chips,
         or "v5e" for one chip, both of which need the package libtpu alone (extra
         `tpu-aot`); a `jax.sharding.Mesh`; or by default this process's first device.
-        Over a mesh each device has its workers of a run, its settings of a sweep.
+        Over a mesh each device has its workers of a run, its settings of a sweep; an
+        update is what `jit` makes of arrays that lie so, unless a mesh is set besides.
 
     Returns:
       A `Lowered`, which prints as a table.
@@ -142,8 +143,8 @@ def lower(what: Callable, *arguments: Any, on: Any = None, **options: Any) -> Lo
     where = _devices_of(on)
     mesh = where if isinstance(where, Mesh) else None
     everywhere: Any = where if mesh is None else _mesh.everywhere(mesh)
-    # The workers of a run, and of an update, see that they lie on several devices.
-    is_seen = mesh is not None and what is not sweep
+    # As `simulate` sets it; of an update it is the caller's to set one.
+    is_seen = mesh is not None and what is simulate
     with jax.set_mesh(mesh) if is_seen else contextlib.nullcontext():
         lowered, arrays = lower_it(*arguments, where=everywhere, mesh=mesh, **options)
         start = time.process_time()
