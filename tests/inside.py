@@ -25,6 +25,11 @@ from gdsec_jax.federation._controller import ControlState as ControlState
 from gdsec_jax.federation._train import coming_steps as coming_steps
 from gdsec_jax.files import _netcdf as _netcdf
 from gdsec_jax.files import _whole as _whole
+from gdsec_jax.flower import _protocol as _protocol
+from gdsec_jax.flower import _saved as _saved
+from gdsec_jax.flower import _server as _server
+from gdsec_jax.flower import _worker as _worker
+from gdsec_jax.flower._history import history_of as history_of
 from gdsec_jax.plot._ends import name_ends as name_ends
 from gdsec_jax.problems import _constants as _constants
 from gdsec_jax.problems import _lasso as _lasso

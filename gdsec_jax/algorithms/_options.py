@@ -12,6 +12,7 @@ from optax.experimental import aggregating
 from gdsec_jax import _checks
 from gdsec_jax.algorithms._pages import page
 from gdsec_jax.federation import Axis, OnNonfinite, OnStandstill, Reduction, federate
+from gdsec_jax.federation._halves import Federated
 from gdsec_jax.server import Server
 from gdsec_jax.server._old import old_options
 from gdsec_jax.server._server import as_server
@@ -92,7 +93,10 @@ def algorithm(options: type) -> Callable[[_Factory], _Factory]:
                     f"{factory.__name__} is given 'adaptive', a config's word for xi, "
                     "expected gdsec_jax.adaptive_xi(), or a number."
                 )
-            return factory(*arguments, **given)
+            result = factory(*arguments, **given)
+            if isinstance(result, Federated):
+                result.name = factory.__name__
+            return result
 
         made: Any = old_options(checked)
         made.__signature__ = signature.replace(parameters=own + common)

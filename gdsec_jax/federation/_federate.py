@@ -14,6 +14,7 @@ from gdsec_jax import _checks, _trees
 from gdsec_jax.federation import _check, _clock, _controller, _counts, _spread
 from gdsec_jax.federation._attendance import Absent, Said, no_norms
 from gdsec_jax.federation._batches import WorkerBatches
+from gdsec_jax.federation._halves import Federated, Parts
 from gdsec_jax.federation._one_round import FederationState, one_round
 from gdsec_jax.federation._round import Common, Federation
 from gdsec_jax.federation._specs import state_specs
@@ -232,7 +233,10 @@ def federate(
             mesh, spread, functools.partial(run, others), specs, values
         )
 
-    return aggregating.Aggregator(init, update)
+    parts = Parts(
+        federation, wire, random_key, on_standstill, controlled=controller is not None
+    )
+    return Federated(init, update, parts)
 
 
 def weights_of(weights, num_workers: int, mean: bool) -> jax.Array | None:

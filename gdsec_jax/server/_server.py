@@ -57,6 +57,8 @@ class Server(NamedTuple):
       asks: from a round's common key and its number to bool [M], whom the server asks
         for a message, a rule of `participation` say; the state of the others is frozen.
         Needs a key. None: all.
+      apart: what a server in a process of its own keeps of each worker, whose memory
+        h_m it cannot see: from its messages to h_m + u_m. None: there is no memory.
     """
 
     prepare: Callable[[Any, Any], Any] | None = None
@@ -70,6 +72,7 @@ class Server(NamedTuple):
     acknowledges: bool = False
     max_norm_ratio: Any = None
     asks: Callable[[Any, Any], Any] | None = None
+    apart: Piece | None = None
 
     @property
     def batches(self) -> bool:
@@ -110,9 +113,9 @@ class Server(NamedTuple):
                 f"server.prepare is {self.prepare!r}, expected None for a method whose "
                 "workers keep a memory: use federate."
             )
-        if self.estimates:
-            return self._replace(prepare=weighted_estimate(weight))
         memory = server_memory(beta, state_dtype=state_dtype, weight=weight)
+        if self.estimates:
+            return self._replace(prepare=weighted_estimate(weight), apart=memory)
         both = behind(self.step, memory)
 
         def init(params):
@@ -125,7 +128,7 @@ class Server(NamedTuple):
             return state
 
         step = Piece(init, both.update, component_wise=both.component_wise)
-        return self._replace(step=step)
+        return self._replace(step=step, apart=memory)
 
 
 def behind(first: Piece, second: Piece) -> Piece:

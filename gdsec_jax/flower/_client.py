@@ -1,0 +1,142 @@
+"""The client: a ClientApp around a function from parameters to a gradient."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gdsec_jax.flower import _protocol as protocol
+from gdsec_jax.flower._need import flwr, record_of
+
+if TYPE_CHECKING:
+    from flwr.app import Context, Message
+    from flwr.clientapp import ClientApp
+
+KEPT = "gdsec_jax"  # the record of a context's state
+INDEX = "partition-id"  # of a node's configuration: which of the workers it is
+
+
+def client(
+    algorithm: Any,
+    params: Any,
+    gradient: Callable[[Any, "Context"], Any],
+    *,
+    broadcast: Any = None,
+    folder: str | os.PathLike | Callable[["Context"], str | os.PathLike] | None = None,
+    mods: Any = None,
+) -> "ClientApp":
+    r"""A Flower ClientApp that sends what a method makes of the user's gradient.
+
+    A node says which worker it is by `partition-id` in its configuration, 0 to M - 1:
+    ``flower-supernode --node-config "partition-id=0"``.
+
+    The worker's memories lie in the context's state, which a SuperNode keeps between
+    the rounds of a run, and loses when it restarts; or in a folder, which outlives it.
+
+    Args:
+      algorithm: that of the server, or a method of `gdsec_jax.numpy_worker`: then the
+        client needs NumPy alone.
+      params: the parameters, or others of their shapes and dtypes.
+      gradient: from the parameters and Flower's context to the gradient
+        :math:`\nabla f_m(\theta^k)`; or, with local training, to how far it went,
+        :math:`\theta^k - \theta_m^H`. A tree like the parameters, or a pair of that and
+        a dict of numbers, metrics of its own.
+      broadcast: the server's `gdsec_jax.broadcast`, if it has one.
+      folder: where the worker's memories lie; a function of the context, for nodes
+        that share a disk. None: in the context's state.
+      mods: Flower's, see the page on Flower for which of them are of use.
+
+    Returns:
+      A `flwr.clientapp.ClientApp`.
+
+    Raises:
+      ModuleNotFoundError: Flower is not installed.
+      ValueError: the algorithm's halves cannot be apart; in a round, the node's
+        configuration has no partition-id.
+    """
+    needed = flwr()
+    app = needed.ClientApp(mods=mods)
+
+    @app.train()
+    def train(message: "Message", context: "Context") -> "Message":
+        data = message.content[KEPT]["bytes"]
+        reply = answer(
+            algorithm, params, gradient, data, context,
+            broadcast=broadcast, folder=folder,
+        )  # fmt: skip
+        content = needed.RecordDict({KEPT: record_of(reply)})
+        return needed.Message(content=content, reply_to=message)
+
+    return app
+
+
+def answer(
+    algorithm: Any,
+    params: Any,
+    gradient: Callable[[Any, Any], Any],
+    data: bytes,
+    context: Any,
+    *,
+    broadcast: Any = None,
+    folder: Any = None,
+) -> bytes:
+    """A client's reply to the server's bytes; its state is written first."""
+    index = index_of(context)
+    worker = _worker(algorithm, params, index, broadcast)
+    place = None if folder is None else _place(folder, context, index)
+    kept = _read(place, context)
+    state = None if kept is None else protocol.read_state(worker, kept)
+
+    def told(at):
+        made = gradient(at, context)
+        if isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], Mapping):
+            own, metrics = made
+            return own, {str(name): float(value) for name, value in metrics.items()}
+        return made, None
+
+    instructions = protocol.read_instructions(data)
+    reply, state = protocol.respond(worker, state, instructions, index, told)
+    if state is not None:
+        _write(place, context, protocol.write_state(worker, state))
+    return protocol.write_reply(reply)
+
+
+def index_of(context: Any) -> int:
+    """Which of the workers a node is."""
+    found = context.node_config.get(INDEX)
+    if isinstance(found, bool) or not isinstance(found, int) or found < 0:
+        raise ValueError(
+            f"the node's {INDEX} is {found!r}, expected the number of a worker, 0 to "
+            f'M - 1: flower-supernode --node-config "{INDEX}=0".'
+        )
+    return found
+
+
+def _worker(algorithm: Any, params: Any, index: int, broadcast: Any):
+    if hasattr(algorithm, "worker_of"):
+        return algorithm.worker_of(params, index)
+    from gdsec_jax.flower._worker import worker_of
+
+    return worker_of(algorithm, params, index, broadcast)
+
+
+def _place(folder: Any, context: Any, index: int) -> Path:
+    found = folder(context) if callable(folder) else folder
+    return Path(found) / f"worker-{index}.state"
+
+
+def _read(place: Path | None, context: Any) -> bytes | None:
+    if place is not None:
+        return place.read_bytes() if place.is_file() else None
+    found = context.state.get(KEPT)
+    return None if found is None else found["bytes"]
+
+
+def _write(place: Path | None, context: Any, data: bytes) -> None:
+    if place is None:
+        context.state[KEPT] = record_of(data)
+        return
+    from gdsec_jax.files import _whole
+
+    with _whole.whole(place) as temporary:
+        temporary.write_bytes(data)

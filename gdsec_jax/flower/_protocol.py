@@ -1,0 +1,459 @@
+r"""What a server and its clients tell each other, so that no loss is counted twice.
+
+Pure functions over bytes and named tuples; nothing here knows Flower, or JAX. A client
+cannot know whether its message arrived, so every round's instructions say, by number,
+which message of its was the last one heard, and which the one heard before that. Until
+then it keeps two states: the one in which its message was `heard`, and the one in which
+it was `lost`, as if all had been censored. The server keeps the last message of each
+client beside what it knows of it, for a client may come back with an older state and
+not remember that it was heard: then the server takes that message back.
+
+========================  ==========================================================
+what happens              what the next instructions, or the next reply, settle
+========================  ==========================================================
+all is well               heard = the client's last number: `heard`; the server
+                          commits the message to what it knows of the client
+reply lost or too late    heard = the number before: `lost`
+state stored, no reply    the same
+reply sent, no state      the client's state is older: it goes on from there, and says
+                          on what it builds; the server takes the message back
+state gone                a new epoch; the server forgets what it knew, and the first
+                          message of a fresh state is whole
+server killed             its state was written before the instructions: it ends that
+                          round as one in which nobody was heard
+========================  ==========================================================
+
+A client that has an older state than the server takes it to have, or none, holds until
+it is heard: what is known of it stands for its gradients meanwhile.
+"""
+
+import hashlib
+import json
+import secrets
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+VERSION = 1
+
+_CHECKED = struct.Struct("<I")  # crc32 of all that follows
+# version, whether the step is whole, round, run, method, first row, rows, bytes of base
+_DOWN = struct.Struct("<BBIQQIII")
+_ROW = struct.Struct("<QII?")
+# version, kind, whole, dropped, round, run, index, epoch, number, built on, bytes told
+_UP = struct.Struct("<BBBBIQIQIII")
+# version, method, run, round, epoch, last, if heard, if lost
+_KEPT = struct.Struct("<BQQIQIII")
+
+
+class Row(NamedTuple):
+    """What a server has heard of one client; numbers are of an epoch, 0 is none."""
+
+    epoch: int = 0  # of the client's state: 0 before its first message
+    heard: int = 0  # the number of the last message heard
+    before: int = 0  # of the last one that what is known of the client includes
+    asked: bool = True  # whether it takes part in this round
+
+
+class Instructions(NamedTuple):
+    """What a server tells a client in a round."""
+
+    round: int  # k, the first is 0
+    run: int  # a number of its own for each run
+    method: int  # the first bytes of a digest of what both must agree on
+    first: int  # the index of the client of the first row
+    rows: tuple[Row, ...]
+    base: bytes  # what all parties know before the round; none where the client has it
+    step: bytes  # the parameters, or what is added to those of the round before
+    whole: bool  # whether it is the parameters
+
+    def row_of(self, index: int) -> Row | None:
+        """That of a client, if there is one."""
+        number = index - self.first
+        return self.rows[number] if 0 <= number < len(self.rows) else None
+
+
+Kind = Literal["message", "rests", "idle", "behind", "refuses"]
+KINDS: tuple[Kind, ...] = ("message", "rests", "idle", "behind", "refuses")
+
+
+class Reply(NamedTuple):
+    """What a client answers.
+
+    A `message`; or it `rests`, for its gradient is not finite; or it is `idle`, for it
+    was not asked; or it is `behind`, and must be told what all parties know; or it
+    `refuses`, and says why in `told`.
+    """
+
+    kind: Kind
+    round: int
+    run: int
+    index: int
+    epoch: int = 0
+    number: int = 0  # of this message, in this epoch
+    built_on: int = 0  # the number of the last message that its state includes as heard
+    whole: bool = False  # whether the message is
+    dropped: bool = False  # whether entries that are not finite were left out
+    told: Any = None  # what JSON holds: the user's metrics, or why it refuses
+    payload: bytes = b""  # of `wire.encode`
+
+
+def write_instructions(told: Instructions) -> bytes:
+    """Their bytes."""
+    head = _DOWN.pack(
+        VERSION, told.whole, told.round, told.run, told.method,
+        told.first, len(told.rows), len(told.base),
+    )  # fmt: skip
+    rows = b"".join(_ROW.pack(*row) for row in told.rows)
+    return _checked(head + rows + told.base + told.step)
+
+
+def read_instructions(data: bytes) -> Instructions:
+    """The inverse of `write_instructions`.
+
+    Raises:
+      ValueError: they are no instructions of this version.
+    """
+    body = _body(data, "instructions", _DOWN.size)
+    _, whole, number, run, method, first, rows, base = _DOWN.unpack_from(body)
+    start = _DOWN.size + rows * _ROW.size
+    if start + base > len(body):
+        raise ValueError(
+            f"the instructions are {len(body)} bytes, expected {start + base} at least."
+        )
+    told = tuple(
+        Row(*_ROW.unpack_from(body, _DOWN.size + n * _ROW.size)) for n in range(rows)
+    )
+    return Instructions(
+        number, run, method, first, told,
+        body[start : start + base], body[start + base :], bool(whole),
+    )  # fmt: skip
+
+
+def write_reply(reply: Reply) -> bytes:
+    """Its bytes."""
+    told = b"" if reply.told is None else json.dumps(reply.told).encode()
+    head = _UP.pack(
+        VERSION, KINDS.index(reply.kind), reply.whole, reply.dropped, reply.round,
+        reply.run, reply.index, reply.epoch, reply.number, reply.built_on, len(told),
+    )  # fmt: skip
+    return _checked(head + told + reply.payload)
+
+
+def read_reply(data: bytes) -> Reply:
+    """The inverse of `write_reply`, of bytes that may come from anywhere.
+
+    Raises:
+      ValueError: they are no reply of this version.
+    """
+    body = _body(data, "reply", _UP.size)
+    _, kind, whole, dropped, number, run, index, *counts, told = _UP.unpack_from(body)
+    if kind >= len(KINDS):
+        raise ValueError(f"the reply is of kind {kind}, expected one of {KINDS}.")
+    end = _UP.size + told
+    try:
+        said = json.loads(body[_UP.size : end]) if told else None
+    except (ValueError, RecursionError) as error:
+        raise ValueError("the reply tells what is no JSON, expected some.") from error
+    return Reply(
+        KINDS[kind], number, run, index, *counts,
+        whole=bool(whole), dropped=bool(dropped), told=said, payload=body[end:],
+    )  # fmt: skip
+
+
+def described(
+    name: str,
+    workers: int,
+    leaves: Sequence[tuple[str, tuple[int, ...], str]],
+    wire: str,
+    code: str,
+    beta: float | None,
+) -> str:
+    """What a server and its clients must agree on, as one line of text.
+
+    Args:
+      name: of the method.
+      workers: M.
+      leaves: path, shape and dtype of each.
+      wire: the name of the format.
+      code: how values are written.
+      beta: of the memory h, or None.
+    """
+    sizes = ", ".join(
+        f"{path}{'x'.join(map(str, shape)) or 'scalar'} {dtype}"
+        for path, shape, dtype in leaves
+    )
+    memory = "" if beta is None else f", beta {beta:.6g}"
+    return f"{name} of {workers} workers, {wire}, {code}{memory}, on {sizes}"
+
+
+def digest(text: str) -> int:
+    """Eight bytes of a hash of it."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+
+def _checked(body: bytes) -> bytes:
+    return _CHECKED.pack(zlib.crc32(body)) + body
+
+
+def _body(data: bytes, name: str, least: int) -> bytes:
+    if not isinstance(data, bytes) or len(data) < _CHECKED.size + least:
+        size = len(data) if isinstance(data, bytes) else type(data).__name__
+        raise ValueError(
+            f"the {name} is {size}, expected {_CHECKED.size + least} bytes or more."
+        )
+    body = data[_CHECKED.size :]
+    if body[0] != VERSION:
+        raise ValueError(
+            f"the {name} is of version {body[0]}, expected {VERSION}: install one "
+            "version of gdsec-jax on the server and on all clients."
+        )
+    if _CHECKED.unpack_from(data) != (zlib.crc32(body),):
+        raise ValueError(f"the {name} is damaged: its checksum differs.")
+    return body
+
+
+# The client's half.
+
+
+class Answer(NamedTuple):
+    """What a worker makes of its gradient."""
+
+    payload: bytes
+    whole: bool
+    heard: Any  # its state if the message is heard
+    lost: Any  # and if it is not
+    dropped: bool = False  # whether entries that are not finite were left out
+
+
+class Layout(NamedTuple):
+    """How a tree of arrays of known shapes lies in bytes."""
+
+    size: int  # of all
+    write: Callable[[Any], bytes]
+    read: Callable[[bytes], Any]
+
+
+class Worker(NamedTuple):
+    """The worker's half of a method, as functions; states are opaque.
+
+    A `clock` is what all parties know before a round, the parameters of the round
+    before among it.
+    """
+
+    method: int  # the first bytes of a digest of what it says of itself
+    describe: str  # that
+    init: Callable[[Any], Any]  # from parameters
+    clock: Callable[[bytes], Any]  # of the instructions' base
+    params: Callable[[Any, bytes, bool], Any]  # (clock, step, whole) -> theta^k
+    # (gradient, state, clock, params, fresh) -> (answer, None where it rests; the clock
+    # of the next round)
+    answer: Callable[[Any, Any, Any, Any, bool], tuple[Answer | None, Any]]
+    clocks: Layout
+    states: Layout
+
+
+class ClientState(NamedTuple):
+    """What a client keeps from round to round."""
+
+    run: int
+    round: int  # the last one that it has seen
+    epoch: int
+    last: int  # the highest number that it gave a message
+    if_heard: int  # the number of the last message heard, if `heard` is its state
+    if_lost: int  # the same, if `lost` is
+    clock: Any  # what all parties know after that round
+    heard: Any  # the worker's state if the last message was heard
+    lost: Any  # and if it was not
+
+
+def write_state(worker: Worker, state: ClientState) -> bytes:
+    """A client's state as bytes, the one where it differs from the other."""
+    lost, heard = worker.states.write(state.lost), worker.states.write(state.heard)
+    head = _KEPT.pack(VERSION, worker.method, *state[:6])
+    differs = _differences(lost, heard)
+    return b"".join([head, worker.clocks.write(state.clock), lost, differs])
+
+
+def read_state(worker: Worker, data: bytes) -> ClientState | None:
+    """The inverse of `write_state`; None if it is none of this worker's."""
+    ends = np.cumsum([_KEPT.size, worker.clocks.size, worker.states.size]).tolist()
+    if len(data) < ends[-1]:
+        return None
+    version, method, *numbers = _KEPT.unpack_from(data)
+    if (version, method) != (VERSION, worker.method):
+        return None
+    clock, lost = data[ends[0] : ends[1]], data[ends[1] : ends[2]]
+    heard = _changed(lost, data[ends[2] :])
+    if heard is None:
+        return None
+    read = worker.states.read
+    return ClientState(*numbers, worker.clocks.read(clock), read(heard), read(lost))
+
+
+def _differences(before: bytes, after: bytes) -> bytes:
+    """Places and words of 32 bits where they differ, or all of `after`."""
+    size = len(before) // 4 * 4
+    old, new = (np.frombuffer(x, np.uint32, size // 4) for x in (before, after))
+    where = np.flatnonzero(old != new).astype(np.uint32)
+    if 2 * where.nbytes >= size:
+        return b"\0" + after
+    return b"\1" + after[size:] + where.tobytes() + new[where].tobytes()
+
+
+def _changed(before: bytes, differs: bytes) -> bytes | None:
+    if differs[:1] == b"\0":
+        return differs[1:] if len(differs) == 1 + len(before) else None
+    size = len(before) // 4 * 4
+    rest, words = 1 + len(before) - size, np.frombuffer(before, np.uint32, size // 4)
+    if differs[:1] != b"\1" or len(differs) < rest or (len(differs) - rest) % 8:
+        return None
+    where, new = np.frombuffer(differs, np.uint32, offset=rest).reshape(2, -1)
+    if where.size and where.max() >= words.size:
+        return None
+    words = words.copy()
+    words[where] = new
+    return words.tobytes() + differs[1:rest]
+
+
+def settled(state: ClientState, row: Row) -> tuple[int, Any] | None:
+    """The worker's state by what the server has heard, with the number it builds on.
+
+    None: the server knows of none of the two.
+    """
+    if not row.epoch:  # it has heard nothing at all of this worker
+        row = Row(state.epoch)
+    for number in (row.heard, row.before) if row.epoch == state.epoch else ():
+        if number == state.if_heard:
+            return number, state.heard
+        if number == state.if_lost:
+            return number, state.lost
+    return None
+
+
+def respond(
+    worker: Worker,
+    state: ClientState | None,
+    told: Instructions,
+    index: int,
+    gradient: Callable[[Any], tuple[Any, Any]],
+    new_epoch: Callable[[], int] = lambda: secrets.randbits(63) + 1,
+) -> tuple[Reply, ClientState | None]:
+    """A client's round: what it answers, and what it keeps.
+
+    Args:
+      worker: the worker's half of the method.
+      state: what it kept; None if it has nothing.
+      told: the server's instructions.
+      index: which of the workers it is.
+      gradient: from the parameters to its gradient and what JSON holds, to be told.
+      new_epoch: a number of its own for each state that begins.
+    """
+    say = Reply("refuses", told.round, told.run, index)
+    row = told.row_of(index)
+    if row is None:
+        why = f"index {index}, expected one of the workers of {worker.describe}"
+        return say._replace(told=why), state
+    if told.method != worker.method:
+        return say._replace(told=worker.describe), state
+    if not row.asked:
+        return say._replace(kind="idle"), state
+    if state is not None and state.run != told.run:
+        state = None
+    if state is not None and state.round >= told.round:
+        why = f"seen round {state.round + 1} of this run already"
+        return say._replace(told=why), state
+    if told.base:
+        clock = worker.clock(told.base)
+    elif state is not None and state.round == told.round - 1:
+        clock = state.clock
+    else:
+        return say._replace(kind="behind"), state
+    params = worker.params(clock, told.step, told.whole)
+    found = None if state is None else settled(state, row)
+    if state is None or found is None:  # the first message of a fresh state is whole
+        fresh, epoch, last = True, new_epoch(), 0
+        built_on, before = 0, worker.init(params)
+    else:
+        fresh, epoch, (built_on, before) = False, state.epoch, found
+        last = max(state.last, row.heard)
+    # Else the server takes what it knows of this worker for more than it is.
+    agrees = built_on == row.heard and row.epoch in (0, epoch)
+    own, said = gradient(params)
+    answer, following = worker.answer(own, before, clock, params, fresh)
+    say = say._replace(epoch=epoch, built_on=built_on, told=said)
+    keeps = ClientState(
+        told.run, told.round, epoch, last, built_on, built_on,
+        following, before, before,
+    )  # fmt: skip
+    if answer is None:
+        return say._replace(kind="rests", number=last), keeps
+    reply = say._replace(
+        kind="message", number=last + 1, payload=answer.payload,
+        whole=answer.whole, dropped=answer.dropped,
+    )  # fmt: skip
+    return reply, keeps._replace(
+        last=last + 1,
+        if_heard=last + 1,
+        heard=answer.heard,
+        lost=answer.lost if agrees else before,
+    )
+
+
+# The server's half.
+
+
+class Known(NamedTuple):
+    """What a server keeps of one client, beside its part of h."""
+
+    row: Row = Row()
+    pending: bytes = b""  # the last message heard, not yet part of what is known
+    whole: bool = False  # whether that is
+    seen: int = -1  # the last round in which it was at its place
+
+
+Settles = Literal["commit", "undo", "forget", "nothing"]
+
+
+def judge(known: Known, reply: Reply) -> Settles:
+    """What a reply settles of the message that was heard before it.
+
+    `commit` it to what is known of the client, `undo` it, `forget` all that is known of
+    the client, or `nothing`.
+
+    Raises:
+      ValueError: no client that keeps to the protocol sends this.
+    """
+    row = known.row
+    if reply.epoch != row.epoch or not row.epoch:
+        if reply.built_on or not reply.epoch:
+            raise ValueError(
+                f"its state, of epoch {reply.epoch}, builds on message "
+                f"{reply.built_on}, which was not heard"
+            )
+        return "forget" if reply.kind == "message" else "nothing"
+    if reply.kind == "message" and reply.number <= row.heard:
+        raise ValueError(f"message {reply.number} was heard already")
+    if reply.built_on == row.heard:
+        return "commit"
+    if reply.built_on == row.before:
+        return "undo"
+    raise ValueError(
+        f"its state builds on message {reply.built_on}, expected {row.heard} or "
+        f"{row.before}"
+    )
+
+
+def accepted(known: Known, reply: Reply, settles: Settles) -> Known:
+    """What is kept of a client once its reply was judged, and can be decoded."""
+    seen = known._replace(seen=reply.round)
+    if settles == "nothing":
+        return seen
+    if reply.kind == "rests":
+        row = known.row._replace(heard=reply.built_on, before=reply.built_on)
+        return seen._replace(row=row, pending=b"", whole=False)
+    row = Row(reply.epoch, reply.number, reply.built_on)
+    return Known(row, reply.payload, reply.whole, reply.round)

@@ -1,0 +1,282 @@
+"""The server's half of any method: rounds of bytes, and what is kept between them."""
+
+import functools
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gdsec_jax import _checks, _trees
+from gdsec_jax.federation._broadcast import BroadcastState
+from gdsec_jax.federation._counts import LastRound, RoundCounts
+from gdsec_jax.federation._halves import ServerSide, Settled, parts_of, server_half
+from gdsec_jax.flower import _protocol as protocol
+from gdsec_jax.flower._worker import Down, agreed, layout_of
+from gdsec_jax.wire._uploads import layout_of as bits_of
+from gdsec_jax.wire._uploads import nonzeros_of, tally
+
+_NO_STEP = b"\0"  # not whole, and nothing: the parameters stay
+
+
+class Row(NamedTuple):
+    """What one round left behind, of what JSON can hold."""
+
+    bits: list[int]  # [M], counted: what the messages cost in the wire format
+    entries: list[int]  # [M]
+    payload: list[int]  # [M], bytes of the messages
+    received: list[int]  # [M], bytes of the replies, the protocol's own beside
+    sent: list[int]  # [M], bytes of the instructions
+    broadcast_bits: int
+    participants: list[bool]  # [M], whose message was added up
+    dropped: int  # whose gradient was not finite, or that lost entries which were not
+    missing: int  # who was asked, and was not heard
+    taken_back: int  # messages that their senders did not remember
+    forgotten: int  # workers that began anew
+    seconds: float
+    error: float | None
+
+
+class ServerState(NamedTuple):
+    """What a server keeps from round to round."""
+
+    run: int
+    round: int  # the one that comes
+    known: tuple[protocol.Known, ...]  # of each client
+    params: Any
+    side: ServerSide
+    optimizer: Any
+    step: bytes  # by which the parameters were changed last, if that goes down
+    rows: tuple[Row, ...]
+
+    @property
+    def arrays(self) -> Any:
+        """What of it is arrays."""
+        return self.params, self.side, self.optimizer
+
+
+class Heard(NamedTuple):
+    """One reply of a round that can be added up."""
+
+    reply: protocol.Reply
+    size: int  # bytes of it
+    settles: protocol.Settles
+    values: Any  # of its message; None if there is none
+
+
+class Server:
+    """The server of a method: functions of its `ServerState`.
+
+    Args:
+      algorithm: of this package.
+      optimizer: any of optax, behind it; with a `broadcast` at its end the server sends
+        its step compressed.
+      params: theta^1.
+      error: from parameters to what is recorded after each round; or None.
+    """
+
+    def __init__(
+        self,
+        algorithm: Any,
+        optimizer: optax.GradientTransformation,
+        params: Any,
+        error: Callable[[Any], Any] | None = None,
+    ):
+        _checks.optimizer(optimizer)
+        self.agreed = agreed(algorithm, params)
+        self.num_workers = parts_of(algorithm).federation.num_workers
+        self._half = server_half(algorithm)
+        self._optimizer = optax.with_extra_args_support(optimizer)
+        self._params, self._error = params, error
+        like = self.agreed.like
+        self._method = protocol.digest(self.agreed.text)
+        self._silence = jax.tree.map(np.zeros_like, like)
+        self._bits = bits_of(like, self.agreed.form, self.agreed.code)
+        self._thetas = layout_of(like)
+        first = jax.eval_shape(self._first, like)
+        self._clocks = layout_of(first[1].clock)
+        self.arrays = layout_of(first)
+        compressed = _trees.of_type(first[2], BroadcastState)
+        self._down = Down(optimizer, like) if compressed else None
+        self._advance = jax.jit(self._advanced)
+
+    def _first(self, params):
+        return params, self._half.init(params), self._optimizer.init(params)
+
+    def init(self) -> ServerState:
+        """Before the first round."""
+        arrays = jax.jit(self._first)(jax.tree.map(jnp.array, self._params))
+        known = (protocol.Known(),) * self.num_workers
+        return ServerState(secrets.randbits(63), 0, known, *arrays, _NO_STEP, ())
+
+    def asks(self, state: ServerState) -> np.ndarray:
+        """Whom it asks in the coming round, bool [M]."""
+        return np.asarray(self._half.asks(state.side))
+
+    def instruct(
+        self, state: ServerState, index: int | None, asked: Sequence[bool]
+    ) -> bytes:
+        """The instructions for a client; None: it has not said yet which one it is."""
+        alone = index is not None
+        there = alone and state.round and state.known[index].seen == state.round - 1
+        rows = tuple(
+            own.row._replace(asked=bool(takes_part))
+            for own, takes_part in zip(state.known, asked, strict=True)
+        )
+        whole = self._down is None
+        told = protocol.Instructions(
+            state.round,
+            state.run,
+            self._method,
+            first=index if alone else 0,
+            rows=rows[index : index + 1] if alone else rows,
+            base=b"" if there else self._clocks.write(state.side.clock),
+            step=self._thetas.write(state.params) if whole else state.step,
+            whole=whole,
+        )
+        return protocol.write_instructions(told)
+
+    def receive(
+        self,
+        state: ServerState,
+        replies: Iterable[tuple[str, bytes | str]],
+        asked: Sequence[bool],
+        sent: Sequence[int] | None = None,
+        seconds: float = float("nan"),
+    ) -> tuple[ServerState, list[str]]:
+        """The next state, and a sentence for every reply that was left out.
+
+        Args:
+          state: before the round.
+          replies: bytes, or a text that says why there are none, each behind the name
+            of who sent it.
+          asked: bool [M].
+          sent: bytes of each one's instructions, [M], for the record.
+          seconds: that the round took, for the record.
+        """
+        taken, said = {}, []
+        for sender, data in replies:
+            try:
+                heard = self._understood(state, data, taken, asked)
+                taken[heard.reply.index] = heard
+            except ValueError as error:
+                why = str(error).rstrip(".")
+                said.append(f"{sender} is left out in round {state.round + 1}: {why}.")
+        settled = self._settled(taken)
+        messages, whole, present = self._messages(taken)
+        pending = self._stacked(
+            self.agreed.decode(own.pending, own.whole) if own.pending else None
+            for own in state.known
+        )
+        side, step, optimizer, params, uploads = self._advance(
+            messages, whole, present, pending, settled, *state.arrays
+        )
+        written, cost = _NO_STEP, 8 * self._thetas.size
+        if self._down is not None:
+            written = self._down.write(step, optimizer)
+            params = self._down.add(state.params, written)
+            cost = int(_trees.of_type(optimizer, BroadcastState)[0].sent.bits())
+        known = list(state.known)
+        for index, heard in taken.items():
+            known[index] = protocol.accepted(known[index], heard.reply, heard.settles)
+        row = Row(
+            **_counted(taken, uploads, np.asarray(asked, bool), present),
+            sent=[0] * self.num_workers if sent is None else list(sent),
+            broadcast_bits=cost,
+            taken_back=int(settled.undo.sum()),
+            forgotten=int(settled.forget.sum()),
+            seconds=seconds,
+            error=None if self._error is None else float(self._error(params)),
+        )
+        following = ServerState(
+            state.run, state.round + 1, tuple(known), params, side, optimizer,
+            written, (*state.rows, row),
+        )  # fmt: skip
+        return following, said
+
+    def _understood(self, state, data, taken, asked) -> Heard:
+        """A reply, judged and decoded.
+
+        Raises:
+          ValueError: it is none that can be added up; the text says why.
+        """
+        if isinstance(data, str):
+            raise ValueError(data)
+        reply = protocol.read_reply(data)
+        index, who = reply.index, f"worker {reply.index}"
+        if index >= self.num_workers:
+            raise ValueError(f"it is {who}, expected 0 to {self.num_workers - 1}")
+        if reply.kind == "refuses":
+            told = _checks.shown(reply.told)
+            raise ValueError(f"{who} has {told}, expected {self.agreed.text}")
+        if (reply.run, reply.round) != (state.run, state.round):
+            raise ValueError(f"{who} answers round {reply.round + 1} of another time")
+        if index in taken:
+            raise ValueError(f"{who} has answered already: two nodes say they are it")
+        if reply.kind == "idle" or not asked[index]:
+            raise ValueError(f"{who} was not asked")
+        if reply.kind == "behind":
+            raise ValueError(f"{who} has not what all know, and is told next round")
+        try:
+            settles = protocol.judge(state.known[index], reply)
+            values = None
+            if reply.kind == "message":
+                values = self.agreed.decode(reply.payload, reply.whole)
+        except ValueError as error:
+            raise ValueError(f"{who} sent no message: {error}") from error
+        return Heard(reply, len(data), settles, values)
+
+    def _settled(self, taken: dict[int, Heard]) -> Settled:
+        masks = [np.zeros(self.num_workers, bool) for _ in Settled._fields]
+        for index, heard in taken.items():
+            if heard.settles != "nothing":
+                masks[Settled._fields.index(heard.settles)][index] = True
+        return Settled(*masks)
+
+    def _messages(self, taken: dict[int, Heard]):
+        """This round's, leaves [M, *param]; which are whole, and whose they are."""
+        each = [taken.get(m) for m in range(self.num_workers)]
+        present = [own is not None and own.values is not None for own in each]
+        whole = [own is not None and own.reply.whole for own in each]
+        values = self._stacked(None if own is None else own.values for own in each)
+        return values, np.array(whole), np.array(present)
+
+    def _stacked(self, trees: Iterable[Any]) -> Any:
+        found = [self._silence if tree is None else tree for tree in trees]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
+
+    def _advanced(self, messages, whole, heard, pending, settled, params, side, own):
+        direction, side = self._half.update(
+            messages, heard, pending, settled, side, params
+        )
+        step, own = self._optimizer.update(direction, own, params)
+        count = functools.partial(tally, layout=self._bits)
+        uploads = jax.vmap(lambda m, w: count(nonzeros_of(m), m, whole=w))(
+            messages, whole
+        )
+        return side, step, own, optax.apply_updates(params, step), uploads
+
+
+def _counted(taken: dict[int, Heard], uploads, asked, present) -> dict[str, Any]:
+    """What a round cost, by worker."""
+    answered, dropped = np.zeros_like(asked), np.zeros_like(asked)
+    payload, received = np.zeros(asked.size, int), np.zeros(asked.size, int)
+    for index, heard in taken.items():
+        answered[index] = True
+        dropped[index] = heard.reply.kind == "rests" or heard.reply.dropped
+        payload[index], received[index] = len(heard.reply.payload), heard.size
+    missing = asked & ~answered
+    counts = RoundCounts(uploads, present, asked, present, dropped, missing)
+    last = LastRound((jax.tree.map(np.asarray, counts),))
+    return {
+        "bits": last.bits.tolist(),
+        "entries": last.entries.tolist(),
+        "payload": payload.tolist(),
+        "received": received.tolist(),
+        "participants": present.tolist(),
+        "dropped": int(dropped.sum()),
+        "missing": int(missing.sum()),
+    }

@@ -1,0 +1,236 @@
+"""The server: Flower's Strategy, which any method and any optimizer step behind."""
+
+import functools
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from gdsec_jax import _checks
+from gdsec_jax.federation._halves import parts_of
+from gdsec_jax.files import _whole
+from gdsec_jax.flower import _protocol as protocol
+from gdsec_jax.flower import _saved
+from gdsec_jax.flower._client import KEPT
+from gdsec_jax.flower._history import history_of
+from gdsec_jax.flower._need import flwr, record_of
+from gdsec_jax.flower._server import Server
+from gdsec_jax.simulation import _history
+
+_LOG = logging.getLogger("flwr")
+
+
+def Compressed(
+    algorithm: Any,
+    optimizer: optax.GradientTransformation,
+    params: Any,
+    *,
+    error: Callable[[Any], Any] | None = None,
+    error_name: str = "error",
+    folder: str | os.PathLike | None = None,
+    patience: float = 60.0,
+) -> Any:
+    r"""A Flower Strategy that adds up a method's messages, and steps.
+
+    .. math:: \theta^{k+1} = \theta^k + \text{optimizer}\Big(\text{server}
+       \Big(\sum_m u_m\Big)\Big)
+
+    It keeps every worker's h_m, of its messages alone: M times the parameters, for a
+    method with such a memory. What is lost on the way is as in `federate`: a message
+    that does not arrive acts on its worker as if all had been censored, and a worker
+    that is not there holds.
+
+    Args:
+      algorithm: a method of this package, or `federate` of a pipeline of your own, for
+        M workers.
+      optimizer: any of optax, behind it. With a `gdsec_jax.broadcast` at its end the
+        server sends its step compressed.
+      params: :math:`\theta^1`.
+      error: from parameters to a number, recorded after every round.
+      error_name: what that is called.
+      folder: where the server's state is written after every round, before the next
+        instructions go out; a server that is started again with it goes on from there.
+      patience: seconds to wait, before a round, for as many nodes as workers.
+
+    Returns:
+      A `flwr.serverapp.strategy.Strategy`. Its `run(grid, rounds, timeout)` is `start`
+      with these parameters, and returns a `History`, as `simulate` does; `.params` are
+      the last ones, `.history` what was recorded so far.
+
+    Raises:
+      ModuleNotFoundError: Flower is not installed.
+      ValueError: the algorithm's halves cannot be apart: its workers train in a way of
+        its own, or sum over each other within a round; folder has the state of another
+        method.
+    """
+    if error is not None:
+        _checks.function("error", error)
+    patience = _checks.positive("patience", patience)
+    place = None if folder is None else _whole.folder(folder)
+    server = Server(algorithm, optimizer, params, error)
+    before = None if place is None else _saved.load(place, server)
+    initial = float("nan") if error is None else float(error(params))
+    return _strategy_class()(
+        server, before, place, patience, params,
+        functools.partial(
+            history_of, initial_error=initial, error_name=error_name,
+            wire=parts_of(algorithm).wire,
+        ),
+    )  # fmt: skip
+
+
+class Rounds:
+    """What a Strategy does, whatever Flower's own class adds."""
+
+    def __init__(self, server, before, place, patience, like, history):
+        self._server, self._interrupted = server, before is not None
+        self._state = before or server.init()
+        self._place, self._patience = place, patience
+        self._like, self._history = like, history
+        self._indices: dict[int, int] = {}  # of nodes that have said which they are
+        self._asked = np.zeros(server.num_workers, bool)
+        self._sent: dict[int, int] = {}  # bytes of the instructions to each node
+        self._begun = time.monotonic()
+
+    @property
+    def params(self) -> Any:
+        """theta, after the last round."""
+        return self._state.params
+
+    @property
+    def history(self) -> _history.History:
+        """What was recorded so far."""
+        return self._history(self._state)
+
+    def run(self, grid: Any, rounds: int, timeout: float = 3600.0):
+        """Run until so many rounds are done, those of before counted."""
+        rounds = _checks.integer("rounds", rounds, 1)
+        if self._interrupted and self._state.round < rounds:
+            self._end([])  # instructions may have gone out, and messages be lost
+        left = max(rounds - self._state.round, 0)
+        if left:
+            self.start(grid, self._arrays(), num_rounds=left, timeout=timeout)
+        return self.history
+
+    def summary(self) -> None:
+        """Log what the run is."""
+        _LOG.info("\t%s", self._server.agreed.text)
+
+    def configure_train(self, server_round, arrays, config, grid):
+        """The instructions of a round, for each node that it asks."""
+        del server_round, arrays, config
+        self._asked = self._server.asks(self._state)
+        self._sent = {}
+        messages = []
+        for node in self._nodes(grid):
+            index = self._indices.get(node)
+            if index is not None and not self._asked[index]:
+                continue
+            data = self._server.instruct(self._state, index, self._asked)
+            self._sent[node] = len(data)
+            content = flwr().RecordDict({KEPT: record_of(data)})
+            messages.append(
+                flwr().Message(
+                    content, node, "train", group_id=str(self._state.round + 1)
+                )
+            )
+        self._begun = time.monotonic()
+        return messages
+
+    def _nodes(self, grid):
+        """Those that are there; it waits for as many as workers, for a while."""
+        end = time.monotonic() + self._patience
+        while True:
+            nodes = sorted(grid.get_node_ids())
+            if len(nodes) >= self._server.num_workers or time.monotonic() > end:
+                return nodes
+            time.sleep(0.2)
+
+    def aggregate_train(self, server_round, replies):
+        """The parameters after a round, and what it cost."""
+        del server_round
+        heard, told = [], {}
+        for message in replies:
+            node = message.metadata.src_node_id
+            sender = f"node {node}"
+            if message.has_error():
+                heard.append((sender, f"it failed: {message.error.reason}"))
+                continue
+            record = message.content.get(KEPT)
+            data = None if record is None else record.get("bytes")
+            if not isinstance(data, bytes):
+                heard.append((sender, f"it sent no record {KEPT!r} of bytes"))
+                continue
+            heard.append((sender, data))
+            told |= self._told(node, data)
+        heard.sort(key=lambda each: each[0])
+        self._end(heard)
+        return self._arrays(), flwr().MetricRecord(self._metrics(told))
+
+    def _end(self, heard):
+        """End the round with what was heard in it."""
+        sent = [0] * self._server.num_workers
+        for node, index in self._indices.items():
+            sent[index] += self._sent.get(node, 0)
+        seconds = time.monotonic() - self._begun
+        self._state, said = self._server.receive(
+            self._state, heard, self._asked, sent, seconds
+        )
+        self._interrupted = False
+        if self._place is not None:
+            _saved.save(self._place, self._server, self._state)
+        for sentence in said:
+            _LOG.warning("%s", sentence)
+
+    def _told(self, node, data):
+        """A client's own metrics; and which worker a node is, from now on."""
+        try:
+            reply = protocol.read_reply(data)
+        except ValueError:
+            return {}
+        if reply.kind == "refuses" or reply.index >= self._server.num_workers:
+            return {}
+        self._indices[node] = reply.index
+        told = reply.told if isinstance(reply.told, dict) else {}
+        known = {n: x for n, x in told.items() if isinstance(x, int | float)}
+        return {f"{name}-{reply.index}": float(x) for name, x in known.items()}
+
+    def _metrics(self, told):
+        row = self._state.rows[-1]
+        own = {
+            "bits": row.bits, "entries": row.entries, "bytes-up": row.received,
+            "bytes-down": row.sent, "broadcast-bits": row.broadcast_bits,
+            "participants": sum(row.participants), "dropped": row.dropped,
+            "missing": row.missing,
+        }  # fmt: skip
+        return own | told | ({} if row.error is None else {"error": row.error})
+
+    def configure_evaluate(self, server_round, arrays, config, grid):
+        """Nothing: the error is the server's."""
+        return []
+
+    def aggregate_evaluate(self, server_round, replies):
+        """Nothing."""
+        return None
+
+    def _arrays(self):
+        array = flwr().Array
+        leaves = jax.tree_util.tree_leaves_with_path(self._state.params)
+        return flwr().ArrayRecord(
+            {
+                jax.tree_util.keystr(path) or "params": array(
+                    np.ascontiguousarray(leaf)
+                )
+                for path, leaf in leaves
+            }
+        )
+
+
+@functools.cache
+def _strategy_class() -> type:
+    return type("Compressed", (Rounds, flwr().Strategy), {"__doc__": Rounds.__doc__})

@@ -1,0 +1,85 @@
+"""A server and clients of `gdsec_jax.flower` in one process, without Flower."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from inside import _protocol as protocol
+from inside import _server, _worker
+
+
+class Client:
+    """One client, whose state is bytes, as it is kept over a network."""
+
+    def __init__(self, algorithm, params, index, broadcast=None):
+        self.worker = _worker.worker_of(algorithm, params, index, broadcast)
+        self.index, self.kept = index, None
+
+    @property
+    def state(self) -> Any:
+        return (
+            None if self.kept is None else protocol.read_state(self.worker, self.kept)
+        )
+
+    def respond(self, told: bytes, gradient, store=True) -> bytes:
+        """Its reply; what it keeps is stored, or lost in a crash."""
+        reply, state = protocol.respond(
+            self.worker, self.state, protocol.read_instructions(told), self.index,
+            lambda params: (gradient(params), None),
+        )  # fmt: skip
+        if store and state is not None:
+            self.kept = protocol.write_state(self.worker, state)
+        return protocol.write_reply(reply)
+
+
+class Federation:
+    """A server and its clients, round by round."""
+
+    def __init__(self, algorithm, optimizer, params, gradient, broadcast=None, **more):
+        self.server = _server.Server(algorithm, optimizer, params, **more)
+        self.state = self.server.init()
+        self.clients = [
+            Client(algorithm, params, m, broadcast)
+            for m in range(self.server.num_workers)
+        ]
+        self.gradient = gradient  # (params, worker's number) -> its gradient
+
+    def told(self, index, there=True) -> bytes:
+        return self.server.instruct(
+            self.state, index if there else None, self.server.asks(self.state)
+        )
+
+    def reply_of(self, index, store=True, there=True) -> bytes:
+        def own(params):
+            return self.gradient(params, index)
+
+        told = self.told(index, there)
+        return self.clients[index].respond(told, own, store)
+
+    def close(self, replies) -> list[str]:
+        """End a round with these replies, by worker."""
+        named = [(f"node {m}", data) for m, data in replies]
+        asked = self.server.asks(self.state)
+        self.state, said = self.server.receive(self.state, named, asked)
+        return said
+
+    def round(self, computes=None, heard=None) -> list[str]:
+        """A round of those that compute, of whom some are heard; None: all."""
+        workers = range(self.server.num_workers)
+        asked = self.server.asks(self.state)
+        computes = asked if computes is None else np.asarray(computes) & asked
+        heard = computes if heard is None else np.asarray(heard) & computes
+        made = {m: self.reply_of(m) for m in workers if computes[m]}
+        return self.close([(m, data) for m, data in made.items() if heard[m]])
+
+
+def of_problem(problem, algorithm, optimizer, broadcast=None, **more) -> Federation:
+    """Clients that compute a problem's gradients, as `simulate` does."""
+    own = jax.jit(problem.gradients)
+
+    def gradient(params, index):
+        return jax.tree.map(lambda x: x[index], own(params))
+
+    return Federation(
+        algorithm, optimizer, problem.init_params, gradient, broadcast, **more
+    )
