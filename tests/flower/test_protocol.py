@@ -121,7 +121,7 @@ class Model:
             return event._replace(arrives=False), []
         if fate == "hostile":
             return event._replace(arrives=False), [self.hostile(data)]
-        forged = reply._replace(built_on=reply.built_on + 1, number=2**31)
+        forged = reply._replace(built_on=2**30, number=2**31)
         before = {
             "late": [late] if late else [],
             "forged": [protocol.write_reply(forged)],
