@@ -56,7 +56,9 @@ def free_port(place: Place = HERE) -> int:
 class Flower:
     """Flower's processes, and what may be done to them."""
 
-    def __init__(self, folder: Path, server: Place, clients: Sequence[Place], bin: Path):
+    def __init__(
+        self, folder: Path, server: Place, clients: Sequence[Place], bin: Path
+    ):
         self.folder, self.server, self.clients, self.bin = folder, server, clients, bin
         self.port = free_port(server)
         self.node_ports = [self._node_port(m, at) for m, at in enumerate(clients)]
@@ -108,7 +110,13 @@ class Flower:
     def _start(self, name: str, place: Place, tool: str, *arguments: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [*_WITH_US, *self.alone, *place.inside, str(self.bin / tool), *arguments],
+                [
+                    *_WITH_US,
+                    *self.alone,
+                    *place.inside,
+                    str(self.bin / tool),
+                    *arguments,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

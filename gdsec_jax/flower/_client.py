@@ -1,5 +1,6 @@
 """The client: a ClientApp around a function from parameters to a gradient."""
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ def client(
     params: Any,
     gradient: Callable[[Any, "Context"], Any],
     *,
+    wire: str | None = None,
     broadcast: Any = None,
     folder: str | os.PathLike | Callable[["Context"], str | os.PathLike] | None = None,
     mods: Any = None,
@@ -41,6 +43,7 @@ def client(
         :math:`\nabla f_m(\theta^k)`; or, with local training, to how far it went,
         :math:`\theta^k - \theta_m^H`. A tree like the parameters, or a pair of that and
         a dict of numbers, metrics of its own.
+      wire: the format of the server's algorithm, for a method in NumPy; others know it.
       broadcast: the server's `gdsec_jax.broadcast`, if it has one.
       folder: where the worker's memories lie; a function of the context, for nodes
         that share a disk. None: in the context's state.
@@ -51,19 +54,24 @@ def client(
 
     Raises:
       ModuleNotFoundError: Flower is not installed.
-      ValueError: the algorithm's halves cannot be apart; in a round, the node's
-        configuration has no partition-id.
+      ValueError: the algorithm's halves cannot be apart, or a mod changes arrays; in a
+        round, the node's configuration has no partition-id.
     """
     needed = flwr()
+    for mod in mods or ():
+        _check_mod(mod)
     app = needed.ClientApp(mods=mods)
+
+    @functools.cache
+    def worker_of(index):
+        return _worker(algorithm, params, index, wire, broadcast)
 
     @app.train()
     def train(message: "Message", context: "Context") -> "Message":
-        data = message.content[KEPT]["bytes"]
-        reply = answer(
-            algorithm, params, gradient, data, context,
-            broadcast=broadcast, folder=folder,
-        )  # fmt: skip
+        index = index_of(context)
+        place = None if folder is None else _place(folder, context, index)
+        told = message.content[KEPT]["bytes"]
+        reply = answer(worker_of(index), index, gradient, told, context, place)
         content = needed.RecordDict({KEPT: record_of(reply)})
         return needed.Message(content=content, reply_to=message)
 
@@ -71,34 +79,48 @@ def client(
 
 
 def answer(
-    algorithm: Any,
-    params: Any,
+    worker: protocol.Worker,
+    index: int,
     gradient: Callable[[Any, Any], Any],
-    data: bytes,
+    told: Any,
     context: Any,
-    *,
-    broadcast: Any = None,
-    folder: Any = None,
+    place: Path | None = None,
 ) -> bytes:
-    """A client's reply to the server's bytes; its state is written first."""
-    index = index_of(context)
-    worker = _worker(algorithm, params, index, broadcast)
-    place = None if folder is None else _place(folder, context, index)
+    """A client's reply to the server's bytes; what it keeps is put down before.
+
+    Args:
+      worker: the method's half.
+      index: which of the workers.
+      gradient: the user's function.
+      told: the instructions.
+      context: Flower's, whose state keeps the client's if there is no place.
+      place: the file that does.
+    """
     kept = _read(place, context)
     state = None if kept is None else protocol.read_state(worker, kept)
 
-    def told(at):
-        made = gradient(at, context)
+    def own(params):
+        made = gradient(params, context)
         if isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], Mapping):
-            own, metrics = made
-            return own, {str(name): float(value) for name, value in metrics.items()}
+            return made[0], {str(name): float(x) for name, x in made[1].items()}
         return made, None
 
-    instructions = protocol.read_instructions(data)
-    reply, state = protocol.respond(worker, state, instructions, index, told)
+    instructions = protocol.read_instructions(told)
+    reply, state = protocol.respond(worker, state, instructions, index, own)
     if state is not None:
         _write(place, context, protocol.write_state(worker, state))
     return protocol.write_reply(reply)
+
+
+def _check_mod(mod: Any) -> None:
+    """Flower's mods for privacy change arrays, of which there are none."""
+    name = getattr(mod, "__name__", type(mod).__name__)
+    if getattr(mod, "__module__", "").endswith(("centraldp_mods", "localdp_mod")):
+        raise ValueError(
+            f"mods has {name}, which clips an ArrayRecord, expected none that does: "
+            "messages are bytes here, so clip, and add noise, where the gradient is "
+            "made, or by a piece in front of the method's."
+        )
 
 
 def index_of(context: Any) -> int:
@@ -112,12 +134,16 @@ def index_of(context: Any) -> int:
     return found
 
 
-def _worker(algorithm: Any, params: Any, index: int, broadcast: Any):
-    if hasattr(algorithm, "worker_of"):
-        return algorithm.worker_of(params, index)
-    from gdsec_jax.flower._worker import worker_of
+def _worker(algorithm: Any, params: Any, index: int, wire: str | None, broadcast: Any):
+    if type(algorithm).__module__.startswith("gdsec_jax.numpy_worker"):
+        from gdsec_jax.flower import _numpy
 
-    return worker_of(algorithm, params, index, broadcast)
+        return _numpy.worker_of(algorithm, params, wire or "coo")
+    from gdsec_jax.flower import _worker
+
+    if wire is not None:
+        raise ValueError(f"wire is {wire!r}, expected None: the algorithm knows it.")
+    return _worker.worker_of(algorithm, params, index, broadcast)
 
 
 def _place(folder: Any, context: Any, index: int) -> Path:

@@ -32,7 +32,7 @@ import json
 import secrets
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -162,32 +162,6 @@ def read_reply(data: bytes) -> Reply:
         KINDS[kind], number, run, index, *counts,
         whole=bool(whole), dropped=bool(dropped), told=said, payload=body[end:],
     )  # fmt: skip
-
-
-def described(
-    name: str,
-    workers: int,
-    leaves: Sequence[tuple[str, tuple[int, ...], str]],
-    wire: str,
-    code: str,
-    beta: float | None,
-) -> str:
-    """What a server and its clients must agree on, as one line of text.
-
-    Args:
-      name: of the method.
-      workers: M.
-      leaves: path, shape and dtype of each.
-      wire: the name of the format.
-      code: how values are written.
-      beta: of the memory h, or None.
-    """
-    sizes = ", ".join(
-        f"{path}{'x'.join(map(str, shape)) or 'scalar'} {dtype}"
-        for path, shape, dtype in leaves
-    )
-    memory = "" if beta is None else f", beta {beta:.6g}"
-    return f"{name} of {workers} workers, {wire}, {code}{memory}, on {sizes}"
 
 
 def digest(text: str) -> int:
@@ -355,7 +329,7 @@ def respond(
     say = Reply("refuses", told.round, told.run, index)
     row = told.row_of(index)
     if row is None:
-        why = f"index {index}, expected one of the workers of {worker.describe}"
+        why = f"the number {index}, which the server does not have"
         return say._replace(told=why), state
     if told.method != worker.method:
         return say._replace(told=worker.describe), state

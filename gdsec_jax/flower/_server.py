@@ -15,7 +15,8 @@ from gdsec_jax.federation._broadcast import BroadcastState
 from gdsec_jax.federation._counts import LastRound, RoundCounts
 from gdsec_jax.federation._halves import ServerSide, Settled, parts_of, server_half
 from gdsec_jax.flower import _protocol as protocol
-from gdsec_jax.flower._worker import Down, agreed, layout_of
+from gdsec_jax.flower._layout import layout_of
+from gdsec_jax.flower._worker import Down, agreed
 from gdsec_jax.wire._uploads import layout_of as bits_of
 from gdsec_jax.wire._uploads import nonzeros_of, tally
 

@@ -1,6 +1,5 @@
 """The worker's half of any method of this package, as the protocol wants it."""
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -12,34 +11,7 @@ from gdsec_jax import _checks, _trees, wire
 from gdsec_jax.federation._broadcast import BroadcastState
 from gdsec_jax.federation._halves import parts_of, server_half, worker_half
 from gdsec_jax.flower import _protocol as protocol
-
-
-def layout_of(like: Any) -> protocol.Layout:
-    """Of trees of these shapes: their leaves in order, as they lie in memory."""
-    leaves, structure = jax.tree.flatten(like)
-    shapes = [jnp.shape(leaf) for leaf in leaves]
-    dtypes = [np.dtype(jnp.result_type(leaf)) for leaf in leaves]
-    sizes = [math.prod(shape) for shape in shapes]
-    own = [size * dtype.itemsize for size, dtype in zip(sizes, dtypes, strict=True)]
-    starts = np.cumsum([0, *own]).tolist()
-
-    def write(tree):
-        return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree))
-
-    def read(data):
-        if len(data) != starts[-1]:
-            raise ValueError(
-                f"an array tree is {len(data)} bytes, expected {starts[-1]}."
-            )
-        found = [
-            np.frombuffer(data, dtype, size, start).reshape(shape)
-            for dtype, size, start, shape in zip(
-                dtypes, sizes, starts[:-1], shapes, strict=True
-            )
-        ]
-        return jax.tree.unflatten(structure, found)
-
-    return protocol.Layout(starts[-1], write, read)
+from gdsec_jax.flower._layout import described, layout_of
 
 
 class Agreed(NamedTuple):
@@ -66,15 +38,8 @@ def agreed(algorithm: Any, params: Any) -> Agreed:
     )
     packing = wire.packing_of(worker_half(algorithm, 0).init(like))
     code = wire.Code() if packing is None else packing.code
-    paths = jax.tree_util.tree_leaves_with_path(like)
-    text = protocol.described(
-        algorithm.name,
-        parts.federation.num_workers,
-        [(jax.tree_util.keystr(path), x.shape, x.dtype.name) for path, x in paths],
-        parts.wire.name,
-        code.kind,
-        _beta(parts.federation.server.apart, like),
-    )
+    beta = _beta(parts.federation.server.apart, like)
+    text = described(algorithm.name, like, parts.wire.name, code, beta)
     return Agreed(like, parts.wire, code, text)
 
 

@@ -1,0 +1,286 @@
+"""Flower's own objects in one process: a Strategy and ClientApps without a network."""
+
+import logging
+import re
+
+import jax
+import numpy as np
+import optax
+import pytest
+from inside import _protocol as protocol
+
+import gdsec_jax
+from gdsec_jax import flower, numpy_worker, problems, worker
+
+flwr = pytest.importorskip(
+    "flwr", reason="Flower is not installed: pip install 'gdsec-jax[flower]'"
+)
+
+M = 3
+POWER = 2.0**-4  # a product with it is exact: compilers may merge it with a sum or not
+
+
+@pytest.fixture(autouse=True)
+def identity():
+    """What Flower's processes know of themselves."""
+    from flwr.supercore.task_identity import TaskIdentity
+
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 7, 1, 3
+
+
+@pytest.fixture(scope="module")
+def problem():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(24, 6)).astype(np.float32)
+    return problems.ridge(features, features @ np.arange(6, dtype=np.float32), M)
+
+
+class Grid:
+    """Nodes that are ClientApps in this process, and what befalls their replies."""
+
+    def __init__(self, apps):
+        from flwr.app import Context, RecordDict
+
+        self.apps, self.befalls = apps, lambda round, index, reply: reply
+        self.contexts = {
+            100 - m: Context(7, 100 - m, {"partition-id": m}, RecordDict(), {})
+            for m in range(len(apps))
+        }
+
+    def get_node_ids(self):
+        return list(self.contexts)
+
+    def send_and_receive(self, messages, timeout=None):
+        replies = []
+        for message in messages:
+            context = self.contexts[message.metadata.dst_node_id]
+            index = context.node_config["partition-id"]
+            reply = self.reply(self.apps[index], message, context)
+            number = int(message.metadata.group_id)
+            replies.append(self.befalls(number, index, reply))
+        return [reply for reply in replies if reply is not None]
+
+    def reply(self, app, message, context):
+        from flwr.app import Error, Message
+
+        try:
+            return app(message, context)
+        except Exception as error:  # as Flower does
+            return Message(Error(2, f"{type(error)}:<'{error}'>"), reply_to=message)
+
+
+def gradients_of(problem):
+    own = jax.jit(problem.gradients)
+
+    def gradient(params, context):
+        m = context.node_config["partition-id"]
+        return jax.tree.map(lambda x: x[m], own(params)), {"loss": 2.0 * m}
+
+    return gradient
+
+
+def optimizer_of(problem, *behind):
+    step = 2.0 ** np.floor(np.log2(1 / problem.smoothness))
+    return optax.chain(optax.sgd(step), *behind)
+
+
+def federation(problem, algorithm, *behind, **options):
+    """A strategy and a grid of its clients."""
+    gradient, like = gradients_of(problem), problem.init_params
+    broadcast = behind[0] if behind else None
+    app = flower.client(algorithm, like, gradient, broadcast=broadcast)
+    strategy = flower.Compressed(
+        algorithm, optimizer_of(problem, *behind), like, error=problem.error, **options
+    )
+    return strategy, Grid([app] * M)
+
+
+def simulated(problem, optimizer, **masks):
+    """The parameters after rounds in which not all is well, masks [K, M]."""
+
+    @jax.jit
+    def one(params, state, **said):
+        updates, state = optimizer.update(
+            problem.gradients(params), state, params, **said
+        )
+        return optax.apply_updates(params, updates), state
+
+    params, state = problem.init_params, optimizer.init(problem.init_params)
+    for each in zip(*(np.array(mask) for mask in masks.values()), strict=True):
+        params, state = one(params, state, **dict(zip(masks, each, strict=True)))
+    return params
+
+
+def test_iterates_bits_and_metrics_are_the_simulators(problem):
+    algorithm = gdsec_jax.gdsec(M, 2.0, POWER, wire="rle")
+    strategy, grid = federation(problem, algorithm)
+    result = strategy.start(grid, flwr.app.ArrayRecord(), num_rounds=12)
+    optimizer = optax.chain(algorithm, optimizer_of(problem))
+    expected = gdsec_jax.simulate(problem, optimizer, 12, progress=False)
+    found = strategy.history
+    np.testing.assert_array_equal(found.params, expected.params)
+    np.testing.assert_array_equal(found.bits, expected.bits)
+    np.testing.assert_allclose(
+        found.objective_error, expected.objective_error, rtol=1e-5
+    )
+    (arrays,) = result.arrays.to_numpy_ndarrays()
+    np.testing.assert_array_equal(arrays, expected.params)
+    last = result.train_metrics_clientapp[12]
+    assert last["bits"] == expected.bits[-1].tolist()
+    assert (last["participants"], last["loss-2"]) == (3, 4.0)
+    assert last["bytes-up"] == found.observed["reply_bytes"][-1].tolist()
+
+
+def test_a_history_is_saved_and_drawn_as_the_simulators(problem, tmp_path):
+    import matplotlib
+
+    matplotlib.use("agg")
+    strategy, grid = federation(problem, gdsec_jax.top_j(M, 2, wire="rle"))
+    history = strategy.run(grid, 5)
+    history.save(tmp_path / "run.nc")
+    again = gdsec_jax.History.load(tmp_path / "run.nc")
+    np.testing.assert_array_equal(again.bits, history.bits)
+    np.testing.assert_array_equal(again.params, history.params)
+    axes = gdsec_jax.plot.convergence({"top-j": again})
+    assert axes is not None
+
+
+def test_a_compressed_broadcast_reaches_who_was_away(problem):
+    down = gdsec_jax.broadcast(worker.error_feedback(worker.top_k(2)))
+    algorithm = gdsec_jax.gdsec(M, 2.0, POWER, wire="rle")
+    strategy, grid = federation(problem, algorithm, down)
+    away = {(4, 1), (5, 1), (7, 0)}
+    grid.befalls = lambda k, m, reply: None if (k, m) in away else reply
+    history = strategy.run(grid, 12)
+    assert history.lost.tolist() == [0, 0, 0, 1, 1, 0, 1, 0, 0, 0, 0, 0]
+    optimizer = optax.chain(algorithm, optimizer_of(problem, down))
+    heard = [[(k, m) not in away for m in range(M)] for k in range(1, 13)]
+    expected = simulated(problem, optimizer, delivered=heard)
+    np.testing.assert_array_equal(history.params, expected)
+    sent = history.observed["instruction_bytes"]
+    assert sent[3].max() < 100  # the step alone
+    assert sent[4, 1] > sent[4, 0]  # and what all know
+
+
+def test_who_cannot_be_used_is_left_out_with_a_sentence(problem, caplog):
+    algorithm = gdsec_jax.gdsec(M, 2.0, POWER, wire="rle")
+    strategy, grid = federation(problem, algorithm)
+    gradient, like = gradients_of(problem), problem.init_params
+    wrong_shape = flower.client(algorithm, np.zeros(7, np.float32), gradient)
+    wrong_method = flower.client(gdsec_jax.top_j(M, 2), like, gradient)
+
+    def nans(params, context):
+        return np.full(6, np.nan, np.float32)
+
+    def raises(params, context):
+        raise RuntimeError("no data here")
+
+    cases = {
+        2: (wrong_shape, r"worker 1 has 'gdsec .* 7 float32', expected gdsec .* 6 "),
+        3: (wrong_method, r"worker 1 has 'top_j .*', expected gdsec"),
+        4: (flower.client(algorithm, like, nans), None),
+        5: (flower.client(algorithm, like, raises), r"it failed: .*no data here"),
+        6: (flower.client(algorithm, like, lambda p, c: p[:3]), r"gradient has shape"),
+    }
+    good, apps = grid.apps[1], dict.fromkeys(range(1, 9))
+    apps.update({k: app for k, (app, _) in cases.items()})
+
+    def hostile(k, m, reply):
+        if (k, m) == (7, 1):
+            reply.content["gdsec_jax"]["bytes"] = b"\1" * 99
+        if (k, m) == (8, 1):
+            del reply.content["gdsec_jax"]
+        if m == 0:  # the last one of a round
+            grid.apps = [good, apps.get(k + 1) or good, good]
+        return reply
+
+    grid.befalls = hostile
+    with caplog.at_level(logging.WARNING, logger="flwr"):
+        history = strategy.run(grid, 9)
+    assert history.participants.sum(1).tolist() == [3, 2, 2, 2, 2, 2, 2, 2, 3]
+    assert history.dropped.tolist() == [0, 0, 0, 1, 0, 0, 0, 0, 0]
+    said = [x.getMessage() for x in caplog.records if "left out" in x.getMessage()]
+    sentences = [why for _, why in cases.values() if why] + ["checksum", "no record"]
+    assert len(said) == len(sentences)
+    for text, expected in zip(said, sentences, strict=True):
+        assert re.search(expected, text), text
+
+
+def test_a_server_goes_on_from_its_folder(problem, tmp_path):
+    def run(folder, *parts):
+        grid = None
+        for rounds in parts:
+            algorithm = gdsec_jax.gdsec(M, 2.0, POWER, wire="rle")
+            strategy, fresh = federation(problem, algorithm, folder=folder)
+            grid = grid or fresh
+            history = strategy.run(grid, rounds)
+        return history
+
+    whole, broken = run(tmp_path / "one", 9), run(tmp_path / "two", 4, 9)
+    assert broken.num_rounds == whole.num_rounds == 9
+    # It ended the round in which it was: nobody was heard.
+    assert broken.participants.sum(1).tolist() == [3, 3, 3, 3, 0, 3, 3, 3, 3]
+    optimizer = optax.chain(gdsec_jax.gdsec(M, 2.0, POWER), optimizer_of(problem))
+    active = [[k != 4] * M for k in range(9)]
+    expected = simulated(problem, optimizer, active=active)
+    np.testing.assert_array_equal(broken.params, expected)
+    with pytest.raises(
+        ValueError, match=r"server.state is of gdsec .*, expected top_j"
+    ):
+        federation(problem, gdsec_jax.top_j(M, 2), folder=tmp_path / "two")
+
+
+def test_a_client_that_lost_its_state_begins_with_a_whole_message(problem):
+    algorithm = gdsec_jax.gdsec(M, 50.0, 0.5, wire="rle")
+    strategy, grid = federation(problem, algorithm)
+
+    def forgets(k, m, reply):
+        if (k, m) == (6, 1):
+            grid.contexts[99].state.clear()
+        return reply
+
+    grid.befalls = forgets
+    history = strategy.run(grid, 10)
+    entries = history.entries
+    assert history.participants[6].tolist() == [True, False, True]
+    assert entries[7, 1] == entries[0, 1] == 6
+    assert history.observed["forgotten"].tolist() == [3, *[0] * 6, 1, 0, 0]
+
+
+def test_a_client_in_numpy_sends_what_a_client_in_jax_does(problem):
+    like = problem.init_params
+    for name, method, algorithm in (
+        ("gdsec", numpy_worker.GDSEC(M, 2.0, POWER), gdsec_jax.gdsec(M, 2.0, POWER)),
+        ("ef21", numpy_worker.EF21(2), gdsec_jax.ef21(M, 2)),
+        ("top_j", numpy_worker.TopJ(2), gdsec_jax.top_j(M, 2)),
+    ):
+        ran = []
+        for own in (algorithm, method):
+            app = flower.client(own, like, gradients_of(problem))
+            strategy = flower.Compressed(algorithm, optimizer_of(problem), like)
+            ran.append(strategy.run(Grid([app] * M), 10))
+        np.testing.assert_array_equal(ran[0].bits, ran[1].bits, name)
+        np.testing.assert_allclose(ran[0].params, ran[1].params, rtol=1e-6)
+
+
+def test_mods_that_change_arrays_are_refused_and_others_compose(problem):
+    from flwr.clientapp import mod
+
+    algorithm, like = gdsec_jax.gdsec(M, 2.0, POWER), problem.init_params
+    gradient = gradients_of(problem)
+    private = mod.LocalDpMod(1.0, 1.0, 1.0, 1e-5)
+    for one in (mod.fixedclipping_mod, mod.adaptiveclipping_mod, private):
+        with pytest.raises(ValueError, match=r"mods has \w+, which clips an ArrayRec"):
+            flower.client(algorithm, like, gradient, mods=[one])
+    app = flower.client(
+        algorithm, like, gradient, mods=[mod.message_size_mod, mod.arrays_size_mod]
+    )
+    strategy = flower.Compressed(algorithm, optimizer_of(problem), like)
+    history = strategy.run(Grid([app] * M), 3)
+    assert history.participants.all()
+
+
+def test_instructions_that_are_none_of_ours_are_refused():
+    for data in (b"", b"\1" * 200, "text"):
+        with pytest.raises(ValueError, match=r"the instructions (are|is)"):
+            protocol.read_instructions(data)
