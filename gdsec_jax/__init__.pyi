@@ -2,6 +2,7 @@
 
 from . import channel as channel
 from . import data as data
+from . import flower as flower
 from . import logs as logs
 from . import numpy_worker as numpy_worker
 from . import participation as participation
@@ -119,6 +120,7 @@ __all__ = [
     "ef21_sgdm",
     "ef_bv",
     "federate",
+    "flower",
     "gd",
     "gdsec",
     "gdsoec",

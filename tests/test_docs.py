@@ -121,6 +121,8 @@ def test_the_code_of_a_page_runs(name, tmp_path, monkeypatch):
     names: dict = {}
     if name == "tpus" and importlib.util.find_spec("libtpu") is None:
         pytest.skip("no libtpu: pip install 'gdsec-jax[tpu-aot]'")
+    if name == "flower" and importlib.util.find_spec("flwr") is None:
+        pytest.skip("no Flower: pip install 'gdsec-jax[flower]'")
     for block in blocks(page, "python"):
         exec(compile(block, f"{name}.md", "exec"), names)
     are_configs(page)

@@ -15,7 +15,8 @@ import gdsec_jax
 
 ROOT = Path(gdsec_jax.__file__).parent
 TOPICS = (
-    *("algorithms", "data", "numpy_worker", "plot", "problems", "study.report"),
+    *("algorithms", "data", "flower", "numpy_worker", "plot", "problems"),
+    "study.report",
     *("wire", "worker"),
 )
 
@@ -42,6 +43,7 @@ MAY_IMPORT = {
     "uplink": {"federation", "server"},
     "simulation": {"federation", "files", "problems", "uplink", "worker"},
     "plot": {"algorithms", "simulation", "wire"},
+    "flower": {"federation", "files", "numpy_worker", "simulation", "wire"},
     "__main__": {"study"},
     "study": {
         *("_theory", "algorithms", "data", "federation", "files", "plot", "problems"),

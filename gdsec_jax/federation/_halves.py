@@ -143,12 +143,13 @@ def worker_half(algorithm: Any, index: int) -> WorkerHalf:
         heard = compress(federation, common, workers)
         unheard = workers._replace(arrives=jnp.zeros(1, bool))
         lost = compress(federation, common, unheard)
-        message, *states = jax.tree.map(
-            lambda x: x[0], (heard.messages, heard.states, lost.states)
-        )
+        made = heard.messages, heard.states, lost.states
+        message, if_heard, if_lost = jax.tree.map(lambda x: x[0], made)
         present, lacks = heard.present[0], heard.overflowed[0]
         _, after = _clock.tick(clock, params, parts.key, federation.num_workers)
-        return WorkerAnswer(message, *states, present, ~present | lacks, after)
+        return WorkerAnswer(
+            message, if_heard, if_lost, present, ~present | lacks, after
+        )
 
     return WorkerHalf(init, update)
 

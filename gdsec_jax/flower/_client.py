@@ -4,14 +4,10 @@ import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gdsec_jax.flower import _protocol as protocol
 from gdsec_jax.flower._need import flwr, record_of
-
-if TYPE_CHECKING:
-    from flwr.app import Context, Message
-    from flwr.clientapp import ClientApp
 
 KEPT = "gdsec_jax"  # the record of a context's state
 INDEX = "partition-id"  # of a node's configuration: which of the workers it is
@@ -20,13 +16,13 @@ INDEX = "partition-id"  # of a node's configuration: which of the workers it is
 def client(
     algorithm: Any,
     params: Any,
-    gradient: Callable[[Any, "Context"], Any],
+    gradient: Callable[[Any, Any], Any],
     *,
     wire: str | None = None,
     broadcast: Any = None,
-    folder: str | os.PathLike | Callable[["Context"], str | os.PathLike] | None = None,
+    folder: str | os.PathLike | Callable[[Any], str | os.PathLike | None] | None = None,
     mods: Any = None,
-) -> "ClientApp":
+) -> Any:
     r"""A Flower ClientApp that sends what a method makes of the user's gradient.
 
     A node says which worker it is by `partition-id` in its configuration, 0 to M - 1:
@@ -45,8 +41,8 @@ def client(
         a dict of numbers, metrics of its own.
       wire: the format of the server's algorithm, for a method in NumPy; others know it.
       broadcast: the server's `gdsec_jax.broadcast`, if it has one.
-      folder: where the worker's memories lie; a function of the context, for nodes
-        that share a disk. None: in the context's state.
+      folder: where the worker's memories lie, or a function of the context that says
+        so. None: in the context's state.
       mods: Flower's, see the page on Flower for which of them are of use.
 
     Returns:
@@ -56,6 +52,15 @@ def client(
       ModuleNotFoundError: Flower is not installed.
       ValueError: the algorithm's halves cannot be apart, or a mod changes arrays; in a
         round, the node's configuration has no partition-id.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> import gdsec_jax
+      >>> from gdsec_jax import flower
+      >>> def gradient(params, context):  # of the client's own data
+      ...     return params - context.node_config["partition-id"]
+      >>> app = flower.client(  # doctest: +SKIP
+      ...     gdsec_jax.gdsec(3, xi=4.0, wire="rle"), jnp.zeros(2), gradient)
     """
     needed = flwr()
     for mod in mods or ():
@@ -67,9 +72,9 @@ def client(
         return _worker(algorithm, params, index, wire, broadcast)
 
     @app.train()
-    def train(message: "Message", context: "Context") -> "Message":
+    def train(message, context):
         index = index_of(context)
-        place = None if folder is None else _place(folder, context, index)
+        place = _place(folder, context, index)
         told = message.content[KEPT]["bytes"]
         reply = answer(worker_of(index), index, gradient, told, context, place)
         content = needed.RecordDict({KEPT: record_of(reply)})
@@ -146,9 +151,9 @@ def _worker(algorithm: Any, params: Any, index: int, wire: str | None, broadcast
     return _worker.worker_of(algorithm, params, index, broadcast)
 
 
-def _place(folder: Any, context: Any, index: int) -> Path:
-    found = folder(context) if callable(folder) else folder
-    return Path(found) / f"worker-{index}.state"
+def _place(folder: Any, context: Any, index: int) -> Path | None:
+    found: Any = folder(context) if callable(folder) else folder
+    return None if found is None else Path(found) / f"worker-{index}.state"
 
 
 def _read(place: Path | None, context: Any) -> bytes | None:

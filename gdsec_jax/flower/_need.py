@@ -23,7 +23,7 @@ def flwr() -> Flower:
       ModuleNotFoundError: it is not installed.
     """
     try:
-        from flwr.app import (
+        from flwr.app import (  # pyright: ignore[reportMissingImports]
             Array,
             ArrayRecord,
             ConfigRecord,
@@ -31,8 +31,8 @@ def flwr() -> Flower:
             MetricRecord,
             RecordDict,
         )
-        from flwr.clientapp import ClientApp
-        from flwr.serverapp.strategy import Strategy
+        from flwr.clientapp import ClientApp  # pyright: ignore[reportMissingImports]
+        from flwr.serverapp import strategy  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "flwr":
             raise
@@ -42,7 +42,7 @@ def flwr() -> Flower:
         ) from error
     return Flower(
         ClientApp, ConfigRecord, Array, ArrayRecord, MetricRecord, RecordDict,
-        Message, Strategy,
+        Message, strategy.Strategy,
     )  # fmt: skip
 
 

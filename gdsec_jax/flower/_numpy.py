@@ -75,7 +75,8 @@ def _memories(memory: numpy_worker.Memory) -> protocol.Layout:
         return arrays.write(memory[:2]) + bytes([memory.begun])
 
     def read(data):
-        return numpy_worker.Memory(*arrays.read(data[:-1]), data[-1:] == b"\1")
+        h, e = arrays.read(data[:-1])
+        return numpy_worker.Memory(h, e, data[-1:] == b"\1")
 
     return protocol.Layout(arrays.size + 1, write, read)
 

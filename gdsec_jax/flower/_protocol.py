@@ -265,7 +265,8 @@ def read_state(worker: Worker, data: bytes) -> ClientState | None:
     if heard is None:
         return None
     read = worker.states.read
-    return ClientState(*numbers, worker.clocks.read(clock), read(heard), read(lost))
+    arrays = worker.clocks.read(clock), read(heard), read(lost)
+    return ClientState(*numbers, *arrays)  # pyright: ignore[reportCallIssue]
 
 
 def _differences(before: bytes, after: bytes) -> bytes:

@@ -109,9 +109,12 @@ class Server:
 
     def init(self) -> ServerState:
         """Before the first round."""
-        arrays = jax.jit(self._first)(jax.tree.map(jnp.array, self._params))
+        own = jax.tree.map(jnp.array, self._params)
+        params, side, optimizer = jax.jit(self._first)(own)
         known = (protocol.Known(),) * self.num_workers
-        return ServerState(secrets.randbits(63), 0, known, *arrays, _NO_STEP, ())
+        return ServerState(
+            secrets.randbits(63), 0, known, params, side, optimizer, _NO_STEP, ()
+        )
 
     def asks(self, state: ServerState) -> np.ndarray:
         """Whom it asks in the coming round, bool [M]."""
@@ -235,7 +238,7 @@ class Server:
         for index, heard in taken.items():
             if heard.settles != "nothing":
                 masks[Settled._fields.index(heard.settles)][index] = True
-        return Settled(*masks)
+        return Settled(*masks)  # pyright: ignore[reportArgumentType]
 
     def _messages(self, taken: dict[int, Heard]):
         """This round's, leaves [M, *param]; which are whole, and whose they are."""

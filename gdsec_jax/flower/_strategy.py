@@ -25,49 +25,16 @@ from gdsec_jax.simulation import _history
 _LOG = logging.getLogger("flwr")
 
 
-def Compressed(
+def strategy_of(
     algorithm: Any,
     optimizer: optax.GradientTransformation,
     params: Any,
-    *,
-    error: Callable[[Any], Any] | None = None,
-    error_name: str = "error",
-    folder: str | os.PathLike | None = None,
-    patience: float = 60.0,
+    error: Callable[[Any], Any] | None,
+    error_name: str,
+    folder: str | os.PathLike | None,
+    patience: float,
 ) -> Any:
-    r"""A Flower Strategy that adds up a method's messages, and steps.
-
-    .. math:: \theta^{k+1} = \theta^k + \text{optimizer}\Big(\text{server}
-       \Big(\sum_m u_m\Big)\Big)
-
-    It keeps every worker's h_m, of its messages alone: M times the parameters, for a
-    method with such a memory. What is lost on the way is as in `federate`: a message
-    that does not arrive acts on its worker as if all had been censored, and a worker
-    that is not there holds.
-
-    Args:
-      algorithm: a method of this package, or `federate` of a pipeline of your own, for
-        M workers.
-      optimizer: any of optax, behind it. With a `gdsec_jax.broadcast` at its end the
-        server sends its step compressed.
-      params: :math:`\theta^1`.
-      error: from parameters to a number, recorded after every round.
-      error_name: what that is called.
-      folder: where the server's state is written after every round, before the next
-        instructions go out; a server that is started again with it goes on from there.
-      patience: seconds to wait, before a round, for as many nodes as workers.
-
-    Returns:
-      A `flwr.serverapp.strategy.Strategy`. Its `run(grid, rounds, timeout)` is `start`
-      with these parameters, and returns a `History`, as `simulate` does; `.params` are
-      the last ones, `.history` what was recorded so far.
-
-    Raises:
-      ModuleNotFoundError: Flower is not installed.
-      ValueError: the algorithm's halves cannot be apart: its workers train in a way of
-        its own, or sum over each other within a round; folder has the state of another
-        method.
-    """
+    """`gdsec_jax.flower.Compressed`, which says what these are."""
     if error is not None:
         _checks.function("error", error)
     patience = _checks.positive("patience", patience)
@@ -87,6 +54,8 @@ def Compressed(
 class Rounds:
     """What a Strategy does, whatever Flower's own class adds."""
 
+    start: Any  # Flower's
+
     def __init__(self, server, before, place, patience, like, history):
         self._server, self._interrupted = server, before is not None
         self._state = before or server.init()
@@ -94,6 +63,7 @@ class Rounds:
         self._like, self._history = like, history
         self._indices: dict[int, int] = {}  # of nodes that have said which they are
         self._asked = np.zeros(server.num_workers, bool)
+        self._returned: Any = None  # the parameters as they were handed out last
         self._sent: dict[int, int] = {}  # bytes of the instructions to each node
         self._begun = time.monotonic()
 
@@ -123,7 +93,12 @@ class Rounds:
 
     def configure_train(self, server_round, arrays, config, grid):
         """The instructions of a round, for each node that it asks."""
-        del server_round, arrays, config
+        del server_round, config
+        if self._returned is not None and arrays is not self._returned:
+            raise ValueError(
+                "the parameters were changed outside of this Strategy, expected its "
+                "own: Flower's wrappers for differential privacy have no effect here."
+            )
         self._asked = self._server.asks(self._state)
         self._sent = {}
         messages = []
@@ -170,7 +145,8 @@ class Rounds:
             told |= self._told(node, data)
         heard.sort(key=lambda each: each[0])
         self._end(heard)
-        return self._arrays(), flwr().MetricRecord(self._metrics(told))
+        self._returned = self._arrays()
+        return self._returned, flwr().MetricRecord(self._metrics(told))
 
     def _end(self, heard):
         """End the round with what was heard in it."""

@@ -1,5 +1,7 @@
 """Flower's own objects in one process: a Strategy and ClientApps without a network."""
 
+import doctest
+import inspect
 import logging
 import re
 
@@ -280,7 +282,27 @@ def test_mods_that_change_arrays_are_refused_and_others_compose(problem):
     assert history.participants.all()
 
 
+@pytest.mark.parametrize("side", ["Server", "Client"])
+@pytest.mark.parametrize("how", ["Fixed", "Adaptive"])
+def test_wrappers_that_change_the_parameters_are_refused(problem, side, how):
+    """They would add noise to a copy, and the run would go on without it."""
+    from flwr.serverapp import strategy as strategies
+
+    wrapper = getattr(strategies, f"DifferentialPrivacy{side}Side{how}Clipping")
+    numbers = (0.1, 1.0, M) if how == "Fixed" else (0.1, M)
+    own, grid = federation(problem, gdsec_jax.gdsec(M, 2.0, POWER))
+    with pytest.raises(ValueError, match=r"the parameters were changed outside of"):
+        wrapper(own, *numbers).start(grid, own._arrays(), num_rounds=2)
+
+
 def test_instructions_that_are_none_of_ours_are_refused():
     for data in (b"", b"\1" * 200, "text"):
         with pytest.raises(ValueError, match=r"the instructions (are|is)"):
             protocol.read_instructions(data)
+
+
+@pytest.mark.parametrize("function", [flower.client, flower.Compressed])
+def test_the_examples_run_where_flower_is(function):
+    text = inspect.getdoc(function).replace("  # doctest: +SKIP", "")
+    test = doctest.DocTestParser().get_doctest(text, {}, function.__name__, None, 0)
+    assert doctest.DocTestRunner().run(test) == (0, len(test.examples))
