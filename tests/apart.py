@@ -11,8 +11,8 @@ from inside import _server, _worker
 class Client:
     """One client, whose state is bytes, as it is kept over a network."""
 
-    def __init__(self, algorithm, params, index, broadcast=None):
-        self.worker = _worker.worker_of(algorithm, params, index, broadcast)
+    def __init__(self, algorithm, params, index):
+        self.worker = _worker.worker_of(algorithm, params, index)
         self.index, self.kept = index, None
 
     @property
@@ -35,12 +35,11 @@ class Client:
 class Federation:
     """A server and its clients, round by round."""
 
-    def __init__(self, algorithm, optimizer, params, gradient, broadcast=None, **more):
+    def __init__(self, algorithm, optimizer, params, gradient, **more):
         self.server = _server.Server(algorithm, optimizer, params, **more)
         self.state = self.server.init()
         self.clients = [
-            Client(algorithm, params, m, broadcast)
-            for m in range(self.server.num_workers)
+            Client(algorithm, params, m) for m in range(self.server.num_workers)
         ]
         self.gradient = gradient  # (params, worker's number) -> its gradient
 
@@ -73,13 +72,11 @@ class Federation:
         return self.close([(m, data) for m, data in made.items() if heard[m]])
 
 
-def of_problem(problem, algorithm, optimizer, broadcast=None, **more) -> Federation:
+def of_problem(problem, algorithm, optimizer, **more) -> Federation:
     """Clients that compute a problem's gradients, as `simulate` does."""
     own = jax.jit(problem.gradients)
 
     def gradient(params, index):
         return jax.tree.map(lambda x: x[index], own(params))
 
-    return Federation(
-        algorithm, optimizer, problem.init_params, gradient, broadcast, **more
-    )
+    return Federation(algorithm, optimizer, problem.init_params, gradient, **more)

@@ -37,13 +37,25 @@ class Host(NamedTuple):
 
     def start(self, *command: str, **options) -> subprocess.Popen:
         """Start a process in the namespace; options are of `subprocess.Popen`."""
-        return subprocess.Popen([*_WITH_US, *self._inside(), *command], **options)
+        return subprocess.Popen([*_WITH_US, *self.inside, *command], **options)
 
     def do(self, *command: str) -> None:
         """Run a command in the namespace, to its end."""
-        _do(*self._inside(), *command)
+        _do(*self.inside, *command)
 
-    def _inside(self) -> tuple[str, ...]:
+    def counters(self) -> dict[str, int]:
+        """Bytes that its link has received and sent."""
+        ran = subprocess.run(
+            [*self.inside, "cat", "/proc/self/net/dev"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return _counted(ran.stdout)
+
+    @property
+    def inside(self) -> tuple[str, ...]:
+        """The command that enters it."""
         return ("nsenter", "--net", "--uts", "--target", str(self.holder.pid))
 
 
@@ -53,11 +65,22 @@ class Network(NamedTuple):
     hosts: tuple[Host, ...]
     ends: tuple[tuple[Host, str], ...]  # where packets leave: host and device
 
-    def shape(self, rate: int) -> None:
-        """Let packets leave at so many Mbit/s."""
+    def shape(self, rate: int, fast: int = 0) -> None:
+        """Let packets leave at so many Mbit/s; but at 10,000 on the first links."""
+        for number, (host, device) in enumerate(self.ends):
+            own = 10_000 if number < 2 * fast else rate
+            bucket = ("tbf", "rate", f"{own}mbit", "burst", BURST, "latency", LATENCY)
+            host.do(*f"tc qdisc replace dev {device} root handle 1:".split(), *bucket)
+
+    def lose(self, percent: float) -> None:
+        """Let so many packets be lost, of those that leave.
+
+        Raises:
+          RuntimeError: the kernel has no netem.
+        """
         for host, device in self.ends:
-            bucket = ("tbf", "rate", f"{rate}mbit", "burst", BURST, "latency", LATENCY)
-            host.do(*f"tc qdisc replace dev {device} root".split(), *bucket)
+            lost = ("netem", "loss", f"{percent}%", "limit", "1000")
+            host.do(*f"tc qdisc replace dev {device} parent 1:1".split(), *lost)
 
 
 def unable() -> str:
@@ -105,7 +128,11 @@ def joined(number: int) -> Iterator[Network]:
 
 def counters() -> dict[str, int]:
     """Bytes that the link of this process's host has received and sent."""
-    lines = Path("/proc/self/net/dev").read_text().splitlines()
+    return _counted(Path("/proc/self/net/dev").read_text())
+
+
+def _counted(text: str) -> dict[str, int]:
+    lines = text.splitlines()
     (line,) = [line for line in lines if line.strip().startswith(f"{DEVICE}:")]
     fields = line.partition(":")[2].split()
     return {"received": int(fields[0]), "sent": int(fields[8])}

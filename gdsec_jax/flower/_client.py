@@ -19,7 +19,6 @@ def client(
     gradient: Callable[[Any, Any], Any],
     *,
     wire: str | None = None,
-    broadcast: Any = None,
     folder: str | os.PathLike | Callable[[Any], str | os.PathLike | None] | None = None,
     mods: Any = None,
 ) -> Any:
@@ -40,7 +39,6 @@ def client(
         :math:`\theta^k - \theta_m^H`. A tree like the parameters, or a pair of that and
         a dict of numbers, metrics of its own.
       wire: the format of the server's algorithm, for a method in NumPy; others know it.
-      broadcast: the server's `gdsec_jax.broadcast`, if it has one.
       folder: where the worker's memories lie, or a function of the context that says
         so. None: in the context's state.
       mods: Flower's, see the page on Flower for which of them are of use.
@@ -69,7 +67,7 @@ def client(
 
     @functools.cache
     def worker_of(index):
-        return _worker(algorithm, params, index, wire, broadcast)
+        return _worker(algorithm, params, index, wire)
 
     @app.train()
     def train(message, context):
@@ -139,7 +137,7 @@ def index_of(context: Any) -> int:
     return found
 
 
-def _worker(algorithm: Any, params: Any, index: int, wire: str | None, broadcast: Any):
+def _worker(algorithm: Any, params: Any, index: int, wire: str | None):
     if type(algorithm).__module__.startswith("gdsec_jax.numpy_worker"):
         from gdsec_jax.flower import _numpy
 
@@ -148,7 +146,7 @@ def _worker(algorithm: Any, params: Any, index: int, wire: str | None, broadcast
 
     if wire is not None:
         raise ValueError(f"wire is {wire!r}, expected None: the algorithm knows it.")
-    return _worker.worker_of(algorithm, params, index, broadcast)
+    return _worker.worker_of(algorithm, params, index)
 
 
 def _place(folder: Any, context: Any, index: int) -> Path | None:

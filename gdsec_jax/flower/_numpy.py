@@ -7,6 +7,7 @@ import numpy as np
 from gdsec_jax import _checks, _plain, numpy_worker
 from gdsec_jax import wire as wires
 from gdsec_jax.flower import _protocol as protocol
+from gdsec_jax.flower._down import after_step
 from gdsec_jax.flower._layout import described, layout_of
 
 _NAMES = {kind: name for name, kind in numpy_worker.METHODS.items()}
@@ -34,12 +35,7 @@ def worker_of(method: Any, params: Any, wire: str = "coo") -> protocol.Worker:
         return thetas.read(base[: thetas.size])
 
     def params_of(clock, step, whole):
-        if not whole:
-            raise ValueError(
-                "the server sends its step compressed, expected whole parameters for a "
-                "client in NumPy: leave out its broadcast."
-            )
-        return thetas.read(step)
+        return thetas.read(step) if whole else after_step(clock, step)
 
     def answer(gradient, state, clock, params, fresh):
         _checks.same_shapes("gradient", gradient, like)

@@ -15,12 +15,12 @@ from gdsec_jax.federation._broadcast import BroadcastState
 from gdsec_jax.federation._counts import LastRound, RoundCounts
 from gdsec_jax.federation._halves import ServerSide, Settled, parts_of, server_half
 from gdsec_jax.flower import _protocol as protocol
+from gdsec_jax.flower._down import after_step, write_step
 from gdsec_jax.flower._layout import layout_of
-from gdsec_jax.flower._worker import Down, agreed
+from gdsec_jax.flower._worker import agreed
+from gdsec_jax.wire import message_of, packing_of
 from gdsec_jax.wire._uploads import layout_of as bits_of
 from gdsec_jax.wire._uploads import nonzeros_of, tally
-
-_NO_STEP = b"\0"  # not whole, and nothing: the parameters stay
 
 
 class Row(NamedTuple):
@@ -101,7 +101,8 @@ class Server:
         self._clocks = layout_of(first[1].clock)
         self.arrays = layout_of(first)
         compressed = _trees.of_type(first[2], BroadcastState)
-        self._down = Down(optimizer, like) if compressed else None
+        _check_broadcast(compressed)
+        self._form = compressed[0].sent.layout.format if compressed else None
         self._advance = jax.jit(self._advanced)
 
     def _first(self, params):
@@ -113,7 +114,7 @@ class Server:
         params, side, optimizer = jax.jit(self._first)(own)
         known = (protocol.Known(),) * self.num_workers
         return ServerState(
-            secrets.randbits(63), 0, known, params, side, optimizer, _NO_STEP, ()
+            secrets.randbits(63), 0, known, params, side, optimizer, b"", ()
         )
 
     def asks(self, state: ServerState) -> np.ndarray:
@@ -130,7 +131,7 @@ class Server:
             own.row._replace(asked=bool(takes_part))
             for own, takes_part in zip(state.known, asked, strict=True)
         )
-        whole = self._down is None
+        whole = self._form is None
         told = protocol.Instructions(
             state.round,
             state.run,
@@ -178,11 +179,12 @@ class Server:
         side, step, optimizer, params, uploads = self._advance(
             messages, whole, present, pending, settled, *state.arrays
         )
-        written, cost = _NO_STEP, 8 * self._thetas.size
-        if self._down is not None:
-            written = self._down.write(step, optimizer)
-            params = self._down.add(state.params, written)
-            cost = int(_trees.of_type(optimizer, BroadcastState)[0].sent.bits())
+        written, cost = b"", 8 * self._thetas.size
+        if self._form is not None:
+            (down,) = _trees.of_type(optimizer, BroadcastState)
+            cost = int(down.sent.bits())
+            written = write_step(message_of(step, down.compressor), self._form)
+            params = jax.tree.map(jnp.asarray, after_step(state.params, written))
         known = list(state.known)
         for index, heard in taken.items():
             known[index] = protocol.accepted(known[index], heard.reply, heard.settles)
@@ -262,6 +264,19 @@ class Server:
             messages, whole
         )
         return side, step, own, optax.apply_updates(params, step), uploads
+
+
+def _check_broadcast(found: list[BroadcastState]) -> None:
+    """There is one at most, and its message travels itself."""
+    if len(found) > 1:
+        raise ValueError(f"the optimizer has {len(found)} broadcasts, expected one.")
+    for each in found:
+        packing = packing_of(each.compressor)
+        if packing is not None and packing.payload is not None:
+            raise ValueError(
+                "the broadcast's compressor sends factors in the place of its message, "
+                "expected one whose message travels itself: worker.top_k, say."
+            )
 
 
 def _counted(taken: dict[int, Heard], uploads, asked, present) -> dict[str, Any]:

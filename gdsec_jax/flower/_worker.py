@@ -5,12 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from gdsec_jax import _checks, _trees, wire
-from gdsec_jax.federation._broadcast import BroadcastState
 from gdsec_jax.federation._halves import parts_of, server_half, worker_half
 from gdsec_jax.flower import _protocol as protocol
+from gdsec_jax.flower._down import after_step
 from gdsec_jax.flower._layout import described, layout_of
 
 
@@ -52,19 +51,13 @@ def _beta(apart: Any, like: Any) -> float | None:
     return float(np.asarray(jax.tree.leaves(state)[0]).flat[0])
 
 
-def worker_of(
-    algorithm: Any,
-    params: Any,
-    index: int,
-    broadcast: optax.GradientTransformation | None = None,
-) -> protocol.Worker:
+def worker_of(algorithm: Any, params: Any, index: int) -> protocol.Worker:
     """One worker of a method, for `protocol.respond`.
 
     Args:
       algorithm: of this package.
       params: the parameters, or others of their shapes and dtypes.
       index: which of the workers.
-      broadcast: the piece by which the server compresses its step; None: it does not.
     """
     known = agreed(algorithm, params)
     half = worker_half(algorithm, index)
@@ -72,20 +65,9 @@ def worker_of(
     update = jax.jit(half.update)
 
     def params_of(clock, step, whole):
-        if whole:
-            return thetas.read(step)
-        return added(clock.previous_params, step)
+        return thetas.read(step) if whole else after_step(clock.previous_params, step)
 
-    down = None if broadcast is None else Down(broadcast, known.like)
     thetas = layout_of(known.like)
-
-    def added(before, step):
-        if down is None:
-            raise ValueError(
-                "the server sends its step compressed, and this client has no "
-                "broadcast piece, expected the server's."
-            )
-        return down.add(before, step)
 
     def answer(gradient, state, clock, params, fresh):
         _checks.same_shapes("gradient", gradient, known.like)
@@ -110,32 +92,3 @@ def worker_of(
         clocks=layout_of(clock),
         states=layout_of(jax.eval_shape(half.init, known.like)),
     )
-
-
-class Down:
-    """The bytes of a compressed step, and what they add to the parameters."""
-
-    def __init__(self, piece: Any, like: Any):
-        state = piece.init(like)
-        (own,) = _trees.of_type(state, BroadcastState)
-        packing = wire.packing_of(own.compressor)
-        if packing is not None and packing.payload is not None:
-            raise ValueError(
-                "the broadcast's compressor sends factors in the place of its message, "
-                "expected one whose message travels itself: worker.top_k, say."
-            )
-        self._like, self._form = like, own.sent.layout.format
-        self._code = wire.Code() if packing is None else packing.code
-        self._add = jax.jit(optax.apply_updates)
-
-    def write(self, step: Any, state: Any) -> bytes:
-        """The bytes of a step, behind one that says whether it is not compressed."""
-        (own,) = _trees.of_type(state, BroadcastState)
-        message = wire.message_of(step, own.compressor)
-        return bytes([message.whole]) + wire.encode(message, self._form)
-
-    def add(self, params: Any, step: bytes) -> Any:
-        """The parameters after the step."""
-        whole, payload = bool(step[:1] == b"\1"), step[1:]
-        message = wire.decode(payload, self._like, self._form, self._code, whole)
-        return self._add(params, message.values)
