@@ -29,7 +29,7 @@ QUICK = XLA_FLAGS="$(LESS) --xla_cpu_use_fusion_emitters=false" $(PYTEST)
 STRICT := JAX_NUMPY_DTYPE_PROMOTION=strict JAX_NUMPY_RANK_PROMOTION=raise JAX_DEBUG_NANS=1
 STRICTLY := tests/algorithms tests/simulation gdsec_jax/algorithms gdsec_jax/simulation
 
-.PHONY: figures native test test-core test-newest test-slow test-native docs lint browser clean
+.PHONY: figures native test test-core test-newest test-slow test-native test-flower docs lint browser clean
 
 figures: native
 	$(BIN)/gdsec figures
@@ -63,6 +63,17 @@ test-newest: $(READY)
 	XLA_FLAGS=$(LESS) $(PYTEST) -m "not slow" tests/algorithms/test_algorithms.py tests/problems/test_flax.py \
 		tests/federation/test_states.py tests/simulation/test_simulate.py
 
+# Clients over Flower, whose pins leave no room for ours: an environment of its own, and about ten
+# minutes, for its processes wait for each other.
+test-flower: $(VENV)-flower/.ready
+	$(KERNELS) $(VENV)-flower/bin/python -m pytest -q --durations 15 tests/flower \
+		"tests/test_docs.py::test_the_code_of_a_page_runs[flower]"
+
+$(VENV)-flower/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-flower
+	$(VENV)-flower/bin/python -m pip install --quiet --disable-pip-version-check -e ".[test,flower]"
+	touch $@
+
 # The compiled kernels against XLA's own.
 test-native: KERNELS := GDSEC_NATIVE=1
 test-native: native
@@ -94,4 +105,4 @@ $(VENV)/.docs: $(READY)
 	touch $@
 
 clean:
-	rm -rf $(VENV) .xla_cache results docs/_build
+	rm -rf $(VENV) $(VENV)-flower .xla_cache results docs/_build

@@ -1,11 +1,16 @@
 """A server and clients apart compute what the simulator does, bit for bit."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from apart import of_problem
-from inside import history_of
+from cases import slow_but
+from flax import nnx
+from inside import _halves, _worker, history_of
+from inside import _protocol as protocol
+from inside import _saved as saved
 
 import gdsec_jax
 from gdsec_jax import problems, robust, server, worker
@@ -37,6 +42,8 @@ ALGORITHMS = {
     "top_j": lambda: gdsec_jax.top_j(3, 2, wire="golomb"),
     "qgd": lambda: gdsec_jax.qgd(3, levels=7, key=3),
     "ef21": lambda: gdsec_jax.ef21(3, 2, wire="rle"),
+    "sign_ef": lambda: gdsec_jax.sign_ef(3),
+    "terngrad": lambda: gdsec_jax.terngrad(3, key=4, wire="coo"),
     "laq": lambda: gdsec_jax.laq(3, learning_rate=0.1),
     "lag": lambda: gdsec_jax.lag(3, learning_rate=0.1),
     "clag": lambda: gdsec_jax.clag(3, 2),
@@ -62,10 +69,13 @@ def in_the_simulator(problem, algorithm, optimizer, rounds):
     )
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+# Memories, a whole first message, who is asked; the others are slow to compile.
+QUICK = ("gdsec", "ef21", "iag")
+
+
+@pytest.mark.parametrize("name", slow_but(QUICK, ALGORITHMS))
 def test_iterates_and_bits_are_the_simulators(name):
-    few = name in ("gdsec", "ef21", "iag")
-    rounds = 30 if few else 8
+    rounds = 30 if name in QUICK else 8
     problem, algorithm = a_problem(), ALGORITHMS[name]()
     sgd = optax.sgd(step_of(problem))
     expected = in_the_simulator(problem, algorithm, sgd, rounds)
@@ -90,3 +100,112 @@ def test_iterates_and_bits_are_the_simulators(name):
             np.testing.assert_array_equal(own, theirs)
         else:
             np.testing.assert_allclose(own, theirs, **same)
+
+
+class Network(nnx.Module):
+    """A convolution and a layer."""
+
+    def __init__(self):
+        rngs, own = nnx.Rngs(0), {"dtype": jnp.float64, "param_dtype": jnp.float64}
+        self.conv = nnx.Conv(1, 2, (3, 3), rngs=rngs, **own)
+        self.head = nnx.Linear(32, 3, rngs=rngs, **own)
+
+    def __call__(self, x):
+        return self.head(nnx.tanh(self.conv(x)).reshape(x.shape[0], -1))
+
+
+def a_network():
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(24, 4, 4, 1))
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    labels = images.mean((1, 2, 3)).argsort().argsort() // 8
+    return problems.flax_problem(Network(), loss, (images, labels), 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [lambda: a_problem(np.float64), a_network])
+def test_two_hundred_rounds_are_the_simulators(make, x64):
+    problem = make()
+    algorithm = gdsec_jax.gdsec(3, 2.0, 0.1, wire="rle")
+    sgd = optax.sgd(0.2 if problem.smoothness is None else step_of(problem))
+    expected = in_the_simulator(problem, algorithm, sgd, 200)
+    apart = of_problem(problem, algorithm, sgd)
+    for _ in range(200):
+        assert apart.round() == []
+    np.testing.assert_array_equal([row.bits for row in apart.state.rows], expected.bits)
+    jax.tree.map(
+        lambda own, theirs: np.testing.assert_allclose(own, theirs, 1e-12, 1e-12),
+        apart.state.params, expected.params,
+    )  # fmt: skip
+
+
+REFUSED = {
+    "trains": (lambda: gdsec_jax.scaffold(3, 0.1, 2), "expected one of gdsec_jax"),
+    "a chain": (lambda: optax.chain(gdsec_jax.gd(3), optax.sgd(0.1)), "optax.chain"),
+    "sums": (lambda: gdsec_jax.power_sgd(3), "power_sgd sums over the workers"),
+    "factors": (lambda: gdsec_jax.low_rank(3), "low_rank sends factors"),
+    "a controller": (
+        lambda: gdsec_jax.gdsec(3, gdsec_jax.adaptive_xi()), "is a Controller",
+    ),
+    "late": (lambda: gdsec_jax.gd(3, server=server.late(1)), "server of gd is late"),
+    "judged": (lambda: gdsec_jax.gd(3, server=server.total(max_norm_ratio=9)), "norms"),
+    "unknown h": (
+        lambda: gdsec_jax.federate(worker.gradient_difference(worker.top_k(1)), 3),
+        "of which its server knows nothing",
+    ),
+    "prepared": (
+        lambda: gdsec_jax.federate(
+            worker.top_k(1), 3, server=server.Server(prepare=lambda u, state: u)
+        ),
+        "prepares messages by what workers keep",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_apart_is_refused_in_a_sentence(name):
+    make, why = REFUSED[name]
+    with pytest.raises(ValueError, match=why):
+        of_problem(a_problem(), make(), optax.sgd(0.1))
+    with pytest.raises(
+        ValueError, match=r"index is 3, expected an integer from 0 to 2"
+    ):
+        _halves.worker_half(gdsec_jax.gd(3), 3)
+
+
+def test_a_broadcast_of_factors_is_refused():
+    down = gdsec_jax.broadcast(worker.low_rank(1))
+    with pytest.raises(ValueError, match=r"broadcast's compressor sends factors"):
+        of_problem(a_problem(), gdsec_jax.gd(3), optax.chain(optax.sgd(0.1), down))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda data: data[:40], "is no state of a server"),
+        (lambda data: b"x" + data[1:], "begins otherwise"),
+        (lambda data: data[:-3], "the arrays are"),
+    ],
+)
+def test_a_broken_file_of_a_server_is_refused(change, why, tmp_path):
+    apart = of_problem(a_problem(), gdsec_jax.gd(3), optax.sgd(0.1))
+    saved.save(tmp_path, apart.server, apart.state)
+    path = tmp_path / "server.state"
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(ValueError, match=why):
+        saved.load(tmp_path, apart.server)
+    assert saved.load(tmp_path / "none", apart.server) is None
+
+
+def test_a_client_knows_its_own_state_alone():
+    apart = of_problem(a_problem(), gdsec_jax.gdsec(3, 2.0), optax.sgd(0.1))
+    apart.round()
+    client = apart.clients[0]
+    kept = client.kept
+    state = client.state
+    assert state.epoch
+    assert (state.last, state.if_heard, state.if_lost) == (1, 1, 0)
+    for data in (b"", kept[:-1], kept + b"1234", b"\2" + kept[1:], kept[:90]):
+        assert protocol.read_state(client.worker, data) is None
+    other = _worker.worker_of(gdsec_jax.top_j(3, 2), apart.server.agreed.like, 0)
+    assert protocol.read_state(other, kept) is None
