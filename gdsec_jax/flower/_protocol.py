@@ -117,7 +117,7 @@ def read_instructions(data: bytes) -> Instructions:
     Raises:
       ValueError: they are no instructions of this version.
     """
-    body = _body(data, "instructions", _DOWN.size)
+    body = _body(data, "the instructions are", _DOWN.size)
     _, whole, number, run, method, first, rows, base = _DOWN.unpack_from(body)
     start = _DOWN.size + rows * _ROW.size
     if start + base > len(body):
@@ -149,7 +149,7 @@ def read_reply(data: bytes) -> Reply:
     Raises:
       ValueError: they are no reply of this version.
     """
-    body = _body(data, "reply", _UP.size)
+    body = _body(data, "the reply is", _UP.size)
     _, kind, whole, dropped, number, run, index, *counts, told = _UP.unpack_from(body)
     if kind >= len(KINDS):
         raise ValueError(f"the reply is of kind {kind}, expected one of {KINDS}.")
@@ -175,18 +175,16 @@ def _checked(body: bytes) -> bytes:
 
 def _body(data: bytes, name: str, least: int) -> bytes:
     if not isinstance(data, bytes) or len(data) < _CHECKED.size + least:
-        size = len(data) if isinstance(data, bytes) else type(data).__name__
-        raise ValueError(
-            f"the {name} is {size}, expected {_CHECKED.size + least} bytes or more."
-        )
+        size = f"{len(data)} bytes" if isinstance(data, bytes) else type(data).__name__
+        raise ValueError(f"{name} {size}, expected {_CHECKED.size + least} or more.")
     body = data[_CHECKED.size :]
     if body[0] != VERSION:
         raise ValueError(
-            f"the {name} is of version {body[0]}, expected {VERSION}: install one "
+            f"{name} of version {body[0]}, expected {VERSION}: install one "
             "version of gdsec-jax on the server and on all clients."
         )
     if _CHECKED.unpack_from(data) != (zlib.crc32(body),):
-        raise ValueError(f"the {name} is damaged: its checksum differs.")
+        raise ValueError(f"{name} damaged, expected another checksum.")
     return body
 
 

@@ -1,5 +1,8 @@
 """A server and clients apart compute what the simulator does, bit for bit."""
 
+import re
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +16,7 @@ from inside import _protocol as protocol
 from inside import _saved as saved
 
 import gdsec_jax
-from gdsec_jax import problems, robust, server, worker
+from gdsec_jax import flower, problems, robust, server, worker
 
 POWER = 2.0**-4  # a product with it is exact: compilers may merge it with a sum or not
 
@@ -209,3 +212,23 @@ def test_a_client_knows_its_own_state_alone():
         assert protocol.read_state(client.worker, data) is None
     other = _worker.worker_of(gdsec_jax.top_j(3, 2), apart.server.agreed.like, 0)
     assert protocol.read_state(other, kept) is None
+
+
+def test_another_version_is_refused_in_a_sentence():
+    apart = of_problem(a_problem(), gdsec_jax.gdsec(3, 2.0), optax.sgd(0.1))
+    data = apart.reply_of(1)
+    (said,) = apart.close([(1, data[:4] + b"\2" + data[5:])])
+    assert re.search(
+        r"node 1 is left out in round 1: the reply is of version 2, ", said
+    )
+    told = apart.told(0)
+    with pytest.raises(ValueError, match=r"instructions are of version 3, expected 1"):
+        protocol.read_instructions(told[:4] + b"\3" + told[5:])
+
+
+@pytest.mark.parametrize("function", [flower.client, flower.Compressed])
+def test_without_flower_it_is_a_sentence(function, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flwr", None)
+    last = (lambda p, c: p) if function is flower.client else np.zeros(2)
+    with pytest.raises(ModuleNotFoundError, match=r"Flower is not installed, expected"):
+        function(gdsec_jax.gd(3), optax.sgd(0.1), last)
