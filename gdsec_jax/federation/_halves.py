@@ -97,16 +97,16 @@ class WorkerHalf(NamedTuple):
     update: Callable[..., WorkerAnswer]
 
 
-def worker_half(algorithm: Any, index: int) -> WorkerHalf:
+def worker_half(algorithm: Any) -> WorkerHalf:
     """The workers' half of a round, of one of them.
 
-    Its `update(gradient, state, clock, params, fresh)` takes what all parties know
-    before the round, a `ClockState`, and whether the state has just begun: then the
-    parameters count as not having moved, so that nothing is censored.
+    Its `update(index, gradient, state, clock, params, fresh)` takes the worker's
+    number, what all parties know before the round, a `ClockState`, and whether the
+    state has just begun: then the parameters count as not having moved, so that nothing
+    is censored.
     """
     parts = parts_of(algorithm)
     federation = parts.federation
-    _checks.integer("index", index, 0, federation.num_workers - 1)
 
     def init(params):
         state = federation.worker.init(params)
@@ -125,7 +125,7 @@ def worker_half(algorithm: Any, index: int) -> WorkerHalf:
             )
         return state
 
-    def update(gradient, state, clock, params, fresh) -> WorkerAnswer:
+    def update(index, gradient, state, clock, params, fresh) -> WorkerAnswer:
         still = clock._replace(
             previous_params=optax.tree.where(fresh, params, clock.previous_params)
         )
@@ -134,7 +134,7 @@ def worker_half(algorithm: Any, index: int) -> WorkerHalf:
         weights = federation.weights
         workers = Workers(
             *alone,
-            index=jnp.array([index], jnp.int32),
+            index=jnp.asarray(index, jnp.int32)[None],
             computes=jnp.ones(1, bool),
             keys=None if tick.keys is None else tick.keys[index][None],
             weights=None if weights is None else weights[index][None],

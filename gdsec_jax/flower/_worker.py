@@ -35,7 +35,7 @@ def agreed(algorithm: Any, params: Any) -> Agreed:
     like = jax.tree.map(
         lambda x: np.zeros(jnp.shape(x), np.dtype(jnp.result_type(x))), params
     )
-    packing = wire.packing_of(worker_half(algorithm, 0).init(like))
+    packing = wire.packing_of(worker_half(algorithm).init(like))
     code = wire.Code() if packing is None else packing.code
     beta = _beta(parts.federation.server.apart, like)
     text = described(algorithm.name, like, parts.wire.name, code, beta)
@@ -60,7 +60,8 @@ def worker_of(algorithm: Any, params: Any, index: int) -> protocol.Worker:
       index: which of the workers.
     """
     known = agreed(algorithm, params)
-    half = worker_half(algorithm, index)
+    half = worker_half(algorithm)
+    _checks.integer("index", index, 0, parts_of(algorithm).federation.num_workers - 1)
     clock = jax.eval_shape(server_half(algorithm).init, known.like).clock
     update = jax.jit(half.update)
 
@@ -72,7 +73,7 @@ def worker_of(algorithm: Any, params: Any, index: int) -> protocol.Worker:
     def answer(gradient, state, clock, params, fresh):
         _checks.same_shapes("gradient", gradient, known.like)
         gradient = _trees.cast_like(jax.tree.map(jnp.asarray, gradient), known.like)
-        made = update(gradient, state, clock, params, fresh)
+        made = update(index, gradient, state, clock, params, fresh)
         if not made.present:
             return None, made.clock
         message = wire.message_of(made.message, made.heard)

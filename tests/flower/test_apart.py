@@ -11,9 +11,9 @@ import pytest
 from apart import of_problem
 from cases import slow_but
 from flax import nnx
-from inside import _halves, _worker, history_of
 from inside import _protocol as protocol
 from inside import _saved as saved
+from inside import _worker, history_of
 
 import gdsec_jax
 from gdsec_jax import flower, problems, robust, server, worker
@@ -40,18 +40,14 @@ ALGORITHMS = {
     "gd": lambda: gdsec_jax.gd(3),
     "gdsec": lambda: gdsec_jax.gdsec(3, 2.0, POWER, wire="rle"),
     "gdsec, running": lambda: gdsec_jax.gdsec(3, 2.0, POWER, server=server.running()),
-    "gdsoec": lambda: gdsec_jax.gdsoec(3, 1.0, POWER, wire="bitmap"),
     "qsgdsec": lambda: gdsec_jax.qsgdsec(3, 2.0, POWER, levels=7, key=3, wire="rle"),
     "top_j": lambda: gdsec_jax.top_j(3, 2, wire="golomb"),
-    "qgd": lambda: gdsec_jax.qgd(3, levels=7, key=3),
     "ef21": lambda: gdsec_jax.ef21(3, 2, wire="rle"),
     "sign_ef": lambda: gdsec_jax.sign_ef(3),
-    "terngrad": lambda: gdsec_jax.terngrad(3, key=4, wire="coo"),
+    "terngrad": lambda: gdsec_jax.terngrad(3, key=4, wire="bitmap"),
     "laq": lambda: gdsec_jax.laq(3, learning_rate=0.1),
-    "lag": lambda: gdsec_jax.lag(3, learning_rate=0.1),
     "clag": lambda: gdsec_jax.clag(3, 2),
     "marina": lambda: gdsec_jax.marina(3, worker.random_k(2), key=1),
-    "diana": lambda: gdsec_jax.diana(3, worker.random_k(2), 0.25, key=1),
     "ef_bv": lambda: gdsec_jax.ef_bv(3, worker.top_k(3), nu=0.5, beta=0.5),
     "iag": lambda: gdsec_jax.iag(3, [0.25, 0.25, 0.5], key=5),
     "mean, weights": lambda: gdsec_jax.gdsec(
@@ -173,7 +169,7 @@ def test_what_cannot_be_apart_is_refused_in_a_sentence(name):
     with pytest.raises(
         ValueError, match=r"index is 3, expected an integer from 0 to 2"
     ):
-        _halves.worker_half(gdsec_jax.gd(3), 3)
+        _worker.worker_of(gdsec_jax.gd(3), np.zeros(2, np.float32), 3)
 
 
 def test_a_broadcast_of_factors_is_refused():
