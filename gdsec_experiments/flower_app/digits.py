@@ -34,7 +34,7 @@ images = digits.features.astype("float32").reshape(-1, 8, 8, 1)
 labels, shards = digits.targets, data.split(digits.targets[HELD_OUT:], WORKERS)
 graph, state = nnx.split(Network(nnx.Rngs(0)), nnx.Param)
 params = nnx.to_pure_dict(state)
-algorithm = gdsec_jax.gdsec(WORKERS, xi=0.1, wire="rle", reduction="mean")
+algorithm = gdsec_jax.gdsec(WORKERS, xi=30.0, beta=0.1, wire="rle", reduction="mean")
 
 
 def loss(params, x, y):

@@ -11,7 +11,7 @@ import numpy as np
 from gdsec_jax import numpy_worker
 
 WORKERS, STEPS, BATCH, RATE, HELD_OUT = 3, 2, 32, 0.05, 297
-XI, BETA, SHARE = 20.0, 0.03, 0.01
+XI, BETA, SHARE = 10.0, 0.03, 0.01
 METHODS = ("floor", "dense", "gdsec", "top_j", "qsgdsec")
 
 
