@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 from inside import _protocol as protocol
-from inside import _server, _worker
+from inside import _server, _worker, read_state, write_state
 
 
 class Client:
@@ -17,9 +17,7 @@ class Client:
 
     @property
     def state(self) -> Any:
-        return (
-            None if self.kept is None else protocol.read_state(self.worker, self.kept)
-        )
+        return None if self.kept is None else read_state(self.worker, self.kept)
 
     def respond(self, told: bytes, gradient, store=True) -> bytes:
         """Its reply; what it keeps is stored, or lost in a crash."""
@@ -28,7 +26,7 @@ class Client:
             lambda params: (gradient(params), None),
         )  # fmt: skip
         if store and state is not None:
-            self.kept = protocol.write_state(self.worker, state)
+            self.kept = write_state(self.worker, state)
         return protocol.write_reply(reply)
 
 

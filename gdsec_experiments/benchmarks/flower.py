@@ -34,6 +34,7 @@ from gdsec_experiments.benchmarks import _veth as veth
 from gdsec_jax import channel
 from gdsec_jax.flower import _numpy
 from gdsec_jax.flower import _protocol as protocol
+from gdsec_jax.flower._kept import read_state, write_state
 from gdsec_jax.flower._server import Server
 from gdsec_jax.study import experiment
 
@@ -156,12 +157,12 @@ def _answer(worker, m, told, kept, difference) -> tuple[bytes, bytes, float]:
         return made, None
 
     begin = time.process_time()
-    state = None if kept is None else protocol.read_state(worker, kept)
+    state = None if kept is None else read_state(worker, kept)
     reply, state = protocol.respond(
         worker, state, protocol.read_instructions(told), m, timed
     )
     data = protocol.write_reply(reply)
-    kept = protocol.write_state(worker, state)  # pyright: ignore[reportArgumentType]
+    kept = write_state(worker, state)  # pyright: ignore[reportArgumentType]
     return data, kept, time.process_time() - begin - spent
 
 

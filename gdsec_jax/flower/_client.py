@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gdsec_jax.flower import _protocol as protocol
+from gdsec_jax.flower._kept import read_state, write_state
 from gdsec_jax.flower._need import flwr, record_of
 
 KEPT = "gdsec_jax"  # the record of a context's state
@@ -100,7 +101,7 @@ def answer(
       place: the file that does.
     """
     kept = _read(place, context)
-    state = None if kept is None else protocol.read_state(worker, kept)
+    state = None if kept is None else read_state(worker, kept)
 
     def own(params):
         made = gradient(params, context)
@@ -111,7 +112,7 @@ def answer(
     instructions = protocol.read_instructions(told)
     reply, state = protocol.respond(worker, state, instructions, index, own)
     if state is not None:
-        _write(place, context, protocol.write_state(worker, state))
+        _write(place, context, write_state(worker, state))
     return protocol.write_reply(reply)
 
 

@@ -43,7 +43,7 @@ def strategy_of(
     before = None if place is None else _saved.load(place, server)
     initial = float("nan") if error is None else float(error(params))
     return _strategy_class()(
-        server, before, place, patience, params,
+        server, before, place, patience,
         functools.partial(
             history_of, initial_error=initial, error_name=error_name,
             wire=parts_of(algorithm).wire,
@@ -56,11 +56,11 @@ class Rounds:
 
     start: Any  # Flower's
 
-    def __init__(self, server, before, place, patience, like, history):
+    def __init__(self, server, before, place, patience, history):
         self._server, self._interrupted = server, before is not None
         self._state = before or server.init()
         self._place, self._patience = place, patience
-        self._like, self._history = like, history
+        self._history = history
         self._indices: dict[int, int] = {}  # of nodes that have said which they are
         self._asked = np.zeros(server.num_workers, bool)
         self._returned: Any = None  # the parameters as they were handed out last

@@ -13,7 +13,7 @@ from cases import slow_but
 from flax import nnx
 from inside import _protocol as protocol
 from inside import _saved as saved
-from inside import _worker, history_of
+from inside import _worker, history_of, read_state
 
 import gdsec_jax
 from gdsec_jax import flower, problems, robust, server, worker
@@ -205,9 +205,9 @@ def test_a_client_knows_its_own_state_alone():
     assert state.epoch
     assert (state.last, state.if_heard, state.if_lost) == (1, 1, 0)
     for data in (b"", kept[:-1], kept + b"1234", b"\2" + kept[1:], kept[:90]):
-        assert protocol.read_state(client.worker, data) is None
+        assert read_state(client.worker, data) is None
     other = _worker.worker_of(gdsec_jax.top_j(3, 2), apart.server.agreed.like, 0)
-    assert protocol.read_state(other, kept) is None
+    assert read_state(other, kept) is None
 
 
 def test_another_version_is_refused_in_a_sentence():
