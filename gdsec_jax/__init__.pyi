@@ -7,6 +7,7 @@ from . import logs as logs
 from . import numpy_worker as numpy_worker
 from . import participation as participation
 from . import plot as plot
+from . import privacy as privacy
 from . import problems as problems
 from . import robust as robust
 from . import server as server
@@ -146,6 +147,7 @@ __all__ = [
     "participation",
     "plot",
     "power_sgd",
+    "privacy",
     "problems",
     "qgd",
     "qsgdsec",

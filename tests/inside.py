@@ -49,6 +49,7 @@ from gdsec_jax.simulation import _plan as _plan
 from gdsec_jax.simulation import _records as _records
 from gdsec_jax.simulation import _run as _run
 from gdsec_jax.simulation import _saves as _saves
+from gdsec_jax.simulation import _spent as _spent
 from gdsec_jax.simulation import _store as _store
 from gdsec_jax.simulation import _sweep as _sweep
 from gdsec_jax.simulation._checkpoint import own_log as own_log

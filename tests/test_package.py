@@ -15,7 +15,7 @@ import gdsec_jax
 
 ROOT = Path(gdsec_jax.__file__).parent
 TOPICS = (
-    *("algorithms", "data", "flower", "numpy_worker", "plot", "problems"),
+    *("algorithms", "data", "flower", "numpy_worker", "plot", "privacy", "problems"),
     "study.report",
     *("wire", "worker"),
 )
@@ -38,16 +38,17 @@ MAY_IMPORT = {
     "federation": {"server", "wire", "worker"},
     "algorithms": {"federation", "server", "wire", "worker"},
     "data": {"files"},
-    "problems": {"data"},
+    "privacy": set(),
+    "problems": {"data", "worker"},
     "_theory": {"algorithms", "problems", "worker"},
     "uplink": {"federation", "server"},
-    "simulation": {"federation", "files", "problems", "uplink", "worker"},
+    "simulation": {"federation", "files", "privacy", "problems", "uplink", "worker"},
     "plot": {"algorithms", "simulation", "wire"},
     "flower": {"federation", "files", "numpy_worker", "simulation", "wire"},
     "__main__": {"study"},
     "study": {
         *("_theory", "algorithms", "data", "federation", "files", "plot", "problems"),
-        *("server", "simulation", "uplink", "wire", "worker", *PAGES),
+        *("privacy", "server", "simulation", "uplink", "wire", "worker", *PAGES),
     },
 } | {page: {room} for page, room in PAGES.items()}
 

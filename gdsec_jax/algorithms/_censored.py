@@ -19,7 +19,7 @@ from gdsec_jax.worker._piece import Censored, no_state
 
 @algorithm(MemoryOptions)
 def gdsec(
-    num_workers: int, xi, beta=0.01, **options: Unpack[MemoryOptions]
+    num_workers: int, xi, beta=0.01, *, floor=0.0, **options: Unpack[MemoryOptions]
 ) -> Aggregator:
     r"""GD-SEC: send what changed enough of the gradient, remember the rest.
 
@@ -44,6 +44,10 @@ def gdsec(
         known beforehand.
       beta: :math:`\beta` in [0, 1]; may be traced. Small smooths the memory of the
         gradient, 0 drops it.
+      floor: z, of noised gradients: a threshold is at least z standard deviations of
+        the `noise`, which would be sent again and again as the steps shrink below it;
+        may be traced. With error correction what stays below waits, and noise alone
+        crosses it about every :math:`z^2` rounds.
 
     Returns:
       :math:`h + \sum_m \hat\Delta_m`. The step 1/L is gradient descent's, a heuristic
@@ -66,12 +70,12 @@ def gdsec(
       Chen, Blum, Takáč, Sadler, Distributed Learning With Sparsified Gradient
       Differences, IEEE JSTSP 16(3), 2022, https://doi.org/10.1109/JSTSP.2022.3162989
     """
-    return _censored(num_workers, xi, beta, **options)
+    return _censored(num_workers, xi, beta, floor=floor, **options)
 
 
 @algorithm(MemoryOptions)
 def gdsoec(
-    num_workers: int, xi, beta=0.01, **options: Unpack[MemoryOptions]
+    num_workers: int, xi, beta=0.01, *, floor=0.0, **options: Unpack[MemoryOptions]
 ) -> Aggregator:
     r"""GD-SOEC: GD-SEC without error correction, the ablation of its paper.
 
@@ -81,7 +85,7 @@ def gdsoec(
     Args:
       xi: as in `gdsec`; it stalls or diverges at values that GD-SEC bears.
         `adaptive_xi` needs a budget.
-      beta: as in `gdsec`.
+      beta, floor: as in `gdsec`.
 
     Returns:
       :math:`h + \sum_m \hat\Delta_m`. The step 1/L is a heuristic for xi beyond L/2.
@@ -93,7 +97,8 @@ def gdsoec(
     References:
       Chen, Blum, Takáč, Sadler, 2022, https://doi.org/10.1109/JSTSP.2022.3162989
     """
-    return _censored(num_workers, xi, beta, error_correction=False, **options)
+    options |= {"error_correction": False, "floor": floor}  # pyright: ignore
+    return _censored(num_workers, xi, beta, **options)
 
 
 @algorithm(MemoryOptions)
@@ -103,6 +108,7 @@ def qsgdsec(
     beta=0.01,
     levels: int = 127,
     *,
+    floor=0.0,
     scope: Scope = "message",
     key=0,
     **options: Unpack[MemoryOptions],
@@ -121,7 +127,7 @@ def qsgdsec(
     converges; with beta = 0 it stalls near the solution.
 
     Args:
-      xi, beta: as in `gdsec`.
+      xi, beta, floor: as in `gdsec`.
       levels: s, of the quantiser, at least 1; 2^b - 1 makes the most of b + 1 bits.
 
     Returns:
@@ -136,33 +142,58 @@ def qsgdsec(
       Alistarh et al., QSGD, 2017, https://arxiv.org/abs/1610.02132
     """
     quantiser = qsgd(levels, scope=scope)
-    return _censored(num_workers, xi, beta, quantiser, key=key, **options)
+    options |= {"key": key, "floor": floor}  # pyright: ignore
+    return _censored(num_workers, xi, beta, quantiser, **options)
 
 
-def _censor(xi, num_workers: int, options: dict[str, Any]):
+def _censor(xi, num_workers: int, options: dict[str, Any], floor: Any):
     """Censoring by a worker's part of xi, or of what its controller chose: xi/M each.
 
-    In the mean convention it is all of xi.
+    In the mean convention it is all of xi. The floor is in the noise's deviations.
     """
     _checks.in_range("xi", xi, 0.0, _checks.LARGEST)
     part = functools.partial(share, num_workers=num_workers, options=options)
+    least = _above_noise(floor, options.get("noise"))
 
     def update(updates, state, params=None, *, xi=None, **extra_args):
-        return censor(part(xi)).update(updates, state, params, **extra_args)
+        piece = censor(part(xi), floor=least)
+        return piece.update(updates, state, params, **extra_args)
 
     if isinstance(xi, Controller):
-        chosen = Censored(lambda extra_args: part(extra_args["xi"]))
+        chosen = None
+        if censor(0.0, floor=least).censored is not None:
+            chosen = Censored(lambda extra_args: part(extra_args["xi"]))
         piece = Piece(no_state, update, component_wise=True, censored=chosen)
     else:
-        piece = censor(part(xi))
+        piece = censor(part(xi), floor=least)
     return short(piece, options.get("server"))
 
 
+def _above_noise(floor: Any, noise: Any) -> Any:
+    """A threshold of so many standard deviations of the noise; 0 without a floor."""
+    _checks.number_in_range("floor", floor, 0.0, _checks.LARGEST)
+    if not _checks.is_traced(floor) and float(floor) == 0.0:
+        return 0.0
+    known = getattr(noise, "noise", None)
+    if known is None:
+        raise ValueError(
+            f"floor is {_checks.shown(floor)} and noise is {_checks.shown(noise)}, "
+            "expected worker.gaussian_noise(...): a floor is in its deviations."
+        )
+    return floor * known.deviation
+
+
 def _censored(
-    num_workers: int, xi, beta, *behind: Piece, error_correction=True, **options
+    num_workers: int,
+    xi,
+    beta,
+    *behind: Piece,
+    error_correction=True,
+    floor: Any = 0.0,
+    **options,
 ) -> Aggregator:
     """Censoring and what is behind it, in memories; its controller is told of them."""
-    compressor = _censor(xi, num_workers, options)
+    compressor = _censor(xi, num_workers, options, floor)
     for piece in behind:
         compressor = chain(compressor, piece)
     if error_correction:

@@ -17,7 +17,7 @@ from gdsec_jax.server import Server
 from gdsec_jax.server._old import old_options
 from gdsec_jax.server._server import as_server
 from gdsec_jax.wire import Format
-from gdsec_jax.worker import chain, gradient_difference, top_k
+from gdsec_jax.worker import Piece, chain, gradient_difference, top_k
 
 Aggregator = aggregating.Aggregator
 _Factory = TypeVar("_Factory", bound=Callable[..., Aggregator])
@@ -30,6 +30,7 @@ class Options(TypedDict, total=False):
     weights: Any
     wire: str | Format
     server: Server | None
+    noise: Piece | None
     on_nonfinite: OnNonfinite
     on_standstill: OnStandstill
     axis: Axis | None

@@ -20,6 +20,8 @@ _ARGUMENTS = {
     "wire": "the bit format that `last_round` reports; see `gdsec_jax.wire`.",
     "on_nonfinite": '"drop" or "propagate"; see `federate`.',
     "on_standstill": '"send" or "hold"; see `federate`.',
+    "noise": "what makes each worker's gradient private before anything is made of it: "
+    "`worker.gaussian_noise`, with a key; see `federate`.",
     "within": "the axes that the devices of one worker lie on; see `federate`.",
     "axis": "the axis of a device mesh that the workers lie on; see `federate`.",
     "state_dtype": "dtype of the memories; by default the parameter's, but at least "

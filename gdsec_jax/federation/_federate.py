@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from optax.experimental import aggregating
 
 from gdsec_jax import _checks, _trees
-from gdsec_jax.federation import _check, _clock, _controller, _counts, _spread
+from gdsec_jax.federation import _check, _clock, _controller, _counts, _private, _spread
 from gdsec_jax.federation._attendance import Absent, Said, no_norms
 from gdsec_jax.federation._batches import WorkerBatches
 from gdsec_jax.federation._halves import Federated, Parts
@@ -24,7 +24,7 @@ from gdsec_jax.server._server import Server, as_server
 from gdsec_jax.server._two_shot import by_parts
 from gdsec_jax.wire import Format
 from gdsec_jax.wire._formats import as_format
-from gdsec_jax.worker._piece import as_piece
+from gdsec_jax.worker import Piece
 
 Reduction = Literal["sum", "mean", "senders"]
 OnNonfinite = Literal["drop", "propagate"]
@@ -41,6 +41,7 @@ def federate(
     weights=None,
     wire: str | Format = "coo",
     key=None,
+    noise: Piece | None = None,
     on_nonfinite: OnNonfinite = "drop",
     on_standstill: OnStandstill = "send",
     controller: _controller.Controller | None = None,
@@ -97,6 +98,8 @@ def federate(
       wire: the bit format that `last_round` reports: a name of `wire.FORMATS` or a
         `wire.Format`.
       key: an int or a random key, for pieces that draw; may be traced.
+      noise: what is added to each worker's gradient before anything else is done to it,
+        `worker.gaussian_noise`, so that all that follows is made of a private one.
       on_nonfinite: "drop" leaves a worker out for the round if its gradient has an
         entry that is not finite, or its message, or its new state in a narrower dtype:
         message 0, its state unchanged. Where pieces and server are component-wise, such
@@ -132,7 +135,8 @@ def federate(
         or a gradient has another shape than expected, or gradients are WorkerBatches
         where all are needed at once; params have 2^31 entries or more, or are not real
         floating-point numbers; an axis is in no mesh, its devices are no divisor of
-        num_workers, or messages of any number of entries are to travel along it.
+        num_workers, or messages of any number of entries are to travel along it; there
+        is noise, and something sees the gradient before it is added, or no key.
 
     Examples:
       >>> import jax.numpy as jnp, optax
@@ -155,9 +159,9 @@ def federate(
     if server.asks is not None and key is None:
         raise ValueError("key is None, expected an int or a random key to draw with.")
     drops, mean = on_nonfinite == "drop", reduction != "sum"
-    federation = Federation(
-        as_piece(worker), server, num_workers, weights, reduction, drops
-    )
+    pipeline = _private.with_noise(noise, worker)
+    _private.fits(pipeline, server, weights, key)
+    federation = Federation(pipeline, server, num_workers, weights, reduction, drops)
     lies = _spread.lies_on(axis, within)
     if lies.axes:
         _check.exchanges(federation)
@@ -165,7 +169,8 @@ def federate(
     def init(params):
         _check.fits(federation, params)
         clock = _clock.start(params, random_key, on_standstill)
-        one_worker = federation.worker.init(params)
+        one_worker = pipeline.init(params)
+        _private.first(pipeline, worker, one_worker, params)
         judged = federation.server.max_norm_ratio is not None
         here = lies if _spread.bound(lies) else _spread.Spread()
         own = 1 if here.axes else num_workers
@@ -196,6 +201,7 @@ def federate(
                 "gdsec_jax.local stands in front and makes these of it."
             )
         _check.receive(updates)
+        _private.nothing_granted(pipeline, grant)
         batched = isinstance(updates, WorkerBatches)
         where = () if batched else updates
         spread, mesh = _spread.place_of(lies, where, num_workers)

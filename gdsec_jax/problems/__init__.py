@@ -9,10 +9,12 @@ from gdsec_jax.problems._losses import (
     ridge,
     softmax,
 )
+from gdsec_jax.problems._private import Private, poisson, private
 from gdsec_jax.problems._problem import Problem, from_loss
 from gdsec_jax.problems._rounds import local_steps, minibatch
 
 __all__ = [
+    "Private",
     "Problem",
     "flax_model",
     "flax_problem",
@@ -22,6 +24,8 @@ __all__ = [
     "logistic",
     "minibatch",
     "nonlinear_least_squares",
+    "poisson",
+    "private",
     "proximal_l1",
     "ridge",
     "softmax",

@@ -14,7 +14,7 @@ import numpy as np
 from gdsec_jax import _trees
 from gdsec_jax.data import Shards
 from gdsec_jax.problems._problem import Measured, Problem, in_batches
-from gdsec_jax.problems._rounds import batch_of
+from gdsec_jax.problems._rounds import batch_of, some_of
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -192,10 +192,13 @@ class Draw:
     """(key, samples of a worker) to a batch, and a key for dropout."""
 
     batch_size: int | None
+    rate: float | None = None
 
     def __call__(self, key: jax.Array, shards: Shards) -> Any:
         batch_key, model_key = jax.random.split(key)
-        if self.batch_size is not None:
+        if self.rate is not None:
+            shards = some_of(batch_key, shards, self.rate)
+        elif self.batch_size is not None:
             shards = batch_of(batch_key, shards, self.batch_size)
         return Drawn(shards, model_key)
 

@@ -3,13 +3,16 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from gdsec_jax import _checks, _trees, data
+
+if TYPE_CHECKING:
+    from gdsec_jax.problems._private import Private
 
 PyTree = Any
 ErrorMeasure = Literal["objective", "gradient", "held-out"]
@@ -65,6 +68,7 @@ class Problem:
       measure_with: (problem, params, worker_batch) to `Measured`, in place of what
         `measure` alone says; of `flax_problem`.
       held_out: data that it needs beside the workers'.
+      private: how a sample's gradient is bounded, of `private`; None: it is not.
     """
 
     name: str = field(metadata=_STATIC)
@@ -89,6 +93,7 @@ class Problem:
     measure_with: "MeasureWith | None" = field(default=None, metadata=_STATIC)
     held_out: PyTree = None
     note: str = field(default="", metadata=_STATIC)
+    private: "Private | None" = field(default=None, metadata=_STATIC)
 
     def __repr__(self) -> str:
         return f"<problem {self.name!r} of {self.num_workers} workers>"
@@ -106,8 +111,7 @@ class Problem:
     def gradients_of(self, params: PyTree, key, index, worker_data: PyTree) -> PyTree:
         """`gradients` of the workers numbered index, int [G], whose data these are."""
         if key is None:
-            gradients = jax.vmap(jax.grad(self.worker_loss), (None, 0))
-            return gradients(params, worker_data)
+            return jax.vmap(self._gradient, (None, 0))(params, worker_data)
         keys = None
         if self.draw is not None:
             own_key = jax.vmap(jax.random.fold_in, (None, 0))
@@ -120,12 +124,18 @@ class Problem:
         drawn = own_data if self.draw is None else self.draw(key, own_data)
         return self.num_workers * self.worker_loss(params, drawn)
 
+    def _gradient(self, params, drawn):
+        """Of a worker on what it has drawn, its samples clipped where that is said."""
+        if self.private is not None:
+            return self.private.gradient(self.worker_loss, params, drawn)
+        return jax.grad(self.worker_loss)(params, drawn)
+
     def _in_a_round(self, params, key, own_data):
         """The sum of one worker's gradients along its local steps."""
 
         def gradient(at, key):
             drawn = own_data if self.draw is None else self.draw(key, own_data)
-            return jax.grad(self.worker_loss)(at, drawn)
+            return self._gradient(at, drawn)
 
         if self.num_local_steps == 1:
             return gradient(params, key)
@@ -181,14 +191,17 @@ class Problem:
     def evaluations(self) -> np.ndarray:
         """Gradients of single samples that each worker computes in a round, int64 [M].
 
-        Its samples or its batch, times T. Of worker_data without `data.Shards` only the
-        gradients of f_m are known, and counted: T. For problems that are not traced.
+        Its samples or its batch, or how many it draws on average, times T. Of
+        worker_data without `data.Shards` only the gradients of f_m are known, and
+        counted: T. For problems that are not traced.
         """
         shards = _trees.of_type(self.worker_data, data.Shards)
         samples = np.full(self.num_workers, 0 if shards else 1, np.int64)
         batch_size = getattr(self.draw, "batch_size", None)
+        rate = getattr(self.draw, "rate", None)
         for each in shards:
             own = (_values(each.weight) > 0).sum(-1)
+            own = own if rate is None else np.rint(rate * own).astype(np.int64)
             samples += own if batch_size is None else batch_size
         return samples * self.num_local_steps
 

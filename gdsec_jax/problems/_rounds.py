@@ -43,32 +43,54 @@ def minibatch(problem: Problem, batch_size: int) -> Problem:
       >>> bool(history.objective_error[-1] < 0.1 * history.initial_error)
       True
     """
-    check_problem(problem)
     _checks.integer("batch_size", batch_size, 1)
+    return drawing(problem, batch_size=batch_size)
+
+
+def drawing(
+    problem: Problem, *, batch_size: int | None = None, rate: float | None = None
+) -> Problem:
+    """The problem with minibatches of a size, or of samples with a probability."""
+    check_problem(problem)
+    check_open(problem)
     shards = _trees.of_type(problem.worker_data, data.Shards)
     if not shards or any(isinstance(s.features, tuple) for s in shards):
         raise ValueError(
             f"{problem.name} has no data.Shards with dense features in its "
             "worker_data, expected some to draw minibatches from."
         )
-    draw: Any = _Draw(batch_size)
-    if hasattr(problem.draw, "batch_size"):  # that of a network draws dropout, too
-        draw = dataclasses.replace(problem.draw, batch_size=batch_size)  # pyright: ignore
+    draw: Any = _Draw()
+    if hasattr(problem.draw, "batch_size"):
+        draw = problem.draw  # that of a network draws dropout, too
+    draw = dataclasses.replace(draw, batch_size=batch_size, rate=rate)  # pyright: ignore
     return dataclasses.replace(problem, draw=draw)
+
+
+def check_open(problem: Problem) -> None:
+    """A ValueError if what a worker draws must not change any more."""
+    if problem.private is not None:
+        raise ValueError(
+            f"{problem.name} is private, expected problems.private to stand last: what "
+            "a worker draws is part of its guarantee."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Draw:
-    """(key, data of a worker) to a batch; equal for equal sizes: compiled once."""
+    """(key, data of a worker) to a batch; equal ones are compiled once."""
 
-    batch_size: int
+    batch_size: int | None = None
+    rate: float | None = None
 
     def __call__(self, key: jax.Array, worker_data: Any) -> Any:
         def one(node):
             if isinstance(node, Gram | Rows):
                 return None  # of all samples
-            shards = isinstance(node, data.Shards)
-            return batch_of(key, node, self.batch_size) if shards else node
+            if not isinstance(node, data.Shards):
+                return node
+            if self.rate is not None:
+                return some_of(key, node, self.rate)
+            return batch_of(key, node, self.batch_size)
 
         kinds = (data.Shards, Gram, Rows)
         return jax.tree.map(one, worker_data, is_leaf=lambda x: isinstance(x, kinds))
@@ -81,6 +103,19 @@ def batch_of(key: jax.Array, shards: data.Shards, batch_size: int) -> data.Shard
     weight = jnp.full(batch_size, shards.weight.sum() / batch_size)
     features, targets = shards.features[index], shards.targets[index]
     return data.Shards(features, targets, weight)  # pyright: ignore
+
+
+def some_of(key: jax.Array, shards: data.Shards, rate: float) -> data.Shards:
+    """A worker's samples, each drawn with this probability; others weigh 0, behind."""
+    weight = jnp.asarray(shards.weight)
+    drawn = jax.random.uniform(key, weight.shape, jnp.float32) < rate
+    drawn &= weight > 0
+    order = jnp.argsort(~drawn, stable=True)
+    weight = jnp.where(drawn, weight / rate, 0)
+    return jax.tree.map(
+        lambda x: x[order],
+        data.Shards(shards.features, shards.targets, weight),  # pyright: ignore
+    )
 
 
 def local_steps(problem: Problem, num_steps: int, learning_rate: Any) -> Problem:
@@ -130,6 +165,7 @@ def local_steps(problem: Problem, num_steps: int, learning_rate: Any) -> Problem
       Decentralized Data, 2017, https://arxiv.org/abs/1602.05629
     """
     check_problem(problem)
+    check_open(problem)
     num_steps = _checks.integer("num_steps", num_steps, 1)
     if not _checks.is_traced(learning_rate):
         learning_rate = _checks.positive("learning_rate", learning_rate)

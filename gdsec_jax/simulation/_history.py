@@ -66,13 +66,16 @@ class History:
       dropped: int64 [K], workers left out for a gradient or a message that was not
         finite, or a gradient of excessive norm.
       lost: int64 [K], uploads that did not arrive.
+      epsilon: [K], of a private problem, what the rounds so far give away of a sample,
+        by `privacy.epsilon`, infinite if they are not noised; None of others, and where
+        the accountant is not installed.
       params: theta after the last round.
       outcome: "completed", "target" (the target error was reached), "diverged", or
         "worsened": all rounds were run, to an error above the initial one.
       attributes: what the run was: problem, error_name, wire, seconds, versions; how
         good its optimum is, optimum_gap and optimum_note, and the least error that can
-        be told from 0, resolution; and what the caller adds, config and seed say.
-        Values that JSON can hold.
+        be told from 0, resolution; of a private problem how it is, private; and what
+        the caller adds, config and seed say. Values that JSON can hold.
       format_bits: by name, int64 [K], what all workers' uploads of a round cost in the
         further formats that the algorithm's `wire.Format(also=...)` names.
       observed: by name, [K, ...], what `observe` returned in each round; of
@@ -103,6 +106,7 @@ class History:
     time_s: np.ndarray | None = None
     energy_j: np.ndarray | None = None
     worker_time_s: np.ndarray | None = None
+    epsilon: np.ndarray | None = None
 
     @property
     def num_rounds(self) -> int:
@@ -187,7 +191,20 @@ class History:
             text += f"; {int(self.lost.sum())} uploads were lost"
         if self.time_s is not None and self.energy_j is not None:
             text += f"; {self.time_s.sum():.3g} s, {self.energy_j.sum():.3g} J"
+        text += self._guarantee()
         return text + "."
+
+    def _guarantee(self) -> str:
+        """What the run gives away of a sample, in words; nothing of a public one."""
+        private = self.attributes.get("private")
+        if private is None:
+            return ""
+        if self.epsilon is None:
+            return "; epsilon is not known without gdsec-jax[privacy]"
+        last = self.epsilon[-1] if self.epsilon.size else 0.0
+        if last == np.inf:
+            return "; nothing is private"
+        return f"; epsilon {last:.3g} at delta {private['delta']:g}"
 
     def to_xarray(self) -> "xr.Dataset":
         """The same as a labelled dataset, over round, worker and eval_round."""

@@ -15,7 +15,8 @@ from gdsec_jax import _trees
 from gdsec_jax.federation import FederationState
 from gdsec_jax.federation._broadcast import LastBroadcast
 from gdsec_jax.federation._counts import LastRound
-from gdsec_jax.problems import Problem
+from gdsec_jax.privacy import _accounting
+from gdsec_jax.problems import Private, Problem
 from gdsec_jax.uplink import Uplink
 from gdsec_jax.uplink._uplink import Costs
 from gdsec_jax.worker import ErrorFeedbackState, GradientDifferenceState
@@ -42,6 +43,7 @@ class Record(NamedTuple):
     metrics: dict[str, jax.Array]  # the problem's, just so
     conditions: Any  # of the channel, or () without one
     steps: jax.Array  # int32 [], of workers that train; 1 of others
+    spent: Any = ()  # `Spent`, of noise that makes gradients private, or ()
 
 
 class Rounds(NamedTuple):
@@ -50,12 +52,13 @@ class Rounds(NamedTuple):
     record: Any  # a `Record`; leaves [K, ...] of a run, [K, S, ...] of a sweep
     evaluations: np.ndarray  # int64 [M], samples of a gradient that a worker computes
     costs: Costs | None
+    private: Private | None = None  # how the problem bounds what a sample is worth
 
     @classmethod
     def of(cls, record: Record, problem: Problem, uplink: Uplink) -> "Rounds":
         """The rounds of a run of this problem over this uplink."""
         costs = uplink.costs(record.conditions, record.sent)
-        return cls(record, problem.evaluations, costs)
+        return cls(record, problem.evaluations, costs, problem.private)
 
 
 class Quantity(NamedTuple):
@@ -116,6 +119,19 @@ def _format_bits(rounds: Rounds) -> dict[str, np.ndarray]:
     return {name: sent.bits_in(name).sum(-1) for name in names}
 
 
+def _epsilon(rounds: Rounds) -> np.ndarray | None:
+    """What rounds so far give away of a sample, as far as anybody counts."""
+    record, private = rounds.record, rounds.private
+    if private is None:
+        return None
+    if not record.spent:
+        return np.full(np.shape(record.error), np.inf)
+    if not _accounting.known():
+        return None
+    multipliers = np.asarray(record.spent.deviation, np.float64) / private.sensitivity
+    return _accounting.spent_of(multipliers, np.asarray(record.spent.rounds), private)
+
+
 def _cost(name: str) -> Callable[[Rounds], Any]:
     return lambda rounds: None if rounds.costs is None else getattr(rounds.costs, name)
 
@@ -147,6 +163,7 @@ TABLE = (
         "worker_time_s", _cost("worker_time_s"), float,
         by_worker=True, column=False, optional=True,
     ),
+    Quantity("epsilon", _epsilon, float, adds_up=False, optional=True),
     Quantity("format_bits", _format_bits, prefix="bits_"),
     Quantity("observed", lambda r: r.record.observed, None, adds_up=False, prefix=""),
     Quantity(

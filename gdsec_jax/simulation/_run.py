@@ -19,6 +19,7 @@ from gdsec_jax.federation._counts import last_round
 from gdsec_jax.federation._train import WorkerLosses, coming_steps, telling
 from gdsec_jax.problems import Problem
 from gdsec_jax.problems._problem import check_problem
+from gdsec_jax.simulation import _spent
 from gdsec_jax.simulation._records import Observe, Record, Round, observed
 from gdsec_jax.uplink import Uplink, _uplink
 
@@ -138,6 +139,7 @@ def one_round(
     minibatch_key = _uplink.stream(key, _uplink.MINIBATCH, number)
     gradients: Any
     trained = coming_steps(run.state)
+    _spent.check(problem, trained is not None)
     if trained is not None:
         if problem.num_local_steps > 1:
             raise ValueError(
@@ -171,14 +173,16 @@ def one_round(
     at_once = options.worker_batch is None and trained is None
     whole = gradients if at_once else None
     now = Round(number, run.params, whole, run.state, updates, params, state)
+    sent = last_round(state)
     record = Record(
         error=measured.error,
-        sent=last_round(state),
+        sent=sent,
         broadcast=last_broadcast(state),
         observed=observed(options.observe, now),
         metrics=measured.metrics,
         conditions=drawn.conditions,
         steps=steps,
+        spent=_spent.spent(state, sent),
     )
     return Run(params, state, number + 1, outcome), record
 

@@ -1,6 +1,7 @@
 """One run, round by round, in a loop that is compiled once."""
 
 import contextlib
+import dataclasses
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -167,12 +168,21 @@ def simulate(
             "wire": [wire._asdict() for wire in wires],
             "seconds": saved.seconds,
             "versions": _environment.everything(),
-        },
+        }
+        | _about(problem),
         **_records.arrays(_records.Rounds.of(records, placed, uplink), evaluated),
     )
     if history.outcome == "diverged" or history.dropped.any():
         warnings.warn(history.summary(), RuntimeWarning, stacklevel=3)
     return history
+
+
+def _about(problem: Problem) -> dict[str, Any]:
+    """How a private problem bounds what a sample is worth, in what JSON can hold."""
+    if problem.private is None:
+        return {}
+    known = dataclasses.asdict(problem.private).items()
+    return {"private": {name: str(x) if x == np.inf else x for name, x in known}}
 
 
 def _run_all(

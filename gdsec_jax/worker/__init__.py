@@ -27,8 +27,10 @@ from gdsec_jax.worker._memories import (
     error_feedback,
     gradient_difference,
 )
+from gdsec_jax.worker._noise import GaussianNoiseState, gaussian_noise
 from gdsec_jax.worker._permuted import perm_k
 from gdsec_jax.worker._piece import (
+    Noise,
     Piece,
     chain,
     check_unbiased,
@@ -38,6 +40,7 @@ from gdsec_jax.worker._piece import (
     variance_of,
 )
 from gdsec_jax.worker._quantisers import grid, natural, qsgd, sign, terngrad
+from gdsec_jax.worker._samples import clip_per_example
 from gdsec_jax.worker._sparsifiers import (
     CommonEntriesState,
     cast,
@@ -64,11 +67,13 @@ __all__ = [
     "CommonEntriesState",
     "ErrorFeedbackState",
     "FirstWholeState",
+    "GaussianNoiseState",
     "GradientChangeState",
     "GradientDifferenceState",
     "LAQState",
     "LowRankState",
     "MomentumState",
+    "Noise",
     "Piece",
     "Scope",
     "ThreePointState",
@@ -79,12 +84,14 @@ __all__ = [
     "check_unbiased",
     "chunk_top_k",
     "clag",
+    "clip_per_example",
     "contraction_of",
     "dasha",
     "declare",
     "error_feedback",
     "first_whole",
     "fragment",
+    "gaussian_noise",
     "gradient_change",
     "gradient_difference",
     "grid",

@@ -1,5 +1,7 @@
 """Censoring: what of a vector is worth sending, entry by entry."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -8,11 +10,11 @@ from gdsec_jax.worker._piece import Censored, Piece, no_state
 from gdsec_jax.worker._vectors import needed
 
 
-def censor(xi) -> Piece:
+def censor(xi, *, floor=0.0) -> Piece:
     r"""Send an entry only if it is large against the last change of its parameter.
 
-    .. math:: C(v)_i = 0 \text{ if } |v_i| \le \xi_i |\theta^k_i - \theta^{k-1}_i|,
-       \quad \text{else } v_i
+    .. math:: C(v)_i = 0 \text{ if } |v_i| \le
+       \max(\xi_i |\theta^k_i - \theta^{k-1}_i|, \tau), \quad \text{else } v_i
 
     Equality is censored. Where the parameter stood still the threshold is 0 and every
     non-zero entry is sent. A NaN is sent, never censored: it must not hide in a memory.
@@ -23,6 +25,9 @@ def censor(xi) -> Piece:
         each leaf broadcasting against theirs; or a schedule, called with the round (the
         first is 0), that returns one of these. May be traced. 0 sends everything, and
         so does a schedule that returns less.
+      floor: :math:`\tau \ge 0`, what the threshold is at least, in the units of the
+        gradient; may be traced. Where gradients are noised, some of the noise's
+        standard deviations: a threshold that shrinks with the steps ends below them.
 
     Its update needs `params_change`, :math:`\theta^k - \theta^{k-1}`, with the
     parameters' tree, and for a schedule `round`.
@@ -41,13 +46,16 @@ def censor(xi) -> Piece:
       Differences, 2022, https://doi.org/10.1109/JSTSP.2022.3162989
     """
     _checks.in_range("xi", xi, 0.0, _checks.LARGEST)
+    _checks.number_in_range("floor", floor, 0.0, _checks.LARGEST)
+    bare = not _checks.is_traced(floor) and float(floor) == 0.0
+    least = None if bare else floor
 
     def update(updates, state, params=None, **extra_args):
         del params
         change = needed(extra_args, "params_change", "censor")
         value = xi(extra_args.get("round", 0)) if callable(xi) else xi
-        sent = jax.tree.map(_censor_leaf, updates, change, _fit(value, updates))
-        return sent, state
+        one = functools.partial(_censor_leaf, least)
+        return jax.tree.map(one, updates, change, _fit(value, updates)), state
 
     # A schedule may return an array, an array may have an entry for each component.
     alike = not callable(xi) and all(jnp.ndim(x) == 0 for x in jax.tree.leaves(xi))
@@ -56,13 +64,15 @@ def censor(xi) -> Piece:
         update,
         component_wise=alike,
         keeps_zeros=True,
-        censored=Censored(lambda extra_args: xi) if alike else None,
+        censored=Censored(lambda extra_args: xi) if alike and bare else None,
     )
 
 
-def _censor_leaf(v, change, xi):
+def _censor_leaf(floor, v, change, xi):
     dtype = _trees.widest(v.dtype, change.dtype)
     threshold = jnp.asarray(xi, dtype) * jnp.abs(change.astype(dtype))
+    if floor is not None:
+        threshold = jnp.maximum(threshold, jnp.asarray(floor, dtype))
     return jnp.where(jnp.abs(v.astype(dtype)) <= threshold, jnp.zeros_like(v), v)
 
 

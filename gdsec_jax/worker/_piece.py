@@ -32,6 +32,13 @@ class Censored(NamedTuple):
     beta: Any = None  # of the memory h; None: there is none
 
 
+class Noise(NamedTuple):
+    """What a piece adds to the gradient before anything else is done to it."""
+
+    trust: str  # "local": each message is private; "central": the sum of all
+    deviation: Any  # of what a guarantee counts on; may be traced
+
+
 class Part(NamedTuple):
     """The arguments of an update, for a part of the components.
 
@@ -89,6 +96,7 @@ class Piece(optax.GradientTransformationExtraArgs):
         `component_wise`. None where that is not known, or nothing needs be measured.
       censored: of what numbers it is made, if it is censoring in memories: a compiled
         kernel then does a round in one pass, where gdsec-jax-native is installed.
+      noise: what it adds to the gradient first, that makes it private; None: nothing.
 
     Examples:
       >>> from gdsec_jax import worker
@@ -110,6 +118,7 @@ class Piece(optax.GradientTransformationExtraArgs):
     shared: Callable[[Any], Any] | None = None
     measure: Callable[[list[Part]], Measured] | None = None
     censored: Censored | None = None
+    noise: Noise | None = None
 
     def __new__(
         cls,
@@ -127,6 +136,7 @@ class Piece(optax.GradientTransformationExtraArgs):
         shared: Callable[[Any], Any] | None = None,
         measure: Callable[[list[Part]], Measured] | None = None,
         censored: Censored | None = None,
+        noise: Noise | None = None,
     ):
         self = super().__new__(cls, init, update)
         self.component_wise = component_wise
@@ -140,6 +150,7 @@ class Piece(optax.GradientTransformationExtraArgs):
         self.shared = shared
         self.measure = measure
         self.censored = censored
+        self.noise = noise
         return self
 
 
@@ -212,6 +223,7 @@ def chain(*pieces: optax.GradientTransformation) -> Piece:
         keeps_zeros=all(piece.keeps_zeros for piece in declared),
         shared=_shared_by_last(declared),
         measure=_measure_by_last(declared),
+        noise=declared[0].noise if declared else None,
     )
 
 

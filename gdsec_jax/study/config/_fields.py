@@ -96,6 +96,17 @@ PARAMETERS = {
         Fraction, "Of an adaptive xi: the share of entries to send on average.", True
     ),
     "coordinate_xi": Parameter(bool, "Whether entry i's threshold is xi / L^i."),
+    "floor": Parameter(
+        NonNegative,
+        "Of a threshold: standard deviations of the noise that it is at least.",
+        True,
+    ),
+    "noise_multiplier": Parameter(
+        NonNegative,
+        "sigma of the noise that makes every gradient private, of a problem with a "
+        "clip.",
+        True,
+    ),
     "beta": Parameter(Unit, "Of the memory of the gradient, in [0, 1].", True),
     "k": Parameter(
         Number, "Entries that are sent: how many, or a fraction of D as a float."

@@ -115,6 +115,8 @@ def model_of(name: str) -> "type[MethodConfig]":
             said += f" By default {default!r}."
         found[field] = known._replace(description=said)
         found |= {x: PARAMETERS[x] for x in _MORE.get(field, ()) if x not in taken}
+    if "noise" in taken:  # which is made once the problem is known
+        found["noise_multiplier"] = PARAMETERS["noise_multiplier"]
     number = "xi" in found and found["xi"].kind is _fields.NonNegative
     if name in METHODS and number and "beta" in taken:
         # A threshold of single entries, which a controller can choose as well.
@@ -197,6 +199,9 @@ class MethodConfig(UplinkConfig):
         if self.grid or self.search:  # with its values, which may be needed, checked
             return self
         given = self._own()
+        noised = "noise_multiplier" in type(self).model_fields
+        if noised and given.get("floor") and "noise_multiplier" not in given:
+            raise ValueError("floor needs the parameter noise_multiplier")
         if "trim" in given and given.get("aggregation") != "trimmed_mean":
             raise ValueError("trim is for the aggregation trimmed_mean alone")
         if "budget" in given and given.get("xi") != _fields.ADAPTIVE:
@@ -219,6 +224,7 @@ class MethodConfig(UplinkConfig):
         taken = _signature(function_of(self.name)).parameters
         drawn = self.participation is not None
         drawn &= self.participation_rule != "round_robin"
+        drawn |= bool(getattr(self, "noise_multiplier", None))
         return drawn or self.channel is not None or "key" in taken or "seed" in taken
 
     def _own(self) -> dict[str, Any]:
@@ -232,7 +238,10 @@ class MethodConfig(UplinkConfig):
         `more` are values of fields that are not given.
         """
         given = more | self._own()
-        given.pop("coordinate_xi", None)  # it needs the problem
+        needing = ["coordinate_xi", "noise_multiplier"]  # the problem
+        needing += ["floor"] * ("noise_multiplier" in type(self).model_fields)
+        for name in needing:
+            given.pop(name, None)
         taken = _signature(function_of(self.name)).parameters
         if self.seed is not None:  # what else is drawn has it too
             given |= {name: self.seed for name in ("key", "seed") if name in taken}

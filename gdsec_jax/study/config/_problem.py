@@ -74,6 +74,14 @@ class ProblemConfig(_fields.Model):
     """lambda; by default 1/N."""
     batch_size: Count | None = None
     """Samples a worker and round; by default all."""
+    sampling_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Probability of each sample to be in a round, in place of a batch_size."""
+    clip: Positive | None = None
+    """C, of the gradient of a sample, for private methods: noise_multiplier."""
+    delta: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Of their guarantee, with a clip; below 1/N."""
+    microbatch: Count | None = None
+    """Samples whose gradients are clipped at a time; by default all."""
     proximal: bool = False
     """Lasso only: proximal steps."""
     dtype: Literal["float32", "float64"] = "float64"
@@ -102,6 +110,12 @@ class ProblemConfig(_fields.Model):
             raise ValueError("a network has no intercept, but biases of its own")
         if self.data == "characters" and self.scale != "none":
             raise ValueError("characters have no scale, expected none")
+        if self.sampling_rate is not None and self.batch_size is not None:
+            raise ValueError("batch_size and sampling_rate are given, expected one")
+        if (self.clip is None) != (self.delta is None):
+            raise ValueError("a clip goes with a delta, and a delta with a clip")
+        if self.microbatch is not None and self.clip is None:
+            raise ValueError("microbatch is for a problem with a clip alone")
         if self.proximal and self.kind != "lasso":
             raise ValueError("proximal is for the kind lasso alone")
         generator = GENERATORS.get(self.data)
@@ -152,6 +166,17 @@ def make_problem(
     """Put the problem together, of the config's data unless they are given."""
     if loaded is None:
         loaded = load_samples(config)
+    problem = _make(config, loaded)
+    if config.sampling_rate is not None:
+        problem = problems.poisson(problem, config.sampling_rate)
+    if config.clip is None:
+        return problem
+    return problems.private(
+        problem, config.clip, delta=config.delta, microbatch=config.microbatch
+    )
+
+
+def _make(config: ProblemConfig, loaded: data.Dataset) -> problems.Problem:
     if config.kind == "network":
         return make_network(config, loaded)
     problem = getattr(problems, config.kind)(

@@ -125,7 +125,8 @@ class RunConfig(_fields.Model):
 
         None for a method that draws nothing, whose runs are all the same.
         """
-        draws = self.problem.batch_size is not None or self.methods[label].draws()
+        given = (self.problem.batch_size, self.problem.sampling_rate)
+        draws = any(x is not None for x in given) or self.methods[label].draws()
         if self.search is None or not (draws or self.channel):
             return [], []
         return self.search.halves()
@@ -329,6 +330,7 @@ def _algorithm(
         arguments["xi"] = jax.tree.map(
             lambda each: arguments["xi"] / each, problem.coordinate_smoothness
         )
+    arguments |= _noise(method, config, problem)
     algorithm = function(problem.num_workers, **arguments)
     if not isinstance(algorithm, aggregating.Aggregator):
         raise ValueError(
@@ -336,3 +338,22 @@ def _algorithm(
             "federate makes it."
         )
     return algorithm
+
+
+def _noise(
+    method: MethodConfig, config: RunConfig, problem: problems.Problem
+) -> dict[str, Any]:
+    """The arguments that make a method private, if it is to be."""
+    multiplier = getattr(method, "noise_multiplier", None)
+    if multiplier is None:
+        return {}
+    if problem.private is None:
+        raise ValueError(
+            f"noise_multiplier is {multiplier!r} and the problem has no clip, expected "
+            "one: noise hides what is bounded."
+        )
+    sensitivity = problem.private.sensitivity
+    noise = worker.gaussian_noise(multiplier, sensitivity)
+    seed = config.problem.seed if method.seed is None else method.seed
+    floor = getattr(method, "floor", None)
+    return {"noise": noise, "key": seed} | ({} if floor is None else {"floor": floor})
