@@ -1,6 +1,7 @@
 """Gradients of single samples, each clipped before they are added up."""
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import jax
@@ -85,8 +86,8 @@ def clip_per_example(
 
 def bound(clip: Any) -> float:
     """A clip, checked: a number above 0, perhaps infinite."""
-    number = isinstance(clip, int | float) and not isinstance(clip, bool)
-    if not (number or jnp.shape(clip) == ()) or not float(clip) > 0:
+    number = isinstance(clip, Real) and not isinstance(clip, bool)
+    if not number or not float(clip) > 0:
         raise ValueError(
             f"clip is {_checks.shown(clip)}, expected a number above 0, or infinity "
             "to clip nothing."

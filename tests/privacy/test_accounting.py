@@ -67,13 +67,17 @@ def test_epsilon_is_that_of_the_formula(multiplier, rounds, delta, rate):
 @pytest.mark.parametrize(
     ("published", "multiplier", "rounds", "rate"),
     [
-        (2.92, 1.1, 14062, 256 / 60000),  # the example of TensorFlow Privacy's README
+        # Opacus, compute_dp_sgd_privacy; Bu et al., Deep Learning with Gaussian
+        # Differential Privacy, 2020, figure 4: 60 and 20 epochs of MNIST.
+        (2.95, 1.12, 14062, 256 / 60000),
+        (1.34, 1.3, 4687, 256 / 60000),
         (1.26, 4.0, 10000, 0.01),  # Abadi et al., 2016, section 3.1
     ],
 )
 def test_published_examples(published, multiplier, rounds, rate):
     classic = by_formula(multiplier, rounds, 1e-5, rate, classic=True)
-    assert classic == pytest.approx(published, abs=0.01)
+    # Of whole orders alone; some of theirs are fewer, or finer.
+    assert classic == pytest.approx(published, rel=0.01)
     # Later conversions are tighter, and hold as well.
     ours = privacy.epsilon(multiplier, rounds, delta=1e-5, sampling_rate=rate)
     assert 0.7 * published < ours <= published

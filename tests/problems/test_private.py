@@ -106,7 +106,7 @@ def test_no_sample_changes_a_gradient_by_more_than_the_sensitivity():
             assert changed[1 - m] == 0
             most = max(most, changed[m])
     bound = problem.private.sensitivity
-    assert bound == 0.5 / 12
+    assert bound == pytest.approx(0.5 / 12)
     assert 0.99 * bound < most <= 1.00001 * bound  # and it is reached
 
 

