@@ -24,13 +24,17 @@ class LeNet(nnx.Module):
 
     As in LeCun et al., Backpropagation Applied to Handwritten Zip Code Recognition,
     1989, https://doi.org/10.1162/neco.1989.1.4.541; the pooling of the later LeNets
-    takes several times as long on a CPU.
+    takes several times as long on a CPU. With `sliced` convolutions, which are the same
+    but for rounding, gradients of single samples are products of matrices.
     """
 
-    def __init__(self, size: int, num_classes: int, *, width: int = 8, rngs, dtype):
+    def __init__(
+        self, size: int, num_classes: int, *, width: int = 8, sliced=False, rngs, dtype
+    ):
         own = {"dtype": dtype, "rngs": rngs}
-        self.first = nnx.Conv(1, width, (5, 5), strides=2, **own)
-        self.second = nnx.Conv(width, 2 * width, (3, 3), strides=2, **own)
+        also = {"conv_general_dilated": by_slices} if sliced else {}
+        self.first = nnx.Conv(1, width, (5, 5), strides=2, **own, **also)
+        self.second = nnx.Conv(width, 2 * width, (3, 3), strides=2, **own, **also)
         flat = 2 * width * (-(-math.isqrt(size) // 4)) ** 2
         self.hidden = nnx.Linear(flat, 8 * width, **own)
         self.dropout = nnx.Dropout(0.2, rngs=rngs)
@@ -113,6 +117,41 @@ class Transformer(nnx.Module):
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x))
+
+
+def by_slices(x, kernel, window_strides, padding, **options) -> jax.Array:
+    """A strided convolution [n, H, W, C] as a product of its slices with the kernel.
+
+    XLA's CPU backend takes the gradients of single samples by a convolution in as many
+    groups, which takes several times as long. Padding is "SAME".
+    """
+    del options
+    if padding != "SAME":
+        raise ValueError(f"padding is {padding!r}, expected 'SAME'.")
+    sizes, (n, *sides, _) = kernel.shape[:2], x.shape
+    out = [
+        -(-side // stride) for side, stride in zip(sides, window_strides, strict=True)
+    ]
+    around = []
+    for side, size, stride, number in zip(
+        sides, sizes, window_strides, out, strict=True
+    ):
+        missing = max((number - 1) * stride + size - side, 0)
+        around.append((missing // 2, missing - missing // 2))
+    x = jnp.pad(x, ((0, 0), *around, (0, 0)))
+    (down, right), (rows, columns) = window_strides, out
+    cut = [
+        x[
+            :,
+            i : i + (rows - 1) * down + 1 : down,
+            j : j + (columns - 1) * right + 1 : right,
+        ]
+        for i in range(sizes[0])
+        for j in range(sizes[1])
+    ]
+    patches = jnp.concatenate(cut, axis=-1).reshape(n * rows * columns, -1)
+    made = patches @ kernel.reshape(-1, kernel.shape[-1])
+    return made.reshape(n, rows, columns, -1)
 
 
 def multinomial(size: int, num_classes: int, *, rngs, dtype) -> nnx.Linear:

@@ -1,73 +1,85 @@
 """Methods under noise: loss against bits at several epsilons, an audit, an attack."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import functools
 
+import matplotlib.axes
 import numpy as np
-import optax
-import pandas as pd
-import xarray as xr
 
-import gdsec_jax
 from gdsec_experiments import _canaries, _inversion
+from gdsec_experiments import _noised as noised
 from gdsec_experiments import _parts as parts
-from gdsec_jax import Static, privacy, problems, wire, worker
 from gdsec_jax.study import config as configs
-from gdsec_jax.study import experiment, figures, report, tuning
+from gdsec_jax.study import experiment, figures, report
 
-EPSILONS = (1.0, 3.0, 8.0)
-PUBLIC = np.inf  # no noise, and no clip
-CHOOSING, REPORTING = range(4), range(10, 20)
-CLOSE = 0.02  # of SGD's last loss
-DENSE = "SGD"
+AUDITED = (2.0, 8.0)
 
 
-class Row(NamedTuple):
-    """A method with what it has to choose from."""
-
-    name: str  # of the package's function, for its colour
-    make: Callable[..., Any]  # from M, one setting, and the common options
-    settings: Any
-    steps: tuple[float, ...]  # times 1/L
-
-
-def _sec(xi, floor=0.0, **more):
-    def make(num_workers, value, **options):
-        own = {"xi": value} if xi is None else {"xi": xi}
-        if options.get("noise") is not None and floor is None:
-            own["floor"] = value
-        elif floor is None:  # without noise there is nothing to stand above
-            own["xi"] = 100.0 * value
-        return gdsec_jax.gdsec(num_workers, **own, **more, **options)
-
-    return make
-
-
-def _qsec(num_workers, value, *, noise=None, **options):
-    own = {"xi": 100.0 * value} if noise is None else {"xi": 0.0, "floor": value}
-    return gdsec_jax.qsgdsec(num_workers, **own, levels=7, noise=noise, **options)
-
-
-def _diana(num_workers, value, **options):
-    return gdsec_jax.diana(num_workers, worker.qsgd(int(value)), **options)
+def section(study: figures.Study) -> report.Section:
+    """Loss against bits at each epsilon, an audit, and an attack."""
+    seconds = parts.stopwatch()
+    public = {"clip": None, "delta": None, "microbatch": None}
+    with experiment.prepared(study.config) as problem:
+        plain = configs.make_problem(study.config.problem.model_copy(update=public))
+        levels = noised.levels_of(study.config, problem, plain)
+        runs = noised.runs_of(study, levels)
+    audits = [_canaries.audit(epsilon) for epsilon in AUDITED]
+    return parts.section_of(
+        study,
+        panels=[
+            *(noised.losses_of(level, runs[level.epsilon]) for level in levels),
+            _audited(audits),
+            functools.partial(_attacked, _inversion.seen()),
+        ],
+        data=noised.tidy(runs),
+        table=noised.table_of(runs),
+        claims=[*noised.claims_of(runs), _sound(audits)],
+        chosen=noised.chosen_of(runs),
+        bands=noised.BANDS,
+        seconds=seconds(),
+    )
 
 
-def _top(method, **more):
-    def make(num_workers, value, **options):
-        return getattr(gdsec_jax, method)(num_workers, k=int(value), **more, **options)
+def _sound(audits: list[_canaries.Audit]) -> report.Claim:
+    return report.Claim(
+        "no audit proves more than was promised",
+        all(max(x.dense, x.censored) <= x.promised for x in audits),
+        ", ".join(
+            f"promised {x.promised:.2f}: {x.dense:.2f} of dense messages, "
+            f"{x.censored:.2f} of censored ones"
+            for x in audits
+        ),
+    )
 
-    return make
+
+def _audited(audits: list[_canaries.Audit]) -> report.Panel:
+    def panel(axes: matplotlib.axes.Axes):
+        for n, each in enumerate(audits):
+            names = ("dense", "censored")
+            for k, value in enumerate((each.dense, each.censored)):
+                place = n + 0.4 * (k - 0.5)
+                axes.bar(place, value, 0.36, color=("0.35", "0.7")[k])
+                axes.text(place, value + 0.1, f"{names[k]}\n{value:.2f}", ha="center")
+            axes.hlines(each.promised, n - 0.45, n + 0.45, color="C3")
+            axes.text(
+                n, each.promised + 0.1, f"promised {each.promised:.2f}", ha="center"
+            )
+        axes.set(
+            title="what an audit proves", ylabel="epsilon", xticks=[],
+            ylim=(0, 1.2 * max(each.promised for each in audits)),
+        )  # fmt: skip
+
+    return panel
 
 
-STEPS = (1.0, 2.0, 4.0, 8.0)
-ROWS = {
-    DENSE: Row("gd", lambda m, value, **o: gdsec_jax.gd(m, **o), (0,), STEPS),
-    "SGD-SEC": Row("gdsoec", _sec(None), (100.0, 300.0, 1000.0, 3000.0), STEPS),
-    "SGD-SEC, floor": Row("gdsec", _sec(0.0, None), (1.0, 2.0, 4.0, 8.0), STEPS),
-    "QSGD-SEC, floor": Row("qsgdsec", _qsec, (1.0, 2.0, 4.0), STEPS),
-    "top-j": Row("top_j", _top("top_j"), Static([8, 16, 32, 64]), STEPS),
-    "EF21-SGDM": Row(
-        "ef21_sgdm", _top("ef21_sgdm", eta=0.1), Static([8, 16, 32, 64]), STEPS
-    ),
-    "DIANA": Row("diana", _diana, Static([2, 4, 8]), STEPS),
-}
+def _attacked(seen: dict[str, np.ndarray], axes: matplotlib.axes.Axes) -> None:
+    """The image, and what a server makes of each kind of message, side by side."""
+    gap, names = 2, list(seen)
+    canvas = np.full((8 * 2 + 6, 3 * 8 + 2 * gap), np.nan)
+    for n, name in enumerate(names):
+        top, left = (n // 3) * (8 + 6), (n % 3) * (8 + gap)
+        canvas[top : top + 8, left : left + 8] = seen[name]
+        axes.text(left + 3.5, top + 8.2, name, ha="center", va="top", fontsize=8)
+    axes.imshow(canvas, cmap="gray_r", vmin=0, vmax=1)
+    axes.set_ylim(24.5, -0.5)
+    axes.set_title("what the server sees")
+    axes.set_axis_off()

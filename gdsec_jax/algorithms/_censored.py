@@ -19,7 +19,7 @@ from gdsec_jax.worker._piece import Censored, no_state
 
 @algorithm(MemoryOptions)
 def gdsec(
-    num_workers: int, xi, beta=0.01, *, floor=0.0, **options: Unpack[MemoryOptions]
+    num_workers: int, xi, beta=0.01, *, floor=None, **options: Unpack[MemoryOptions]
 ) -> Aggregator:
     r"""GD-SEC: send what changed enough of the gradient, remember the rest.
 
@@ -46,8 +46,8 @@ def gdsec(
         gradient, 0 drops it.
       floor: z, of noised gradients: a threshold is at least z standard deviations of
         the `noise`, which would be sent again and again as the steps shrink below it;
-        may be traced. With error correction what stays below waits, and noise alone
-        crosses it about every :math:`z^2` rounds.
+        may be traced. None: no floor. With error correction what stays below waits, and
+        noise alone crosses it about every :math:`z^2` rounds.
 
     Returns:
       :math:`h + \sum_m \hat\Delta_m`. The step 1/L is gradient descent's, a heuristic
@@ -75,7 +75,7 @@ def gdsec(
 
 @algorithm(MemoryOptions)
 def gdsoec(
-    num_workers: int, xi, beta=0.01, *, floor=0.0, **options: Unpack[MemoryOptions]
+    num_workers: int, xi, beta=0.01, *, floor=None, **options: Unpack[MemoryOptions]
 ) -> Aggregator:
     r"""GD-SOEC: GD-SEC without error correction, the ablation of its paper.
 
@@ -108,7 +108,7 @@ def qsgdsec(
     beta=0.01,
     levels: int = 127,
     *,
-    floor=0.0,
+    floor=None,
     scope: Scope = "message",
     key=0,
     **options: Unpack[MemoryOptions],
@@ -170,10 +170,10 @@ def _censor(xi, num_workers: int, options: dict[str, Any], floor: Any):
 
 
 def _above_noise(floor: Any, noise: Any) -> Any:
-    """A threshold of so many standard deviations of the noise; 0 without a floor."""
+    """A threshold of so many standard deviations of the noise."""
+    if floor is None:
+        return None
     _checks.number_in_range("floor", floor, 0.0, _checks.LARGEST)
-    if not _checks.is_traced(floor) and float(floor) == 0.0:
-        return 0.0
     known = getattr(noise, "noise", None)
     if known is None:
         raise ValueError(
@@ -189,7 +189,7 @@ def _censored(
     beta,
     *behind: Piece,
     error_correction=True,
-    floor: Any = 0.0,
+    floor: Any = None,
     **options,
 ) -> Aggregator:
     """Censoring and what is behind it, in memories; its controller is told of them."""

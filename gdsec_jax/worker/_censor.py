@@ -10,7 +10,7 @@ from gdsec_jax.worker._piece import Censored, Piece, no_state
 from gdsec_jax.worker._vectors import needed
 
 
-def censor(xi, *, floor=0.0) -> Piece:
+def censor(xi, *, floor=None) -> Piece:
     r"""Send an entry only if it is large against the last change of its parameter.
 
     .. math:: C(v)_i = 0 \text{ if } |v_i| \le
@@ -26,8 +26,8 @@ def censor(xi, *, floor=0.0) -> Piece:
         first is 0), that returns one of these. May be traced. 0 sends everything, and
         so does a schedule that returns less.
       floor: :math:`\tau \ge 0`, what the threshold is at least, in the units of the
-        gradient; may be traced. Where gradients are noised, some of the noise's
-        standard deviations: a threshold that shrinks with the steps ends below them.
+        gradient; may be traced. None: 0. Where gradients are noised, some standard
+        deviations of the noise: what shrinks with the steps ends below them.
 
     Its update needs `params_change`, :math:`\theta^k - \theta^{k-1}`, with the
     parameters' tree, and for a schedule `round`.
@@ -46,15 +46,14 @@ def censor(xi, *, floor=0.0) -> Piece:
       Differences, 2022, https://doi.org/10.1109/JSTSP.2022.3162989
     """
     _checks.in_range("xi", xi, 0.0, _checks.LARGEST)
-    _checks.number_in_range("floor", floor, 0.0, _checks.LARGEST)
-    bare = not _checks.is_traced(floor) and float(floor) == 0.0
-    least = None if bare else floor
+    if floor is not None:
+        _checks.number_in_range("floor", floor, 0.0, _checks.LARGEST)
 
     def update(updates, state, params=None, **extra_args):
         del params
         change = needed(extra_args, "params_change", "censor")
         value = xi(extra_args.get("round", 0)) if callable(xi) else xi
-        one = functools.partial(_censor_leaf, least)
+        one = functools.partial(_censor_leaf, floor)
         return jax.tree.map(one, updates, change, _fit(value, updates)), state
 
     # A schedule may return an array, an array may have an entry for each component.
@@ -64,7 +63,7 @@ def censor(xi, *, floor=0.0) -> Piece:
         update,
         component_wise=alike,
         keeps_zeros=True,
-        censored=Censored(lambda extra_args: xi) if alike and bare else None,
+        censored=Censored(lambda extra_args: xi) if alike and floor is None else None,
     )
 
 

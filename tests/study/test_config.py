@@ -110,9 +110,10 @@ def test_a_method_has_the_fields_that_its_function_takes():
     more = {"xi": {"coordinate_xi", "budget"}, "compressor": {"k", "levels", "scope"}}
     more["server"] = {"aggregation", "trim", "max_delay", "acknowledged", "capacity"}
     more["server"] |= {"max_norm_ratio"}
+    more["noise"] = {"noise_multiplier"}
     elsewhere = {"num_workers", "learning_rate", "probabilities", "key"}
     elsewhere |= {"wire", "reduction", "weights", "on_nonfinite", "on_standstill"}
-    elsewhere |= {"state_dtype", "axis", "within"}
+    elsewhere |= {"state_dtype", "axis", "within", "noise"}
     common = set(configs.MethodConfig.model_fields)
     for name, method in gdsec_jax.METHODS.items():
         takes = set(inspect.signature(method.factory).parameters)

@@ -29,7 +29,7 @@ TRACED += tuple(name for name, known in PARAMETERS.items() if known.traced)
 # probabilities come from theory, the format is that of the run.
 _NO_FIELDS = (
     *("num_workers", "probabilities", "key", "wire", "reduction", "weights"),
-    *("on_nonfinite", "on_standstill", "state_dtype", "axis", "within"),
+    *("on_nonfinite", "on_standstill", "state_dtype", "axis", "within", "noise"),
 )
 # What theory says, if a config does not.
 FROM_THEORY = ("learning_rate", "local_learning_rate", "probability")
