@@ -123,6 +123,8 @@ def test_the_code_of_a_page_runs(name, tmp_path, monkeypatch):
         pytest.skip("no libtpu: pip install 'gdsec-jax[tpu-aot]'")
     if name == "flower" and importlib.util.find_spec("flwr") is None:
         pytest.skip("no Flower: pip install 'gdsec-jax[flower]'")
+    if name == "privacy" and importlib.util.find_spec("dp_accounting") is None:
+        pytest.skip("no accountant: pip install 'gdsec-jax[privacy]'")
     for block in blocks(page, "python"):
         exec(compile(block, f"{name}.md", "exec"), names)
     are_configs(page)
@@ -144,7 +146,7 @@ def test_the_tables_of_fields_are_the_schema():
     for model in (config.RunConfig, config.ProblemConfig, config.MethodConfig):
         assert set(model.model_fields) - left_out <= shown
     assert set(gdsec_jax.METHODS) <= shown
-    assert "| `gdsec` | `xi`, `beta = 0.01`, `budget`, `coordinate_xi` |" in page
+    assert "| `gdsec` | `xi`, `beta = 0.01`, `floor`, `noise_multiplier`, `budget`," in page
 
 
 def are_configs(page: str):
@@ -164,7 +166,7 @@ def test_the_configs_of_a_notebook_are_some(name):
 
 
 def test_tutorials_can_be_found_and_taken_along():
-    assert len(TUTORIALS) == 10
+    assert len(TUTORIALS) == 11
     index = (DOCS / "tutorials" / "index.md").read_text("utf-8")
     for name in TUTORIALS:
         assert f"\n{name}\n" in index
