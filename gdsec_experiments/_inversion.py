@@ -19,7 +19,7 @@ XI, CLIP, EPSILON, DELTA = 40.0, 1.0, 8.0, 1e-5
 def seen() -> dict[str, np.ndarray]:
     """The image, and what the server makes of each kind of message, [8, 8]."""
     digits = data.load("digits")
-    x = np.float32(digits.features / digits.features.max())
+    x = np.asarray(digits.features / digits.features.max(), np.float32)
     y = digits.targets.astype(np.int32)
     others = np.random.default_rng(0).permutation(len(y))[:ROUNDS]
     order = np.concatenate([[IMAGE], others, [IMAGE]])

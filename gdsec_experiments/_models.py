@@ -1,6 +1,7 @@
 """The networks of the figures: flax models by name, each of its data's sizes."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +32,8 @@ class LeNet(nnx.Module):
     def __init__(
         self, size: int, num_classes: int, *, width: int = 8, sliced=False, rngs, dtype
     ):
-        own = {"dtype": dtype, "rngs": rngs}
-        also = {"conv_general_dilated": by_slices} if sliced else {}
+        own: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
+        also: dict[str, Any] = {"conv_general_dilated": by_slices} if sliced else {}
         self.first = nnx.Conv(1, width, (5, 5), strides=2, **own, **also)
         self.second = nnx.Conv(width, 2 * width, (3, 3), strides=2, **own, **also)
         flat = 2 * width * (-(-math.isqrt(size) // 4)) ** 2

@@ -26,16 +26,17 @@ def section(study: figures.Study) -> report.Section:
     seconds, given = parts.stopwatch(), study.config.problem
     digits = data.load(given.data)
     x = (digits.features / digits.features.max()).astype("float32")
+    assert given.clip and given.delta and given.sampling_rate
     model = models.LeNet(x.shape[1], 10, sliced=True, rngs=nnx.Rngs(0), dtype=None)
     loss = optax.softmax_cross_entropy_with_integer_labels
     pair = (x, digits.targets.astype("int32"))
     plain = problems.flax_problem(model, loss, pair, given.num_workers, name="lenet")
-    plain = problems.poisson(plain, given.sampling_rate)  # pyright: ignore
+    plain = problems.poisson(plain, given.sampling_rate)
     private = problems.private(
         plain,
         given.clip,
         delta=given.delta,
-        microbatch=given.microbatch,  # pyright: ignore
+        microbatch=given.microbatch,
     )
     levels = noised.levels_of(study.config, private, plain, [EPSILON])
     runs = noised.runs_of(study, levels, settings=SETTINGS)

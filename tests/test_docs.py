@@ -146,7 +146,9 @@ def test_the_tables_of_fields_are_the_schema():
     for model in (config.RunConfig, config.ProblemConfig, config.MethodConfig):
         assert set(model.model_fields) - left_out <= shown
     assert set(gdsec_jax.METHODS) <= shown
-    assert "| `gdsec` | `xi`, `beta = 0.01`, `floor`, `noise_multiplier`, `budget`," in page
+    assert (
+        "| `gdsec` | `xi`, `beta = 0.01`, `floor`, `budget`, `coordinate_xi` |" in page
+    )
 
 
 def are_configs(page: str):

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -154,7 +155,7 @@ def _one(
     if multiplier == 0:
         return np.inf
     if accountant == "renyi":
-        from dp_accounting.rdp import rdp_privacy_accountant as renyi
+        renyi = _imported().rdp.rdp_privacy_accountant
 
         orders, divergences = _divergences(multiplier, rate)
         return float(renyi.compute_epsilon(orders, rounds * divergences, delta)[0])
@@ -180,7 +181,7 @@ def _event(multiplier: float, rate: float) -> Any:
 
 def _imported() -> Any:
     try:
-        import dp_accounting
+        import dp_accounting  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(
             "dp-accounting is missing, expected for an epsilon: "
@@ -199,8 +200,9 @@ def _chances(delta: Any, rate: Any) -> tuple[float, float]:
         ("delta", delta, False),
         ("sampling_rate", rate, True),
     ):
-        number = np.ndim(value) == 0 and not isinstance(value, bool | str)
-        if not number or not (0 < value < 1 or (largest and value == 1)):
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        known = float(value) if number else 0.0
+        if not (0 < known < 1 or (largest and known == 1)):
             to = "(0, 1]" if largest else "(0, 1)"
             raise ValueError(
                 f"{name} is {_checks.shown(value)}, expected a number in {to}."

@@ -83,7 +83,7 @@ def _parts(drawn: Any):
             key = drawn.key
             return Drawn(own, None if key is None else jax.random.fold_in(key, number))
 
-        return with_key, drawn.shards, None, False
+        return with_key, drawn.shards, lambda own: own, False
     if isinstance(drawn, LinearData):
         rest = drawn._replace(gram=None, rows=None)
         none = rest._replace(regularization=jnp.zeros_like(rest.regularization))
@@ -100,7 +100,7 @@ def _parts(drawn: Any):
         return jax.tree.map(one, drawn, is_leaf=is_shards)
 
     (shards,) = _trees.of_type(drawn, data.Shards)
-    return put, shards, None, False
+    return put, shards, put, False
 
 
 def private(
@@ -219,7 +219,7 @@ def _check_a_sum(problem: Problem, made: Private) -> None:
             return x[0]
         return jax.tree.map(lambda leaf: jnp.asarray(leaf[0, :_TRIED]), x)
 
-    own = jax.tree.map(
+    own: Any = jax.tree.map(
         cut, problem.worker_data, is_leaf=lambda x: isinstance(x, data.Shards)
     )
     if isinstance(own, LinearData):

@@ -90,7 +90,7 @@ class _Draw:
                 return node
             if self.rate is not None:
                 return some_of(key, node, self.rate)
-            return batch_of(key, node, self.batch_size)
+            return batch_of(key, node, self.batch_size)  # pyright: ignore
 
         kinds = (data.Shards, Gram, Rows)
         return jax.tree.map(one, worker_data, is_leaf=lambda x: isinstance(x, kinds))

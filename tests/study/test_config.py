@@ -173,6 +173,39 @@ def test_a_step_factor_and_the_formats_reach_the_optimizer(load):
         np.testing.assert_allclose(first.params, -2 * step * sent, rtol=1e-5)
 
 
+def test_a_private_method_is_noised_by_its_seed_and_sweeps_its_multiplier(load):
+    private = "clip = 0.5\ndelta = 1e-5\nsampling_rate = 0.5\nnum_workers = 2"
+    method = GDSEC + "xi = 0.0\nnoise_multiplier = 2.0\nfloor = 3.0\nseed = 4"
+    config = load(f"[problem]\n{private}\ndtype = 'float32'\n{method}")
+    problem = configs.make_problem(config.problem)
+    assert config.methods["SEC"].draws()
+    optimizer = configs.make_optimizer(config.methods["SEC"], config, problem)
+    (noise, *_), *_ = optimizer.init(problem.init_params)[0].workers, 0
+    deviation = 2.0 * problem.private.sensitivity
+    np.testing.assert_allclose(noise.deviation, [deviation] * 2, rtol=1e-6)
+    by_hand = optax.chain(
+        gdsec_jax.gdsec(
+            2,
+            xi=0.0,
+            floor=3.0,
+            noise=gdsec_jax.worker.gaussian_noise(2.0, problem.private.sensitivity),
+            key=4,
+            wire="rle",
+        ),
+        optax.sgd(configs.resolved(config.methods["SEC"], problem).learning_rate),
+    )
+    one, other = (
+        gdsec_jax.simulate(problem, x, 5, key=0) for x in (optimizer, by_hand)
+    )
+    assert (one.params == other.params).all()
+    assert (one.bits == other.bits).all()
+    plain = configs.make_problem(configs.ProblemConfig(num_workers=2))
+    with pytest.raises(
+        ValueError, match=r"noise_multiplier is 2.0 and the problem has"
+    ):
+        configs.make_optimizer(config.methods["SEC"], config, plain)
+
+
 def test_the_server_of_a_method():
     made = method_of(name="gd", max_delay=2, max_norm_ratio=3.0).parameters()["server"]
     assert (made.max_delay, made.max_norm_ratio) == (2, 3.0)
@@ -262,6 +295,13 @@ methods = {} | methods is empty, expected at least one.
     methods.GD: trim is for the aggregation trimmed_mean alone.
 [methods.GD]; name = 'gd'; aggregation = 'median'; max_delay = 1 |
     methods.GD: aggregation and max_delay are given, expected one of them: each
+problem = {batch_size = 3, sampling_rate = 0.5} |
+    problem: batch_size and sampling_rate are given, expected one.
+problem.clip = 1.0 | problem: a clip goes with a delta, and a delta with a clip.
+problem = {clip = 0.0, delta = 1e-5} | problem.clip is 0.0, expected greater than 0
+problem.microbatch = 3 | problem: microbatch is for a problem with a clip alone.
+[methods.SEC]; name = 'gdsec'; xi = 1.0; floor = 2.0 |
+    methods.SEC: floor needs the parameter noise_multiplier.
 channel.power_w = 2.0 | channel: power_w needs an snr_db: without one there is no radio.
 problem = {kind = 'network', model = 'mlp', intercept = true} |
     problem: a network has no intercept, but biases of its own.

@@ -35,7 +35,8 @@ KEPT = {
     "faults": ("GD", "GD-SEC", "GD-SEC at once"),
 }
 LINKS = ("adaptive", "wireless", "faults", "drift")
-OWN = ("decay", "local")  # with sweeps of their own, of seeds; local takes minutes
+# With sweeps of their own, of seeds; all but decay take minutes.
+OWN = ("decay", "local", "privacy", "privacy_cnn")
 QUIET = rich.console.Console(quiet=True)
 
 

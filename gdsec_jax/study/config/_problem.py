@@ -169,7 +169,7 @@ def make_problem(
     problem = _make(config, loaded)
     if config.sampling_rate is not None:
         problem = problems.poisson(problem, config.sampling_rate)
-    if config.clip is None:
+    if config.clip is None or config.delta is None:
         return problem
     return problems.private(
         problem, config.clip, delta=config.delta, microbatch=config.microbatch
