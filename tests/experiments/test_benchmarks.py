@@ -25,7 +25,7 @@ HERE = {
 FAST = ("encode", "compress", "figures")
 NAMES = (
     *("compress", "encode", "imports", "leaves", "local", "memory", "mesh", "network"),
-    *("rivals", "round", "scale", "select", "state_dtype", "sweep"),
+    *("privacy", "rivals", "round", "scale", "select", "state_dtype", "sweep"),
     "figures",
 )
 
