@@ -1,6 +1,6 @@
 """Methods under noise: what is compared, how it is chosen, and what is shown of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -134,25 +134,17 @@ class Chosen(NamedTuple):
 Runs = dict[float, dict[str, Chosen]]  # by epsilon and label
 
 
-def runs_of(study: figures.Study, levels: Sequence[Level], **options: Any) -> Runs:
-    """Of all levels, the last without noise; options are those of `of_levels`."""
+def runs_of(study: figures.Study, levels: Sequence[Level]) -> Runs:
+    """Of all levels, the last without noise."""
     *private, public = levels
-    found = [
-        *of_levels(study, private, **options),
-        *of_levels(study, [public], **options),
-    ]
+    found = [*of_levels(study, private), *of_levels(study, [public])]
     return {level.epsilon: own for level, own in zip(levels, found, strict=True)}
 
 
-def of_levels(
-    study: figures.Study,
-    levels: Sequence[Level],
-    settings: Mapping[str, tuple[Any, ...]] = {},
-) -> list[dict[str, Chosen]]:
+def of_levels(study: figures.Study, levels: Sequence[Level]) -> list[dict[str, Chosen]]:
     """Every method at epsilons of one problem: SGD's step by its last loss, then bits.
 
-    All runs have the same rounds, which is what they may give away. `settings` are in
-    place of a method's usual ones.
+    All runs have the same rounds, which is what they may give away.
     """
     config, problem = study.config, levels[0].problem
     form = wire.Format(config.wire, config.value_bits)
@@ -184,7 +176,6 @@ def of_levels(
             )
 
         values = row.public if public and row.public else row.settings
-        values = settings.get(label, values)
         few = swept(
             "choosing",
             {

@@ -36,7 +36,7 @@ KEPT = {
 }
 LINKS = ("adaptive", "wireless", "faults", "drift")
 # With sweeps of their own, of seeds; all but decay take minutes.
-OWN = ("decay", "local", "privacy", "privacy_cnn")
+OWN = ("decay", "local", "privacy")
 QUIET = rich.console.Console(quiet=True)
 
 
