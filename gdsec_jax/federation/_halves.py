@@ -64,7 +64,19 @@ def parts_of(algorithm: Any) -> Parts:
     if server.max_norm_ratio is not None or server.parts or server.max_delay:
         raise ValueError(
             f"the server of {name} is late, two_shot, or judges norms, expected "
-            "server.total(), running(), sparse(capacity) or robust(rule)."
+            "server.total(), running() or sparse(capacity)."
+        )
+    if not server.batches:
+        raise ValueError(
+            f"the server of {name} combines messages by a rule that is no sum, "
+            "robust(rule) say, expected server.total(), running() or sparse(capacity): "
+            "a message that its sender does not remember is taken back out of a sum."
+        )
+    if parts.federation.reduction == "senders":
+        raise ValueError(
+            f"the reduction of {name} is 'senders', expected 'sum' or 'mean': a message "
+            "that its sender does not remember is taken back in another round, of "
+            "another number of senders."
         )
     if server.prepare is not None and server.apart is None:
         raise ValueError(
@@ -74,7 +86,7 @@ def parts_of(algorithm: Any) -> Parts:
     if parts.federation.worker.sums_over_workers:
         raise ValueError(
             f"{name} sums over the workers within a round, expected a method whose "
-            "workers are apart: low_rank in the place of power_sgd, say."
+            "workers are apart: top_j in the place of power_sgd, say."
         )
     return parts
 
@@ -218,11 +230,8 @@ def server_half(algorithm: Any) -> ServerHalf:
         none = optax.tree.zeros_like(pending)
         wrong, _ = adds(_trees.where(settled.undo, pending, none), nothing)
         total = _trees.sub(total, _trees.over_workers(wrong))
-        divisor = {
-            "sum": 1, "mean": num_workers, "senders": jnp.maximum(heard.sum(), 1),
-        }[federation.reduction]  # fmt: skip
-        if federation.reduction != "sum":
-            total = jax.tree.map(lambda x: x / jnp.asarray(divisor, x.dtype), total)
+        if federation.reduction == "mean":
+            total = jax.tree.map(lambda x: x / jnp.asarray(num_workers, x.dtype), total)
         common, _ = _common(parts, state.clock, params)
         arguments = common.arguments() | {"active": heard}
         direction, own = step.update(total, state.step, params, **arguments)

@@ -53,9 +53,6 @@ ALGORITHMS = {
     "mean, weights": lambda: gdsec_jax.gdsec(
         3, 1.0, POWER, reduction="mean", weights=[1.0, 2.0, 5.0]
     ),
-    "robust": lambda: gdsec_jax.gdsec(
-        3, 1.0, POWER, server=server.robust(robust.median)
-    ),
     "own pipeline": lambda: gdsec_jax.federate(
         optax.chain(optax.clip(50.0), worker.natural()), 3, key=2
     ),
@@ -141,12 +138,22 @@ def test_two_hundred_rounds_are_the_simulators(make, x64):
 REFUSED = {
     "trains": (lambda: gdsec_jax.scaffold(3, 0.1, 2), "expected one of gdsec_jax"),
     "a chain": (lambda: optax.chain(gdsec_jax.gd(3), optax.sgd(0.1)), "optax.chain"),
-    "sums": (lambda: gdsec_jax.power_sgd(3), "power_sgd sums over the workers"),
+    "sums": (lambda: gdsec_jax.power_sgd(3), "power_sgd sums .* top_j in the"),
     "factors": (lambda: gdsec_jax.low_rank(3), "low_rank sends factors"),
     "a controller": (
         lambda: gdsec_jax.gdsec(3, gdsec_jax.adaptive_xi()), "is a Controller",
     ),
     "late": (lambda: gdsec_jax.gd(3, server=server.late(1)), "server of gd is late"),
+    "robust": (
+        lambda: gdsec_jax.gd(3, server=server.robust(robust.median)), "is no sum",
+    ),
+    "a combine of one's own": (
+        lambda: gdsec_jax.gd(3, server=server.Server(combine=lambda u, late: u)),
+        "is no sum",
+    ),
+    "senders": (
+        lambda: gdsec_jax.top_j(3, 2, reduction="senders"), "reduction of top_j is 's",
+    ),
     "judged": (lambda: gdsec_jax.gd(3, server=server.total(max_norm_ratio=9)), "norms"),
     "unknown h": (
         lambda: gdsec_jax.federate(worker.gradient_difference(worker.top_k(1)), 3),
@@ -224,7 +231,8 @@ def test_another_version_is_refused_in_a_sentence():
 
 @pytest.mark.parametrize("function", [flower.client, flower.Compressed])
 def test_without_flower_it_is_a_sentence(function, monkeypatch):
-    monkeypatch.setitem(sys.modules, "flwr", None)
+    for name in ["flwr", *(n for n in sys.modules if n.startswith("flwr."))]:
+        monkeypatch.setitem(sys.modules, name, None)
     last = (lambda p, c: p) if function is flower.client else np.zeros(2)
     with pytest.raises(ModuleNotFoundError, match=r"Flower is not installed, expected"):
         function(gdsec_jax.gd(3), optax.sgd(0.1), last)
