@@ -39,6 +39,7 @@ class Federation:
         self.clients = [
             Client(algorithm, params, m) for m in range(self.server.num_workers)
         ]
+        self.told_by = {}  # the clients' metrics, of the last round
         self.gradient = gradient  # (params, worker's number) -> its gradient
 
     def told(self, index, there=True) -> bytes:
@@ -57,7 +58,7 @@ class Federation:
         """End a round with these replies, by worker."""
         named = [(f"node {m}", data) for m, data in replies]
         asked = self.server.asks(self.state)
-        self.state, said = self.server.receive(self.state, named, asked)
+        self.state, said, self.told_by = self.server.receive(self.state, named, asked)
         return said
 
     def round(self, computes=None, heard=None) -> list[str]:

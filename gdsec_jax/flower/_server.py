@@ -66,6 +66,7 @@ class Heard(NamedTuple):
     size: int  # bytes of it
     settles: protocol.Settles
     values: Any  # of its message; None if there is none
+    told: dict[str, float]  # the client's own metrics
 
 
 class Server:
@@ -151,8 +152,11 @@ class Server:
         asked: Sequence[bool],
         sent: Sequence[int] | None = None,
         seconds: float = float("nan"),
-    ) -> tuple[ServerState, list[str]]:
-        """The next state, and a sentence for every reply that was left out.
+    ) -> tuple[ServerState, list[str], dict[str, float]]:
+        """The next state, a sentence for every reply that was left out, and metrics.
+
+        The metrics are those that the clients of the other replies tell, by name and
+        worker.
 
         Args:
           state: before the round.
@@ -162,7 +166,8 @@ class Server:
           sent: bytes of each one's instructions, [M], for the record.
           seconds: that the round took, for the record.
         """
-        taken, said = {}, []
+        taken: dict[int, Heard] = {}
+        said = []
         for sender, data in replies:
             try:
                 heard = self._understood(state, data, taken, asked)
@@ -201,7 +206,12 @@ class Server:
             state.run, state.round + 1, tuple(known), params, side, optimizer,
             written, (*state.rows, row),
         )  # fmt: skip
-        return following, said
+        told = {
+            f"{name}-{index}": x
+            for index, heard in taken.items()
+            for name, x in heard.told.items()
+        }
+        return following, said, told
 
     def _understood(self, state, data, taken, asked) -> Heard:
         """A reply, judged and decoded.
@@ -231,9 +241,10 @@ class Server:
             values = None
             if reply.kind == "message":
                 values = self.agreed.decode(reply.payload, reply.whole)
+            told = _numbers(reply.told)
         except ValueError as error:
             raise ValueError(f"{who} sent no message: {error}") from error
-        return Heard(reply, len(data), settles, values)
+        return Heard(reply, len(data), settles, values, told)
 
     def _settled(self, taken: dict[int, Heard]) -> Settled:
         masks = [np.zeros(self.num_workers, bool) for _ in Settled._fields]
@@ -264,6 +275,21 @@ class Server:
             messages, whole
         )
         return side, step, own, optax.apply_updates(params, step), uploads
+
+
+def _numbers(told: Any) -> dict[str, float]:
+    """A client's metrics; JSON's integers may be larger than any float.
+
+    Raises:
+      ValueError: one of them is.
+    """
+    known = told if isinstance(told, dict) else {}
+    try:
+        return {n: float(x) for n, x in known.items() if isinstance(x, int | float)}
+    except OverflowError as error:
+        raise ValueError(
+            f"it tells {_checks.shown(told)}, expected numbers that are floats"
+        ) from error
 
 
 def _check_broadcast(found: list[BroadcastState]) -> None:

@@ -129,7 +129,7 @@ class Rounds:
     def aggregate_train(self, server_round, replies):
         """The parameters after a round, and what it cost."""
         del server_round
-        heard, told = [], {}
+        heard = []
         for message in replies:
             node = message.metadata.src_node_id
             sender = f"node {node}"
@@ -142,19 +142,19 @@ class Rounds:
                 heard.append((sender, f"it sent no record {KEPT!r} of bytes"))
                 continue
             heard.append((sender, data))
-            told |= self._told(node, data)
+            self._learn(node, data)
         heard.sort(key=lambda each: each[0])
-        self._end(heard)
+        told = self._end(heard)
         self._returned = self._arrays()
         return self._returned, flwr().MetricRecord(self._metrics(told))
 
     def _end(self, heard):
-        """End the round with what was heard in it."""
+        """End the round with what was heard in it; the clients' own metrics."""
         sent = [0] * self._server.num_workers
         for node, index in self._indices.items():
             sent[index] += self._sent.get(node, 0)
         seconds = time.monotonic() - self._begun
-        self._state, said = self._server.receive(
+        self._state, said, told = self._server.receive(
             self._state, heard, self._asked, sent, seconds
         )
         self._interrupted = False
@@ -162,19 +162,18 @@ class Rounds:
             _saved.save(self._place, self._server, self._state)
         for sentence in said:
             _LOG.warning("%s", sentence)
+        return told
 
-    def _told(self, node, data):
-        """A client's own metrics; and which worker a node is, from now on."""
+    def _learn(self, node, data):
+        """Which worker a node is, from now on; one that refuses may be another."""
         try:
             reply = protocol.read_reply(data)
         except ValueError:
-            return {}
+            return
         if reply.kind == "refuses" or reply.index >= self._server.num_workers:
-            return {}
-        self._indices[node] = reply.index
-        told = reply.told if isinstance(reply.told, dict) else {}
-        known = {n: x for n, x in told.items() if isinstance(x, int | float)}
-        return {f"{name}-{reply.index}": float(x) for name, x in known.items()}
+            self._indices.pop(node, None)
+        else:
+            self._indices[node] = reply.index
 
     def _metrics(self, told):
         row = self._state.rows[-1]

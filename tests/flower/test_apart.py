@@ -229,6 +229,20 @@ def test_another_version_is_refused_in_a_sentence():
         protocol.read_instructions(told[:4] + b"\3" + told[5:])
 
 
+def test_metrics_are_of_who_was_heard_and_none_is_too_large():
+    apart = of_problem(a_problem(), gdsec_jax.gdsec(3, 2.0), optax.sgd(0.1))
+    replies = [protocol.read_reply(apart.reply_of(m)) for m in range(3)]
+    changes = ({"loss": 2.0, "a": "x"}, {"loss": 10**400}, {"loss": 3})
+    told = [r._replace(told=own) for r, own in zip(replies, changes, strict=True)]
+    told[2] = told[2]._replace(run=1)
+    said = apart.close([(m, protocol.write_reply(r)) for m, r in enumerate(told)])
+    assert apart.told_by == {"loss-0": 2.0}
+    assert re.search(r"worker 1 sent no message: it tells .* expected numbers", said[0])
+    assert "another time" in said[1]
+    assert len(said) == 2
+    assert apart.state.rows[-1].participants == [True, False, False]
+
+
 @pytest.mark.parametrize("function", [flower.client, flower.Compressed])
 def test_without_flower_it_is_a_sentence(function, monkeypatch):
     for name in ["flwr", *(n for n in sys.modules if n.startswith("flwr."))]:

@@ -264,6 +264,34 @@ def test_a_client_in_numpy_sends_what_a_client_in_jax_does(problem):
         np.testing.assert_allclose(ran[0].params, ran[1].params, rtol=1e-6)
 
 
+def rewritten(reply, **fields):
+    """The reply with other fields."""
+    record = reply.content["gdsec_jax"]
+    own = protocol.read_reply(record["bytes"])
+    record["bytes"] = protocol.write_reply(own._replace(**fields))
+    return reply
+
+
+def test_a_node_that_once_named_another_worker_is_heard_again(problem):
+    strategy, grid = federation(problem, gdsec_jax.gdsec(M, 2.0, POWER))
+    grid.befalls = lambda k, m, reply: (
+        rewritten(reply, index=0) if (k, m) == (2, 2) else reply
+    )
+    heard = strategy.run(grid, 6).participants[:, 2]
+    assert heard.tolist() == [True, False, False, True, True, True]
+
+
+def test_a_metric_larger_than_any_float_ends_no_run(problem):
+    strategy, grid = federation(problem, gdsec_jax.gdsec(M, 2.0, POWER))
+    grid.befalls = lambda k, m, reply: (
+        rewritten(reply, told={"loss": 10**400}) if (k, m) == (2, 1) else reply
+    )
+    result = strategy.start(grid, strategy._arrays(), num_rounds=3)
+    assert strategy.history.participants.sum(1).tolist() == [3, 2, 3]
+    told = [set(result.train_metrics_clientapp[k]) for k in (1, 2, 3)]
+    assert told[0] == told[2] == told[1] | {"loss-1"}
+
+
 def test_mods_that_change_arrays_are_refused_and_others_compose(problem):
     from flwr.clientapp import mod
 
