@@ -7,7 +7,7 @@ import numpy as np
 from gdsec_jax.flower import _protocol as protocol
 
 # version, method, run, round, epoch, last, if heard, if lost
-_KEPT = struct.Struct("<BQQIQIII")
+_KEPT = struct.Struct("<BQQIQQQQ")
 
 
 def write_state(worker: protocol.Worker, state: protocol.ClientState) -> bytes:

@@ -17,6 +17,8 @@ reply lost or too late    heard = the number before: `lost`
 state stored, no reply    the same
 reply sent, no state      the client's state is older: it goes on from there, and says
                           on what it builds; the server takes the message back
+two copies of a client    each message's number has a part drawn at random, so neither
+                          takes the other's for its own: as if its state were older
 state gone                a new epoch; the server forgets what it knew, and the first
                           message of a fresh state is whole
 server killed             its state was written before the instructions: it ends that
@@ -40,13 +42,18 @@ VERSION = 1
 _CHECKED = struct.Struct("<I")  # crc32 of all that follows
 # version, whether the step is whole, round, run, method, first row, rows, bytes of base
 _DOWN = struct.Struct("<BBIQQIII")
-_ROW = struct.Struct("<QII?")
+_ROW = struct.Struct("<QQQ?")
 # version, kind, whole, dropped, round, run, index, epoch, number, built on, bytes told
-_UP = struct.Struct("<BBBBIQIQIII")
+_UP = struct.Struct("<BBBBIQIQQQI")
 
 
 class Row(NamedTuple):
-    """What a server has heard of one client; numbers are of an epoch, 0 is none."""
+    """What a server has heard of one client; numbers are of an epoch, 0 is none.
+
+    A number counts messages in its upper 32 bits. Those below are random: of two copies
+    of a client's state each makes a next message, and neither is to believe that it was
+    its own that was heard.
+    """
 
     epoch: int = 0  # of the client's state: 0 before its first message
     heard: int = 0  # the number of the last message heard
@@ -253,6 +260,13 @@ def settled(state: ClientState, row: Row) -> tuple[int, Any] | None:
     return None
 
 
+_MARK = 32  # bits of a number that are random
+
+
+def _number_after(last: int) -> int:
+    return (((last >> _MARK) + 1) << _MARK) + secrets.randbits(_MARK)
+
+
 def respond(
     worker: Worker,
     state: ClientState | None,
@@ -310,13 +324,14 @@ def respond(
     )  # fmt: skip
     if answer is None:
         return say._replace(kind="rests", number=last), keeps
+    number = _number_after(last)
     reply = say._replace(
-        kind="message", number=last + 1, payload=answer.payload,
+        kind="message", number=number, payload=answer.payload,
         whole=answer.whole, dropped=answer.dropped,
     )  # fmt: skip
     return reply, keeps._replace(
-        last=last + 1,
-        if_heard=last + 1,
+        last=number,
+        if_heard=number,
         heard=answer.heard,
         lost=answer.lost if agrees else before,
     )

@@ -32,6 +32,7 @@ M, D, BETA, STEP = 3, 5, 0.1, 2.0**-6
 FATES = (
     *("heard", "heard", "heard", "reply lost", "absent", "crash, heard", "crash, lost"),
     *("state gone", "not a number", "hostile", "late", "twice", "forged", "new node"),
+    "copied",
 )
 
 
@@ -42,6 +43,7 @@ class Event(NamedTuple):
     rests: bool = False  # its gradient was not finite
     stored: bool = False
     arrives: bool = False
+    copied: bool = False  # what is stored is another copy's, which was not heard
     values: np.ndarray = np.zeros(D)
 
 
@@ -107,6 +109,9 @@ class Model:
         if fate == "not a number":
             self.gradients[m, 1] = np.nan
         stored, there = not fate.startswith("crash"), fate != "new node"
+        own = self.real.clients[m]
+        if fate == "copied" and own.kept is not None and not self.fresh[m]:
+            return self.copied(m)
         data = self.real.reply_of(m, store=stored, there=there)
         reply = protocol.read_reply(data)
         late, self.late[m] = self.late[m], data
@@ -116,20 +121,36 @@ class Model:
         if reply.kind == "message":
             values = self.real.server.agreed.decode(reply.payload, reply.whole)
         event = Event(
-            reply.kind == "message", reply.kind == "rests", stored, True, values
+            reply.kind == "message", reply.kind == "rests", stored, True, False, values
         )
         assert event.rests == (fate == "not a number")
         if fate in ("reply lost", "crash, lost"):
             return event._replace(arrives=False), []
         if fate == "hostile":
             return event._replace(arrives=False), [self.hostile(data)]
-        forged = reply._replace(built_on=2**30, number=2**31)
+        forged = reply._replace(built_on=2**62, number=2**63)
         before = {
             "late": [late] if late else [],
             "forged": [protocol.write_reply(forged)],
         }
         after = [data] if fate == "twice" else []
         return event, [*before.get(fate, []), data, *after]
+
+    def copied(self, m):
+        """An older copy of the state answers, and the client's own reply is lost."""
+        client, older = self.real.clients[m], self.real.clients[m].kept
+        gradients = self.gradients.copy()
+        self.real.reply_of(m)
+        newer, client.kept = client.kept, older
+        self.gradients = self.rng.normal(size=(M, D)) * np.abs(gradients[m]).max()
+        data = self.real.reply_of(m)
+        self.gradients, client.kept, self.late[m] = gradients, newer, data
+        reply = protocol.read_reply(data)
+        if reply.kind == "behind":
+            return Event(), [data]
+        assert reply.kind == "message"
+        values = self.real.server.agreed.decode(reply.payload, reply.whole)
+        return Event(True, False, True, True, True, values), [data]
 
     def hostile(self, data):
         where = int(self.rng.integers(len(data)))
@@ -156,6 +177,7 @@ class Model:
                 known, self.pending[m], self.waiting[m] = np.zeros(D), 0, 0
                 self.h[m] = 0
         else:
+            agreed = not self.behind[m]
             if self.behind[m]:
                 undone, known = self.pending[m].copy(), self.h[m].copy()
                 self.waiting[m], self.behind[m] = 0, False
@@ -167,7 +189,11 @@ class Model:
         exists = self.real.clients[m].kept is not None
         remembers = not self.fresh[m] or (exists and not self.ever[m])
         self.pending[m], self.ever[m] = event.values, True
-        if event.stored:
+        if event.copied:
+            self.sums["counted"] += self.gradients[m] if agreed else known
+            self.waiting[m], self.behind[m] = event.values, True
+            self.last_heard[m] = False
+        elif event.stored:
             self.sums["counted"] += self.gradients[m]
             self.fresh[m], self.last_heard[m] = False, True
         else:
