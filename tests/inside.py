@@ -25,6 +25,7 @@ from gdsec_jax.federation._controller import ControlState as ControlState
 from gdsec_jax.federation._train import coming_steps as coming_steps
 from gdsec_jax.files import _netcdf as _netcdf
 from gdsec_jax.files import _whole as _whole
+from gdsec_jax.flower import _numpy as _numpy
 from gdsec_jax.flower import _protocol as _protocol
 from gdsec_jax.flower import _saved as _saved
 from gdsec_jax.flower import _server as _server

@@ -74,9 +74,9 @@ def parts_of(algorithm: Any) -> Parts:
         )
     if parts.federation.reduction == "senders":
         raise ValueError(
-            f"the reduction of {name} is 'senders', expected 'sum' or 'mean': a message "
-            "that its sender does not remember is taken back in another round, of "
-            "another number of senders."
+            f"the reduction of {name} is 'senders', expected 'sum' or 'mean': a "
+            "message that its sender does not remember is taken back in another "
+            "round, of another number of senders."
         )
     if server.prepare is not None and server.apart is None:
         raise ValueError(

@@ -1,6 +1,8 @@
 """How trees of arrays lie in bytes."""
 
 import math
+import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +42,15 @@ def layout_of(like: Any) -> protocol.Layout:
     return protocol.Layout(starts[-1], write, read)
 
 
-def described(name: str, params: Any, wire: str, code: Any, beta: float | None) -> str:
+def described(
+    name: str,
+    params: Any,
+    wire: str,
+    code: Any,
+    beta: float | None,
+    shares: int | None = None,
+    weights: Sequence[float] | None = None,
+) -> str:
     """What a server and its clients must agree on, as one line of text.
 
     Args:
@@ -49,6 +59,8 @@ def described(name: str, params: Any, wire: str, code: Any, beta: float | None) 
       wire: the name of the format.
       code: how values are written, a `wire.Code`.
       beta: of the memory h, or None.
+      shares: how many workers share xi, or None: the method has none.
+      weights: w_m of every worker, or None.
     """
     sizes = ", ".join(
         f"{path or 'an array'} {'x'.join(map(str, shape)) or 'scalar'} {dtype.name}"
@@ -56,7 +68,13 @@ def described(name: str, params: Any, wire: str, code: Any, beta: float | None) 
     )
     values = f"{'all ' if code.always_dense else ''}{code.kind} {code.size or ''}"
     memory = "" if beta is None else f", beta {beta:.6g}"
-    return f"{name} ({wire}, {values.strip()}{memory}) on {sizes}"
+    part = "" if shares is None else f", xi/{shares}"
+    if weights is not None:
+        # Two lists that begin alike differ in their sum.
+        exact = zlib.crc32(np.asarray(weights, "<f4").tobytes())
+        few = ", ".join(f"{w:.6g}" for w in weights[:3])
+        part += f", weights {few} ... (sum {exact:08x})"
+    return f"{name} ({wire}, {values.strip()}{memory}{part}) on {sizes}"
 
 
 def _dtype(leaf: Any) -> np.dtype:

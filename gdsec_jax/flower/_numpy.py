@@ -26,8 +26,9 @@ def worker_of(method: Any, params: Any, wire: str = "coo") -> protocol.Worker:
     _checks.one_of("wire", wire, wires.FORMATS)
     like = _plain.map(np.asarray, params)
     text = described(
-        _NAMES[type(method)], like, wire, _code(method, like), _beta(method)
-    )
+        _NAMES[type(method)], like, wire, _code(method, like), _beta(method),
+        getattr(method, "num_workers", None),
+    )  # fmt: skip
     thetas, draws = layout_of(like), np.random.default_rng()
     length = sum(leaf.size for leaf in _plain.leaves(like))
 
@@ -37,13 +38,14 @@ def worker_of(method: Any, params: Any, wire: str = "coo") -> protocol.Worker:
     def params_of(clock, step, whole):
         return thetas.read(step) if whole else after_step(clock, step)
 
-    def answer(gradient, state, clock, params, fresh):
+    def answer(gradient, state, clock, params, fresh, round):
         _checks.same_shapes("gradient", gradient, like)
         gradient = _plain.map(lambda g, x: np.asarray(g, x.dtype), gradient, like)
         if not all(np.isfinite(g).all() for g in _plain.leaves(gradient)):
             return None, params
         before = params if fresh else clock
-        told = {"params_change": _plain.map(np.subtract, params, before)}
+        change = _plain.map(np.subtract, params, before)
+        told = {"params_change": change, "round": round}
         if hasattr(method, "levels"):
             told["uniforms"] = draws.random(length)
         message, heard = method.update(gradient, state, **told)

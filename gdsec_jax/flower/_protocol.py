@@ -224,9 +224,9 @@ class Worker(NamedTuple):
     init: Callable[[Any], Any]  # from parameters
     clock: Callable[[bytes], Any]  # of the instructions' base
     params: Callable[[Any, bytes, bool], Any]  # (clock, step, whole) -> theta^k
-    # (gradient, state, clock, params, fresh) -> (answer, None where it rests; the clock
-    # of the next round)
-    answer: Callable[[Any, Any, Any, Any, bool], tuple[Answer | None, Any]]
+    # (gradient, state, clock, params, fresh, round) -> (answer, None where it rests;
+    # the clock of the next round)
+    answer: Callable[[Any, Any, Any, Any, bool, int], tuple[Answer | None, Any]]
     clocks: Layout
     states: Layout
 
@@ -316,7 +316,7 @@ def respond(
     # Else the server takes what it knows of this worker for more than it is.
     agrees = built_on == row.heard and row.epoch in (0, epoch)
     own, said = gradient(params)
-    answer, following = worker.answer(own, before, clock, params, fresh)
+    answer, following = worker.answer(own, before, clock, params, fresh, told.round)
     say = say._replace(epoch=epoch, built_on=built_on, told=said)
     keeps = ClientState(
         told.run, told.round, epoch, last, built_on, built_on,

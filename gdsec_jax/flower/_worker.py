@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdsec_jax import _checks, _trees, wire
+from gdsec_jax import _checks, _trees, numpy_worker, wire
 from gdsec_jax.federation._halves import parts_of, server_half, worker_half
 from gdsec_jax.flower import _protocol as protocol
 from gdsec_jax.flower._down import after_step
@@ -38,7 +38,11 @@ def agreed(algorithm: Any, params: Any) -> Agreed:
     packing = wire.packing_of(worker_half(algorithm).init(like))
     code = wire.Code() if packing is None else packing.code
     beta = _beta(parts.federation.server.apart, like)
-    text = described(algorithm.name, like, parts.wire.name, code, beta)
+    weights = parts.federation.weights
+    text = described(
+        algorithm.name, like, parts.wire.name, code, beta, _shares(algorithm),
+        None if weights is None else np.asarray(weights).tolist(),
+    )  # fmt: skip
     return Agreed(like, parts.wire, code, text)
 
 
@@ -48,7 +52,20 @@ def _beta(apart: Any, like: Any) -> float | None:
         return None
     ones = jax.tree.map(np.ones_like, like)
     _, state = apart.update(ones, apart.init(like), like)
-    return float(np.asarray(jax.tree.leaves(state)[0]).flat[0])
+    leaves = map(np.asarray, jax.tree.leaves(state))
+    return next((float(x.flat[0]) for x in leaves if x.size), None)
+
+
+def _shares(algorithm: Any) -> int | None:
+    """How many workers share xi: all where f is a sum, each has all of it in a mean.
+
+    None: a worker of the method in NumPy does not know.
+    """
+    known = numpy_worker.METHODS.get(algorithm.name)
+    if known is not None and "num_workers" not in known._fields:
+        return None
+    federation = parts_of(algorithm).federation
+    return federation.num_workers if federation.reduction == "sum" else 1
 
 
 def worker_of(algorithm: Any, params: Any, index: int) -> protocol.Worker:
@@ -70,7 +87,8 @@ def worker_of(algorithm: Any, params: Any, index: int) -> protocol.Worker:
 
     thetas = layout_of(known.like)
 
-    def answer(gradient, state, clock, params, fresh):
+    def answer(gradient, state, clock, params, fresh, round):
+        del round  # the clock's
         _checks.same_shapes("gradient", gradient, known.like)
         gradient = _trees.cast_like(jax.tree.map(jnp.asarray, gradient), known.like)
         made = update(index, gradient, state, clock, params, fresh)

@@ -11,12 +11,12 @@ import pytest
 from apart import of_problem
 from cases import slow_but
 from flax import nnx
+from inside import _numpy, _worker, history_of, read_state
 from inside import _protocol as protocol
 from inside import _saved as saved
-from inside import _worker, history_of, read_state
 
 import gdsec_jax
-from gdsec_jax import flower, problems, robust, server, worker
+from gdsec_jax import flower, numpy_worker, problems, robust, server, worker
 
 POWER = 2.0**-4  # a product with it is exact: compilers may merge it with a sum or not
 
@@ -228,6 +228,35 @@ def test_another_version_is_refused_in_a_sentence():
     told = apart.told(0)
     with pytest.raises(ValueError, match=r"instructions are of version 3, expected 1"):
         protocol.read_instructions(told[:4] + b"\3" + told[5:])
+
+
+def test_both_ends_agree_on_the_workers_and_their_weights():
+    like = {"a": np.zeros((0, 2), np.float32), "b": np.zeros(3, np.float32)}
+
+    def server_says(**options):
+        return _worker.agreed(gdsec_jax.gdsec(3, 1.0, **options), like).text
+
+    def client_says(method):
+        return _numpy.worker_of(method, like).describe
+
+    weights = [1.0, 2.0, 5.0]
+    text = server_says()
+    assert text == client_says(numpy_worker.GDSEC(3, 1.0))
+    assert text == (
+        "gdsec (coo, float, beta 0.01, xi/3) on ['a'] 0x2 float32, ['b'] 3 float32"
+    )
+    assert text != client_says(numpy_worker.GDSEC(4, 1.0))
+    assert server_says(reduction="mean") == client_says(numpy_worker.GDSEC(1, 1.0))
+    assert ", weights 1, 2, 5 ... (sum " in server_says(weights=weights)
+    assert len({text, *(server_says(weights=w) for w in (weights, [1, 2, 5.1]))}) == 3
+    for method, algorithm in (
+        (numpy_worker.EF21(1), gdsec_jax.ef21(5, 1)),
+        (numpy_worker.GD(), gdsec_jax.gd(5)),
+        (numpy_worker.CGD(5, 1.0), gdsec_jax.cgd(5, 1.0)),
+    ):
+        assert client_says(method) == _worker.agreed(algorithm, like).text
+    empty = {"a": np.zeros((0, 2), np.float32)}
+    assert "gdsec" in _worker.agreed(gdsec_jax.gdsec(3, 1.0), empty).text
 
 
 def test_metrics_are_of_who_was_heard_and_none_is_too_large():

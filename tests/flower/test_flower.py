@@ -250,10 +250,16 @@ def test_a_client_that_lost_its_state_begins_with_a_whole_message(problem):
 
 def test_a_client_in_numpy_sends_what_a_client_in_jax_does(problem):
     like = problem.init_params
+
+    def xi(round):
+        return 40.0 * 0.5**round
+
     for name, method, algorithm in (
         ("gdsec", numpy_worker.GDSEC(M, 2.0, POWER), gdsec_jax.gdsec(M, 2.0, POWER)),
         ("ef21", numpy_worker.EF21(2), gdsec_jax.ef21(M, 2)),
         ("top_j", numpy_worker.TopJ(2), gdsec_jax.top_j(M, 2)),
+        ("schedule", numpy_worker.GDSEC(M, xi), gdsec_jax.gdsec(M, xi)),
+        ("mean", numpy_worker.GDSEC(1, 2.0), gdsec_jax.gdsec(M, 2.0, reduction="mean")),
     ):
         ran = []
         for own in (algorithm, method):
