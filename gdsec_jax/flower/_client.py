@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gdsec_jax import _checks, _plain
 from gdsec_jax.flower import _protocol as protocol
 from gdsec_jax.flower._kept import read_state, write_state
 from gdsec_jax.flower._need import flwr, record_of
+from gdsec_jax.numpy_worker import METHODS
+from gdsec_jax.wire import FORMATS
 
 KEPT = "gdsec_jax"  # the record of a context's state
 INDEX = "partition-id"  # of a node's configuration: which of the workers it is
@@ -49,7 +52,8 @@ def client(
 
     Raises:
       ModuleNotFoundError: Flower is not installed.
-      ValueError: the algorithm's halves cannot be apart, or a mod changes arrays; in a
+      ValueError: the algorithm's halves cannot be apart; gradient is no function; there
+        is no such wire format, or the algorithm knows it; a mod changes arrays; in a
         round, the node's configuration has no partition-id.
 
     Examples:
@@ -62,6 +66,7 @@ def client(
       ...     gdsec_jax.gdsec(3, xi=4.0, wire="rle"), jnp.zeros(2), gradient)
     """
     needed = flwr()
+    _check(algorithm, gradient, wire)
     for mod in mods or ():
         _check_mod(mod)
     app = needed.ClientApp(mods=mods)
@@ -105,7 +110,7 @@ def answer(
 
     def own(params):
         made = gradient(params, context)
-        if isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], Mapping):
+        if _has_metrics(made, params):
             return made[0], {str(name): float(x) for name, x in made[1].items()}
         return made, None
 
@@ -114,6 +119,36 @@ def answer(
     if state is not None:
         _write(place, context, write_state(worker, state))
     return protocol.write_reply(reply)
+
+
+def _in_numpy(algorithm: Any) -> bool:
+    return type(algorithm) in METHODS.values()
+
+
+def _check(algorithm: Any, gradient: Any, wire: str | None) -> None:
+    """What can be said before a node is known."""
+    if not callable(gradient):
+        raise ValueError(
+            f"gradient is {_checks.shown(gradient)}, expected a function of parameters "
+            "and Flower's context."
+        )
+    if _in_numpy(algorithm):
+        if wire is not None:
+            _checks.one_of("wire", wire, FORMATS)
+        return
+    from gdsec_jax.federation._halves import parts_of
+
+    parts_of(algorithm)
+    if wire is not None:
+        raise ValueError(f"wire is {wire!r}, expected None: the algorithm knows it.")
+
+
+def _has_metrics(made: Any, params: Any) -> bool:
+    """Whether it is a pair of a gradient and metrics: parameters may be a pair too."""
+    if not (isinstance(made, tuple) and len(made) == 2):
+        return False
+    alike = _plain.flatten(made)[1] == _plain.flatten(params)[1]
+    return isinstance(made[1], Mapping) and not alike
 
 
 def _check_mod(mod: Any) -> None:
@@ -139,14 +174,12 @@ def index_of(context: Any) -> int:
 
 
 def _worker(algorithm: Any, params: Any, index: int, wire: str | None):
-    if type(algorithm).__module__.startswith("gdsec_jax.numpy_worker"):
+    if _in_numpy(algorithm):
         from gdsec_jax.flower import _numpy
 
         return _numpy.worker_of(algorithm, params, wire or "coo")
     from gdsec_jax.flower import _worker
 
-    if wire is not None:
-        raise ValueError(f"wire is {wire!r}, expected None: the algorithm knows it.")
     return _worker.worker_of(algorithm, params, index)
 
 

@@ -88,7 +88,7 @@ class Reply(NamedTuple):
 
     A `message`; or it `rests`, for its gradient is not finite; or it is `idle`, for it
     was not asked; or it is `behind`, and must be told what all parties know; or it
-    `refuses`, and says why in `told`.
+    `refuses`, and says why in `told`, or there what its "method" is.
     """
 
     kind: Kind
@@ -288,16 +288,16 @@ def respond(
     say = Reply("refuses", told.round, told.run, index)
     row = told.row_of(index)
     if row is None:
-        why = f"the number {index}, which the server does not have"
+        why = f"the server told nothing to number {index}"
         return say._replace(told=why), state
     if told.method != worker.method:
-        return say._replace(told=worker.describe), state
+        return say._replace(told={"method": worker.describe}), state
     if not row.asked:
         return say._replace(kind="idle"), state
     if state is not None and state.run != told.run:
         state = None
     if state is not None and state.round >= told.round:
-        why = f"seen round {state.round + 1} of this run already"
+        why = f"it has seen round {state.round + 1} of this run already"
         return say._replace(told=why), state
     if told.base:
         clock = worker.clock(told.base)

@@ -153,7 +153,7 @@ class Server:
         sent: Sequence[int] | None = None,
         seconds: float = float("nan"),
     ) -> tuple[ServerState, list[str], dict[str, float]]:
-        """The next state, a sentence for every reply that was left out, and metrics.
+        """The next state, a sentence for each that was not added up, and metrics.
 
         The metrics are those that the clients of the other replies tell, by name and
         worker.
@@ -171,10 +171,17 @@ class Server:
         for sender, data in replies:
             try:
                 heard = self._understood(state, data, taken, asked)
-                taken[heard.reply.index] = heard
+                if heard is not None:
+                    taken[heard.reply.index] = heard
             except ValueError as error:
                 why = str(error).rstrip(".")
                 said.append(f"{sender} is left out in round {state.round + 1}: {why}.")
+        said += [
+            f"worker {index} rests in round {state.round + 1}: its gradient is not "
+            "finite."
+            for index, heard in taken.items()
+            if heard.reply.kind == "rests"
+        ]
         settled = self._settled(taken)
         messages, whole, present = self._messages(taken)
         pending = self._stacked(
@@ -213,8 +220,8 @@ class Server:
         }
         return following, said, told
 
-    def _understood(self, state, data, taken, asked) -> Heard:
-        """A reply, judged and decoded.
+    def _understood(self, state, data, taken, asked) -> Heard | None:
+        """A reply, judged and decoded; None of who is idle, as it ought to be.
 
         Raises:
           ValueError: it is none that can be added up; the text says why.
@@ -226,12 +233,13 @@ class Server:
         if index >= self.num_workers:
             raise ValueError(f"it is {who}, expected 0 to {self.num_workers - 1}")
         if reply.kind == "refuses":
-            told = _checks.shown(reply.told)
-            raise ValueError(f"{who} has {told}, expected {self.agreed.text}")
+            raise ValueError(f"{who} {self._refusal(reply.told)}")
         if (reply.run, reply.round) != (state.run, state.round):
             raise ValueError(f"{who} answers round {reply.round + 1} of another time")
         if index in taken:
             raise ValueError(f"{who} has answered already: two nodes say they are it")
+        if reply.kind == "idle" and not asked[index]:
+            return None
         if reply.kind == "idle" or not asked[index]:
             raise ValueError(f"{who} was not asked")
         if reply.kind == "behind":
@@ -245,6 +253,13 @@ class Server:
         except ValueError as error:
             raise ValueError(f"{who} sent no message: {error}") from error
         return Heard(reply, len(data), settles, values, told)
+
+    def _refusal(self, told: Any) -> str:
+        """Why a client refuses."""
+        if isinstance(told, dict) and "method" in told:
+            own = _checks.shown(told["method"])
+            return f"has {own}, expected {self.agreed.text}"
+        return f"refuses: {_checks.shown(told)}"
 
     def _settled(self, taken: dict[int, Heard]) -> Settled:
         masks = [np.zeros(self.num_workers, bool) for _ in Settled._fields]

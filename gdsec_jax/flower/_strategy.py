@@ -93,8 +93,8 @@ class Rounds:
 
     def configure_train(self, server_round, arrays, config, grid):
         """The instructions of a round, for each node that it asks."""
-        del server_round, config
-        if self._returned is not None and arrays is not self._returned:
+        del config
+        if server_round > 1 and arrays is not self._returned:
             raise ValueError(
                 "the parameters were changed outside of this Strategy, expected its "
                 "own: Flower's wrappers for differential privacy have no effect here."
@@ -129,10 +129,14 @@ class Rounds:
     def aggregate_train(self, server_round, replies):
         """The parameters after a round, and what it cost."""
         del server_round
-        heard = []
+        heard, silent, reasons = [], dict(self._sent), []
         for message in replies:
             node = message.metadata.src_node_id
             sender = f"node {node}"
+            if message.has_error() and node not in self._sent:
+                reasons.append(message.error.reason)  # the SuperLink's own error
+                continue
+            silent.pop(node, None)
             if message.has_error():
                 heard.append((sender, f"it failed: {message.error.reason}"))
                 continue
@@ -144,6 +148,8 @@ class Rounds:
             heard.append((sender, data))
             self._learn(node, data)
         heard.sort(key=lambda each: each[0])
+        why = "; ".join(dict.fromkeys(reasons)) or "no reply came in time"
+        heard += [(self._name(node), f"it is not heard: {why}") for node in silent]
         told = self._end(heard)
         self._returned = self._arrays()
         return self._returned, flwr().MetricRecord(self._metrics(told))
@@ -163,6 +169,10 @@ class Rounds:
         for sentence in said:
             _LOG.warning("%s", sentence)
         return told
+
+    def _name(self, node):
+        index = self._indices.get(node)
+        return f"node {node}" if index is None else f"worker {index}"
 
     def _learn(self, node, data):
         """Which worker a node is, from now on; one that refuses may be another."""

@@ -259,6 +259,19 @@ def test_both_ends_agree_on_the_workers_and_their_weights():
     assert "gdsec" in _worker.agreed(gdsec_jax.gdsec(3, 1.0), empty).text
 
 
+def test_a_refusal_says_its_own_reason():
+    apart = of_problem(a_problem(), gdsec_jax.gdsec(3, 2.0), optax.sgd(0.1))
+    told = apart.told(0)
+    seen, client = [], apart.clients[0]
+    for _ in range(2):
+        seen.append(client.respond(told, lambda params: apart.gradient(params, 0)))
+    (said,) = apart.close([(0, seen[1])])
+    assert said == (
+        "node 0 is left out in round 1: worker 0 refuses: 'it has seen round 1 of this "
+        "run already'."
+    )
+
+
 def test_metrics_are_of_who_was_heard_and_none_is_too_large():
     apart = of_problem(a_problem(), gdsec_jax.gdsec(3, 2.0), optax.sgd(0.1))
     replies = [protocol.read_reply(apart.reply_of(m)) for m in range(3)]

@@ -200,6 +200,7 @@ def test_who_cannot_be_used_is_left_out_with_a_sentence(problem, caplog):
         history = strategy.run(grid, 9)
     assert history.participants.sum(1).tolist() == [3, 2, 2, 2, 2, 2, 2, 2, 3]
     assert history.dropped.tolist() == [0, 0, 0, 1, 0, 0, 0, 0, 0]
+    assert "worker 1 rests in round 4: its gradient is not finite." in warned(caplog)
     said = [x.getMessage() for x in caplog.records if "left out" in x.getMessage()]
     sentences = [why for _, why in cases.values() if why] + ["checksum", "no record"]
     assert len(said) == len(sentences)
@@ -296,6 +297,83 @@ def test_a_metric_larger_than_any_float_ends_no_run(problem):
     assert strategy.history.participants.sum(1).tolist() == [3, 2, 3]
     told = [set(result.train_metrics_clientapp[k]) for k in (1, 2, 3)]
     assert told[0] == told[2] == told[1] | {"loss-1"}
+
+
+def test_parameters_may_be_a_pair_of_an_array_and_a_dict():
+    like = (np.zeros(2, np.float32), {"w": np.zeros(3, np.float32)})
+
+    def gradient(params, context):
+        return jax.tree.map(lambda x: np.asarray(x) - 1, params)
+
+    def with_metrics(params, context):
+        return gradient(params, context), {"loss": 1.0}
+
+    for own in (gradient, with_metrics):
+        app = flower.client(gdsec_jax.gd(M), like, own)
+        strategy = flower.Compressed(gdsec_jax.gd(M), optax.sgd(1 / M), like)
+        assert strategy.run(Grid([app] * M), 1).participants.all()
+        for leaf in jax.tree.leaves(strategy.params):
+            np.testing.assert_allclose(leaf, 1.0, rtol=1e-6)
+
+
+def warned(caplog):
+    return [x.getMessage() for x in caplog.records if x.levelno >= logging.WARNING]
+
+
+def test_who_is_not_heard_is_named_by_its_number(problem, caplog):
+    from flwr.app import Error, Message
+
+    strategy, grid = federation(problem, gdsec_jax.gdsec(M, 2.0, POWER))
+
+    def befalls(k, m, reply):
+        if m != 2 or k in (1, 4):
+            return reply
+        if k == 2:
+            return None
+        error = Message(Error(5, "the node is gone"), reply_to=reply)
+        error.metadata.__dict__["_src_node_id"] = 1  # the SuperLink speaks
+        return error
+
+    grid.befalls = befalls
+    with caplog.at_level(logging.WARNING, logger="flwr"):
+        history = strategy.run(grid, 4)
+    assert history.lost.tolist() == [0, 1, 1, 0]
+    begins = "worker 2 is left out in round"
+    assert warned(caplog) == [
+        f"{begins} 2: it is not heard: no reply came in time.",
+        f"{begins} 3: it is not heard: the node is gone.",
+    ]
+
+
+def test_a_strategy_runs_on_and_idle_workers_are_no_warning(problem, caplog):
+    algorithm = gdsec_jax.iag(M, [0.25, 0.25, 0.5], key=5)
+    ran = []
+    for parts in ((6,), (2, 6)):
+        strategy, grid = federation(problem, algorithm)
+        with caplog.at_level(logging.WARNING, logger="flwr"):
+            for rounds in parts:
+                history = strategy.run(grid, rounds)
+        ran.append(history)
+    assert warned(caplog) == []
+    np.testing.assert_array_equal(ran[0].participants, ran[1].participants)
+    np.testing.assert_array_equal(ran[0].params, ran[1].params)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"algorithm": "gdsec"}, r"algorithm is 'gdsec', expected one of gdsec_jax"),
+        ({"algorithm": numpy_worker.GDSEC}, r"algorithm is <class .*GDSEC'>, expected"),
+        ({"gradient": np.zeros(2)}, r"gradient is array\(.*\), expected a function"),
+        ({"wire": "rle"}, r"wire is 'rle', expected None: the algorithm knows it"),
+        ({"algorithm": numpy_worker.GD(), "wire": "rel"}, r"wire is 'rel', did you"),
+    ],
+)
+def test_a_client_that_cannot_be_is_refused_when_it_is_made(changes, why):
+    own = {"algorithm": gdsec_jax.gd(M), "gradient": lambda p, c: p, "wire": None}
+    own |= changes
+    with pytest.raises(ValueError, match=why):
+        flower.client(own["algorithm"], np.zeros(2), own["gradient"], wire=own["wire"])
 
 
 def test_mods_that_change_arrays_are_refused_and_others_compose(problem):
