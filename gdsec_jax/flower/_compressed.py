@@ -50,7 +50,8 @@ def Compressed(
     Raises:
       ModuleNotFoundError: Flower is not installed.
       ValueError: the algorithm's halves cannot be apart: its workers train in a way of
-        its own, or sum over each other within a round; folder has the state of another
+        its own, or sum over each other within a round, or its server's rule is no sum,
+        out of which a message could be taken back; folder has the state of another
         method.
 
     Examples:
