@@ -12,7 +12,7 @@ import optax
 from jax.extend.core import Literal
 
 from gdsec_jax import _checks, _trees
-from gdsec_jax.federation import _parts
+from gdsec_jax.federation import _parts, _private
 from gdsec_jax.federation._batches import WorkerBatches
 from gdsec_jax.federation._counts import RoundCounts, last_round
 from gdsec_jax.federation._round import Federation
@@ -77,7 +77,7 @@ def check(
     grads = jax.tree.map(
         lambda p: jax.ShapeDtypeStruct((num_workers, *p.shape), p.dtype), shapes
     )
-    trains = False
+    trains, asks = False, False
 
     def value_fn(params):
         return _trees.squares(params, _trees.norm_dtype(params))
@@ -89,6 +89,8 @@ def check(
             grads = WorkerBatches(lambda index, own: own, grads, worker_batch)
 
         def told():
+            nonlocal asks
+            asks = True
             return {"value": value_fn(params), "grad": params, "value_fn": value_fn}
 
         return telling(optimizer.update, told)(grads, state, params)  # pyright: ignore
@@ -131,8 +133,12 @@ def check(
             f"{error} {_KEEPS_MASKED if masked else _KEEPS} {remedy}"
         ) from error
     _check_carried(state, new_state)
+    noised = _private.noised(state)
+    if noised:
+        _private.alone(trains, asks)
+        worker_batch = None
     if worker_batch is None and not trains:
-        _check_in_front(update, grads, state, shapes)
+        _check_in_front(noised, update, grads, state, shapes)
 
 
 _received: ContextVar[list[Any] | None] = ContextVar("received", default=None)
@@ -196,13 +202,14 @@ def adds_up(federation: Federation, shards: int) -> None:
         )
 
 
-def _check_in_front(update: Callable, *arguments: Any) -> None:
+def _check_in_front(noised: bool, update: Callable, *arguments: Any) -> None:
     """What stands in front of an algorithm treats each worker by itself.
 
     It may not reduce the axis of workers on the way to what the algorithm is handed,
     nor draw, since no worker has a key of its own there. A single worker is all.
+    Of what is `noised` nothing at all stands in front: it is handed the gradients.
     """
-    if all(len(leaf) == 1 for leaf in jax.tree.leaves(arguments[0])):
+    if not noised and all(len(leaf) == 1 for leaf in jax.tree.leaves(arguments[0])):
         return
 
     def front(*arguments):
@@ -216,8 +223,13 @@ def _check_in_front(update: Callable, *arguments: Any) -> None:
     try:
         jaxpr = jax.make_jaxpr(front)(*arguments).jaxpr
     except jax.errors.UnexpectedTracerError:
+        _private.untouched(not noised)
         return  # the algorithm is compiled by itself: what is in front is not seen
     number = len(jax.tree.leaves(arguments[0]))
+    if noised:
+        received = set(_variables(jaxpr.outvars))
+        _private.untouched(received == set(jaxpr.invars[:number]))
+        return
     done = _done_to(jaxpr, dict.fromkeys(jaxpr.invars[:number], 0), set(jaxpr.outvars))
     if done:
         raise ValueError(

@@ -99,3 +99,30 @@ def nothing_granted(worker: Piece, grant: Any) -> None:
             "grant is given beside noise, expected None: an offer that is not granted "
             "tells of a gradient, and no guarantee counts it."
         )
+
+
+def noised(state: Any) -> bool:
+    """Whether an optimizer of this state adds noise to what workers send."""
+    return bool(_trees.of_type(state, GaussianNoiseState))
+
+
+def alone(trains: bool, asks: bool) -> None:
+    """Gradients are told to the noise alone, and no losses to anybody."""
+    if trains:
+        untouched(False)
+    if asks:
+        raise ValueError(
+            "the algorithm adds noise and a stage asks for value, grad or value_fn, "
+            "expected one that goes by the update alone: the loss is that of the data, "
+            "without noise."
+        )
+
+
+def untouched(handed: bool) -> None:
+    """What adds noise is handed the gradients as they are."""
+    if not handed:
+        raise ValueError(
+            "a stage stands in front of an algorithm that adds noise, or around it, "
+            "expected it first: what is made of a gradient is not bounded as the "
+            "gradient is. Let the stage stand behind it."
+        )

@@ -159,6 +159,7 @@ def one_round(
     drawn = uplink.draw(key, number, problem.num_workers, gradients_each)
 
     def told():
+        _spent.tells(problem)
         value_fn = functools.partial(
             problem.objective, worker_batch=options.worker_batch
         )

@@ -44,3 +44,13 @@ def check(problem: Problem, trains: bool) -> None:
             "a method that takes one gradient a round: each look at a sample gives "
             "away more, which no accountant here counts."
         )
+
+
+def tells(problem: Problem) -> None:
+    """A ValueError where a stage would be told a loss, of which nobody counts."""
+    if problem.private is not None:
+        raise ValueError(
+            f"{problem.name} is private and the optimizer asks for value, grad or "
+            "value_fn, expected one that goes by the update alone: the loss is that of "
+            "the data, without noise."
+        )

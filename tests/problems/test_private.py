@@ -274,3 +274,10 @@ def test_workers_that_train_are_refused():
     )
     with pytest.raises(ValueError, match="is private and the optimizer trains"):
         gdsec_jax.simulate(problem, optimizer, 2)
+
+
+def test_no_stage_is_told_the_loss_of_a_private_problem():
+    problem = problems.private(ridge(), 1.0, delta=0.01)
+    optimizer = optax.chain(gdsec_jax.gd(3), optax.polyak_sgd(1.0))
+    with pytest.raises(ValueError, match="is private and the optimizer asks for value"):
+        gdsec_jax.simulate(problem, optimizer, 2)

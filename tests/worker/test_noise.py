@@ -311,3 +311,50 @@ def test_a_floor_is_the_least_threshold():
     g = jnp.asarray([[1.0, 0.0], [0.0, 1.0]])
     _, state = algorithm.update(g, algorithm.init(v[:2]), v[:2])
     assert gdsec_jax.last_round(state).entries.tolist() == [1, 1]
+
+
+def noised(num_workers=2, **options):
+    return gdsec_jax.gd(num_workers, noise=NOISE, key=0, **options)
+
+
+def jitted():
+    """What is in front of it cannot be seen."""
+    inner = noised()
+    return optax.GradientTransformation(inner.init, jax.jit(inner.update))
+
+
+STEP = optax.sgd(0.1)
+FRONT = "a stage stands in front of an algorithm that adds noise"
+HALVED = optax.masked(optax.scale(0.5), {"a": True, "b": False})
+BY_NAME = {"a": "noised", "b": "summed"}
+SUMMED = optax.stateless(lambda g, _: jax.tree.map(lambda x: x.sum(0), g))
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.chain(optax.scale(0.5), noised(), STEP),
+        optax.chain(HALVED, noised(), STEP),
+        optax.chain(optax.stateless(jax.jit(lambda g, _: g)), jitted(), STEP),
+        optax.chain(gdsec_jax.local(2, STEP, 2), noised(), STEP),
+        optax.partition({"noised": noised(), "summed": SUMMED}, BY_NAME),
+    ],
+)
+def test_nothing_stands_in_front_of_noise(optimizer):
+    params = {"a": jnp.zeros(3), "b": jnp.zeros(2)}
+    with pytest.raises(ValueError, match=FRONT):
+        gdsec_jax.check(optimizer, params, 2)
+
+
+def test_noise_stands_first_and_of_one_worker_too():
+    for batch in (None, 1):
+        good = optax.chain(noised(), optax.trace(0.9), STEP)
+        gdsec_jax.check(good, jnp.zeros(3), 2, batch)
+    with pytest.raises(ValueError, match=FRONT):
+        gdsec_jax.check(optax.chain(optax.scale(9.0), noised(1)), jnp.zeros(3), 1)
+
+
+@pytest.mark.parametrize("stage", [optax.polyak_sgd(1.0), optax.lbfgs()])
+def test_no_stage_is_told_the_loss_beside_noise(stage):
+    with pytest.raises(ValueError, match="adds noise and a stage asks for value"):
+        gdsec_jax.check(optax.chain(noised(), stage), jnp.zeros(3), 2)
