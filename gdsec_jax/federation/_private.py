@@ -57,6 +57,12 @@ def fits(worker: Piece, server: Server, weights: Any, key: Any) -> None:
             'the noise is of "central" trust and the server does not add up the '
             'messages, expected a sum, or trust="local".'
         )
+    if central and server.max_delay:
+        raise ValueError(
+            'the noise is of "central" trust and the server is late, expected one that '
+            'adds up a round at a time, or trust="local": a sum of those who are in '
+            "time has less noise than is counted."
+        )
 
 
 def first(worker: Piece, behind: Any, state: Any, params: Any) -> None:

@@ -150,7 +150,7 @@ def spent_of(multipliers: np.ndarray, rounds: np.ndarray, private: Any) -> np.nd
 def _one(
     multiplier: float, rounds: int, delta: float, rate: float, accountant: Accountant
 ) -> float:
-    if rounds == 0:
+    if rounds == 0 or multiplier == np.inf:
         return 0.0
     if multiplier == 0:
         return np.inf

@@ -33,6 +33,7 @@ class Run(NamedTuple):
     state: Any
     rounds: jax.Array  # int32 [], done so far
     outcome: jax.Array  # int32 []
+    spent: Any = ()  # `Spent`, of noise, or ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,11 +120,13 @@ def checked(
 
 def start(optimizer: optax.GradientTransformation, params: Any) -> Run:
     """Before the first round."""
+    state = optimizer.init(params)
     return Run(
         params=params,
-        state=optimizer.init(params),
+        state=state,
         rounds=jnp.zeros((), jnp.int32),
         outcome=jnp.full((), RUNNING, jnp.int32),
+        spent=_spent.nothing(state),
     )
 
 
@@ -175,6 +178,7 @@ def one_round(
     whole = gradients if at_once else None
     now = Round(number, run.params, whole, run.state, updates, params, state)
     sent = last_round(state)
+    spent = _spent.spent(run.spent, state, sent)
     record = Record(
         error=measured.error,
         sent=sent,
@@ -183,9 +187,9 @@ def one_round(
         metrics=measured.metrics,
         conditions=drawn.conditions,
         steps=steps,
-        spent=_spent.spent(state, sent),
+        spent=spent,
     )
-    return Run(params, state, number + 1, outcome), record
+    return Run(params, state, number + 1, outcome, spent), record
 
 
 def _evaluated(problem, options: Options, limits: Limits, rounds, params):

@@ -3,13 +3,14 @@
 import importlib.util
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import scipy
 
 import gdsec_jax
-from gdsec_jax import History, privacy, problems, worker
+from gdsec_jax import History, data, privacy, problems, worker
 
 needs_accountant = pytest.mark.skipif(
     importlib.util.find_spec("dp_accounting") is None,
@@ -190,6 +191,42 @@ def test_central_noise_is_as_much_as_take_part():
     np.testing.assert_allclose(half.epsilon, expected, rtol=1e-4)
 
 
+def one_then_nobody_then_all(key, number):
+    del key
+    return jnp.select([number < 2, number == 2], [jnp.arange(4) < 1, False], True)
+
+
+@needs_accountant
+def test_central_noise_that_was_too_little_once_stays_so():
+    rule = gdsec_jax.Uplink(participation=one_then_nobody_then_all)
+    found = run("gd", 6, trust="central", uplink=rule).epsilon
+    given = {"delta": 1e-3, "sampling_rate": 0.5}
+    expected = privacy.epsilon(3.0 / 2, [1, 2, 2, 3, 4, 5], **given)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@needs_accountant
+def test_a_first_round_that_nobody_hears_gives_nothing_away():
+    rule = gdsec_jax.Uplink(participation=lambda key, number: number + jnp.zeros(4) > 0)
+    assert run("gd", 2, trust="central", uplink=rule).epsilon[0] == 0
+
+
+def test_what_is_sent_beside_noise_without_any_is_refused():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((40, 3)), rng.standard_normal(40)
+    plain = problems.from_loss(
+        lambda p, s: (s.weight * (s.features @ p["a"] + p["b"] - s.targets) ** 2).sum(),
+        data.stack(*map(np.float32, (x, y)), data.split(y, 4)),
+        {"a": jnp.zeros(3), "b": jnp.zeros(())},
+    )
+    problem = problems.private(plain, 1.0, delta=1e-3)
+    noise = worker.gaussian_noise(1.0, problem.private.sensitivity)
+    each = {"one": gdsec_jax.gd(4, noise=noise, key=0), "other": gdsec_jax.gd(4)}
+    algorithm = optax.partition(each, {"a": "one", "b": "other"})
+    with pytest.raises(ValueError, match="has 2 algorithms and one adds noise"):
+        gdsec_jax.simulate(problem, optax.chain(algorithm, optax.sgd(0.1)), 2)
+
+
 @needs_accountant
 def test_a_sweep_over_noise_says_it_of_each_setting():
     rng = np.random.default_rng(0)
@@ -221,4 +258,4 @@ def test_noise_in_two_places_has_no_epsilon():
 
     sent = gdsec_jax.last_round(state)
     with pytest.raises(ValueError, match="adds noise in 2 places"):
-        _spent.spent(state, sent)
+        _spent.spent(_spent.nothing(state), state, sent)

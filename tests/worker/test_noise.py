@@ -276,6 +276,12 @@ BEHIND = "gaussian_noise stands behind another piece"
             lambda: gdsec_jax.top_j(2, k=1, noise=CENTRAL, key=0),
             '"central" trust and some',
         ),
+        (
+            lambda: gdsec_jax.gd(
+                2, noise=CENTRAL, key=0, server=gdsec_jax.server.late(1)
+            ),
+            '"central" trust and the server is late',
+        ),
         (lambda: pipeline(CENTRAL, worker.sign()), '"central" trust and something'),
         (lambda: worker.gaussian_noise(-1.0, 1.0), "multiplier"),
         (lambda: worker.gaussian_noise(1.0, 0.0), "sensitivity"),
