@@ -17,6 +17,7 @@ from gdsec_jax.federation import _attendance as _attendance
 from gdsec_jax.federation import _batches as _batches
 from gdsec_jax.federation import _blocks as _blocks
 from gdsec_jax.federation import _finite as _finite
+from gdsec_jax.federation import _halves as _halves
 from gdsec_jax.federation import _layout as _layout
 from gdsec_jax.federation import _parts as _parts
 from gdsec_jax.federation import _round as _round

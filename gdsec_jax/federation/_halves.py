@@ -19,6 +19,7 @@ from gdsec_jax.federation._round import Common, Federation, Workers, compress, s
 from gdsec_jax.server._server import IDENTITY
 from gdsec_jax.wire import Format, packing_of
 from gdsec_jax.worker import GradientDifferenceState
+from gdsec_jax.worker._noise import adds_nothing
 from gdsec_jax.worker._piece import as_piece
 
 
@@ -82,6 +83,11 @@ def parts_of(algorithm: Any) -> Parts:
         raise ValueError(
             f"the server of {name} prepares messages by what workers keep, expected "
             "gdsec_jax.algorithms.difference_memory(compressor, M, beta)."
+        )
+    if not adds_nothing(parts.federation.worker):
+        raise ValueError(
+            f"{name} adds noise, expected none: workers draw with a key that the "
+            "server knows, which could take the noise away again."
         )
     if parts.federation.worker.sums_over_workers:
         raise ValueError(

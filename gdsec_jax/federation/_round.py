@@ -21,6 +21,7 @@ from gdsec_jax.wire import flush
 from gdsec_jax.wire._uploads import nonzeros_of
 from gdsec_jax.worker import WORKER_AXIS, Piece
 from gdsec_jax.worker._memories import rested
+from gdsec_jax.worker._noise import still_counted
 from gdsec_jax.worker._piece import Measured, Part
 
 _HERE = "workers of a shard"  # the axis of those that one device of a mesh has
@@ -191,6 +192,9 @@ def compress(
         present = present & (entries <= capacity)
     # Late messages arrive, and are acknowledged, while a worker rests.
     before = jax.vmap(rested, axis_size=present.size)(workers.states)
+    if federation.worker.noise is not None:  # of a message that is dropped, too
+        noised = _trees.where(workers.computes, states, before)
+        before = still_counted(before, noised)
     states = _trees.where(present, states, before)
     lost = jnp.zeros_like(present)
     sent = only(messages, present)

@@ -18,6 +18,7 @@ from gdsec_jax.worker._samples import bound
 
 _TRIED = 8  # samples that a loss is tried with
 _HUGE = 1e30  # a clip of nothing
+_LEAST_RATE = 2.0**-23  # of uniform numbers in float32
 _CLOSE = 1e-3  # by what it may differ from the sum over them, relative
 
 
@@ -142,7 +143,8 @@ def private(
       A `Problem`, with `private`.
 
     Raises:
-      ValueError: clip or delta is out of range; there are no such samples, or the loss
+      ValueError: clip or delta is out of range; parameters have 16 bits; there are no
+        such samples, or the loss
         is no sum over them, as that of a network that normalises by the batch; the
         problem draws minibatches, has local steps, or is private already.
 
@@ -188,7 +190,18 @@ def private(
             "replacement, which the accountant does not cover, expected "
             "problems.poisson(problem, rate), or all samples."
         )
-    weight = np.asarray(shards[0].weight, np.float64)
+    narrow = {
+        x.dtype.name
+        for x in map(jnp.asarray, jax.tree.leaves(problem.init_params))
+        if x.dtype.itemsize < 4
+    }
+    if narrow:
+        raise ValueError(
+            f"{problem.name} has parameters in {' and '.join(sorted(narrow))}, "
+            "expected float32 or float64: gradients are rounded to the parameters' "
+            "dtype, and in 16 bits that changes them by more than a sample may."
+        )
+    weight = np.abs(np.asarray(shards[0].weight, np.float64))
     number = int((weight > 0).sum())
     delta = float(delta) if np.ndim(delta) == 0 else np.nan
     if not 0 < delta < 1 / number:
@@ -281,4 +294,9 @@ def poisson(problem: Problem, rate: float) -> Problem:
     number = isinstance(rate, int | float) and not isinstance(rate, bool)
     if not number or not 0 < rate <= 1:
         raise ValueError(f"rate is {_checks.shown(rate)}, expected a number in (0, 1].")
+    if rate < _LEAST_RATE:
+        raise ValueError(
+            f"rate is {rate:g}, expected at least 2^-23 = {_LEAST_RATE:.3g}, the least "
+            "with which samples are drawn."
+        )
     return drawing(problem, rate=float(rate))

@@ -104,6 +104,18 @@ def adds_nothing(piece: Piece) -> bool:
     return piece.noise is None or _is_zero(piece.noise.deviation)
 
 
+def still_counted(before: Any, after: Any) -> Any:
+    """A worker's state that is taken back, but for what it counts of its noise."""
+
+    def is_noise(node):
+        return isinstance(node, GaussianNoiseState)
+
+    def one(old, new):
+        return new if is_noise(new) else old
+
+    return jax.tree.map(one, before, after, is_leaf=is_noise)
+
+
 def _is_zero(deviation: Any) -> bool:
     return not _checks.is_traced(deviation) and float(deviation) == 0.0
 

@@ -208,6 +208,24 @@ def with_a_penalty():
     )
 
 
+def in_16_bits(dtype):
+    return problems.private(problems.ridge(*samples(), 3, dtype=dtype), 1.0, delta=0.01)
+
+
+def test_a_negative_weight_weighs_as_much():
+    x, y = samples(0, 6)
+    weight = np.full((1, 6), 0.1)
+    weight[0, 2] = -0.9
+    shards = data.Shards(*map(np.float32, (x[None], y[None], weight)))
+    plain = problems.from_loss(
+        lambda p, s: (s.weight * (s.features @ p - s.targets) ** 2).sum(),
+        shards,
+        jnp.ones(3),
+    )
+    problem = problems.private(plain, 2.0, delta=0.1)
+    assert problem.private.sensitivity == pytest.approx(1.8)
+
+
 def ridge():
     return problems.ridge(*samples(), 3)
 
@@ -256,6 +274,9 @@ def ridge():
         ),
         (lambda: problems.poisson(ridge(), 0.0), "rate is 0.0"),
         (lambda: problems.poisson(ridge(), 1.5), "rate is 1.5"),
+        (lambda: problems.poisson(ridge(), 2.0**-24), "expected at least 2.-23"),
+        (lambda: in_16_bits("float16"), "parameters in float16, expected float32"),
+        (lambda: in_16_bits("bfloat16"), "parameters in bfloat16, expected float32"),
         (
             lambda: problems.private(ridge(), 1.0, delta=0.01, microbatch=0),
             "microbatch is 0",

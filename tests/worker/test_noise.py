@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 import scipy
+from inside import _halves
 from meshes import on_devices
 
 import gdsec_jax
@@ -126,6 +127,26 @@ def test_the_ledger_counts_the_rounds_in_which_a_worker_computes():
             jnp.ones((3, 4)), state, params, active=jnp.asarray(active, bool)
         )
     assert state.workers[0].rounds.tolist() == [3, 2, 0]
+
+
+def test_the_ledger_counts_messages_that_are_dropped_for_what_noise_made_of_them():
+    noise = worker.gaussian_noise(2.0, 2e4)  # beyond float16 at times
+    algorithm = gdsec_jax.top_j(2, k=2, noise=noise, key=0)
+    params, dropped = jnp.zeros(3, jnp.float16), 0
+    state, update = algorithm.init(params), jax.jit(algorithm.update)
+    grads = jnp.ones((2, 3), jnp.float16)
+    for _ in range(8):
+        _, state = update(grads, state, params)
+        dropped += int(gdsec_jax.last_round(state).dropped.sum())
+    assert 0 < dropped < 16
+    assert state.workers[0].rounds.tolist() == [8, 8]
+
+
+@pytest.mark.parametrize("half", [_halves.server_half, _halves.worker_half])
+def test_a_server_apart_that_knows_the_key_is_refused(half):
+    with pytest.raises(ValueError, match="adds noise, expected none: workers draw"):
+        half(gdsec_jax.gd(2, noise=NOISE, key=0))
+    half(gdsec_jax.gd(2, noise=worker.gaussian_noise(0.0, 1.0)))
 
 
 def test_secure_aggregation_of_integers_gives_the_plain_sum():
