@@ -57,7 +57,8 @@ def check(
     Raises:
       ValueError: init or update fails on gradients [M, *param]; updates come out in
         other shapes than the parameters'; the state changes its structure, or the shape
-        or dtype of a leaf; or no algorithm of this package counts what is sent.
+        or dtype of a leaf; no algorithm of this package counts what is sent; or one
+        adds noise, and a stage stands in front of it, or asks for `value` and the like.
 
     Examples:
       >>> import jax.numpy as jnp, optax
