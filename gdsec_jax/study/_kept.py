@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,14 @@ class Kept:
         self._scores[self._key(score.label)] = kept
         with _whole.whole(self.path) as path:
             path.write_text(json.dumps(self._scores), "utf-8")
+
+    @staticmethod
+    def remove(folder: Path, names: Iterable[str]) -> None:
+        """Forget the scores on some problems; nothing else in the folder is touched."""
+        for name in names:
+            (folder / f"{name}.json").unlink(missing_ok=True)
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
     def _key(self, label: str) -> str:
         league, names = self._league, ("gdsec-jax", "jax", "jaxlib")

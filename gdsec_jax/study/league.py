@@ -7,7 +7,6 @@ import functools
 import importlib.metadata
 import multiprocessing
 import os
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -57,6 +56,9 @@ def make(
 ) -> Path:
     """Run the league, and write its page, picture and numbers.
 
+    A run that was ended early goes on with the scores that it left in the folder
+    league of `results`; they are removed when all is done.
+
     Args:
       own: a config that adds to the shipped league, or None.
       results: the folder for league.html, .png, .pdf, .svg and .csv.
@@ -68,9 +70,6 @@ def make(
 
     Returns:
       The path of the page.
-
-    A run that was ended early goes on with the scores that it left in the folder
-      league of `results`, which is removed when all is done.
     """
     league = chosen(load_league(own), quick, problems, methods)
     jobs = _checks.integer("jobs", jobs, 1)
@@ -108,14 +107,14 @@ def make(
         introduction=(_TEXT, rule_of(league)),
         saved=True,
     )
-    shutil.rmtree(folder, ignore_errors=True)
+    Kept.remove(folder, names)
     experiment.say(console, f"wrote {page}")
     return page
 
 
 @contextlib.contextmanager
 def _compiled_soon() -> Iterator[None]:
-    """Processes that begin here compile in less time, programs that are as fast."""
+    """Processes that begin here spend less time on compiling, for programs as fast."""
     before = os.environ.get("XLA_FLAGS")
     if before is None:
         os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=1"
