@@ -1,5 +1,6 @@
 """Whose numbers are finite, in few passes over them."""
 
+import functools
 from typing import Any
 
 import jax
@@ -10,12 +11,13 @@ from gdsec_jax._devices import unless_on_tpu
 SHORTEST, LONGEST = 2**10, 2**16  # pieces of a row: see `piece_of`
 
 
-def all_finite(tree: Any) -> jax.Array:
-    """bool [M], of leaves [M, ...]."""
+def all_finite(tree: Any, *, in_pieces: bool = True) -> jax.Array:
+    """bool [M], of leaves [M, ...]; rows are cut `in_pieces`, see `piece_of`."""
     leaves = jax.tree.leaves(tree)
     if not leaves:
         return jnp.ones((), bool)
-    return unless_on_tpu(leaves, tpu=_all_finite, default=_no_nan_in_sums)
+    by_sums = functools.partial(_no_nan_in_sums, in_pieces=in_pieces)
+    return unless_on_tpu(leaves, tpu=_all_finite, default=by_sums)
 
 
 def _all_finite(leaves: list[jax.Array]) -> jax.Array:
@@ -27,7 +29,7 @@ def _all_finite(leaves: list[jax.Array]) -> jax.Array:
     return others == 0
 
 
-def _no_nan_in_sums(leaves: list[jax.Array]) -> jax.Array:
+def _no_nan_in_sums(leaves: list[jax.Array], in_pieces: bool) -> jax.Array:
     finite = jnp.ones(leaves[0].shape[:1], bool)
     for leaf in leaves:
         # 0 x is 0, or NaN where x is not finite. XLA's CPU backend computes a product
@@ -36,7 +38,7 @@ def _no_nan_in_sums(leaves: list[jax.Array]) -> jax.Array:
         if rows.shape[0] == 1:  # for which it would make the zeros in memory first
             finite &= jnp.abs(rows).max(axis=1, initial=0) < jnp.inf
         else:
-            piece = piece_of(rows.shape[1])
+            piece = piece_of(rows.shape[1]) if in_pieces else rows.shape[1]
             number = rows.shape[1] // max(piece, 1)  # there may be no entries
             pieces, zeros = (
                 rows.reshape(len(rows), number, piece),

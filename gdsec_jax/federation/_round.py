@@ -185,7 +185,8 @@ def compress(
     present, measured = workers.computes, workers.measured is not None
     if federation.drops and not measured:  # those whose messages are not finite
         narrow = [x for x in jax.tree.leaves(states) if is_narrow(x, messages)]
-        present = present & all_finite((messages, narrow))
+        # XLA keeps an array of messages that are cut, and one more.
+        present = present & all_finite((messages, narrow), in_pieces=False)
     capacity = None if measured else federation.server.capacity
     if capacity is not None and jax.tree.leaves(messages):
         entries = jnp.stack(jax.vmap(nonzeros_of)(messages)).sum(0)

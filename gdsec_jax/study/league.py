@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.metadata
+import json
 import multiprocessing
 import os
 import time
@@ -265,7 +266,8 @@ def _in_numbers(
 def _relative(swept: xr.Dataset) -> xr.Dataset:
     """With errors as parts of the initial one."""
     first = swept["initial_error"]
-    resolution = tuning.resolution_of(swept) / float(first.values.flat[0])
+    # -inf, where no optimum is known, stays so: Python's JSON has a word for it.
+    resolution = float(tuning.resolution_of(swept)) / float(first.values.flat[0])
     return swept.assign(objective_error=swept["objective_error"] / first).assign_attrs(
-        attributes=f'{{"resolution": {resolution}}}'
+        attributes=json.dumps({"resolution": resolution})
     )

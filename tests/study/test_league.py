@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import rich.console
+import xarray as xr
 
 import gdsec_jax
 from gdsec_jax.study import _standings, experiment, league, tuning
@@ -189,6 +190,14 @@ def test_multiples_are_of_what_theory_says():
         score = league.score_of(shipped, "TAMUNA", "local", [bare] * 4)
         assert not score.ran and "set the probability" in score.words
         assert np.isinf(score.bits).all() and score.bits.size == 3
+
+
+@pytest.mark.parametrize("known", [{}, {"attributes": '{"resolution": 1e-3}'}])
+def test_errors_are_parts_of_the_first_one_optimum_known_or_not(known):
+    errors = {"initial_error": 4.0, "objective_error": ("round", [2.0, 1.0])}
+    relative = league._relative(xr.Dataset(errors, attrs=known))
+    np.testing.assert_array_equal(relative["objective_error"], [0.5, 0.25])
+    assert tuning.resolution_of(relative) == (2.5e-4 if known else -np.inf)
 
 
 def test_what_is_wrong_is_said(tmp_path):
