@@ -145,11 +145,12 @@ def check(
 _received: ContextVar[list[Any] | None] = ContextVar("received", default=None)
 
 
-def receive(gradients: Any) -> None:
-    """What an algorithm was handed, for a dry run that wants to know."""
+def receive(gradients: Any) -> bool:
+    """What an algorithm was handed; whether a dry run wants to know no more."""
     found = _received.get()
     if found is not None:
         found.append(gradients)
+    return found is not None
 
 
 def exchanges(federation: Federation) -> None:

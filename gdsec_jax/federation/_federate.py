@@ -200,7 +200,8 @@ def federate(
                 "gradients is WorkerLosses, expected leaves [M, *param]: "
                 "gdsec_jax.local stands in front and makes these of it."
             )
-        _check.receive(updates)
+        if _check.receive(updates):
+            return optax.tree.zeros_like(state.clock.previous_params), state
         _private.nothing_granted(pipeline, grant)
         batched = isinstance(updates, WorkerBatches)
         where = () if batched else updates

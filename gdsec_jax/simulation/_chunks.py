@@ -27,7 +27,7 @@ from gdsec_jax.uplink import Uplink
 CHUNK_SECONDS = 0.25  # between two looks at the progress bar
 FIRST_CHUNK = 16  # rounds; the later ones take as long as a look is apart
 MOST_ROUNDS = 2**14  # that are kept on the device between two looks
-MOST_RECORDS = 2**21  # of workers and rounds: those of a sweep stay on a TPU's chip
+MOST_RECORDS = 2**19  # of workers and rounds: those of a sweep stay in a cache
 MOST_BYTES = 2**28  # the same, of all that is recorded
 
 
