@@ -24,6 +24,7 @@ TABLES = (
     "behind",
     "codecs",
     "hooks",
+    "methods",
     "edges",
     "readers",
     "rounds",
