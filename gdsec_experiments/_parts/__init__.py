@@ -27,7 +27,9 @@ from gdsec_experiments._parts._tables import tidy as tidy
 from gdsec_experiments._parts._words import AGAIN as AGAIN
 from gdsec_experiments._parts._words import claims_of_the_paper as claims_of_the_paper
 from gdsec_experiments._parts._words import differ as differ
-from gdsec_experiments._parts._words import fails_without_correction as fails_without_correction
+from gdsec_experiments._parts._words import (
+    fails_without_correction as fails_without_correction,
+)
 from gdsec_experiments._parts._words import fewest_bits as fewest_bits
 from gdsec_experiments._parts._words import first_line as first_line
 from gdsec_experiments._parts._words import keeps_the_rate as keeps_the_rate

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from gdsec_experiments._parts._runs import spent
 from gdsec_jax.study import config as configs
 from gdsec_jax.study import experiment, report
-from gdsec_experiments._parts._runs import spent
 
 AGAIN = " (which does not stay there)"
 

@@ -58,7 +58,7 @@ def parts(variable: str, path: str, *names: str, **given: Any) -> Any:
     for node in nodes:
         node.decorator_list = []
     module = ast.Module(body=[*nodes], type_ignores=[])
-    exec(compile(module, str(file), "exec"), given)  # noqa: S102
+    exec(compile(module, str(file), "exec"), given)
     return types.SimpleNamespace(**{name: given[name] for name in names})
 
 

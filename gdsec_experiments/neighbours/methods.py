@@ -17,7 +17,7 @@ import optax
 import gdsec_jax
 from gdsec_experiments import neighbours
 from gdsec_experiments.neighbours import _public
-from gdsec_jax import WorkerLosses, worker
+from gdsec_jax import WorkerLosses, algorithms, worker
 from gdsec_jax.federation._train import coming_steps
 
 M, LENGTH, ROUNDS, K = 5, 16, 200, 3
@@ -66,7 +66,7 @@ def data() -> Data:
 def ours(
     given: Data, method: optax.GradientTransformation, step: float
 ) -> tuple[np.ndarray, list[int], list[int]]:
-    """Theta before each round and at the end; of each round H, and a worker's entries."""
+    """Theta before each round and at the end; of rounds H, and a worker's entries."""
     optimizer = optax.chain(method, optax.sgd(step))
     trains = coming_steps(method.init(given.start)) is not None
 
@@ -94,7 +94,7 @@ def ours(
 
 
 def half() -> worker.Piece:
-    """Every other entry, doubled, the others in the next round: it stands for chance."""
+    """Every other entry, doubled, in the next round the others: this is no chance."""
 
     def update(updates, state, params=None, *, round, worker_index, **extra_args):
         del params, extra_args
@@ -108,8 +108,9 @@ class Halves:
     """The same in NumPy, of one worker after the other, round by round."""
 
     def __init__(self, first: int = 0, workers: int = M):
-        pairs = itertools.product(itertools.count(first), range(workers))
-        self._numbers: Iterator[int] = (number + m for number, m in pairs)
+        self._numbers: Iterator[int] = (
+            number + m for number in itertools.count(first) for m in range(workers)
+        )
 
     def __call__(self, v: np.ndarray, *_: Any) -> np.ndarray:
         kept = (np.arange(LENGTH) + next(self._numbers)) % 2 == 0
@@ -160,10 +161,7 @@ def _v1(given: Data):
 
 def _v2(given: Data):
     piece = worker.three_point("v2", worker.top_k(K), half())
-    method = gdsec_jax.federate(
-        worker.gradient_difference(piece), M, server=gdsec_jax.server.running(),
-        reduction="mean",
-    )  # fmt: skip
+    method = algorithms.difference_memory(piece, M, reduction="mean")
     names = ("anna_fg_estimator", "k_tk", "k_rk", "g_ar", "grads_prev", "rs", "probs")
     # The first message is whole in both, and compressed in none.
     own = {"rand_k_compressor": Halves(first=1)}

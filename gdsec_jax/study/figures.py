@@ -13,8 +13,8 @@ import rich.console
 from gdsec_jax import _checks
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.files import _environment
-from gdsec_jax.study import config as configs
 from gdsec_jax.study import _processes, experiment, report, shipped
+from gdsec_jax.study import config as configs
 
 _INTRODUCTION = (
     "Many workers, each with data of its own, fit one model together. In every round "

@@ -21,8 +21,8 @@ from gdsec_jax.algorithms import METHODS
 from gdsec_jax.files import _environment
 from gdsec_jax.problems import Problem
 from gdsec_jax.simulation import _grid
-from gdsec_jax.study import config as configs
 from gdsec_jax.study import _processes, experiment, report, tuning
+from gdsec_jax.study import config as configs
 from gdsec_jax.study._kept import Kept
 from gdsec_jax.study._standings import Score, section_of
 from gdsec_jax.study.config._league import RELATIVE, LeagueConfig, load_league

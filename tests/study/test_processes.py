@@ -9,7 +9,7 @@ import pytest
 
 from gdsec_jax.study import _processes
 
-# Each process of the pool says that it is there, and works for longer than a test waits.
+# Each process of the pool says that it is there, and works longer than a test waits.
 PROGRAM = """
 import pathlib, sys, time
 from gdsec_jax.study import _processes
