@@ -50,8 +50,8 @@ def parts(variable: str, path: str, *names: str, **given: Any) -> Any:
     """
     file = _file(variable, path)
     kinds = ast.FunctionDef | ast.ClassDef
-    nodes = [x for x in ast.parse(file.read_text("utf-8")).body if isinstance(x, kinds)]
-    nodes = [x for x in nodes if x.name in names]
+    body = ast.parse(file.read_text("utf-8")).body
+    nodes = [x for x in body if isinstance(x, kinds) and x.name in names]
     missing = set(names) - {x.name for x in nodes}
     if missing:
         raise ValueError(f"{file} has no {', '.join(sorted(missing))}.")
