@@ -3,7 +3,8 @@
 GDSEC_DEMO is one of github.com/bloc97/DeMo, GDSEC_TEMPLAR one of
 github.com/tplr-ai/templar, whose workers send as SparseLoCo does; GDSEC_3PC one of
 github.com/IgorSokoloff/3pc_experiments_source_code, GDSEC_DASHA one of
-github.com/mysteryresearcher/dasha, GDSEC_PROXSKIP one of github.com/Glebzok/ProxSkip.
+github.com/mysteryresearcher/dasha, GDSEC_PROXSKIP one of github.com/Glebzok/ProxSkip,
+GDSEC_FEDNL one of github.com/Rustem-Islamov/FedNL-Public, which has ADIANA, too.
 """
 
 import ast
@@ -12,6 +13,7 @@ import json
 import os
 import sys
 import types
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from gdsec_experiments.neighbours._matrix import SHAPE
 
 DATES = "0e48145 (December 2024) and c2397ac (September 2025)"  # commits of both
 DEMO, TEMPLAR = "GDSEC_DEMO", "GDSEC_TEMPLAR"
-THREE_POINTS, DASHA, PROXSKIP = "GDSEC_3PC", "GDSEC_DASHA", "GDSEC_PROXSKIP"
+THREE_POINTS, DASHA = "GDSEC_3PC", "GDSEC_DASHA"
+PROXSKIP, FEDNL = "GDSEC_PROXSKIP", "GDSEC_FEDNL"
 KEPT, BINS, SIDE = 64, 4, 64  # templar's hparams.json: of 64 x 64 entries, 4 values
 
 
@@ -50,7 +53,9 @@ def parts(variable: str, path: str, *names: str, **given: Any) -> Any:
     """
     file = _file(variable, path)
     kinds = ast.FunctionDef | ast.ClassDef
-    body = ast.parse(file.read_text("utf-8")).body
+    with warnings.catch_warnings():  # of older spellings, which are not ours
+        warnings.simplefilter("ignore")
+        body = ast.parse(file.read_text("utf-8")).body
     nodes = [x for x in body if isinstance(x, kinds) and x.name in names]
     missing = set(names) - {x.name for x in nodes}
     if missing:

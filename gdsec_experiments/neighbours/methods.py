@@ -18,10 +18,11 @@ import gdsec_jax
 from gdsec_experiments import neighbours
 from gdsec_experiments.neighbours import _public
 from gdsec_jax import WorkerLosses, algorithms, worker
+from gdsec_jax.algorithms._own_points import adiana_probability
 from gdsec_jax.federation._train import coming_steps
 
 M, LENGTH, ROUNDS, K = 5, 16, 200, 3
-COMMITS = "619d1fd (February 2024), 2fd42b7 (January 2023) and 54d3f56 (December 2023)"
+COMMITS = "619d1fd (2024), 2fd42b7 (2023), 54d3f56 (2023) and ac72ee9 (2021)"
 HEADER = ("method", "what its public code has", "largest difference", "what differs")
 _QUADRATIC = "quadratic loss"
 _CLAG = "\N{CYRILLIC SMALL LETTER ES}lag on logistic loss/src/algorithms.py"
@@ -65,8 +66,8 @@ def data() -> Data:
 
 def ours(
     given: Data, method: optax.GradientTransformation, step: float
-) -> tuple[np.ndarray, list[int], list[int]]:
-    """Theta before each round and at the end; of rounds H, and a worker's entries."""
+) -> tuple[np.ndarray, list[Any]]:
+    """Theta before each round and at the end, and the method's states then."""
     optimizer = optax.chain(method, optax.sgd(step))
     trains = coming_steps(method.init(given.start)) is not None
 
@@ -84,13 +85,13 @@ def ours(
         return optax.apply_updates(x, updates), state
 
     x: Any = jnp.asarray(given.start)
-    state, course, steps, entries = optimizer.init(x), [given.start], [], []
+    state, course = optimizer.init(x), [given.start]
+    states = [state[0]]
     for _ in range(ROUNDS):
-        steps.append(int(coming_steps(state)) if trains else 1)  # pyright: ignore
         x, state = one(x, state)
         course.append(np.asarray(x))
-        entries.append(int(gdsec_jax.last_round(state).entries[0]))
-    return np.array(course), steps, entries
+        states.append(state[0])
+    return np.array(course), states
 
 
 def half() -> worker.Piece:
@@ -105,11 +106,14 @@ def half() -> worker.Piece:
 
 
 class Halves:
-    """The same in NumPy, of one worker after the other, round by round."""
+    """The same in NumPy, of one worker after the other, so many times, by rounds."""
 
-    def __init__(self, first: int = 0, workers: int = M):
+    def __init__(self, first: int = 0, times: int = 1):
         self._numbers: Iterator[int] = (
-            number + m for number in itertools.count(first) for m in range(workers)
+            number + m
+            for number in itertools.count(first)
+            for m in range(M)
+            for _ in range(times)
         )
 
     def __call__(self, v: np.ndarray, *_: Any) -> np.ndarray:
@@ -179,8 +183,9 @@ def _v4(given: Data):
 
 def _v5(given: Data):
     method = gdsec_jax.threepc(M, K, "v5", probability=0.2, key=1, reduction="mean")
-    found, _, entries = ours(given, method, given.step)
-    coins = iter([int(each > K) for each in entries[1:]] + [0])
+    found, states = ours(given, method, given.step)
+    whole = (gdsec_jax.last_round(x).entries[0] > K for x in states[2:])
+    coins = itertools.chain(map(int, whole), [0])
     drawn = types.SimpleNamespace(binomial=lambda *_: [next(coins)])
     names = ("marina_topk_fg_estimator", "k", "prob", "g_ar", "grads_prev", "rs")
     course = _three_points(given, "3PCv5_topk_fg", *names)
@@ -257,14 +262,40 @@ def _scaffold(given: Data):
 
 def _scaffnew(given: Data):
     p = 0.25
-    found, steps, _ = ours(given, gdsec_jax.scaffnew(M, given.step, p, key=1), 1.0)
+    found, states = ours(given, gdsec_jax.scaffnew(M, given.step, p, key=1), 1.0)
     workers, x, seen = _workers(given, prox_skip=True), given.start, [given.start]
-    for number in steps:
+    for state in states[:-1]:
+        number: Any = coming_steps(state)
         for each in workers:
-            drawn = types.SimpleNamespace(geometric=lambda p, number=number: number)
+            drawn = types.SimpleNamespace(geometric=lambda p, n=int(number): n)
             each.rng_skip = drawn
         x = np.mean([each.run_local(x, given.step, p) for each in workers], axis=0)
         seen.append(x)
+    return found, np.array(seen)
+
+
+def _adiana(given: Data):
+    mu = float(min(np.linalg.eigvalsh(each)[0] for each in given.A))
+    smooth, omega = 0.5 / given.step, 1.0
+    p = adiana_probability(omega, M)
+    step = min(given.step, M / (64 * omega * smooth * (2 * p * (omega + 1) + 1) ** 2))
+    method = gdsec_jax.adiana(M, half(), step, mu, key=1)
+    found, states = ours(given, method, step)
+    moves = ((new.w != old.w).any() for old, new in itertools.pairwise(states[1:]))
+    coins, seen = itertools.chain([False], moves, [False]), []
+    code = _public.parts(
+        _public.FEDNL, "methods.py", "adiana",
+        np=np, print=lambda *_: None,
+        bernoulli=types.SimpleNamespace(rvs=lambda _: next(coins)),
+        grad=lambda _, m, x, __: given.A[m[0]] @ x - given.b[m[0]],
+        loss_logistic=lambda _, __, y, ___: seen.append(y) or 1.0,
+        compute_omega=lambda *_: omega, compute_bit=lambda *_: 0,
+        compression_dic={"half": Halves(times=2)},
+    )  # fmt: skip
+    arguments = types.SimpleNamespace(
+        node=M, L=smooth, lamda=mu, comp_method="half", T=ROUNDS
+    )
+    code.adiana(np.zeros((M, LENGTH)), np.arange(M), given.start, arguments, 0.0)
     return found, np.array(seen)
 
 
@@ -285,6 +316,7 @@ METHODS: dict[str, tuple[Callable[[Data], tuple], str, str]] = {
         "our numbers of steps",
         "it changes h at the start of the next round",
     ),
+    "`adiana`": (_adiana, "a fixed choice of entries, our coins", "nothing"),
 }
 
 

@@ -98,7 +98,7 @@ METHODS = _table(
     (_local_compressed.locodl, "LoCoDL", "https://arxiv.org/abs/2403.04348", _MEMORY),
     (_own_points.dasha_pp, "DASHA-PP", "https://arxiv.org/abs/2205.15580", _CODE),
     (_own_points.marina_p, "MARINA-P", "https://arxiv.org/abs/2402.06412", _MEMORY),
-    (_own_points.adiana, "ADIANA", "https://arxiv.org/abs/2002.11364", _MEMORY),
+    (_own_points.adiana, "ADIANA", "https://arxiv.org/abs/2002.11364", _CODE),
 )
 
 

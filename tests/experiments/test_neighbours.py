@@ -289,7 +289,7 @@ def test_what_public_code_sends(name, function):
 def test_a_method_goes_as_its_public_code(name):
     row = shown("methods")[name]
     assert float(row[2]) < 1e-12
-    variables = (_public.THREE_POINTS, _public.DASHA, _public.PROXSKIP)
+    variables = (_public.THREE_POINTS, _public.DASHA, _public.PROXSKIP, _public.FEDNL)
     if not all(x in os.environ for x in variables):
         pytest.skip(f"{', '.join(variables)} name no checkouts")
     assert methods.seen(name) < 1e-12
