@@ -56,7 +56,7 @@ def parts(variable: str, path: str, *names: str, **given: Any) -> Any:
     with warnings.catch_warnings():  # of older spellings, which are not ours
         warnings.simplefilter("ignore")
         body = ast.parse(file.read_text("utf-8")).body
-    nodes = [x for x in body if isinstance(x, kinds) and x.name in names]
+    nodes: list[Any] = [x for x in body if isinstance(x, kinds) and x.name in names]
     missing = set(names) - {x.name for x in nodes}
     if missing:
         raise ValueError(f"{file} has no {', '.join(sorted(missing))}.")

@@ -85,8 +85,8 @@ def ours(
         return optax.apply_updates(x, updates), state
 
     x: Any = jnp.asarray(given.start)
-    state, course = optimizer.init(x), [given.start]
-    states = [state[0]]
+    state: Any = optimizer.init(x)
+    course, states = [given.start], [state[0]]
     for _ in range(ROUNDS):
         x, state = one(x, state)
         course.append(np.asarray(x))
