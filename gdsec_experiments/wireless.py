@@ -67,7 +67,7 @@ def _over_snrs(config, method, problem, progress):
     method = configs.resolved(method, problem)
     optimizer = configs.make_optimizer(method, config, problem)
     return sweep(
-        configs.with_local_steps(method, problem),
+        problem,
         lambda: optimizer,
         {"snr_db": list(SNRS_DB)},
         config.num_rounds,

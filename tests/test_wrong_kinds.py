@@ -66,7 +66,6 @@ RIGHT = {
         "init_params": np.zeros(1),
     },
     problems.minibatch: {"problem": RIDGE, "batch_size": 2},
-    problems.local_steps: {"problem": RIDGE, "num_steps": 2, "learning_rate": 0.1},
     problems.proximal_l1: {"strength": 0.1},
     data.split: {"targets": CLASSES, "num_workers": 3},
     data.stack: {"features": X, "targets": Y, "parts": PARTS},

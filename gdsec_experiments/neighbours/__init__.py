@@ -24,6 +24,7 @@ TABLES = (
     "behind",
     "codecs",
     "hooks",
+    "methods",
     "edges",
     "readers",
     "rounds",
@@ -31,7 +32,7 @@ TABLES = (
     "handed",
     "processes",
 )
-_TABLE = r"(<!-- table: {} -->\n).*?(\n<!-- end -->)"
+_TABLE = r"(<!-- table: {} -->\n).*?(<!-- end -->)"
 
 
 def table(name: str) -> ModuleType:
@@ -87,7 +88,7 @@ def written(page: str, name: str, text: str) -> str:
     found = re.compile(_TABLE.format(name), re.DOTALL)
     if not found.search(page):
         raise ValueError(f"the page has no markers of {name!r}.")
-    return found.sub(lambda match: match[1] + text + match[2], page)
+    return found.sub(lambda match: match[1] + text + "\n" + match[2], page)
 
 
 def shown(name: str) -> list[tuple[str, ...]]:

@@ -1,14 +1,19 @@
-"""Public code of DeMo and SparseLoCo, from checkouts that the environment names.
+"""Public code of other people's, from checkouts that the environment names.
 
 GDSEC_DEMO is one of github.com/bloc97/DeMo, GDSEC_TEMPLAR one of
-github.com/tplr-ai/templar, whose workers send as SparseLoCo does.
+github.com/tplr-ai/templar, whose workers send as SparseLoCo does; GDSEC_3PC one of
+github.com/IgorSokoloff/3pc_experiments_source_code, GDSEC_DASHA one of
+github.com/mysteryresearcher/dasha, GDSEC_PROXSKIP one of github.com/Glebzok/ProxSkip,
+GDSEC_FEDNL one of github.com/Rustem-Islamov/FedNL-Public, which has ADIANA, too.
 """
 
+import ast
 import importlib.util
 import json
 import os
 import sys
 import types
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +22,8 @@ from gdsec_experiments.neighbours._matrix import SHAPE
 
 DATES = "0e48145 (December 2024) and c2397ac (September 2025)"  # commits of both
 DEMO, TEMPLAR = "GDSEC_DEMO", "GDSEC_TEMPLAR"
+THREE_POINTS, DASHA = "GDSEC_3PC", "GDSEC_DASHA"
+PROXSKIP, FEDNL = "GDSEC_PROXSKIP", "GDSEC_FEDNL"
 KEPT, BINS, SIDE = 64, 4, 64  # templar's hparams.json: of 64 x 64 entries, 4 values
 
 
@@ -26,16 +33,48 @@ def module(variable: str, path: str) -> Any:
     Raises:
       Skipped: the environment names no checkout.
     """
+    file = _file(variable, path)
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None and spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def parts(variable: str, path: str, *names: str, **given: Any) -> Any:
+    """Functions and classes of a file alone, undecorated, without what it imports.
+
+    Of scripts, and where a library is not there that they do not need. They see each
+    other, and what is given.
+
+    Raises:
+      Skipped: the environment names no checkout.
+      ValueError: the file has no such name.
+    """
+    file = _file(variable, path)
+    kinds = ast.FunctionDef | ast.ClassDef
+    with warnings.catch_warnings():  # of older spellings, which are not ours
+        warnings.simplefilter("ignore")
+        body = ast.parse(file.read_text("utf-8")).body
+    nodes: list[Any] = [x for x in body if isinstance(x, kinds) and x.name in names]
+    missing = set(names) - {x.name for x in nodes}
+    if missing:
+        raise ValueError(f"{file} has no {', '.join(sorted(missing))}.")
+    for node in nodes:
+        node.decorator_list = []
+    module = ast.Module(body=[*nodes], type_ignores=[])
+    exec(compile(module, str(file), "exec"), given)
+    return types.SimpleNamespace(**{name: given[name] for name in names})
+
+
+def _file(variable: str, path: str) -> Path:
     folder = os.environ.get(variable)
     if not folder:
         raise Skipped(f"{variable} names no checkout")
     file = Path(folder, path)
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None or not file.exists():
+    if not file.exists():
         raise Skipped(f"{variable} is {folder}, where {path} is not")
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
+    return file
 
 
 def sparse_loco() -> int:

@@ -173,8 +173,8 @@ def threepc(
 
     References:
       Richtárik, Sokolov, Gasanov, Fatkhullin, Li, Gorbunov, 3PC: Three Point
-      Compressors, 2022, https://arxiv.org/abs/2202.00998. A and B of v5 are derived
-      here, by Young's inequality at its best.
+      Compressors, 2022, https://arxiv.org/abs/2202.00998. Recursions and steps are
+      those of its public code.
     """
     second = k if second_k is None else second_k
     make = {"v2": pieces.random_k, "v4": pieces.top_k}.get(variant)
@@ -221,7 +221,8 @@ def econtrol(
 
     References:
       Gao, Islamov, Stich, EControl, 2023, https://arxiv.org/abs/2311.05645. The
-      formulas are stated from memory of it.
+      recursion is that of a later paper's public code, in which :math:`h_m` is the
+      whole gradient at first; here it is 0.
     """
     compressor = pieces.error_feedback(
         pieces.top_k(k, scope=scope),

@@ -68,7 +68,8 @@ def gdsec(
 
     References:
       Chen, Blum, Takáč, Sadler, Distributed Learning With Sparsified Gradient
-      Differences, IEEE JSTSP 16(3), 2022, https://doi.org/10.1109/JSTSP.2022.3162989
+      Differences, IEEE JSTSP 16(3), 2022, https://doi.org/10.1109/JSTSP.2022.3162989.
+      Stated by its abstract and public descriptions of it.
     """
     return _censored(num_workers, xi, beta, floor=floor, **options)
 
@@ -95,7 +96,8 @@ def gdsoec(
       >>> optimizer = optax.chain(gdsec_jax.gdsoec(5, xi=4.0), optax.sgd(0.1))
 
     References:
-      Chen, Blum, Takáč, Sadler, 2022, https://doi.org/10.1109/JSTSP.2022.3162989
+      Chen, Blum, Takáč, Sadler, 2022, https://doi.org/10.1109/JSTSP.2022.3162989, by
+      descriptions of it, as `gdsec`
     """
     options |= {"error_correction": False, "floor": floor}  # pyright: ignore
     return _censored(num_workers, xi, beta, **options)
@@ -138,8 +140,9 @@ def qsgdsec(
       >>> optimizer = optax.chain(gdsec_jax.qsgdsec(5, xi=4.0), optax.sgd(0.1))
 
     References:
-      Chen, Blum, Takáč, Sadler, 2022, https://doi.org/10.1109/JSTSP.2022.3162989;
-      Alistarh et al., QSGD, 2017, https://arxiv.org/abs/1610.02132
+      Chen, Blum, Takáč, Sadler, 2022, https://doi.org/10.1109/JSTSP.2022.3162989, by
+      descriptions of it, as `gdsec`; Alistarh et al., QSGD, 2017,
+      https://arxiv.org/abs/1610.02132
     """
     quantiser = qsgd(levels, scope=scope)
     options |= {"key": key, "floor": floor}  # pyright: ignore

@@ -70,7 +70,8 @@ def scaffold(
       >>> optimizer = optax.chain(algorithm, optax.sgd(1.0))
 
     References:
-      Karimireddy et al., SCAFFOLD, 2020, https://arxiv.org/abs/1910.06378, option II
+      Karimireddy et al., SCAFFOLD, 2020, https://arxiv.org/abs/1910.06378, option II;
+      the recursion is that of a public code, the local step for ten steps is ours.
     """
     steps = _checks.integer("steps", steps, 1, 2**31 - 1)
     rate = _checks.positive("local_learning_rate", local_learning_rate)
@@ -154,7 +155,8 @@ def scaffnew(
       >>> optimizer = optax.chain(algorithm, optax.sgd(1.0))
 
     References:
-      Mishchenko et al., ProxSkip, 2022, https://arxiv.org/abs/2202.09357
+      Mishchenko et al., ProxSkip, 2022, https://arxiv.org/abs/2202.09357; the recursion
+      is that of a public code, which changes :math:`h_m` at the next round's start.
     """
     rate = _checks.positive("local_learning_rate", local_learning_rate)
     _checks.number_in_range("probability", probability, _said.LEAST_PROBABILITY, 1.0)

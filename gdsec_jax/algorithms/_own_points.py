@@ -302,7 +302,7 @@ def adiana(
 
     References:
       Li, Kovalev, Qian, Richtárik, Acceleration for Compressed Gradient Descent, 2020,
-      https://arxiv.org/abs/2002.11364. The formulas are stated from memory of it.
+      https://arxiv.org/abs/2002.11364; recursion and step are those of a public code.
     """
     rate = _checks.positive("learning_rate", learning_rate)
     mu = _checks.positive("strong_convexity", strong_convexity)

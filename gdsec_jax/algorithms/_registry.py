@@ -36,7 +36,7 @@ class Method(NamedTuple):
     title: str  # of the field, for tables and legends
     paper: str  # where it was published
     factory: Callable[..., aggregating.Aggregator]
-    formula: str = "usual"  # where it is from: a "public code", "memory" of the paper
+    formula: str = "usual"  # where it is from, as `gdsec methods` says
     trains: bool = False  # its workers do: it takes `WorkerLosses`, not gradients
 
     @property
@@ -56,7 +56,7 @@ def _table(*rows: tuple[Any, ...]) -> dict[str, Method]:
     return {row[0].__name__: one(*row) for row in rows}
 
 
-_CODE, _MEMORY = "public code", "memory"
+_CODE, _MEMORY, _SAID = "public code", "memory", "descriptions"
 # Whose workers ask for gradients at points of their own.
 _TRAIN = (_local, _local_compressed, _own_points)
 _GDSEC = "https://doi.org/10.1109/JSTSP.2022.3162989"
@@ -64,12 +64,13 @@ _LAG = "https://arxiv.org/abs/1805.09965"
 _TOP_K = "https://arxiv.org/abs/1809.07599"
 _POWER_SGD = "https://arxiv.org/abs/1905.13727"
 _THREE_POINTS = "https://arxiv.org/abs/2202.00998"
+_SGDM = "https://arxiv.org/abs/2305.15155"
 
 METHODS = _table(
     (_whole_vectors.gd, "GD", "Cauchy, 1847"),
-    (_censored.gdsec, "GD-SEC, SGD-SEC", _GDSEC),
-    (_censored.gdsoec, "GD-SOEC", _GDSEC),
-    (_censored.qsgdsec, "QSGD-SEC", _GDSEC),
+    (_censored.gdsec, "GD-SEC, SGD-SEC", _GDSEC, _SAID),
+    (_censored.gdsoec, "GD-SOEC", _GDSEC, _SAID),
+    (_censored.qsgdsec, "QSGD-SEC", _GDSEC, _SAID),
     (_whole_vectors.cgd, "CGD", _GDSEC),
     (_whole_vectors.lag, "LAG-WK", _LAG),
     (_whole_vectors.laq, "LAQ", "https://arxiv.org/abs/1909.07588"),
@@ -83,13 +84,13 @@ METHODS = _table(
     (_memoryless.terngrad, "TernGrad", "https://arxiv.org/abs/1705.07878"),
     (_memoryless.rand_k, "rand-k", _TOP_K),
     (_variance_reduced.ef21, "EF21", "https://arxiv.org/abs/2106.05203"),
-    (_variance_reduced.ef21_sgdm, "EF21-SGDM", "https://arxiv.org/abs/2305.15155"),
+    (_variance_reduced.ef21_sgdm, "EF21-SGDM", _SGDM, _CODE),
     (_variance_reduced.diana, "DIANA", "https://arxiv.org/abs/1901.09269"),
     (_variance_reduced.marina, "MARINA", "https://arxiv.org/abs/2102.07845"),
-    (_variance_reduced.clag, "CLAG", _THREE_POINTS),
+    (_variance_reduced.clag, "CLAG", _THREE_POINTS, _CODE),
     (_after_ef21.ef_bv, "EF-BV", "https://arxiv.org/abs/2205.04180", _CODE),
     (_after_ef21.threepc, "3PC", _THREE_POINTS, _CODE),
-    (_after_ef21.econtrol, "EControl", "https://arxiv.org/abs/2311.05645", _MEMORY),
+    (_after_ef21.econtrol, "EControl", "https://arxiv.org/abs/2311.05645", _CODE),
     (_after_ef21.dasha, "DASHA", "https://openreview.net/forum?id=VA1YpcNr7ul", _CODE),
     (_local.scaffold, "SCAFFOLD", "https://arxiv.org/abs/1910.06378", _CODE),
     (_local.scaffnew, "Scaffnew", "https://arxiv.org/abs/2202.09357", _CODE),
@@ -97,7 +98,7 @@ METHODS = _table(
     (_local_compressed.locodl, "LoCoDL", "https://arxiv.org/abs/2403.04348", _MEMORY),
     (_own_points.dasha_pp, "DASHA-PP", "https://arxiv.org/abs/2205.15580", _CODE),
     (_own_points.marina_p, "MARINA-P", "https://arxiv.org/abs/2402.06412", _MEMORY),
-    (_own_points.adiana, "ADIANA", "https://arxiv.org/abs/2002.11364", _MEMORY),
+    (_own_points.adiana, "ADIANA", "https://arxiv.org/abs/2002.11364", _CODE),
 )
 
 

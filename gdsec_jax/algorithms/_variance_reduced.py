@@ -82,7 +82,8 @@ def ef21_sgdm(
 
     References:
       Fatkhullin, Tyurin, Richtárik, Momentum Provably Improves Error Feedback!, 2023,
-      https://arxiv.org/abs/2305.15155
+      https://arxiv.org/abs/2305.15155; the recursion is that of a later paper's public
+      code.
     """
     compressor = pieces.first_whole(pieces.top_k(k, scope=scope))
     average = pieces.momentum(eta, state_dtype=options.get("state_dtype"))
@@ -211,7 +212,8 @@ def clag(
 
     References:
       Richtárik, Sokolov, Gasanov, Fatkhullin, Li, Gorbunov, 3PC: Three Point
-      Compressors, 2022, https://arxiv.org/abs/2202.00998
+      Compressors, 2022, https://arxiv.org/abs/2202.00998; the recursion is that of its
+      public code.
     """
     compressor = pieces.clag(
         pieces.first_whole(pieces.top_k(k, scope=scope)),

@@ -11,7 +11,7 @@ from gdsec_jax.problems._losses import (
 )
 from gdsec_jax.problems._private import Private, poisson, private
 from gdsec_jax.problems._problem import Problem, from_loss
-from gdsec_jax.problems._rounds import local_steps, minibatch
+from gdsec_jax.problems._rounds import minibatch
 
 __all__ = [
     "Private",
@@ -20,7 +20,6 @@ __all__ = [
     "flax_problem",
     "from_loss",
     "lasso",
-    "local_steps",
     "logistic",
     "minibatch",
     "nonlinear_least_squares",

@@ -127,7 +127,7 @@ def private(
     that of the data themselves: who publishes it gives away more.
 
     It stands last: behind `poisson`, and not with `minibatch`, whose draws with
-    replacement the accountant does not cover, nor with local steps.
+    replacement the accountant does not cover, nor with workers that train.
 
     Args:
       problem: with dense `data.Shards` of samples in its worker_data, whose loss is a
@@ -144,9 +144,8 @@ def private(
 
     Raises:
       ValueError: clip or delta is out of range; parameters have 16 bits; there are no
-        such samples, or the loss
-        is no sum over them, as that of a network that normalises by the batch; the
-        problem draws minibatches, has local steps, or is private already.
+        such samples, or the loss is no sum over them, as that of a network that
+        normalises by the batch; the problem draws minibatches, or is private already.
 
     Examples:
       >>> import numpy as np, optax
@@ -176,11 +175,6 @@ def private(
         raise ValueError(
             f"{problem.name} has no data.Shards with dense features in its "
             "worker_data, expected samples whose gradients can be clipped."
-        )
-    if problem.num_local_steps > 1:
-        raise ValueError(
-            f"{problem.name} has {problem.num_local_steps} local steps, expected 1: in "
-            "each a sample is looked at anew, which no accountant here covers."
         )
     if problem.private is not None:
         raise ValueError(f"{problem.name} is private already, expected it once.")

@@ -62,9 +62,6 @@ class Problem:
       regularization: lambda.
       draw: (key, data of worker m) to the data of its gradient in one round; of
         `minibatch`. None for all of them.
-      num_local_steps: T, the gradients that a worker computes in one round; of
-        `local_steps`.
-      local_learning_rate: gamma of these steps, if there are several.
       measure_with: (problem, params, worker_batch) to `Measured`, in place of what
         `measure` alone says; of `flax_problem`.
       held_out: data that it needs beside the workers'.
@@ -88,8 +85,6 @@ class Problem:
     coordinate_smoothness: PyTree = None
     regularization: Any = None
     draw: Draw | None = field(default=None, metadata=_STATIC)
-    num_local_steps: int = field(default=1, metadata=_STATIC)
-    local_learning_rate: Any = None
     measure_with: "MeasureWith | None" = field(default=None, metadata=_STATIC)
     held_out: PyTree = None
     note: str = field(default="", metadata=_STATIC)
@@ -102,8 +97,8 @@ class Problem:
         """What the workers send of theta, leaves [M, *param].
 
         Without a key, the gradient of each f_m. With one, what each worker computes in
-        the round of that key: on a draw, after local steps. `error` measures the sum
-        of the f_m, but for networks that normalise by the batch and for held-out data.
+        the round of that key: on a draw. `error` measures the sum of the f_m, but for
+        networks that normalise by the batch and for held-out data.
         """
         index = jnp.arange(self.num_workers)
         return self.gradients_of(params, key, index, self.worker_data)
@@ -121,8 +116,7 @@ class Problem:
 
     def own_loss(self, params, own_data, key) -> jax.Array:
         """M f_m, a worker's own loss in the mean convention, on a draw of this key."""
-        drawn = own_data if self.draw is None else self.draw(key, own_data)
-        return self.num_workers * self.worker_loss(params, drawn)
+        return self.num_workers * self.worker_loss(params, self._drawn(key, own_data))
 
     def _gradient(self, params, drawn):
         """Of a worker on what it has drawn, its samples clipped where that is said."""
@@ -131,27 +125,11 @@ class Problem:
         return jax.grad(self.worker_loss)(params, drawn)
 
     def _in_a_round(self, params, key, own_data):
-        """The sum of one worker's gradients along its local steps."""
+        return self._gradient(params, self._drawn(key, own_data))
 
-        def gradient(at, key):
-            drawn = own_data if self.draw is None else self.draw(key, own_data)
-            return self._gradient(at, drawn)
-
-        if self.num_local_steps == 1:
-            return gradient(params, key)
-        # The sum alone is carried, and says where the worker is.
-        scale = -self.local_learning_rate * self.num_workers
-
-        def one_step(step, total):
-            wide = _trees.cast_like(params, total)
-            at = _trees.cast_like(_trees.add_scaled(wide, scale, total), params)
-            own_key = None if key is None else jax.random.fold_in(key, step)
-            return _trees.add(total, gradient(at, own_key))
-
-        total = jax.lax.fori_loop(
-            0, self.num_local_steps, one_step, _trees.zero_memory(params)
-        )
-        return _trees.cast_like(total, params)
+    def _drawn(self, key, own_data):
+        """What a worker draws of its data with a key; all of them without a draw."""
+        return own_data if self.draw is None else self.draw(key, own_data)
 
     def objective(self, params: PyTree, worker_batch: int | None = None) -> jax.Array:
         """f(params); computed for `worker_batch` workers at a time, if it is given."""
@@ -191,9 +169,9 @@ class Problem:
     def evaluations(self) -> np.ndarray:
         """Gradients of single samples that each worker computes in a round, int64 [M].
 
-        Its samples or its batch, or how many it draws on average, times T. Of
-        worker_data without `data.Shards` only the gradients of f_m are known, and
-        counted: T. For problems that are not traced.
+        Its samples or its batch, or how many it draws on average. Of worker_data
+        without `data.Shards` only the gradient of f_m is known, and counted: 1. For
+        problems that are not traced.
         """
         shards = _trees.of_type(self.worker_data, data.Shards)
         samples = np.full(self.num_workers, 0 if shards else 1, np.int64)
@@ -203,7 +181,7 @@ class Problem:
             own = (_values(each.weight) > 0).sum(-1)
             own = own if rate is None else np.rint(rate * own).astype(np.int64)
             samples += own if batch_size is None else batch_size
-        return samples * self.num_local_steps
+        return samples
 
     @property
     def resolution(self) -> float:

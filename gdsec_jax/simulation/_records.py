@@ -15,6 +15,7 @@ from gdsec_jax import _trees
 from gdsec_jax.federation import FederationState
 from gdsec_jax.federation._broadcast import LastBroadcast
 from gdsec_jax.federation._counts import LastRound
+from gdsec_jax.federation._train import coming_steps
 from gdsec_jax.privacy import _accounting
 from gdsec_jax.problems import Private, Problem
 from gdsec_jax.uplink import Uplink
@@ -287,12 +288,12 @@ def norms(now: Round) -> dict[str, jax.Array]:
       now: the round.
 
     Returns:
-      gradient_norm, :math:`|\sum_m \nabla f_m|` at theta^k; and after the round, of the
-      memories that the algorithm keeps, h_norm, :math:`\sqrt{\sum_m |h_m|^2}`, and
-      e_norm, :math:`\sqrt{\sum_m |e_m|^2}`.
+      gradient_norm, :math:`|\sum_m \nabla f_m|` at theta^k, which workers that train do
+      not compute; and after the round, of the memories that the algorithm keeps,
+      h_norm, :math:`\sqrt{\sum_m |h_m|^2}`, and e_norm, :math:`\sqrt{\sum_m |e_m|^2}`.
 
     Raises:
-      ValueError: the gradients of all workers are never there at once.
+      ValueError: with a worker_batch; all gradients are never there at once.
 
     Examples:
       >>> import numpy as np, optax
@@ -305,15 +306,18 @@ def norms(now: Round) -> dict[str, jax.Array]:
       >>> {name: norm.shape for name, norm in history.observed.items()}
       {'gradient_norm': (3,)}
     """
-    if now.gradients is None:
+    gradients = now.gradients
+    if gradients is None and coming_steps(now.state) is None:
         raise ValueError(
-            "observe is norms, expected another function with a worker_batch, or where "
-            "workers train: the gradients of all workers are never there at once."
+            "observe is norms, expected another function with a worker_batch: the "
+            "gradients of all workers are never there at once."
         )
     workers = [each.workers for each in _trees.of_type(now.new_state, FederationState)]
     h = [each.memory for each in _trees.of_type(workers, GradientDifferenceState)]
     e = [each.error for each in _trees.of_type(workers, ErrorFeedbackState)]
-    found = {"gradient_norm": _norm(_trees.over_workers(now.gradients))}
+    found = {}
+    if gradients is not None:
+        found["gradient_norm"] = _norm(_trees.over_workers(gradients))
     return found | {
         name: _norm(memory) for name, memory in (("h_norm", h), ("e_norm", e)) if memory
     }

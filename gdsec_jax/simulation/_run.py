@@ -144,11 +144,6 @@ def one_round(
     trained = coming_steps(run.state)
     _spent.check(problem, trained is not None)
     if trained is not None:
-        if problem.num_local_steps > 1:
-            raise ValueError(
-                f"{problem.name} has {problem.num_local_steps} local steps and the "
-                "optimizer trains the workers, expected one of the two."
-            )
         data, size = problem.worker_data, options.worker_batch
         gradients = WorkerLosses(problem.own_loss, data, minibatch_key, size)
     elif options.worker_batch is None:
@@ -158,8 +153,7 @@ def one_round(
         gradients = WorkerBatches(of_some, problem.worker_data, options.worker_batch)
     uplink.check_delays(run.state)
     steps = jnp.int32(1) if trained is None else trained
-    gradients_each = problem.num_local_steps * steps
-    drawn = uplink.draw(key, number, problem.num_workers, gradients_each)
+    drawn = uplink.draw(key, number, problem.num_workers, steps)
 
     def told():
         _spent.tells(problem)

@@ -36,7 +36,8 @@ def methods() -> None:
     """List the methods: name, what each is, its paper, and where its formula is from.
 
     A public code was read, or run; "memory" is that of the paper, not yet compared with
-    it; "usual" formulas are those that all papers have.
+    it; "descriptions" are its abstract and what others say of it; "usual" formulas are
+    those that all papers have.
     """
     table = rich.table.Table(
         "name", "method", "what it is", box=None, padding=(0, 1, 0, 0)

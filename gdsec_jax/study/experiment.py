@@ -179,7 +179,7 @@ def simulate_method(
         said = "(completed|reached|diverged|ended)"
         warnings.filterwarnings("ignore", said, RuntimeWarning)
         return simulate(
-            configs.with_local_steps(method, problem),
+            problem,
             optimizer,
             config.num_rounds,
             key=about["seed"],

@@ -3,7 +3,6 @@
 import concurrent.futures
 import importlib
 import importlib.metadata
-import multiprocessing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +13,8 @@ import rich.console
 from gdsec_jax import _checks
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.files import _environment
+from gdsec_jax.study import _processes, experiment, report, shipped
 from gdsec_jax.study import config as configs
-from gdsec_jax.study import experiment, report, shipped
 
 _INTRODUCTION = (
     "Many workers, each with data of its own, fit one model together. In every round "
@@ -173,15 +172,10 @@ def _in_processes(
     studies: Sequence[Study], results: Path, jobs: int
 ) -> list[report.Section]:
     """Several figures at a time: most of a figure's time is one core's, compiling."""
-    spawn = multiprocessing.get_context("spawn")  # a fork would copy no threads
-    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
-        alone = [study._replace(console=None, progress=False) for study in studies]
+    alone = [study._replace(console=None, progress=False) for study in studies]
+    with _processes.pool(jobs) as pool:
         made = [pool.submit(_saved, study, results) for study in alone]
-        try:
-            return [each.result() for each in made]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        return [each.result() for each in made]
 
 
 def _saved(study: Study, results: Path) -> report.Section:

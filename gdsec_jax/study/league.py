@@ -1,12 +1,10 @@
 """The league: every method on every problem, tuned by one rule, on one page."""
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import importlib.metadata
 import json
-import multiprocessing
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -24,8 +22,8 @@ from gdsec_jax.algorithms import METHODS
 from gdsec_jax.files import _environment
 from gdsec_jax.problems import Problem
 from gdsec_jax.simulation import _grid
+from gdsec_jax.study import _processes, experiment, report, tuning
 from gdsec_jax.study import config as configs
-from gdsec_jax.study import experiment, report, tuning
 from gdsec_jax.study._kept import Kept
 from gdsec_jax.study._standings import Score, section_of
 from gdsec_jax.study.config._league import RELATIVE, LeagueConfig, load_league
@@ -78,9 +76,7 @@ def make(
     names, folder = list(league.problems), results / "league"
     run = functools.partial(scores_on, league, folder)
     if min(jobs, len(names)) > 1:
-        spawn = multiprocessing.get_context("spawn")
-        pools = concurrent.futures.ProcessPoolExecutor(jobs, mp_context=spawn)
-        with _compiled_soon(), pools as pool:
+        with _compiled_soon(), _processes.pool(jobs) as pool:
             made = pool.map(run, names)
             found = [
                 _said(console, name, x) for name, x in zip(names, made, strict=True)
@@ -153,7 +149,9 @@ def chosen(
 
 def rule_of(league: LeagueConfig) -> str:
     """How settings were chosen, in sentences."""
+    targets = ", ".join(f"{x} {one.target:g}" for x, one in league.problems.items())
     return (
+        f"Targets are ours, of the error relative to the first: {targets}. "
         f"Every method is given the same number of settings, {_settings(league)}: of "
         "its step, and where it has one of the parameter that matters most, around "
         "what its theory says. By one rule for all, the best is the setting with the "

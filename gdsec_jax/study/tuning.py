@@ -57,11 +57,6 @@ def sweep_method(
         and len({repr(row.get(name)) for row in fields}) > 1  # 1 is not 1.0
     ]
     settings = [{name: row.get(name) for name in traced + static} for row in fields]
-    local = any(row.local_steps for row in rows)
-    if local:
-        static += ["steps", "rate"]
-        for setting, row in zip(settings, rows, strict=True):
-            setting |= {"steps": row.local_steps or 1, "rate": row.learning_rate}
     if log is not None:
         said = {
             _grid.identity(setting): " ".join(
@@ -78,13 +73,10 @@ def sweep_method(
         options["progress"] = label
     uplink = configs.make_uplink(rows[0], config.channel, problem.num_workers)
 
-    def with_local_steps(steps, rate):
-        return problems.local_steps(problem, steps, rate)
-
     make_optimizer = _maker_of(rows[0], config, problem, (*traced, *static))
     with configs.of_method(label):
         return sweep(
-            with_local_steps if local else problem,
+            problem,
             make_optimizer,
             _grid.Listed(axes, settings, static),
             config.num_rounds,

@@ -153,7 +153,7 @@ class Uplink:
             )
 
     def draw(
-        self, key: Any, number: Any, num_workers: int, num_local_steps: Any = 1
+        self, key: Any, number: Any, num_workers: int, num_gradients: Any = 1
     ) -> Draw:
         """What a round's workers meet.
 
@@ -161,8 +161,8 @@ class Uplink:
           key: the run's, an int or a random key.
           number: of the round, the first is 0; may be traced.
           num_workers: M.
-          num_local_steps: gradients that each worker computes in the round: who is slow
-            in a round is so at each of them.
+          num_gradients: that each worker computes in the round: who is slow in a round
+            is so at each of them.
 
         Raises:
           ValueError: the participation returns no bool [M], or a number of the channel
@@ -177,7 +177,7 @@ class Uplink:
         if isinstance(self.channel, Channel):
             own = stream(key, CHANNEL, number)
             met = _channel.conditions(self.channel, num_workers, own)
-            times = jnp.asarray(num_local_steps, met.compute_s.dtype)
+            times = jnp.asarray(num_gradients, met.compute_s.dtype)
             met = met._replace(compute_s=times * met.compute_s)
             delivered = met.delivered
             delay = met.delay if self.channel.max_delay else None

@@ -49,6 +49,11 @@ def top_of_chunks(v, k):
     return out.ravel()
 
 
+def top_of_all(v, k):
+    kept = np.argsort(-np.abs(v), kind="stable")[:k]
+    return np.where(np.isin(np.arange(v.size), kept), v, 0)
+
+
 transform = functools.partial(scipy.fft.dct, norm="ortho")
 back = functools.partial(scipy.fft.idct, norm="ortho")
 
@@ -74,6 +79,18 @@ def test_demo():
         theta = theta - alpha * np.sign(total)
         np.testing.assert_allclose(ours, theta, atol=1e-10)
     assert problem.error(thetas[-1]) < 0.9 * problem.error(problem.init_params)
+
+
+def test_fast_compressed_communication_of_top_k():
+    """v <- v + C(x - v), p times: with top-k it is top-k of p k entries."""
+    x = np.random.default_rng(0).standard_normal(64)
+    for p, k in ((1, 3), (2, 5), (4, 16), (5, 16)):
+        v = np.zeros(64)
+        for _ in range(p):
+            v += top_of_all(x - v, k)
+        piece = worker.top_k(p * k)
+        ours, _ = piece.update(jnp.asarray(x), piece.init(x), jnp.asarray(x))
+        np.testing.assert_allclose(ours, v, rtol=1e-6)
 
 
 @pytest.mark.usefixtures("x64")

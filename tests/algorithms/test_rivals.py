@@ -778,6 +778,23 @@ def test_every_method_has_an_oracle_and_its_rows():
         assert names == ours
 
 
+# Of papers before 2022: what all of them write alike.
+USUAL = "gd cgd lag laq iag top_j sign_ef low_rank power_sgd qgd natural terngrad"
+USUAL += " rand_k ef21 diana marina"
+
+
+def test_every_later_method_says_where_its_formula_is_from():
+    """A word in the table, and more in its docstring."""
+    said = {x.name: x.formula for x in gdsec_jax.METHODS.values()}
+    assert {name for name, x in said.items() if x == "usual"} == set(USUAL.split())
+    words = {"public code": "public (code|baseline)", "memory": "from memory of"}
+    words["descriptions"] = "descriptions of it"
+    for name in said.keys() - set(USUAL.split()):
+        page = inspect.getdoc(gdsec_jax.METHODS[name].factory) or ""
+        sources = " ".join(page[page.index("References:") :].split())
+        assert re.search(words[said[name]], sources), name
+
+
 @pytest.mark.parametrize("name", gdsec_jax.METHODS)
 def test_every_method_has_its_page(name):
     """In the order of all pages, with every argument, and where the method gets to."""

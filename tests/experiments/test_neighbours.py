@@ -26,6 +26,7 @@ from gdsec_experiments.neighbours import (
     edges,
     handed,
     hooks,
+    methods,
     processes,
     readers,
     rounds,
@@ -281,6 +282,27 @@ def test_what_public_code_sends(name, function):
         pytest.skip(f"{variable} names no checkout")
     (row,) = (row for first, row in shown("hooks").items() if first.startswith(name))
     assert row[1:5] == getattr(hooks, function)()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_a_method_goes_as_its_public_code(name):
+    row = shown("methods")[name]
+    assert float(row[2]) < 1e-12
+    variables = (_public.THREE_POINTS, _public.DASHA, _public.PROXSKIP, _public.FEDNL)
+    if not all(x in os.environ for x in variables):
+        pytest.skip(f"{', '.join(variables)} name no checkouts")
+    assert methods.seen(name) < 1e-12
+
+
+def test_parts_of_a_file_need_nothing_that_it_imports(monkeypatch, tmp_path):
+    text = "import nowhere\n\n@nowhere.remote\ndef twice(x):\n    return other(2 * x)\n"
+    (tmp_path / "script.py").write_text(text + "\nnowhere.run()\n")
+    monkeypatch.setenv("GDSEC_3PC", str(tmp_path))
+    code = _public.parts("GDSEC_3PC", "script.py", "twice", other=lambda x: x + 1)
+    assert code.twice(3) == 7
+    with pytest.raises(ValueError, match=r"script\.py has no thrice\."):
+        _public.parts("GDSEC_3PC", "script.py", "twice", "thrice")
 
 
 def test_public_code_that_is_not_there_is_skipped(monkeypatch, tmp_path):

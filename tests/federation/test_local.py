@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import oracle
 import pytest
-from cases import tree_params
+from cases import slow_but, tree_params
 from meshes import on_devices
 
 import gdsec_jax
@@ -250,30 +251,98 @@ def test_each_worker_and_step_draws_for_itself():
     assert len(np.unique(drawn)) == drawn.size
 
 
+SIZES = (3, 10, 27)  # samples of each worker
+
+
+def uneven():
+    """Ridge regression, and M times the gradient of each f_m."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((40, 5)), rng.standard_normal(40)
+    parts = gdsec_jax.data.split(y, M, sizes=SIZES)
+    problem = problems.ridge(x, y, M, split=parts, regularization=0.5)
+    gradient = oracle.ridge_gradient(x, y, parts, 0.5)
+    return problem, lambda m, theta: M * gradient(m, theta)
+
+
+def averaging(rate, steps):
+    """Local SGD, and the mean of where it ends."""
+    trained = gdsec_jax.local(M, optax.sgd(rate), steps)
+    sent = gdsec_jax.gd(M, reduction="mean")
+    return optax.chain(trained, sent, optax.sgd(1.0))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("steps", slow_but([3], [1, 3]))
+def test_federated_averaging_is_its_formulas(steps):
+    """In runs, also where few workers train at a time; the gradients are counted."""
+    problem, gradient = uneven()
+    optimizer, rate, theta = averaging(0.1, steps), 0.1, np.zeros(5)
+    run = gdsec_jax.simulate(problem, optimizer, 30)
+    for _ in range(30):
+        ends = np.tile(theta, (M, 1))
+        for m in range(M):
+            for _ in range(steps):
+                ends[m] -= rate * gradient(m, ends[m])
+        theta = ends.mean(0)
+    np.testing.assert_allclose(run.params, theta, rtol=1e-12)
+    assert (run.gradient_evaluations == steps * sum(SIZES)).all()
+    if steps == 1:  # it is gradient descent
+        plain = optax.chain(gdsec_jax.gd(M), optax.sgd(0.1))
+        other = gdsec_jax.simulate(problem, plain, 30)
+        np.testing.assert_allclose(run.params, other.params, rtol=1e-12)
+    batched = gdsec_jax.simulate(problem, optimizer, 30, worker_batch=2)
+    np.testing.assert_allclose(batched.params, theta, rtol=1e-12)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
-def test_one_step_of_sgd_is_a_gradient_and_several_are_local_sgd():
-    """Equal to gradients of the workers, and to the problem's own local steps."""
+def test_each_step_draws_a_minibatch_of_its_own():
+    problem, steps, rate = problems.minibatch(uneven()[0], 2), 3, 0.05
+    key, params, seen = jax.random.key(2), np.ones(5), []
+    losses = WorkerLosses(problem.own_loss, problem.worker_data, key)
+    trained = gdsec_jax.local(M, optax.sgd(rate), steps)
+    params = jnp.asarray(params)
+    moved, _ = trained.update(losses, trained.init(params), params)
+    assert problem.draw is not None
+    for m in range(M):
+        own = jax.tree.map(lambda x, m=m: x[m], problem.worker_data)
+        theta = np.ones(5)
+        for t in range(steps):
+            own_key = jax.random.fold_in(jax.random.fold_in(key, m), t)
+            x, y, weight = map(np.asarray, problem.draw(own_key, own).shards)
+            slope = x.T @ (weight * (x @ theta - y)) + 0.5 / M * theta
+            theta = theta - rate * M * slope
+            seen.append(tuple(y))
+        np.testing.assert_allclose(moved[m], 1 - theta, rtol=0, atol=1e-13)
+    assert len(set(seen)) > M
+    run = gdsec_jax.simulate(problem, averaging(rate, steps), 20, key=0)
+    assert (run.gradient_evaluations == M * 2 * steps).all()
+    batched = gdsec_jax.simulate(
+        problem, averaging(rate, steps), 20, key=0, worker_batch=2
+    )
+    np.testing.assert_allclose(batched.params, run.params, rtol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("x64")
+def test_local_steps_drift_where_workers_differ():
+    problem, _ = uneven()
+
+    def last_error(problem, steps, rate):
+        run = gdsec_jax.simulate(problem, averaging(rate, steps), 2000)
+        return run.objective_error[-1]
+
+    rate = float(1 / (M * problem.worker_smoothness.max()))
+    few = last_error(problem, 2, rate)
+    assert abs(last_error(problem, 1, rate)) < 1e-14
+    assert few > 1e-6
+    assert last_error(problem, 5, rate) > 2 * few
+    assert few > 2 * last_error(problem, 2, rate / 2)
     x = np.random.default_rng(0).standard_normal((40, 5))
-    problem = problems.ridge(x, x @ np.arange(5.0), 4)
-    outer = optax.sgd(1.0)
-    for steps in (1, 3):
-        local = gdsec_jax.local(4, optax.sgd(0.01), steps)
-        ours = optax.chain(local, gdsec_jax.top_j(4, k=2, reduction="mean"), outer)
-        theirs = optax.chain(gdsec_jax.top_j(4, k=2), optax.sgd(0.01))
-        drawn = problems.minibatch(problem, 3)
-        one = gdsec_jax.simulate(drawn, ours, 20, key=0)
-        other = gdsec_jax.simulate(
-            problems.local_steps(drawn, steps, 0.01) if steps > 1 else drawn,
-            theirs, 20, key=0,
-        )  # fmt: skip
-        for run in (one, other):
-            assert (run.gradient_evaluations == 4 * 3 * steps).all()
-        if steps > 1:  # the draws of a single step have other keys
-            np.testing.assert_allclose(one.params, other.params, rtol=1e-12)
-            np.testing.assert_array_equal(one.bits, other.bits)
-        batched = gdsec_jax.simulate(drawn, ours, 20, key=0, worker_batch=3)
-        np.testing.assert_allclose(batched.params, one.params, rtol=1e-12)
+    same = problems.ridge(
+        np.tile(x, (M, 1)), np.tile(x.sum(1), M), M, split="contiguous"
+    )
+    assert abs(last_error(same, 5, 1 / same.smoothness)) < 1e-14
 
 
 def test_trees_and_narrow_dtypes_keep_their_dtypes():
@@ -389,12 +458,8 @@ def test_what_is_wrong_is_said():
     problem = problems.ridge(x, x.sum(1), 4)
     twice = gdsec_jax.local(4, optax.sgd(0.1), 1)
     both = optax.chain(twice, gdsec_jax.gd(4, reduction="mean"), optax.sgd(1.0))
-    with pytest.raises(ValueError, match="local steps and the optimizer trains"):
-        gdsec_jax.simulate(problems.local_steps(problem, 2, 0.1), both, 3)
     with pytest.raises(ValueError, match="trains its workers twice"):
         gdsec_jax.simulate(problem, optax.chain(twice, both), 3)
-    with pytest.raises(ValueError, match="observe is norms, expected another function"):
-        gdsec_jax.simulate(problem, both, 3, observe=gdsec_jax.norms)
     with pytest.raises(ValueError, match="expected gdsec_jax.WorkerLosses"):
         both.update(jnp.zeros((4, 5)), both.init(jnp.zeros(5)), jnp.zeros(5))
 

@@ -241,19 +241,7 @@ def ridge():
             "minibatches of 4 with replacement, which the accountant does not cover",
         ),
         (
-            lambda: problems.private(
-                problems.local_steps(ridge(), 2, 0.1), 1.0, delta=0.01
-            ),
-            "2 local steps",
-        ),
-        (
             lambda: problems.minibatch(problems.private(ridge(), 1.0, delta=0.01), 4),
-            "expected problems.private to stand last",
-        ),
-        (
-            lambda: problems.local_steps(
-                problems.private(ridge(), 1.0, delta=0.01), 2, 0.1
-            ),
             "expected problems.private to stand last",
         ),
         (

@@ -165,11 +165,7 @@ def test_evaluations_are_samples_or_batches_or_gradients():
     for problem in (dense, sparse):
         assert problem.evaluations.dtype == np.int64
         assert problem.evaluations.tolist() == [2, 3, 7]
-        local = problems.local_steps(problem, 4, 0.1)
-        assert local.evaluations.tolist() == [8, 12, 28]
     drawn = problems.minibatch(dense, 5)
     assert drawn.evaluations.tolist() == [5, 5, 5]
-    assert problems.local_steps(drawn, 2, 0.1).evaluations.tolist() == [10, 10, 10]
     own = problems.from_loss(pull, POINTS, start())
     assert own.evaluations.tolist() == [1, 1, 1]
-    assert problems.local_steps(own, 3, 0.1).evaluations.tolist() == [3, 3, 3]

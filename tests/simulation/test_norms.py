@@ -1,6 +1,7 @@
 """Norms of a run: those of its gradients and memories, from a loop of our own."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -54,3 +55,24 @@ def test_they_are_those_of_the_states(algorithm, memories, x64):
     assert set(history.observed) == set(wanted)
     for name, values in wanted.items():
         np.testing.assert_allclose(history.observed[name], values, 1e-9, err_msg=name)
+
+
+def test_workers_that_train_have_those_of_memories_alone(x64):
+    """Their gradients at the common parameters nobody computes."""
+    problem = toy()
+    optimizer = optax.chain(
+        gdsec_jax.local(3, optax.sgd(0.1), 2),
+        gdsec_jax.gdsec(3, 1.0, 0.1, reduction="mean"),
+        optax.sgd(1.0),
+    )
+
+    def seen(now):
+        state = now.new_state[1].workers
+        e = jnp.linalg.norm(state.compressor.error)
+        return gdsec_jax.norms(now) | {"h": jnp.linalg.norm(state.memory), "e": e}
+
+    found = simulate(problem, optimizer, ROUNDS, observe=seen).observed
+    assert set(found) == {"h_norm", "e_norm", "h", "e"}
+    for name in ("h", "e"):
+        assert found[name].any()
+        np.testing.assert_allclose(found[f"{name}_norm"], found[name], 1e-9)

@@ -630,6 +630,15 @@ def made(**own):
     return {"make_optimizer": maker(**own)}
 
 
+def training(steps):
+    def make(xi):
+        trained = gdsec_jax.local(WORKERS, optax.sgd(0.01), steps)
+        sent = gdsec_jax.gdsec(WORKERS, xi, reduction="mean")
+        return optax.chain(trained, sent, optax.sgd(1.0))
+
+    return make
+
+
 CHANGES = {  # of `BASE` twice
     "beta": ({}, made(beta=0.5)),
     "wire": (made(wire="coo"), made(wire="coo64")),
@@ -647,7 +656,7 @@ CHANGES = {  # of `BASE` twice
     "participation": tuple(
         {"uplink": Uplink(some), "key": 0} for some in (first_of, last_of)
     ),
-    "local steps": ({}, {"problem": problems.local_steps(toy(), 2, 0.01)}),
+    "local steps": tuple({"make_optimizer": training(x)} for x in (2, 3)),
     "axes": ({}, {"grid": {("xi", "beta"): [(0.5, 0.1), (4.0, 0.1)]}}),
 }
 

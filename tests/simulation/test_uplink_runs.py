@@ -133,8 +133,10 @@ def test_who_is_left_out_is_waited_for():
 
 def test_local_steps_take_their_time():
     one = run(rounds=5, channel=noisy())
-    local, uplink = problems.local_steps(problem(), 7, 0.01), Uplink(channel=noisy())
-    several = simulate(local, optimizer(), 5, key=3, uplink=uplink)
+    sent = gdsec_jax.gd(M, reduction="mean")
+    trained = gdsec_jax.local(M, optax.sgd(0.01), 7)
+    chain = optax.chain(trained, sent, optax.sgd(1.0))
+    several = run(chain, rounds=5, channel=noisy())
     link = [each.worker_time_s[0] for each in (one, several)]
     drawn = channel.conditions(
         noisy(), M, _uplink.stream(jax.random.key(3), _uplink.CHANNEL, 0)

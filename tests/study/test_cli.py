@@ -18,7 +18,7 @@ from inside import _checkpoint, _netcdf, model_of
 
 from gdsec_jax import History, data
 from gdsec_jax.algorithms import METHODS
-from gdsec_jax.study import cli, config, experiment, figures, shipped
+from gdsec_jax.study import _running, cli, config, experiment, figures, shipped
 
 TINY = """
 num_rounds = 400
@@ -665,7 +665,7 @@ def test_a_run_of_several_processes_is_not_saved(call, monkeypatch):
     def meet(*_):
         raise AssertionError("they have met")
 
-    monkeypatch.setattr(cli, "meet", meet)
+    monkeypatch.setattr(_running, "meet", meet)
     run = ("run", "tiny.toml", "--distributed", "--checkpoint-every", "5")
     status, _, err = call(*run)
     assert status == 2

@@ -270,6 +270,8 @@ methods = {} | methods is empty, expected at least one.
 [methods.X]; xi = 1.0 | methods.X: name is missing.
 [methods.SEC]; name = 'gdsec'; xi = nan | methods.SEC.xi is nan, expected
 [methods.X]; name = 'top_j' | methods.X: top_j needs the parameter k.
+[methods.X]; name = 'scaffold'; steps = 2; local_steps = 2 |
+    methods.X: local_steps is 2, expected none: the workers of scaffold train by a rule
 [methods.X]; name = 'top_j'; k = 0 |
     methods.X.k is 0, expected an integer of at least 1 or a float in (0, 1].
 [methods.X]; name = 'top_j'; k = 1.5 |

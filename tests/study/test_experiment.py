@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 import rich.console
 import xarray as xr
@@ -123,6 +124,30 @@ def test_a_run_has_its_seed_and_step_and_what_takes_part(runs):
     assert given["learning_rate"] == pytest.approx(0.5 * theory.learning_rate)
     assert given["step_factor"] == 1.0
     assert found.target_error == 1e-2 * found.histories["GD"].initial_error
+
+
+def test_local_steps_are_local_training_in_the_units_of_gradients(tmp_path, quiet):
+    """One is none, thresholds and all; several of GD are averaged."""
+    methods = {
+        "SEC": {"name": "gdsec", "xi": 0.5},
+        "one": {"name": "gdsec", "xi": 0.5, "local_steps": 1},
+        "average": {"name": "gd", "step_factor": 0.2, "local_steps": 3},
+    }
+    runs = experiment.compare(make(methods), tmp_path, quiet)
+    plain, one, average = runs.histories.values()
+    np.testing.assert_allclose(one.params, plain.params, rtol=1e-12)
+    np.testing.assert_array_equal(one.bits, plain.bits)
+    assert (plain.bits[1:] < plain.bits[0]).any()
+    step = average.attributes["method"]["learning_rate"]
+    sent = gdsec_jax.gd(4, reduction="mean")
+    with jax.enable_x64(True):
+        trained = gdsec_jax.local(4, optax.sgd(step), 3)
+        chain = optax.chain(trained, sent, optax.sgd(1.0))
+        direct = gdsec_jax.simulate(runs.problem, chain, 30)
+    np.testing.assert_allclose(average.params, direct.params, rtol=1e-12)
+    np.testing.assert_array_equal(
+        average.gradient_evaluations, 3 * plain.gradient_evaluations
+    )
 
 
 def test_a_run_needs_what_is_only_in_the_grid(tmp_path, quiet):

@@ -15,15 +15,14 @@ from gdsec_jax.study.config import _league
 
 QUIET = rich.console.Console(quiet=True)
 MINE = """
+methods.Mine.name = "mine:halved"
+
 [problems.ridge]
 num_rounds = 60
 target = 0.02
 
 [problems.lasso]
 num_rounds = 20
-
-[methods.Mine]
-name = "mine:halved"
 """
 FUNCTION = """
 from gdsec_jax import algorithms, federate, worker
@@ -108,8 +107,11 @@ def made(tmp_path_factory):
 
 def test_the_page_tells_who_needs_how_much_and_who_cannot_run(made):
     text = made.read_text("utf-8")
+    assert "relative to the first: ridge 0.02, lasso 0.0001." in text
     assert "it makes its steps itself, and has no proximal form here" in text
     assert "Mine" in text and "of 8 settings, the fewest bits to the target" in text
+    mine = pd.read_csv(made.parent / "league.csv").query("method == 'Mine'")
+    assert len(mine) == 4 and np.isfinite(mine.bits[mine.problem == "ridge"]).all()
     assert {x.name for x in made.parent.iterdir()} >= {"league.png", "league.csv"}
     assert not (made.parent / "league").exists()
 

@@ -135,7 +135,7 @@ def test_it_is_run_swept_tuned_and_drawn(place, capsys, monkeypatch):
         names = ("GD-SEC", "lazy")
         saved = {x: History.load(f"results/own/{x}.nc") for x in names}
         runs = experiment.Runs(tuned, problem, saved)
-    monkeypatch.setattr(parts, "compare", lambda study: runs)
+    monkeypatch.setattr(parts._sections, "compare", lambda study: runs)
     study = figures.Study("own", tuned, place, console)
     section = parts.section_of_runs(study, lambda runs: [])
     assert list(section.table["method"]) == list(names)

@@ -26,7 +26,6 @@ from gdsec_jax.study.config._run import recommended as recommended
 from gdsec_jax.study.config._run import resolved as resolved
 from gdsec_jax.study.config._run import validate as validate
 from gdsec_jax.study.config._run import varied as varied
-from gdsec_jax.study.config._run import with_local_steps as with_local_steps
 from gdsec_jax.study.config._run import write_chosen as write_chosen
 from gdsec_jax.study.config._search import STEPS as STEPS
 from gdsec_jax.study.config._search import SearchConfig as SearchConfig

@@ -165,7 +165,7 @@ class MethodConfig(UplinkConfig):
     step_factor: _fields.Positive = 1.0
     """Of the learning rate, that of theory in particular."""
     local_steps: Count | None = None
-    """Gradient steps of a worker in a round, as FedAvg."""
+    """Gradient steps of a worker in a round, as FedAvg; it sends their sum."""
     broadcast_k: Number | None = None
     """The server sends so many entries, by top-k with EF."""
     grid: _fields.Grid = Field(default={})
@@ -198,6 +198,12 @@ class MethodConfig(UplinkConfig):
         _fields.check_grid(self, self.grid, MethodConfig.model_validate, FIXED)
         if self.grid or self.search:  # with its values, which may be needed, checked
             return self
+        known = METHODS.get(self.name)
+        if self.local_steps is not None and known is not None and known.trains:
+            raise ValueError(
+                f"local_steps is {self.local_steps}, expected none: the workers of "
+                f"{self.name} train by a rule of their own"
+            )
         given = self._own()
         noised = "noise_multiplier" in type(self).model_fields
         if noised and given.get("floor") and "noise_multiplier" not in given:

@@ -20,6 +20,7 @@ from gdsec_jax import problems, wire, worker
 from gdsec_jax._theory import Theory, theory
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.federation._broadcast import broadcast
+from gdsec_jax.federation._local import local
 from gdsec_jax.files import _whole
 from gdsec_jax.simulation._grid import takes
 from gdsec_jax.study.config import _fields
@@ -280,19 +281,10 @@ def resolved(method: MethodConfig, problem: problems.Problem) -> MethodConfig:
     return method.model_copy(update=found | {"step_factor": 1.0})
 
 
-def with_local_steps(
-    method: MethodConfig, problem: problems.Problem
-) -> problems.Problem:
-    """The problem as the method sees it, with its local steps; it is `resolved`."""
-    if method.local_steps is None:
-        return problem
-    return problems.local_steps(problem, method.local_steps, method.learning_rate)
-
-
 def make_optimizer(
     method: MethodConfig, config: RunConfig, problem: problems.Problem
 ) -> optax.GradientTransformation:
-    """The optax chain of a method: algorithm, step, proximal step, broadcast.
+    """The optax chain of a method: local steps, algorithm, step, proximal, broadcast.
 
     Where the method is `resolved`, the fields in `TRACED` may be traced.
     """
@@ -301,6 +293,11 @@ def make_optimizer(
     learning_rate: Any = method.learning_rate
     step = _STEPS[config.optimizer](learning_rate)
     steps = [_algorithm(method, config, problem), step]
+    if method.local_steps is not None:
+        number = problem.num_workers
+        trained = local(number, optax.sgd(learning_rate), method.local_steps)
+        # The sum of a worker's gradients: all behind it keeps its units.
+        steps = [trained, optax.scale(1 / (number * learning_rate)), *steps]
     if config.problem.proximal:
         steps.append(problems.proximal_l1(learning_rate * problem.regularization))
     if method.broadcast_k is not None:
