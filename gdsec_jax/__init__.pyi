@@ -14,6 +14,7 @@ from . import server as server
 from . import wire as wire
 from . import worker as worker
 from ._devices import DEVICE_AXIS as DEVICE_AXIS
+from ._native import native_kernels as native_kernels
 from ._theory import Theory as Theory
 from ._theory import theory as theory
 from .algorithms import METHODS as METHODS

@@ -26,33 +26,40 @@ STATES = {
 _switch = jax.make_user_context(default_value=True)
 
 
-@functools.cache
+@functools.cache  # what is compiled already does not change with the environment
 def _package() -> ModuleType | str:
     """The kernels, or why there are none."""
+    asked = os.environ.get("GDSEC_NATIVE") or "1"
+    if asked not in ("0", "1"):
+        raise ValueError(f"GDSEC_NATIVE is {asked!r}, expected 0 or 1.")
+    if asked == "0":
+        return "off, GDSEC_NATIVE=0"
     try:
         import gdsec_jax_native  # pyright: ignore
     except ModuleNotFoundError:
         return "not installed"
     except (ImportError, OSError):
         return "off, built for another machine"
-    if gdsec_jax_native.ARGUMENTS != ARGUMENTS:
-        return "off, of another version: pip install ./native"
-    return gdsec_jax_native
+    except (AttributeError, ValueError):  # without a number, or a kernel
+        return _ANOTHER
+    return gdsec_jax_native if gdsec_jax_native.ARGUMENTS == ARGUMENTS else _ANOTHER
+
+
+_ANOTHER = "off, of another version: pip install ./native"
 
 
 def said() -> str:
     """Which kernels programs have that are compiled now, in a word or two."""
-    asked = os.environ.get("GDSEC_NATIVE", "1")
-    if asked not in ("0", "1"):
-        raise ValueError(f"GDSEC_NATIVE is {asked!r}, expected 0 or 1.")
-    if asked == "0":
-        return "off, GDSEC_NATIVE=0"
-    if not _switch.value:
-        return "off"
     package = _package()
     if isinstance(package, str):
         return package
-    if len(jax.devices("cpu")) > 1:
+    if not _switch.value:
+        return "off"
+    try:
+        devices = jax.devices("cpu")
+    except RuntimeError:
+        return "off, no CPU device"
+    if len(devices) > 1:
         return "off, several CPU devices"  # over which XLA could not cut a kernel
     return package.__version__
 
@@ -64,8 +71,22 @@ def used() -> bool:
 
 
 @contextlib.contextmanager
-def switched(on: bool) -> Iterator[None]:
-    """What is traced inside has the kernels, if they can be used, or has not."""
+def native_kernels(on: bool) -> Iterator[None]:
+    """What is traced inside has the compiled kernels, where they are, or has not.
+
+    The environment's GDSEC_NATIVE=0, read once, switches them off for a whole process.
+
+    Args:
+      on: whether it may have them.
+
+    Examples:
+      >>> import jax.numpy as jnp, optax
+      >>> import gdsec_jax
+      >>> optimizer = optax.chain(gdsec_jax.gdsec(2, xi=1.0), optax.sgd(0.1))
+      >>> grads, params = jnp.ones((2, 3)), jnp.zeros(3)
+      >>> with gdsec_jax.native_kernels(False):  # XLA's own form, which defines them
+      ...     updates, state = optimizer.update(grads, optimizer.init(params), params)
+    """
     with _switch(on):
         yield
 

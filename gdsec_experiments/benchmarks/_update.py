@@ -99,7 +99,7 @@ def calls_of(
     def following(gradients):
         nonlocal carry, number
         number += 1
-        with _native.switched(native), warnings.catch_warnings():
+        with _native.native_kernels(native), warnings.catch_warnings():
             # XLA has nothing to put into the gradients' buffer.
             warnings.filterwarnings("ignore", "Some donated buffers were not usable")
             carry = step(carry, gradients, places[number % 2])

@@ -266,7 +266,7 @@ def without_kernels(run: Callable) -> Callable:
     """The run, by XLA alone."""
 
     def by_xla(number):
-        with _native.switched(False):
+        with _native.native_kernels(False):
             return run(number)
 
     return by_xla

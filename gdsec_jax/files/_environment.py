@@ -24,7 +24,8 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "device": f"{jax.device_count()} x {device.platform} {device.device_kind}",
         "x64": str(jax.config.jax_enable_x64),  # pyright: ignore
-        "native": _native.said(),  # the compiled kernels
+        # The compiled kernels, of CPUs.
+        "native": _native.said() if device.platform == "cpu" else "off, not a CPU",
     }
 
 

@@ -47,7 +47,7 @@ class Private:
         """A worker's gradient on what it has drawn, each sample's clipped."""
         if self.clip == np.inf:
             return jax.grad(loss)(params, drawn)
-        with _native.switched(False):  # a kernel reads all samples at once
+        with _native.native_kernels(False):  # a kernel reads all samples at once
             return self._clipped(loss, params, drawn)
 
     def _clipped(self, loss: Callable, params: Any, drawn: Any) -> Any:

@@ -249,7 +249,7 @@ def fingerprint(
         run = program.start(inputs, params)
         return program.one_round(inputs, jnp.zeros((), jnp.int32), run)
 
-    with _native.switched(False):
+    with _native.native_kernels(False):
         first = jax.jit(first_round).lower(*taken)
     _, record = first.out_info
     # The wire formats too: what is counted is the same, what it costs is not.

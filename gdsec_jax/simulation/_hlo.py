@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 COLLECTIVES = ("all-reduce", "reduce-scatter", "all-gather")
 
-_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](\{[^{}]*\})?")
+_ARRAY = re.compile(r"\b([a-z]+\d*(?:e\d+m\d+\w*)?)\[([\d,]*)\](\{[^{}]*\})?")
 _INSTRUCTION = re.compile(
     r"(ROOT )?%([\w.-]+) = "
     r"(\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)|\S+) ([\w-]+)\((.*)"
 )
-_WIDTHS = {"pred": 1, "bf16": 2}  # the others tell their bits: f32, s8, u16
+_BITS = {"pred": 8, "token": 0, "opaque": 0}  # the others tell them: f32, s4, f8e4m3fn
 # They name memory, and move none.
 _FREE = {
     *("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all"),
@@ -197,9 +197,10 @@ def _arrays(shape: str) -> list[tuple[int, bool]]:
     """Of each array in a shape its bytes, and whether it lies in HBM."""
     found = []
     for kind, lengths, layout in _ARRAY.findall(shape):
-        width = _WIDTHS.get(kind) or int(re.sub(r"\D", "", kind) or 0) // 8
+        told = re.match(r"[a-z]+(\d+)", kind)
+        bits = _BITS[kind] if told is None else int(told[1])
         entries = math.prod(int(n) for n in lengths.split(",") if n)
-        found.append((width * entries, re.search(r"S\([1-9]", layout) is None))
+        found.append((bits * entries // 8, re.search(r"S\([1-9]", layout) is None))
     return found
 
 

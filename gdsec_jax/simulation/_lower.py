@@ -134,6 +134,7 @@ def lower(what: Callable, *arguments: Any, on: Any = None, **options: Any) -> Lo
         if on is not None:
             raise ValueError("mesh is given beside on, expected one of the two.")
         on = options["mesh"]
+        _checks.instance("mesh", on, Mesh, "a jax.sharding.Mesh")
     if rounds:
         options.pop("mesh", None)
         lower_it = _lower_run if what is simulate else _lower_sweep
@@ -246,7 +247,8 @@ def _put(tree: Any, where: Any) -> Any:
     def shape(x, place):
         if not isinstance(x, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
             return x
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+        weak = getattr(x, "weak_type", False)  # or it is another program
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place, weak_type=weak)
 
     places = jax.tree.broadcast(where, tree)
     return jax.tree.map(shape, tree, places)
@@ -264,8 +266,10 @@ def _lower_update(update, updates, state, params=None, *, where, mesh, **extra):
         updates, state = _put(updates, where), _put(state, where)
     places = jax.tree.map(lambda x: x.sharding, state)
 
+    words = {name: extra.pop(name) for name in list(extra) if _is_word(extra[name])}
+
     def step(updates, state, params, **extra):
-        made = update(updates, state, params, **extra)
+        made = update(updates, state, params, **words, **extra)
         is_pair = isinstance(made, tuple) and len(made) == 2
         if not is_pair or jax.tree.structure(made[1]) != jax.tree.structure(state):
             raise ValueError(
@@ -283,6 +287,11 @@ def _lower_update(update, updates, state, params=None, *, where, mesh, **extra):
             f"what fails on these arguments, expected an update, and what it takes: "
             f"{_checks.words_of(error)}"
         ) from error
+
+
+def _is_word(value: Any) -> bool:
+    """Whether it says how an update is made, as a name does, and is no number."""
+    return isinstance(value, str) or callable(value)
 
 
 def _check_arrays(name: str, tree: Any) -> None:
@@ -394,6 +403,9 @@ def _least(arguments: Any, compiled) -> int:
     def size(x):
         number = math.prod(x.sharding.shard_shape(x.shape))
         is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
-        return number * (8 if is_key else x.dtype.itemsize)
+        # What is described in 64 bits is taken in 32, unless x64 is on.
+        return number * (
+            8 if is_key else jax.dtypes.canonicalize_dtype(x.dtype).itemsize
+        )
 
     return sum(map(size, jax.tree.leaves((arguments, compiled.out_info))))

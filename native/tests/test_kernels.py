@@ -246,7 +246,7 @@ def test_gradient(name, dtype, kind, shape):
         params = jnp.asarray(rng.normal(size=shape[1]), dtype)
         gradient = jax.jit(lambda *x: jax.vmap(jax.grad(loss), (None, 0))(*x))
         ours = np.asarray(gradient(params, workers))
-        with _native.switched(False):
+        with _native.native_kernels(False):
             theirs = np.asarray(gradient(params, workers))
         assert f"gdsec_{found}" in gradient.lower(params, workers).as_text()
         eps = float(jnp.finfo(dtype).eps)
@@ -308,7 +308,7 @@ def test_other_derivatives_are_those_of_xla():
         return jax.hessian(of)(*at), jax.grad(of, 1)(*at), jax.jvp(of, at, at)
 
     ours = derivatives()
-    with _native.switched(False):
+    with _native.native_kernels(False):
         theirs = derivatives()
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
@@ -323,7 +323,7 @@ def test_each_worker_at_its_own_parameters():
     loss = _linear.linear_loss(PHI["square"], _linear.half_square, "square")
     params = jnp.asarray(rng.normal(size=(M, 500)), jnp.float32)
     ours = jax.jit(jax.vmap(jax.grad(loss)))(params, workers)
-    with _native.switched(False):
+    with _native.native_kernels(False):
         theirs = jax.jit(jax.vmap(jax.grad(loss)))(params, workers)
     np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-5)
 
@@ -369,6 +369,6 @@ print(found.hexdigest())
 def test_the_context_is_a_part_of_what_is_compiled():
     function = jax.jit(lambda x: jnp.float32(_native.used()) + x)
     assert function(0.0) == 1
-    with _native.switched(False):
+    with _native.native_kernels(False):
         assert function(0.0) == 0
     assert function(0.0) == 1

@@ -49,7 +49,7 @@ class Layouts:
 
 @pytest.fixture
 def layouts(monkeypatch):
-    with _native.switched(False):  # a kernel takes all at once
+    with _native.native_kernels(False):  # a kernel takes all at once
         yield Layouts(monkeypatch)
 
 

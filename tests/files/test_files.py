@@ -5,6 +5,7 @@ import stat
 import sys
 import types
 
+import jax
 import pytest
 from inside import _native, _whole
 
@@ -73,10 +74,10 @@ def test_a_file_has_the_mode_of_any_new_file(mask, mode, tmp_path):
 
 def test_why_there_are_no_kernels(monkeypatch):
     said = {}
-    for found in ({"ARGUMENTS": 0}, None):
+    monkeypatch.setenv("GDSEC_NATIVE", "")  # as if unset
+    for found in ({"ARGUMENTS": 0}, {}, None):
         module = None if found is None else types.SimpleNamespace(**found)
         monkeypatch.setitem(sys.modules, "gdsec_jax_native", module)
-        monkeypatch.setenv("GDSEC_NATIVE", "1")
         _native._package.cache_clear()
         said[found is None] = _native.said()
         assert not _native.used()
@@ -84,7 +85,23 @@ def test_why_there_are_no_kernels(monkeypatch):
         False: "off, of another version: pip install ./native",
         True: "not installed",
     }
+    known = types.SimpleNamespace(ARGUMENTS=_native.ARGUMENTS, __version__="9.9")
+    monkeypatch.setitem(sys.modules, "gdsec_jax_native", known)
+    _native._package.cache_clear()
+    assert _native.said() == "9.9" or len(jax.devices("cpu")) > 1
+    monkeypatch.setenv("GDSEC_NATIVE", "0")  # too late: programs have been compiled
+    assert _native.said() == "9.9" or len(jax.devices("cpu")) > 1
+    with _native.native_kernels(False):
+        assert _native.said() == "off"
+
+    def no_device(platform):
+        raise RuntimeError(f"Unknown backend {platform}")
+
+    with monkeypatch.context() as without:
+        without.setattr(jax, "devices", no_device)
+        assert _native.said() == "off, no CPU device"
     monkeypatch.setenv("GDSEC_NATIVE", "false")
+    _native._package.cache_clear()
     with pytest.raises(ValueError, match="^GDSEC_NATIVE is 'false', expected 0 or 1"):
         _native.said()
     monkeypatch.undo()

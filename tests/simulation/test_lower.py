@@ -122,6 +122,46 @@ def program(*lines):
     return f"ENTRY %main (x: f32[8]) -> f32[8] {{\n{body}\n}}\n"
 
 
+def test_a_sweep_of_32_bits_is_lowered_as_it_runs_where_there_are_64(x64):
+    features = np.ones((4, 3), np.float32)
+    problem = problems.ridge(features, features[:, 0], 2, dtype="float32")
+
+    def optimizer(xi):
+        return optax.chain(gdsec_jax.gdsec(2, xi), optax.sgd(0.1))
+
+    grid = {"xi": [1.0, 2.0]}
+    assert gdsec_jax.lower(gdsec_jax.sweep, problem, optimizer, grid).kernels > 0
+
+
+def test_words_are_no_arrays():
+    algorithm = gdsec_jax.gd(2)
+    params, grads = jnp.zeros(4), jnp.ones((2, 4))
+    call = algorithm.update, grads, algorithm.init(params), params
+    held = gdsec_jax.lower(*call, active=jnp.array([True, False]), absent="accumulate")
+    assert held.bytes_least is not None
+
+
+def test_shapes_of_64_bits_are_taken_in_32():
+    algorithm, wide = gdsec_jax.gd(2), jax.ShapeDtypeStruct((2, 1000), jnp.float64)
+    params = jnp.zeros(1000)
+    call = algorithm.update, wide, algorithm.init(params), params
+    narrow = (call[0], jnp.zeros((2, 1000)), *call[2:])
+    least = [gdsec_jax.lower(*x).bytes_least for x in (call, narrow)]
+    assert least[0] == least[1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ("s4[1000]{0}", 500),
+        ("f8e4m3fn[10,3]{1,0}", 30),
+        ("(bf16[3], pred[2], u32[])", 12),
+    ],
+)
+def test_the_size_of_every_type(shape, size):
+    assert sum(own for own, _ in hlo._arrays(shape)) == size
+
+
 def test_a_slice_that_is_fetched_ahead_moves_what_it_takes():
     text = program(
         "%x = f32[1024]{0:T(1024)} parameter(0)",
