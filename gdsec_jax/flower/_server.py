@@ -98,6 +98,7 @@ class Server:
         self._silence = jax.tree.map(np.zeros_like, like)
         self._bits = bits_of(like, self.agreed.form, self.agreed.code)
         self._thetas = layout_of(like)
+        self.begun = protocol.checksum(self._thetas.write(params)).hex()  # of theta^1
         first = jax.eval_shape(self._first, like)
         self._clocks = layout_of(first[1].clock)
         self.arrays = layout_of(first)
@@ -132,7 +133,8 @@ class Server:
             own.row._replace(asked=bool(takes_part))
             for own, takes_part in zip(state.known, asked, strict=True)
         )
-        whole = self._form is None
+        # In the first round what all parties know has them already.
+        whole = self._form is None and state.round > 0
         told = protocol.Instructions(
             state.round,
             state.run,
@@ -234,8 +236,10 @@ class Server:
             raise ValueError(f"it is {who}, expected 0 to {self.num_workers - 1}")
         if reply.kind == "refuses":
             raise ValueError(f"{who} {self._refusal(reply.told)}")
-        if (reply.run, reply.round) != (state.run, state.round):
-            raise ValueError(f"{who} answers round {reply.round + 1} of another time")
+        if reply.run != state.run:
+            raise ValueError(f"{who} answers another federation, or a run before this")
+        if reply.round != state.round:
+            raise ValueError(f"{who} answers round {reply.round + 1}, which is over")
         if index in taken:
             raise ValueError(f"{who} has answered already: two nodes say they are it")
         if reply.kind == "idle" and not asked[index]:
