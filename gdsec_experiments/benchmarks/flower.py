@@ -136,7 +136,7 @@ def course(name: str, width: int, rounds: int) -> Course:
             )
             replies.append((str(m), data))
             cpu.append(seconds)
-        state, said = server.receive(state, replies, everyone)
+        state, said, _ = server.receive(state, replies, everyone)
         if said:
             raise RuntimeError(said[0])
     rows = state.rows
