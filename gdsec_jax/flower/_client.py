@@ -174,7 +174,7 @@ def _check_mod(mod: Any) -> None:
     """Flower's mods for privacy change arrays, of which there are none."""
     name = getattr(mod, "__name__", type(mod).__name__)
     of = getattr(mod, "__module__", "")
-    if of.endswith("secaggplus_mod"):
+    if of.endswith(("secagg_mod", "secaggplus_mod")):
         raise ValueError(
             f"mods has {name}, which masks dense vectors of integers, expected none "
             "that does: messages are bytes here, and masks would hide what is censored."

@@ -4,6 +4,7 @@ import doctest
 import inspect
 import logging
 import re
+import threading
 
 import jax
 import numpy as np
@@ -485,6 +486,28 @@ def test_wrappers_that_change_the_parameters_are_refused(problem, side, how):
     own, grid = federation(problem, gdsec_jax.gdsec(M, 2.0, POWER))
     with pytest.raises(ValueError, match=r"the parameters were changed outside of"):
         wrapper(own, *numbers).start(grid, own._arrays(), num_rounds=2)
+
+
+def test_secure_aggregation_is_refused_on_both_sides(problem, monkeypatch):
+    from flwr.client.mod import secagg_mod, secaggplus_mod
+    from flwr.server import LegacyContext, ServerConfig, workflow
+    from flwr.server.workflow import default_workflows
+
+    for one in (secagg_mod, secaggplus_mod):
+        with pytest.raises(ValueError, match=r"mods has secagg\w*_mod, which masks"):
+            flower.client(gdsec_jax.gd(M), problem.init_params, abs, mods=[one])
+    strategy, grid = federation(problem, gdsec_jax.gdsec(M, 2.0, POWER))
+    done = threading.Event()
+    done.set()
+    monkeypatch.setattr(  # it would look for nodes for ever
+        default_workflows,
+        "start_update_client_manager_thread",
+        lambda grid, manager: (None, done, done),
+    )
+    context = LegacyContext(grid.contexts[100], ServerConfig(1), strategy)
+    masked = workflow.SecAggPlusWorkflow(num_shares=3, reconstruction_threshold=2)
+    with pytest.raises(ValueError, match=r"Compressed was given to an older server of"):
+        workflow.DefaultWorkflow(fit_workflow=masked)(grid, context)
 
 
 def test_instructions_that_are_none_of_ours_are_refused():
