@@ -175,9 +175,9 @@ def worker_half(algorithm: Any) -> WorkerHalf:
 class Settled(NamedTuple):
     """What is settled of a message that was heard before, bool each; else it waits."""
 
-    commit: jax.Array  # it is part of what is known of the worker
-    undo: jax.Array  # the worker does not remember it: it is taken back
-    forget: jax.Array  # the worker began anew, and nothing is known of it
+    commit: Any  # it is part of what is known of the worker
+    undo: Any  # the worker does not remember it: it is taken back
+    forget: Any  # the worker began anew, and nothing is known of it
 
 
 class ServerSide(NamedTuple):

@@ -77,7 +77,7 @@ def described(
     return f"{name} ({wire}, {values.strip()}{memory}{part}) on {sizes}"
 
 
-def _bytes_of(leaf: Any) -> np.ndarray:
+def _bytes_of(leaf: Any) -> Any:
     """Its bytes, where they lie."""
     return np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
 

@@ -182,13 +182,13 @@ class Server:
             for index, heard in taken.items()
             if heard.reply.kind == "rests"
         ]
-        total, known, uploads = self._sum(state, taken)
+        total, parts, uploads = self._sum(state, taken)
         senders = {m for m, heard in taken.items() if heard.reply.kind == "message"}
         present = np.isin(np.arange(self.num_workers), list(senders))
         side, step, optimizer, params = self._step(
             total, present, state.params, state.side._replace(known=()), state.optimizer
         )
-        side = side._replace(known=known)
+        side = side._replace(known=parts)
         written, cost = b"", 8 * self._thetas.size
         if self._form is not None:
             (down,) = _trees.of_type(optimizer, BroadcastState)
