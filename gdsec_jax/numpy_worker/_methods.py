@@ -49,8 +49,9 @@ def _update(
     """v = g - h + e; u = C(v); h <- h + beta u; e <- v - u."""
     told = Told(params_change, round, uniforms, memory.begun)
     v, message = _said(self, gradient, memory, told)
-    after = _if_heard(self, memory, v, message) if delivered else _if_lost(memory, v)
-    return message, after
+    if delivered:
+        return message, _if_heard(self, memory, v, message)
+    return message, _if_lost(self, memory, v)
 
 
 def both(
@@ -58,7 +59,7 @@ def both(
 ) -> tuple[Message, Memory, Memory]:
     """A message, and what the worker keeps if it is delivered, and if it is not."""
     v, message = _said(method, gradient, memory, told)
-    return message, _if_heard(method, memory, v, message), _if_lost(memory, v)
+    return message, _if_heard(method, memory, v, message), _if_lost(method, memory, v)
 
 
 def _said(self: Any, gradient: Any, memory: Memory, told: Told) -> tuple[Any, Message]:
@@ -86,9 +87,9 @@ def _if_heard(self: Any, memory: Memory, v: Any, message: Message) -> Memory:
     return Memory(h, e, begun or any(map(np.any, _plain.leaves(u))))
 
 
-def _if_lost(memory: Memory, v: Any) -> Memory:
+def _if_lost(self: Any, memory: Memory, v: Any) -> Memory:
     """The same if it is not: as if it had been zero."""
-    if memory.e == ():
+    if "e" not in self._memories:
         return memory
     e = _plain.map(lambda e, v: v.astype(e.dtype, copy=False), memory.e, v)
     return memory._replace(e=e)

@@ -29,6 +29,28 @@ def test_a_prediction_is_the_floor_and_what_is_carried_at_the_rate():
     assert flower.predicted(row, floor, 20, loss=2.0) == pytest.approx(seconds)
 
 
+def test_a_round_shorter_than_the_floor_has_no_ratio():
+    rows = {
+        "floor": flower.Row(12.0, 20e3, 10e3, 100.0),
+        "dense": flower.Row(92.0, 5e6, 5e6, 9e6),
+        "gdsec": flower.Row(14.0, 2e5, 2e5, 2e5),
+        "top_j": flower.Row(11.0, 1e5, 2e5, 2e5),
+    }
+    least = rows["floor"]._replace(seconds=10.0)
+    courses = {"dense": flower.Course([3.0, 2.0, 1.0], [9] * 3, [0.1] * 9)}
+    setup = flower.Setup(course=6)
+    measures = {m.name: m for m in flower._of_rows(rows, least, courses, 1, setup)}
+    ratio = measures["seconds beyond the floor, dense / gdsec, 1 Mbit/s"]
+    assert ratio.value == pytest.approx(40)
+    short = measures["seconds beyond the floor, dense / top_j, 1 Mbit/s"]
+    assert math.isnan(short.value)
+    assert short.note == "it took no longer than the floor"
+    off = measures["channel's seconds, gdsec, 1 Mbit/s: off by"].value
+    expected = flower.predicted(rows["gdsec"], least, 1, setup.loss) / 14.0
+    assert off == pytest.approx(abs(expected - 1))
+    assert measures["to the loss, dense, 1 Mbit/s"].value == pytest.approx(3 * 92.0)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not HERE, reason="Flower is not installed")
 def test_methods_reach_dense_trainings_loss_for_few_of_its_bytes():
