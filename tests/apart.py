@@ -3,9 +3,14 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
+from flax import nnx
 from inside import _protocol as protocol
 from inside import _server, _worker, read_state, write_state
+
+from gdsec_jax import problems
 
 
 class Client:
@@ -69,6 +74,41 @@ class Federation:
         heard = computes if heard is None else np.asarray(heard) & computes
         made = {m: self.reply_of(m) for m in workers if computes[m]}
         return self.close([(m, data) for m, data in made.items() if heard[m]])
+
+
+def a_problem(dtype=np.float32):
+    """Ridge regression of three workers."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(24, 6)).astype(dtype)
+    return problems.ridge(features, features @ np.arange(6.0).astype(dtype), 3)
+
+
+class Network(nnx.Module):
+    """A convolution and a layer, in float64."""
+
+    def __init__(self):
+        rngs, own = nnx.Rngs(0), {"dtype": jnp.float64, "param_dtype": jnp.float64}
+        self.conv = nnx.Conv(1, 2, (3, 3), rngs=rngs, **own)
+        self.head = nnx.Linear(32, 3, rngs=rngs, **own)
+
+    def __call__(self, x):
+        return self.head(nnx.tanh(self.conv(x)).reshape(x.shape[0], -1))
+
+
+def a_network():
+    """Its problem, of three workers."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(24, 4, 4, 1))
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    labels = images.mean((1, 2, 3)).argsort().argsort() // 8
+    return problems.flax_problem(Network(), loss, (images, labels), 3)
+
+
+def step_of(problem) -> float:
+    """A power of two below 1/L, where that is known."""
+    if problem.smoothness is None:
+        return 0.2
+    return 2.0 ** np.floor(np.log2(1 / problem.smoothness))
 
 
 def of_problem(problem, algorithm, optimizer, **more) -> Federation:

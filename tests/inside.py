@@ -34,6 +34,7 @@ from gdsec_jax.flower import _worker as _worker
 from gdsec_jax.flower._history import history_of as history_of
 from gdsec_jax.flower._kept import read_state as read_state
 from gdsec_jax.flower._kept import write_state as write_state
+from gdsec_jax.numpy_worker import _methods as _methods
 from gdsec_jax.plot._ends import name_ends as name_ends
 from gdsec_jax.problems import _constants as _constants
 from gdsec_jax.problems import _lasso as _lasso

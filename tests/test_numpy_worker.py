@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from inside import _plain, _trees
+from inside import _methods, _plain, _trees
 from messages import assert_same, flushed
 
 import gdsec_jax
@@ -117,6 +117,26 @@ def both_ways(case, dtype, k, gradient, change, state, memory):
     theirs = wire.message_of(_trees.cast_like(update, like), state)
     drawn = draws(case, key, dtype)
     return theirs, state, *case.method.update(gradient, memory, **told, uniforms=drawn)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_kept_in_either_case_is_made_at_once(name):
+    """Of one array, too, which is compared with nothing."""
+    method, rng = CASES[name].method, np.random.default_rng(0)
+    gradient, change, uniforms = rng.normal(size=(3, LENGTH)).astype(np.float32)
+    memory = method.init(gradient)
+    told = {"params_change": change / 9, "round": 1, "uniforms": np.abs(uniforms) % 1}
+    expected = [
+        method.update(gradient, memory, **told, delivered=arrives)
+        for arrives in (True, False)
+    ]
+    made = _methods.both(
+        method, gradient, memory, _methods.Told(**told, begun=memory.begun)
+    )
+    for (message, kept), own in zip(expected, made[1:], strict=True):
+        assert_alike(message.values, made[0].values)
+        assert_alike(kept[:2], own[:2])
+        assert kept.begun == own.begun
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])

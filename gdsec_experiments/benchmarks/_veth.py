@@ -65,26 +65,44 @@ class Network(NamedTuple):
     hosts: tuple[Host, ...]
     ends: tuple[tuple[Host, str], ...]  # where packets leave: host and device
 
-    def shape(self, rate: int, fast: int = 0) -> None:
-        """Let packets leave at so many Mbit/s; but at 10,000 on the first links."""
-        for number, (host, device) in enumerate(self.ends):
-            own = 10_000 if number < 2 * fast else rate
-            bucket = ("tbf", "rate", f"{own}mbit", "burst", BURST, "latency", LATENCY)
-            host.do(*f"tc qdisc replace dev {device} root handle 1:".split(), *bucket)
-
-    def lose(self, percent: float) -> None:
-        """Let so many packets be lost, of those that leave.
+    def shape(self, rate: int, fast: int = 0, loss: float = 0.0) -> None:
+        """Let packets leave at so many Mbit/s, where a percentage of them is lost; but
+        at 10,000 on the first links, which lose none.
 
         Raises:
-          RuntimeError: the kernel has no netem.
+          RuntimeError: the kernel can lose none.
         """
-        for host, device in self.ends:
-            lost = ("netem", "loss", f"{percent}%", "limit", "1000")
-            host.do(*f"tc qdisc replace dev {device} parent 1:1".split(), *lost)
+        for number, (host, device) in enumerate(self.ends):
+            own, lossy = (10_000, 0.0) if number < 2 * fast else (rate, loss)
+            bucket = ("tbf", "rate", f"{own}mbit", "burst", BURST, "latency", LATENCY)
+            host.do(*f"tc qdisc replace dev {device} root handle 1:".split(), *bucket)
+            if lossy:
+                _lose(host, device, lossy)
 
 
-def unable() -> str:
-    """Why there can be no such network here; "" if there can."""
+def _lose(host: Host, device: str, percent: float) -> None:
+    """Lose packets by netem or, where the kernel has none, by a program of a filter: a
+    random number, modulo 10,000, below the share, leads into a qdisc that drops all."""
+    try:
+        lost = ("netem", "loss", f"{percent}%", "limit", "1000")
+        host.do(*f"tc qdisc replace dev {device} parent 1:1".split(), *lost)
+    except RuntimeError:
+        share = round(100 * percent)
+        program = (
+            f"5,32 0 0 4294963256,148 0 0 10000,53 1 0 {share},6 0 0 4294967295,6 0 0 0"
+        )
+        for command in (
+            "qdisc replace dev {} parent 1:1 handle 2: htb",  # all else goes directly
+            "class add dev {} parent 2: classid 2:1 htb rate 1mbit",
+            "qdisc add dev {} parent 2:1 handle 3: blackhole",
+            "filter add dev {} parent 2: protocol all bpf flowid 2:1 bytecode",
+        ):
+            more = (program,) if command.endswith("bytecode") else ()
+            host.do("tc", *command.format(device).split(), *more)
+
+
+def unable(loss: float = 0.0) -> str:
+    """Why there can be no such network here, with such a loss; "" if there can."""
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing:
         return f"{', '.join(missing)} is absent: apt install iproute2 util-linux"
@@ -92,9 +110,9 @@ def unable() -> str:
         return "network namespaces need root"
     try:
         with joined(2) as network:
-            network.shape(1000)
+            network.shape(1000, loss=loss)
     except RuntimeError as error:
-        return f"no network namespaces here: {error}"
+        return f"no such network here: {error}"
     return ""
 
 

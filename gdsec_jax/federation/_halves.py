@@ -173,18 +173,18 @@ def worker_half(algorithm: Any) -> WorkerHalf:
 
 
 class Settled(NamedTuple):
-    """What is settled of the messages heard before, bool [M] each; else they wait."""
+    """What is settled of a message that was heard before, bool each; else it waits."""
 
-    commit: jax.Array  # it is part of what is known of the worker
-    undo: jax.Array  # the worker does not remember it: it is taken back
-    forget: jax.Array  # the worker began anew, and nothing is known of it
+    commit: Any  # it is part of what is known of the worker
+    undo: Any  # the worker does not remember it: it is taken back
+    forget: Any  # the worker began anew, and nothing is known of it
 
 
 class ServerSide(NamedTuple):
     """State of a server that is apart from its workers."""
 
     clock: _clock.ClockState  # before the round that comes
-    known: Any  # of each worker, without its last message: leaves [M, ...]
+    known: tuple[Any, ...]  # of each worker, without its last message
     step: Any  # of the server's step
 
 
@@ -192,16 +192,21 @@ class ServerHalf(NamedTuple):
     """Pure functions of the server."""
 
     init: Callable[[Any], ServerSide]
-    update: Callable[..., tuple[Any, ServerSide]]
+    nothing: Callable[[Any], Any]  # from parameters to the sum over no worker
+    add: Callable[..., tuple[Any, Any]]
+    step: Callable[..., tuple[Any, ServerSide]]
     asks: Callable[[ServerSide], Any]  # bool [M], whom it asks in the coming round
 
 
 def server_half(algorithm: Any) -> ServerHalf:
     """The server's half of a round.
 
-    Its `update(messages, heard, pending, settled, state, params)` takes this round's
-    messages and those heard before that wait, leaves [M, *param], 0 of who is silent,
-    and returns the direction [*param].
+    Workers are added up one by one, so that there is room for one message at a time:
+    `add(total, message, pending, settled, known, params)` takes the sum so far, a
+    worker's message of this round and the one heard before that waits, 0 if there is
+    none, and what is known of it; and returns the sum, and what is known then. Of the
+    sum `step(total, heard, state, params)`, with heard bool [M], makes the direction
+    [*param].
     """
     parts = parts_of(algorithm)
     federation, num_workers = parts.federation, parts.federation.num_workers
@@ -213,7 +218,7 @@ def server_half(algorithm: Any) -> ServerHalf:
     def init(params) -> ServerSide:
         return ServerSide(
             _clock.start(params, parts.key, parts.on_standstill),
-            _trees.repeat(memory.init(params), num_workers),
+            (memory.init(params),) * num_workers,
             step.init(params),
         )
 
@@ -224,18 +229,31 @@ def server_half(algorithm: Any) -> ServerHalf:
         tick, _ = _clock.tick(state.clock, None, parts.key, num_workers)
         return everyone & server.asks(tick.round_key, tick.number)
 
-    def update(messages, heard, pending, settled: Settled, state: ServerSide, params):
-        adds = jax.vmap(lambda u, own: memory.update(u, own, params))
-        _, after = adds(pending, state.known)
-        nothing = optax.tree.zeros_like(state.known)
-        kept = _trees.where(settled.commit, after, state.known)
-        kept = _trees.where(settled.forget, nothing, kept)
+    def alone(summand):
+        return server.combine(jax.tree.map(lambda x: x[None], summand), None)
+
+    def nothing(params):
+        def one(params):
+            return alone(memory.update(params, memory.init(params), params)[0])
+
+        return optax.tree.zeros_like(jax.eval_shape(one, params))
+
+    def add(total, message, pending, settled: Settled, known, params):
+        _, after = memory.update(pending, known, params)
+        fresh = optax.tree.zeros_like(known)
+        kept = optax.tree.where(settled.commit, after, known)
+        kept = optax.tree.where(settled.forget, fresh, kept)
         waits = ~(settled.commit | settled.undo | settled.forget)
-        summands, _ = adds(messages, _trees.where(waits, after, kept))
-        total = server.combine(summands, None)
+        summand, _ = memory.update(
+            message, optax.tree.where(waits, after, kept), params
+        )
         none = optax.tree.zeros_like(pending)
-        wrong, _ = adds(_trees.where(settled.undo, pending, none), nothing)
-        total = _trees.sub(total, _trees.over_workers(wrong))
+        back = optax.tree.where(settled.undo, pending, none)
+        wrong, _ = memory.update(back, fresh, params)
+        total = optax.tree.sub(optax.tree.add(total, alone(summand)), alone(wrong))
+        return total, kept
+
+    def advance(total, heard, state: ServerSide, params):
         if federation.reduction == "mean":
             total = jax.tree.map(lambda x: x / jnp.asarray(num_workers, x.dtype), total)
         common, _ = _common(parts, state.clock, params)
@@ -243,9 +261,9 @@ def server_half(algorithm: Any) -> ServerHalf:
         direction, own = step.update(total, state.step, params, **arguments)
         _, clock = _clock.tick(state.clock, params, parts.key, num_workers)
         direction = _trees.cast_like(direction, params)
-        return direction, ServerSide(clock, kept, own)
+        return direction, state._replace(clock=clock, step=own)
 
-    return ServerHalf(init, update, asks)
+    return ServerHalf(init, nothing, add, advance, asks)
 
 
 def _common(parts: Parts, clock: _clock.ClockState, params: Any):

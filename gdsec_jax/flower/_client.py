@@ -1,6 +1,7 @@
 """The client: a ClientApp around a function from parameters to a gradient."""
 
 import functools
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from gdsec_jax.flower._need import flwr, record_of
 from gdsec_jax.numpy_worker import METHODS
 from gdsec_jax.wire import FORMATS
 
+_LOG = logging.getLogger("flwr")
 KEPT = "gdsec_jax"  # the record of a context's state
 INDEX = "partition-id"  # of a node's configuration: which of the workers it is
 
@@ -105,8 +107,8 @@ def answer(
       context: Flower's, whose state keeps the client's if there is no place.
       place: the file that does.
     """
-    kept = _read(place, context)
-    state = None if kept is None else read_state(worker, kept)
+    instructions = protocol.read_instructions(told)
+    state = _remembered(worker, index, _read(place, context), instructions.run)
 
     def own(params):
         made = gradient(params, context)
@@ -114,11 +116,28 @@ def answer(
             return made[0], {str(name): float(x) for name, x in made[1].items()}
         return made, None
 
-    instructions = protocol.read_instructions(told)
     reply, state = protocol.respond(worker, state, instructions, index, own)
     if state is not None:
         _write(place, context, write_state(worker, state))
     return protocol.write_reply(reply)
+
+
+def _remembered(
+    worker: protocol.Worker, index: int, kept: bytes | None, run: int
+) -> protocol.ClientState | None:
+    """What it kept of this run; else it begins anew, and its log says why."""
+    if kept is None:
+        return None
+    try:
+        state = read_state(worker, kept)
+    except ValueError as error:
+        why = str(error)
+    else:
+        if state.run == run:
+            return state
+        why = "what it keeps is of another run."
+    _LOG.warning("worker %d begins anew with a whole message: %s", index, why)
+    return None
 
 
 def _in_numpy(algorithm: Any) -> bool:
@@ -154,7 +173,13 @@ def _has_metrics(made: Any, params: Any) -> bool:
 def _check_mod(mod: Any) -> None:
     """Flower's mods for privacy change arrays, of which there are none."""
     name = getattr(mod, "__name__", type(mod).__name__)
-    if getattr(mod, "__module__", "").endswith(("centraldp_mods", "localdp_mod")):
+    of = getattr(mod, "__module__", "")
+    if of.endswith(("secagg_mod", "secaggplus_mod")):
+        raise ValueError(
+            f"mods has {name}, which masks dense vectors of integers, expected none "
+            "that does: messages are bytes here, and masks would hide what is censored."
+        )
+    if of.endswith(("centraldp_mods", "localdp_mod")):
         raise ValueError(
             f"mods has {name}, which clips an ArrayRecord, expected none that does: "
             "messages are bytes here, so clip, and add noise, where the gradient is "

@@ -40,19 +40,21 @@ def Compressed(
       error_name: what that is called.
       folder: where the server's state is written after every round, before the next
         instructions go out; a server that is started again with it goes on from there.
-      patience: seconds to wait, before a round, for as many nodes as workers.
+      patience: seconds to wait, before a round, for as many nodes as workers; the log
+        says for whom.
 
     Returns:
       A `flwr.serverapp.strategy.Strategy`. Its `run(grid, rounds, timeout)` is `start`
       with these parameters, and returns a `History`, as `simulate` does; `.params` are
-      the last ones, `.history` what was recorded so far.
+      the last ones, `.history` what was recorded so far. `start` refuses initial_arrays
+      that are others.
 
     Raises:
       ModuleNotFoundError: Flower is not installed.
       ValueError: the algorithm's halves cannot be apart: its workers train in a way of
         its own, or sum over each other within a round, or its server's rule is no sum,
-        out of which a message could be taken back; folder has the state of another
-        method.
+        out of which a message could be taken back; folder has a state that is damaged,
+        or of another method, optimizer or number of workers.
 
     Examples:
       >>> import jax.numpy as jnp, optax

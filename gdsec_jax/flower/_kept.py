@@ -6,8 +6,9 @@ import numpy as np
 
 from gdsec_jax.flower import _protocol as protocol
 
-# version, method, run, round, epoch, last, if heard, if lost
-_KEPT = struct.Struct("<BQQIQQQQ")
+# version, method, run, round, epoch, last, if heard, if lost; with its checksum these
+# are 64 bytes, so that the arrays behind them are read where they lie
+_KEPT = struct.Struct("<BQQIQQQQ7x")
 
 
 def write_state(worker: protocol.Worker, state: protocol.ClientState) -> bytes:
@@ -15,21 +16,25 @@ def write_state(worker: protocol.Worker, state: protocol.ClientState) -> bytes:
     lost, heard = worker.states.write(state.lost), worker.states.write(state.heard)
     head = _KEPT.pack(protocol.VERSION, worker.method, *state[:6])
     differs = _differences(lost, heard)
-    return b"".join([head, worker.clocks.write(state.clock), lost, differs])
+    return protocol.checked(head, worker.clocks.write(state.clock), lost, differs)
 
 
-def read_state(worker: protocol.Worker, data: bytes) -> protocol.ClientState | None:
-    """The inverse of `write_state`; None if it is none of this worker's."""
+def read_state(worker: protocol.Worker, data: bytes) -> protocol.ClientState:
+    """The inverse of `write_state`.
+
+    Raises:
+      ValueError: it is damaged, or of another version or method.
+    """
+    body = protocol.body_of(data, "what it keeps is", _KEPT.size)
     ends = np.cumsum([_KEPT.size, worker.clocks.size, worker.states.size]).tolist()
-    if len(data) < ends[-1]:
-        return None
-    version, method, *numbers = _KEPT.unpack_from(data)
-    if (version, method) != (protocol.VERSION, worker.method):
-        return None
-    clock, lost = data[ends[0] : ends[1]], data[ends[1] : ends[2]]
-    heard = _changed(lost, data[ends[2] :])
+    _, method, *numbers = _KEPT.unpack_from(body)
+    clock, lost = body[ends[0] : ends[1]], body[ends[1] : ends[2]]
+    fits = method == worker.method and len(body) > ends[-1]
+    heard = _changed(lost, body[ends[2] :]) if fits else None
     if heard is None:
-        return None
+        raise ValueError(
+            f"what it keeps is of another method, expected {worker.describe}."
+        )
     read = worker.states.read
     arrays = worker.clocks.read(clock), read(heard), read(lost)
     return protocol.ClientState(*numbers, *arrays)  # pyright: ignore[reportCallIssue]
@@ -45,16 +50,15 @@ def _differences(before: bytes, after: bytes) -> bytes:
     return b"\1" + after[size:] + where.tobytes() + new[where].tobytes()
 
 
-def _changed(before: bytes, differs: bytes) -> bytes | None:
+def _changed(before: memoryview, differs: memoryview) -> bytearray | memoryview | None:
     if differs[:1] == b"\0":
         return differs[1:] if len(differs) == 1 + len(before) else None
-    size = len(before) // 4 * 4
-    rest, words = 1 + len(before) - size, np.frombuffer(before, np.uint32, size // 4)
+    after, size = bytearray(before), len(before) // 4 * 4
+    rest, words = 1 + len(before) - size, np.frombuffer(after, np.uint32, size // 4)
     if differs[:1] != b"\1" or len(differs) < rest or (len(differs) - rest) % 8:
         return None
-    where, new = np.frombuffer(differs, np.uint32, offset=rest).reshape(2, -1)
+    where, new = np.frombuffer(differs[rest:], np.uint32).reshape(2, -1)
     if where.size and where.max() >= words.size:
         return None
-    words = words.copy()
-    words[where] = new
-    return words.tobytes() + differs[1:rest]
+    words[where], after[size:] = new, differs[1:rest]
+    return after

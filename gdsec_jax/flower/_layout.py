@@ -25,7 +25,7 @@ def layout_of(like: Any) -> protocol.Layout:
     starts = np.cumsum([0, *sizes]).tolist()
 
     def write(tree):
-        return b"".join(np.asarray(leaf).tobytes() for leaf in _plain.leaves(tree))
+        return b"".join(map(_bytes_of, _plain.leaves(tree)))
 
     def read(data):
         if len(data) != starts[-1]:
@@ -75,6 +75,11 @@ def described(
         few = ", ".join(f"{w:.6g}" for w in weights[:3])
         part += f", weights {few} ... (sum {exact:08x})"
     return f"{name} ({wire}, {values.strip()}{memory}{part}) on {sizes}"
+
+
+def _bytes_of(leaf: Any) -> Any:
+    """Its bytes, where they lie."""
+    return np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)
 
 
 def _dtype(leaf: Any) -> np.dtype:

@@ -9,6 +9,7 @@ from gdsec_jax import wire as wires
 from gdsec_jax.flower import _protocol as protocol
 from gdsec_jax.flower._down import after_step
 from gdsec_jax.flower._layout import described, layout_of
+from gdsec_jax.numpy_worker._methods import Told, both
 
 _NAMES = {kind: name for name, kind in numpy_worker.METHODS.items()}
 
@@ -45,11 +46,9 @@ def worker_of(method: Any, params: Any, wire: str = "coo") -> protocol.Worker:
             return None, params
         before = params if fresh else clock
         change = _plain.map(np.subtract, params, before)
-        told = {"params_change": change, "round": round}
-        if hasattr(method, "levels"):
-            told["uniforms"] = draws.random(length)
-        message, heard = method.update(gradient, state, **told)
-        _, lost = method.update(gradient, state, delivered=False, **told)
+        uniforms = draws.random(length) if hasattr(method, "levels") else None
+        told = Told(change, round, uniforms, state.begun)
+        message, heard, lost = both(method, gradient, state, told)
         payload = wires.encode(message, wire)
         return protocol.Answer(payload, message.whole, heard, lost), params
 

@@ -1,6 +1,5 @@
 """The server's half of any method: rounds of bytes, and what is kept between them."""
 
-import functools
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -65,7 +64,6 @@ class Heard(NamedTuple):
     reply: protocol.Reply
     size: int  # bytes of it
     settles: protocol.Settles
-    values: Any  # of its message; None if there is none
     told: dict[str, float]  # the client's own metrics
 
 
@@ -98,13 +96,14 @@ class Server:
         self._silence = jax.tree.map(np.zeros_like, like)
         self._bits = bits_of(like, self.agreed.form, self.agreed.code)
         self._thetas = layout_of(like)
+        self.begun = protocol.checksum(self._thetas.write(params)).hex()  # of theta^1
         first = jax.eval_shape(self._first, like)
         self._clocks = layout_of(first[1].clock)
         self.arrays = layout_of(first)
         compressed = _trees.of_type(first[2], BroadcastState)
         _check_broadcast(compressed)
         self._form = compressed[0].sent.layout.format if compressed else None
-        self._advance = jax.jit(self._advanced)
+        self._add, self._step = jax.jit(self._added), jax.jit(self._stepped)
 
     def _first(self, params):
         return params, self._half.init(params), self._optimizer.init(params)
@@ -132,7 +131,8 @@ class Server:
             own.row._replace(asked=bool(takes_part))
             for own, takes_part in zip(state.known, asked, strict=True)
         )
-        whole = self._form is None
+        # In the first round what all parties know has them already.
+        whole = self._form is None and state.round > 0
         told = protocol.Instructions(
             state.round,
             state.run,
@@ -182,15 +182,13 @@ class Server:
             for index, heard in taken.items()
             if heard.reply.kind == "rests"
         ]
-        settled = self._settled(taken)
-        messages, whole, present = self._messages(taken)
-        pending = self._stacked(
-            self.agreed.decode(own.pending, own.whole) if own.pending else None
-            for own in state.known
+        total, parts, uploads = self._sum(state, taken)
+        senders = {m for m, heard in taken.items() if heard.reply.kind == "message"}
+        present = np.isin(np.arange(self.num_workers), list(senders))
+        side, step, optimizer, params = self._step(
+            total, present, state.params, state.side._replace(known=()), state.optimizer
         )
-        side, step, optimizer, params, uploads = self._advance(
-            messages, whole, present, pending, settled, *state.arrays
-        )
+        side = side._replace(known=parts)
         written, cost = b"", 8 * self._thetas.size
         if self._form is not None:
             (down,) = _trees.of_type(optimizer, BroadcastState)
@@ -204,8 +202,8 @@ class Server:
             **_counted(taken, uploads, np.asarray(asked, bool), present),
             sent=[0] * self.num_workers if sent is None else list(sent),
             broadcast_bits=cost,
-            taken_back=int(settled.undo.sum()),
-            forgotten=int(settled.forget.sum()),
+            taken_back=sum(own.settles == "undo" for own in taken.values()),
+            forgotten=sum(own.settles == "forget" for own in taken.values()),
             seconds=seconds,
             error=None if self._error is None else float(self._error(params)),
         )
@@ -234,8 +232,10 @@ class Server:
             raise ValueError(f"it is {who}, expected 0 to {self.num_workers - 1}")
         if reply.kind == "refuses":
             raise ValueError(f"{who} {self._refusal(reply.told)}")
-        if (reply.run, reply.round) != (state.run, state.round):
-            raise ValueError(f"{who} answers round {reply.round + 1} of another time")
+        if reply.run != state.run:
+            raise ValueError(f"{who} answers another federation, or a run before this")
+        if reply.round != state.round:
+            raise ValueError(f"{who} answers round {reply.round + 1}, which is over")
         if index in taken:
             raise ValueError(f"{who} has answered already: two nodes say they are it")
         if reply.kind == "idle" and not asked[index]:
@@ -246,13 +246,12 @@ class Server:
             raise ValueError(f"{who} has not what all know, and is told next round")
         try:
             settles = protocol.judge(state.known[index], reply)
-            values = None
             if reply.kind == "message":
-                values = self.agreed.decode(reply.payload, reply.whole)
+                self.agreed.decode(reply.payload, reply.whole)  # and again, to add it
             told = _numbers(reply.told)
         except ValueError as error:
             raise ValueError(f"{who} sent no message: {error}") from error
-        return Heard(reply, len(data), settles, values, told)
+        return Heard(reply, len(data), settles, told)
 
     def _refusal(self, told: Any) -> str:
         """Why a client refuses."""
@@ -261,35 +260,40 @@ class Server:
             return f"has {own}, expected {self.agreed.text}"
         return f"refuses: {_checks.shown(told)}"
 
-    def _settled(self, taken: dict[int, Heard]) -> Settled:
-        masks = [np.zeros(self.num_workers, bool) for _ in Settled._fields]
-        for index, heard in taken.items():
-            if heard.settles != "nothing":
-                masks[Settled._fields.index(heard.settles)][index] = True
-        return Settled(*masks)  # pyright: ignore[reportArgumentType]
+    def _sum(self, state: ServerState, taken: dict[int, Heard]):
+        """Over the workers, one by one; what is known of each then, and the counts."""
+        total, known, uploads = self._half.nothing(self.agreed.like), [], []
+        for index, own in enumerate(state.known):
+            heard = taken.get(index)
+            reply = None if heard is None else heard.reply
+            settles = "nothing" if heard is None else heard.settles
+            total, after, counts = self._add(
+                total,
+                self._values(reply.payload, reply.whole) if reply else self._silence,
+                reply is not None and reply.whole,
+                self._values(own.pending, own.whole),
+                Settled(*(settles == name for name in Settled._fields)),
+                state.side.known[index],
+                state.params,
+            )
+            known.append(after)
+            uploads.append(counts)
+        stacked = jax.tree.map(lambda *each: np.stack(each), *uploads)
+        return total, tuple(known), stacked
 
-    def _messages(self, taken: dict[int, Heard]):
-        """This round's, leaves [M, *param]; which are whole, and whose they are."""
-        each = [taken.get(m) for m in range(self.num_workers)]
-        present = [own is not None and own.values is not None for own in each]
-        whole = [own is not None and own.reply.whole for own in each]
-        values = self._stacked(None if own is None else own.values for own in each)
-        return values, np.array(whole), np.array(present)
+    def _values(self, payload: bytes, whole: bool) -> Any:
+        """Of a message; no bytes are none."""
+        return self.agreed.decode(payload, whole) if payload else self._silence
 
-    def _stacked(self, trees: Iterable[Any]) -> Any:
-        found = [self._silence if tree is None else tree for tree in trees]
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
+    def _added(self, total, message, whole, pending, settled, known, params):
+        total, known = self._half.add(total, message, pending, settled, known, params)
+        counts = tally(nonzeros_of(message), message, self._bits, whole=whole)
+        return total, known, counts
 
-    def _advanced(self, messages, whole, heard, pending, settled, params, side, own):
-        direction, side = self._half.update(
-            messages, heard, pending, settled, side, params
-        )
+    def _stepped(self, total, heard, params, side, own):
+        direction, side = self._half.step(total, heard, side, params)
         step, own = self._optimizer.update(direction, own, params)
-        count = functools.partial(tally, layout=self._bits)
-        uploads = jax.vmap(lambda m, w: count(nonzeros_of(m), m, whole=w))(
-            messages, whole
-        )
-        return side, step, own, optax.apply_updates(params, step), uploads
+        return side, step, own, optax.apply_updates(params, step)
 
 
 def _numbers(told: Any) -> dict[str, float]:

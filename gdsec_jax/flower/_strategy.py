@@ -82,9 +82,11 @@ class Rounds:
         rounds = _checks.integer("rounds", rounds, 1)
         if self._interrupted and self._state.round < rounds:
             self._end([])  # instructions may have gone out, and messages be lost
-        left = max(rounds - self._state.round, 0)
-        if left:
+        left = rounds - self._state.round
+        if left > 0:
             self.start(grid, self._arrays(), num_rounds=left, timeout=timeout)
+        else:
+            _LOG.warning("%d rounds are done already.", self._state.round)
         return self.history
 
     def summary(self) -> None:
@@ -94,7 +96,9 @@ class Rounds:
     def configure_train(self, server_round, arrays, config, grid):
         """The instructions of a round, for each node that it asks."""
         del config
-        if server_round > 1 and arrays is not self._returned:
+        if server_round == 1:
+            _check_initial(arrays, self._arrays())
+        elif arrays is not self._returned:
             raise ValueError(
                 "the parameters were changed outside of this Strategy, expected its "
                 "own: Flower's wrappers for differential privacy have no effect here."
@@ -119,12 +123,27 @@ class Rounds:
 
     def _nodes(self, grid):
         """Those that are there; it waits for as many as workers, for a while."""
-        end = time.monotonic() + self._patience
+        end, said = time.monotonic() + self._patience, False
         while True:
             nodes = sorted(grid.get_node_ids())
-            if len(nodes) >= self._server.num_workers or time.monotonic() > end:
+            absent = self._server.num_workers - len(nodes)
+            if absent <= 0:
                 return nodes
+            if time.monotonic() > end:
+                _LOG.warning("%s did not come: the round begins.", self._absent(nodes))
+                return nodes
+            if not said:
+                what, said = self._absent(nodes), True
+                _LOG.info("waiting %g s at most for %s.", self._patience, what)
             time.sleep(0.2)
+
+    def _absent(self, nodes):
+        """How many workers have no node among these and, if that is known, which."""
+        there = {self._indices.get(node) for node in nodes}
+        every = range(self._server.num_workers)
+        numbers = [str(m) for m in every if m not in there]
+        who = f" (number {', '.join(numbers)})" if None not in there else ""
+        return f"{len(every) - len(nodes)} of {len(every)} workers{who}"
 
     def aggregate_train(self, server_round, replies):
         """The parameters after a round, and what it cost."""
@@ -195,6 +214,18 @@ class Rounds:
         }  # fmt: skip
         return own | told | ({} if row.error is None else {"error": row.error})
 
+    def initialize_parameters(self, client_manager):
+        """Where Flower's older servers begin, and secure aggregation on them.
+
+        Raises:
+          ValueError: always.
+        """
+        raise ValueError(
+            "Compressed was given to an older server of Flower's, a workflow such as "
+            "SecAggPlusWorkflow say, expected its own start(grid, ...) or run(grid, "
+            "rounds): messages are bytes, which no mask of integers can hide."
+        )
+
     def configure_evaluate(self, server_round, arrays, config, grid):
         """Nothing: the error is the server's."""
         return []
@@ -213,6 +244,19 @@ class Rounds:
                 )
                 for path, leaf in leaves
             }
+        )
+
+
+def _check_initial(arrays: Any, own: Any) -> None:
+    """`start` is given the Strategy's own parameters, or none."""
+    given, expected = (
+        [array.numpy().tobytes() for array in record.values()]
+        for record in (arrays, own)
+    )
+    if given and given != expected:
+        raise ValueError(
+            "initial_arrays are other parameters than the Strategy's, expected none, "
+            "ArrayRecord(), or the same: Compressed(params=...) takes them."
         )
 
 

@@ -47,25 +47,52 @@ def _update(
     delivered: bool = True,
 ) -> tuple[Message, Memory]:
     """v = g - h + e; u = C(v); h <- h + beta u; e <- v - u."""
-    h, e, begun = memory
+    told = Told(params_change, round, uniforms, memory.begun)
+    v, message = _said(self, gradient, memory, told)
+    if delivered:
+        return message, _if_heard(self, memory, v, message)
+    return message, _if_lost(self, memory, v)
+
+
+def both(
+    method: Any, gradient: Any, memory: Memory, told: Told
+) -> tuple[Message, Memory, Memory]:
+    """A message, and what the worker keeps if it is delivered, and if it is not."""
+    v, message = _said(method, gradient, memory, told)
+    return message, _if_heard(method, memory, v, message), _if_lost(method, memory, v)
+
+
+def _said(self: Any, gradient: Any, memory: Memory, told: Told) -> tuple[Any, Message]:
+    """v, and the message that is made of it."""
     v = gradient
     if "h" in self._memories:
-        _checks.same_shapes("gradient", gradient, h)
-        v = _plain.map(np.subtract, v, h)
+        _checks.same_shapes("gradient", gradient, memory.h)
+        v = _plain.map(np.subtract, v, memory.h)
     if "e" in self._memories:
-        _checks.same_shapes("gradient", gradient, e)
-        v = _plain.map(np.add, v, e)
-    said = self._compress(v, Told(params_change, round, uniforms, begun))
+        _checks.same_shapes("gradient", gradient, memory.e)
+        v = _plain.map(np.add, v, memory.e)
+    said = self._compress(v, told)
     u = _plain.map(_trees.as_it_travels, said.values, gradient)
-    arrived = u if delivered else _plain.map(np.zeros_like, u)
+    return v, dataclasses.replace(said, values=u)
+
+
+def _if_heard(self: Any, memory: Memory, v: Any, message: Message) -> Memory:
+    """What the worker keeps if its message is delivered."""
+    (h, e, begun), u = memory, message.values
     if "h" in self._memories:
         beta = getattr(self, "beta", 1.0)
-        h = _plain.map(lambda h, u: _trees.moved(h, beta, u), h, arrived)
+        h = _plain.map(lambda h, u: _trees.moved(h, beta, u), h, u)
     if "e" in self._memories:
-        left = _plain.map(np.subtract, v, arrived)
-        e = _plain.map(lambda x, e: x.astype(e.dtype), left, e)
-    begun = begun or any(map(np.any, _plain.leaves(arrived)))
-    return dataclasses.replace(said, values=u), Memory(h, e, begun)
+        e = _plain.map(lambda e, v, u: (v - u).astype(e.dtype, copy=False), e, v, u)
+    return Memory(h, e, begun or any(map(np.any, _plain.leaves(u))))
+
+
+def _if_lost(self: Any, memory: Memory, v: Any) -> Memory:
+    """The same if it is not: as if it had been zero."""
+    if "e" not in self._memories:
+        return memory
+    e = _plain.map(lambda e, v: v.astype(e.dtype, copy=False), memory.e, v)
+    return memory._replace(e=e)
 
 
 class GD(NamedTuple):

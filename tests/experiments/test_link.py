@@ -179,6 +179,47 @@ print(number, seconds, veth.counters()["received"])
 
 
 @pytest.mark.slow
+def test_two_packets_of_a_hundred_are_lost_each_way_but_on_the_fast_link():
+    if reason := veth.unable(2.0):
+        pytest.skip(reason)
+    listen = """
+import socket
+own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**24)
+own.bind(("", 5000))
+own.settimeout(3)
+print(flush=True)
+number = 0
+try:
+    while own.recv(100):
+        number += 1
+except TimeoutError:
+    print(number)
+"""
+    talk = """
+import socket, sys, time
+own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for number in range(10_000):
+    own.sendto(b"x", (sys.argv[1], 5000))
+    if number % 10 == 0:
+        time.sleep(0.002)
+"""
+    with veth.joined(4) as network:
+        network.shape(100, fast=1, loss=2.0)
+        # From the fast link to a lossy one, back, and over two that are.
+        for one, other, links in ((0, 3, 1), (3, 0, 1), (2, 3, 2)):
+            source, target = network.hosts[one], network.hosts[other]
+            run = (sys.executable, "-c")
+            with veth.ended(target.start(*run, listen, stdout=-1, text=True)) as to:
+                to.stdout.readline()
+                source.do(*run, talk, target.address)
+                came = int(to.communicate()[0])
+            deviation = (10_000 * 0.02 * 0.98 * links) ** 0.5
+            lost = 10_000 * (1 - 0.98**links)
+            assert abs(10_000 - came - lost) < 5 * deviation, (one, other, came)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["killed", "failed"])
 def test_nothing_is_left_of_a_network(how, tmp_path):
     _can()

@@ -4,36 +4,23 @@ import re
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from apart import of_problem
+from apart import a_network, a_problem, of_problem, step_of
 from cases import slow_but
-from flax import nnx
-from inside import _numpy, _worker, history_of, read_state
+from inside import _numpy, _server, _worker, history_of, read_state
 from inside import _protocol as protocol
 from inside import _saved as saved
 
 import gdsec_jax
-from gdsec_jax import flower, numpy_worker, problems, robust, server, worker
+from gdsec_jax import flower, numpy_worker, robust, server, worker
 
 POWER = 2.0**-4  # a product with it is exact: compilers may merge it with a sum or not
 
 
 # Where the sum is formed otherwise than in the simulator.
 ROUNDED = ("gdsec, running", "mean, weights", "iag")
-
-
-def a_problem(dtype=np.float32):
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(24, 6)).astype(dtype)
-    return problems.ridge(features, features @ np.arange(6.0).astype(dtype), 3)
-
-
-def step_of(problem) -> float:
-    """A power of two below 1/L."""
-    return 2.0 ** np.floor(np.log2(1 / problem.smoothness))
 
 
 ALGORITHMS = {
@@ -98,32 +85,12 @@ def test_iterates_and_bits_are_the_simulators(name):
             np.testing.assert_allclose(own, theirs, **same)
 
 
-class Network(nnx.Module):
-    """A convolution and a layer."""
-
-    def __init__(self):
-        rngs, own = nnx.Rngs(0), {"dtype": jnp.float64, "param_dtype": jnp.float64}
-        self.conv = nnx.Conv(1, 2, (3, 3), rngs=rngs, **own)
-        self.head = nnx.Linear(32, 3, rngs=rngs, **own)
-
-    def __call__(self, x):
-        return self.head(nnx.tanh(self.conv(x)).reshape(x.shape[0], -1))
-
-
-def a_network():
-    rng = np.random.default_rng(0)
-    images = rng.normal(size=(24, 4, 4, 1))
-    loss = optax.softmax_cross_entropy_with_integer_labels
-    labels = images.mean((1, 2, 3)).argsort().argsort() // 8
-    return problems.flax_problem(Network(), loss, (images, labels), 3)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [lambda: a_problem(np.float64), a_network])
 def test_two_hundred_rounds_are_the_simulators(make, x64):
     problem = make()
     algorithm = gdsec_jax.gdsec(3, 2.0, 0.1, wire="rle")
-    sgd = optax.sgd(0.2 if problem.smoothness is None else step_of(problem))
+    sgd = optax.sgd(step_of(problem))
     expected = in_the_simulator(problem, algorithm, sgd, 200)
     apart = of_problem(problem, algorithm, sgd)
     for _ in range(200):
@@ -188,9 +155,10 @@ def test_a_broadcast_of_factors_is_refused():
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda data: data[:40], "is no state of a server"),
+        (lambda data: data[:10], "is no state of a server"),
         (lambda data: b"x" + data[1:], "begins otherwise"),
-        (lambda data: data[:-3], "the arrays are"),
+        (lambda data: data[:-3], "is damaged, expected another checksum"),
+        (lambda data: data[:90] + b"\0" + data[91:], "is damaged, expected another"),
     ],
 )
 def test_a_broken_file_of_a_server_is_refused(change, why, tmp_path):
@@ -203,6 +171,40 @@ def test_a_broken_file_of_a_server_is_refused(change, why, tmp_path):
     assert saved.load(tmp_path / "none", apart.server) is None
 
 
+def test_a_servers_folder_of_another_run_is_refused_or_said(tmp_path, caplog):
+    apart = of_problem(a_problem(), gdsec_jax.gd(3), optax.sgd(0.1))
+    apart.round()
+    saved.save(tmp_path, apart.server, apart.state)
+
+    def loaded(workers=3, optimizer=None, begin=0.0):
+        params = np.full(6, begin, np.float32)
+        optimizer = optimizer or optax.sgd(0.1)
+        own = _server.Server(gdsec_jax.gd(workers), optimizer, params)
+        return saved.load(tmp_path, own)
+
+    with pytest.raises(ValueError, match=r"state is of 3 workers, expected 4: name"):
+        loaded(workers=4)
+    with pytest.raises(ValueError, match=r"of another optimizer: the arrays are"):
+        loaded(optimizer=optax.adam(0.1))
+    with caplog.at_level("INFO", logger="flwr"):
+        assert loaded().round == 1
+        assert re.search(r"server.state goes on: 1 rounds are done", caplog.text)
+        assert "began at other" not in caplog.text
+        found = loaded(begin=1.0)
+    assert "server.state began at other parameters than these, which are" in caplog.text
+    np.testing.assert_array_equal(found.params, apart.state.params)
+
+
+def test_in_the_first_round_parameters_go_down_once():
+    apart = of_problem(a_problem(), gdsec_jax.gd(3), optax.sgd(0.1))
+    first = protocol.read_instructions(apart.told(0))
+    assert (len(first.step), first.whole) == (0, False)
+    assert first.base
+    apart.round()
+    second = protocol.read_instructions(apart.told(0))
+    assert (len(second.step), second.whole, second.base) == (4 * 6, True, b"")
+
+
 def test_a_client_knows_its_own_state_alone():
     apart = of_problem(a_problem(), gdsec_jax.gdsec(3, 2.0), optax.sgd(0.1))
     apart.round()
@@ -212,10 +214,19 @@ def test_a_client_knows_its_own_state_alone():
     assert state.epoch
     assert state.last >> 32 == 1
     assert (state.if_heard, state.if_lost) == (state.last, 0)
-    for data in (b"", kept[:-1], kept + b"1234", b"\2" + kept[1:], kept[:90]):
-        assert read_state(client.worker, data) is None
+    for data, why in (
+        (b"", r"what it keeps is 0 bytes, expected \d+ or more"),
+        (kept[:-1], "what it keeps is damaged"),
+        (kept + b"1234", "what it keeps is damaged"),
+        (kept[:90] + bytes([kept[90] ^ 1]) + kept[91:], "what it keeps is damaged"),
+        (kept[:4] + b"\2" + kept[5:], "what it keeps is of version 2, expected 1"),
+        (protocol.checked(kept[4:], b"1234"), "is of another method, expected gdsec"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            read_state(client.worker, data)
     other = _worker.worker_of(gdsec_jax.top_j(3, 2), apart.server.agreed.like, 0)
-    assert read_state(other, kept) is None
+    with pytest.raises(ValueError, match=r"is of another method, expected top_j .* on"):
+        read_state(other, kept)
 
 
 def test_another_version_is_refused_in_a_sentence():
@@ -281,7 +292,7 @@ def test_metrics_are_of_who_was_heard_and_none_is_too_large():
     said = apart.close([(m, protocol.write_reply(r)) for m, r in enumerate(told)])
     assert apart.told_by == {"loss-0": 2.0}
     assert re.search(r"worker 1 sent no message: it tells .* expected numbers", said[0])
-    assert "another time" in said[1]
+    assert "worker 2 answers another federation, or a run before this" in said[1]
     assert len(said) == 2
     assert apart.state.rows[-1].participants == [True, False, False]
 

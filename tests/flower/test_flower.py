@@ -4,15 +4,17 @@ import doctest
 import inspect
 import logging
 import re
+import threading
 
 import jax
 import numpy as np
 import optax
 import pytest
+from apart import a_network, a_problem, step_of
 from inside import _protocol as protocol
 
 import gdsec_jax
-from gdsec_jax import flower, numpy_worker, problems, worker
+from gdsec_jax import flower, numpy_worker, worker
 
 flwr = pytest.importorskip(
     "flwr", reason="Flower is not installed: pip install 'gdsec-jax[flower]'"
@@ -32,9 +34,7 @@ def identity():
 
 @pytest.fixture(scope="module")
 def problem():
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(24, 6)).astype(np.float32)
-    return problems.ridge(features, features @ np.arange(6, dtype=np.float32), M)
+    return a_problem()
 
 
 class Grid:
@@ -82,8 +82,7 @@ def gradients_of(problem):
 
 
 def optimizer_of(problem, *behind):
-    step = 2.0 ** np.floor(np.log2(1 / problem.smoothness))
-    return optax.chain(optax.sgd(step), *behind)
+    return optax.chain(optax.sgd(step_of(problem)), *behind)
 
 
 def federation(problem, algorithm, *behind, **options):
@@ -130,6 +129,89 @@ def test_iterates_bits_and_metrics_are_the_simulators(problem):
     assert last["bits"] == expected.bits[-1].tolist()
     assert (last["participants"], last["loss-2"]) == (3, 4.0)
     assert last["bytes-up"] == found.observed["reply_bytes"][-1].tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [lambda: a_problem(np.float64), a_network])
+def test_two_hundred_rounds_are_the_simulators(make, x64):
+    problem, algorithm = make(), gdsec_jax.gdsec(M, 2.0, 0.1, wire="rle")
+    strategy, grid = federation(problem, algorithm)
+    found = strategy.run(grid, 200)
+    optimizer = optax.chain(algorithm, optimizer_of(problem))
+    expected = gdsec_jax.simulate(problem, optimizer, 200, progress=False)
+    np.testing.assert_array_equal(found.bits, expected.bits)
+    jax.tree.map(
+        lambda own, theirs: np.testing.assert_allclose(own, theirs, 1e-12, 1e-12),
+        found.params, expected.params,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change", [lambda x: x[:-1], lambda x: x[:90] + bytes([x[90] ^ 4]) + x[91:]]
+)
+def test_a_damaged_state_is_said_and_the_client_begins_anew(
+    change, problem, tmp_path, caplog
+):
+    algorithm = gdsec_jax.gdsec(M, 50.0, 0.5, wire="rle")
+    gradient, like = gradients_of(problem), problem.init_params
+    app = flower.client(algorithm, like, gradient, folder=tmp_path)
+    strategy = flower.Compressed(algorithm, optimizer_of(problem), like)
+    grid, path = Grid([app] * M), tmp_path / "worker-1.state"
+
+    def damages(k, m, reply):
+        if (k, m) == (6, 2):  # worker 1 comes after it
+            path.write_bytes(change(path.read_bytes()))
+        return reply
+
+    grid.befalls = damages
+    with caplog.at_level(logging.WARNING, logger="flwr"):
+        history = strategy.run(grid, 10)
+    # It lacks what all know, too, and is told that in the next round.
+    assert history.participants[5].tolist() == [True, False, True]
+    assert history.entries[6, 1] == 6
+    assert history.observed["forgotten"].tolist() == [3, *[0] * 5, 1, 0, 0, 0]
+    begins = "worker 1 begins anew with a whole message: what it keeps is damaged, "
+    assert [x for x in warned(caplog) if "anew" in x] == [
+        f"{begins}expected another checksum."
+    ] * 2
+
+
+def test_a_clients_state_of_another_run_is_said(problem, tmp_path, caplog):
+    algorithm = gdsec_jax.gdsec(M, 2.0, POWER, wire="rle")
+    gradient, like = gradients_of(problem), problem.init_params
+    app = flower.client(algorithm, like, gradient, folder=tmp_path)
+    for _ in range(2):
+        strategy = flower.Compressed(algorithm, optimizer_of(problem), like)
+        with caplog.at_level(logging.WARNING, logger="flwr"):
+            assert strategy.run(Grid([app] * M), 2).participants.all()
+    assert warned(caplog) == [
+        f"worker {m} begins anew with a whole message: what it keeps is of another run."
+        for m in (2, 1, 0)
+    ]
+
+
+def test_initial_arrays_are_the_strategys_own_or_none(problem):
+    strategy, grid = federation(problem, gdsec_jax.gd(M))
+    other = flwr.app.ArrayRecord([np.ones(6, np.float32)])
+    with pytest.raises(ValueError, match=r"initial_arrays are other parameters than"):
+        strategy.start(grid, other, num_rounds=1)
+    own = flwr.app.ArrayRecord([np.asarray(problem.init_params)])
+    strategy.start(grid, own, num_rounds=1)
+    assert strategy.history.participants.all()
+
+
+def test_who_is_waited_for_is_said(problem, caplog):
+    strategy, grid = federation(problem, gdsec_jax.gd(M), patience=0.01)
+    first = strategy.run(grid, 1)
+    assert first.participants.all()
+    with caplog.at_level(logging.INFO, logger="flwr"):
+        strategy.run(grid, 1)
+        del grid.contexts[100 - 1]
+        strategy.run(grid, 2)
+    told = [x.getMessage() for x in caplog.records]
+    assert "1 rounds are done already." in told
+    assert "waiting 0.01 s at most for 1 of 3 workers (number 1)." in told
+    assert "1 of 3 workers (number 1) did not come: the round begins." in told
 
 
 def test_a_history_is_saved_and_drawn_as_the_simulators(problem, tmp_path):
@@ -404,6 +486,28 @@ def test_wrappers_that_change_the_parameters_are_refused(problem, side, how):
     own, grid = federation(problem, gdsec_jax.gdsec(M, 2.0, POWER))
     with pytest.raises(ValueError, match=r"the parameters were changed outside of"):
         wrapper(own, *numbers).start(grid, own._arrays(), num_rounds=2)
+
+
+def test_secure_aggregation_is_refused_on_both_sides(problem, monkeypatch):
+    from flwr.client.mod import secagg_mod, secaggplus_mod
+    from flwr.server import LegacyContext, ServerConfig, workflow
+    from flwr.server.workflow import default_workflows
+
+    for one in (secagg_mod, secaggplus_mod):
+        with pytest.raises(ValueError, match=r"mods has secagg\w*_mod, which masks"):
+            flower.client(gdsec_jax.gd(M), problem.init_params, abs, mods=[one])
+    strategy, grid = federation(problem, gdsec_jax.gdsec(M, 2.0, POWER))
+    done = threading.Event()
+    done.set()
+    monkeypatch.setattr(  # it would look for nodes for ever
+        default_workflows,
+        "start_update_client_manager_thread",
+        lambda grid, manager: (None, done, done),
+    )
+    context = LegacyContext(grid.contexts[100], ServerConfig(1), strategy)
+    masked = workflow.SecAggPlusWorkflow(num_shares=3, reconstruction_threshold=2)
+    with pytest.raises(ValueError, match=r"Compressed was given to an older server of"):
+        workflow.DefaultWorkflow(fit_workflow=masked)(grid, context)
 
 
 def test_instructions_that_are_none_of_ours_are_refused():

@@ -11,7 +11,8 @@ and forgotten by their senders, until these are heard again and they are taken b
 gone are those of them whose senders lost all state meanwhile.
 """
 
-import random
+import collections
+import functools
 from typing import NamedTuple
 
 import jax
@@ -19,8 +20,16 @@ import numpy as np
 import optax
 import pytest
 from apart import Federation
-from hypothesis import given, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from inside import _protocol as protocol
 from inside import _saved as saved
 from inside import _trees
@@ -29,11 +38,6 @@ import gdsec_jax
 from gdsec_jax.worker import ErrorFeedbackState, GradientDifferenceState
 
 M, D, BETA, STEP = 3, 5, 0.1, 2.0**-6
-FATES = (
-    *("heard", "heard", "heard", "reply lost", "absent", "crash, heard", "crash, lost"),
-    *("state gone", "not a number", "hostile", "late", "twice", "forged", "new node"),
-    "copied",
-)
 
 
 class Event(NamedTuple):
@@ -47,20 +51,34 @@ class Event(NamedTuple):
     values: np.ndarray = np.zeros(D)
 
 
-class Model:
-    """A federation, and what must hold of it."""
+def acts(**chosen):
+    """A rule for a worker that has done nothing yet in this round."""
 
-    def __init__(self, folder):
-        algorithm = gdsec_jax.gdsec(M, 20.0, BETA, wire="rle")
-        self.real = Federation(
-            algorithm, optax.sgd(STEP), np.zeros(D), lambda params, m: self.gradients[m]
-        )
-        self.folder = folder
+    def of(function):
+        @functools.wraps(function)
+        def alone(self, which, **chosen):
+            left = [m for m in range(M) if m not in self.made]
+            function(self, left[which % len(left)], **chosen)
 
-    def begin(self, seed):
-        """Anew, with the same compiled programs."""
+        someone = precondition(lambda self: len(self.made) < M)
+        return rule(which=st.integers(0, M - 1), **chosen)(someone(alone))
+
+    return of
+
+
+class Protocol(RuleBasedStateMachine):
+    """A federation, and what must hold of it; who does nothing in a round is absent."""
+
+    def __init__(self, real, folder, tally):
+        super().__init__()
+        self.real, self.folder, self.tally = real, folder, tally
+        self.made = {}  # in this round: a worker's event, and its replies
+
+    @initialize(seed=st.integers(0, 2**32 - 1))
+    def begins(self, seed):
         self.rng = np.random.default_rng(seed)
         self.real.state = self.real.server.init()
+        self.real.gradient = lambda params, m: self.gradients[m]
         for client in self.real.clients:
             client.kept = None
         self.h, self.pending, self.waiting = np.zeros((3, M, D))
@@ -70,28 +88,22 @@ class Model:
         self.last_heard = [False] * M  # whether the last message that it knows of was
         self.late = [None] * M
         self.sums = {n: np.zeros(D) for n in ("direction", "counted", "lost", "gone")}
-        return self
+        self.round_begins()
 
-    def play(self, rounds, every=1):
-        """Rounds of the clients' fates, and whether the server is killed."""
-        for number, (fates, killed) in enumerate(rounds):
-            self.round(fates, killed)
-            if number % every == 0:
-                self.check()
-        self.check()
-
-    def round(self, fates, killed):
+    def round_begins(self):
         self.gradients = self.rng.normal(size=(M, D)) * 10.0 ** self.rng.integers(-2, 3)
+        self.made = {}
+
+    @rule(killed=st.sampled_from([False, False, False, False, True]))
+    def the_round_ends(self, killed):
         before = np.asarray(self.real.state.params)
-        made = [self.client(m, fate) for m, fate in enumerate(fates)]
-        replies = [(m, data) for m, (_, own) in enumerate(made) for data in own]
+        replies = [(m, data) for m, (_, own) in self.made.items() for data in own]
         if killed:  # and started again: it ends the round, in which nobody was heard
             saved.save(self.folder, self.real.server, self.real.state)
             self.real.state = saved.load(self.folder, self.real.server)
             replies = []
-        events = [
-            event._replace(arrives=event.arrives and not killed) for event, _ in made
-        ]
+        made = [self.made.get(m, (Event(), []))[0] for m in range(M)]
+        events = [own._replace(arrives=own.arrives and not killed) for own in made]
         expected = sum(self.account(m, event) for m, event in enumerate(events))
         said = self.real.close(replies)
         out = [sentence for sentence in said if "left out" in sentence]
@@ -102,66 +114,94 @@ class Model:
         size = 1 + np.abs(expected).max() + np.abs(before).max() / STEP
         np.testing.assert_allclose(direction, expected, rtol=0, atol=1e-11 * size)
         self.sums["direction"] += direction
+        row = self.real.state.rows[-1]
+        for name in ("taken_back", "forgotten", "dropped"):
+            self.tally[name] += getattr(row, name)
+        self.round_begins()
 
-    def client(self, m, fate):
-        """What a client does, and the replies that come of it."""
-        if fate == "absent":
-            return Event(), []
-        if fate == "state gone":
-            self.lose(m)
-        if fate == "not a number":
-            self.gradients[m, 1] = np.nan
-        stored, there = not fate.startswith("crash"), fate != "new node"
-        own = self.real.clients[m]
-        if fate == "copied" and own.kept is not None and not self.fresh[m]:
-            return self.copied(m)
-        data = self.real.reply_of(m, store=stored, there=there)
-        reply = protocol.read_reply(data)
-        late, self.late[m] = self.late[m], data
-        if reply.kind == "behind":
-            return Event(), [data]
-        values = np.zeros(D)
-        if reply.kind == "message":
-            values = self.real.server.agreed.decode(reply.payload, reply.whole)
-        event = Event(
-            reply.kind == "message", reply.kind == "rests", stored, True, False, values
-        )
-        assert event.rests == (fate == "not a number")
-        if fate in ("reply lost", "crash, lost"):
-            return event._replace(arrives=False), []
-        if fate == "hostile":
-            return event._replace(arrives=False), [self.hostile(data)]
-        forged = reply._replace(built_on=2**62, number=2**63)
-        before = {
-            "late": [late] if late else [],
-            "forged": [protocol.write_reply(forged)],
-        }
-        after = [data] if fate == "twice" else []
-        return event, [*before.get(fate, []), data, *after]
+    @acts()
+    def is_heard(self, m):
+        self.answers(m)
 
-    def copied(self, m):
-        """An older copy of the state answers, and the client's own reply is lost."""
-        client, older = self.real.clients[m], self.real.clients[m].kept
-        gradients = self.gradients.copy()
+    @acts()
+    def is_lost(self, m):
+        self.answers(m, lambda data: [], arrives=False)
+
+    @acts(arrives=st.booleans())
+    def crashes_before_it_stores(self, m, arrives):
+        self.answers(m, lambda data: [data][: int(arrives)], False, arrives)
+
+    @acts()
+    def loses_its_state(self, m):
+        self.sums["lost"] += self.error(m)
+        self.real.clients[m].kept = None
+        self.fresh[m], self.behind[m], self.last_heard[m] = True, False, False
+
+    @acts()
+    def has_no_finite_gradient(self, m):
+        self.gradients[m, 1] = np.nan
+        self.answers(m)
+
+    @acts()
+    def is_a_new_node(self, m):
+        self.answers(m, there=False)
+
+    @acts()
+    def repeats_its_last_reply_and_is_heard(self, m):
+        late = self.late[m]
+        self.answers(m, lambda data: [data] if late is None else [late, data])
+
+    @acts()
+    def is_heard_twice(self, m):
+        self.answers(m, lambda data: [data, data])
+
+    @acts()
+    def is_heard_after_a_forgery(self, m):
+        def both(data):
+            own = protocol.read_reply(data)._replace(built_on=2**62, number=2**63)
+            return [protocol.write_reply(own), data]
+
+        self.answers(m, both)
+
+    @acts(share=st.floats(0, 1, exclude_max=True), how=st.integers(0, 2))
+    def is_damaged(self, m, share, how):
+        def damaged(data):
+            n = int(share * len(data))
+            flipped = data[:n] + bytes([data[n] ^ 64]) + data[n + 1 :]
+            return [(data[:n], self.rng.bytes(n), flipped)[how]]
+
+        self.answers(m, damaged, arrives=False)
+
+    @acts()
+    def is_an_older_copy_and_its_own_reply_is_lost(self, m):
+        client = self.real.clients[m]
+        if client.kept is None or self.fresh[m]:
+            return self.answers(m)
+        older, gradients = client.kept, self.gradients.copy()
         self.real.reply_of(m)
         newer, client.kept = client.kept, older
         self.gradients = self.rng.normal(size=(M, D)) * np.abs(gradients[m]).max()
-        data = self.real.reply_of(m)
-        self.gradients, client.kept, self.late[m] = gradients, newer, data
-        reply = protocol.read_reply(data)
-        if reply.kind == "behind":
-            return Event(), [data]
-        assert reply.kind == "message"
-        values = self.real.server.agreed.decode(reply.payload, reply.whole)
-        return Event(True, False, True, True, True, values), [data]
+        self.answers(m)
+        event, replies = self.made[m]
+        self.gradients, client.kept = gradients, newer
+        self.made[m] = event._replace(copied=event.computed), replies
+        return None
 
-    def hostile(self, data):
-        where = int(self.rng.integers(len(data)))
-        return (
-            data[:where],
-            self.rng.bytes(where),
-            data[:where] + bytes([data[where] ^ 64]) + data[where + 1 :],
-        )[self.rng.integers(3)]
+    def answers(
+        self, m, sent=lambda data: [data], stored=True, arrives=True, there=True
+    ):
+        """A worker's round; what is sent of its reply."""
+        data = self.real.reply_of(m, store=stored, there=there)
+        reply, self.late[m] = protocol.read_reply(data), data
+        if reply.kind == "behind":
+            self.made[m] = Event(), sent(data)
+            return
+        values = np.zeros(D)
+        if reply.kind == "message":
+            values = self.real.server.agreed.decode(reply.payload, reply.whole)
+        kinds = reply.kind == "message", reply.kind == "rests"
+        assert kinds[1] == bool(np.isnan(self.gradients[m]).any())
+        self.made[m] = Event(*kinds, stored, arrives, False, values), sent(data)
 
     def account(self, m, event):
         """The worker's part of the direction; what is known of it moves on."""
@@ -205,11 +245,6 @@ class Model:
             self.fresh[m], self.behind[m] = not remembers, remembers
         return known + event.values - undone
 
-    def lose(self, m):
-        self.sums["lost"] += self.error(m)
-        self.real.clients[m].kept = None
-        self.fresh[m], self.behind[m], self.last_heard[m] = True, False, False
-
     def error(self, m):
         """e_m of the state that counts."""
         state = self.real.clients[m].state
@@ -218,15 +253,21 @@ class Model:
         own = state.heard if self.last_heard[m] else state.lost
         return _trees.of_type(own, ErrorFeedbackState)[0].error
 
-    def check(self):
-        """The law, and that both ends know the same of every worker."""
-        left = (
-            self.sums["direction"] + sum(map(self.error, range(M))) + self.sums["lost"]
-        )
-        right = self.sums["counted"] + self.waiting.sum(0) + self.sums["gone"]
+    @invariant()
+    def the_law_holds(self):
+        """And both ends know the same of every worker."""
+        self.tally["steps"] += 1
+        if self.made:
+            return  # within a round
+        sums = self.sums
+        left = sums["direction"] + sum(map(self.error, range(M))) + sums["lost"]
+        right = sums["counted"] + self.waiting.sum(0) + sums["gone"]
         size = 1 + np.abs(left).max() + np.abs(right).max()
-        np.testing.assert_allclose(left, right, rtol=0, atol=1e-9 * size)
-        server = np.asarray(jax.tree.leaves(self.real.state.side.known)[0])
+        gap = float(np.abs(left - right).max() / size)
+        self.tally["gap"] = max(self.tally["gap"], gap)
+        assert gap <= 1e-9
+        known = map(jax.tree.leaves, self.real.state.side.known)
+        server = np.stack([leaf for (leaf,) in known])
         np.testing.assert_allclose(server, self.h, rtol=1e-12, atol=1e-12)
         for m, client in enumerate(self.real.clients):
             if self.fresh[m] or self.behind[m]:
@@ -237,40 +278,35 @@ class Model:
             np.testing.assert_allclose(memory, known, rtol=1e-12, atol=1e-12)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    with jax.enable_x64(True):
-        yield Model(tmp_path_factory.mktemp("server"))
+@pytest.fixture
+def federation(x64):
+    algorithm = gdsec_jax.gdsec(M, 20.0, BETA, wire="rle")
+    return Federation(algorithm, optax.sgd(STEP), np.zeros(D), None)
 
 
-ROUNDS = st.tuples(
-    st.tuples(*[st.sampled_from(FATES)] * M),
-    st.sampled_from([False, False, False, True]),
-)
+def plays(federation, folder, examples, steps, **more):
+    """What befell it, in so many examples of so many steps."""
+    tally = collections.Counter()
+    run_state_machine_as_test(
+        functools.partial(Protocol, federation, folder, tally),
+        settings=settings(
+            max_examples=examples, stateful_step_count=steps, deadline=None,
+            suppress_health_check=list(HealthCheck), **more,
+        ),
+    )  # fmt: skip
+    return tally
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.lists(ROUNDS, min_size=1, max_size=14), st.integers(0, 99))
-def test_the_law_holds_whatever_befalls(model, rounds, seed):
-    with jax.enable_x64(True):
-        model.begin(seed).play(rounds)
+def test_the_law_holds_whatever_befalls(federation, tmp_path):
+    plays(federation, tmp_path, examples=12, steps=30)
 
 
 @pytest.mark.slow
-def test_the_law_holds_over_ten_thousand_steps(model):
-    chosen = random.Random(1)
-    number = 10_000 // M + 1
-    with jax.enable_x64(True):
-        model.begin(1).play(
-            (
-                (tuple(chosen.choices(FATES, k=M)), chosen.random() < 0.1)
-                for _ in range(number)
-            ),
-            every=20,
-        )
-    rows = model.real.state.rows
-    assert len(rows) * M >= 10_000
+def test_the_law_holds_over_ten_thousand_steps(federation, tmp_path):
+    tally = plays(
+        federation, tmp_path, examples=120, steps=100, derandomize=True, database=None
+    )
+    print(dict(tally))
+    assert tally["steps"] >= 10_000
     # All that is to be borne has been.
-    assert sum(row.taken_back for row in rows) > 100
-    assert sum(row.forgotten for row in rows) > 100
-    assert sum(row.dropped for row in rows) > 100
+    assert min(tally[name] for name in ("taken_back", "forgotten", "dropped")) > 100

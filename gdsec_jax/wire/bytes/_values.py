@@ -115,17 +115,17 @@ def from_numbers(numbers: np.ndarray, leaf: Leaf, plan: Plan, scale) -> np.ndarr
     """The inverse of `to_numbers`."""
     bits = np.empty(numbers.size, bits_of(leaf.dtype))
     width = plan.width(leaf)
-    table = None
     with np.errstate(all="ignore"):
         if width <= 9 and numbers.size > 2**width:
             every = np.arange(2**width, dtype=numbers.dtype)
-            table = _decoded(every, leaf, plan, scale)
+            table, wrong = _decoded(every, leaf, plan, scale)
+            if not (wrong.any() or ((table == 0).any() and not plan.zeros)):
+                for block in _blocks(numbers.size):
+                    bits[block] = table[numbers[block]]
+                return bits
         for block in _blocks(numbers.size):
             part = numbers[block]
-            if table is None:
-                bits[block], wrong = _decoded(part, leaf, plan, scale)
-            else:
-                bits[block], wrong = table[0][part], table[1][part]
+            bits[block], wrong = _decoded(part, leaf, plan, scale)
             if not plan.zeros:
                 wrong |= bits[block] == 0
             if wrong.any():
