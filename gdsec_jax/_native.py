@@ -40,9 +40,10 @@ def _package() -> ModuleType | str:
         return "not installed"
     except (ImportError, OSError):
         return "off, built for another machine"
-    except (AttributeError, ValueError):  # without a number, or a kernel
+    except (AttributeError, ValueError):  # without a kernel
         return _ANOTHER
-    return gdsec_jax_native if gdsec_jax_native.ARGUMENTS == ARGUMENTS else _ANOTHER
+    fits = getattr(gdsec_jax_native, "ARGUMENTS", None) == ARGUMENTS
+    return gdsec_jax_native if fits else _ANOTHER
 
 
 _ANOTHER = "off, of another version: pip install ./native"
