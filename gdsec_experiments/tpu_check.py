@@ -3,31 +3,39 @@
 `python -m gdsec_experiments.tpu_check` runs on this process's devices, whatever they
 are, and writes one report file: which they are; whether a core list of methods gives
 the same iterates as on this machine's CPU, and updates of long vectors the same; how
-casts of float64 to float32 round; seconds of updates and of a sweep. The file is
-written anew after each part, so a part that fails loses none before it.
+casts of float64 to float32 round; seconds of updates and of a sweep; some figures,
+which are drawn beside the report; benches; and the tests of the core, in a checkout of
+the repository. The file is written anew after each part, so a part that fails loses
+none before it. `--only` names parts.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import rich.console
 
 import gdsec_jax
+from gdsec_experiments import benchmarks
 from gdsec_experiments.benchmarks import tpu
 from gdsec_jax import data, problems
 from gdsec_jax.files import _environment
+from gdsec_jax.study import figures
 
 LARGE = ("gdsec", "sign_ef", "qgd", "top_j", "rand_k", "ef21", "gdsec, capacity")
 CORE = ("gd", "gdsec", "qgd", "laq", "top_j", "rand_k", "low_rank", "power_sgd")
 ROUNDS, WORKERS = 200, 5
 UPDATES = 5  # that are timed, of each method
+FIGURES = ("beta", "stochastic")  # with sweeps
+BENCHES = ("round", "sweep")
+CORE_TESTS = ("tests/worker", "tests/server", "tests/federation/test_federate.py")
 LEAST = 100  # entries of a vector, of which sparsifiers send a hundredth
 
 
@@ -139,18 +147,76 @@ def sweep_seconds() -> dict[str, float]:
     return found
 
 
-def parts(length: int) -> Iterator[tuple[str, Any]]:
-    """Name and contents of each part, as JSON can hold it, when it is made."""
-    yield "environment", _environment.everything()
-    yield "devices", [str(device) for device in jax.devices()]
-    yield "casts of float64", casts()
-    yield "iterates, float32", iterates("float32")
-    with jax.enable_x64():
-        wide = iterates("float64")
-    yield "iterates, float64", wide
-    yield f"large updates, 8 x {length:,} float32", large_updates(length)
-    yield f"seconds of an update, 8 x {length:,} float32", seconds(length)
-    yield "seconds", sweep_seconds()
+def made_figures(folder: Path) -> dict[str, Any]:
+    """Seconds of figures with long sweeps, and where they were drawn."""
+    start = time.perf_counter()
+    page = figures.make(FIGURES, folder, console=rich.console.Console(), real=False)
+    return {"seconds": time.perf_counter() - start, "page": str(page)}
+
+
+def measured() -> dict[str, Any]:
+    """What the benches say that need nothing but the devices."""
+    settings = benchmarks.Settings(5, False, rich.console.Console())
+    return benchmarks.as_json(benchmarks.run(BENCHES, settings))
+
+
+def tests() -> dict[str, Any]:
+    """Which tests of the core fail, in this process, which has the devices."""
+    root = Path(gdsec_jax.__file__).parents[1]
+    if not (root / "tests").is_dir():
+        return {"absent": "they are in a checkout of the repository alone"}
+    import pytest
+
+    seen = _Seen([], [])
+    places = [str(root / place) for place in CORE_TESTS]
+    code = pytest.main(
+        [
+            "-q",
+            "-m",
+            "not slow",
+            "-p",
+            "no:cacheprovider",
+            f"--rootdir={root}",
+            *places,
+        ],
+        plugins=[seen],
+    )
+    return {"exit": int(code), "passed": len(seen.passed), "failed": seen.failed}
+
+
+class _Seen(NamedTuple):
+    """A plugin of pytest that keeps what became of each test."""
+
+    passed: list[str]
+    failed: list[str]
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            self.failed.append(report.nodeid)
+        elif report.passed and report.when == "call":
+            self.passed.append(report.nodeid)
+
+
+def parts(length: int, folder: Path) -> dict[str, Callable[[], Any]]:
+    """By name what makes each part, as JSON can hold it."""
+
+    def wide():
+        with jax.enable_x64():
+            return iterates("float64")
+
+    return {
+        "environment": _environment.everything,
+        "devices": lambda: [str(device) for device in jax.devices()],
+        "casts of float64": lambda: casts(),
+        "iterates, float32": lambda: iterates("float32"),
+        "iterates, float64": wide,
+        f"large updates, 8 x {length:,} float32": lambda: large_updates(length),
+        f"seconds of an update, 8 x {length:,} float32": lambda: seconds(length),
+        "seconds": sweep_seconds,
+        "figures": lambda: made_figures(folder),
+        "bench": measured,
+        "tests": tests,
+    }
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -170,15 +236,24 @@ def main(arguments: list[str] | None = None) -> None:
         default=4_000_000,
         help=f"entries of the vectors that are long, at least {LEAST}",
     )
+    parser.add_argument(
+        "--only", nargs="+", metavar="PART", help="beginnings of parts' names"
+    )
     given = parser.parse_args(arguments)
     folder = given.output.parent
     if not folder.is_dir() or given.output.is_dir():
         parser.error(f"--output is {given.output}, expected a file in a folder.")
     if given.length < LEAST:
         parser.error(f"--length is {given.length}, expected at least {LEAST}.")
+    asked = parts(given.length, given.output.with_suffix(""))
+    if given.only:
+        begins = tuple(given.only)
+        asked = {name: make for name, make in asked.items() if name.startswith(begins)}
+    if not asked:
+        parser.error(f"--only is {given.only}, expected beginnings of parts' names.")
     made = {}
-    for name, part in parts(given.length):
-        made[name] = part
+    for name, make in asked.items():
+        made[name] = make()
         given.output.write_text(json.dumps(made, indent=2), "utf-8")
         print(f"wrote {given.output}: {name}", flush=True)
 

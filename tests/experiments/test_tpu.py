@@ -156,6 +156,21 @@ def test_the_page_says_what_is_held():
 
 
 @WITH
+def test_the_page_prints_what_lower_says(capsys):
+    setup, call, *_ = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    names: dict = {}
+    exec(setup.split("mesh = ")[0], names)
+    exec(re.search("grid = .*", setup)[0], names)  # pyright: ignore
+    exec(call, names)
+    (shown,) = re.findall(r"```\n(bytes moved.*?)```", PAGE, re.DOTALL)
+
+    def lines(text):
+        return [x for x in text.split("\n") if not x.startswith("seconds")]
+
+    assert lines(capsys.readouterr().out) == lines(shown)
+
+
+@WITH
 def test_no_round_takes_more_than_before():
     settings = Settings(repeats=1, small=False, console=Console())
     found = {each.name: each.value for each in tpu._loops(settings, "v5e")}
