@@ -14,7 +14,7 @@ Accountant = Literal["renyi", "loss"]
 Sampling = Literal["poisson", "fixed"]
 # Rényi's: below 2 the series of a sampled Gaussian converges slowly, or not.
 _ORDERS = (*np.arange(2, 12, 0.25), *range(12, 64), *range(64, 513, 16))
-_FEW_ORDERS = tuple(range(2, 65))  # of fixed sizes, whose series take long
+_FEW_ORDERS = (*np.arange(2, 8, 0.25), *range(8, 65))  # of fixed sizes: they take long
 _SMALLEST, _LARGEST = 1e-2, 1e5  # multipliers that are looked for
 _EXACT = 1e-3  # of a multiplier that is found, relative
 
