@@ -138,7 +138,9 @@ def on_network(config: configs.RunConfig) -> Compared:
     x = np.float32(digits.features / digits.features.max())
     y = digits.targets.astype(np.int32)
     options: dict[str, Any] = {"rngs": nnx.Rngs(own.seed), "dtype": None}
-    model = models.LeNet(x.shape[1], 10, dropout=0.0, sliced=True, **options)
+    model = models.LeNet(
+        digits.features.shape[1], 10, dropout=0.0, sliced=True, **options
+    )
     loss = optax.softmax_cross_entropy_with_integer_labels
     plain = problems.flax_problem(
         model, loss, (x, y), own.num_workers, seed=own.seed, name="lenet"
@@ -166,8 +168,9 @@ def levels_of(
     assert known is not None
     found = []
     for epsilon in EPSILONS:
-        given = {"delta": known.delta, "sampling_rate": known.sampling_rate}
-        multiplier = privacy.noise_multiplier(epsilon, num_rounds, **given)
+        multiplier = privacy.noise_multiplier(
+            epsilon, num_rounds, delta=known.delta, sampling_rate=known.sampling_rate
+        )
         found.append(Level(epsilon, multiplier, problem))
     return [*found, Level(PUBLIC, 0.0, plain)]
 

@@ -222,20 +222,17 @@ def private(
 
 def _sampled(problem: Problem, shards: data.Shards) -> tuple[Sampling, float, float]:
     """How a round's samples are drawn, the rate, and the most that one may weigh."""
-    draw, weight = problem.draw, np.asarray(shards.weight, np.float64)
+    draw: Any = problem.draw
+    weight = np.asarray(shards.weight, np.float64)
     known = draw is None or isinstance(draw, Draw | NetworkDraw)
-    batch_size = getattr(draw, "batch_size", None)
+    batch_size: Any = getattr(draw, "batch_size", None)
     if known and batch_size is None:
         rate = getattr(draw, "rate", None) or 1.0
         return "poisson", rate, float(np.abs(weight).max()) / rate
-    if known and not draw.replacement:  # pyright: ignore
-        rate = batch_size / (weight > 0).sum(-1).min()
-        # One that comes, and one that goes.
-        return (
-            "fixed",
-            float(rate),
-            2 * float(np.abs(weight.sum(-1)).max()) / batch_size,
-        )
+    if known and not draw.replacement:
+        rate = float(batch_size / (weight > 0).sum(-1).min())
+        heaviest = float(np.abs(weight.sum(-1)).max()) / batch_size
+        return "fixed", rate, 2 * heaviest  # of one that comes, and one that goes
     words = f"{batch_size} a round with replacement" if known else "in a way of its own"
     raise ValueError(
         f"{problem.name} draws its samples {words}, which the accountant does not "

@@ -133,7 +133,7 @@ def batch_of(
         index = jax.random.randint(key, (batch_size,), 0, jnp.maximum(real.sum(), 1))
     else:  # of 64 random bits the smallest
         first, second = jax.random.bits(key, (2, real.size), jnp.uint32)
-        keys = ((~real).astype(jnp.uint32), first, second, jnp.arange(real.size))
+        keys: Any = ((~real).astype(jnp.uint32), first, second, jnp.arange(real.size))
         index = jax.lax.sort(keys, num_keys=3)[-1][:batch_size]
     weight = jnp.full(batch_size, shards.weight.sum() / batch_size)
     features, targets = shards.features[index], shards.targets[index]
