@@ -332,9 +332,13 @@ def _each(everything: Mapping[str, Runs]) -> Iterator[tuple[str, float, Any]]:
 
 
 def _share(methods: dict[str, Chosen], label: str) -> float:
-    """Of SGD's bits to a loss within 2 % of its last one, how many a method sends."""
-    loss = methods[DENSE].close
-    return methods[label].bits_to(loss) / methods[DENSE].bits_to(loss)
+    """Of SGD's bits to a loss within 2 % of its last one, how many a method sends.
+
+    Of all its bits, where it does not stay there itself.
+    """
+    dense = methods[DENSE]
+    whole = float(dense.runs["total_bits"].isel(eval_round=-1).median())
+    return methods[label].bits_to(dense.close) / min(dense.bits_to(dense.close), whole)
 
 
 def table_of(everything: Mapping[str, Runs]) -> pd.DataFrame:

@@ -74,7 +74,7 @@ def clip_per_example(
             factors, sound = _factors(gradients, weight, clip, scope)
             if scope == "leaf" or _are_narrow(params):
                 return _weighted_sum(gradients, factors, sound)
-            # Of the gradients their norms alone are needed, which takes no memory.
+            # Of the gradients their norms alone are needed.
             return _gradient_of_sum(loss, params, samples, factors[0], sound)
 
         if microbatch is None or microbatch >= number:

@@ -40,6 +40,7 @@ def few(rows):
 
 
 @needs_accountant
+@pytest.mark.slow
 def test_the_figure_at_toy_size(tmp_path, monkeypatch):
     """Both problems at one epsilon and without noise, a few rounds of each."""
     config = configs.load(figures.sources()["privacy"])
