@@ -229,7 +229,7 @@ def _sampled(problem: Problem, shards: data.Shards) -> tuple[Sampling, float, fl
     if known and batch_size is None:
         rate = getattr(draw, "rate", None) or 1.0
         return "poisson", rate, float(np.abs(weight).max()) / rate
-    if known and not draw.replacement:
+    if draw is not None and known and not draw.replacement:
         rate = float(batch_size / (weight > 0).sum(-1).min())
         heaviest = float(np.abs(weight.sum(-1)).max()) / batch_size
         return "fixed", rate, 2 * heaviest  # of one that comes, and one that goes
