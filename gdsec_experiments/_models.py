@@ -30,7 +30,15 @@ class LeNet(nnx.Module):
     """
 
     def __init__(
-        self, size: int, num_classes: int, *, width: int = 8, sliced=False, rngs, dtype
+        self,
+        size: int,
+        num_classes: int,
+        *,
+        width: int = 8,
+        dropout: float = 0.2,
+        sliced: bool = False,
+        rngs,
+        dtype,
     ):
         own: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
         also: dict[str, Any] = {"conv_general_dilated": by_slices} if sliced else {}
@@ -38,7 +46,7 @@ class LeNet(nnx.Module):
         self.second = nnx.Conv(width, 2 * width, (3, 3), strides=2, **own, **also)
         flat = 2 * width * (-(-math.isqrt(size) // 4)) ** 2
         self.hidden = nnx.Linear(flat, 8 * width, **own)
-        self.dropout = nnx.Dropout(0.2, rngs=rngs)
+        self.dropout = nnx.Dropout(dropout, rngs=rngs)
         self.head = nnx.Linear(8 * width, num_classes, **own)
 
     def __call__(self, x):

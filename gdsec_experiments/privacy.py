@@ -8,7 +8,6 @@ import numpy as np
 from gdsec_experiments import _canaries, _inversion
 from gdsec_experiments import _noised as noised
 from gdsec_experiments import _parts as parts
-from gdsec_jax.study import config as configs
 from gdsec_jax.study import experiment, figures, report
 
 AUDITED = (2.0, 8.0)
@@ -17,22 +16,28 @@ AUDITED = (2.0, 8.0)
 def section(study: figures.Study) -> report.Section:
     """Loss against bits at each epsilon, an audit, and an attack."""
     seconds = parts.stopwatch()
-    public = {"clip": None, "delta": None, "microbatch": None}
-    with experiment.prepared(study.config) as problem:
-        plain = configs.make_problem(study.config.problem.model_copy(update=public))
-        levels = noised.levels_of(study.config, problem, plain)
-        runs = noised.runs_of(study, levels)
+    config = study.config
+    with experiment.prepared(config) as problem:
+        compared = noised.on_digits(config, problem), noised.on_network(config)
+        runs = {each.name: noised.runs_of(study, each) for each in compared}
     audits = [_canaries.audit(epsilon) for epsilon in AUDITED]
     return parts.section_of(
         study,
         panels=[
-            *(noised.losses_of(level, runs[level.epsilon]) for level in levels),
+            *(
+                noised.losses_of(name, epsilon, methods)
+                for name, own in runs.items()
+                for epsilon, methods in own.items()
+            ),
             _audited(audits),
             functools.partial(_attacked, _inversion.seen()),
         ],
         data=noised.tidy(runs),
         table=noised.table_of(runs),
-        claims=[*noised.claims_of(runs), _sound(audits)],
+        claims=[
+            *(x for name, own in runs.items() for x in noised.claims_of(name, own)),
+            _sound(audits),
+        ],
         chosen=noised.chosen_of(runs),
         bands=noised.BANDS,
         seconds=seconds(),

@@ -89,7 +89,7 @@ def low_rank(
     References:
       Vogels, Karimireddy, Jaggi, PowerSGD, 2019, https://arxiv.org/abs/1905.13727
     """
-    return _with_error_feedback(pieces.low_rank(rank, key=key), num_workers, **options)
+    return _by_factors(pieces.low_rank(rank, key=key), num_workers, key, **options)
 
 
 @algorithm(MemoryOptions)
@@ -119,9 +119,16 @@ def power_sgd(
     References:
       Vogels, Karimireddy, Jaggi, PowerSGD, 2019, https://arxiv.org/abs/1905.13727
     """
-    return _with_error_feedback(pieces.power_sgd(rank, key=key), num_workers, **options)
+    return _by_factors(pieces.power_sgd(rank, key=key), num_workers, key, **options)
 
 
 def _with_error_feedback(compressor, num_workers: int, *, state_dtype=None, **options):
     piece = pieces.error_feedback(compressor, state_dtype=state_dtype)
     return federate(piece, num_workers, **options)
+
+
+def _by_factors(compressor, num_workers: int, key, **options):
+    """The key is that of the first factors, and of noise if there is some."""
+    if options.get("noise") is not None:
+        options["key"] = key
+    return _with_error_feedback(compressor, num_workers, **options)

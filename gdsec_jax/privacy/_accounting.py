@@ -1,5 +1,6 @@
 """An epsilon for rounds of noise, by dp-accounting, and the noise for an epsilon."""
 
+import fractions
 import functools
 import importlib.util
 from numbers import Real
@@ -10,8 +11,10 @@ import numpy as np
 from gdsec_jax import _checks
 
 Accountant = Literal["renyi", "loss"]
+Sampling = Literal["poisson", "fixed"]
 # Rényi's: below 2 the series of a sampled Gaussian converges slowly, or not.
 _ORDERS = (*np.arange(2, 12, 0.25), *range(12, 64), *range(64, 513, 16))
+_FEW_ORDERS = (*np.arange(2, 8, 0.25), *range(8, 65))  # of fixed sizes: they take long
 _SMALLEST, _LARGEST = 1e-2, 1e5  # multipliers that are looked for
 _EXACT = 1e-3  # of a multiplier that is found, relative
 
@@ -22,6 +25,7 @@ def epsilon(
     *,
     delta: float,
     sampling_rate: float = 1.0,
+    sampling: Sampling = "poisson",
     accountant: Accountant = "renyi",
 ) -> Any:
     r"""What so many rounds of Gaussian noise give away of a sample, at most.
@@ -35,14 +39,18 @@ def epsilon(
        e^\epsilon P[\text{messages}(D') \in S] + \delta
 
     Both ways, adding a sample and removing one. All that is computed of the messages
-    afterwards is as private. The bound is dp-accounting's, of the extra "privacy".
+    afterwards is as private. Of batches of a fixed size D and D' are as many, and one
+    sample of D' is another one. The bound is dp-accounting's, of the extra "privacy".
 
     Args:
       multiplier: :math:`\sigma \ge 0`; 0 guarantees nothing.
       rounds: K, an int of at least 0, or an array of them.
       delta: in (0, 1).
-      sampling_rate: q in (0, 1], of Poisson sampling, and of no other; 1 for all
-        samples in every round.
+      sampling_rate: q in (0, 1], with which a sample is in a round; 1 for all samples
+        in every round.
+      sampling: "poisson", each sample by itself; "fixed", batches of a fixed size that
+        are drawn anew in each round, without replacement: q is its share of the data.
+        Of no other is anything known here.
       accountant: "renyi" by Rényi divergences, which is fast and what `simulate` says;
         "loss" by the distribution of the privacy loss, which is tighter.
 
@@ -70,19 +78,31 @@ def epsilon(
     multiplier = _nonnegative("multiplier", multiplier)
     delta, rate = _chances(delta, sampling_rate)
     _checks.one_of("accountant", accountant, get_args(Accountant))
+    _checks.one_of("sampling", sampling, get_args(Sampling))
+    if accountant == "loss" and sampling == "fixed":
+        raise ValueError(
+            "accountant is 'loss' for batches of a fixed size, expected 'renyi'."
+        )
     counts = np.asarray(rounds)
     if counts.dtype.kind not in "iu" or (counts < 0).any():
         raise ValueError(
             f"rounds is {_checks.shown(rounds)}, expected whole numbers of at least 0."
         )
     different, places = np.unique(counts, return_inverse=True)
-    found = [_one(multiplier, int(k), delta, rate, accountant) for k in different]
+    found = [
+        _one(multiplier, int(k), delta, rate, sampling, accountant) for k in different
+    ]
     values = np.asarray(found, float)[places].reshape(counts.shape)
     return float(values) if counts.ndim == 0 else values
 
 
 def noise_multiplier(
-    epsilon: float, rounds: int, *, delta: float, sampling_rate: float = 1.0
+    epsilon: float,
+    rounds: int,
+    *,
+    delta: float,
+    sampling_rate: float = 1.0,
+    sampling: Sampling = "poisson",
 ) -> float:
     r"""The least noise with which so many rounds give away no more than epsilon.
 
@@ -91,7 +111,7 @@ def noise_multiplier(
     Args:
       epsilon: above 0.
       rounds: K, at least 1.
-      delta, sampling_rate: as in `epsilon`.
+      delta, sampling_rate, sampling: as in `epsilon`.
 
     Returns:
       :math:`\sigma`, of `worker.gaussian_noise`.
@@ -113,9 +133,10 @@ def noise_multiplier(
     target = _checks.positive("epsilon", epsilon)
     rounds = _checks.integer("rounds", rounds, 1)
     delta, rate = _chances(delta, sampling_rate)
+    _checks.one_of("sampling", sampling, get_args(Sampling))
 
     def spent(multiplier: float) -> float:
-        return _one(multiplier, rounds, delta, rate, "renyi")
+        return _one(multiplier, rounds, delta, rate, sampling)
 
     low, high = np.log(_SMALLEST), np.log(_LARGEST)
     if spent(_LARGEST) > target:
@@ -139,16 +160,21 @@ def spent_of(multipliers: np.ndarray, rounds: np.ndarray, private: Any) -> np.nd
 
     Of a problem that is `private`.
     """
-    delta, rate = private.delta, private.sampling_rate
+    delta, rate, sampling = private.delta, private.sampling_rate, private.sampling
     pairs = np.stack([np.ravel(multipliers), np.ravel(rounds)], axis=1)
     different, places = np.unique(pairs, axis=0, return_inverse=True)
-    found = [_one(float(x), int(k), delta, rate, "renyi") for x, k in different]
+    found = [_one(float(x), int(k), delta, rate, sampling) for x, k in different]
     return np.asarray(found, float)[places].reshape(np.shape(rounds))
 
 
 @functools.lru_cache(maxsize=2**16)
 def _one(
-    multiplier: float, rounds: int, delta: float, rate: float, accountant: Accountant
+    multiplier: float,
+    rounds: int,
+    delta: float,
+    rate: float,
+    sampling: Sampling,
+    accountant: Accountant = "renyi",
 ) -> float:
     if rounds == 0 or multiplier == np.inf:
         return 0.0
@@ -157,7 +183,7 @@ def _one(
     if accountant == "renyi":
         renyi = _imported().rdp.rdp_privacy_accountant
 
-        orders, divergences = _divergences(multiplier, rate)
+        orders, divergences = _divergences(multiplier, rate, sampling)
         return float(renyi.compute_epsilon(orders, rounds * divergences, delta)[0])
     pld = _imported().pld.PLDAccountant()
     pld.compose(_event(multiplier, rate), rounds)
@@ -165,10 +191,25 @@ def _one(
 
 
 @functools.lru_cache(maxsize=256)
-def _divergences(multiplier: float, rate: float) -> tuple[np.ndarray, np.ndarray]:
+def _divergences(
+    multiplier: float, rate: float, sampling: Sampling
+) -> tuple[np.ndarray, np.ndarray]:
     """Rényi's orders, and the divergences of one round at them."""
-    accountant = _imported().rdp.RdpAccountant(_ORDERS)
-    accountant.compose(_event(multiplier, rate))
+    events = _imported()
+    if sampling == "poisson":
+        accountant = events.rdp.RdpAccountant(_ORDERS)
+        accountant.compose(_event(multiplier, rate))
+    else:
+        relation = events.NeighboringRelation.REPLACE_ONE
+        accountant = events.rdp.RdpAccountant(_FEW_ORDERS, relation)
+        share = fractions.Fraction(rate).limit_denominator(2**31)
+        accountant.compose(
+            events.SampledWithoutReplacementDpEvent(
+                share.denominator,
+                share.numerator,
+                events.GaussianDpEvent(multiplier),
+            )
+        )
     return accountant.orders, accountant.rdp
 
 

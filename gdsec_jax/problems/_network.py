@@ -14,7 +14,7 @@ import numpy as np
 from gdsec_jax import _trees
 from gdsec_jax.data import Shards
 from gdsec_jax.problems._problem import Measured, Problem, in_batches
-from gdsec_jax.problems._rounds import batch_of, some_of
+from gdsec_jax.problems._rounds import drawn_of
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -193,14 +193,11 @@ class Draw:
 
     batch_size: int | None
     rate: float | None = None
+    replacement: bool = True
 
     def __call__(self, key: jax.Array, shards: Shards) -> Any:
         batch_key, model_key = jax.random.split(key)
-        if self.rate is not None:
-            shards = some_of(batch_key, shards, self.rate)
-        elif self.batch_size is not None:
-            shards = batch_of(batch_key, shards, self.batch_size)
-        return Drawn(shards, model_key)
+        return Drawn(drawn_of(self, batch_key, shards), model_key)
 
 
 @dataclasses.dataclass(frozen=True)

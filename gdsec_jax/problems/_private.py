@@ -1,8 +1,10 @@
 """Problems whose workers' gradients no single sample can change by much."""
 
 import dataclasses
+import math
+import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +12,17 @@ import numpy as np
 
 from gdsec_jax import _checks, _native, _trees, data
 from gdsec_jax.problems._linear import LinearData
+from gdsec_jax.problems._network import Draw as NetworkDraw
 from gdsec_jax.problems._network import Drawn, WorkerLoss
 from gdsec_jax.problems._problem import Problem, check_problem
-from gdsec_jax.problems._rounds import drawing
+from gdsec_jax.problems._rounds import Draw, drawing
 from gdsec_jax.worker import Scope, clip_per_example
 from gdsec_jax.worker._samples import bound
 
+Sampling = Literal["poisson", "fixed"]  # as of `privacy.epsilon`
 _TRIED = 8  # samples that a loss is tried with
 _HUGE = 1e30  # a clip of nothing
-_LEAST_RATE = 2.0**-23  # of uniform numbers in float32
+_FINEST = 2.0**-23  # of which uniform numbers in float32 are multiples
 _CLOSE = 1e-3  # by what it may differ from the sum over them, relative
 
 
@@ -30,8 +34,9 @@ class Private:
       clip: C, of the gradient of one sample's loss.
       sensitivity: by how much a sample more or less changes a worker's gradient at
         most, in the Euclidean norm; infinite where nothing is clipped.
-      sampling_rate: q, with which each sample is in a round, independently of all
-        others, of `poisson`; 1: all of them are in every round.
+      sampling_rate: q, with which a sample is in a round; 1: all are in every round.
+      sampling: "poisson", each by itself, or "fixed", of batches of a fixed size: then
+        a sample more or less means one in another's stead.
       delta: the probability with which the guarantee may fail.
       microbatch, scope: of `worker.clip_per_example`.
     """
@@ -39,6 +44,7 @@ class Private:
     clip: float
     sensitivity: float
     sampling_rate: float
+    sampling: Sampling
     delta: float
     microbatch: int | None
     scope: Scope
@@ -126,8 +132,11 @@ def private(
     a method all that it sends is private, and `simulate` says how much. The error stays
     that of the data themselves: who publishes it gives away more.
 
-    It stands last: behind `poisson`, and not with `minibatch`, whose draws with
-    replacement the accountant does not cover, nor with workers that train.
+    It stands last: behind `poisson`, or `minibatch` without replacement, and not with
+    other draws, which the accountant does not cover, nor with workers that train. Of batches
+    of b samples what is hidden is whether a sample is replaced by another one, and the
+    sensitivity is :math:`2 C \sum_n w_n / b`. Samples are told apart by their places: a
+    warning says how many have the features and the target of another worker's.
 
     Args:
       problem: with dense `data.Shards` of samples in its worker_data, whose loss is a
@@ -145,7 +154,8 @@ def private(
     Raises:
       ValueError: clip or delta is out of range; parameters have 16 bits; there are no
         such samples, or the loss is no sum over them, as that of a network that
-        normalises by the batch; the problem draws minibatches, or is private already.
+        normalises by the batch; the problem draws with replacement, or by a function of
+        its own, or is private already.
 
     Examples:
       >>> import numpy as np, optax
@@ -178,12 +188,7 @@ def private(
         )
     if problem.private is not None:
         raise ValueError(f"{problem.name} is private already, expected it once.")
-    if getattr(problem.draw, "batch_size", None) is not None:
-        raise ValueError(
-            f"{problem.name} draws minibatches of {problem.draw.batch_size} with "  # pyright: ignore
-            "replacement, which the accountant does not cover, expected "
-            "problems.poisson(problem, rate), or all samples."
-        )
+    sampling, rate, heaviest = _sampled(problem, shards[0])
     narrow = {
         x.dtype.name
         for x in map(jnp.asarray, jax.tree.leaves(problem.init_params))
@@ -195,6 +200,7 @@ def private(
             "expected float32 or float64: gradients are rounded to the parameters' "
             "dtype, and in 16 bits that changes them by more than a sample may."
         )
+    _warn_of_repeats(problem.name, shards[0])
     weight = np.abs(np.asarray(shards[0].weight, np.float64))
     number = int((weight > 0).sum())
     delta = float(delta) if np.ndim(delta) == 0 else np.nan
@@ -203,12 +209,47 @@ def private(
             f"delta is {delta:g}, expected a number above 0 and below 1/N = "
             f"{1 / number:.3g}: a larger one guarantees nothing."
         )
-    rate = float(getattr(problem.draw, "rate", None) or 1.0)
-    sensitivity = clip * float(weight.max()) / rate
-    made = Private(clip, sensitivity, rate, delta, microbatch, scope)
+    made = Private(clip, clip * heaviest, rate, sampling, delta, microbatch, scope)
     clip_per_example(problem.worker_loss, clip, microbatch=microbatch, scope=scope)
     _check_a_sum(problem, made)
     return dataclasses.replace(problem, private=made)
+
+
+def _sampled(problem: Problem, shards: data.Shards) -> tuple[Sampling, float, float]:
+    """How a round's samples are drawn, the rate, and the most that one may weigh."""
+    draw: Any = problem.draw
+    weight = np.asarray(shards.weight, np.float64)
+    known = draw is None or isinstance(draw, Draw | NetworkDraw)
+    batch_size: Any = getattr(draw, "batch_size", None)
+    if known and batch_size is None:
+        rate = getattr(draw, "rate", None) or 1.0
+        return "poisson", rate, float(np.abs(weight).max()) / rate
+    if draw is not None and known and not draw.replacement:
+        rate = float(batch_size / (weight > 0).sum(-1).min())
+        heaviest = float(np.abs(weight.sum(-1)).max()) / batch_size
+        return "fixed", rate, 2 * heaviest  # of one that comes, and one that goes
+    words = f"{batch_size} a round with replacement" if known else "in a way of its own"
+    raise ValueError(
+        f"{problem.name} draws its samples {words}, which the accountant does not "
+        "cover, expected problems.poisson(problem, rate), or all samples."
+    )
+
+
+def _warn_of_repeats(name: str, shards: data.Shards) -> None:
+    """Of one sample at two workers each gives away an epsilon."""
+    features, targets, weight = map(np.asarray, shards)
+    owners: dict[int, int] = {}
+    repeats = 0
+    for m, n in zip(*np.nonzero(weight), strict=True):
+        row = hash(features[m, n].tobytes() + targets[m, n].tobytes())
+        repeats += owners.setdefault(row, m) != m
+    if repeats:
+        warnings.warn(
+            f"{repeats} samples of {name} have the features and the target of one at "
+            "another worker: if they are the same one, each of the workers gives away "
+            "its epsilon of it.",
+            stacklevel=3,
+        )
 
 
 def _check_a_sum(problem: Problem, made: Private) -> None:
@@ -268,7 +309,8 @@ def poisson(problem: Problem, rate: float) -> Problem:
 
     Args:
       problem: as of `minibatch`, whose batches it replaces.
-      rate: q in (0, 1]; drawn to 24 bits.
+      rate: q in (0, 1], rounded up to a multiple of 2^-23, as which it is drawn and
+        accounted.
 
     Returns:
       A `Problem` that `simulate` needs a key for.
@@ -288,9 +330,10 @@ def poisson(problem: Problem, rate: float) -> Problem:
     number = isinstance(rate, int | float) and not isinstance(rate, bool)
     if not number or not 0 < rate <= 1:
         raise ValueError(f"rate is {_checks.shown(rate)}, expected a number in (0, 1].")
-    if rate < _LEAST_RATE:
+    if rate < _FINEST:
         raise ValueError(
-            f"rate is {rate:g}, expected at least 2^-23 = {_LEAST_RATE:.3g}, the least "
+            f"rate is {rate:g}, expected at least 2^-23 = {_FINEST:.3g}, the least "
             "with which samples are drawn."
         )
-    return drawing(problem, rate=float(rate))
+    # A uniform number is below a rate as often as below the next multiple.
+    return drawing(problem, rate=math.ceil(float(rate) / _FINEST) * _FINEST)

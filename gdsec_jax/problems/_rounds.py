@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gdsec_jax import _checks, _trees, data
 from gdsec_jax.problems._compiled import Rows
@@ -12,11 +13,13 @@ from gdsec_jax.problems._linear import Gram
 from gdsec_jax.problems._problem import Problem, check_problem
 
 
-def minibatch(problem: Problem, batch_size: int) -> Problem:
+def minibatch(
+    problem: Problem, batch_size: int, *, replacement: bool = True
+) -> Problem:
     r"""The same problem with stochastic gradients.
 
     In each round worker m draws a batch B of `batch_size` of its own N_m samples, with
-    replacement, and computes
+    replacement or without, and computes
 
     .. math:: \frac{N_m}{|B|} \sum_{n \in B} \nabla \ell_n(\theta) + \text{penalty},
 
@@ -26,12 +29,15 @@ def minibatch(problem: Problem, batch_size: int) -> Problem:
       problem: whose worker_data hold `data.Shards` with dense features: those of this
         package, or of `from_loss` with `data.stack`.
       batch_size: samples a worker and round.
+      replacement: whether a batch may have a sample twice; what `private` accounts has
+        none.
 
     Returns:
       A `Problem` that `simulate` needs a key for.
 
     Raises:
-      ValueError: batch_size is no positive int, or there are no such shards.
+      ValueError: batch_size is no positive int, or without replacement more than a
+        worker has; or there are no such shards.
 
     Examples:
       >>> import jax, numpy as np, optax
@@ -44,11 +50,24 @@ def minibatch(problem: Problem, batch_size: int) -> Problem:
       True
     """
     _checks.integer("batch_size", batch_size, 1)
-    return drawing(problem, batch_size=batch_size)
+    made = drawing(problem, batch_size=batch_size, replacement=replacement)
+    if not replacement:
+        (shards, *_) = _trees.of_type(problem.worker_data, data.Shards)
+        fewest = int((np.asarray(shards.weight) > 0).sum(-1).min())
+        if batch_size > fewest:
+            raise ValueError(
+                f"batch_size is {batch_size} without replacement, expected at most "
+                f"{fewest}, which the worker with the fewest samples has."
+            )
+    return made
 
 
 def drawing(
-    problem: Problem, *, batch_size: int | None = None, rate: float | None = None
+    problem: Problem,
+    *,
+    batch_size: int | None = None,
+    rate: float | None = None,
+    replacement: bool = True,
 ) -> Problem:
     """The problem with minibatches of a size, or of samples with a probability."""
     check_problem(problem)
@@ -59,10 +78,11 @@ def drawing(
             f"{problem.name} has no data.Shards with dense features in its "
             "worker_data, expected some to draw minibatches from."
         )
-    draw: Any = _Draw()
+    draw: Any = Draw()
     if hasattr(problem.draw, "batch_size"):
         draw = problem.draw  # that of a network draws dropout, too
-    draw = dataclasses.replace(draw, batch_size=batch_size, rate=rate)  # pyright: ignore
+    how = {"batch_size": batch_size, "rate": rate, "replacement": replacement}
+    draw = dataclasses.replace(draw, **how)
     return dataclasses.replace(problem, draw=draw)
 
 
@@ -76,11 +96,12 @@ def check_open(problem: Problem) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Draw:
+class Draw:
     """(key, data of a worker) to a batch; equal ones are compiled once."""
 
     batch_size: int | None = None
     rate: float | None = None
+    replacement: bool = True
 
     def __call__(self, key: jax.Array, worker_data: Any) -> Any:
         def one(node):
@@ -88,18 +109,32 @@ class _Draw:
                 return None  # of all samples
             if not isinstance(node, data.Shards):
                 return node
-            if self.rate is not None:
-                return some_of(key, node, self.rate)
-            return batch_of(key, node, self.batch_size)  # pyright: ignore
+            return drawn_of(self, key, node)
 
         kinds = (data.Shards, Gram, Rows)
         return jax.tree.map(one, worker_data, is_leaf=lambda x: isinstance(x, kinds))
 
 
-def batch_of(key: jax.Array, shards: data.Shards, batch_size: int) -> data.Shards:
-    """A worker's samples, drawn with replacement; together they weigh what all do."""
-    number = (shards.weight > 0).sum()  # the rest is padding, and stands behind
-    index = jax.random.randint(key, (batch_size,), 0, jnp.maximum(number, 1))
+def drawn_of(draw: Any, key: jax.Array, shards: data.Shards) -> data.Shards:
+    """A worker's samples of one round, as it draws them."""
+    if draw.rate is not None:
+        return some_of(key, shards, draw.rate)
+    if draw.batch_size is None:
+        return shards
+    return batch_of(key, shards, draw.batch_size, draw.replacement)
+
+
+def batch_of(
+    key: jax.Array, shards: data.Shards, batch_size: int, replacement: bool = True
+) -> data.Shards:
+    """Some of a worker's samples; together they weigh what all do."""
+    real = shards.weight > 0  # the rest is padding, and stands behind
+    if replacement:
+        index = jax.random.randint(key, (batch_size,), 0, jnp.maximum(real.sum(), 1))
+    else:  # of 64 random bits the smallest
+        first, second = jax.random.bits(key, (2, real.size), jnp.uint32)
+        keys: Any = ((~real).astype(jnp.uint32), first, second, jnp.arange(real.size))
+        index = jax.lax.sort(keys, num_keys=3)[-1][:batch_size]
     weight = jnp.full(batch_size, shards.weight.sum() / batch_size)
     features, targets = shards.features[index], shards.targets[index]
     return data.Shards(features, targets, weight)  # pyright: ignore

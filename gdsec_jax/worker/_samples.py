@@ -54,7 +54,9 @@ def clip_per_example(
 
     References:
       Abadi et al., Deep Learning with Differential Privacy, 2016,
-      https://arxiv.org/abs/1607.00133
+      https://arxiv.org/abs/1607.00133; Lee, Kifer, Scaling up Differentially Private
+      Deep Learning with Fast Per-Example Gradient Clipping, 2020,
+      https://arxiv.org/abs/2009.03106 (norms first, then one gradient of the sum)
     """
     _checks.function("loss", loss)
     clip = bound(clip)
@@ -69,7 +71,11 @@ def clip_per_example(
 
         def of_some(samples, weight):
             gradients = jax.vmap(jax.grad(loss), (None, 0))(params, samples)
-            return _clipped_sum(gradients, weight, clip, scope)
+            factors, sound = _factors(gradients, weight, clip, scope)
+            if scope == "leaf" or _are_narrow(params):
+                return _weighted_sum(gradients, factors, sound)
+            # Of the gradients their norms alone are needed.
+            return _gradient_of_sum(loss, params, samples, factors[0], sound)
 
         if microbatch is None or microbatch >= number:
             total = of_some(samples, weight)
@@ -95,13 +101,21 @@ def bound(clip: Any) -> float:
     return float(clip)
 
 
-def _clipped_sum(gradients: Any, weight: jax.Array, clip: float, scope: Scope) -> Any:
-    """The weighted sum of gradients, leaves [n, ...], each clipped."""
-    leaves, structure = jax.tree.flatten(gradients)
-    wide = [x.astype(_trees.widest(x.dtype, jnp.float32)) for x in leaves]
-    each = [jnp.square(x.reshape(x.shape[0], -1)).sum(1) for x in wide]
+def _are_narrow(params: Any) -> bool:
+    """Whether sums in the dtype of the parameters would lose too much."""
+    dtypes = map(jnp.result_type, jax.tree.leaves(params))
+    return any(_trees.widest(x, jnp.float32) != x for x in dtypes)
+
+
+def _factors(gradients: Any, weight: jax.Array, clip: float, scope: Scope):
+    """What leaves [n, ...] of gradients are multiplied by, [L, n], to be clipped.
+
+    And which samples' gradients are finite, bool [n]; the others' factors are 0.
+    """
+    leaves = jax.tree.leaves(gradients)
+    each = [jnp.square(_wide(x)).sum(1) for x in leaves]
     dtype = _trees.widest(*(x.dtype for x in each))
-    squares = jnp.stack([x.astype(dtype) for x in each])  # [L, n]
+    squares = jnp.stack([x.astype(dtype) for x in each])
     total = squares.sum(0)
     most = clip
     if scope == "message":
@@ -111,14 +125,45 @@ def _clipped_sum(gradients: Any, weight: jax.Array, clip: float, scope: Scope) -
     norms = jnp.sqrt(squares)
     sound = jnp.isfinite(total)
     factors = jnp.where(norms > most, most / jnp.where(norms > 0, norms, 1), 1)
-    factors = jnp.where(sound, factors * weight.astype(dtype), 0)
+    return jnp.where(sound, factors * weight.astype(dtype), 0), sound
+
+
+def _weighted_sum(gradients: Any, factors: jax.Array, sound: jax.Array) -> Any:
+    """The sum over samples of leaves [n, ...], each times its factor."""
+    leaves, structure = jax.tree.flatten(gradients)
 
     def one(x, factor):
-        rows = jnp.where(_trees.along(sound, x), x, 0).reshape(x.shape[0], -1)
-        return _trees.times(factor.astype(x.dtype)[None], rows)[0].reshape(x.shape[1:])
+        rows = jnp.where(sound[:, None], _wide(x), 0)
+        return _trees.times(factor.astype(rows.dtype)[None], rows)[0].reshape(
+            x.shape[1:]
+        )
 
-    added = [one(x, factor) for x, factor in zip(wide, factors, strict=True)]
+    added = [one(x, factor) for x, factor in zip(leaves, factors, strict=True)]
     return jax.tree.unflatten(structure, added)
+
+
+def _gradient_of_sum(loss, params, samples, factors, sound) -> Any:
+    """The same, as the gradient of one sum of losses, without those of samples.
+
+    Zero times what is not finite is no zero: a sample whose gradient is finite stands
+    in for those whose is not.
+    """
+    stands_in = jnp.argmax(sound)
+
+    def finite(x):
+        return jnp.where(_trees.along(sound, x), x, x[stands_in])
+
+    def total(params, samples):
+        losses = jax.vmap(loss, (None, 0))(params, samples)
+        return jnp.vdot(factors.astype(losses.dtype), losses)
+
+    added = jax.grad(total)(params, jax.tree.map(finite, samples))
+    return jax.tree.map(lambda x: jnp.where(sound.any(), x, 0), added)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    """Rows of float32 at least."""
+    return x.astype(_trees.widest(x.dtype, jnp.float32)).reshape(x.shape[0], -1)
 
 
 def _in_turn(of_some, params, samples, weight, size: int, last) -> Any:

@@ -14,7 +14,7 @@ from cases import random_gradients, real_problem, run, slow_but
 from inside import ControlState, _blocks, _parts, _trees
 
 import gdsec_jax
-from gdsec_jax import adaptive_xi, problems
+from gdsec_jax import adaptive_xi, problems, worker
 from gdsec_jax.study import config, tuning
 from gdsec_jax.worker import ErrorFeedbackState
 
@@ -115,29 +115,39 @@ def course(problem, optimizer, num_rounds):
     return *map(np.asarray, records), state
 
 
-def gdsec(problem, step=1.0, beta=0.01, **options):
+def gdsec(problem, step=1.0, beta=0.01, noised=None, **options):
     xi = adaptive_xi(**options)
-    algorithm = gdsec_jax.gdsec(problem.num_workers, xi, beta)
+    algorithm = gdsec_jax.gdsec(problem.num_workers, xi, beta, **noised or {})
     return optax.chain(algorithm, optax.sgd(step / problem.smoothness))
 
 
 @pytest.mark.parametrize(
     "setting",
     slow_but(
-        [(0.1, 1.0, None)],
-        [(0.1, 1.0, None), (0.01, 1.9, None), (0.05, 1.0, 0.1), (0.3, 1.5, None)],
+        [(0.1, 1.0, None, None), (0.1, 1.0, None, 3.0)],
+        [
+            *[(0.1, 1.0, None, None), (0.01, 1.9, None, None)],
+            *[(0.05, 1.0, 0.1, None), (0.3, 1.5, None, None)],
+            *[(0.1, 1.0, None, 3.0), (0.05, 1.0, 0.1, 5.0)],
+        ],
     ),
 )
 def test_equals_a_loop_in_plain_python(setting):
-    (beta, step, budget), rounds = setting, 150
+    """Of noised gradients, too, with a floor under its thresholds."""
+    (beta, step, budget, floor), rounds, deviation = setting, 150, 1e-4
     with jax.enable_x64(True):
         problem, x, y, parts = real_problem("digits", dtype="float64")
-        optimizer = gdsec(problem, step, beta, budget=budget)
+        noised = {}
+        if floor is not None:
+            noise = worker.gaussian_noise(1.0, deviation)
+            noised = {"noise": noise, "floor": floor, "key": 7}
+        optimizer = gdsec(problem, step, beta, noised, budget=budget)
         xi, params, entries, _ = course(problem, optimizer, rounds)
         alpha = step / float(problem.smoothness)
+        z = noise_of(noised, problem.init_params, rounds)
     rule, num_samples, (m, d) = Plain(beta, budget), len(y), (5, x.shape[1])
     theta, before, h, e = np.zeros(d), np.zeros(d), np.zeros((m, d)), np.zeros((m, d))
-    direction, share, windows = np.zeros(d), 0.0, set()
+    direction, share, windows, floored = np.zeros(d), 0.0, set(), 0
     for k in range(rounds):
         change = theta - before
         own = rule(k, change, np.linalg.norm(direction), share) or 0.0
@@ -146,8 +156,10 @@ def test_equals_a_loop_in_plain_python(setting):
             [x[p].T @ (x[p] @ theta - y[p]) / num_samples for p in parts]
         )
         gradients += theta / num_samples / m
-        v = gradients - h + e
-        sent = np.where(np.abs(v) <= own / m * np.abs(change), 0.0, v)
+        v = gradients + z[k] - h + e
+        threshold, least = own / m * np.abs(change), (floor or 0.0) * deviation
+        floored += np.count_nonzero(threshold < least)
+        sent = np.where(np.abs(v) <= np.maximum(threshold, least), 0.0, v)
         direction = (h + sent).sum(0)
         h, e = h + beta * sent, v - sent
         before, theta = theta, theta - alpha * direction
@@ -156,6 +168,24 @@ def test_equals_a_loop_in_plain_python(setting):
         np.testing.assert_array_equal(entries[k], np.count_nonzero(sent, axis=1))
         np.testing.assert_allclose(params[k], theta, rtol=1e-7, atol=1e-9)
     assert len(windows) > 4 and max(windows) * alpha > 4
+    assert floored == 0 if floor is None else 0.05 < floored / rounds / d < 0.95
+
+
+def noise_of(noised, params, rounds):
+    """What is added to the gradients of five workers, [rounds, 5, *param]."""
+    if not noised:
+        return np.zeros((rounds, 5, *params.shape))
+    piece, found = noised["noise"], []
+    clock = gdsec_jax.clock(5, key=noised["key"])
+    state, zeros = clock.init(params), jnp.zeros_like(params)
+    for _ in range(rounds):
+        _, own, state = clock.begin(state, params)
+        found.append(
+            jax.vmap(lambda key: piece.update(zeros, piece.init(zeros), key=key)[0])(
+                own["key"]
+            )
+        )
+    return np.asarray(found)
 
 
 def lags(changes, *, beta=0.1, steps=None, share=0.5, **options):

@@ -85,6 +85,55 @@ def test_published_examples(published, multiplier, rounds, rate):
 
 
 @needs_accountant
+@pytest.mark.parametrize(("multiplier", "rate"), [(2.0, 0.1), (4.0, 0.5)])
+def test_batches_of_a_fixed_size_are_below_the_general_bound(multiplier, rate):
+    """Wang, Balle, Kasiviswanathan, 2019, theorem 9; theirs of Gaussians is tighter."""
+    rounds, delta, found = 50, 1e-5, []
+    gaussian = lambda order: order / (2 * multiplier**2)  # noqa: E731
+    for order in range(2, 65):
+        j = np.arange(3, order + 1)
+        log_binomial = scipy.special.gammaln(order + 1) - (
+            scipy.special.gammaln(j + 1) + scipy.special.gammaln(order - j + 1)
+        )
+        terms = j * math.log(rate) + log_binomial + math.log(2)
+        terms = terms + (j - 1) * gaussian(j)
+        second = min(4 * math.expm1(gaussian(2)), 2 * math.exp(gaussian(2)))
+        second = math.log(rate**2 * math.comb(order, 2) * second)
+        spent = scipy.special.logsumexp([0.0, second, *terms]) / (order - 1)
+        found.append(
+            rounds * spent
+            + math.log1p(-1 / order)
+            - (math.log(delta) + math.log(order)) / (order - 1)
+        )
+    given = {"delta": delta, "sampling_rate": rate, "sampling": "fixed"}
+    ours = privacy.epsilon(multiplier, rounds, **given)
+    assert 0.5 * min(found) < ours <= 1.00001 * min(found)
+    whole = privacy.epsilon(multiplier, rounds, delta=delta)
+    assert privacy.epsilon(multiplier, rounds, **given | {"sampling_rate": 1.0}) == (
+        pytest.approx(whole, rel=0.02)
+    )
+    sigma = privacy.noise_multiplier(8.0, rounds, **given)
+    assert 7.9 < privacy.epsilon(sigma, rounds, **given) <= 8.0
+
+
+@needs_accountant
+def test_a_run_of_batches_of_a_fixed_size_is_accounted_as_such():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((40, 3)), rng.standard_normal(40)
+    drawn = problems.minibatch(problems.ridge(x, y, 4), 5, replacement=False)
+    problem = problems.private(drawn, 1.0, delta=1e-3)
+    noise = worker.gaussian_noise(3.0, problem.private.sensitivity)
+    method = gdsec_jax.gdsec(4, 1.0, noise=noise, key=1)
+    optimizer = optax.chain(method, optax.sgd(0.05))
+    history = gdsec_jax.simulate(problem, optimizer, 6, key=0)
+    expected = privacy.epsilon(
+        3.0, np.arange(1, 7), delta=1e-3, sampling_rate=0.5, sampling="fixed"
+    )
+    np.testing.assert_allclose(history.epsilon, expected, rtol=1e-5)
+    assert history.attributes["private"]["sampling"] == "fixed"
+
+
+@needs_accountant
 def test_one_round_of_all_samples_is_the_analytic_gaussian_mechanism():
     """Balle and Wang, 2018, theorem 8; of K rounds with the multiplier / sqrt(K)."""
     for multiplier, rounds in ((1.0, 1), (3.0, 9), (20.0, 50)):
@@ -134,6 +183,11 @@ def test_arrays_of_rounds():
         ({"rounds": -1}, "rounds is -1"),
         ({"rounds": 1.5}, "rounds is 1.5"),
         ({"accountant": "moments"}, "accountant is 'moments'"),
+        ({"sampling": "shuffled"}, "sampling is 'shuffled'"),
+        (
+            {"sampling": "fixed", "accountant": "loss"},
+            "accountant is 'loss' for batches of a fixed size",
+        ),
     ],
 )
 def test_what_no_accountant_takes(given, words):

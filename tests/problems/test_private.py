@@ -1,5 +1,6 @@
 """Problems in which no sample is worth more than a clip, and Poisson's draws."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -156,6 +157,19 @@ def test_poisson_draws_each_sample_by_itself_and_is_unbiased():
     assert problem.evaluations.tolist() == [2, 2, 2]
 
 
+@pytest.mark.parametrize("rate", [0.1, 0.3, 2.0**-23, 0.7 * 2**-22, 1.0])
+def test_a_rate_is_accounted_as_it_is_drawn(rate):
+    problem = problems.private(problems.poisson(ridge(), rate), 1.0, delta=1e-2)
+    drawn = problem.private.sampling_rate
+    assert drawn == np.ceil(rate * 2**23) / 2**23 == problem.draw.rate
+    # Of the multiples of 2^-23 in [0, 1) so many are below it, in float32 as it is.
+    assert float(np.float32(drawn)) == drawn
+    near = np.round(drawn * 2**23) + np.arange(-2, 3)
+    below = np.asarray(jnp.float32(near * 2.0**-23) < drawn)
+    assert below.tolist() == [True, True, False, False, False]
+    assert problem.private.sensitivity == pytest.approx(1 / 24 / drawn)
+
+
 @pytest.mark.parametrize("kind", ["ridge", "network"])
 def test_microbatches_of_what_is_drawn_change_nothing(kind):
     plain = problems.poisson(kinds()[kind], 0.5)
@@ -178,9 +192,10 @@ def test_dropout_of_each_sample_is_its_own():
     )
     labels = (y > 0).astype(int)
     loss = optax.softmax_cross_entropy_with_integer_labels
-    same = np.ones_like(x)
+    same = np.ones_like(x)  # which is said
     problem = problems.flax_problem(model, loss, (same, 0 * labels), 3)
-    private = problems.private(problem, 1e6, delta=1e-2)
+    with pytest.warns(UserWarning, match="of one at another worker"):
+        private = problems.private(problem, 1e6, delta=1e-2)
     one = gradients_of(private, problem.init_params, jax.random.key(0))
     plain = gradients_of(problem, problem.init_params, jax.random.key(0))
     assert any(
@@ -230,6 +245,84 @@ def ridge():
     return problems.ridge(*samples(), 3)
 
 
+def shuffled():
+    """One's own way to draw: nobody knows how often a sample comes."""
+
+    def draw(key, own):
+        order = jax.random.permutation(key, 8)[:4]
+        shards = jax.tree.map(lambda x: x[order], own.shards)
+        return own._replace(gram=None, shards=shards)
+
+    return dataclasses.replace(ridge(), draw=draw)
+
+
+def of_uneven(batch_size=4):
+    """Three workers with 6, 8 and 10 samples, of which each draws so many."""
+    x, y = samples()
+    parts = np.split(np.arange(24), [6, 14])
+    plain = problems.from_loss(
+        lambda p, s: (s.weight * (s.features @ p - s.targets) ** 2).sum(),
+        data.stack(*map(np.float32, (x, y)), parts),
+        jnp.ones(3),
+    )
+    return problems.minibatch(plain, batch_size, replacement=False)
+
+
+def test_batches_without_replacement_have_every_sample_as_often_and_none_twice():
+    problem, number = of_uneven(), 3000
+    keys = jax.random.split(jax.random.key(0), number)
+    shards = problem.worker_data
+
+    @jax.jit
+    @jax.vmap
+    def drawn(key):
+        own = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(3))
+        return jax.vmap(problem.draw)(own, shards)
+
+    found = drawn(keys)
+    assert np.allclose(found.weight.sum(-1), np.array([6, 8, 10]) / 24)
+    far = scipy.stats.norm.isf(ALARM / 2)
+    for m, size in enumerate((6, 8, 10)):
+        numbers = np.asarray(found.features[:, m, :, 0])[..., None]
+        which = numbers == np.asarray(shards.features[m, :size, 0])  # [K, 4, size]
+        assert (which.sum(-1) == 1).all()
+        in_it = which.any(1)
+        assert (in_it.sum(-1) == 4).all()
+        rate = 4 / size
+        deviation = np.sqrt(rate * (1 - rate) / number)
+        assert (np.abs(in_it.mean(0) - rate) < far * deviation).all()
+
+
+def test_a_replaced_sample_changes_a_batch_by_no_more_than_the_sensitivity():
+    problem = problems.private(of_uneven(), 0.5, delta=1e-2)
+    known, shards = problem.private, problem.worker_data
+    assert (known.sampling, known.sampling_rate) == ("fixed", pytest.approx(4 / 6))
+    assert known.sensitivity == pytest.approx(2 * 0.5 * 10 / 24 / 4)
+    at, key, most = jnp.full(3, 20.0), jax.random.key(3), 0.0
+    gradients = jax.jit(lambda own: problem.gradients_of(at, key, jnp.arange(3), own))
+    whole = gradients(shards)
+    for n in range(10):
+        for way in (1.0, -1.0):  # of the features, and so of the gradient
+            x = shards.features.at[2, n].multiply(way * 30.0)
+            y = shards.targets.at[2, n].set(-way * 1e4)
+            changed = whole - gradients(shards._replace(features=x, targets=y))
+            assert not np.any(changed[:2])
+            most = max(most, float(jnp.linalg.norm(changed[2])))
+    assert 0.8 * known.sensitivity < most <= 1.00001 * known.sensitivity
+
+
+def test_samples_that_two_workers_have_are_counted():
+    x, y = samples()
+    parts = [np.arange(8), np.arange(8, 16), np.r_[3, 9, np.arange(16, 24)]]
+    plain = problems.from_loss(
+        lambda p, s: (s.weight * (s.features @ p - s.targets) ** 2).sum(),
+        data.stack(*map(np.float32, (x, y)), parts),
+        jnp.ones(3),
+    )
+    with pytest.warns(UserWarning, match="2 samples of custom have the features and"):
+        problems.private(plain, 1.0, delta=0.01)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -238,7 +331,7 @@ def ridge():
         (lambda: problems.private(ridge(), 1.0, delta=0.0), "delta is 0"),
         (
             lambda: problems.private(problems.minibatch(ridge(), 4), 1.0, delta=0.01),
-            "minibatches of 4 with replacement, which the accountant does not cover",
+            "draws its samples 4 a round with replacement, which the accountant does",
         ),
         (
             lambda: problems.minibatch(problems.private(ridge(), 1.0, delta=0.01), 4),
@@ -259,6 +352,14 @@ def ridge():
                 delta=0.01,
             ),
             "no data.Shards",
+        ),
+        (
+            lambda: problems.private(shuffled(), 1.0, delta=0.01),
+            "in a way of its own, which the accountant does not cover",
+        ),
+        (
+            lambda: problems.minibatch(ridge(), 9, replacement=False),
+            "batch_size is 9 without replacement, expected at most 8",
         ),
         (lambda: problems.poisson(ridge(), 0.0), "rate is 0.0"),
         (lambda: problems.poisson(ridge(), 1.5), "rate is 1.5"),

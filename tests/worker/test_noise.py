@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 import scipy
-from inside import _halves
+from inside import _halves, _trees
 from meshes import on_devices
 
 import gdsec_jax
@@ -149,26 +149,91 @@ def test_a_server_apart_that_knows_the_key_is_refused(half):
     half(gdsec_jax.gd(2, noise=worker.gaussian_noise(0.0, 1.0)))
 
 
-def test_secure_aggregation_of_integers_gives_the_plain_sum():
-    """Masks that cancel hide each message; integers wrap, and their sum does not."""
-    noise = worker.gaussian_noise(1.0, 1.0)
-    keys = jax.random.split(jax.random.key(0), M)
-    zeros = jnp.zeros(D)
-    u = jax.vmap(lambda key: noise.update(zeros, noise.init(zeros), key=key)[0])(keys)
-    quantised = np.round(np.asarray(u, np.float64) * 2**24).astype(np.int64)
-    masks = np.random.default_rng(0).integers(0, 2**32, (M, M, D), dtype=np.uint32)
-    sent = quantised.astype(np.uint32)  # modulo 2^32
-    for m in range(M):
+SCALE = 2.0**20  # of the integers that masks hide
+
+
+def masked(messages, rng):
+    """Messages as integers modulo 2^32 behind masks that cancel, and bare."""
+    quantised = np.round(np.asarray(messages, np.float64) * SCALE).astype(np.int64)
+    sent = quantised.astype(np.uint32)
+    for m in range(len(sent)):
         for other in range(m):
-            sent[m] += masks[m, other]
-            sent[other] -= masks[m, other]
+            mask = rng.integers(0, 2**32, sent.shape[1], dtype=np.uint32)
+            sent[m] += mask
+            sent[other] -= mask
+    return sent, quantised
+
+
+@pytest.mark.parametrize("name", ["gd", "gdsec"])
+def test_secure_aggregation_of_a_runs_messages_is_the_plain_run(name):
+    """Integers wrap, their sum does not: of what each worker sends none is seen."""
+    beta, step, length, rounds = 0.1, 0.05, 40, 60
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((80, length))
+    problem = gdsec_jax.problems.ridge(x, x.sum(1), M)
+    trust = "central" if name == "gd" else "local"
+    noise = worker.gaussian_noise(1.0, 0.05, trust=trust)
+    plain, piece = gdsec_jax.gd(M, noise=noise, key=3), noise
+    if name == "gdsec":
+        plain = gdsec_jax.gdsec(M, 4.0, beta, floor=2.0, noise=noise, key=3)
+        censor = worker.censor(4.0 / M, floor=2.0 * 0.05)
+        memory = worker.gradient_difference(worker.error_feedback(censor), beta)
+        piece = worker.chain(noise, memory)
+    clock = gdsec_jax.clock(M, key=3)
+
+    @jax.jit
+    def say(params, ticking, states):
+        common, own, ticking = clock.begin(ticking, params)
+        common |= {"like": params, "num_workers": M}
+
+        def one(g, state, own):
+            return piece.update(g, state, params, **common, **own)
+
+        messages, states = jax.vmap(one)(problem.gradients(params), states, own)
+        return messages, ticking, states
+
+    at = params = problem.init_params
+    state, ticking = plain.init(at), clock.init(at)
+    states = jax.tree.map(lambda leaf: jnp.stack([leaf] * M), piece.init(at))
+    known, seen = jnp.zeros(length), []
+    update = jax.jit(plain.update)
+    for _ in range(rounds):
+        direction, state = update(problem.gradients(params), state, params)
+        params = params - step * direction
+        messages, ticking, states = say(at, ticking, states)
+        sent, quantised = masked(messages, rng)
+        total = sent.sum(0, dtype=np.uint32).view(np.int32)
+        assert (total == quantised.sum(0)).all()
+        at = at - step * (known + jnp.float32(total / SCALE))
+        known += (beta if name == "gdsec" else 0) * jnp.float32(total / SCALE)
+        seen.append((sent.view(np.int32), quantised))
+    np.testing.assert_allclose(at, params, rtol=1e-3, atol=1e-3)
+    assert np.abs(params).max() > 0.5  # it has learned something
+    sent, quantised = (np.concatenate(x, axis=1) for x in zip(*seen, strict=True))
     far = scipy.stats.norm.isf(ALARM / 2)
-    for m in range(M):  # what the server sees of one worker tells it nothing
-        seen = np.corrcoef(sent[m].view(np.int32), quantised[m])[0, 1]
-        assert abs(seen) * np.sqrt(D) < far
-    total = sent.sum(0, dtype=np.uint32).view(np.int32)
-    assert (total == quantised.sum(0)).all()
-    np.testing.assert_allclose(total / 2**24, np.sum(u, 0), atol=M * 2.0**-24)
+    for m in range(M):
+        correlated = np.corrcoef(sent[m], quantised[m])[0, 1]
+        assert abs(correlated) * np.sqrt(quantised[m].size) < far
+    shares = (quantised != 0).mean()
+    assert shares == 1 if name == "gd" else 0.01 < shares < 0.9
+
+
+@pytest.mark.parametrize("name", ["low_rank", "power_sgd"])
+def test_factors_are_made_of_noised_gradients(name):
+    """Of the whole rank they are the noised gradients, as gradient descent has them."""
+    rng = np.random.default_rng(0)
+    grads = jnp.asarray(rng.standard_normal((3, 4, 2)), jnp.float32)
+    params = jnp.zeros((4, 2))
+    noise = worker.gaussian_noise(1.0, 0.5)
+    method = getattr(gdsec_jax, name)(3, rank=2, noise=noise, key=5)
+    gdsec_jax.check(optax.chain(method, optax.sgd(0.1)), params, 3)
+    descent = gdsec_jax.gd(3, noise=noise, key=5)
+    one, state = method.update(grads, method.init(params), params)
+    other, _ = descent.update(grads, descent.init(params), params)
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    assert np.abs(one - grads.sum(0)).min() > 1e-4
+    (counted,) = _trees.of_type(state, worker.GaussianNoiseState)
+    assert counted.rounds.tolist() == [1, 1, 1]
 
 
 def loss(params, sample):
