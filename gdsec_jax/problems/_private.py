@@ -135,8 +135,9 @@ def private(
     It stands last: behind `poisson`, or `minibatch` without replacement, and not with
     other draws, which the accountant does not cover, nor with workers that train. Of
     batches of b samples what is hidden is whether a sample is replaced by another one,
-    and the sensitivity is :math:`2 C \sum_n w_n / b`. Samples are told apart by their places: a
-    warning says how many have the features and the target of another worker's.
+    and the sensitivity is :math:`2 C \sum_n w_n / b`. Samples are told apart by their
+    places: a warning says how many have the features and the target of another
+    worker's.
 
     Args:
       problem: with dense `data.Shards` of samples in its worker_data, whose loss is a
