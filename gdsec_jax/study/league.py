@@ -186,7 +186,8 @@ def scores_on(league: LeagueConfig, folder: Path, name: str) -> list[Score]:
     found = {score.label: score for score in known if score is not None}
     missing = [label for label in league.methods if label not in found]
     given = league.problems[name]
-    with experiment.prepared(league.one(next(iter(league.methods)), name, 0)) as first:
+    zeroth = given.problem.model_copy(update={"seed": 0})
+    with experiment.prepared(configs.RunConfig(problem=zeroth)) as first:
         made = [_with_step(first, given.step)]
         for seed in range(1, league.choosing + league.reporting):
             drawn = given.problem.model_copy(update={"seed": seed})
@@ -204,9 +205,9 @@ def score_of(
     league: LeagueConfig, label: str, name: str, made: Sequence[Problem]
 ) -> Score:
     """A method's score, of each seed's problem `made`; or why it has none."""
-    reason, swept = league.refusal(label, name), []
+    reason, swept = None, []
     try:
-        for seed, problem in enumerate(made) if reason is None else ():
+        for seed, problem in enumerate(made):
             one = _in_numbers(league.one(label, name, seed), label, problem)
             part = tuning.sweep_method(one, label, problem, progress=False)
             swept.append(_relative(part))

@@ -116,6 +116,18 @@ def test_the_page_tells_who_needs_how_much_and_who_cannot_run(made):
     assert not (made.parent / "league").exists()
 
 
+def test_who_has_no_proximal_form_has_a_cross(tmp_path):
+    league_of = _league.load_league()
+    few = league.chosen(league_of, True, ("lasso",), ("GD", "Scaffnew"))
+    own = few.methods["GD"].model_copy(update={"local_steps": 2})
+    few = few.model_copy(update={"methods": few.methods | {"GD": own}})
+    for score in league.scores_on(few, tmp_path, "lasso"):
+        assert not score.ran and np.isinf(score.bits).all()
+        assert score.words.removeprefix("with local_steps above 1 ") == (
+            "it makes its steps itself, and has no proximal form here."
+        )
+
+
 def test_a_league_that_was_ended_goes_on(tmp_path, monkeypatch):
     """With the scores that it kept; of other numbers it keeps none."""
     few = league.chosen(_league.load_league(), True, ("ridge",), ("GD", "LAG"))

@@ -311,9 +311,10 @@ def check_grid(
     for change in itertools.chain(*changes):
         try:
             checked = validate(own | first | change)
-        except pydantic.ValidationError as error:
+        except ValueError as error:
             values = ", ".join(f"{n} = {v!r}" for n, v in (first | change).items())
-            fault = sentence(error).removesuffix(".")
+            invalid = isinstance(error, pydantic.ValidationError)
+            fault = sentence(error).removesuffix(".") if invalid else error
             raise ValueError(f"with {values} of the grid, {fault}") from error
         for name, value in change.items():
             as_field = getattr(checked, name)

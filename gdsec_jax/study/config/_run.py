@@ -45,6 +45,10 @@ _STEPS = {
 }
 
 
+# What a proximal step behind the method would not be of.
+_OWN_STEPS = ("scaffold", "scaffnew", "tamuna", "locodl", "adiana")
+
+
 class RunConfig(_fields.Model):
     """One experiment: a problem, and the methods that are compared on it."""
 
@@ -102,10 +106,15 @@ class RunConfig(_fields.Model):
                 raise ValueError(
                     f"the label {label!r} may hold letters, digits, blanks and _.+-"
                 )
-        for label, method in self.methods.items() if self.grid else ():
+        varied = [name for key in self.problem.grid for name in _fields.names_of(key)]
+        proximal = self.problem.proximal or "proximal" in varied
+        validate = _with_proximal_form if proximal else MethodConfig.model_validate
+        for label, method in self.methods.items() if self.grid or proximal else ():
             grid = _fields.joined(self.grid, method.grid)
             with _fields.of_method(label):
-                _fields.check_grid(method, grid, MethodConfig.model_validate, FIXED)
+                if proximal:
+                    _check_proximal(method, self.starts_of(label))
+                _fields.check_grid(method, grid, validate, FIXED)
         for label, method in self.methods.items():
             with _fields.of_method(label):
                 _check_search(self, label, method)
@@ -146,6 +155,22 @@ class RunConfig(_fields.Model):
             if method.name == "gd" and alone:
                 return label
         return next(iter(self.methods))
+
+
+def _check_proximal(method: MethodConfig, starts: Starts) -> None:
+    """That a proximal step behind the method is one of the method's own step."""
+    several = (method.local_steps or 1) > 1 or "local_steps" in starts
+    if several or method.name in _OWN_STEPS:
+        said = "with local_steps above 1 " if several else ""
+        raise ValueError(
+            f"{said}it makes its steps itself, and has no proximal form here"
+        )
+
+
+def _with_proximal_form(values: dict[str, Any]) -> MethodConfig:
+    method = MethodConfig.model_validate(values)
+    _check_proximal(method, {})
+    return method
 
 
 def _check_search(config: RunConfig, label: str, method: MethodConfig) -> None:
