@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import json
 import os
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -84,9 +85,10 @@ def make(
     else:
         found = [_said(console, name, run(name)) for name in names]
     scores = [score for part in found for score in part]
-    command = (
-        "gdsec league" + (f" {own}" if own else "") + (" --quick" if quick else "")
-    )
+    words = ["gdsec", "league", *([str(own)] if own else []), *["--quick"] * quick]
+    for option, given in (("--problems", problems), ("--methods", methods)):
+        words += [option, *given] if given else []
+    command = shlex.join(words)
     section = section_of(league, scores, command, time.perf_counter() - begin)
     results.mkdir(parents=True, exist_ok=True)
     report.save(section, results)

@@ -205,6 +205,12 @@ def of_method(label: str) -> Iterator[None]:
         raise ValueError(f"methods.{label}: {error}") from error
 
 
+def check_names_a_file(what: str, name: str) -> None:
+    """A ValueError if a name is none of a file, in the folder that it is for."""
+    if not re.fullmatch(r"[^\W_][\w .+-]*", name):
+        raise ValueError(f"{what} {name!r} may hold letters, digits, blanks and _.+-")
+
+
 def _of_a_union(part: str | int) -> bool:
     """Whether a part of a location is no field, but one of the types it may have."""
     typed = str(part).startswith(("tuple[", "function-before["))

@@ -65,6 +65,10 @@ class LeagueConfig(_fields.Model):
                         f"the grid has {_number(grid)} settings, expected {number}, "
                         "as many as the league's default"
                     )
+        for name in self.problems:
+            _fields.check_names_a_file("the problem's name", name)
+        for label in self.methods:
+            _fields.check_names_a_file("the label", label)
         for name in ("problems", "methods"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty, expected at least one")

@@ -3,7 +3,6 @@
 import functools
 import inspect
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -101,11 +100,8 @@ class RunConfig(_fields.Model):
                 f"the labels {', '.join(self.methods)} must differ by more than case "
                 "and _ or -"
             )
-        for label in self.methods:  # it names a file and an option
-            if not re.fullmatch(r"[^\W_][\w .+-]*", label):
-                raise ValueError(
-                    f"the label {label!r} may hold letters, digits, blanks and _.+-"
-                )
+        for label in self.methods:  # and an option
+            _fields.check_names_a_file("the label", label)
         varied = [name for key in self.problem.grid for name in _fields.names_of(key)]
         proximal = self.problem.proximal or "proximal" in varied
         validate = _with_proximal_form if proximal else MethodConfig.model_validate
