@@ -15,7 +15,7 @@ import tomlkit
 from optax.experimental import aggregating
 from pydantic import Field
 
-from gdsec_jax import problems, wire, worker
+from gdsec_jax import _checks, problems, wire, worker
 from gdsec_jax._theory import Theory, theory
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.federation._broadcast import broadcast
@@ -351,9 +351,11 @@ def _algorithm(
     arguments |= _noise(method, config, problem)
     algorithm = function(problem.num_workers, **arguments)
     if not isinstance(algorithm, aggregating.Aggregator):
+        chain = isinstance(algorithm, optax.GradientTransformation)
         raise ValueError(
-            f"{method.name} has made {algorithm!r}, expected an optax Aggregator, as "
-            "federate makes it."
+            f"{method.name} has made {'a chain' if chain else _checks.shown(algorithm)}"
+            ", expected an optax Aggregator, as federate makes it, alone: of workers "
+            "that train by local the config says local_steps."
         )
     return algorithm
 
