@@ -150,7 +150,7 @@ def check(
 
 
 def _check_fragments(state: Any) -> None:
-    """Who cuts the parameters, to train or to step, and who sends them, cut alike."""
+    """Whoever trains, sends or steps a fragment a round cuts the parameters alike."""
     numbers = {found.number for found in _trees.of_type(state, Fragments)} - {1}
     alone = not _trees.of_type(state, (LocalState, FragmentsState))
     if len(numbers) > 1 and not alone:
@@ -227,8 +227,8 @@ def _check_in_front(noised: bool, update: Callable, *arguments: Any) -> None:
     """What stands in front of an algorithm treats each worker by itself.
 
     It may not reduce the axis of workers on the way from the gradients, or from what
-    workers that train hand on, to what the algorithm is handed,
-    nor draw, since no worker has a key of its own there. A single worker is all.
+    `local` hands on, to what the algorithm is handed, nor draw, since no worker has a
+    key of its own there. A single worker is all.
     Of what is `noised` nothing at all stands in front: it is handed the gradients.
     """
     if not noised and all(len(leaf) == 1 for leaf in jax.tree.leaves(arguments[0])):

@@ -42,9 +42,7 @@ _STEPS = {
     "momentum": functools.partial(optax.sgd, momentum=0.9),
     "adam": optax.adam,
 }
-
-
-# What a proximal step behind the method would not be of.
+# What a proximal step behind the method would not be of: it makes its own step.
 _OWN_STEPS = ("scaffold", "scaffnew", "tamuna", "locodl", "adiana")
 
 
@@ -100,7 +98,7 @@ class RunConfig(_fields.Model):
                 f"the labels {', '.join(self.methods)} must differ by more than case "
                 "and _ or -"
             )
-        for label in self.methods:  # and an option
+        for label in self.methods:  # which is an option's, too
             _fields.check_names_a_file("the label", label)
         varied = [name for key in self.problem.grid for name in _fields.names_of(key)]
         proximal = self.problem.proximal or "proximal" in varied
