@@ -124,7 +124,7 @@ def joined(a, b):
     )
 
 
-def of_type(tree, kind: type) -> list:
+def of_type(tree, kind: type | tuple[type, ...]) -> list:
     """The nodes of a type in a state, wherever wrappers have put them."""
     nodes = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, kind))
     return [node for node in nodes if isinstance(node, kind)]

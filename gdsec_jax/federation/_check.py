@@ -1,5 +1,6 @@
 """A dry run of an optimizer, which says in a sentence what optax cannot."""
 
+import functools
 import math
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -15,8 +16,10 @@ from gdsec_jax import _checks, _trees
 from gdsec_jax.federation import _parts, _private
 from gdsec_jax.federation._batches import WorkerBatches
 from gdsec_jax.federation._counts import RoundCounts, last_round
+from gdsec_jax.federation._local import FragmentsState, LocalState
 from gdsec_jax.federation._round import Federation
-from gdsec_jax.federation._train import WorkerLosses, coming_steps, telling
+from gdsec_jax.federation._train import HandedOn, WorkerLosses, coming_steps, telling
+from gdsec_jax.worker._fragments import Fragments
 
 _REMEDY = (
     "An algorithm of gdsec_jax stands first and takes away the axis of workers; "
@@ -57,8 +60,9 @@ def check(
     Raises:
       ValueError: init or update fails on gradients [M, *param]; updates come out in
         other shapes than the parameters'; the state changes its structure, or the shape
-        or dtype of a leaf; no algorithm of this package counts what is sent; or one
-        adds noise, and a stage stands in front of it, or asks for `value` and the like.
+        or dtype of a leaf; no algorithm of this package counts what is sent; what
+        stands in front of one mixes workers, or draws; numbers of fragments differ; or
+        one adds noise, and a stage stands in front, or asks for `value` and the like.
 
     Examples:
       >>> import jax.numpy as jnp, optax
@@ -83,9 +87,9 @@ def check(
     def value_fn(params):
         return _trees.squares(params, _trees.norm_dtype(params))
 
-    def update(grads, state, params):
+    def update(grads, state, params, losses=WorkerLosses):
         if trains:
-            grads = WorkerLosses(lambda at, own, key: value_fn(at), grads)
+            grads = losses(lambda at, own, key: value_fn(at), grads)
         elif worker_batch is not None:
             grads = WorkerBatches(lambda index, own: own, grads, worker_batch)
 
@@ -103,6 +107,7 @@ def check(
         raise ValueError(
             f"{stage} cannot begin with these parameters: {_checks.words_of(error)}"
         ) from error
+    _check_fragments(state)
     trains = coming_steps(state) is not None
     remedy = _TRAINS if trains else _REMEDY
     try:
@@ -138,8 +143,22 @@ def check(
     if noised:
         _private.alone(trains, asks)
         worker_batch = None
-    if worker_batch is None and not trains:
-        _check_in_front(noised, update, grads, state, shapes)
+    handed_on = _trees.of_type(state, LocalState)  # else the method trains them itself
+    if handed_on or (worker_batch is None and not trains):
+        front = functools.partial(update, losses=HandedOn)
+        _check_in_front(noised, front, grads, state, shapes)
+
+
+def _check_fragments(state: Any) -> None:
+    """Whoever trains, sends or steps a fragment a round cuts the parameters alike."""
+    numbers = {found.number for found in _trees.of_type(state, Fragments)} - {1}
+    alone = not _trees.of_type(state, (LocalState, FragmentsState))
+    if len(numbers) > 1 and not alone:
+        raise ValueError(
+            f"the optimizer has {' and '.join(map(str, sorted(numbers)))} fragments, "
+            "expected one number in local(fragments=), worker.fragment and "
+            "in_fragments: what one hands on the next would leave out."
+        )
 
 
 _received: ContextVar[list[Any] | None] = ContextVar("received", default=None)
@@ -207,8 +226,9 @@ def adds_up(federation: Federation, shards: int) -> None:
 def _check_in_front(noised: bool, update: Callable, *arguments: Any) -> None:
     """What stands in front of an algorithm treats each worker by itself.
 
-    It may not reduce the axis of workers on the way to what the algorithm is handed,
-    nor draw, since no worker has a key of its own there. A single worker is all.
+    It may not reduce the axis of workers on the way from the gradients, or from what
+    `local` hands on, to what the algorithm is handed, nor draw, since no worker has a
+    key of its own there. A single worker is all.
     Of what is `noised` nothing at all stands in front: it is handed the gradients.
     """
     if not noised and all(len(leaf) == 1 for leaf in jax.tree.leaves(arguments[0])):

@@ -8,8 +8,8 @@ import optax
 
 from gdsec_jax import _checks, _trees
 from gdsec_jax.federation._finite import all_finite
-from gdsec_jax.federation._train import LocalSteps, lying, train
-from gdsec_jax.worker._fragments import in_fragment
+from gdsec_jax.federation._train import HandedOn, LocalSteps, lying, train
+from gdsec_jax.worker._fragments import Fragments, fragments_of, in_fragment
 
 
 @_trees.state
@@ -20,6 +20,7 @@ class LocalState(NamedTuple):
     steps: LocalSteps
     points: Any = ()  # where each worker is, leaves [M, *param], if there are fragments
     number: Any = ()  # int32 []: k, the first is 0, if there are
+    fragments: Any = ()  # `Fragments`, if there are
 
 
 def local(
@@ -123,7 +124,11 @@ def local(
         if fragments == 1:
             return state
         points = _trees.repeat(params, num_workers)
-        return state._replace(points=points, number=jnp.zeros((), jnp.int32))
+        return state._replace(
+            points=points,
+            number=jnp.zeros((), jnp.int32),
+            fragments=fragments_of(fragments),
+        )
 
     def in_turn(updates, state, params, active, absent):
         """A round in fragments: what is handed on, and the next state."""
@@ -158,10 +163,12 @@ def local(
         back = jax.tree.map(merged, state.points, params, last)
         ends = _held(ends, back, fine, active, absent)
         number = jnp.asarray(optax.safe_increment(state.number))
-        return far, LocalState(own, state.steps, ends, number)
+        return far, state._replace(inner=own, points=ends, number=number)
 
     def update(updates, state, params=None, *, active=None, absent="hold", **extra):
         del extra
+        if isinstance(updates, HandedOn):
+            return updates.data, state
         if fragments > 1:
             return in_turn(updates, state, params, active, absent)
         before = None if reset else state.inner
@@ -190,6 +197,7 @@ class FragmentsState(NamedTuple):
 
     inner: optax.OptState
     number: jax.Array  # int32 []: k, the first is 0
+    fragments: Fragments
 
 
 def in_fragments(
@@ -221,7 +229,8 @@ def in_fragments(
     inner = optax.with_extra_args_support(optimizer)
 
     def init(params):
-        return FragmentsState(inner.init(params), jnp.zeros((), jnp.int32))
+        first = jnp.zeros((), jnp.int32)
+        return FragmentsState(inner.init(params), first, fragments_of(fragments))
 
     def update(updates, state, params=None, **extra_args):
         masks = in_fragment(updates, state.number, fragments)
@@ -233,6 +242,6 @@ def in_fragments(
         after = jax.tree.map(jnp.where, of_state, after, state.inner)
         updates = jax.tree.map(lambda u, m: jnp.where(m, u, 0), updates, masks)
         number = jnp.asarray(optax.safe_increment(state.number))
-        return updates, FragmentsState(after, number)
+        return updates, state._replace(inner=after, number=number)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -48,6 +48,10 @@ class WorkerLosses:
             _checks.integer("size", self.size, 1, 2**31 - 1)
 
 
+class HandedOn(WorkerLosses):
+    """In a dry run of what stands behind `local`: what it hands on is the data."""
+
+
 @_trees.state
 class LocalSteps(NamedTuple):
     """In a state: how many gradients each worker computes in the coming round."""

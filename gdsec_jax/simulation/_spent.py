@@ -54,7 +54,7 @@ def check(problem: Problem, trains: bool) -> None:
     """A ValueError where workers look at their samples oftener than is counted."""
     if problem.private is not None and trains:
         raise ValueError(
-            f"{problem.name} is private and the optimizer trains the workers, expected "
+            "the problem is private and the optimizer trains the workers, expected "
             "a method that takes one gradient a round: each look at a sample gives "
             "away more, which no accountant here counts."
         )
@@ -64,7 +64,7 @@ def tells(problem: Problem) -> None:
     """A ValueError where a stage would be told a loss, of which nobody counts."""
     if problem.private is not None:
         raise ValueError(
-            f"{problem.name} is private and the optimizer asks for value, grad or "
+            "the problem is private and the optimizer asks for value, grad or "
             "value_fn, expected one that goes by the update alone: the loss is that of "
             "the data, without noise."
         )

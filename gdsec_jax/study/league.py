@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import json
 import os
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -84,9 +85,10 @@ def make(
     else:
         found = [_said(console, name, run(name)) for name in names]
     scores = [score for part in found for score in part]
-    command = (
-        "gdsec league" + (f" {own}" if own else "") + (" --quick" if quick else "")
-    )
+    words = ["gdsec", "league", *([str(own)] if own else []), *["--quick"] * quick]
+    for option, given in (("--problems", problems), ("--methods", methods)):
+        words += [option, *given] if given else []
+    command = shlex.join(words)
     section = section_of(league, scores, command, time.perf_counter() - begin)
     results.mkdir(parents=True, exist_ok=True)
     report.save(section, results)
@@ -186,7 +188,8 @@ def scores_on(league: LeagueConfig, folder: Path, name: str) -> list[Score]:
     found = {score.label: score for score in known if score is not None}
     missing = [label for label in league.methods if label not in found]
     given = league.problems[name]
-    with experiment.prepared(league.one(next(iter(league.methods)), name, 0)) as first:
+    zeroth = given.problem.model_copy(update={"seed": 0})
+    with experiment.prepared(configs.RunConfig(problem=zeroth)) as first:
         made = [_with_step(first, given.step)]
         for seed in range(1, league.choosing + league.reporting):
             drawn = given.problem.model_copy(update={"seed": seed})
@@ -204,9 +207,9 @@ def score_of(
     league: LeagueConfig, label: str, name: str, made: Sequence[Problem]
 ) -> Score:
     """A method's score, of each seed's problem `made`; or why it has none."""
-    reason, swept = league.refusal(label, name), []
+    reason, swept = None, []
     try:
-        for seed, problem in enumerate(made) if reason is None else ():
+        for seed, problem in enumerate(made):
             one = _in_numbers(league.one(label, name, seed), label, problem)
             part = tuning.sweep_method(one, label, problem, progress=False)
             swept.append(_relative(part))

@@ -1,6 +1,6 @@
 """A message of one fragment of the parameters, another one each round."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,23 @@ import jax.numpy as jnp
 from gdsec_jax import _checks, _trees
 from gdsec_jax.worker._piece import Piece
 from gdsec_jax.worker._vectors import lengths, needed, tree_of, values_alone, vectors
+
+
+@_trees.state
+class Fragments(NamedTuple):
+    """In a state: how many fragments of the parameters it is about."""
+
+    parts: dict[str, tuple[()]]  # P, as structure
+
+    @property
+    def number(self) -> int:
+        """P."""
+        return _trees.from_structure(self.parts, int)
+
+
+def fragments_of(parts: int) -> Fragments:
+    """What a state says of its P."""
+    return Fragments(_trees.as_structure((parts,)))
 
 
 def fragment(parts: int) -> Piece:
@@ -38,7 +55,7 @@ def fragment(parts: int) -> Piece:
         return -(-size // parts)
 
     def init(params):
-        return values_alone(params, length)
+        return values_alone(params, length), fragments_of(parts)
 
     def update(updates, state, params=None, **extra_args):
         number = needed(extra_args, "round", "fragment")
@@ -48,10 +65,11 @@ def fragment(parts: int) -> Piece:
         masks = in_fragment(updates, number, parts)
         message = jax.tree.map(lambda v, m: jnp.where(m, v, 0), updates, masks)
         travels = _trees.flush(_trees.cast_like(message, like))
-        (v,), (known,) = vectors(travels, "message"), state.payload
+        packing, of = state
+        (v,), (known,) = vectors(travels, "message"), packing.payload
         rows = jnp.pad(v, (0, parts * known.size - v.size)).reshape(parts, known.size)
         values = rows[jnp.asarray(number) % parts].astype(known.dtype)
-        return message, state._replace(payload=[values])
+        return message, (packing._replace(payload=[values]), of)
 
     def most_entries(params):
         return sum(map(length, lengths(params, "message")))

@@ -377,6 +377,7 @@ OTHERS += tuple(
         ),
     )
 )
+LOCAL = gdsec_jax.local(3, optax.adam(0.1), 2, fragments=2)
 # A worker's message made of others' gradients.
 MIXING = (
     lambda x: x - x[:1],
@@ -421,12 +422,13 @@ MIXING = (
         ),
     ],
 )
-def test_check_finds_what_mixes_the_workers_in_front(front, message):
+@pytest.mark.parametrize("first", [optax.identity(), LOCAL], ids=["", "local"])
+def test_check_finds_what_mixes_the_workers_in_front(first, front, message):
     behind = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.1))
     algorithm = gdsec_jax.qsgdsec(3, xi=1.0)
     params = {"a": jnp.zeros((3, 2)), "b": jnp.zeros(())}
-    gdsec_jax.check(optax.chain(algorithm, behind), params, 3)
-    optimizer = optax.chain(optax.identity(), front, algorithm, behind)
+    gdsec_jax.check(optax.chain(first, algorithm, behind), params, 3)
+    optimizer = optax.chain(first, front, algorithm, behind)
     if message is None:
         return gdsec_jax.check(optimizer, params, 3)
     with pytest.raises(

@@ -164,6 +164,27 @@ def test_streaming_diloco_is_its_formulas(overlap, merging):
             gdsec_jax.local(M, optax.sgd(rate), 6, **wrong)
 
 
+def test_numbers_of_fragments_that_differ_are_refused():
+    def checked(cut, sent, stepped):
+        optimizer = optax.chain(
+            gdsec_jax.local(M, optax.sgd(0.1), 6, fragments=cut),
+            gdsec_jax.federate(worker.fragment(sent), M, reduction="mean"),
+            gdsec_jax.in_fragments(optax.sgd(1.0), stepped),
+        )
+        gdsec_jax.check(optimizer, jnp.ones(4), M)
+
+    for alike in ((2, 2, 2), (3, 1, 1), (1, 2, 1)):  # one fragment is the whole
+        checked(*alike)
+    for cut, sent, stepped in ((2, 3, 1), (2, 1, 3), (1, 2, 3), (2, 2, 3)):
+        with pytest.raises(
+            ValueError, match="^the optimizer has 2 and 3 fragments, ex"
+        ):
+            checked(cut, sent, stepped)
+    parts = {x: gdsec_jax.federate(worker.fragment(x), M) for x in (2, 3)}
+    apart = optax.partition(parts, {"a": 2, "b": 3})  # each in a turn of its own
+    gdsec_jax.check(apart, {"a": jnp.ones(4), "b": jnp.ones(5)}, M)
+
+
 def test_an_overlap_draws_every_step_anew():
     """And counts none twice: where nothing is merged, the same steps in two parts."""
 

@@ -272,6 +272,8 @@ methods = {} | methods is empty, expected at least one.
 [methods.X]; name = 'top_j' | methods.X: top_j needs the parameter k.
 [methods.X]; name = 'scaffold'; steps = 2; local_steps = 2 |
     methods.X: local_steps is 2, expected none: the workers of scaffold train by a rule
+[methods.X]; name = 'gd'; local_steps = 2; noise_multiplier = 1.0 |
+    methods.X: local_steps is 2 and noise_multiplier is 1.0, expected one of them: each
 [methods.X]; name = 'top_j'; k = 0 |
     methods.X.k is 0, expected an integer of at least 1 or a float in (0, 1].
 [methods.X]; name = 'top_j'; k = 1.5 |
@@ -347,6 +349,26 @@ problem = {kind = 'network', model = 'mlp', dtype = 'float64'} |
     problem: with num_workers = 0 of the grid, num_workers is 0, expected greater
 """
 )
+
+BAD += [
+    (f"problem = {{kind = 'lasso', {text}", message)
+    for text, message in rows(
+        """
+proximal = true}; [methods.S]; name = 'scaffold'; steps = 2 |
+    methods.S: it makes its steps itself, and has no proximal form here.
+proximal = true}; [methods.F]; name = 'gd'; local_steps = 2 |
+    methods.F: with local_steps above 1 it makes its steps itself, and has no proximal
+proximal = true}; [methods.F]; name = 'gd'; grid.local_steps = [1, 2] |
+    methods.F: with local_steps = 2 of the grid, with local_steps above 1 it makes its
+proximal = true}; grid.local_steps = [1, 2]; [methods.F]; name = 'gd' |
+    methods.F: with local_steps = 2 of the grid, with local_steps above 1 it makes its
+proximal = true}; [search]; [methods.F]; name = 'gd'; search.local_steps = 1 |
+    methods.F: with local_steps above 1 it makes its steps itself, and has no proximal
+grid.proximal = [true]}; [methods.A]; name = 'adiana'; compressor = 'whole' |
+    methods.A: it makes its steps itself, and has no proximal form here.
+"""
+    )
+]
 
 
 @pytest.mark.parametrize(("text", "message"), BAD)
@@ -588,6 +610,8 @@ def test_the_proximal_step_stands_last(load):
     shrunk = np.sign(moved) * np.maximum(np.abs(moved) - 0.5 / problem.smoothness, 0)
     np.testing.assert_allclose(updates, shrunk, rtol=1e-4, atol=1e-6)
     assert (np.asarray(updates) == 0).sum() > 5
+    one = "[methods.F]\nname = 'gd'\nlocal_steps = 1"  # which is the method's own step
+    assert load(f"problem = {{kind = 'lasso', proximal = true}}\n{one}").methods["F"]
 
 
 # Generators

@@ -1,6 +1,8 @@
 """The league: its rule, its ranks and intervals, and its page."""
 
 import dataclasses
+import html
+import shlex
 
 import numpy as np
 import pandas as pd
@@ -89,7 +91,7 @@ def test_intervals_are_those_of_the_seeds():
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A small one, with a method of one's own and one that cannot run somewhere."""
-    folder = tmp_path_factory.mktemp("league")
+    folder = tmp_path_factory.mktemp("one league")  # with a blank in its name
     (folder / "mine.toml").write_text(MINE)
     (folder / "mine.py").write_text(FUNCTION)
     with pytest.MonkeyPatch.context() as patch:
@@ -114,6 +116,21 @@ def test_the_page_tells_who_needs_how_much_and_who_cannot_run(made):
     assert len(mine) == 4 and np.isfinite(mine.bits[mine.problem == "ridge"]).all()
     assert {x.name for x in made.parent.iterdir()} >= {"league.png", "league.csv"}
     assert not (made.parent / "league").exists()
+    own = shlex.quote(str(made.parents[1] / "mine.toml"))
+    again = f"gdsec league {own} --quick --problems ridge lasso --methods GD GD-SEC "
+    assert again + "Scaffnew Mine<" in html.unescape(text)
+
+
+def test_who_has_no_proximal_form_has_a_cross(tmp_path):
+    league_of = _league.load_league()
+    few = league.chosen(league_of, True, ("lasso",), ("GD", "Scaffnew"))
+    own = few.methods["GD"].model_copy(update={"local_steps": 2})
+    few = few.model_copy(update={"methods": few.methods | {"GD": own}})
+    for score in league.scores_on(few, tmp_path, "lasso"):
+        assert not score.ran and np.isinf(score.bits).all()
+        assert score.words.removeprefix("with local_steps above 1 ") == (
+            "it makes its steps itself, and has no proximal form here."
+        )
 
 
 def test_a_league_that_was_ended_goes_on(tmp_path, monkeypatch):
@@ -211,6 +228,11 @@ def test_what_is_wrong_is_said(tmp_path):
         ),
         ("[problems.ridge]\ntarget = 2.0", "mine.toml: problems.ridge.target is 2.0"),
         ("choosing = 0", "choosing is 0"),
+        (
+            "problems.'../a'.problem = {}",
+            "mine.toml: the problem's name '../a' may hold letters, digits, blanks and",
+        ),
+        ("methods.'a/b'.name = 'gd'", "mine.toml: the label 'a/b' may hold letters"),
         ("x = ", "is not valid TOML"),
         ("[methods.New]\nname = 'gdx'", "name is 'gdx'"),
     ):

@@ -14,7 +14,7 @@ from gdsec_jax.study import cli, config, experiment, figures, report
 MODULE = '''
 from typing import Annotated, Literal
 
-import gdsec_jax, jax
+import gdsec_jax, jax, optax
 from gdsec_jax.algorithms import Options, algorithm
 from pydantic import Field
 
@@ -69,6 +69,12 @@ def drawn(num_workers, key, level: "Unknown" = 3, **options):
 
 def nothing(num_workers, wire):
     """No method, though it looks like one."""
+
+
+def chained(num_workers, wire):
+    """No method alone, but local training before one."""
+    trained = gdsec_jax.local(num_workers, optax.sgd(0.1), 2)
+    return optax.chain(trained, gdsec_jax.gd(num_workers, wire=wire))
 
 
 number = 3
@@ -202,8 +208,10 @@ def test_what_is_refused(row, place):
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_method_after_all(place, capsys):
-    (place / "bad.toml").write_text("[methods.X]\nname = 'own_methods:nothing'\n")
+@pytest.mark.parametrize("name, made", [("nothing", "None"), ("chained", "a chain")])
+def test_what_is_no_method_after_all(place, capsys, name, made):
+    (place / "bad.toml").write_text(f"[methods.X]\nname = 'own_methods:{name}'\n")
     assert cli.main(["run", "bad.toml"]) == 2
-    said = capsys.readouterr().err
-    assert "methods.X: own_methods:nothing has made None, expected an optax" in said
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"methods.X: own_methods:{name} has made {made}, expected an optax" in said
+    assert said.endswith("that train by local the config says local_steps.")

@@ -205,6 +205,12 @@ def of_method(label: str) -> Iterator[None]:
         raise ValueError(f"methods.{label}: {error}") from error
 
 
+def check_names_a_file(what: str, name: str) -> None:
+    """A ValueError if a name is none of a file, in the folder that it is for."""
+    if not re.fullmatch(r"[^\W_][\w .+-]*", name):
+        raise ValueError(f"{what} {name!r} may hold letters, digits, blanks and _.+-")
+
+
 def _of_a_union(part: str | int) -> bool:
     """Whether a part of a location is no field, but one of the types it may have."""
     typed = str(part).startswith(("tuple[", "function-before["))
@@ -311,9 +317,10 @@ def check_grid(
     for change in itertools.chain(*changes):
         try:
             checked = validate(own | first | change)
-        except pydantic.ValidationError as error:
+        except ValueError as error:
             values = ", ".join(f"{n} = {v!r}" for n, v in (first | change).items())
-            fault = sentence(error).removesuffix(".")
+            invalid = isinstance(error, pydantic.ValidationError)
+            fault = sentence(error).removesuffix(".") if invalid else error
             raise ValueError(f"with {values} of the grid, {fault}") from error
         for name, value in change.items():
             as_field = getattr(checked, name)

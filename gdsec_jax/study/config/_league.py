@@ -16,8 +16,6 @@ from gdsec_jax.study.config._problem import ProblemConfig
 
 # Numbers of a grid that are multiples of what theory says of a method on a problem.
 RELATIVE = ("xi", "local_learning_rate", "probability")
-# What a proximal step behind the method would not be of: it makes its own step.
-NOT_PROXIMAL = ("scaffold", "scaffnew", "tamuna", "locodl", "adiana")
 
 
 class LeagueProblem(_fields.Model):
@@ -67,6 +65,10 @@ class LeagueConfig(_fields.Model):
                         f"the grid has {_number(grid)} settings, expected {number}, "
                         "as many as the league's default"
                     )
+        for name in self.problems:
+            _fields.check_names_a_file("the problem's name", name)
+        for label in self.methods:
+            _fields.check_names_a_file("the label", label)
         for name in ("problems", "methods"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty, expected at least one")
@@ -77,25 +79,25 @@ class LeagueConfig(_fields.Model):
         return self.methods[label].grid or self.default
 
     def one(self, label: str, name: str, seed: int) -> _run.RunConfig:
-        """The run of a method on a problem, its grid still in multiples."""
+        """The run of a method on a problem, its grid still in multiples.
+
+        Raises:
+          ValueError: it does not run there, as far as the configs say.
+        """
         given = self.problems[name]
         grid = self.grid_of(label)
         method = self.methods[label].model_copy(update={"grid": grid, "seed": seed})
-        return _run.RunConfig(
-            problem=given.problem.model_copy(update={"seed": seed}),
-            num_rounds=given.num_rounds,
-            eval_every=given.eval_every,
-            target=given.target,
-            value_bits=self.value_bits,
-            methods={label: method},
-        )
-
-    def refusal(self, label: str, name: str) -> str | None:
-        """Why a method does not run on a problem, as far as the configs say."""
-        proximal = self.problems[name].problem.proximal
-        if proximal and self.methods[label].name in NOT_PROXIMAL:
-            return "it makes its steps itself, and has no proximal form here"
-        return None
+        try:
+            return _run.RunConfig(
+                problem=given.problem.model_copy(update={"seed": seed}),
+                num_rounds=given.num_rounds,
+                eval_every=given.eval_every,
+                target=given.target,
+                value_bits=self.value_bits,
+                methods={label: method},
+            )
+        except pydantic.ValidationError as error:
+            raise ValueError(_fields.sentence(error)) from error
 
 
 def _number(grid: _fields.Grid) -> int:

@@ -205,6 +205,12 @@ class MethodConfig(UplinkConfig):
                 f"{self.name} train by a rule of their own"
             )
         given = self._own()
+        if self.local_steps is not None and "noise_multiplier" in given:
+            raise ValueError(
+                f"local_steps is {self.local_steps} and noise_multiplier is "
+                f"{given['noise_multiplier']}, expected one of them: each step looks "
+                "at the samples, and the noise is counted for one look a round"
+            )
         noised = "noise_multiplier" in type(self).model_fields
         if noised and given.get("floor") and "noise_multiplier" not in given:
             raise ValueError("floor needs the parameter noise_multiplier")

@@ -83,7 +83,7 @@ class ProblemConfig(_fields.Model):
     microbatch: Count | None = None
     """Samples whose gradients are clipped at a time; by default all."""
     proximal: bool = False
-    """Lasso only: proximal steps."""
+    """Lasso only: proximal steps, of methods that do not make theirs themselves."""
     dtype: Literal["float32", "float64"] = "float64"
     """Of all arrays; float32 of a network."""
     grid: _fields.Grid = Field(default={})

@@ -3,7 +3,6 @@
 import functools
 import inspect
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ import tomlkit
 from optax.experimental import aggregating
 from pydantic import Field
 
-from gdsec_jax import problems, wire, worker
+from gdsec_jax import _checks, problems, wire, worker
 from gdsec_jax._theory import Theory, theory
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.federation._broadcast import broadcast
@@ -43,6 +42,8 @@ _STEPS = {
     "momentum": functools.partial(optax.sgd, momentum=0.9),
     "adam": optax.adam,
 }
+# What a proximal step behind the method would not be of: it makes its own step.
+_OWN_STEPS = ("scaffold", "scaffnew", "tamuna", "locodl", "adiana")
 
 
 class RunConfig(_fields.Model):
@@ -97,15 +98,17 @@ class RunConfig(_fields.Model):
                 f"the labels {', '.join(self.methods)} must differ by more than case "
                 "and _ or -"
             )
-        for label in self.methods:  # it names a file and an option
-            if not re.fullmatch(r"[^\W_][\w .+-]*", label):
-                raise ValueError(
-                    f"the label {label!r} may hold letters, digits, blanks and _.+-"
-                )
-        for label, method in self.methods.items() if self.grid else ():
+        for label in self.methods:  # which is an option's, too
+            _fields.check_names_a_file("the label", label)
+        varied = [name for key in self.problem.grid for name in _fields.names_of(key)]
+        proximal = self.problem.proximal or "proximal" in varied
+        validate = _with_proximal_form if proximal else MethodConfig.model_validate
+        for label, method in self.methods.items() if self.grid or proximal else ():
             grid = _fields.joined(self.grid, method.grid)
             with _fields.of_method(label):
-                _fields.check_grid(method, grid, MethodConfig.model_validate, FIXED)
+                if proximal:
+                    _check_proximal(method, self.starts_of(label))
+                _fields.check_grid(method, grid, validate, FIXED)
         for label, method in self.methods.items():
             with _fields.of_method(label):
                 _check_search(self, label, method)
@@ -146,6 +149,22 @@ class RunConfig(_fields.Model):
             if method.name == "gd" and alone:
                 return label
         return next(iter(self.methods))
+
+
+def _check_proximal(method: MethodConfig, starts: Starts) -> None:
+    """That a proximal step behind the method is one of the method's own step."""
+    several = (method.local_steps or 1) > 1 or "local_steps" in starts
+    if several or method.name in _OWN_STEPS:
+        said = "with local_steps above 1 " if several else ""
+        raise ValueError(
+            f"{said}it makes its steps itself, and has no proximal form here"
+        )
+
+
+def _with_proximal_form(values: dict[str, Any]) -> MethodConfig:
+    method = MethodConfig.model_validate(values)
+    _check_proximal(method, {})
+    return method
 
 
 def _check_search(config: RunConfig, label: str, method: MethodConfig) -> None:
@@ -330,9 +349,11 @@ def _algorithm(
     arguments |= _noise(method, config, problem)
     algorithm = function(problem.num_workers, **arguments)
     if not isinstance(algorithm, aggregating.Aggregator):
+        chain = isinstance(algorithm, optax.GradientTransformation)
         raise ValueError(
-            f"{method.name} has made {algorithm!r}, expected an optax Aggregator, as "
-            "federate makes it."
+            f"{method.name} has made {'a chain' if chain else _checks.shown(algorithm)}"
+            ", expected an optax Aggregator, as federate makes it, alone: of workers "
+            "that train by local the config says local_steps."
         )
     return algorithm
 
