@@ -74,10 +74,11 @@ $(VENV)-flower/.ready: pyproject.toml
 	$(VENV)-flower/bin/python -m pip install --quiet --disable-pip-version-check -e ".[test,flower]"
 	touch $@
 
-# The compiled kernels against XLA's own.
+# The compiled kernels against XLA's own, and what uses them.
 test-native: KERNELS := GDSEC_NATIVE=1
 test-native: native
 	$(PYTEST) native/tests
+	$(QUICK) -m "not slow" tests/problems tests/federation tests/simulation tests/algorithms
 
 test-slow: $(READY)
 	$(QUICK) -m slow

@@ -142,6 +142,7 @@ __all__ = [
     "lower",
     "marina",
     "marina_p",
+    "native_kernels",
     "natural",
     "norms",
     "numpy_worker",
