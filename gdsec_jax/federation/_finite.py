@@ -29,7 +29,7 @@ def _all_finite(leaves: list[jax.Array]) -> jax.Array:
     return others == 0
 
 
-def _no_nan_in_sums(leaves: list[jax.Array], in_pieces: bool) -> jax.Array:
+def _no_nan_in_sums(leaves: list[jax.Array], in_pieces: bool = True) -> jax.Array:
     finite = jnp.ones(leaves[0].shape[:1], bool)
     for leaf in leaves:
         # 0 x is 0, or NaN where x is not finite. XLA's CPU backend computes a product
