@@ -50,10 +50,7 @@ def minibatch(
       True
     """
     _checks.integer("batch_size", batch_size, 1)
-    if not isinstance(replacement, bool):
-        raise ValueError(
-            f"replacement is {_checks.shown(replacement)}, expected True or False."
-        )
+    _checks.of_kind("replacement", replacement, bool, "True or False")
     made = drawing(problem, batch_size=batch_size, replacement=replacement)
     if not replacement:
         (shards, *_) = _trees.of_type(problem.worker_data, data.Shards)
