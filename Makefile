@@ -74,11 +74,10 @@ $(VENV)-flower/.ready: pyproject.toml
 	$(VENV)-flower/bin/python -m pip install --quiet --disable-pip-version-check -e ".[test,flower]"
 	touch $@
 
-# The compiled kernels against XLA's own, and what uses them.
+# The compiled kernels against XLA's own.
 test-native: KERNELS := GDSEC_NATIVE=1
 test-native: native
 	$(PYTEST) native/tests
-	$(QUICK) -m "not slow" tests/problems tests/federation tests/simulation tests/algorithms
 
 test-slow: $(READY)
 	$(QUICK) -m slow
