@@ -44,6 +44,8 @@ def told(setting: bits.Setting, folder: str, *what: str) -> Any:
         "JAX_PLATFORMS": "cpu",
         "GDSEC_NATIVE": "0",
         "XLA_FLAGS": setting.flags,
+        # What came out of a cache cannot be serialised so that it runs.
+        "JAX_ENABLE_COMPILATION_CACHE": "1" if "cached" in what else "0",
     }
     command = [setting.python, "-W", "ignore", str(SCRIPT), folder, *what]
     return neighbours.told(command, settings)
