@@ -185,7 +185,7 @@ def compress(
     present, measured = workers.computes, workers.measured is not None
     if federation.drops and not measured:  # those whose messages are not finite
         narrow = [x for x in jax.tree.leaves(states) if is_narrow(x, messages)]
-        # XLA keeps an array of messages that are cut, and one more.
+        # Cut into pieces, what was computed would take XLA one more array of its size.
         present = present & all_finite((messages, narrow), in_pieces=False)
     capacity = None if measured else federation.server.capacity
     if capacity is not None and jax.tree.leaves(messages):
