@@ -12,6 +12,9 @@ VENV ?= .venv
 CONSTRAINTS ?= -c constraints.txt
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# What is imported is compiled then; most never is.
+INSTALL := python -m pip install --quiet --disable-pip-version-check --no-compile
+PIP := $(BIN)/$(INSTALL)
 # Programs compiled for tests are kept: most of a test's time goes into the compiler. What is
 # tested is XLA's own form, which defines the compiled kernels; these have tests of their own.
 KERNELS := GDSEC_NATIVE=0
@@ -29,7 +32,9 @@ QUICK = XLA_FLAGS="$(LESS) --xla_cpu_use_fusion_emitters=false" $(PYTEST)
 STRICT := JAX_NUMPY_DTYPE_PROMOTION=strict JAX_NUMPY_RANK_PROMOTION=raise JAX_DEBUG_NANS=1
 STRICTLY := tests/algorithms tests/simulation gdsec_jax/algorithms gdsec_jax/simulation
 
-.PHONY: figures native test test-core test-newest test-slow test-native test-flower docs lint browser clean
+.PHONY: environment figures native test test-core test-newest test-slow test-native test-flower docs lint browser clean
+
+environment: $(READY)
 
 figures: native
 	$(BIN)/gdsec figures
@@ -39,9 +44,9 @@ native: $(VENV)/.native
 # The virtual environment has jaxlib, whose headers it is built with.
 $(VENV)/.native: $(READY) $(wildcard native/src/* native/CMakeLists.txt native/pyproject.toml)
 	@if command -v $(CXX) > /dev/null; then \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) \
+		$(PIP) $(CONSTRAINTS) \
 			scikit-build-core cmake ninja \
-		&& $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		&& $(PIP) \
 			--no-build-isolation --no-deps ./native \
 		|| echo "The compiled kernels could not be built: XLA's own are used, which are slower."; \
 	else \
@@ -71,7 +76,7 @@ test-flower: $(VENV)-flower/.ready
 
 $(VENV)-flower/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-flower
-	$(VENV)-flower/bin/python -m pip install --quiet --disable-pip-version-check -e ".[test,flower]"
+	$(VENV)-flower/bin/$(INSTALL) -e ".[test,flower]"
 	touch $@
 
 # The compiled kernels against XLA's own.
@@ -97,11 +102,11 @@ browser:
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), 'Python 3.11 or newer is needed'"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e ".[test]"
+	$(PIP) $(CONSTRAINTS) -e ".[test]"
 	touch $@
 
 $(VENV)/.docs: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e ".[docs]"
+	$(PIP) $(CONSTRAINTS) -e ".[docs]"
 	touch $@
 
 clean:

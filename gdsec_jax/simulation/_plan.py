@@ -1,8 +1,9 @@
 """What a sweep runs: checked settings, side by side in batches that fit into memory."""
 
+import contextlib
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -179,6 +180,20 @@ def fit(plan: Plan, limit: int | None) -> Plan:
         size = max(1, min((limit - shared) // each, size - 1))
 
 
+@contextlib.contextmanager
+def values_are_traced(plan: Plan) -> Iterator[None]:
+    """A sentence for who asks for the value of a setting while its loop is traced."""
+    try:
+        yield
+    except jax.errors.ConcretizationTypeError as error:
+        reason = str(error).strip().splitlines()[0]
+        traced = ", ".join(plan.group.traced[0])
+        raise ValueError(
+            f"make_optimizer needs the value of a traced parameter, one of {traced}: "
+            f"wrap its values in gdsec_jax.Static. {reason}"
+        ) from error
+
+
 def _memory(plan: Plan) -> int:
     """Bytes that the loop of one device's settings holds at its peak.
 
@@ -190,20 +205,13 @@ def _memory(plan: Plan) -> int:
         return inputs, *plan.begin(inputs)
 
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    try:
+    with values_are_traced(plan):
         inputs, run, buffers = jax.eval_shape(begin)
         for name in plan.group.static | plan.group.traced[0]:
             if name in buffers.record.observed:
                 raise ValueError(f"observe returns {name!r}, which the grid names too.")
         lower = _chunks.chunk.lower
         lowered = lower(plan.program, inputs, run, buffers, number, number)
-    except jax.errors.ConcretizationTypeError as error:
-        reason = str(error).strip().splitlines()[0]
-        traced = ", ".join(plan.group.traced[0])
-        raise ValueError(
-            f"make_optimizer needs the value of a traced parameter, one of {traced}: "
-            f"wrap its values in gdsec_jax.Static. {reason}"
-        ) from error
     analysis = lowered.compile().memory_analysis()
     if analysis is None:
         return 0

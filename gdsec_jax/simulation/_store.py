@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gdsec_jax import _checks
 from gdsec_jax.files import _environment, _netcdf, _whole
 from gdsec_jax.simulation import _chunks, _grid
-from gdsec_jax.simulation._plan import Plan
+from gdsec_jax.simulation._plan import Plan, values_are_traced
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -119,9 +119,10 @@ def marked(plan: Plan) -> Plan:
     """
     one = plan.of_size(1)
     inputs = one.inputs_of(plan.group.traced[:1])
-    about: dict[str, Any] = _chunks.fingerprint(
-        plan.problem, one.program, inputs, plan.stop
-    )
+    with values_are_traced(plan):
+        about: dict[str, Any] = _chunks.fingerprint(
+            plan.problem, one.program, inputs, plan.stop
+        )
     about |= {"rounds": plan.num_rounds} | _environment.versions()
 
     def mark(setting):

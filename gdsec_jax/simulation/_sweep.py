@@ -123,16 +123,17 @@ def sweep(
     own_attributes = _whole.plain("attributes", dict(kept.attributes))
     groups = _grid.groups_of(listed, problem if callable(problem) else None)
     plans = [plan_of(group, problem, make_optimizer, common) for group in groups]
-    # All settings are checked before the first loop is compiled.
-    plans = [fit(plan, memory_limit) for plan in plans]
-    about = _about(plans, listed.axes, common)
     begin, store = time.perf_counter(), None
     if kept.path is not None:
         plans = [marked(plan) for plan in plans]
         store = Store.at(Path(kept.path), listed.axes, plans)
-        done = store.finished(own_attributes, {*about, "batches", "seconds"})
+        names = {*_about(plans, listed.axes, common), "batches", "seconds"}
+        done = store.finished(own_attributes, names)
         if done is not None:
             return done
+    # All settings are checked before the first loop is compiled.
+    plans = [fit(plan, memory_limit) for plan in plans]
+    about = _about(plans, listed.axes, common)
     flat, batches = _run_plans(plans, store, log, progress)
     result = unflatten(flat, listed.axes)
     about |= {"batches": batches, "seconds": time.perf_counter() - begin}
