@@ -162,7 +162,7 @@ def natural() -> Piece:
     return Piece(init, update, variance=lambda params: 1 / 8, keeps_zeros=True)
 
 
-def sign(*, scope: Scope = "message") -> Piece:
+def sign(*, scope: Scope = "message", scaled: bool = True) -> Piece:
     r"""Send the signs alone, and the mean magnitude.
 
     .. math:: C(v) = (\|v\|_1 / D) \, \text{sign}(v), \quad \text{sign}(0) = 1
@@ -172,6 +172,8 @@ def sign(*, scope: Scope = "message") -> Piece:
 
     Args:
       scope: "message", one scale, or "leaf", a scale for each leaf.
+      scaled: False leaves the scale out, C(v) = sign(v), for a server that asks for
+        votes: it contracts nothing, and zeros are sent as ones.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -184,6 +186,8 @@ def sign(*, scope: Scope = "message") -> Piece:
     References: Karimireddy et al., Error Feedback Fixes SignSGD, 2019,
       https://arxiv.org/abs/1901.09847
     """
+    if not scaled:
+        return _plain_signs()
 
     def scale_of(parts):
         total = functools.reduce(jnp.add, (jnp.abs(v).sum() for v in parts))
@@ -241,6 +245,18 @@ def grid(bits: int, *, scope: Scope = "message") -> Piece:
         return 2 * jnp.clip(q, 0, most) - most
 
     return _scaled(Code("grid", bits), step_of, multiples_of, scope)
+
+
+def _plain_signs() -> Piece:
+    def update(updates, state, params=None, **extra_args):
+        del params, extra_args
+
+        def one(v):  # NaN stays what it is
+            return jnp.where(v < 0, -1, jnp.where(v >= 0, 1, v)).astype(v.dtype)
+
+        return jax.tree.map(one, updates), state
+
+    return Piece(lambda params: Packing(Code("grid", 1)), update, component_wise=True)
 
 
 def _dither(name, code, levels, norm, omega, scope):
