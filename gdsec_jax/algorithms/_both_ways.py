@@ -127,7 +127,8 @@ def orthogonal() -> Piece:
             norm = _trees.norm(x, x.dtype)
             return jnp.where(norm > 0, x / jnp.where(norm > 0, norm, 1), 0)
         matrix = x.reshape(-1, x.shape[-1])
-        return muon.update(matrix, muon.init(matrix))[0].reshape(x.shape)
+        made: Any = muon.update(matrix, muon.init(matrix))[0]
+        return made.reshape(x.shape)
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
@@ -154,7 +155,6 @@ def one_bit_adam(
     eps=1e-8,
     *,
     scope: Scope = "message",
-    state_dtype=None,
     **options: Unpack[MemoryOptions],
 ) -> Aggregator:
     r"""1-bit Adam: Adam at first; then its second moment is frozen, and signs travel.
@@ -185,9 +185,9 @@ def one_bit_adam(
         gradients were small, so that it may have to be far larger than Adam's.
 
     Returns:
-      :math:`m / (\sqrt v + \epsilon)`. The step 1/L times eps, with the mean magnitude
-      of the first gradient as eps, by which no entry is moved by more than gradient
-      descent would, is a heuristic.
+      :math:`m / (\sqrt v + \epsilon)`. The step :math:`\epsilon / L`, at which no entry
+      is moved further than by gradient descent along m, with an eps of
+      :math:`\|\nabla f(\theta^1)\|_1 / (10 D)`, is a heuristic.
 
     Examples:
       >>> import gdsec_jax, optax
@@ -204,6 +204,7 @@ def one_bit_adam(
     for name, value in (("b1", b1), ("b2", b2)):
         _checks.number_in_range(name, value, 0.0, 1.0)
     _checks.positive("eps", eps)
+    state_dtype = options.pop("state_dtype", None)
 
     def compressor():
         signs = pieces.error_feedback(pieces.sign(scope=scope), state_dtype=state_dtype)

@@ -5,6 +5,7 @@ from typing import Unpack
 import optax
 
 from gdsec_jax import worker as pieces
+from gdsec_jax.algorithms._error_feedback import with_error_feedback
 from gdsec_jax.algorithms._options import Aggregator, MemoryOptions, Options, algorithm
 from gdsec_jax.federation import federate
 from gdsec_jax.server import Server
@@ -36,7 +37,8 @@ def sign_majority(num_workers: int, **options: Unpack[Options]) -> Aggregator:
       >>> import gdsec_jax
       >>> algorithm = gdsec_jax.sign_majority(3)
       >>> optimizer = optax.chain(algorithm, optax.sgd(1e-3))
-      >>> params, grads = jnp.zeros(2), jnp.array([[1.0, -3.0], [2.0, 3.0], [-9.0, 4.0]])
+      >>> params = jnp.zeros(2)
+      >>> grads = jnp.array([[1.0, -3.0], [2.0, 3.0], [-9.0, 4.0]])
       >>> direction, state = algorithm.update(grads, algorithm.init(params), params)
       >>> direction, gdsec_jax.last_round(state).bits
       (Array([1., 1.], dtype=float32), array([2, 2, 2]))
@@ -55,11 +57,9 @@ def demo(
     k: float = 32,
     chunk: int = 4096,
     decay=0.999,
-    *,
-    state_dtype=None,
     **options: Unpack[MemoryOptions],
 ) -> Aggregator:
-    r"""DeMo: the largest entries of momentum's cosine transform, taken off it when sent.
+    r"""DeMo: top-k of the momentum's cosine transform, and the signs of the sum.
 
     .. math::
        e_m \leftarrow \beta e_m + \nabla f_m(\theta^k), \quad
@@ -95,9 +95,8 @@ def demo(
       that decays, older ones count for more.
     """
     compressor = pieces.chunk_top_k(k, chunk=chunk, dct=True)
-    piece = pieces.error_feedback(compressor, decay=decay, state_dtype=state_dtype)
     options["server"] = _signs_behind(options.get("server"))
-    return federate(piece, num_workers, **options)
+    return with_error_feedback(compressor, num_workers, decay=decay, **options)
 
 
 def _signs_behind(server: Server | None) -> Server:

@@ -233,9 +233,10 @@ def _check_code(code: Code, leaves: int, whole: bool | np.bool) -> None:
     if code.kind == "bins":
         expected = [leaves * 2**code.size]
     if code.num_scales not in expected and not whole:
+        numbers = _one_of(tuple(map(str, expected)))
         raise ValueError(
-            f"code.num_scales is {code.num_scales}, expected "
-            f"{_one_of(tuple(map(str, expected)))} for {code.kind!r} and {leaves} leaves."
+            f"code.num_scales is {code.num_scales}, expected {numbers} for "
+            f"{code.kind!r} and {leaves} leaves."
         )
 
 

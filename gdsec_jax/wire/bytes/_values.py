@@ -30,7 +30,7 @@ def check_scales(scales: np.ndarray, code: Code) -> None:
 
 
 def own_scale(scales: np.ndarray, leaf: Leaf, code: Code):
-    """A leaf's scale; of bins all of the leaf's own; None, or a grid's 1, if there are none."""
+    """A leaf's scale; of bins all of its own; without any None, and 1 of a grid."""
     own = scales[leaf.scale]
     if code.kind == "bins":
         return own
