@@ -21,11 +21,11 @@ def sign_majority(num_workers: int, **options: Unpack[Options]) -> Aggregator:
        u_m = \text{sign}(\nabla f_m(\theta^k)), \quad
        \theta^{k+1} = \theta^k - \alpha \, \text{sign}\Big(\sum_m u_m\Big)
 
-    with sign(0) = 1 for a worker, and 0 for a tie. One bit an entry, and no scale. The
-    signs that go down, one bit each as well, `History.broadcast_bits` does not count.
-    At a fixed step it reaches a neighbourhood of where the majority leads, as wide as
-    the step, and where the workers' gradients differ that is not the solution: weights
-    do not change a vote, and a worker votes 1 on what it has no gradient of.
+    One bit an entry, and no scale: for a worker sign(0) = 1, unless there is no
+    gradient at all, and 0 for a tie. `History.broadcast_bits` does not count the signs
+    that go down. At a fixed step it reaches a neighbourhood, as wide as the step, of
+    where the majority leads; where the workers' gradients differ that is not the
+    solution, with a step that decays as well. Weights do not change a vote.
 
     Returns:
       :math:`\text{sign}(\sum_m u_m)`, whatever the reduction. The step, a hundredth of

@@ -172,8 +172,11 @@ def sign(*, scope: Scope = "message", scaled: bool = True) -> Piece:
 
     Args:
       scope: "message", one scale, or "leaf", a scale for each leaf.
-      scaled: False leaves the scale out, C(v) = sign(v), for a server that asks for
-        votes: it contracts nothing, and zeros are sent as ones.
+      scaled: False leaves the scale out, C(v) = sign(v), or 0 for v = 0, which is not
+        sent: for a server that counts votes.
+
+    Raises:
+      ValueError: there is no scale, and the scope is "leaf".
 
     Examples:
       >>> import jax.numpy as jnp
@@ -186,11 +189,13 @@ def sign(*, scope: Scope = "message", scaled: bool = True) -> Piece:
     References: Karimireddy et al., Error Feedback Fixes SignSGD, 2019,
       https://arxiv.org/abs/1901.09847
     """
-    if not scaled:
-        return _plain_signs()
+    if not scaled and scope == "leaf":
+        raise ValueError("scope is 'leaf', expected 'message' where there is no scale.")
 
     def scale_of(parts):
         total = functools.reduce(jnp.add, (jnp.abs(v).sum() for v in parts))
+        if not scaled:
+            return as_float32(jnp.sign(total))
         return as_float32(total / max(sum(v.size for v in parts), 1))
 
     def multiples_of(v, scale, u):
@@ -201,7 +206,12 @@ def sign(*, scope: Scope = "message", scaled: bool = True) -> Piece:
         return 1 / max([1, *lengths(params, scope)])
 
     return _scaled(
-        Code("grid", 1), scale_of, multiples_of, scope, contraction=contraction
+        Code("grid", 1),
+        scale_of,
+        multiples_of,
+        scope,
+        contraction=contraction if scaled else None,
+        sends=scaled,
     )
 
 
@@ -247,18 +257,6 @@ def grid(bits: int, *, scope: Scope = "message") -> Piece:
     return _scaled(Code("grid", bits), step_of, multiples_of, scope)
 
 
-def _plain_signs() -> Piece:
-    def update(updates, state, params=None, **extra_args):
-        del params, extra_args
-
-        def one(v):  # NaN stays what it is
-            return jnp.where(v < 0, -1, jnp.where(v >= 0, 1, v)).astype(v.dtype)
-
-        return jax.tree.map(one, updates), state
-
-    return Piece(lambda params: Packing(Code("grid", 1)), update, component_wise=True)
-
-
 def _dither(name, code, levels, norm, omega, scope):
     """sign(v) l c, with c the norm over the levels and l rounded at random."""
     variance = _vectors.variance_by(omega, scope)
@@ -284,11 +282,12 @@ def _scaled(
     draws: str | None = None,
     variance=None,
     contraction=None,
+    sends: bool = True,
 ) -> Piece:
     """A scale of a vector, and of each entry an integer multiple of it.
 
     `scale_of` takes the vector's parts; `multiples_of` one of them, the scale, and
-    random numbers in [0, 1) if it `draws`.
+    random numbers in [0, 1) if it `draws`. A scale that all know is not sent.
     """
     _checks.one_of("scope", scope, get_args(Scope))
     most = code.size if code.kind == "levels" else 2**code.size
@@ -296,7 +295,7 @@ def _scaled(
     def init(params):
         if _trees.stand_in(params):
             return 0
-        number = len(lengths(params, scope))
+        number = len(lengths(params, scope)) if sends else 0
         scales = jnp.zeros(number, jnp.float32) if number else ()
         return Packing(code._replace(num_scales=number), scales)
 
@@ -335,7 +334,7 @@ def _scaled(
         if "measured" in extra_args:
             scales = extra_args["measured"].facts
             made = of_measured(updates, scales, keys, extra_args["place"])
-            return made, Packing(state.code, scales)
+            return made, Packing(state.code, scales if sends else ())
 
         def of_vectors(updates, keys):
             pieces = vectors(updates, scope)
@@ -351,7 +350,8 @@ def _scaled(
         scales, message = unless_on_tpu(
             updates, keys, tpu=of_leaves, default=of_vectors
         )
-        return message, Packing(state.code, jnp.asarray(scales, jnp.float32))
+        scales = jnp.asarray(scales, jnp.float32) if sends else ()
+        return message, Packing(state.code, scales)
 
     def measure(parts: list[Part]) -> Measured:
         cut = [groups(part.updates, scope) for part in parts]

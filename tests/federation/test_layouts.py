@@ -145,7 +145,7 @@ def test_methods_with_faults(case, layouts):
 # On a TPU these measure all components first, and then take them in blocks, too.
 MEASURED = {
     *("top_j", "sign_ef", "qgd", "terngrad", "qsgdsec", "ef21", "ef21_sgdm"),
-    "econtrol",
+    *("econtrol", "sign_majority"),
 }
 
 
