@@ -360,6 +360,25 @@ def test_the_bounds_of_the_page_hold(corrected, kind, bold):
                 assert f(theta) <= first - x / 2 * left * squares + 1e-12
 
 
+def test_ef21_p_contracts_as_its_docstring_says():
+    """Of quadratics and top-k; the step is where the bound is used up."""
+    rng = np.random.default_rng(3)
+    for k in (1, 3, 6) * 5:
+        q, _ = np.linalg.qr(rng.standard_normal((6, 6)))
+        curvatures = np.concatenate([[1.0, 0.05], rng.uniform(0.05, 1.0, 4)])
+        hessian, alpha = q * curvatures @ q.T, k / 6
+        gamma, w = alpha / 8, rng.standard_normal(6)  # L = 1, mu = 0.05, solution 0
+        x = w + rng.standard_normal(6) * rng.choice([0, 1, 10])
+        for _ in range(20):
+            before = x @ x + 12 * gamma / alpha * (w - x) @ (w - x)
+            x = x - gamma * hessian @ w
+            change = x - w
+            kept = np.argsort(-np.abs(change))[:k]
+            w[kept] = x[kept]
+            after = x @ x + 12 * gamma / alpha * (w - x) @ (w - x)
+            assert after <= (1 - gamma * 0.05 / 2) * before
+
+
 def test_leaves_have_scopes(problem):
     tree = dataclasses.replace(
         problem, init_params={"a": jnp.zeros(4), "b": jnp.zeros((3, 4))}
