@@ -19,10 +19,7 @@ from gdsec_jax.algorithms._variance_reduced import ef21_sgdm
 from gdsec_jax.algorithms._whole_vectors import gd
 from gdsec_jax.federation import federate
 from gdsec_jax.federation._broadcast import broadcast
-from gdsec_jax.server import Server
-from gdsec_jax.server._server import as_server, behind
 from gdsec_jax.worker import Piece, Scope
-from gdsec_jax.worker._piece import as_piece
 
 
 @algorithm(Options)
@@ -67,7 +64,7 @@ def ef21_p(
       https://arxiv.org/abs/2209.15218. The formulas are stated from memory of it.
     """
     down = pieces.error_feedback(pieces.top_k(k, scope=scope))
-    return gd(num_workers, **_down(down, options))
+    return _then(gd(num_workers, **options), _sent(down, options))
 
 
 @algorithm(MemoryOptions)
@@ -114,8 +111,8 @@ def ef21_muon(
     down = pieces.error_feedback(
         pieces.top_k(k, scope=scope), state_dtype=options.get("state_dtype")
     )
-    options = _down(down, options, before=orthogonal())
-    return ef21_sgdm(num_workers, k, eta, scope=scope, **options)
+    up = ef21_sgdm(num_workers, k, eta, scope=scope, **options)
+    return _then(up, orthogonal(), _sent(down, options))
 
 
 def orthogonal() -> Piece:
@@ -141,7 +138,7 @@ def orthogonal() -> Piece:
 class OneBitAdamState(NamedTuple):
     """State of `one_bit_adam`."""
 
-    federation: Any
+    federation: Any  # of what goes up, and of what goes down
     first: Any  # m, which all know: leaves [*param]
     second: Any  # v, frozen after the warm-up: leaves [*param]
 
@@ -211,16 +208,16 @@ def one_bit_adam(
         return pieces.first_whole(signs, rounds=warmup)
 
     mixed = _with_common(b1, share(b1, num_workers, options), warmup)
-    summed = federate(
-        pieces.chain(mixed, compressor()), num_workers, **_down(compressor(), options)
-    )
+    common: Any = options
+    up = federate(pieces.chain(mixed, compressor()), num_workers, **common)
+    summed = _then(up, _sent(compressor(), options))
 
     def init(params):
         first, second = (_trees.zero_memory(params, state_dtype) for _ in range(2))
         return OneBitAdamState(summed.init(params), first, second)
 
     def update(updates, state, params=None, **extra_args):
-        early = state.federation.clock.number < warmup
+        early = state.federation[0].clock.number < warmup
         heard, federation = summed.update(
             updates, state.federation, params, average=state.first, **extra_args
         )
@@ -259,12 +256,11 @@ def _moved(average, decay, towards):
     return _trees.add_scaled(average, 1 - decay, _trees.sub(towards, average))
 
 
-def _down(compressor: Piece, options: Any, before: Piece | None = None) -> Any:
-    """Options with a server that sends what it made through a compressor."""
-    way: Any = as_piece(broadcast(compressor, wire=options.get("wire", "coo")))
-    if before is not None:
-        way = pieces.chain(before, way)
-    server: Server = as_server(options.get("server"))
-    return options | {
-        "server": server._replace(step=behind(as_piece(server.step), way))
-    }
+def _then(algorithm: Aggregator, *stages: optax.GradientTransformation) -> Aggregator:
+    """An algorithm with stages behind it, as one."""
+    return Aggregator(*optax.chain(algorithm, *stages))
+
+
+def _sent(compressor: Piece, options: Any) -> optax.GradientTransformation:
+    """What goes down, counted in the format of what goes up."""
+    return broadcast(compressor, wire=options.get("wire", "coo"))
