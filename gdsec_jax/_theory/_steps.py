@@ -4,10 +4,14 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
-import jax
 import numpy as np
 
 from gdsec_jax import _checks, worker
+from gdsec_jax._theory._directions import (
+    along_orthogonal,
+    along_signs,
+    first_gradient,
+)
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.algorithms._after_ef21 import ef_bv_constants, ef_bv_weights
 from gdsec_jax.algorithms._own_points import adiana_probability
@@ -318,47 +322,26 @@ def _dasha(problem: Problem, parameters) -> Theory:
     return Theory(step, {"momentum": a}, a != own, METHODS["dasha"].paper)
 
 
-# Of methods whose direction has a length of its own.
-
-
-def _first(problem: Problem) -> list[np.ndarray]:
-    """The gradient of f at the start, a float64 array a leaf."""
-    each = jax.tree.leaves(problem.gradients(problem.init_params))
-    return [np.asarray(x, np.float64).sum(axis=0) for x in each]
-
-
-def _as_long(problem: Problem, along: float, squares: float) -> Theory:
-    """A hundredth of what is best for the first direction alone.
-
-    f falls by `along` per unit of the step at first, and the direction has `squares`.
-    """
-    step = along / squares if along else 1.0
-    return Theory(
-        step / (100 * float(problem.smoothness)), {}, True, "of the first direction"
-    )
+def _hundredth(problem: Problem, best: float) -> Theory:
+    """Of the best step for the first direction alone, which `best` is for L = 1."""
+    step = best / (100 * float(problem.smoothness))
+    return Theory(step, {}, True, "a hundredth of the best first step")
 
 
 def _signs(problem: Problem, parameters) -> Theory:
     del parameters
-    first = _first(problem)
-    along = sum(float(np.abs(g).sum()) for g in first)
-    return _as_long(problem, along, sum(g.size for g in first))
+    return _hundredth(problem, along_signs(first_gradient(problem)))
 
 
 def _ef21_muon(problem: Problem, parameters) -> Theory:
     del parameters
-    columns = [g.reshape(-1, g.shape[-1] if g.ndim > 1 else 1) for g in _first(problem)]
-    values = [np.linalg.svd(g, compute_uv=False) for g in columns]
-    ranks = [np.linalg.matrix_rank(g) for g in columns]
-    return _as_long(problem, sum(float(v.sum()) for v in values), int(sum(ranks)))
+    return _hundredth(problem, along_orthogonal(first_gradient(problem)))
 
 
 def _one_bit_adam(problem: Problem, parameters) -> Theory:
     eps, own = parameters.get("eps"), {}
     if eps is None:
-        first = _first(problem)
-        mean = sum(np.abs(g).sum() for g in first) / sum(g.size for g in first)
-        own["eps"] = eps = float(mean) / 10 or 1e-8
+        own["eps"] = eps = along_signs(first_gradient(problem)) / 10
     step = float(_checks.positive("eps", eps)) / float(problem.smoothness)
     return Theory(step, own, True, "eps times gradient descent's step")
 
