@@ -25,9 +25,12 @@ from .algorithms import cgd as cgd
 from .algorithms import clag as clag
 from .algorithms import dasha as dasha
 from .algorithms import dasha_pp as dasha_pp
+from .algorithms import demo as demo
 from .algorithms import diana as diana
 from .algorithms import econtrol as econtrol
 from .algorithms import ef21 as ef21
+from .algorithms import ef21_muon as ef21_muon
+from .algorithms import ef21_p as ef21_p
 from .algorithms import ef21_sgdm as ef21_sgdm
 from .algorithms import ef_bv as ef_bv
 from .algorithms import gd as gd
@@ -41,6 +44,7 @@ from .algorithms import low_rank as low_rank
 from .algorithms import marina as marina
 from .algorithms import marina_p as marina_p
 from .algorithms import natural as natural
+from .algorithms import one_bit_adam as one_bit_adam
 from .algorithms import power_sgd as power_sgd
 from .algorithms import qgd as qgd
 from .algorithms import qsgdsec as qsgdsec
@@ -48,6 +52,7 @@ from .algorithms import rand_k as rand_k
 from .algorithms import scaffnew as scaffnew
 from .algorithms import scaffold as scaffold
 from .algorithms import sign_ef as sign_ef
+from .algorithms import sign_majority as sign_majority
 from .algorithms import tamuna as tamuna
 from .algorithms import terngrad as terngrad
 from .algorithms import threepc as threepc
@@ -116,9 +121,12 @@ __all__ = [
     "dasha",
     "dasha_pp",
     "data",
+    "demo",
     "diana",
     "econtrol",
     "ef21",
+    "ef21_muon",
+    "ef21_p",
     "ef21_sgdm",
     "ef_bv",
     "federate",
@@ -146,6 +154,7 @@ __all__ = [
     "natural",
     "norms",
     "numpy_worker",
+    "one_bit_adam",
     "participation",
     "plot",
     "power_sgd",
@@ -160,6 +169,7 @@ __all__ = [
     "server",
     "server_memory",
     "sign_ef",
+    "sign_majority",
     "simulate",
     "state_specs",
     "sweep",

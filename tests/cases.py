@@ -104,6 +104,11 @@ METHODS = (
         {"compressor": worker.whole()},
         draws=True,
     ),
+    Method("sign_majority", {}, None, memory=False, code="grid", dense=True),
+    Method("demo", {"k": 2, "chunk": 4, "decay": 0.9}, None),
+    Method("ef21_p", {"k": 3}, {"k": 10_000}, memory=False, dense=True),
+    Method("ef21_muon", {"k": 3, "eta": 0.5}, None),
+    Method("one_bit_adam", {"warmup": 2, "eps": 1.0}, None, code="grid", dense=True),
 )
 IDS = [method.name for method in METHODS]
 

@@ -6,9 +6,11 @@ from gdsec_jax import _native as _native
 from gdsec_jax import _plain as _plain
 from gdsec_jax import _trees as _trees
 from gdsec_jax._devices import mesh_of as mesh_of
+from gdsec_jax.algorithms import _both_ways as _both_ways
 from gdsec_jax.algorithms import _error_feedback as _error_feedback
 from gdsec_jax.algorithms import _memoryless as _memoryless
 from gdsec_jax.algorithms import _options as _options
+from gdsec_jax.algorithms import _signs as _signs
 from gdsec_jax.algorithms import _whole_vectors as _whole_vectors
 from gdsec_jax.data import _compressed as _compressed
 from gdsec_jax.data import _registry as _registry

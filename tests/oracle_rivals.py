@@ -89,8 +89,8 @@ class Method(NamedTuple):
     beta: float | None  # of the server's memory, if it keeps one
 
 
-def _descend(start: Start, speak: Callable) -> Run:
-    """Run theta <- theta - alpha sum_m d_m, in every round for every worker in turn.
+def _descend(start: Start, speak: Callable, step: Callable = np.array) -> Run:
+    """Run theta <- theta - alpha step(sum_m d_m), in every round for every worker.
 
     speak(k, m, g, thetas) returns a worker's message, what the server adds up for it,
     d_m, and whether the message goes whole; thetas are those of rounds 0 to k.
@@ -110,7 +110,7 @@ def _descend(start: Start, speak: Callable) -> Run:
             total += d
             run.messages[k, m] = message
             run.whole[k, m] = whole and message.any()
-        run.thetas[k + 1] = run.thetas[k] - start.alpha * total
+        run.thetas[k + 1] = run.thetas[k] - start.alpha * step(total)
     return run
 
 

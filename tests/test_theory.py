@@ -22,6 +22,7 @@ PROVEN = {
     *("gd", "qgd", "natural", "terngrad", "rand_k"),
     *("ef21", "clag", "diana", "marina", "ef_bv", "threepc", "dasha"),
     *("scaffnew", "tamuna", "locodl", "dasha_pp", "marina_p", "adiana"),
+    "ef21_p",
 }
 SAFE = {"gdsec": (1 / 8, 1 / 4), "gdsoec": (1 / 3, 1 / 2), "cgd": (1 / 3, 1 / 2)}
 
@@ -90,6 +91,7 @@ def adiana(omega, p):
     return min(1 / 2, M / (64 * omega * (2 * p * (omega + 1) + 1) ** 2)) / L_MAX
 
 
+FIRST = np.abs(X.T @ Y) / SAMPLES  # of the gradient at 0
 PERM_K, LEFT = worker.perm_k(M), 1 - 3 / 7  # omega = 4, joint 5; of top-3
 
 
@@ -105,6 +107,12 @@ def test_the_constants_are_those_of_the_problem(problem):
         ("gd", {}, 1 / L),
         ("lag", {"zeta": 0.5}, 1 / L),
         ("iag", {}, 1 / (M * L)),
+        ("ef21_p", {"k": 3}, 3 / 7 / 8 / L),
+        ("sign_majority", {}, FIRST.sum() / 7 / L / 100),
+        ("demo", {}, FIRST.sum() / 7 / L / 100),
+        ("ef21_muon", {"k": 3}, np.linalg.norm(FIRST) / L / 100),
+        ("one_bit_adam", {"warmup": 9, "eps": 0.25}, 0.25 / L),
+        ("one_bit_adam", {"warmup": 9}, FIRST.mean() / 10 / L),
         ("qgd", {"levels": 2}, memoryless(min(7 / 4, math.sqrt(7) / 2))),
         ("qgd", {"levels": 4}, memoryless(7 / 16)),
         ("qgd", {}, memoryless(7 / 225)),
@@ -352,6 +360,25 @@ def test_the_bounds_of_the_page_hold(corrected, kind, bold):
                 assert f(theta) <= first - x / 2 * left * squares + 1e-12
 
 
+def test_ef21_p_contracts_as_its_docstring_says():
+    """Of quadratics and top-k; the step is where the bound is used up."""
+    rng = np.random.default_rng(3)
+    for k in (1, 3, 6) * 5:
+        q, _ = np.linalg.qr(rng.standard_normal((6, 6)))
+        curvatures = np.concatenate([[1.0, 0.05], rng.uniform(0.05, 1.0, 4)])
+        hessian, alpha = q * curvatures @ q.T, k / 6
+        gamma, w = alpha / 8, rng.standard_normal(6)  # L = 1, mu = 0.05, solution 0
+        x = w + rng.standard_normal(6) * rng.choice([0, 1, 10])
+        for _ in range(20):
+            before = x @ x + 12 * gamma / alpha * (w - x) @ (w - x)
+            x = x - gamma * hessian @ w
+            change = x - w
+            kept = np.argsort(-np.abs(change))[:k]
+            w[kept] = x[kept]
+            after = x @ x + 12 * gamma / alpha * (w - x) @ (w - x)
+            assert after <= (1 - gamma * 0.05 / 2) * before
+
+
 def test_leaves_have_scopes(problem):
     tree = dataclasses.replace(
         problem, init_params={"a": jnp.zeros(4), "b": jnp.zeros((3, 4))}
@@ -371,7 +398,8 @@ def test_leaves_have_scopes(problem):
 def test_every_method_has_an_answer(problem, method):
     ours = recommended(problem, method.name, **method.arguments)
     assert 0 < ours.learning_rate <= 1.00001 / L
-    if method.name not in PROVEN | {"iag", "ef21_sgdm", "econtrol"}:
+    others = {"iag", "ef21_sgdm", "econtrol", "sign_majority", "demo", "ef21_muon"}
+    if method.name not in PROVEN | others:
         assert ours.learning_rate == pytest.approx(1 / L, rel=1e-5)
     getattr(gdsec_jax, method.name)(M, **(method.arguments | ours.parameters))
 
@@ -399,7 +427,7 @@ def test_bad_input(problem):
         with pytest.raises(ValueError, match=message):
             theory("gd", unknown)
     of_compressors = ("diana", "marina", "ef_bv", "dasha", *COMPRESSED)
-    of_k = ("ef21", "ef21_sgdm", "clag", "rand_k", "threepc")
+    of_k = ("ef21", "ef21_sgdm", "clag", "rand_k", "threepc", "ef21_p")
     for method in of_k + of_compressors:
         name = "compressor" if method in of_compressors else "k"
         message = f"{method} needs the parameter {name} for its step"
@@ -407,7 +435,7 @@ def test_bad_input(problem):
             theory(method, problem)
     unknown = dataclasses.replace(problem, worker_smoothness=None)
     assert theory("gdsec", unknown).learning_rate == pytest.approx(1 / L, rel=1e-5)
-    for method in (*sorted(PROVEN - {"gd"}), "iag", "ef21_sgdm"):
+    for method in (*sorted(PROVEN - {"gd", "ef21_p"}), "iag", "ef21_sgdm"):
         with pytest.raises(ValueError, match="worker_smoothness is not known, which"):
             theory(method, unknown, **ARGUMENTS[method])
     with pytest.raises(ValueError, match="expected a worker.Piece that declares its"):

@@ -71,7 +71,8 @@ def methods(num_workers: int, length: int) -> dict[str, Any]:
         "diana": {"compressor": worker.random_k(SHARE)},
         "marina": {"compressor": worker.random_k(SHARE)},
         **{x: {"compressor": worker.random_k(SHARE)} for x in ("ef_bv", "dasha")},
-        **{"threepc": top, "econtrol": top},
+        **{x: top for x in ("threepc", "econtrol", "ef21_p", "ef21_muon")},
+        "one_bit_adam": {"warmup": 10},
     }
     capacity = server.sparse(max(1, int(SHARE * length)))
     made = {

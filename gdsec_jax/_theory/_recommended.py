@@ -36,6 +36,9 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
     locodl                          1, local steps 1/L_max, p as in its docstring
     dasha_pp, adiana                as in their docstrings
     marina_p                        1/(L + L_max sqrt((1 - p) omega/p))
+    ef21_p                          alpha/(8 L), alpha = k/D
+    sign_majority, demo, ef21_muon  of the first direction, heuristic
+    one_bit_adam                    eps/L, heuristic
     all others                      1/L, heuristic
     ==============================  ====================================================
 
@@ -53,14 +56,15 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
       problem: with its smoothness constants.
       parameters: arguments of the algorithm, of which the step depends on k, levels,
         compressor, probability, steps, eta, zeta, nu, beta, variant, second_k,
-        momentum, owners, cohort, strong_convexity and scope. A xi that is given is
+        momentum, owners, cohort, strong_convexity, eps and scope. A xi that is given is
         judged.
 
     Returns:
       A `Theory`. Its `parameters` are arguments of the algorithm: beta of DIANA, the
       probability of MARINA and of those that meet by a coin, the local learning rate of
       those that train, the strong convexity, the probabilities of NoUnif-IAG, the
-      learning rate of LAG, xi of the methods that censor by it, where none is given.
+      learning rate of LAG, eps of 1-bit Adam, xi of the methods that censor by it,
+      where none is given.
 
     Raises:
       ValueError: the method is unknown, the problem's constants are, a parameter is

@@ -7,6 +7,11 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 from gdsec_jax import _checks, worker
+from gdsec_jax._theory._directions import (
+    along_orthogonal,
+    along_signs,
+    first_gradient,
+)
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.algorithms._after_ef21 import ef_bv_constants, ef_bv_weights
 from gdsec_jax.algorithms._own_points import adiana_probability
@@ -317,6 +322,37 @@ def _dasha(problem: Problem, parameters) -> Theory:
     return Theory(step, {"momentum": a}, a != own, METHODS["dasha"].paper)
 
 
+def _hundredth(problem: Problem, best: float) -> Theory:
+    """Of the best step for the first direction alone, which `best` is for L = 1."""
+    step = best / (100 * float(problem.smoothness))
+    return Theory(step, {}, True, "a hundredth of the best first step")
+
+
+def _signs(problem: Problem, parameters) -> Theory:
+    del parameters
+    return _hundredth(problem, along_signs(first_gradient(problem)))
+
+
+def _ef21_muon(problem: Problem, parameters) -> Theory:
+    del parameters
+    return _hundredth(problem, along_orthogonal(first_gradient(problem)))
+
+
+def _one_bit_adam(problem: Problem, parameters) -> Theory:
+    eps, own = parameters.get("eps"), {}
+    if eps is None:
+        own["eps"] = eps = along_signs(first_gradient(problem)) / 10
+    step = float(_checks.positive("eps", eps)) / float(problem.smoothness)
+    return Theory(step, own, True, "eps times gradient descent's step")
+
+
+def _ef21_p(problem: Problem, parameters) -> Theory:
+    piece = worker.top_k(parameters["k"], **_scope(parameters))
+    alpha = worker.contraction_of(piece, problem.init_params)
+    step = alpha / (8 * float(problem.smoothness))
+    return Theory(step, {}, False, "derived in its docstring")
+
+
 def _scope(parameters) -> dict[str, Any]:
     return {"scope": parameters.get("scope", "message")}
 
@@ -348,4 +384,9 @@ STEPS: dict[str, Callable[[Problem, Any], Theory]] = {
     "dasha_pp": _dasha_pp,
     "marina_p": _marina_p,
     "adiana": _adiana,
+    "sign_majority": _signs,
+    "demo": _signs,
+    "ef21_p": _ef21_p,
+    "ef21_muon": _ef21_muon,
+    "one_bit_adam": _one_bit_adam,
 }

@@ -9,6 +9,7 @@ it there, and the common options into the signature.
 
 from gdsec_jax import _checks
 from gdsec_jax.algorithms._after_ef21 import dasha, econtrol, ef_bv, threepc
+from gdsec_jax.algorithms._both_ways import ef21_muon, ef21_p, one_bit_adam
 from gdsec_jax.algorithms._censored import gdsec, gdsoec, qsgdsec
 from gdsec_jax.algorithms._error_feedback import low_rank, power_sgd, sign_ef, top_j
 from gdsec_jax.algorithms._local import scaffnew, scaffold
@@ -22,6 +23,7 @@ from gdsec_jax.algorithms._options import (
 )
 from gdsec_jax.algorithms._own_points import adiana, dasha_pp, marina_p
 from gdsec_jax.algorithms._registry import METHODS, STATIC_ARGS, Method
+from gdsec_jax.algorithms._signs import demo, sign_majority
 from gdsec_jax.algorithms._variance_reduced import clag, diana, ef21, ef21_sgdm, marina
 from gdsec_jax.algorithms._whole_vectors import cgd, gd, iag, lag, laq
 
@@ -37,10 +39,13 @@ __all__ = [
     "clag",
     "dasha",
     "dasha_pp",
+    "demo",
     "diana",
     "difference_memory",
     "econtrol",
     "ef21",
+    "ef21_muon",
+    "ef21_p",
     "ef21_sgdm",
     "ef_bv",
     "gd",
@@ -54,6 +59,7 @@ __all__ = [
     "marina",
     "marina_p",
     "natural",
+    "one_bit_adam",
     "power_sgd",
     "qgd",
     "qsgdsec",
@@ -61,6 +67,7 @@ __all__ = [
     "scaffnew",
     "scaffold",
     "sign_ef",
+    "sign_majority",
     "tamuna",
     "terngrad",
     "threepc",

@@ -36,7 +36,7 @@ def top_j(
       Stich, Cordonnier, Jaggi, Sparsified SGD with Memory, 2018,
       https://arxiv.org/abs/1809.07599
     """
-    return _with_error_feedback(pieces.top_k(k, scope=scope), num_workers, **options)
+    return with_error_feedback(pieces.top_k(k, scope=scope), num_workers, **options)
 
 
 @algorithm(MemoryOptions)
@@ -63,7 +63,7 @@ def sign_ef(
       Karimireddy, Rebjock, Stich, Jaggi, Error Feedback Fixes SignSGD, 2019,
       https://arxiv.org/abs/1901.09847
     """
-    return _with_error_feedback(pieces.sign(scope=scope), num_workers, **options)
+    return with_error_feedback(pieces.sign(scope=scope), num_workers, **options)
 
 
 @algorithm(MemoryOptions)
@@ -122,8 +122,11 @@ def power_sgd(
     return _by_factors(pieces.power_sgd(rank, key=key), num_workers, key, **options)
 
 
-def _with_error_feedback(compressor, num_workers: int, *, state_dtype=None, **options):
-    piece = pieces.error_feedback(compressor, state_dtype=state_dtype)
+def with_error_feedback(
+    compressor, num_workers: int, *, decay=1.0, state_dtype=None, **options
+):
+    """What the methods of this module are made of."""
+    piece = pieces.error_feedback(compressor, decay=decay, state_dtype=state_dtype)
     return federate(piece, num_workers, **options)
 
 
@@ -131,4 +134,4 @@ def _by_factors(compressor, num_workers: int, key, **options):
     """The key is that of the first factors, and of noise if there is some."""
     if options.get("noise") is not None:
         options["key"] = key
-    return _with_error_feedback(compressor, num_workers, **options)
+    return with_error_feedback(compressor, num_workers, **options)

@@ -9,12 +9,14 @@ from optax.experimental import aggregating
 from gdsec_jax import worker
 from gdsec_jax.algorithms import (
     _after_ef21,
+    _both_ways,
     _censored,
     _error_feedback,
     _local,
     _local_compressed,
     _memoryless,
     _own_points,
+    _signs,
     _variance_reduced,
     _whole_vectors,
 )
@@ -99,6 +101,11 @@ METHODS = _table(
     (_own_points.dasha_pp, "DASHA-PP", "https://arxiv.org/abs/2205.15580", _CODE),
     (_own_points.marina_p, "MARINA-P", "https://arxiv.org/abs/2402.06412", _MEMORY),
     (_own_points.adiana, "ADIANA", "https://arxiv.org/abs/2002.11364", _CODE),
+    (_signs.sign_majority, "signSGD", "https://arxiv.org/abs/1810.05291", _MEMORY),
+    (_signs.demo, "DeMo", "https://arxiv.org/abs/2411.19870", _CODE),
+    (_both_ways.ef21_p, "EF21-P", "https://arxiv.org/abs/2209.15218", _MEMORY),
+    (_both_ways.ef21_muon, "EF21-Muon", "https://arxiv.org/abs/2510.00643", _MEMORY),
+    (_both_ways.one_bit_adam, "1-bit Adam", "https://arxiv.org/abs/2102.02888", _CODE),
 )
 
 

@@ -109,7 +109,6 @@ def _in_parts(spread: Spread, words: Words | None, messages, packing, parts: int
     def pack(message, scales):
         # A part of zeros is no silence: a grid has none.
         some_sent = some(message)
-        scales = jnp.where(some_sent, scales, 0) if words.code.num_scales else ()
         one = lambda v: wire_words.pack(part, v, scales, some_sent)  # noqa: E731
         return jax.vmap(one)(cut(message, parts))
 

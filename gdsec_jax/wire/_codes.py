@@ -20,7 +20,8 @@ class Code(NamedTuple):
     =======  =====================================  ==================  =========
 
     "Of any" is what counts where every entry is written: in the format dense, and
-    always with a grid, which has no zero. Scales are float32, 32 bits each.
+    always with a grid, which has no zero. Scales are float32, 32 bits each; that of a
+    grid without one is 1.
 
     With a `chunk` the entries of a leaf are taken in chunks of so many, and of each
     chunk as many as `kept` are written, zeros too, whatever the format: their places in

@@ -61,6 +61,8 @@ def words_of(params: Any, code: Code, capacity: int | None) -> Words | None:
         code = Code()  # their values are floats here
     if code.always_dense:
         capacity = None
+    if code.kind == "grid" and not code.num_scales:
+        code = code._replace(num_scales=1)  # of 1, or of 0 for what was not sent
     if not sum(sizes) or (code.kind == "float" and capacity is None):
         return None
     dtypes = tuple(jnp.result_type(leaf).name for leaf in leaves)
@@ -77,7 +79,9 @@ def pack(words: Words, vector: jax.Array, scales: Any, sent: Any = None) -> jax.
     """
     # A grid has no zero: a message that was not sent has scales of 0.
     sent = (vector != 0).any() if sent is None else sent
-    scales = jnp.where(sent, scales, 0) if words.code.num_scales else ()
+    if words.code.num_scales:
+        own = scales if len(scales) else jnp.ones(1, jnp.float32)
+        scales = jnp.where(sent, own, 0)
     parts = [_to_words(scales)] if words.code.num_scales else []
     if words.capacity is None:
         return jnp.concatenate(

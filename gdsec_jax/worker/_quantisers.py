@@ -162,7 +162,7 @@ def natural() -> Piece:
     return Piece(init, update, variance=lambda params: 1 / 8, keeps_zeros=True)
 
 
-def sign(*, scope: Scope = "message") -> Piece:
+def sign(*, scope: Scope = "message", scaled: bool = True) -> Piece:
     r"""Send the signs alone, and the mean magnitude.
 
     .. math:: C(v) = (\|v\|_1 / D) \, \text{sign}(v), \quad \text{sign}(0) = 1
@@ -172,6 +172,11 @@ def sign(*, scope: Scope = "message") -> Piece:
 
     Args:
       scope: "message", one scale, or "leaf", a scale for each leaf.
+      scaled: False leaves the scale out, C(v) = sign(v), or 0 for v = 0, which is not
+        sent: for a server that counts votes.
+
+    Raises:
+      ValueError: there is no scale, and the scope is "leaf".
 
     Examples:
       >>> import jax.numpy as jnp
@@ -184,9 +189,13 @@ def sign(*, scope: Scope = "message") -> Piece:
     References: Karimireddy et al., Error Feedback Fixes SignSGD, 2019,
       https://arxiv.org/abs/1901.09847
     """
+    if not scaled and scope == "leaf":
+        raise ValueError("scope is 'leaf', expected 'message' where there is no scale.")
 
     def scale_of(parts):
         total = functools.reduce(jnp.add, (jnp.abs(v).sum() for v in parts))
+        if not scaled:
+            return as_float32(jnp.sign(total))
         return as_float32(total / max(sum(v.size for v in parts), 1))
 
     def multiples_of(v, scale, u):
@@ -197,7 +206,12 @@ def sign(*, scope: Scope = "message") -> Piece:
         return 1 / max([1, *lengths(params, scope)])
 
     return _scaled(
-        Code("grid", 1), scale_of, multiples_of, scope, contraction=contraction
+        Code("grid", 1),
+        scale_of,
+        multiples_of,
+        scope,
+        contraction=contraction if scaled else None,
+        sends=scaled,
     )
 
 
@@ -268,11 +282,12 @@ def _scaled(
     draws: str | None = None,
     variance=None,
     contraction=None,
+    sends: bool = True,
 ) -> Piece:
     """A scale of a vector, and of each entry an integer multiple of it.
 
     `scale_of` takes the vector's parts; `multiples_of` one of them, the scale, and
-    random numbers in [0, 1) if it `draws`.
+    random numbers in [0, 1) if it `draws`. A scale that all know is not sent.
     """
     _checks.one_of("scope", scope, get_args(Scope))
     most = code.size if code.kind == "levels" else 2**code.size
@@ -280,7 +295,7 @@ def _scaled(
     def init(params):
         if _trees.stand_in(params):
             return 0
-        number = len(lengths(params, scope))
+        number = len(lengths(params, scope)) if sends else 0
         scales = jnp.zeros(number, jnp.float32) if number else ()
         return Packing(code._replace(num_scales=number), scales)
 
@@ -319,7 +334,7 @@ def _scaled(
         if "measured" in extra_args:
             scales = extra_args["measured"].facts
             made = of_measured(updates, scales, keys, extra_args["place"])
-            return made, Packing(state.code, scales)
+            return made, Packing(state.code, scales if sends else ())
 
         def of_vectors(updates, keys):
             pieces = vectors(updates, scope)
@@ -335,7 +350,8 @@ def _scaled(
         scales, message = unless_on_tpu(
             updates, keys, tpu=of_leaves, default=of_vectors
         )
-        return message, Packing(state.code, jnp.asarray(scales, jnp.float32))
+        scales = jnp.asarray(scales, jnp.float32) if sends else ()
+        return message, Packing(state.code, scales)
 
     def measure(parts: list[Part]) -> Measured:
         cut = [groups(part.updates, scope) for part in parts]

@@ -252,7 +252,9 @@ def clag(compressor: optax.GradientTransformation, zeta, *, state_dtype=None) ->
     )
 
 
-def first_whole(compressor: optax.GradientTransformation) -> Piece:
+def first_whole(
+    compressor: optax.GradientTransformation, *, rounds: int | None = None
+) -> Piece:
     """Send this worker's first message as it is, and compress from then on.
 
     The first message that is not zero and arrives, that is: the server can tell. It
@@ -261,6 +263,8 @@ def first_whole(compressor: optax.GradientTransformation) -> Piece:
 
     Args:
       compressor: a transformation for one worker.
+      rounds: all messages of the first so many rounds, in the place of the first one;
+        the update then needs `round`.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -272,6 +276,8 @@ def first_whole(compressor: optax.GradientTransformation) -> Piece:
       (Array([2., 1.], dtype=float32), Array([2., 0.], dtype=float32))
     """
     compressor = as_piece(compressor)
+    if rounds is not None:
+        _checks.integer("rounds", rounds, 0)
 
     def init(params):
         no = jnp.zeros((), bool)
@@ -286,10 +292,13 @@ def first_whole(compressor: optax.GradientTransformation) -> Piece:
             sent = arrived(extra_args["measured"].some, extra_args)
         else:
             sent = some(arrived(as_it_travels(updates, params, extra_args), extra_args))
-        return optax.tree.where(state.begun, message, updates), FirstWholeState(
-            whole=Whole(~state.begun),
-            begun=state.begun | sent,
-            compressor=optax.tree.where(state.begun, inner, state.compressor),
+        begun = state.begun
+        if rounds is not None:
+            begun = jnp.asarray(extra_args.get("round", 0)) >= rounds
+        return optax.tree.where(begun, message, updates), FirstWholeState(
+            whole=Whole(~begun),
+            begun=begun | sent,
+            compressor=optax.tree.where(begun, inner, state.compressor),
         )
 
     def measure(parts):

@@ -451,6 +451,9 @@ TRACED = {
     "threepc": {"probability"},
     "econtrol": {"eta"},
     "dasha": {"momentum"},
+    "demo": {"decay"},
+    "ef21_muon": {"eta"},
+    "one_bit_adam": {"b1", "b2", "eps"},
 }
 GIVEN = {  # what has no number by default, or is not read
     "diana": {"beta": 0.5},

@@ -1,17 +1,13 @@
 """Methods that are compositions, of the names elsewhere: their loops in NumPy."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import oracle
 import pytest
-import scipy.fft
 from cases import real_problem
 
-import gdsec_jax
 from gdsec_jax import federate, robust, worker
 from gdsec_jax import server as servers
 
@@ -52,33 +48,6 @@ def top_of_chunks(v, k):
 def top_of_all(v, k):
     kept = np.argsort(-np.abs(v), kind="stable")[:k]
     return np.where(np.isin(np.arange(v.size), kept), v, 0)
-
-
-transform = functools.partial(scipy.fft.dct, norm="ortho")
-back = functools.partial(scipy.fft.idct, norm="ortho")
-
-
-@pytest.mark.usefixtures("x64")
-def test_demo():
-    problem, gradients = ridge()
-    beta, k, alpha = 0.9, 3, 2e-3
-    piece = worker.error_feedback(
-        worker.chunk_top_k(k, chunk=CHUNK, dct=True), decay=beta
-    )
-    demo = optax.chain(federate(piece, M), optax.scale_by_sign(), optax.sgd(alpha))
-    thetas = course(problem, demo, 60)
-    theta, delta = np.zeros(64), np.zeros((M, 64))
-    for ours in thetas:
-        delta = beta * delta + gradients(theta)
-        sent = np.zeros((M, 64))
-        for m in range(M):
-            rows = transform(delta[m].reshape(-1, CHUNK)).ravel()
-            sent[m] = top_of_chunks(rows, k)
-            delta[m] -= back(sent[m].reshape(-1, CHUNK)).ravel()
-        total = back(sent.sum(0).reshape(-1, CHUNK)).ravel()
-        theta = theta - alpha * np.sign(total)
-        np.testing.assert_allclose(ours, theta, atol=1e-10)
-    assert problem.error(thetas[-1]) < 0.9 * problem.error(problem.init_params)
 
 
 def test_fast_compressed_communication_of_top_k():
@@ -123,77 +92,3 @@ def test_the_compression_of_sparse_loco():
         theta = theta - alpha * (factors[:, None] * sent).sum(0)
         np.testing.assert_allclose(ours, theta, atol=1e-8)
     assert problem.error(thetas[-1]) < 0.5 * problem.error(problem.init_params)
-
-
-@pytest.mark.usefixtures("x64")
-def test_sign_sgd_with_majority_vote():
-    problem, gradients = ridge()
-    algorithm = federate(worker.sign(), M, server=servers.robust(robust.majority))
-    thetas = course(problem, optax.chain(algorithm, optax.sgd(1e-4)), 60)
-    theta = np.zeros(64)
-    for ours in thetas:
-        votes = np.where(gradients(theta) < 0, -1, 1).sum(0)
-        theta = theta - 1e-4 * np.sign(votes)
-        np.testing.assert_allclose(ours, theta, atol=1e-12)
-
-
-@pytest.mark.usefixtures("x64")
-def test_ef21_p():
-    """w <- w + C(x - w), x <- x - gamma grad f(w); at alpha/(16 L) it converges."""
-    problem, *_ = real_problem("digits", regularization=1.0)
-    k, length = 32, 64
-    gamma = k / length / (16 * float(problem.smoothness))
-    down = gdsec_jax.broadcast(worker.error_feedback(worker.top_k(k)))
-    optimizer = optax.chain(gdsec_jax.gd(M), optax.sgd(gamma), down)
-    thetas = course(problem, optimizer, 50)
-    w = x = np.zeros(length)
-    for ours in thetas:
-        x = x - gamma * np.asarray(problem.gradients(jnp.asarray(w))).sum(0)
-        kept = np.argsort(-np.abs(x - w), kind="stable")[:k]
-        w = w.copy()
-        w[kept] = x[kept]
-        np.testing.assert_allclose(ours, w, rtol=1e-9, atol=1e-12)
-    target = 1e-10 * float(problem.error(problem.init_params))
-    run = gdsec_jax.simulate(
-        problem, optimizer, 12_000, stop=gdsec_jax.Stop(target), eval_every=100
-    )
-    assert run.outcome == "target"
-
-
-@pytest.mark.usefixtures("x64")
-@pytest.mark.promotes
-def test_ef21_muon_and_one_bit_adam_descend():
-    """Their parts are tested elsewhere: here that together they are of use."""
-    params = {"w": jnp.ones((8, 6)), "b": jnp.ones(6)}
-    rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.standard_normal((M, 20, 8)))
-    weights = jnp.asarray(rng.standard_normal((8, 6)))
-
-    def loss(params, x):
-        return jnp.mean((x @ (params["w"] - weights) + params["b"][None]) ** 2) / M
-
-    def last(optimizer, rounds):
-        def one(carry, _):
-            params, state = carry
-            value, grads = jax.vmap(jax.value_and_grad(loss), (None, 0))(params, x)
-            updates, state = optimizer.update(grads, state, params)
-            return (optax.apply_updates(params, updates), state), value.sum()
-
-        start = params, optimizer.init(params)
-        return jax.lax.scan(one, start, length=rounds)[1]
-
-    muon = optax.chain(
-        gdsec_jax.ef21_sgdm(M, k=0.25, eta=0.5, scope="leaf"),
-        optax.contrib.muon(0.05),
-        gdsec_jax.broadcast(worker.error_feedback(worker.top_k(0.25, scope="leaf"))),
-    )
-    adam = optax.chain(
-        federate(
-            worker.chain(worker.momentum(0.1), worker.error_feedback(worker.sign())), M
-        ),
-        optax.sgd(1e-3),
-        gdsec_jax.broadcast(worker.error_feedback(worker.sign())),
-    )
-    for optimizer in (muon, adam):
-        losses = last(optimizer, 400)
-        assert losses[-1] < 0.8 * losses[0]

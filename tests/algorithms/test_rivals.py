@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import oracle
 import oracle_rivals as rivals
+import oracle_signs as signs
 import pytest
 from cases import METHODS, methods, real_problem, slow_but
 from inside import _trees
@@ -21,6 +22,7 @@ from inside import _trees
 import gdsec_jax
 from gdsec_jax import data, numpy_worker, problems, worker
 from gdsec_jax import server as servers
+from gdsec_jax.federation import FederationState
 from gdsec_jax.server import ServerMemoryState
 
 WORKERS = 5
@@ -172,6 +174,7 @@ class Oracle(NamedTuple):
     run: Callable[[Setting], rivals.Run]
     bits: Callable[[np.ndarray, dict[str, Any]], int]
     dense: bool = False  # every entry is written
+    sent: Callable[[int, dict[str, Any]], int] | None = None  # of D: known places
 
 
 def _floats(message, given):
@@ -289,6 +292,25 @@ def _factors(name):
     return run
 
 
+def _signs(name):
+    """A loop of oracle_signs that takes the method's own arguments."""
+
+    def run(setting):
+        made = getattr(signs, name)(setting.start, **setting.given)
+        return made if isinstance(made, rivals.Run) else made.run
+
+    return run
+
+
+def _of_chunks(length, given):
+    return given["k"] * -(-length // given["chunk"])
+
+
+def _in_chunks(message, given):
+    place = (given["chunk"] - 1).bit_length()
+    return _of_chunks(message.size, given) * (place + 64)
+
+
 ORACLES = {
     "gd": Oracle(_plain("gd"), _coded("dense", 64, 0), dense=True),
     "gdsec": Oracle(_half(numpy_worker.GDSEC, num_workers=1), _floats),
@@ -319,6 +341,11 @@ ORACLES = {
     "threepc": Oracle(_threepc, _floats),
     "econtrol": Oracle(_alone("econtrol"), _floats),
     "dasha": Oracle(_dasha, _of_compressor),
+    "sign_majority": Oracle(_signs("sign_majority"), _coded("dense", 1, 0), dense=True),
+    "demo": Oracle(_signs("demo"), _in_chunks, sent=_of_chunks),
+    "ef21_p": Oracle(_signs("ef21_p"), _coded("dense", 64, 0), dense=True),
+    "ef21_muon": Oracle(_signs("ef21_muon"), _floats),
+    "one_bit_adam": Oracle(_signs("one_bit_adam"), _coded("dense", 1, 1), dense=True),
 }
 
 
@@ -401,6 +428,11 @@ CASES = {
     "econtrol": Case("econtrol", {"k": 6, "eta": 0.1}, sparse=True),
     "dasha": Case("dasha", {"compressor": _random_k(6)}, sparse=True),
     "dasha, perm-k": Case("dasha", {"compressor": _perm_k()}, sparse=True),
+    "sign_majority": Case("sign_majority", {}),
+    "demo": Case("demo", {"k": 4, "chunk": 16, "decay": 0.9}, sparse=True),
+    "ef21_p": Case("ef21_p", {"k": 6}),
+    "ef21_muon": Case("ef21_muon", {"k": 6, "eta": 0.3}, sparse=True),
+    "one_bit_adam": Case("one_bit_adam", {"warmup": 40, "b1": 0.9, "b2": 0.99}),
 }
 MATRICES = ("low_rank", "power_sgd")  # they want matrices; all others are given vectors
 # On which data set a case is run each time; the others are slow tests.
@@ -415,6 +447,7 @@ _FAST = dict.fromkeys(
     (
         *("gd", "gdsec, xi^i", "diana", "rand_k, feedback"),
         *("threepc, v1", "threepc, v4", "dasha, perm-k", "ef_bv, running"),
+        *("sign_majority", "demo", "ef21_p", "ef21_muon", "one_bit_adam"),
     ),
     "digits",
 )
@@ -536,6 +569,8 @@ def test_equals_the_oracle_for_200_rounds(case, name):
         bits = 64 * entries
     else:
         entries[speaks & (whole | own.dense)] = length
+        if own.sent is not None:
+            entries[speaks] = own.sent(length, given)
         if getattr(given.get("compressor"), "known", False):
             entries[speaks] = math.ceil(length / WORKERS)
         bits = [
@@ -565,12 +600,13 @@ def test_equals_the_oracle_for_200_rounds(case, name):
 def _check_memories(state, expected):
     """h_m, e_m and h, of those that a state has."""
     own = () if expected.h is None else expected.h.sum(axis=0)
-    for kind, field, memory in (
-        (worker.GradientDifferenceState, "memory", expected.h),
-        (worker.ErrorFeedbackState, "error", expected.e),
-        (ServerMemoryState, "memory", own),
+    ((_, workers, server, *_),) = _trees.of_type(state, FederationState)
+    for where, kind, field, memory in (
+        (workers, worker.GradientDifferenceState, "memory", expected.h),
+        (workers, worker.ErrorFeedbackState, "error", expected.e),
+        (server, ServerMemoryState, "memory", own),
     ):
-        for node in _trees.of_type(state, kind) if memory is not None else ():
+        for node in _trees.of_type(where, kind) if memory is not None else ():
             np.testing.assert_allclose(getattr(node, field), memory, atol=1e-10)
 
 
@@ -744,6 +780,11 @@ CONVERGENCE = {
     "econtrol": Row("econtrol", {"k": 6}),
     "dasha": Row("dasha", {"compressor": _random_k(16)}),
     "dasha, perm-k": Row("dasha", {"compressor": _perm_k()}),
+    "sign_majority": Row("sign_majority", {}, 1e-3),
+    "demo": Row("demo", {"k": 4, "chunk": 16}, 1e-4),
+    "ef21_p": Row("ef21_p", {"k": 32}),
+    "ef21_muon": Row("ef21_muon", {"k": 16, "eta": 0.3}, 1e-2),
+    "one_bit_adam": Row("one_bit_adam", {"warmup": 50}, 1e-5),
 }
 
 

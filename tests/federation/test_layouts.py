@@ -17,7 +17,7 @@ from gdsec_jax import WorkerBatches, participation, worker
 from gdsec_jax import server as servers
 
 # Whose pieces are component-wise, with the arguments of cases.METHODS.
-COMPONENT_WISE = {"gd", "gdsec", "gdsoec", "iag"}
+COMPONENT_WISE = {"gd", "gdsec", "gdsoec", "iag", "ef21_p"}
 M, ROUNDS = 5, 4
 
 
@@ -145,7 +145,7 @@ def test_methods_with_faults(case, layouts):
 # On a TPU these measure all components first, and then take them in blocks, too.
 MEASURED = {
     *("top_j", "sign_ef", "qgd", "terngrad", "qsgdsec", "ef21", "ef21_sgdm"),
-    "econtrol",
+    *("econtrol", "sign_majority", "ef21_muon"),
 }
 
 
@@ -168,7 +168,9 @@ def as_on_tpu(monkeypatch):
 
 @pytest.mark.usefixtures("x64")
 @methods(
-    lambda method: method.name in MEASURED - {"ef21_sgdm", "econtrol"},  # as ef21
+    lambda method: (
+        method.name in MEASURED - {"ef21_sgdm", "econtrol", "ef21_muon"}  # as ef21
+    ),
     fast=("top_j", "sign_ef"),
 )
 def test_methods_that_measure_first_as_on_a_tpu(method, as_on_tpu, monkeypatch):

@@ -31,6 +31,7 @@ ALGORITHMS = {
     "top_j": lambda: gdsec_jax.top_j(3, 2, wire="golomb"),
     "ef21": lambda: gdsec_jax.ef21(3, 2, wire="rle"),
     "sign_ef": lambda: gdsec_jax.sign_ef(3),
+    "sign_majority": lambda: gdsec_jax.sign_majority(3),
     "terngrad": lambda: gdsec_jax.terngrad(3, key=4, wire="bitmap"),
     "laq": lambda: gdsec_jax.laq(3, learning_rate=0.1),
     "clag": lambda: gdsec_jax.clag(3, 2),

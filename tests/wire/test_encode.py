@@ -286,6 +286,15 @@ def test_a_width_of_convention_has_no_bytes():
         encode(whole, narrow)
 
 
+def test_a_grid_without_a_scale_has_that_of_1():
+    code, values = Code("grid", 2), np.float32([3, -1, 1])
+    for form in FORMATS:
+        assert encode(Message(values, code), form) == from_bits("11 01 10")
+        assert encode(Message(np.zeros_like(values), code), form) == b""
+        again = decode(from_bits("11 01 10"), values, form, code)
+        np.testing.assert_array_equal(again.values, values)
+
+
 ONES, ONE = np.ones(3, np.float32), np.ones(1, np.float32)
 LEVELS, TERNARY, GRID = (
     Code(kind, size, None, 1)
@@ -304,6 +313,8 @@ UNWRITABLE = [
     (Message(ONES, Code(dtype="int8")), "code.dtype is 'int8', expected float16,"),
     (Message(ONES, Code(dtype="x")), "code.dtype is 'x', expected float16,"),
     (Message(ONES, Code(num_scales=1)), "num_scales is 1, expected 0 for 'float'"),
+    (Message(2 * ONES, Code("grid", 1)), "2.0, expected 1.0 times an odd integer of"),
+    (Message(ONES, Code("grid", 1, None, 2)), "is 2, expected 0 or 1 for 'grid'"),
     (Message(ONES, Code("ternary")), "num_scales is 0, expected 1 for 'ternary'"),
     (Message(ONES, TERNARY), r"float32 of shape \(0,\), expec"),
     (Message(ONES, TERNARY, np.ones(1)), r"scales are float64 of shape \(1,\), expect"),

@@ -158,6 +158,16 @@ def test_a_code_for_every_entry(name):
     assert packed.shape[1] == code.num_scales + fields(length, width)
 
 
+def test_signs_without_a_scale():
+    """A message that was not sent adds nothing: a word says so."""
+    messages = np.random.default_rng(2).choice(np.float32([-1, 1]), (4, 100))
+    messages[2] = 0
+    words = _words.words_of(params_of((100, "float32")), Code("grid", 1), None)
+    packed, found = sums(words, messages)
+    np.testing.assert_array_equal(found, messages.sum(0))
+    assert packed.shape[1] == 1 + fields(100, 1)
+
+
 @pytest.mark.parametrize("name", ["levels 7", "levels 5", "ternary", "power"])
 @pytest.mark.parametrize("length", [65_536, 70_000])
 def test_codes_of_the_non_zeros(name, length):

@@ -276,6 +276,16 @@ def test_first_whole_holds_its_compressors_state():
     assert [x.tolist() for x in (first, second, third)] == [[1, 1], [1, 1], [1.5, 1.5]]
 
 
+def test_first_whole_of_some_rounds():
+    piece = worker.first_whole(worker.error_feedback(worker.top_k(1)), rounds=2)
+    v, state, seen = jnp.array([2.0, 1.5]), piece.init(jnp.zeros(2)), []
+    for k in range(4):  # whatever was sent, or was not
+        sent, state = piece.update(v * (k != 1), state, v, round=k)
+        seen.append((sent.tolist(), bool(_packing.whole_of(state))))
+    expected = [[2, 1.5], [0, 0], [2, 0], [0, 3]]
+    assert seen == list(zip(expected, [True, True, False, False], strict=True))
+
+
 @pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize(
     "piece",

@@ -131,6 +131,10 @@ PARAMETERS = {
     "cohort": Parameter(Count, "Workers that take part in a round; by default all."),
     "nu": Parameter(Unit, "Of the messages, when they are added up.", True),
     "momentum": Parameter(Fraction, "Of the memory, towards the gradient.", True),
+    "decay": Parameter(Unit, "Of what is left unsent: how much is kept.", True),
+    "eps": Parameter(
+        Positive, "Added to the root of Adam's second moment; or that of theory.", True
+    ),
     "second_k": Parameter(Number, "k of the second compressor."),
     "compressor": Parameter(
         Literal["random_k", "qsgd", "natural", "terngrad", "whole"],

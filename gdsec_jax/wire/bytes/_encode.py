@@ -43,7 +43,7 @@ def encode(message: Message, format: str | Format) -> bytes:
     levels   a sign, and :math:`|l|`; the value is the scale times l
     ternary  a sign; where zeros are written, a sign and :math:`|l|`
     grid     :math:`(l + 2^b - 1) / 2` in b bits, with b the code's size; the value is
-             the scale times l, and all D are written in any format
+             the scale, or 1 without one, times l, and all D are written in any format
     power    a sign, and the exponent of two + 127 in 8 bits, or 0 for zero
     bins     l in b bits, with b the code's size; the value is scale number l of the
              leaf's own, the first that equals it

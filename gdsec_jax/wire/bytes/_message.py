@@ -228,12 +228,15 @@ def _check_code(code: Code, leaves: int, whole: bool | np.bool) -> None:
             )
     _checks.integer("code.num_scales", code.num_scales, 0)
     expected = sorted({1, leaves}) if code.kind in _SCALED else [0]
+    if code.kind == "grid":
+        expected = sorted({0, *expected})
     if code.kind == "bins":
         expected = [leaves * 2**code.size]
     if code.num_scales not in expected and not whole:
+        numbers = _one_of(tuple(map(str, expected)))
         raise ValueError(
-            f"code.num_scales is {code.num_scales}, expected "
-            f"{' or '.join(map(str, expected))} for {code.kind!r} and {leaves} leaves."
+            f"code.num_scales is {code.num_scales}, expected {numbers} for "
+            f"{code.kind!r} and {leaves} leaves."
         )
 
 
@@ -249,4 +252,4 @@ def _check_value_bits(value_bits: int, plan: Plan) -> None:
 
 
 def _one_of(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:-1]) + " or " + names[-1]
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -30,9 +30,11 @@ def check_scales(scales: np.ndarray, code: Code) -> None:
 
 
 def own_scale(scales: np.ndarray, leaf: Leaf, code: Code):
-    """A leaf's scale; of bins all of the leaf's own; None if there are none."""
+    """A leaf's scale; of bins all of its own; without any None, and 1 of a grid."""
     own = scales[leaf.scale]
-    return own if code.kind == "bins" else own[0] if own.size else None
+    if code.kind == "bins":
+        return own
+    return own[0] if own.size else np.float32(1) if code.kind == "grid" else None
 
 
 def in_chunks(nonzero: np.ndarray, size: int, code: Code) -> np.ndarray:
