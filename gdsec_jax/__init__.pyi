@@ -26,6 +26,7 @@ from .algorithms import clag as clag
 from .algorithms import dasha as dasha
 from .algorithms import dasha_pp as dasha_pp
 from .algorithms import diana as diana
+from .algorithms import diloco as diloco
 from .algorithms import econtrol as econtrol
 from .algorithms import ef21 as ef21
 from .algorithms import ef21_sgdm as ef21_sgdm
@@ -48,6 +49,8 @@ from .algorithms import rand_k as rand_k
 from .algorithms import scaffnew as scaffnew
 from .algorithms import scaffold as scaffold
 from .algorithms import sign_ef as sign_ef
+from .algorithms import sparse_loco as sparse_loco
+from .algorithms import streaming_diloco as streaming_diloco
 from .algorithms import tamuna as tamuna
 from .algorithms import terngrad as terngrad
 from .algorithms import threepc as threepc
@@ -117,6 +120,7 @@ __all__ = [
     "dasha_pp",
     "data",
     "diana",
+    "diloco",
     "econtrol",
     "ef21",
     "ef21_sgdm",
@@ -161,7 +165,9 @@ __all__ = [
     "server_memory",
     "sign_ef",
     "simulate",
+    "sparse_loco",
     "state_specs",
+    "streaming_diloco",
     "sweep",
     "tamuna",
     "terngrad",

@@ -21,6 +21,11 @@ from gdsec_jax.algorithms._options import (
     difference_memory,
 )
 from gdsec_jax.algorithms._own_points import adiana, dasha_pp, marina_p
+from gdsec_jax.algorithms._pseudo_gradients import (
+    diloco,
+    sparse_loco,
+    streaming_diloco,
+)
 from gdsec_jax.algorithms._registry import METHODS, STATIC_ARGS, Method
 from gdsec_jax.algorithms._variance_reduced import clag, diana, ef21, ef21_sgdm, marina
 from gdsec_jax.algorithms._whole_vectors import cgd, gd, iag, lag, laq
@@ -39,6 +44,7 @@ __all__ = [
     "dasha_pp",
     "diana",
     "difference_memory",
+    "diloco",
     "econtrol",
     "ef21",
     "ef21_sgdm",
@@ -61,6 +67,8 @@ __all__ = [
     "scaffnew",
     "scaffold",
     "sign_ef",
+    "sparse_loco",
+    "streaming_diloco",
     "tamuna",
     "terngrad",
     "threepc",

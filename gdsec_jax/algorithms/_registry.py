@@ -15,6 +15,7 @@ from gdsec_jax.algorithms import (
     _local_compressed,
     _memoryless,
     _own_points,
+    _pseudo_gradients,
     _variance_reduced,
     _whole_vectors,
 )
@@ -58,12 +59,14 @@ def _table(*rows: tuple[Any, ...]) -> dict[str, Method]:
 
 _CODE, _MEMORY, _SAID = "public code", "memory", "descriptions"
 # Whose workers ask for gradients at points of their own.
-_TRAIN = (_local, _local_compressed, _own_points)
+_TRAIN = (_local, _local_compressed, _own_points, _pseudo_gradients)
 _GDSEC = "https://doi.org/10.1109/JSTSP.2022.3162989"
 _LAG = "https://arxiv.org/abs/1805.09965"
 _TOP_K = "https://arxiv.org/abs/1809.07599"
 _POWER_SGD = "https://arxiv.org/abs/1905.13727"
 _THREE_POINTS = "https://arxiv.org/abs/2202.00998"
+_STREAMING = "https://arxiv.org/abs/2501.18512"
+_SPARSE_LOCO = "https://arxiv.org/abs/2508.15706"
 _SGDM = "https://arxiv.org/abs/2305.15155"
 
 METHODS = _table(
@@ -99,6 +102,9 @@ METHODS = _table(
     (_own_points.dasha_pp, "DASHA-PP", "https://arxiv.org/abs/2205.15580", _CODE),
     (_own_points.marina_p, "MARINA-P", "https://arxiv.org/abs/2402.06412", _MEMORY),
     (_own_points.adiana, "ADIANA", "https://arxiv.org/abs/2002.11364", _CODE),
+    (_pseudo_gradients.diloco, "DiLoCo", "https://arxiv.org/abs/2311.08105", _CODE),
+    (_pseudo_gradients.streaming_diloco, "Streaming DiLoCo", _STREAMING, _CODE),
+    (_pseudo_gradients.sparse_loco, "SparseLoCo", _SPARSE_LOCO, _CODE),
 )
 
 
