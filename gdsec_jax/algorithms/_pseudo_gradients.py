@@ -9,12 +9,13 @@ from typing import Any, Literal, Unpack, get_args
 
 import optax
 
-from gdsec_jax import _checks, robust
-from gdsec_jax import server as servers
+from gdsec_jax import _checks
 from gdsec_jax.algorithms._local import LocalOptions
 from gdsec_jax.algorithms._options import Aggregator, algorithm
 from gdsec_jax.federation import Axis, federate
 from gdsec_jax.federation._local import in_fragments, local
+from gdsec_jax.server import robust
+from gdsec_jax.server._sum import over_senders
 from gdsec_jax.worker import chunk_top_k, error_feedback, fragment, whole
 
 Inner = Callable[[Any], optax.GradientTransformation]
@@ -246,7 +247,7 @@ def sparse_loco(
     piece = error_feedback(chunk_top_k(k, chunk=chunk, bits=bits), decay=decay)
     given: Any = {"reduction": "senders"} | options
     if average == "senders":  # M times their mean, whoever is there
-        given |= {"reduction": "mean", "server": servers.robust(robust.over_senders)}
+        given |= {"reduction": "mean", "server": robust(over_senders)}
     return chained(
         trained(num_workers, inner, local_learning_rate, steps),
         federate(piece, num_workers, **given),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 import pydantic
 import tomlkit
@@ -370,8 +371,10 @@ def _algorithm(
 
 def _trains(algorithm: optax.GradientTransformation, problem: problems.Problem) -> bool:
     """Whether it trains the workers, as its state says: it takes their losses."""
-    state = jax.eval_shape(algorithm.init, problem.init_params)
-    return coming_steps(state) is not None
+    shapes = jax.tree.map(  # of float32, which there is wherever this is asked
+        lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.float32), problem.init_params
+    )
+    return coming_steps(jax.eval_shape(algorithm.init, shapes)) is not None
 
 
 def _noise(
