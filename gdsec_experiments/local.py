@@ -1,11 +1,8 @@
 """Local training of a transformer: loss against bits, and seconds of three links."""
 
-from typing import Any
-
 import numpy as np
 import optax
 import pandas as pd
-from optax.experimental import aggregating
 
 import gdsec_jax
 from gdsec_experiments import _parts as parts
@@ -26,49 +23,9 @@ LOOKS = {
 }
 
 
-def chained(*stages: Any) -> aggregating.Aggregator:
-    """Several stages as the one that a config takes for a method."""
-    both = optax.chain(*stages)
-    return aggregating.Aggregator(both.init, both.update)
-
-
 def dense(num_workers: int, *, wire: str | Format = "rle"):
     """Adam on the mean of all gradients."""
-    return chained(gdsec_jax.gd(num_workers, wire=wire), optax.scale_by_adam())
-
-
-def trained(num_workers: int, local_learning_rate, steps: int):
-    """Steps of AdamW by each worker."""
-    return gdsec_jax.local(num_workers, optax.adamw(local_learning_rate), steps)
-
-
-def diloco(
-    num_workers: int,
-    local_learning_rate,
-    steps: int,
-    *,
-    wire: str | Format = "rle",
-):
-    """Whole pseudo-gradients, Nesterov's momentum outside."""
-    return chained(
-        trained(num_workers, local_learning_rate, steps),
-        gdsec_jax.gd(num_workers, reduction="mean", wire=wire),
-        optax.trace(0.9, nesterov=True),
-    )
-
-
-def sparse_loco(
-    num_workers: int,
-    local_learning_rate,
-    steps: int,
-    *,
-    wire: str | Format = "rle",
-):
-    """The largest of each chunk of a pseudo-gradient, in four bins."""
-    largest = worker.chunk_top_k(KEPT, chunk=CHUNK, bits=2)
-    piece = worker.error_feedback(largest, decay=0.95)
-    sent = federate(piece, num_workers, reduction="mean", wire=wire)
-    return chained(trained(num_workers, local_learning_rate, steps), sent)
+    return optax.chain(gdsec_jax.gd(num_workers, wire=wire), optax.scale_by_adam())
 
 
 def gdsec_local(
@@ -81,14 +38,16 @@ def gdsec_local(
 ):
     """GD-SEC of pseudo-gradients."""
     sent = gdsec_jax.gdsec(num_workers, xi=xi, reduction="mean", wire=wire)
-    return chained(trained(num_workers, local_learning_rate, steps), sent)
+    trained = gdsec_jax.local(num_workers, optax.adamw(local_learning_rate), steps)
+    return optax.chain(trained, sent)
 
 
 def demo(num_workers: int, *, wire: str | Format = "rle"):
     """The largest cosine coefficients of a momentum, and signs."""
     largest = worker.chunk_top_k(KEPT, chunk=CHUNK, dct=True)
     piece = worker.error_feedback(largest, decay=0.999)
-    return chained(federate(piece, num_workers, wire=wire), optax.scale_by_sign())
+    sent = federate(piece, num_workers, wire=wire)
+    return optax.chain(sent, optax.scale_by_sign())
 
 
 def section(study: figures.Study) -> report.Section:

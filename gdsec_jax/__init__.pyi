@@ -27,6 +27,7 @@ from .algorithms import dasha as dasha
 from .algorithms import dasha_pp as dasha_pp
 from .algorithms import demo as demo
 from .algorithms import diana as diana
+from .algorithms import diloco as diloco
 from .algorithms import econtrol as econtrol
 from .algorithms import ef21 as ef21
 from .algorithms import ef21_muon as ef21_muon
@@ -53,6 +54,8 @@ from .algorithms import scaffnew as scaffnew
 from .algorithms import scaffold as scaffold
 from .algorithms import sign_ef as sign_ef
 from .algorithms import sign_majority as sign_majority
+from .algorithms import sparse_loco as sparse_loco
+from .algorithms import streaming_diloco as streaming_diloco
 from .algorithms import tamuna as tamuna
 from .algorithms import terngrad as terngrad
 from .algorithms import threepc as threepc
@@ -123,6 +126,7 @@ __all__ = [
     "data",
     "demo",
     "diana",
+    "diloco",
     "econtrol",
     "ef21",
     "ef21_muon",
@@ -171,7 +175,9 @@ __all__ = [
     "sign_ef",
     "sign_majority",
     "simulate",
+    "sparse_loco",
     "state_specs",
+    "streaming_diloco",
     "sweep",
     "tamuna",
     "terngrad",

@@ -30,14 +30,11 @@ def bench(settings: Settings) -> list[Measure]:
     )
     m = problem.num_workers
     ways = {
-        "diloco": (
-            gdsec_jax.local(m, optax.adamw(RATE), STEPS),
-            gdsec_jax.gd(m, reduction="mean"),
-        ),
-        "scaffold": (gdsec_jax.scaffold(m, RATE, STEPS),),
+        "diloco": gdsec_jax.diloco(m, RATE, STEPS),
+        "scaffold": gdsec_jax.scaffold(m, RATE, STEPS),
     }
     calls = {"gradients": _gradients(problem)}
-    calls |= {name: _rounds(problem, *stages) for name, stages in ways.items()}
+    calls |= {name: _rounds(problem, method) for name, method in ways.items()}
     times = benchmarks.interleaved(calls, settings.repeats)
     measures = [
         Measure(
@@ -66,8 +63,8 @@ def _gradients(problem):
     return benchmarks.threaded(all_steps, problem.init_params)
 
 
-def _rounds(problem, *stages):
-    optimizer = optax.chain(*stages, optax.sgd(1.0))
+def _rounds(problem, method):
+    optimizer = optax.chain(method, optax.sgd(1.0))
 
     def step(carry):
         params, state = carry

@@ -34,6 +34,8 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
     scaffnew                        1, local steps 1/L_max, p = sqrt(mu/L_max)
     tamuna                          1, local steps 1/L_max, p = sqrt(M/s mu/L_max)
     locodl                          1, local steps 1/L_max, p as in its docstring
+    diloco, sparse_loco             1, local steps of AdamW 4e-4, heuristic;
+    streaming_diloco                of SGD as in scaffold
     dasha_pp, adiana                as in their docstrings
     marina_p                        1/(L + L_max sqrt((1 - p) omega/p))
     ef21_p                          alpha/(8 L), alpha = k/D
@@ -55,7 +57,7 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
       method: its name, of `gdsec_jax.METHODS`.
       problem: with its smoothness constants.
       parameters: arguments of the algorithm, of which the step depends on k, levels,
-        compressor, probability, steps, eta, zeta, nu, beta, variant, second_k,
+        compressor, probability, steps, inner, eta, zeta, nu, beta, variant, second_k,
         momentum, owners, cohort, strong_convexity, eps and scope. A xi that is given is
         judged.
 

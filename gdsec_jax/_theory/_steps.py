@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
+import optax
 
 from gdsec_jax import _checks, worker
 from gdsec_jax._theory._directions import (
@@ -146,6 +147,13 @@ def _scaffold(problem: Problem, parameters) -> Theory:
     local = 1 / (_largest(problem) * steps)
     own = {"local_learning_rate": local}
     return Theory(1.0, own, True, "1/L_max, shared among the steps")
+
+
+def _trained(problem: Problem, parameters) -> Theory:
+    if parameters.get("inner") is optax.sgd:
+        return _scaffold(problem, parameters)
+    source = "the paper's of DiLoCo, of AdamW and language models"
+    return Theory(1.0, {"local_learning_rate": 4e-4}, True, source)
 
 
 def _scaffnew(problem: Problem, parameters) -> Theory:
@@ -389,4 +397,7 @@ STEPS: dict[str, Callable[[Problem, Any], Theory]] = {
     "ef21_p": _ef21_p,
     "ef21_muon": _ef21_muon,
     "one_bit_adam": _one_bit_adam,
+    "diloco": _trained,
+    "streaming_diloco": _trained,
+    "sparse_loco": _trained,
 }

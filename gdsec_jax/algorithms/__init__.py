@@ -22,6 +22,11 @@ from gdsec_jax.algorithms._options import (
     difference_memory,
 )
 from gdsec_jax.algorithms._own_points import adiana, dasha_pp, marina_p
+from gdsec_jax.algorithms._pseudo_gradients import (
+    diloco,
+    sparse_loco,
+    streaming_diloco,
+)
 from gdsec_jax.algorithms._registry import METHODS, STATIC_ARGS, Method
 from gdsec_jax.algorithms._signs import demo, sign_majority
 from gdsec_jax.algorithms._variance_reduced import clag, diana, ef21, ef21_sgdm, marina
@@ -42,6 +47,7 @@ __all__ = [
     "demo",
     "diana",
     "difference_memory",
+    "diloco",
     "econtrol",
     "ef21",
     "ef21_muon",
@@ -68,6 +74,8 @@ __all__ = [
     "scaffold",
     "sign_ef",
     "sign_majority",
+    "sparse_loco",
+    "streaming_diloco",
     "tamuna",
     "terngrad",
     "threepc",

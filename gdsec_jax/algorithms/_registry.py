@@ -16,6 +16,7 @@ from gdsec_jax.algorithms import (
     _local_compressed,
     _memoryless,
     _own_points,
+    _pseudo_gradients,
     _signs,
     _variance_reduced,
     _whole_vectors,
@@ -60,12 +61,14 @@ def _table(*rows: tuple[Any, ...]) -> dict[str, Method]:
 
 _CODE, _MEMORY, _SAID = "public code", "memory", "descriptions"
 # Whose workers ask for gradients at points of their own.
-_TRAIN = (_local, _local_compressed, _own_points)
+_TRAIN = (_local, _local_compressed, _own_points, _pseudo_gradients)
 _GDSEC = "https://doi.org/10.1109/JSTSP.2022.3162989"
 _LAG = "https://arxiv.org/abs/1805.09965"
 _TOP_K = "https://arxiv.org/abs/1809.07599"
 _POWER_SGD = "https://arxiv.org/abs/1905.13727"
 _THREE_POINTS = "https://arxiv.org/abs/2202.00998"
+_STREAMING = "https://arxiv.org/abs/2501.18512"
+_SPARSE_LOCO = "https://arxiv.org/abs/2508.15706"
 _SGDM = "https://arxiv.org/abs/2305.15155"
 
 METHODS = _table(
@@ -106,6 +109,9 @@ METHODS = _table(
     (_both_ways.ef21_p, "EF21-P", "https://arxiv.org/abs/2209.15218", _MEMORY),
     (_both_ways.ef21_muon, "EF21-Muon", "https://arxiv.org/abs/2510.00643", _MEMORY),
     (_both_ways.one_bit_adam, "1-bit Adam", "https://arxiv.org/abs/2102.02888", _CODE),
+    (_pseudo_gradients.diloco, "DiLoCo", "https://arxiv.org/abs/2311.08105", _CODE),
+    (_pseudo_gradients.streaming_diloco, "Streaming DiLoCo", _STREAMING, _CODE),
+    (_pseudo_gradients.sparse_loco, "SparseLoCo", _SPARSE_LOCO, _CODE),
 )
 
 

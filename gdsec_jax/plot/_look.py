@@ -20,8 +20,11 @@ _PALETTE = (
     *("#D55E00", "#009E73", "#CC79A7", "#E69F00"),
     *("#56B4E9", "#A6A01A", "#000000"),
 )
-_STYLES: Any = ("-", "--", ":", "-.", (0, (6, 1.5, 1, 1.5, 1, 1.5)))
-_DOTS = "os^Dv"  # of points, for these dashes
+_STYLES: Any = (
+    *("-", "--", ":", "-.", (0, (6, 1.5, 1, 1.5, 1, 1.5))),
+    *((0, (9, 2)), (0, (4, 4))),
+)
+_DOTS = "os^DvPX"  # of points, for these dashes
 _MARKERS = ("", "o", "s", "^", "v", "D")  # of the first, second … curve of a method
 _TWICE = 2  # times the least error so far: then a curve goes up and down
 ENTRIES = 7  # of a legend

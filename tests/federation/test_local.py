@@ -34,77 +34,6 @@ def step(optimizer):
 
 
 @pytest.mark.usefixtures("x64")
-def test_diloco_is_its_formulas():
-    """Adam inside, kept from round to round; SGD with Nesterov's momentum outside."""
-    rate, H, outer, beta = 0.05, 4, 0.7, 0.9
-    optimizer = optax.chain(
-        gdsec_jax.local(M, optax.adam(rate), H),
-        gdsec_jax.gd(M, reduction="mean"),
-        optax.sgd(outer, momentum=beta, nesterov=True),
-    )
-    a = targets()
-    theta = params = np.ones(4)
-    state, one = optimizer.init(jnp.asarray(params)), step(optimizer)
-    m, v = np.zeros((M, 4)), np.zeros((M, 4))
-    velocity, count = np.zeros(4), 0
-    for _ in range(5):
-        params, state = one(params, state, a)
-        ends, start = np.tile(theta, (M, 1)), count
-        for i in range(M):
-            count = start
-            for _ in range(H):
-                g, count = ends[i] - a[i], count + 1
-                m[i], v[i] = 0.9 * m[i] + 0.1 * g, 0.999 * v[i] + 0.001 * g**2
-                unbiased = m[i] / (1 - 0.9**count), v[i] / (1 - 0.999**count)
-                ends[i] -= rate * unbiased[0] / (np.sqrt(unbiased[1]) + 1e-8)
-        change = (theta - ends).mean(0)
-        velocity = change + beta * velocity
-        theta = theta - outer * (change + beta * velocity)
-        np.testing.assert_allclose(params, theta, rtol=1e-12)
-
-
-def test_diloco_as_in_the_public_test_of_maxtext():
-    """Its losses and parameters, to all digits that stand there: three inner steps of
-    SGD 0.1 on a linear model, SGD 1.0 with Nesterov's momentum 0.9 outside.
-    """
-
-    def loss(params, data, key):
-        del key
-        x, y = data
-        return jnp.mean((x @ params["w"] + params["b"] - y) ** 2)
-
-    def of_both(many):
-        own = [jax.tree.map(lambda x, m=m: x[m], data) for m in range(2)]
-        return np.mean([loss(p, d, None) for p, d in zip(many, own, strict=True)])
-
-    x = jnp.array([[[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]])
-    data = x, jnp.array([[1.0, 2.0], [2.0, 3.0]])
-    params = {"w": jnp.array([2.0, 1.0]), "b": jnp.float32(1.0)}
-
-    def after(steps):  # where each worker is
-        trained = gdsec_jax.local(2, optax.sgd(0.1), steps)
-        moved, _ = trained.update(
-            WorkerLosses(loss, data), trained.init(params), params
-        )
-        ends = [jax.tree.map(lambda p, d: p - d[m], params, moved) for m in range(2)]  # noqa: B023
-        return ends
-
-    losses = [of_both([params, params]), of_both(after(1)), of_both(after(2))]
-    np.testing.assert_allclose(losses, [1.0, 0.65, 0.4481], atol=5e-5)
-    optimizer = optax.chain(
-        gdsec_jax.local(2, optax.sgd(0.1), 3),
-        gdsec_jax.gd(2, reduction="mean"),
-        optax.sgd(1.0, momentum=0.9, nesterov=True),
-    )
-    state = optimizer.init(params)
-    updates, _ = optimizer.update(WorkerLosses(loss, data), state, params)
-    params = optax.apply_updates(params, updates)
-    np.testing.assert_allclose(params["w"], [1.5345, 1.0494], atol=5e-5)
-    np.testing.assert_allclose(params["b"], 0.5839, atol=5e-5)
-    np.testing.assert_allclose(of_both([params, params]), 0.574244, atol=5e-7)
-
-
-@pytest.mark.usefixtures("x64")
 def test_fed_prox_pulls_each_worker_to_the_common_parameters():
     rate, mu, H = 0.1, 0.5, 4
     a, params = targets(), np.ones(4)
@@ -523,6 +452,8 @@ def chains(**over):
     yield optax.chain(adam, top_j, optax.sgd(0.7))
     yield optax.chain(gdsec_jax.scaffold(4, 1e-2, 3), optax.sgd(1.0))
     yield optax.chain(gdsec_jax.scaffnew(4, 1e-2, 0.3), optax.sgd(1.0))
+    loco = gdsec_jax.sparse_loco(4, 1e-2, 3, 2, chunk=8, bits=None, **over)
+    yield optax.chain(loco, optax.sgd(1.0))
 
 alone = [course(optimizer, None) for optimizer in chains()]
 for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):

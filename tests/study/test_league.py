@@ -18,6 +18,7 @@ from gdsec_jax.study.config import _league
 QUIET = rich.console.Console(quiet=True)
 MINE = """
 methods.Mine.name = "mine:halved"
+methods.Chain.name = "mine:averaged"
 
 [problems.ridge]
 num_rounds = 60
@@ -27,12 +28,18 @@ target = 0.02
 num_rounds = 20
 """
 FUNCTION = """
-from gdsec_jax import algorithms, federate, worker
+import optax
+from gdsec_jax import algorithms, federate, gd, local, worker
 
 @algorithms.algorithm(algorithms.Options)
 def halved(num_workers, **options):
     'A method of one\\'s own.'
     return federate(worker.random_k(0.5), num_workers, key=0, **options)
+
+def averaged(num_workers, wire):
+    'A chain of one\\'s own.'
+    trained = local(num_workers, optax.sgd(0.01), 5)
+    return optax.chain(trained, gd(num_workers, reduction="mean", wire=wire))
 """
 
 
@@ -101,7 +108,7 @@ def made(tmp_path_factory):
             folder / "out",
             quick=True,
             problems=("ridge", "lasso"),
-            methods=("GD", "GD-SEC", "Scaffnew", "Mine"),
+            methods=("GD", "GD-SEC", "Scaffnew", "Mine", "Chain"),
             console=QUIET,
         )
     return page
@@ -113,12 +120,13 @@ def test_the_page_tells_who_needs_how_much_and_who_cannot_run(made):
     assert "it makes its steps itself, and has no proximal form here" in text
     assert "Mine" in text and "of 8 settings, the fewest bits to the target" in text
     mine = pd.read_csv(made.parent / "league.csv").query("method == 'Mine'")
+    assert "Chain" in text and text.count("and has no proximal form here") == 2
     assert len(mine) == 4 and np.isfinite(mine.bits[mine.problem == "ridge"]).all()
     assert {x.name for x in made.parent.iterdir()} >= {"league.png", "league.csv"}
     assert not (made.parent / "league").exists()
     own = shlex.quote(str(made.parents[1] / "mine.toml"))
     again = f"gdsec league {own} --quick --problems ridge lasso --methods GD GD-SEC "
-    assert again + "Scaffnew Mine<" in html.unescape(text)
+    assert again + "Scaffnew Mine Chain<" in html.unescape(text)
 
 
 def test_who_has_no_proximal_form_has_a_cross(tmp_path):

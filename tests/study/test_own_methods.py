@@ -3,10 +3,13 @@
 import re
 import sys
 
+import numpy as np
+import optax
 import pytest
 import rich.console
 import xarray as xr
 
+import gdsec_jax
 from gdsec_experiments import _parts as parts
 from gdsec_jax import History
 from gdsec_jax.study import cli, config, experiment, figures, report
@@ -71,10 +74,10 @@ def nothing(num_workers, wire):
     """No method, though it looks like one."""
 
 
-def chained(num_workers, wire):
-    """No method alone, but local training before one."""
-    trained = gdsec_jax.local(num_workers, optax.sgd(0.1), 2)
-    return optax.chain(trained, gdsec_jax.gd(num_workers, wire=wire))
+def averaged(num_workers, local_learning_rate, wire):
+    """A chain: workers that train, and the mean of how far they went."""
+    trained = gdsec_jax.local(num_workers, optax.sgd(local_learning_rate), 2)
+    return optax.chain(trained, gdsec_jax.gd(num_workers, reduction="mean", wire=wire))
 
 
 number = 3
@@ -208,10 +211,40 @@ def test_what_is_refused(row, place):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name, made", [("nothing", "None"), ("chained", "a chain")])
-def test_what_is_no_method_after_all(place, capsys, name, made):
-    (place / "bad.toml").write_text(f"[methods.X]\nname = 'own_methods:{name}'\n")
+def test_what_is_no_method_after_all(place, capsys):
+    (place / "bad.toml").write_text("[methods.X]\nname = 'own_methods:nothing'\n")
     assert cli.main(["run", "bad.toml"]) == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert f"methods.X: own_methods:{name} has made {made}, expected an optax" in said
-    assert said.endswith("that train by local the config says local_steps.")
+    assert "methods.X: own_methods:nothing has made None, expected an optax" in said
+    assert said.endswith("as federate makes it, or a chain with one in it.")
+
+
+def test_one_whose_workers_train_has_the_step_1():
+    """What comes out of a chain with `local` are steps, not gradients."""
+    fields = {"name": "own_methods:averaged", "local_learning_rate": 0.1}
+    on = {"data": "digits", "kind": "lasso", "num_workers": 4, "regularization": 0.1}
+
+    def made(problem=on, **more):
+        values = {"num_rounds": 3, "methods": {"X": fields | more}, "problem": problem}
+        return config.validate(values, "test")
+
+    one = made()
+    with experiment.prepared(one) as problem:
+        ready = config.resolved(one.methods["X"], problem)
+        assert ready.learning_rate == 1.0
+        known = config.recommended(one.methods["X"], problem)
+        assert known.heuristic and known.source == "the workers' own steps"
+        run = experiment.simulate_method(one, "X", ready, problem)
+        pieces = (
+            gdsec_jax.local(4, optax.sgd(0.1), 2),
+            gdsec_jax.gd(4, reduction="mean"),
+        )
+        plain = gdsec_jax.simulate(problem, optax.chain(*pieces, optax.sgd(1.0)), 3)
+        np.testing.assert_array_equal(run.params, plain.params)
+        for other, words in (
+            (made(local_learning_rate=None), "needs the parameter local_learning_rate"),
+            (made(on | {"proximal": True}), "makes its steps itself, and has no proxi"),
+            (made(local_steps=2), "this optimizer trains its workers twice"),
+        ):
+            with pytest.raises(ValueError, match=words):
+                experiment.simulate_method(other, "X", other.methods["X"], problem)

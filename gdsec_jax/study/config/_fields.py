@@ -122,6 +122,14 @@ PARAMETERS = {
     "local_learning_rate": Parameter(
         Positive, "Of these steps; by default that of theory.", True
     ),
+    "inner": Parameter(
+        Literal["adamw", "sgd", "muon"], "Optimizer of each worker; by default adamw."
+    ),
+    "outer_learning_rate": Parameter(Positive, "alpha of the server.", True),
+    "outer_momentum": Parameter(Unit, "beta of the server.", True),
+    "merging": Parameter(
+        Unit, "What workers keep of their own when common parameters come.", True
+    ),
     "rank": Parameter(Count, "r of the factors."),
     "zeta": Parameter(NonNegative, "Of the trigger.", True),
     "eta": Parameter(Unit, "Of the momentum, or of what is left unsent.", True),

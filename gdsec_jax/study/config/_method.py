@@ -8,6 +8,7 @@ import typing
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar
 
+import optax
 import pydantic
 from pydantic import Field
 
@@ -34,8 +35,11 @@ _NO_FIELDS = (
 # What theory says, if a config does not.
 FROM_THEORY = ("learning_rate", "local_learning_rate", "probability")
 FROM_THEORY += ("strong_convexity",)
+# What the words for a worker's optimizer mean.
+_INNER = {"adamw": optax.adamw, "sgd": optax.sgd, "muon": optax.contrib.muon}
 # Further fields that say what a parameter is.
 _MORE = {
+    "inner": (),
     "compressor": ("k", "levels", "scope"),
     "server": (
         *("aggregation", "trim", "max_delay", "acknowledged", "capacity"),
@@ -111,7 +115,7 @@ def model_of(name: str) -> "type[MethodConfig]":
         if known is None:
             continue
         said, default = known.description, parameter.default
-        if default is not _EMPTY and default is not None:
+        if isinstance(default, bool | int | float | str):
             said += f" By default {default!r}."
         found[field] = known._replace(description=said)
         found |= {x: PARAMETERS[x] for x in _MORE.get(field, ()) if x not in taken}
@@ -228,7 +232,7 @@ class MethodConfig(UplinkConfig):
             raise ValueError("absent needs a participation or a budget_bits")
         # With the compressor, which checks its own; what else is needed the run has.
         given = (*self.parameters(), "num_workers", "wire", *FROM_THEORY)
-        _needs(self.name, function_of(self.name), given)
+        check_needs(self.name, function_of(self.name), given)
         return self
 
     def draws(self) -> bool:
@@ -260,12 +264,16 @@ class MethodConfig(UplinkConfig):
         budget = given.pop("budget", None)
         if isinstance(given.get("xi"), str):
             given["xi"] = adaptive_xi(budget=budget)
+        if "inner" in given:
+            given["inner"] = _INNER[given["inner"]]
         if "compressor" in given:
             given = _with_compressor(given)
         return _with_server(given)
 
 
-def _needs(name: str, function: Callable[..., Any], given: Collection[str]) -> None:
+def check_needs(
+    name: str, function: Callable[..., Any], given: Collection[str]
+) -> None:
     """All parameters without a default are given."""
     for parameter in _signature(function).parameters.values():
         required = parameter.default is _EMPTY and parameter.kind not in _MANY
@@ -277,7 +285,7 @@ def _with_compressor(given: dict[str, Any]) -> dict[str, Any]:
     """The arguments with the compressor for its name and its own arguments."""
     name = given["compressor"]
     factory = getattr(worker, name)
-    _needs(name, factory, given)
+    check_needs(name, factory, given)
     own = {x: given.pop(x) for x in _MORE["compressor"] if x in given}
     for other in own:
         if other not in _signature(factory).parameters:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 import pydantic
 import tomlkit
-from optax.experimental import aggregating
 from pydantic import Field
 
 from gdsec_jax import _checks, problems, wire, worker
@@ -20,6 +20,7 @@ from gdsec_jax._theory import Theory, theory
 from gdsec_jax.algorithms import METHODS
 from gdsec_jax.federation._broadcast import broadcast
 from gdsec_jax.federation._local import local
+from gdsec_jax.federation._train import coming_steps
 from gdsec_jax.files import _whole
 from gdsec_jax.simulation._grid import takes
 from gdsec_jax.study.config import _fields
@@ -28,6 +29,7 @@ from gdsec_jax.study.config._method import (
     FIXED,
     FROM_THEORY,
     MethodConfig,
+    check_needs,
     function_of,
     model_of,
 )
@@ -44,6 +46,8 @@ _STEPS = {
 }
 # What a proximal step behind the method would not be of: it makes its own step.
 _OWN_STEPS = ("scaffold", "scaffnew", "tamuna", "locodl", "adiana")
+_OWN_STEPS += ("diloco", "streaming_diloco", "sparse_loco")
+_NO_PROXIMAL = "it makes its steps itself, and has no proximal form here"
 
 
 class RunConfig(_fields.Model):
@@ -156,9 +160,7 @@ def _check_proximal(method: MethodConfig, starts: Starts) -> None:
     several = (method.local_steps or 1) > 1 or "local_steps" in starts
     if several or method.name in _OWN_STEPS:
         said = "with local_steps above 1 " if several else ""
-        raise ValueError(
-            f"{said}it makes its steps itself, and has no proximal form here"
-        )
+        raise ValueError(f"{said}{_NO_PROXIMAL}")
 
 
 def _with_proximal_form(values: dict[str, Any]) -> MethodConfig:
@@ -271,9 +273,16 @@ def varied(method: MethodConfig, **fields: Any) -> MethodConfig:
 
 
 def recommended(method: MethodConfig, problem: problems.Problem) -> Theory:
-    """What theory says of a method on a problem; of a user's own, the step 1/L."""
+    """What theory says of a method on a problem.
+
+    Of a user's own the step 1/L, or 1 where its workers train: what it adds up then are
+    no gradients, but steps.
+    """
     if method.name in METHODS:
         return theory(method.name, problem, **method.parameters())
+    stepping = method.model_copy(update={"learning_rate": 1.0})
+    if _trains(_algorithm(stepping, RunConfig(), problem), problem):
+        return Theory(1.0, {}, True, "the workers' own steps")
     return theory("gd", problem)._replace(
         heuristic=True, source="gradient descent's step"
     )
@@ -311,13 +320,16 @@ def make_optimizer(
         method = resolved(method, problem)
     learning_rate: Any = method.learning_rate
     step = _STEPS[config.optimizer](learning_rate)
-    steps = [_algorithm(method, config, problem), step]
+    algorithm = _algorithm(method, config, problem)
+    steps = [algorithm, step]
     if method.local_steps is not None:
         number = problem.num_workers
         trained = local(number, optax.sgd(learning_rate), method.local_steps)
         # The sum of a worker's gradients: all behind it keeps its units.
         steps = [trained, optax.scale(1 / (number * learning_rate)), *steps]
     if config.problem.proximal:
+        if method.name not in METHODS and _trains(algorithm, problem):
+            raise ValueError(_NO_PROXIMAL)
         steps.append(problems.proximal_l1(learning_rate * problem.regularization))
     if method.broadcast_k is not None:
         compressor = worker.error_feedback(worker.top_k(method.broadcast_k))
@@ -328,7 +340,7 @@ def make_optimizer(
 
 def _algorithm(
     method: MethodConfig, config: RunConfig, problem: problems.Problem
-) -> aggregating.Aggregator:
+) -> optax.GradientTransformation:
     """What the method's function makes of its arguments, and of the run's."""
     function = function_of(method.name)
     channel = method.channel or config.channel
@@ -347,15 +359,22 @@ def _algorithm(
             lambda each: arguments["xi"] / each, problem.coordinate_smoothness
         )
     arguments |= _noise(method, config, problem)
+    check_needs(method.name, function, (*arguments, "num_workers"))
     algorithm = function(problem.num_workers, **arguments)
-    if not isinstance(algorithm, aggregating.Aggregator):
-        chain = isinstance(algorithm, optax.GradientTransformation)
+    if not isinstance(algorithm, optax.GradientTransformation):
         raise ValueError(
-            f"{method.name} has made {'a chain' if chain else _checks.shown(algorithm)}"
-            ", expected an optax Aggregator, as federate makes it, alone: of workers "
-            "that train by local the config says local_steps."
+            f"{method.name} has made {_checks.shown(algorithm)}, expected an optax "
+            "Aggregator, as federate makes it, or a chain with one in it."
         )
     return algorithm
+
+
+def _trains(algorithm: optax.GradientTransformation, problem: problems.Problem) -> bool:
+    """Whether it trains the workers, as its state says: it takes their losses."""
+    shapes = jax.tree.map(  # of float32, which there is wherever this is asked
+        lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.float32), problem.init_params
+    )
+    return coming_steps(jax.eval_shape(algorithm.init, shapes)) is not None
 
 
 def _noise(
