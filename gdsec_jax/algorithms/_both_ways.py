@@ -180,6 +180,8 @@ def one_bit_adam(
       b1, b2: :math:`\beta_1` and :math:`\beta_2` in [0, 1); may be traced.
       eps: :math:`\epsilon > 0`; may be traced. Errors of signs are divided by it where
         gradients were small, so that it may have to be far larger than Adam's.
+      state_dtype: dtype of the workers' error memories; all others are float32 at
+        least.
 
     Returns:
       :math:`m / (\sqrt v + \epsilon)`. The step :math:`\epsilon / L`, at which no entry
@@ -203,17 +205,18 @@ def one_bit_adam(
     _checks.positive("eps", eps)
     state_dtype = options.pop("state_dtype", None)
 
-    def compressor():
+    def compressor(state_dtype=None):
         signs = pieces.error_feedback(pieces.sign(scope=scope), state_dtype=state_dtype)
         return pieces.first_whole(signs, rounds=warmup)
 
     mixed = _with_common(b1, share(b1, num_workers, options), warmup)
     common: Any = options
-    up = federate(pieces.chain(mixed, compressor()), num_workers, **common)
+    piece = pieces.chain(mixed, compressor(state_dtype))
+    up = federate(piece, num_workers, **common)
     summed = _then(up, _sent(compressor(), options))
 
     def init(params):
-        first, second = (_trees.zero_memory(params, state_dtype) for _ in range(2))
+        first, second = (_trees.zero_memory(params) for _ in range(2))
         return OneBitAdamState(summed.init(params), first, second)
 
     def update(updates, state, params=None, **extra_args):
@@ -223,7 +226,7 @@ def one_bit_adam(
         )
         s = _trees.cast_like(heard, state.first)
         first = optax.tree.where(early, _moved(state.first, b1, s), s)
-        squares = _moved(state.second, b2, jax.tree.map(jnp.square, s))
+        squares = _moved(state.second, b2, jax.tree.map(_square, s))
         second = optax.tree.where(early, squares, state.second)
 
         def one(m, v):
@@ -249,6 +252,11 @@ def _with_common(b1, part, warmup: int) -> Piece:
         return optax.tree.where(round < warmup, g, mixed), state
 
     return Piece(lambda params: (), update)
+
+
+def _square(x):
+    """At most the largest number."""
+    return jnp.minimum(jnp.square(x), jnp.finfo(x.dtype).max)
 
 
 def _moved(average, decay, towards):

@@ -120,6 +120,10 @@ def algorithm_of(own: Structure, numbers):
     return getattr(gdsec_jax, method.name)(M, **arguments, **options)
 
 
+def sent_in(state):
+    return gdsec_jax.last_round(state).parts[0]
+
+
 def channel_of(own: Structure, numbers):
     radio = None
     if own.access:
@@ -182,7 +186,7 @@ def run_of(own: Structure, numbers):
         keep = lambda old, new: jnp.where(diverged, old, new)  # noqa: E731
         theta, new = jax.tree.map(keep, (theta, state), (moved, new))
         bad = ~jnp.isfinite(error) | (error > FACTOR * initial)
-        return (theta, new, initial, diverged | bad), (~diverged, new.sent, met)
+        return (theta, new, initial, diverged | bad), (~diverged, sent_in(new), met)
 
     theta = jnp.zeros(SHAPE, own.dtype)
     _, initial = gradients_of(theta, jax.random.key(0), numbers)
@@ -201,7 +205,10 @@ def test_random_settings(number):
     sound, diverged, (running, sent, met) = jax.device_get(loop(numbers))
     unsaid = np.flatnonzero(~(sound | diverged))
     assert not unsaid.size, (own, {n: x[unsaid[0]] for n, x in numbers.items()})
-    assert 0 < diverged.sum() < SETTINGS, diverged.sum()
+    assert diverged.sum() < SETTINGS, diverged.sum()
+    # Of these a step is as long as it is, whatever the gradient.
+    bounded = METHODS[number].name in ("sign_majority", "demo", "ef21_muon")
+    assert diverged.any() or bounded
 
     bits = np.asarray(sent.uploads.bits())
     assert (bits >= 0).all() and not bits[~sent.participants].any()
