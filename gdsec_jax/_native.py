@@ -13,14 +13,20 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gdsec_jax import _checks, _trees
 
-ARGUMENTS = 2  # what the kernels' arguments mean: `gdsec_jax_native.ARGUMENTS`
+ARGUMENTS = 3  # what the kernels' arguments mean: `gdsec_jax_native.ARGUMENTS`
 # By the message's dtype, the dtypes that memories may have.
 STATES = {
     "float32": ("float32", "bfloat16"),
     "float64": ("float32", "float64", "bfloat16"),
+}
+# By an entry's dtype, that of its key (`gdsec_jax.worker._counting.keys_of`).
+KEYS = {
+    **dict.fromkeys(("float32", "bfloat16", "uint32"), "uint32"),
+    "float64": "uint64",
 }
 # A part of what jit's caches know a program by.
 _switch = jax.make_user_context(default_value=True)
@@ -293,3 +299,19 @@ def change_norm(params: Any, previous: Any, dtype: Any) -> jax.Array:
     if not (fits and used() and _checks.is_traced(leaves)):
         return by_xla(params, previous)
     return on_cpu(kernel, by_xla)(params, previous)
+
+
+def kth_largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """The k-th largest key of a vector, and where the last of the k entries with it is.
+
+    Args:
+      x: [D], in a dtype of `KEYS`.
+      k: from 1 to D, static.
+
+    Returns:
+      [], and int32 [], D where all entries that have the key are among the k.
+    """
+    like = jax.ShapeDtypeStruct
+    out = like((), jnp.dtype(KEYS[x.dtype.name])), like((), jnp.int32)
+    call = jax.ffi.ffi_call("gdsec_select", out, vmap_method="broadcast_all")
+    return call(x, k=np.int64(k))

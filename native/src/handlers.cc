@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "selection.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -45,6 +46,17 @@ const Gradients& gradients() {
   return found;
 #else
   return gradient_base;
+#endif
+}
+
+const Selects& selects() {
+#ifdef X86_LEVELS
+  static const Selects& found = &kernels() == &update_v4   ? select_v4
+                                : &kernels() == &update_v3 ? select_v3
+                                                           : select_base;
+  return found;
+#else
+  return select_base;
 #endif
 }
 
@@ -446,12 +458,38 @@ ffi::Error blocks(ffi::ThreadPool pool, ffi::AnyBuffer starts, ffi::AnyBuffer co
   return gradient(pool, model, 8 * most, false, rows_of, gradients().blocks[model.type][codes]);
 }
 
+// ---- The k-th largest magnitude: [.., D] to its key [..] and, int32 [..], the place of the
+// last of the k largest entries that have it, or D where all entries with it are among them.
+
+ffi::Error select(ffi::ThreadPool pool, ffi::AnyBuffer x, int64_t k, ffi::Result<ffi::AnyBuffer> key,
+                  ffi::Result<ffi::AnyBuffer> last) {
+  const auto dims = x.dimensions();
+  if (dims.size() < 1) return wrong("select: x has no [D]");
+  const int64_t length = dims[dims.size() - 1], rows = product(dims, 0, dims.size() - 1);
+  if (k < 1 || k > length || length >= int64_t(1) << 31) return wrong("select: k or D");
+  auto by = [&](auto keys, Entry entry) {
+    using E = decltype(keys);
+    const Selection<E> selection{selects().between[entry], length, k};
+    auto tasks = [&](int64_t n, int64_t numbers, const auto& task) { parallel(pool, n, numbers, task); };
+    selection.run(tasks, x.untyped_data(), rows, key->untyped_data(),
+                  static_cast<int32_t*>(last->untyped_data()));
+    return ffi::Error::Success();
+  };
+  switch (x.element_type()) {
+    case ffi::DataType::F32: return by(OfF32(), ENTRY_F32);
+    case ffi::DataType::F64: return by(OfF64(), ENTRY_F64);
+    case ffi::DataType::BF16: return by(OfBf16(), ENTRY_BF16);
+    case ffi::DataType::U32: return by(OfU32(), ENTRY_U32);
+    default: return wrong("select: no kernel for this type");
+  }
+}
+
 }  // namespace
 }  // namespace gdsec
 
 using Any = ffi::AnyBuffer;
 
-extern "C" __attribute__((visibility("default"))) const int gdsec_arguments = 2;
+extern "C" __attribute__((visibility("default"))) const int gdsec_arguments = 3;
 
 #define EXPORT XLA_FFI_DEFINE_HANDLER_SYMBOL
 #pragma GCC visibility push(default)
@@ -477,4 +515,7 @@ EXPORT(gdsec_blocks, gdsec::blocks,
        ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
            .Arg<Any>().Arg<Any>().Arg<Any>().Arg<Any>().Arg<Any>().Arg<Any>().Arg<Any>()
            .Arg<Any>().Attr<int64_t>("loss").Ret<Any>());
+EXPORT(gdsec_select, gdsec::select,
+       ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
+           .Arg<Any>().Attr<int64_t>("k").Ret<Any>().Ret<Any>());
 #pragma GCC visibility pop
