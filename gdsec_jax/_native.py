@@ -203,6 +203,17 @@ class Round(NamedTuple):
     computes: jax.Array  # bool [M]
     sends: jax.Array  # the same
     arrives: jax.Array  # the same
+    # Of `kth_largest`, [M]: then u has the k largest entries of v. Or [M, 0], with xi.
+    key: jax.Array
+    last: jax.Array
+
+
+class Rank(NamedTuple):
+    """Where a vector's k largest entries are: above a key, or with it and so far."""
+
+    key: jax.Array  # [], the k-th largest
+    last: jax.Array  # int32 [], where the last of the k is that has it; D: all have
+    largest: jax.Array  # [], the largest key
 
 
 def update(round: Round, *, estimates: bool, drops: bool) -> Update:
@@ -210,6 +221,8 @@ def update(round: Round, *, estimates: bool, drops: bool) -> Update:
 
     .. math:: v = g - h + e, \quad u = 0 \text{ if } |v| \le \xi |\theta - \theta'|
        \text{ else } v, \quad h \leftarrow h + \beta u, \quad e \leftarrow v - u
+
+    or, with keys, :math:`u = \text{top}_k(v)`.
 
     Args:
       round: gradients and params in float32 or float64, memories in `STATES`.
@@ -248,8 +261,14 @@ def _update_by_xla(round: Round, *, estimates: bool, drops: bool) -> Update:
     h = known.astype(dtype) if has_known else jnp.zeros_like(gradients)
     e = error.astype(dtype) if has_error else jnp.zeros_like(gradients)
     v = gradients - h + e
-    threshold = round.xi * jnp.abs(round.params - round.previous)
-    u = _trees.flush(jnp.where(jnp.abs(v) <= threshold, 0, v).astype(dtype))
+    if round.key.size:
+        keys = jax.lax.bitcast_convert_type(jnp.abs(v), KEYS[dtype.name])
+        key, last = round.key[:, None], round.last[:, None]
+        place = jax.lax.broadcasted_iota(jnp.int32, v.shape, 1)
+        censored = ~((keys > key) | ((keys == key) & (place <= last)))
+    else:
+        censored = jnp.abs(v) <= round.xi * jnp.abs(round.params - round.previous)
+    u = _trees.flush(jnp.where(censored, 0, v).astype(dtype))
     moves = jnp.where(round.arrives[:, None], u, 0)
     new_h, new_e = (h + round.beta * moves).astype(known.dtype), v - moves
     new_e = new_e.astype(error.dtype)
@@ -301,17 +320,18 @@ def change_norm(params: Any, previous: Any, dtype: Any) -> jax.Array:
     return on_cpu(kernel, by_xla)(params, previous)
 
 
-def kth_largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """The k-th largest key of a vector, and where the last of the k entries with it is.
+def kth_largest(x: jax.Array, k: int, added: jax.Array | None = None) -> Rank:
+    """The k-th largest of a vector's magnitudes.
 
     Args:
       x: [D], in a dtype of `KEYS`.
       k: from 1 to D, static.
-
-    Returns:
-      [], and int32 [], D where all entries that have the key are among the k.
+      added: to x before, the same; in float32 or float64.
     """
     like = jax.ShapeDtypeStruct
-    out = like((), jnp.dtype(KEYS[x.dtype.name])), like((), jnp.int32)
+    key = like((), jnp.dtype(KEYS[x.dtype.name]))
+    out = (key, like((), jnp.int32), key)
     call = jax.ffi.ffi_call("gdsec_select", out, vmap_method="broadcast_all")
-    return call(x, k=np.int64(k))
+    return Rank(
+        *call(x, jnp.zeros(0, x.dtype) if added is None else added, k=np.int64(k))
+    )

@@ -5,6 +5,7 @@ with its magnitude. The k-th largest key is found by counting how many lie at or
 few thresholds, which a sample chooses at first, until a small window of keys is left.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -153,7 +154,20 @@ def _by_platform(x, k, sort, select, by_counting):
         return by_xla(x)
     if not _checks.is_traced(x):
         return by_xla(x)
-    return _native.on_cpu(lambda x: select(x, _native.kth_largest(x, k)), by_xla)(x)
+    kernel = functools.partial(_native.kth_largest, k=k)
+    return _native.on_cpu(lambda x: select(x, kernel(x)[:2]), by_xla)(x)
+
+
+def rank_of_sum(x: jax.Array, y: jax.Array, k: int) -> _native.Rank:
+    """Of x + y, [D], in a program that may have kernels; k from 1."""
+
+    def by_xla(x, y):
+        keys = keys_of(x + y)
+        kth = _kth(x + y, k, min(WINDOW, max(1, x.size // 128)))
+        return _native.Rank(*kth, keys.max())
+
+    kernel = functools.partial(_native.kth_largest, k=k)
+    return _native.on_cpu(lambda x, y: kernel(x, added=y), by_xla)(x, y)
 
 
 def _mask(x: jax.Array, key: jax.Array, last: jax.Array) -> jax.Array:

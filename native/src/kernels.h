@@ -54,6 +54,7 @@ struct Range {  // of keys, ends included
 
 struct Ranked {  // how many entries are above a range, at its upper end, inside, at the lower
   int64_t above, at_high, inside, at_low;
+  int64_t largest;  // of all keys
 };
 
 struct Kernels {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 namespace gdsec {
 namespace {
@@ -12,6 +13,7 @@ template <typename K, typename Stored, int SHIFT, bool FLOATS>
 struct Keys {
   using Key = K;
   using Bits = Stored;  // as it stands in memory
+  using Number = std::conditional_t<sizeof(K) == 4, float, double>;
   static constexpr Key least = FLOATS ? 0 : std::numeric_limits<K>::min();
   static constexpr Key most = std::numeric_limits<K>::max();
 

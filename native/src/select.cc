@@ -2,6 +2,7 @@
 // processor.
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 
 #include "kernels.h"
 #include "keys.h"
@@ -30,27 +31,30 @@ Ranked between(const void* entries, int64_t size, Range range, void* inside) {
   const K low = K(range.low), high = K(range.high);
   const bool apart = low < high;
   constexpr int64_t step = Lanes<K>::number;
-  V above = {}, at_high = {}, at_low = {};
+  V above = {}, at_high = {}, at_low = {}, largest = V{} + std::numeric_limits<K>::min();
   int64_t number = 0, j = 0;
   for (; j + step <= size; j += step) {
     const V key = keys_at<E>(x + j), in = (key > low) & (key < high);
     above -= key > high;
     at_high -= key == high;
     at_low -= key == low;
+    largest = key > largest ? key : largest;
     if (!some_lane(in)) continue;
     for (int64_t lane = 0; lane < step; ++lane) {
       out[number] = key[lane];
       number -= in[lane];
     }
   }
-  Ranked found{0, 0, 0, 0};
+  Ranked found{0, 0, 0, 0, std::numeric_limits<K>::min()};
   for (int64_t lane = 0; lane < step; ++lane) {
+    found.largest = std::max<int64_t>(found.largest, largest[lane]);
     found.above += above[lane];
     found.at_high += at_high[lane];
     found.at_low += at_low[lane];
   }
   for (; j < size; ++j) {
     const K key = E::of(K(x[j]));
+    found.largest = std::max<int64_t>(found.largest, key);
     found.above += key > high;
     found.at_high += key == high;
     found.at_low += key == low;

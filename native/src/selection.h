@@ -1,4 +1,5 @@
-// The k-th largest key of each row, and where the last of the k entries that have it is.
+// The k-th largest key of each row, of the sums of two perhaps, where the last of the k
+// entries that have it is, and the largest key.
 //
 // A sample guesses a narrow range of keys. One pass counts the entries above it and takes
 // out those inside, and a radix select among these finds the key; where the guess was
@@ -8,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <type_traits>
 #include <vector>
@@ -60,11 +62,32 @@ struct Selection {
     Ranked counts;
     std::vector<K> keys;  // inside the range
   };
+  using Number = typename E::Number;
+  struct Row {
+    const Bits* entries;
+    const Number* added;  // to them; or null
+
+    K key(int64_t i) const {
+      Bits bits = entries[i];
+      if (added) sums(i, 1, &bits);
+      return E::of(K(bits));
+    }
+    void sums(int64_t from, int64_t size, Bits* to) const {
+      if constexpr (sizeof(Bits) == sizeof(Number)) {
+        for (int64_t i = 0; i < size; ++i) {
+          Number number;
+          std::memcpy(&number, entries + from + i, sizeof(number));
+          number += added[from + i];
+          std::memcpy(to + i, &number, sizeof(number));
+        }
+      }
+    }
+  };
   Ranked (*between)(const void*, int64_t, Range, void*);
   int64_t length, k;
 
   // That the k-th largest key is in, most probably.
-  Range guessed(const Bits* row) const {
+  Range guessed(const Row& row) const {
     const int64_t size = std::min(SAMPLE, length / 32), stride = size ? length / size : 0;
     Range range{E::least, E::most};
     if (size < 256) return range;
@@ -72,7 +95,7 @@ struct Selection {
     // One entry of every stretch, where in it by a hash, so that nothing repeats with it.
     for (int64_t i = 0; i < size; ++i) {
       const uint32_t within = (uint32_t(i) * 2654435769u) >> 8;
-      sample[i] = E::of(K(row[i * stride + within % stride]));
+      sample[i] = row.key(i * stride + within % stride);
     }
     const double share = double(k) / double(length), rank = share * double(size);
     const double off = DEVIATIONS * (std::sqrt(rank * (1 - share)) + 1);
@@ -88,46 +111,46 @@ struct Selection {
     return range;
   }
 
-  void take(Part& part, const Bits* x, int64_t size, Range range) const {
+  // Of a part of a row.
+  void take(Part& part, const Row& row, int64_t first, Range range) const {
     K keys[SELECT_BLOCK];
-    part.counts = {0, 0, 0, 0};
+    Bits sums[SELECT_BLOCK];
+    part.counts = {0, 0, 0, 0, std::numeric_limits<K>::min()};
     part.keys.clear();
-    for (int64_t from = 0; from < size; from += SELECT_BLOCK) {
-      const Ranked own = between(x + from, std::min(SELECT_BLOCK, size - from), range, keys);
-      part.counts.above += own.above;
-      part.counts.at_high += own.at_high;
-      part.counts.at_low += own.at_low;
-      part.keys.insert(part.keys.end(), keys, keys + own.inside);
+    const int64_t end = std::min(length, first + SELECT_PART);
+    for (int64_t from = first; from < end; from += SELECT_BLOCK) {
+      const int64_t size = std::min(SELECT_BLOCK, end - from);
+      if (row.added) row.sums(from, size, sums);
+      add(part.counts, between(row.added ? sums : row.entries + from, size, range, keys));
+      part.keys.insert(part.keys.end(), keys, keys + (part.counts.inside - int64_t(part.keys.size())));
     }
-    part.counts.inside = int64_t(part.keys.size());
   }
 
-  void take_all(Part* parts, const Bits* row, Range range) const {
-    for (int64_t from = 0; from < length; from += SELECT_PART)
-      take(parts[from / SELECT_PART], row + from, std::min(SELECT_PART, length - from), range);
+  static void add(Ranked& all, const Ranked& own) {
+    all.above += own.above;
+    all.at_high += own.at_high;
+    all.inside += own.inside;
+    all.at_low += own.at_low;
+    all.largest = std::max(all.largest, own.largest);
   }
 
   struct Found {
     K key;
     int32_t last;
+    K largest;
   };
 
   // Of a row whose parts hold what a range leaves.
-  Found found(Part* parts, const Bits* row, Range range) const {
+  Found found(Part* parts, const Row& row, Range range) const {
     const int64_t number = (length + SELECT_PART - 1) / SELECT_PART;
     Ranked all;
     while (true) {
-      all = {0, 0, 0, 0};
-      for (int64_t p = 0; p < number; ++p) {
-        all.above += parts[p].counts.above;
-        all.at_high += parts[p].counts.at_high;
-        all.inside += parts[p].counts.inside;
-        all.at_low += parts[p].counts.at_low;
-      }
+      all = {0, 0, 0, 0, std::numeric_limits<K>::min()};
+      for (int64_t p = 0; p < number; ++p) add(all, parts[p].counts);
       const bool higher = k <= all.above;
       if (!higher && k <= all.above + all.at_high + all.inside + all.at_low) break;
       range = higher ? Range{range.high, E::most} : Range{E::least, range.low};
-      take_all(parts, row, range);
+      for (int64_t p = 0; p < number; ++p) take(parts[p], row, p * SELECT_PART, range);
     }
     K key = K(range.high);
     int64_t before = all.above;  // how many are larger than the key
@@ -151,42 +174,47 @@ struct Selection {
     }
     int64_t ties = k - before, every = 0;
     for (int64_t p = 0; p < number; ++p) every += equal(parts[p]);
-    if (ties == every) return {key, int32_t(length)};
+    const K largest = K(all.largest);
+    if (ties == every) return {key, int32_t(length), largest};
     for (int64_t p = 0;; ties -= equal(parts[p++])) {
       if (equal(parts[p]) < ties) continue;
       for (int64_t i = p * SELECT_PART;; ++i)
-        if (E::of(K(row[i])) == key && --ties == 0) return {key, int32_t(i)};
+        if (row.key(i) == key && --ties == 0) return {key, int32_t(i), largest};
     }
   }
 
   // Tasks are handed to parallel(n, how many numbers they read, task).
   template <typename Parallel>
-  void run(const Parallel& parallel, const void* entries, int64_t rows, void* keys,
-           int32_t* last) const {
-    const Bits* x = static_cast<const Bits*>(entries);
+  void run(const Parallel& parallel, const void* entries, const void* added, int64_t rows,
+           void* keys, int32_t* last, void* largest) const {
+    auto row_of = [&](int64_t row) {
+      const auto* sum = static_cast<const Number*>(added);
+      return Row{static_cast<const Bits*>(entries) + row * length, sum ? sum + row * length : sum};
+    };
     auto say = [&](int64_t row, Found made) {
       static_cast<K*>(keys)[row] = E::shown(made.key);
+      static_cast<K*>(largest)[row] = E::shown(made.largest);
       last[row] = made.last;
     };
     const int64_t parts = (length + SELECT_PART - 1) / SELECT_PART;
     if (parts == 1) {
       parallel(rows, rows * length, [&](int64_t row) {
         Part all;
-        const Range range = guessed(x + row * length);
-        take(all, x + row * length, length, range);
-        say(row, found(&all, x + row * length, range));
+        const Range range = guessed(row_of(row));
+        take(all, row_of(row), 0, range);
+        say(row, found(&all, row_of(row), range));
       });
       return;
     }
     std::vector<Range> ranges(rows);
     std::vector<Part> taken(rows * parts);
-    parallel(rows, rows * SAMPLE * 8, [&](int64_t row) { ranges[row] = guessed(x + row * length); });
+    parallel(rows, rows * SAMPLE * 8, [&](int64_t row) { ranges[row] = guessed(row_of(row)); });
     parallel(rows * parts, rows * length, [&](int64_t task) {
-      const int64_t row = task / parts, from = task % parts * SELECT_PART;
-      take(taken[task], x + row * length + from, std::min(SELECT_PART, length - from), ranges[row]);
+      const int64_t row = task / parts;
+      take(taken[task], row_of(row), task % parts * SELECT_PART, ranges[row]);
     });
     parallel(rows, rows * length / 8, [&](int64_t row) {
-      say(row, found(&taken[row * parts], x + row * length, ranges[row]));
+      say(row, found(&taken[row * parts], row_of(row), ranges[row]));
     });
   }
 };

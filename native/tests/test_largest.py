@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -52,7 +53,7 @@ def _off_the_sample(x):
 
 def mask_of(x, k):
     """The kernel's."""
-    return _select._mask(x, *_native.kth_largest(x, k))
+    return _select._mask(x, *_native.kth_largest(x, k)[:2])
 
 
 def mask_by_xla(x, k):
@@ -157,7 +158,97 @@ def test_programs_have_the_kernel():
 )
 def test_what_the_kernel_of_the_largest_refuses(x, k, what):
     like = jax.ShapeDtypeStruct
-    out = like((), jnp.uint32), like((), jnp.int32)
-    call = jax.jit(lambda x: jax.ffi.ffi_call("gdsec_select", out)(x, k=np.int64(k)))
+    out = like((), jnp.uint32), like((), jnp.int32), like((), jnp.uint32)
+    select = jax.ffi.ffi_call("gdsec_select", out)
+    call = jax.jit(lambda x: select(x, jnp.zeros(0), k=np.int64(k)))
     with pytest.raises(jax.errors.JaxRuntimeError, match=f"select: .*{what}"):
         jax.block_until_ready(call(x))
+
+
+# Rounds of `top_j`, whose workers' half is one pass
+
+
+def lowered_round(on, num_params=1, **options):
+    optimizer = gdsec_jax.top_j(M, 5, **options)
+    params = {str(n): jnp.zeros(50) for n in range(num_params)}
+    grads = jax.tree.map(lambda x: jnp.ones((M, *x.shape)), params)
+    with _native.native_kernels(on):
+        step = jax.jit(optimizer.update)
+        return step.lower(grads, optimizer.init(params), params).as_text()
+
+
+def test_who_has_rounds_in_one_pass():
+    assert "gdsec_update" in lowered_round(True)
+    assert "gdsec_update" not in lowered_round(False)
+    for options in (
+        {"num_params": 2},  # the k largest of both together
+        {"state_dtype": "bfloat16"},
+        {"on_nonfinite": "propagate"},
+    ):
+        assert "gdsec_update" not in lowered_round(True, **options)
+
+
+@pytest.mark.parametrize(
+    ("size", "k", "dtype"),
+    [
+        (50, 5, "float64"),
+        (3000, 0.01, "float32"),
+        (40, 40, "float32"),
+        (70_000, 0.3, "float32"),
+    ],
+)
+def test_rounds_in_one_pass(size, k, dtype):
+    """Ties, NaN, subnormal numbers, rests and losses: as the rounds by pieces."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(size)
+        optimizer, params = gdsec_jax.top_j(M, k), jnp.zeros(size, dtype)
+
+        @functools.partial(jax.jit, static_argnums=0)
+        def step(on, grads, state, active, delivered):
+            with _native.native_kernels(on):
+                return optimizer.update(
+                    grads, state, params, active=active, delivered=delivered
+                )
+
+        states = [optimizer.init(params)] * 2
+        for turn in range(7):
+            grads = np.round(4 * rng.standard_normal((M, size)))
+            if turn == 3:
+                grads[0, 1], grads[1, 0] = np.nan, np.finfo(dtype).tiny / 4
+            if turn == 4:
+                grads[:2], grads[2, 7] = 0, np.inf
+            heard = [jnp.asarray(rng.random(M) < 0.7) for _ in range(2)]
+            made = [
+                step(on, jnp.asarray(grads, dtype), state, *heard)
+                for on, state in zip((True, False), states, strict=True)
+            ]
+            states = [state for _, state in made]
+            jax.tree.map(np.testing.assert_array_equal, *made)
+        assert gdsec_jax.last_round(states[0]).entries.max() > 0
+
+
+def test_exported_rounds_are_those_of_xla():
+    optimizer, params = gdsec_jax.top_j(M, 5), jnp.zeros(50)
+    grads, state = jnp.arange(3.0 * 50).reshape(M, 50) % 7, optimizer.init(params)
+
+    def total(grads):
+        return optimizer.update(grads, state, params)[0]
+
+    exported = jax.export.export(jax.jit(total))(grads)
+    assert "@gdsec_" not in exported.mlir_module()
+    with _native.native_kernels(False):
+        np.testing.assert_array_equal(exported.call(grads), jax.jit(total)(grads))
+
+
+def test_a_sweep_of_rounds_in_one_pass():
+    optimizer = gdsec_jax.top_j(M, 5)
+    params = jnp.zeros(50)
+    grads = jax.random.normal(jax.random.key(0), (4, M, 50))
+    state = optimizer.init(params)
+
+    def update(grads):
+        return optimizer.update(grads, state, params)
+
+    together = jax.jit(jax.vmap(update))(grads)
+    alone = jax.tree.map(lambda *x: jnp.stack(x), *map(jax.jit(update), grads))
+    jax.tree.map(np.testing.assert_array_equal, together, alone)

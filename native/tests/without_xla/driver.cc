@@ -76,10 +76,15 @@ void of_vectors(ffi::ThreadPool pool, DataType type, int64_t size) {
 
 void largest(ffi::ThreadPool pool, DataType type, int64_t size) {
   AnyBuffer x = filled(type, {2, size});
-  Result key(AnyBuffer(type == DataType::F64 ? DataType::F64 : DataType::U32, {2}));
-  Result last(AnyBuffer(DataType::S32, {2}));
-  for (int64_t k : {int64_t(1), size / 100, size / 2, size})
-    if (k > 0 && k <= size) see(gdsec::select(pool, x, k, key, last), {key, last});
+  const DataType keys = type == DataType::F64 ? DataType::F64 : DataType::U32;
+  Result key(AnyBuffer(keys, {2})), last(AnyBuffer(DataType::S32, {2}));
+  Result most(AnyBuffer(keys, {2}));
+  const bool sums = type == DataType::F32 || type == DataType::F64;
+  for (bool added : {false, sums})
+    for (int64_t k : {int64_t(1), size / 100, size / 2, size})
+      if (k > 0 && k <= size)
+        see(gdsec::select(pool, x, filled(type, {2, added ? size : 0}), k, key, last, most),
+            {key, last, most});
 }
 
 void update(ffi::ThreadPool pool, DataType type, DataType state, int64_t size, int kind) {
@@ -97,9 +102,15 @@ void update(ffi::ThreadPool pool, DataType type, DataType state, int64_t size, i
   Result new_known = result(known), new_error = result(error), next = result(previous);
   Result total(AnyBuffer(type, {2, size}));
   Result entries(AnyBuffer(DataType::S32, {2, M})), lost(AnyBuffer(DataType::PRED, {2, M}));
+  const bool largest = kind == 2;
+  AnyBuffer keys = filled(type, {2, largest ? M : 0});
+  AnyBuffer last(DataType::S32, {2, largest ? M : 0});
+  for (int64_t i = 0; i < last.element_count(); ++i)
+    static_cast<int32_t*>(last.untyped_data())[i] = int32_t(generator() % (size + 1));
   see(gdsec::update(pool, filled(type, all), known, error, params, previous, filled(type, {2}),
                     filled(type, {2}), filled(DataType::PRED, {2, M}),
-                    filled(DataType::PRED, {2, M}), filled(DataType::PRED, {2, M}), kind != 1,
+                    filled(DataType::PRED, {2, M}), filled(DataType::PRED, {2, M}), keys, last,
+                    kind != 1,
                     kind < 2, new_known, new_error, next, total, entries, lost),
       {new_known, new_error, next, total, entries, lost});
 }
@@ -151,7 +162,7 @@ void overrun(ffi::ThreadPool pool) {
   AnyBuffer x = filled(DataType::F32, {1000});
   x.claim({1001});
   Result key(AnyBuffer(DataType::U32, {})), last(AnyBuffer(DataType::S32, {}));
-  see(gdsec::select(pool, x, 1001, key, last), {key, last});
+  see(gdsec::select(pool, x, filled(DataType::F32, {0}), 1001, key, last, key), {key, last});
 }
 
 }  // namespace
