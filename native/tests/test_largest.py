@@ -180,12 +180,12 @@ def lowered_round(on, num_params=1, **options):
 def test_who_has_rounds_in_one_pass():
     assert "gdsec_update" in lowered_round(True)
     assert "gdsec_update" not in lowered_round(False)
-    for options in (
-        {"num_params": 2},  # the k largest of both together
-        {"state_dtype": "bfloat16"},
-        {"on_nonfinite": "propagate"},
+    for made in (
+        lowered_round(True, num_params=2),  # the k largest of both together
+        lowered_round(True, state_dtype="bfloat16"),
+        lowered_round(True, on_nonfinite="propagate"),
     ):
-        assert "gdsec_update" not in lowered_round(True, **options)
+        assert "gdsec_update" not in made
 
 
 @pytest.mark.parametrize(
