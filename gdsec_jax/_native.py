@@ -13,14 +13,20 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gdsec_jax import _checks, _trees
 
-ARGUMENTS = 2  # what the kernels' arguments mean: `gdsec_jax_native.ARGUMENTS`
+ARGUMENTS = 3  # what the kernels' arguments mean: `gdsec_jax_native.ARGUMENTS`
 # By the message's dtype, the dtypes that memories may have.
 STATES = {
     "float32": ("float32", "bfloat16"),
     "float64": ("float32", "float64", "bfloat16"),
+}
+# By an entry's dtype, that of its key (`gdsec_jax.worker._counting.keys_of`).
+KEYS = {
+    **dict.fromkeys(("float32", "bfloat16", "uint32"), "uint32"),
+    "float64": "uint64",
 }
 # A part of what jit's caches know a program by.
 _switch = jax.make_user_context(default_value=True)
@@ -197,6 +203,17 @@ class Round(NamedTuple):
     computes: jax.Array  # bool [M]
     sends: jax.Array  # the same
     arrives: jax.Array  # the same
+    # Of `kth_largest`, [M]: then u has the k largest entries of v. Or [M, 0], with xi.
+    key: jax.Array
+    last: jax.Array
+
+
+class Rank(NamedTuple):
+    """Where a vector's k largest entries are: above a key, or with it and so far."""
+
+    key: jax.Array  # [], the k-th largest
+    last: jax.Array  # int32 [], where the last of the k is that has it; D: all have
+    largest: jax.Array  # [], the largest key
 
 
 def update(round: Round, *, estimates: bool, drops: bool) -> Update:
@@ -204,6 +221,8 @@ def update(round: Round, *, estimates: bool, drops: bool) -> Update:
 
     .. math:: v = g - h + e, \quad u = 0 \text{ if } |v| \le \xi |\theta - \theta'|
        \text{ else } v, \quad h \leftarrow h + \beta u, \quad e \leftarrow v - u
+
+    or, with keys, :math:`u = \text{top}_k(v)`.
 
     Args:
       round: gradients and params in float32 or float64, memories in `STATES`.
@@ -242,8 +261,14 @@ def _update_by_xla(round: Round, *, estimates: bool, drops: bool) -> Update:
     h = known.astype(dtype) if has_known else jnp.zeros_like(gradients)
     e = error.astype(dtype) if has_error else jnp.zeros_like(gradients)
     v = gradients - h + e
-    threshold = round.xi * jnp.abs(round.params - round.previous)
-    u = _trees.flush(jnp.where(jnp.abs(v) <= threshold, 0, v).astype(dtype))
+    if round.key.size:
+        keys = jax.lax.bitcast_convert_type(jnp.abs(v), KEYS[dtype.name])
+        key, last = round.key[:, None], round.last[:, None]
+        place = jax.lax.broadcasted_iota(jnp.int32, v.shape, 1)
+        censored = ~((keys > key) | ((keys == key) & (place <= last)))
+    else:
+        censored = jnp.abs(v) <= round.xi * jnp.abs(round.params - round.previous)
+    u = _trees.flush(jnp.where(censored, 0, v).astype(dtype))
     moves = jnp.where(round.arrives[:, None], u, 0)
     new_h, new_e = (h + round.beta * moves).astype(known.dtype), v - moves
     new_e = new_e.astype(error.dtype)
@@ -293,3 +318,20 @@ def change_norm(params: Any, previous: Any, dtype: Any) -> jax.Array:
     if not (fits and used() and _checks.is_traced(leaves)):
         return by_xla(params, previous)
     return on_cpu(kernel, by_xla)(params, previous)
+
+
+def kth_largest(x: jax.Array, k: int, added: jax.Array | None = None) -> Rank:
+    """The k-th largest of a vector's magnitudes.
+
+    Args:
+      x: [D], in a dtype of `KEYS`.
+      k: from 1 to D, static.
+      added: to x before, the same; in float32 or float64.
+    """
+    like = jax.ShapeDtypeStruct
+    key = like((), jnp.dtype(KEYS[x.dtype.name]))
+    out = (key, like((), jnp.int32), key)
+    call = jax.ffi.ffi_call("gdsec_select", out, vmap_method="broadcast_all")
+    return Rank(
+        *call(x, jnp.zeros(0, x.dtype) if added is None else added, k=np.int64(k))
+    )

@@ -1,20 +1,23 @@
-"""A round of GD-SEC in one pass over the memory, by a compiled kernel.
+"""A round of GD-SEC, or of top-j, in one pass over the memory, by a compiled kernel.
 
 Where the pipeline is declared to be censoring in memories (`worker.Piece.censored`),
-the kernel computes the workers' half, in place. The pieces define it.
+the kernel computes the workers' half, in place. Where it sends the largest entries,
+another pass finds their thresholds first. The pieces define it.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from gdsec_jax import _native
+from gdsec_jax import _checks, _native
 from gdsec_jax._devices import num_devices
 from gdsec_jax.federation._counts import uploads_of
 from gdsec_jax.federation._round import Answers, Federation, Outcome, Round, step
 from gdsec_jax.wire._uploads import Layout
 from gdsec_jax.worker import ErrorFeedbackState, GradientDifferenceState
+from gdsec_jax.worker._select import rank_of_sum
 
 
 class Numbers(NamedTuple):
@@ -34,7 +37,9 @@ class Memories(NamedTuple):
 def numbers_of(federation: Federation, counting: Layout, now: Round) -> Numbers | None:
     """What the kernel needs to know of the pieces; None if it cannot do the round."""
     censored, common = federation.worker.censored, now.common
-    if censored is None or not federation.component_wise or not _native.used():
+    if censored is None or not _native.used():
+        return None
+    if not (federation.component_wise or _largest(federation, now)):
         return None
     if counting.run_coded or federation.spread.axes or num_devices() > 1:
         return None
@@ -70,7 +75,8 @@ def in_one_pass(
     gradients = workers.weighted()
     # What reads the previous parameters, which the kernel replaces, comes first.
     computes = workers.computes & now.always
-    if federation.drops:
+    k = federation.worker.censored.k  # pyright: ignore
+    if federation.drops and k is None:
         for leaf in jax.tree.leaves(gradients):
             computes &= _native.all_finite(leaf.reshape(leaf.shape[0], -1))
     everyone = jnp.ones_like(computes)
@@ -82,8 +88,16 @@ def in_one_pass(
     if common.change is not None:  # held; against zeros it stays what it is
         params, previous = common.change, jax.tree.map(jnp.zeros_like, common.change)
 
+    rows = len(computes)
+    key, last = jnp.zeros((rows, 0), jnp.uint32), jnp.zeros((rows, 0), jnp.int32)
+    if k is not None:
+        (gradient,), (error,) = map(jax.tree.leaves, (gradients, memories.error))
+        number = _checks.number_of(k, error[0].size)
+        rank = jax.vmap(functools.partial(rank_of_sum, k=number))
+        key, last, largest = rank(gradient.reshape(rows, -1), error.reshape(rows, -1))
+        computes &= jnp.isfinite(jax.lax.bitcast_convert_type(largest, error.dtype))
+
     def one(gradient, known, error, xi, params, previous):
-        rows = gradient.shape[0]
         nothing = jnp.zeros((rows, 0), (error if known is None else known).dtype)
         made = _native.update(
             _native.Round(
@@ -97,9 +111,11 @@ def in_one_pass(
                 computes,
                 sends,
                 arrives,
+                key,
+                last,
             ),
             estimates=estimates,
-            drops=federation.drops,
+            drops=federation.drops and k is None,
         )
         return made._replace(
             known=None if known is None else made.known.reshape(known.shape),
@@ -131,6 +147,18 @@ def in_one_pass(
     if common.change is None:
         outcome = outcome._replace(previous=tree_of("previous"))
     return outcome
+
+
+def _largest(federation: Federation, now: Round) -> bool:
+    """Whether each worker sends the k largest entries of one vector and a memory e."""
+    censored, memories = federation.worker.censored, _memories(now.workers.states)
+    if censored is None or censored.k is None or memories.known is not None:
+        return False
+    params = jax.tree.leaves(now.common.previous)
+    leaves = [*params, *jax.tree.leaves((now.workers.gradients, memories.error))]
+    one = len(params) == 1 and len(leaves) == 3 and params[0].size > 0
+    alike = len({leaf.dtype for leaf in leaves}) == 1  # then what is finite stays so
+    return one and alike and federation.drops and federation.server.component_wise
 
 
 def _memories(states: Any) -> Memories:

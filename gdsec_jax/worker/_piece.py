@@ -28,6 +28,7 @@ class Censored(NamedTuple):
     """
 
     xi: Callable[[dict[str, Any]], Any]  # from the extra arguments to censor's xi
+    k: float | None = None  # instead of xi, if C is `top_k`
     error: bool = False  # whether there is a memory e
     beta: Any = None  # of the memory h; None: there is none
 
@@ -94,8 +95,9 @@ class Piece(optax.GradientTransformationExtraArgs):
         is `Measured` of all. Handed that, as the extra argument `measured`, and where a
         part lies, `place`, it works on every component by itself, as if it were
         `component_wise`. None where that is not known, or nothing needs be measured.
-      censored: of what numbers it is made, if it is censoring in memories: a compiled
-        kernel then does a round in one pass, where gdsec-jax-native is installed.
+      censored: of what numbers it is made, if it is censoring in memories, or the k
+        largest in a memory: a compiled kernel then does a round in one pass, where
+        gdsec-jax-native is installed.
       noise: what it adds to the gradient first, that makes it private; None: nothing.
 
     Examples:

@@ -5,6 +5,7 @@ with its magnitude. The k-th largest key is found by counting how many lie at or
 few thresholds, which a sample chooses at first, until a small window of keys is left.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdsec_jax import _masks, _trees
+from gdsec_jax import _checks, _masks, _native, _trees
 from gdsec_jax.worker import _counting, _rounding
 from gdsec_jax.worker._counting import LEAST, keys_of
 
@@ -55,7 +56,7 @@ def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
         x,
         k,
         sort=lambda x: jnp.sort(jax.lax.top_k(_magnitudes(x), k)[1]),
-        select=lambda x, window: _masks.where_set(_mask(x, k, window), k),
+        select=lambda x, kth: _masks.where_set(_mask(x, *kth), k),
         by_counting=lambda x: _masks.where_set(_counting.masks([x], k)[0], k),
     )
     return x.at[index].get(mode="promise_in_bounds"), index
@@ -82,7 +83,7 @@ def mask_of_largest(x: jax.Array, k: int) -> jax.Array:
         return jnp.zeros(x.shape, bool).at[index].set(True)
 
     return _by_platform(
-        *(x, k, sort, lambda x, window: _mask(x, k, window)),
+        *(x, k, sort, lambda x, kth: _mask(x, *kth)),
         lambda x: _counting.masks([x], k)[0],
     )
 
@@ -138,18 +139,38 @@ def _magnitudes(x: jax.Array) -> jax.Array:
 
 
 def _by_platform(x, k, sort, select, by_counting):
-    """By `jax.lax.top_k` where it is the faster."""
+    """By `jax.lax.top_k` where it is the faster, by a compiled kernel where one is."""
     window = min(WINDOW, max(1, x.size // 128))  # what the guess mostly leaves
     ways = {"default": sort}
     if k > FEW:
-        ways["cpu"] = lambda x: select(x, window)
+        ways["cpu"] = lambda x: select(x, _kth(x, k, window))
     if k and x.size >= LEAST:
         ways["tpu"] = by_counting
-    return jax.lax.platform_dependent(x, **ways) if len(ways) > 1 else sort(x)
+
+    def by_xla(x):
+        return jax.lax.platform_dependent(x, **ways) if len(ways) > 1 else sort(x)
+
+    if not (k and x.dtype.name in _native.KEYS and _native.used()):
+        return by_xla(x)
+    if not _checks.is_traced(x):
+        return by_xla(x)
+    kernel = functools.partial(_native.kth_largest, k=k)
+    return _native.on_cpu(lambda x: select(x, kernel(x)[:2]), by_xla)(x)
 
 
-def _mask(x: jax.Array, k: int, window: int) -> jax.Array:
-    key, last = _kth(x, k, window)
+def rank_of_sum(x: jax.Array, y: jax.Array, k: int) -> _native.Rank:
+    """Of x + y, [D], in a program that may have kernels; k from 1."""
+
+    def by_xla(x, y):
+        keys = keys_of(x + y)
+        kth = _kth(x + y, k, min(WINDOW, max(1, x.size // 128)))
+        return _native.Rank(*kth, keys.max())
+
+    kernel = functools.partial(_native.kth_largest, k=k)
+    return _native.on_cpu(lambda x, y: kernel(x, added=y), by_xla)(x, y)
+
+
+def _mask(x: jax.Array, key: jax.Array, last: jax.Array) -> jax.Array:
     keys, index = keys_of(x), jax.lax.iota(jnp.int32, x.size)
     return (keys > key) | ((keys == key) & (index <= last))
 

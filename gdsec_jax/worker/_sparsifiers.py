@@ -11,7 +11,7 @@ from gdsec_jax._checks import number_of
 from gdsec_jax._devices import unless_on_tpu
 from gdsec_jax.wire import Code, Packing
 from gdsec_jax.worker._counting import threshold
-from gdsec_jax.worker._piece import Measured, Part, Piece, no_state
+from gdsec_jax.worker._piece import Censored, Measured, Part, Piece, no_state
 from gdsec_jax.worker._select import (
     mask_of_drawn,
     mask_of_largest,
@@ -114,6 +114,7 @@ def top_k(k: float, *, scope: Scope = "message") -> Piece:
         no_state,
         update,
         measure=measure,
+        censored=Censored(lambda extra_args: 0.0, k=k),
         contraction=_kept_at_least(k, scope),
         most_entries=_most_entries(k, scope),
         keeps_zeros=True,

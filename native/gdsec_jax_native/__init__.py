@@ -11,7 +11,7 @@ import jax
 __version__ = "0.1.0"
 TARGETS = (
     *("gdsec_finite", "gdsec_change_norm", "gdsec_update"),
-    *("gdsec_dense", "gdsec_entries", "gdsec_blocks"),
+    *("gdsec_dense", "gdsec_entries", "gdsec_blocks", "gdsec_select"),
 )
 
 _library = ctypes.CDLL(str(Path(__file__).parent / "kernels.so"))

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "selection.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -45,6 +46,17 @@ const Gradients& gradients() {
   return found;
 #else
   return gradient_base;
+#endif
+}
+
+const Selects& selects() {
+#ifdef X86_LEVELS
+  static const Selects& found = &kernels() == &update_v4   ? select_v4
+                                : &kernels() == &update_v3 ? select_v3
+                                                           : select_base;
+  return found;
+#else
+  return select_base;
 #endif
 }
 
@@ -189,7 +201,7 @@ ffi::Error change_norm(ffi::ThreadPool pool, ffi::AnyBuffer a, ffi::AnyBuffer b,
   return ffi::Error::Success();
 }
 
-// ---- GD-SEC's update of all workers, in place.
+// ---- GD-SEC's update of all workers, in place; or that by the largest entries of each.
 
 // Columns of a task: long stretches of memory are read faster, and their thresholds and
 // sums stay in the cache; but there should be several tasks.
@@ -198,12 +210,28 @@ int64_t columns_of(int64_t length, int64_t width) {
   return std::max<int64_t>(2048, std::min(most, sixteenth));
 }
 
+// Above which are the entries with a larger key, and up to the place `last` those with it.
+template <typename G, typename E>
+void thresholds(G* to, int64_t size, typename E::Key key, int64_t last) {
+  // Subnormal numbers are not sent, see `threshold` in update.cc.
+  const G least = std::numeric_limits<G>::min() - std::numeric_limits<G>::denorm_min();
+  auto of = [&](typename E::Key bits) {
+    G magnitude;
+    std::memcpy(&magnitude, &bits, sizeof(magnitude));
+    return magnitude > least ? magnitude : least;
+  };
+  const int64_t kept = std::max<int64_t>(0, std::min(size, last + 1));
+  std::fill(to, to + kept, key ? of(key - 1) : least);
+  std::fill(to + kept, to + size, of(key));
+}
+
 constexpr int64_t GROUP = int64_t(1) << 17;  // entries of a task, at least, where D is small
 
 ffi::Error update(ffi::ThreadPool pool, ffi::AnyBuffer gradients, ffi::AnyBuffer known_in,
                   ffi::AnyBuffer error_in, ffi::AnyBuffer params, ffi::AnyBuffer previous,
                   ffi::AnyBuffer xi, ffi::AnyBuffer beta, ffi::AnyBuffer computes,
-                  ffi::AnyBuffer sends, ffi::AnyBuffer arrives, bool estimates, bool drops,
+                  ffi::AnyBuffer sends, ffi::AnyBuffer arrives, ffi::AnyBuffer keys,
+                  ffi::AnyBuffer last, bool estimates, bool drops,
                   ffi::Result<ffi::AnyBuffer> known, ffi::Result<ffi::AnyBuffer> error,
                   ffi::Result<ffi::AnyBuffer> next, ffi::Result<ffi::AnyBuffer> total,
                   ffi::Result<ffi::AnyBuffer> entries, ffi::Result<ffi::AnyBuffer> lost) {
@@ -218,6 +246,8 @@ ffi::Error update(ffi::ThreadPool pool, ffi::AnyBuffer gradients, ffi::AnyBuffer
   const int64_t length = dims[dims.size() - 1], num_workers = dims[dims.size() - 2];
   const int64_t settings = product(dims, 0, dims.size() - 2);
   const int64_t width = type == F32 ? 4 : 8, state_width = state == BF16 ? 2 : state == F32 ? 4 : 8;
+  const bool largest = keys.element_count() > 0;  // the k of each worker
+  if (largest && int64_t(keys.element_count()) != settings * num_workers) return wrong("update: keys");
   // What XLA could not give in place is brought there first.
   auto bring = [&](ffi::AnyBuffer from, ffi::Result<ffi::AnyBuffer>& to) {
     if (from.untyped_data() != to->untyped_data())
@@ -253,7 +283,7 @@ ffi::Error update(ffi::ThreadPool pool, ffi::AnyBuffer gradients, ffi::AnyBuffer
     static thread_local std::vector<char> threshold;
     if (int64_t(threshold.size()) < size * width) threshold.resize(size * width);
     const int64_t place = setting * length + from;
-    kernels().threshold[type](number(xi.untyped_data(), type, setting),
+    if (!largest) kernels().threshold[type](number(xi.untyped_data(), type, setting),
                               shifted(params.untyped_data(), place, width),
                               shifted(previous.untyped_data(), place, width), threshold.data(), size);
     if (groups == 1) follows(place, size);
@@ -276,6 +306,18 @@ ffi::Error update(ffi::ThreadPool pool, ffi::AnyBuffer gradients, ffi::AnyBuffer
       if (!computing[row]) {
         if (has_known && estimates) kernels().rest[type][state](sum, segment.known, size);
         continue;
+      }
+      if (largest) {
+        const int64_t until = static_cast<const int32_t*>(last.untyped_data())[row] - from;
+        auto fill = [&](auto* to, auto own) {
+          using E = decltype(own);
+          const auto* key = static_cast<const typename E::Key*>(keys.untyped_data());
+          thresholds<std::remove_pointer_t<decltype(to)>, E>(to, size, key[row], until);
+        };
+        if (type == F32)
+          fill(reinterpret_cast<float*>(threshold.data()), OfF32());
+        else
+          fill(reinterpret_cast<double*>(threshold.data()), OfF64());
       }
       const Said said = apply(segment);
       if (said.entries) counts[row].fetch_add(int32_t(said.entries), std::memory_order_relaxed);
@@ -446,12 +488,46 @@ ffi::Error blocks(ffi::ThreadPool pool, ffi::AnyBuffer starts, ffi::AnyBuffer co
   return gradient(pool, model, 8 * most, false, rows_of, gradients().blocks[model.type][codes]);
 }
 
+// ---- The k-th largest magnitude: [.., D], to which as many are added, or [.., 0], to its key
+// [..] and, int32 [..], the place of the last of the k largest entries that have it, or D where
+// all entries with it are among them; and the largest key.
+
+ffi::Error select(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer added, int64_t k,
+                  ffi::Result<ffi::AnyBuffer> key, ffi::Result<ffi::AnyBuffer> last,
+                  ffi::Result<ffi::AnyBuffer> largest) {
+  const auto dims = x.dimensions();
+  if (dims.size() < 1) return wrong("select: x has no [D]");
+  const int64_t length = dims[dims.size() - 1], rows = product(dims, 0, dims.size() - 1);
+  if (k < 1 || k > length || length >= int64_t(1) << 31) return wrong("select: k or D");
+  const bool sums = added.element_count() > 0;
+  const bool floats = type_of(x.element_type()) == F32 || type_of(x.element_type()) == F64;
+  if (sums && (!floats || added.element_type() != x.element_type() ||
+               added.element_count() != x.element_count()))
+    return wrong("select: what is added");
+  auto by = [&](auto keys, Entry entry) {
+    using E = decltype(keys);
+    const Selection<E> selection{selects().between[entry], length, k};
+    auto tasks = [&](int64_t n, int64_t numbers, const auto& task) { parallel(pool, n, numbers, task); };
+    selection.run(tasks, x.untyped_data(), sums ? added.untyped_data() : nullptr, rows,
+                  key->untyped_data(), static_cast<int32_t*>(last->untyped_data()),
+                  largest->untyped_data());
+    return ffi::Error::Success();
+  };
+  switch (x.element_type()) {
+    case ffi::DataType::F32: return by(OfF32(), ENTRY_F32);
+    case ffi::DataType::F64: return by(OfF64(), ENTRY_F64);
+    case ffi::DataType::BF16: return by(OfBf16(), ENTRY_BF16);
+    case ffi::DataType::U32: return by(OfU32(), ENTRY_U32);
+    default: return wrong("select: no kernel for this type");
+  }
+}
+
 }  // namespace
 }  // namespace gdsec
 
 using Any = ffi::AnyBuffer;
 
-extern "C" __attribute__((visibility("default"))) const int gdsec_arguments = 2;
+extern "C" __attribute__((visibility("default"))) const int gdsec_arguments = 3;
 
 #define EXPORT XLA_FFI_DEFINE_HANDLER_SYMBOL
 #pragma GCC visibility push(default)
@@ -462,7 +538,7 @@ EXPORT(gdsec_change_norm, gdsec::change_norm,
 EXPORT(gdsec_update, gdsec::update,
        ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
            .Arg<Any>().Arg<Any>().Arg<Any>().Arg<Any>().Arg<Any>().Arg<Any>().Arg<Any>()
-           .Arg<Any>().Arg<Any>().Arg<Any>()
+           .Arg<Any>().Arg<Any>().Arg<Any>().Arg<Any>().Arg<Any>()
            .Attr<bool>("estimates").Attr<bool>("drops")
            .Ret<Any>().Ret<Any>().Ret<Any>().Ret<Any>().Ret<Any>().Ret<Any>());
 EXPORT(gdsec_dense, gdsec::dense,
@@ -477,4 +553,7 @@ EXPORT(gdsec_blocks, gdsec::blocks,
        ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
            .Arg<Any>().Arg<Any>().Arg<Any>().Arg<Any>().Arg<Any>().Arg<Any>().Arg<Any>()
            .Arg<Any>().Attr<int64_t>("loss").Ret<Any>());
+EXPORT(gdsec_select, gdsec::select,
+       ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
+           .Arg<Any>().Arg<Any>().Attr<int64_t>("k").Ret<Any>().Ret<Any>().Ret<Any>());
 #pragma GCC visibility pop

@@ -45,6 +45,18 @@ struct Rows {
   double scale;             // of codes
 };
 
+// Of a vector's entries, by keys that grow with their magnitudes (keys.h).
+enum Entry { ENTRY_F32 = 0, ENTRY_F64 = 1, ENTRY_BF16 = 2, ENTRY_U32 = 3 };
+
+struct Range {  // of keys, ends included
+  int64_t low, high;
+};
+
+struct Ranked {  // how many entries are above a range, at its upper end, inside, at the lower
+  int64_t above, at_high, inside, at_low;
+  int64_t largest;  // of all keys
+};
+
 struct Kernels {
   // By message and state type; null where there is none.
   Said (*update[2][3])(const Segment&);
@@ -65,9 +77,16 @@ struct Gradients {
   void (*blocks[2][2])(const Rows&);   // by type, and whether values are codes
 };
 
-#define DECLARE(level)                       \
-  extern const Kernels update_##level;       \
-  extern const Gradients gradient_##level;
+struct Selects {
+  // By the type of the entries: counts them, and writes the keys inside, in their order,
+  // to where there is room for `size`.
+  Ranked (*between[4])(const void* x, int64_t size, Range range, void* inside);
+};
+
+#define DECLARE(level)                     \
+  extern const Kernels update_##level;     \
+  extern const Gradients gradient_##level; \
+  extern const Selects select_##level;
 DECLARE(base)
 DECLARE(v3)
 DECLARE(v4)

@@ -3,6 +3,7 @@
 import os
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -37,6 +38,8 @@ def round_of(size, message="float32", state="float32", seed=0, memories="he", **
         jnp.asarray(0.7, message),
         jnp.asarray(0.3, message),
         *(jnp.asarray(masks[name], bool) for name in ("computes", "sends", "arrives")),
+        key=jnp.zeros((M, 0), jnp.uint32),
+        last=jnp.zeros((M, 0), jnp.int32),
     )
 
 
@@ -124,6 +127,17 @@ def test_all_settings_of_a_sweep():
     together = jax.jit(jax.vmap(update))(stacked)
     alone = jax.tree.map(lambda *x: jnp.stack(x), *map(jax.jit(update), rounds))
     jax.tree.map(np.testing.assert_array_equal, together, alone)
+
+
+def test_exported_programs_have_no_kernel():
+    def update(*round):
+        made = _native.update(_native.Round(*round), estimates=True, drops=True)
+        return tuple(made)
+
+    function, round = jax.jit(update), round_of(20)
+    assert "@gdsec_update" in function.lower(*round).as_text()
+    exported = jax.export.export(function)(*round)
+    assert "@gdsec_" not in exported.mlir_module()
 
 
 def test_derivatives_are_those_of_xla():

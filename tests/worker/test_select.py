@@ -4,10 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from inside import _select
+from inside import _native, _select
 
 FLOATS = ("float32", "bfloat16", "float16")
 DTYPES = {name: jnp.dtype(name) for name in (*FLOATS, "float64", "uint32")}
+
+
+@pytest.fixture(autouse=True)
+def by_xla():
+    """As XLA selects: the kernel's tests are beside it."""
+    with _native.native_kernels(False):
+        yield
 
 
 @pytest.fixture
@@ -133,7 +140,7 @@ def test_a_sample_that_errs_costs_time_alone(monkeypatch, guess):
 
 @pytest.mark.usefixtures("short")
 def test_without_a_window_as_on_a_tpu():
-    mask_of = jax.jit(lambda x: _select._mask(x, 30, 0))
+    mask_of = jax.jit(lambda x: _select._mask(x, *_select._kth(x, 30, 0)))
     for name, x in vectors(3000).items():
         if name != "NaN and infinity":
             np.testing.assert_array_equal(mask_of(x), expected(x, 30), err_msg=name)
