@@ -196,8 +196,8 @@ def one_bit_adam(
     References:
       Tang et al., 1-bit Adam, 2021, https://arxiv.org/abs/2102.02888. As in its public
       code nothing corrects Adam's start, and there is no step but this one; that code
-      has a scale for each array, the root of the mean square, and a mask of the
-      caller's where v is 0.
+      has a mask of the caller's where v is 0, and, from memory, a scale for each array,
+      the root of the mean square.
     """
     _checks.integer("warmup", warmup, 1, 2**31 - 1)
     for name, value in (("b1", b1), ("b2", b2)):
