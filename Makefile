@@ -1,3 +1,4 @@
+# make environment   what all others begin with
 # make figures   set up an environment and run the main job: figures in results/
 # make test      set up an environment and run the tests
 # make native    the compiled kernels, where a C++ compiler is found; without them all works
@@ -12,8 +13,7 @@ VENV ?= .venv
 CONSTRAINTS ?= -c constraints.txt
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# What is imported is compiled then; most never is.
-INSTALL := python -m pip install --quiet --disable-pip-version-check --no-compile
+INSTALL := python -m pip install --quiet --disable-pip-version-check
 PIP := $(BIN)/$(INSTALL)
 # Programs compiled for tests are kept: most of a test's time goes into the compiler. What is
 # tested is XLA's own form, which defines the compiled kernels; these have tests of their own.

@@ -17,7 +17,7 @@ import numpy as np
 
 from gdsec_jax import _checks, _trees
 
-ARGUMENTS = 3  # what the kernels' arguments mean: `gdsec_jax_native.ARGUMENTS`
+ARGUMENTS = 4  # what the kernels' arguments mean: `gdsec_jax_native.ARGUMENTS`
 # By the message's dtype, the dtypes that memories may have.
 STATES = {
     "float32": ("float32", "bfloat16"),

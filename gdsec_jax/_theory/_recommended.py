@@ -34,8 +34,8 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
     scaffnew                        1, local steps 1/L_max, p = sqrt(mu/L_max)
     tamuna                          1, local steps 1/L_max, p = sqrt(M/s mu/L_max)
     locodl                          1, local steps 1/L_max, p as in its docstring
-    diloco, sparse_loco             1, local steps of AdamW 4e-4, heuristic;
-    streaming_diloco                of SGD as in scaffold
+    diloco, streaming_diloco,       1, local steps of AdamW 4e-4, heuristic; of SGD as
+    sparse_loco                     in scaffold, by the G of sparse_loco
     dasha_pp, adiana                as in their docstrings
     marina_p                        1/(L + L_max sqrt((1 - p) omega/p))
     ef21_p                          alpha/(8 L), alpha = k/D
@@ -57,9 +57,9 @@ def theory(method: str, problem: Problem, **parameters: Any) -> Theory:
       method: its name, of `gdsec_jax.METHODS`.
       problem: with its smoothness constants.
       parameters: arguments of the algorithm, of which the step depends on k, levels,
-        compressor, probability, steps, inner, eta, zeta, nu, beta, variant, second_k,
-        momentum, owners, cohort, strong_convexity, eps and scope. A xi that is given is
-        judged.
+        compressor, probability, steps, inner, chunk, decay, eta, zeta, nu, beta,
+        variant, second_k, momentum, owners, cohort, strong_convexity, eps and scope. A
+        xi that is given is judged.
 
     Returns:
       A `Theory`. Its `parameters` are arguments of the algorithm: beta of DIANA, the

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
+import jax
 import numpy as np
 import optax
 
@@ -152,8 +153,23 @@ def _scaffold(problem: Problem, parameters) -> Theory:
 def _trained(problem: Problem, parameters) -> Theory:
     if parameters.get("inner") is optax.sgd:
         return _scaffold(problem, parameters)
-    source = "the paper's of DiLoCo, of AdamW and language models"
+    source = "the paper's of DiLoCo, of AdamW and language models; others inside differ"
     return Theory(1.0, {"local_learning_rate": 4e-4}, True, source)
+
+
+def _sparse_loco(problem: Problem, parameters) -> Theory:
+    """That of `_trained`, SGD's divided by what an entry's wait gathers."""
+    known = _trained(problem, parameters)
+    if parameters.get("inner") is not optax.sgd:
+        return known
+    chunk = _checks.integer("chunk", parameters.get("chunk", 4096), 1)
+    longest = max(np.size(x) for x in jax.tree.leaves(problem.init_params))
+    length, decay = min(chunk, longest), float(parameters.get("decay", 0.95))
+    rounds = length / _checks.number_of(parameters.get("k", 64), length)
+    gathered = rounds if decay == 1 else (1 - decay**rounds) / (1 - decay)
+    local = known.parameters["local_learning_rate"] / max(gathered, 1.0)
+    source = f"{known.source}, and by the rounds that an entry waits"
+    return known._replace(parameters={"local_learning_rate": local}, source=source)
 
 
 def _scaffnew(problem: Problem, parameters) -> Theory:
@@ -399,5 +415,5 @@ STEPS: dict[str, Callable[[Problem, Any], Theory]] = {
     "one_bit_adam": _one_bit_adam,
     "diloco": _trained,
     "streaming_diloco": _trained,
-    "sparse_loco": _trained,
+    "sparse_loco": _sparse_loco,
 }

@@ -85,9 +85,10 @@ def ef21_muon(
          \theta^{k+1} = \theta^k + \text{top}_k(X - \theta^k)
 
     for each leaf; v begins as the first gradient, which travels whole. Of a matrix
-    :math:`U V^T` is optax's, by five Newton-Schulz steps, which leave singular values
-    between about 0.7 and 1.2; a leaf of more axes is a matrix whose columns are its
-    last; one of less is a single column, divided by its norm. A step is as long as t,
+    :math:`U V^T` is optax's, by five Newton-Schulz steps: singular values between about
+    0.7 and 1.2 of those above a fiftieth of the matrix's norm, smaller ones of the
+    others; a leaf of more axes is a matrix whose columns are its last; one of less is a
+    single column, divided by its norm. A step is as long as t,
     however small the gradient: at a fixed one it reaches a neighbourhood as wide.
     Of a step that changes, what was left out is taken with the new one.
 
@@ -173,7 +174,9 @@ def one_bit_adam(
     \epsilon)`. Where v is 0, as there never was a gradient, entries stay where they
     are. One bit an entry and a scale go either way; `last_round` and `last_broadcast`
     count them, and the whole vectors of the warm-up. At a fixed step it reaches a
-    neighbourhood of the solution.
+    neighbourhood of the solution. Where only some workers take part,
+    `reduction="senders"` is meant: in a sum each of the others keeps its M-th of
+    :math:`\beta_1 m` to itself, and m is shorter after the warm-up.
 
     Args:
       warmup: how many rounds, at least 1; in the paper a fifth of all or so.
@@ -202,6 +205,8 @@ def one_bit_adam(
     _checks.integer("warmup", warmup, 1, 2**31 - 1)
     for name, value in (("b1", b1), ("b2", b2)):
         _checks.number_in_range(name, value, 0.0, 1.0)
+        if not _checks.is_traced(value) and float(value) == 1:
+            raise ValueError(f"{name} is {value}, expected less than 1: nothing moves.")
     _checks.positive("eps", eps)
     state_dtype = options.pop("state_dtype", None)
 

@@ -81,8 +81,10 @@ def algorithm(options: type) -> Callable[[_Factory], _Factory]:
 
         @functools.wraps(factory)
         def checked(*arguments, **given):
+            if "server" not in names and given.get("server") is None:
+                given.pop("server", None)  # which `old_options` hands on
             for name in given:
-                if name not in names and name not in of_federate:
+                if name not in names:
                     raise TypeError(
                         f"{factory.__name__} has no option {name!r}"
                         f"{_checks.expected(name, names)} one of "

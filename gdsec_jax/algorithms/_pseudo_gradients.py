@@ -142,15 +142,17 @@ def streaming_diloco(
        \theta_{m,i} &\leftarrow a \theta_{m,i} + (1 - a) \theta^{k+1}_i
          \text{ of these, V steps later}
 
-    A round sends a P-th of the parameters, and all of them travel once in H steps: as
-    many bits as `diloco`, at a P-th of its peak. In the other fragments each worker
-    goes on from where it was. Where it ends is as with `diloco`: beside the solution,
-    unless all workers have one optimum.
+    A round sends a P-th of the parameters up, and all of them travel once in H steps:
+    as many bits as `diloco`, at a P-th of its peak. The way down is counted as for all
+    methods, whole parameters a round, although a P-th of them has changed. In the other
+    fragments each worker goes on from where it was. Where it ends is as with `diloco`:
+    beside the solution, unless all workers have one optimum.
 
     Args:
       local_learning_rate: :math:`\eta` of the inner optimizer; may be traced.
       steps: H, a multiple of the fragments.
-      fragments: P, of :math:`\lceil D/P \rceil` entries each, one behind the other.
+      fragments: P, of :math:`\lceil D/P \rceil` entries each, one behind the other;
+        the last are shorter, or empty.
       overlap: V, steps that workers take before the common parameters of a fragment
         have come, fewer than H/P; the paper's is 5.
       merging: a in [0, 1], the paper's 0.5; None: 0. May be traced.
@@ -213,9 +215,12 @@ def sparse_loco(
     large model 64 of 4,096 entries at 2 bits, with indices of 12, are 146 times fewer
     bits than its float32.
 
+    What is not sent waits, and goes at once: of an entry that is sent every n rounds
+    :math:`G = (1 - \beta^n) / (1 - \beta)` pseudo-gradients, with n about chunk/k; at
+    64 of 4,096 that is 19. So a local step that is fine for `diloco` may diverge here.
     Where the workers' optima differ it ends beside the solution as `diloco` does, and
-    does not rest: the entries that are sent change. Where all have one optimum it gets
-    there.
+    does not rest: the entries that are sent change. Where all have one optimum, and G
+    times as short steps of SGD inside, it gets there.
 
     Args:
       local_learning_rate: :math:`\eta` of the inner optimizer; may be traced.

@@ -1,4 +1,4 @@
-"""A round of GD-SEC, or of top-j, in one pass over the memory, by a compiled kernel.
+"""A round of GD-SEC in one pass over the memory, by a compiled kernel; of top-j in two.
 
 Where the pipeline is declared to be censoring in memories (`worker.Piece.censored`),
 the kernel computes the workers' half, in place. Where it sends the largest entries,

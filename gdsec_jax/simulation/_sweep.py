@@ -123,20 +123,22 @@ def sweep(
     own_attributes = _whole.plain("attributes", dict(kept.attributes))
     groups = _grid.groups_of(listed, problem if callable(problem) else None)
     plans = [plan_of(group, problem, make_optimizer, common) for group in groups]
-    begin, store = time.perf_counter(), None
+    if memory_limit is not None:
+        _checks.integer("memory_limit", memory_limit, 1)
+    about, store = _about(plans, listed.axes, common), None
     if kept.path is not None:
         plans = [marked(plan) for plan in plans]
         store = Store.at(Path(kept.path), listed.axes, plans)
-        names = {*_about(plans, listed.axes, common), "batches", "seconds"}
-        done = store.finished(own_attributes, names)
+        done = store.finished(own_attributes, {*about, "bytes", "batches", "seconds"})
         if done is not None:
             return done
     # All settings are checked before the first loop is compiled.
     plans = [fit(plan, memory_limit) for plan in plans]
-    about = _about(plans, listed.axes, common)
+    begin = time.perf_counter()
     flat, batches = _run_plans(plans, store, log, progress)
     result = unflatten(flat, listed.axes)
-    about |= {"batches": batches, "seconds": time.perf_counter() - begin}
+    about |= {"bytes": [plan.needed for plan in plans], "batches": batches}
+    about |= {"seconds": time.perf_counter() - begin}
     result.attrs = {"attributes": json.dumps(own_attributes | about)}
     return result if store is None else store.finish(result)
 
@@ -204,7 +206,6 @@ def _about(plans: Sequence[Plan], axes: Sequence[_grid.Axis], common: Common):
             for axis in axes
             if not axis.has_labels()
         },
-        "bytes": [plan.needed for plan in plans],
         "versions": _environment.everything(),
     }
 

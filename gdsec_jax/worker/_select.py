@@ -26,6 +26,9 @@ AROUND = (-4.0, -1.5, -0.5, 0.5, 1.5, 4.0)
 # So few of a vector's entries `jax.lax.top_k` keeps in a heap on a CPU, which is faster
 # (`gdsec bench select`).
 FEW = 2**11
+# Entries of a vector below which XLA's `top_k` of as few is faster than the kernel: it
+# looks at no sample there.
+SHORT = 2**13
 
 
 def largest(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
@@ -150,9 +153,9 @@ def _by_platform(x, k, sort, select, by_counting):
     def by_xla(x):
         return jax.lax.platform_dependent(x, **ways) if len(ways) > 1 else sort(x)
 
-    if not (k and x.dtype.name in _native.KEYS and _native.used()):
-        return by_xla(x)
-    if not _checks.is_traced(x):
+    few = k <= FEW and x.size < SHORT and x.dtype != jnp.uint32
+    known = k and not few and x.dtype.name in _native.KEYS
+    if not (known and _checks.is_traced(x) and _native.used()):
         return by_xla(x)
     kernel = functools.partial(_native.kth_largest, k=k)
     return _native.on_cpu(lambda x: select(x, kernel(x)[:2]), by_xla)(x)

@@ -527,7 +527,7 @@ ffi::Error select(ffi::ThreadPool pool, ffi::AnyBuffer x, ffi::AnyBuffer added, 
 
 using Any = ffi::AnyBuffer;
 
-extern "C" __attribute__((visibility("default"))) const int gdsec_arguments = 3;
+extern "C" __attribute__((visibility("default"))) const int gdsec_arguments = 4;
 
 #define EXPORT XLA_FFI_DEFINE_HANDLER_SYMBOL
 #pragma GCC visibility push(default)

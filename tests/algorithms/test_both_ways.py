@@ -127,6 +127,7 @@ def test_what_is_wrong_with_them_is_said():
     for make, match in (
         (lambda: gdsec_jax.one_bit_adam(M, 0), "^warmup is 0, expected"),
         (lambda: gdsec_jax.one_bit_adam(M, 5, b1=1.5), "^b1 is 1.5, expected"),
+        (lambda: gdsec_jax.one_bit_adam(M, 5, b1=1.0), "^b1 is 1.0, expected less"),
         (lambda: gdsec_jax.one_bit_adam(M, 5, b2=-1.0), "^b2 is -1, expected"),
         (lambda: gdsec_jax.one_bit_adam(M, 5, eps=0.0), "^eps is 0"),
         (lambda: gdsec_jax.demo(M, k=0), "^k is 0, expected"),

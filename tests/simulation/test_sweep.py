@@ -560,6 +560,8 @@ def test_a_killed_sweep_goes_on(whole, chunks, tmp_path, monkeypatch):
     read = sweep(problem, make, GRID, MANY, **options)
     assert not chunks
     xr.testing.assert_identical(read, swept)
+    with pytest.raises(ValueError, match="memory_limit is -5, expected"):
+        sweep(problem, make, GRID, MANY, memory_limit=-5, path=path)
     assert read["outcome"].dtype.kind == swept["outcome"].dtype.kind == "U"
 
 

@@ -789,6 +789,12 @@ def test_what_theory_says_becomes_numbers(fields, found, digits):
     assert configs.resolved(resolved, digits) == resolved
 
 
+def test_who_compresses_what_goes_down_has_no_broadcast_k(digits):
+    method = method_of(name="ef21_p", k=3, broadcast_k=2)
+    with pytest.raises(ValueError, match="^broadcast_k is 2, expected none"):
+        configs.make_optimizer(method, configs.RunConfig(), digits)
+
+
 def test_the_broadcast_stands_behind_the_step(digits):
     config = configs.RunConfig(wire="coo")
     method = method_of(name="gd", broadcast_k=3)

@@ -15,12 +15,17 @@ import pydantic
 import tomlkit
 from pydantic import Field
 
-from gdsec_jax import _checks, problems, wire, worker
+from gdsec_jax import _checks, _trees, problems, wire, worker
 from gdsec_jax._theory import Theory, theory
 from gdsec_jax.algorithms import METHODS
-from gdsec_jax.federation._broadcast import broadcast
+from gdsec_jax.federation._broadcast import (
+    BroadcastsState,
+    BroadcastState,
+    WholeState,
+    broadcast,
+)
 from gdsec_jax.federation._local import local
-from gdsec_jax.federation._train import coming_steps
+from gdsec_jax.federation._train import LocalSteps
 from gdsec_jax.files import _whole
 from gdsec_jax.simulation._grid import takes
 from gdsec_jax.study.config import _fields
@@ -47,6 +52,8 @@ _STEPS = {
 # What a proximal step behind the method would not be of: it makes its own step.
 _OWN_STEPS = ("scaffold", "scaffnew", "tamuna", "locodl", "adiana")
 _OWN_STEPS += ("diloco", "streaming_diloco", "sparse_loco")
+# Of what compresses on the way down.
+_DOWN = (BroadcastState, BroadcastsState, WholeState)
 _NO_PROXIMAL = "it makes its steps itself, and has no proximal form here"
 
 
@@ -332,6 +339,11 @@ def make_optimizer(
             raise ValueError(_NO_PROXIMAL)
         steps.append(problems.proximal_l1(learning_rate * problem.regularization))
     if method.broadcast_k is not None:
+        if _state_of(algorithm, problem, _DOWN):
+            raise ValueError(
+                f"broadcast_k is {method.broadcast_k}, expected none: the method "
+                "compresses what goes down itself."
+            )
         compressor = worker.error_feedback(worker.top_k(method.broadcast_k))
         form = wire.Format(config.wire, config.value_bits)
         steps.append(broadcast(compressor, wire=form))
@@ -371,10 +383,15 @@ def _algorithm(
 
 def _trains(algorithm: optax.GradientTransformation, problem: problems.Problem) -> bool:
     """Whether it trains the workers, as its state says: it takes their losses."""
+    return bool(_state_of(algorithm, problem, LocalSteps))
+
+
+def _state_of(algorithm: optax.GradientTransformation, problem, kind: Any) -> list[Any]:
+    """What there is of a kind in an algorithm's state."""
     shapes = jax.tree.map(  # of float32, which there is wherever this is asked
         lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.float32), problem.init_params
     )
-    return coming_steps(jax.eval_shape(algorithm.init, shapes)) is not None
+    return _trees.of_type(jax.eval_shape(algorithm.init, shapes), kind)
 
 
 def _noise(
