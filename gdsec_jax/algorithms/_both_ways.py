@@ -125,7 +125,8 @@ def orthogonal() -> Piece:
             norm = _trees.norm(x, x.dtype)
             return jnp.where(norm > 0, x / jnp.where(norm > 0, norm, 1), 0)
         matrix = x.reshape(-1, x.shape[-1])
-        made: Any = muon.update(matrix, muon.init(matrix))[0]
+        with jax.numpy_dtype_promotion("standard"):  # which optax relies on
+            made: Any = muon.update(matrix, muon.init(matrix))[0]
         return made.reshape(x.shape)
 
     def update(updates, state, params=None, **extra_args):

@@ -13,6 +13,8 @@ import gdsec_jax
 from gdsec_jax import WorkerLosses, problems
 from gdsec_jax.study import config
 
+pytestmark = pytest.mark.promotes  # optax's Adam does, in float64
+
 H = 4
 MAKE = {
     "diloco": {},
