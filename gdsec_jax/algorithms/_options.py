@@ -78,13 +78,15 @@ def algorithm(options: type) -> Callable[[_Factory], _Factory]:
             if name not in signature.parameters
         ]
         names = [p.name for p in own + common]
+        # Those of `federate` that few need, too, unless they are the method's own choice.
+        known = {*names, *(of_federate if "reduction" in names else ())}
 
         @functools.wraps(factory)
         def checked(*arguments, **given):
-            if "server" not in names and given.get("server") is None:
+            if "server" not in known and given.get("server") is None:
                 given.pop("server", None)  # which `old_options` hands on
             for name in given:
-                if name not in names:
+                if name not in known:
                     raise TypeError(
                         f"{factory.__name__} has no option {name!r}"
                         f"{_checks.expected(name, names)} one of "

@@ -137,12 +137,21 @@ def test_rounds_by_the_largest(method):
     assert ours.entries[-1].tolist() == [3] * M
 
 
-def test_programs_have_the_kernel():
+@pytest.fixture(autouse=True)
+def of_any_length(monkeypatch):
+    """Short vectors, too, of which XLA is the faster."""
+    monkeypatch.setattr(_select, "SHORT", 0)
+
+
+def test_programs_have_the_kernel(monkeypatch):
     def lowered():
         mask_of = jax.jit(jax.vmap(lambda x: _select.mask_of_largest(x, 9)))
         return mask_of.lower(jnp.zeros((M, 100))).as_text()
 
     assert "gdsec_select" in lowered()
+    with monkeypatch.context() as patch:
+        patch.setattr(_select, "SHORT", 101)
+        assert "gdsec_select" not in lowered()
     with _native.native_kernels(False):
         assert "gdsec_select" not in lowered()
 
