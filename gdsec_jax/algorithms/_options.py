@@ -78,7 +78,7 @@ def algorithm(options: type) -> Callable[[_Factory], _Factory]:
             if name not in signature.parameters
         ]
         names = [p.name for p in own + common]
-        # Those of `federate` that few need, too, unless they are the method's own choice.
+        # Those of `federate` that few need, too, unless the method chooses them.
         known = {*names, *(of_federate if "reduction" in names else ())}
 
         @functools.wraps(factory)
