@@ -10,7 +10,7 @@ from gdsec_jax.algorithms._options import Aggregator, MemoryOptions, Options, al
 from gdsec_jax.federation import federate
 from gdsec_jax.server import Server
 from gdsec_jax.server._server import as_server, behind
-from gdsec_jax.worker._piece import as_piece
+from gdsec_jax.worker._piece import as_piece, declare, no_state
 
 
 @algorithm(Options)
@@ -102,5 +102,12 @@ def demo(
 def _signs_behind(server: Server | None) -> Server:
     """A server that hands on the signs of what it made."""
     server = as_server(server)
-    signs = as_piece(optax.scale_by_sign())
-    return server._replace(step=behind(as_piece(server.step), signs))
+    return server._replace(step=behind(as_piece(server.step), _SIGNS))
+
+
+# With a state of no library's type, which goes wherever states go.
+_SIGNS = declare(
+    optax.GradientTransformation(no_state, optax.scale_by_sign().update),
+    component_wise=True,
+    sums_over_workers=False,
+)

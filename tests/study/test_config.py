@@ -129,6 +129,7 @@ def test_a_method_has_the_fields_that_its_function_takes():
 def config_of(name):
     """The class of a method's config, whatever it needs."""
     given = {"compressor": "natural", "xi": 1.0, "k": 1, "steps": 1, "warmup": 1}
+    given["fragments"] = 1
     takes = inspect.signature(gdsec_jax.METHODS[name].factory).parameters
     fields = {field: x for field, x in given.items() if field in takes}
     return type(method_of(name=name, **fields))
