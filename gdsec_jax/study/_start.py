@@ -39,15 +39,14 @@ def methods() -> None:
     it; "descriptions" are its abstract and what others say of it; "usual" formulas are
     those that all papers have.
     """
-    table = rich.table.Table(
-        "name", "method", "what it is", box=None, padding=(0, 1, 0, 0)
-    )
-    table.add_column("paper", no_wrap=True)  # on 80 columns, too
-    table.add_column("formula")  # a word on where it is from
+    table = rich.table.Table(box=None, padding=(0, 1, 0, 0))
+    table.add_column("name", no_wrap=True)  # on 80 columns, too
+    table.add_column("what it is; its paper, and where the formula is from")
     for method in METHODS.values():
         paper = method.paper.replace("https://doi.org/", "doi:")
         paper = paper.replace("https://arxiv.org/abs/", "arXiv:")
-        table.add_row(method.name, method.title, method.line, paper, method.formula)
+        about = f"{method.title}: {method.line}\n{paper} ({method.formula})"
+        table.add_row(method.name, rich.text.Text(about))
     rich.console.Console().print(table)
 
 
