@@ -529,7 +529,7 @@ HARMED = {
 }
 
 
-# Which processor it is decides whether one of the optima is told to 1e-12 or to 1.2e-12.
+# The processor decides whether one of the optima is told to 1e-12 or to 1.2e-12.
 @pytest.mark.filterwarnings("ignore:lasso has an optimum that is not exact")
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", HARMED)
