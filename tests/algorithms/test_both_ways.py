@@ -15,6 +15,7 @@ import oracle_signs as signs
 import pytest
 from cases import real_problem
 from inside import _both_ways
+from oracles import library
 
 import gdsec_jax
 from gdsec_jax import problems, worker
@@ -25,20 +26,8 @@ M, ROUNDS = 5, 25
 def course(problem, algorithm, alpha):
     """theta after each round, and the bits that went down in it."""
     optimizer = optax.chain(algorithm, optax.sgd(alpha))
-
-    @jax.jit
-    def all_rounds(params):
-        def one(carry, _):
-            params, state = carry
-            grads = problem.gradients(params)
-            updates, state = optimizer.update(grads, state, params)
-            params = optax.apply_updates(params, updates)
-            return (params, state), (params, gdsec_jax.last_broadcast(state))
-
-        return jax.lax.scan(one, (params, optimizer.init(params)), length=ROUNDS)[1]
-
-    thetas, down = jax.device_get(all_rounds(problem.init_params))
-    return thetas, down.bits
+    _, thetas, down = library(problem, optimizer, ROUNDS, gdsec_jax.last_broadcast)
+    return np.asarray(thetas), np.asarray(down.bits)
 
 
 @pytest.mark.usefixtures("x64")

@@ -1,12 +1,12 @@
 """Methods that are compositions, of the names elsewhere: their loops in NumPy."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import oracle
 import pytest
 from cases import real_problem
+from oracles import library
 
 from gdsec_jax import federate, robust, worker
 from gdsec_jax import server as servers
@@ -18,23 +18,6 @@ def ridge():
     problem, x, y, parts = real_problem("digits")
     gradient = oracle.ridge_gradient(x, y, parts, 1 / y.size)
     return problem, lambda theta: np.stack([gradient(m, theta) for m in range(M)])
-
-
-def course(problem, optimizer, rounds):
-    """The parameters after each round."""
-
-    @jax.jit
-    def all_rounds(params):
-        def one(carry, _):
-            params, state = carry
-            grads = problem.gradients(params)
-            updates, state = optimizer.update(grads, state, params)
-            params = optax.apply_updates(params, updates)
-            return (params, state), params
-
-        return jax.lax.scan(one, (params, optimizer.init(params)), length=rounds)[1]
-
-    return np.asarray(all_rounds(problem.init_params))
 
 
 def top_of_chunks(v, k):
@@ -72,7 +55,8 @@ def test_the_compression_of_sparse_loco():
         worker.chunk_top_k(k, chunk=CHUNK, bits=2), decay=beta
     )
     algorithm = federate(piece, M, server=servers.robust(rule))
-    thetas = course(problem, optax.chain(algorithm, optax.sgd(alpha)), 60)
+    optimizer = optax.chain(algorithm, optax.sgd(alpha))
+    thetas = np.asarray(library(problem, optimizer, 60)[1])
     theta, e = np.zeros(64), np.zeros((M, 64))
     for ours in thetas:
         e = beta * e + gradients(theta)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import oracle_faults as oracle
 import oracle_rivals as rivals
+import oracles
 import pytest
-import test_rivals
 from cases import slow_but
 from inside import _trees
 
@@ -18,7 +18,7 @@ from gdsec_jax import server as servers
 from gdsec_jax.server import LateMessagesState, ServerMemoryState
 from gdsec_jax.worker import ErrorFeedbackState, GradientDifferenceState
 
-M, D, ROUNDS, MAX_DELAY, MOST = test_rivals.WORKERS, 8, 60, 3, 30.0
+M, D, ROUNDS, MAX_DELAY, MOST = oracles.WORKERS, 8, 60, 3, 30.0
 
 
 @functools.cache
@@ -58,15 +58,15 @@ def with_oracle(name):
     """Of a method the algorithm's factory, and the oracle's."""
     k = 3
     compressor = worker.random_k(k)
-    masks = test_rivals._draws(D).masks(k)
+    masks = oracles.draws_of(D).masks(k)
 
     def compress(round, m, v):
         return rivals.compress_rand_k(v, k, masks[round, m])
 
     p = k / D  # 1 / (1 + omega)
-    full = test_rivals._draws(D).coins < p
+    full = oracles.draws_of(D).coins < p
     full[0] = True
-    key, half = {"key": test_rivals.KEY}, rivals.worker_half
+    key, half = {"key": oracles.KEY}, rivals.worker_half
     return {
         "gdsec": ({"xi": 20.0, "beta": 0.05}, half(numpy_worker.GDSEC(1, 20.0, 0.05))),
         "gdsoec": ({"xi": 2.0, "beta": 0.05}, half(numpy_worker.GDSOEC(1, 2.0, 0.05))),

@@ -271,6 +271,12 @@ methods = {} | methods is empty, expected at least one.
 [methods.X]; xi = 1.0 | methods.X: name is missing.
 [methods.SEC]; name = 'gdsec'; xi = nan | methods.SEC.xi is nan, expected
 [methods.X]; name = 'top_j' | methods.X: top_j needs the parameter k.
+[methods.X]; name = 'one_bit_adam'; warmup = 0 |
+    methods.X: warmup is 0, expected an integer from 1 to
+[methods.X]; name = 'streaming_diloco'; steps = 5; fragments = 2 |
+    methods.X: steps is 5, expected a multiple of the fragments, 2
+[methods.X]; name = 'streaming_diloco'; steps = 4; fragments = 2; overlap = 2 |
+    methods.X: overlap is 2, expected
 [methods.X]; name = 'scaffold'; steps = 2; local_steps = 2 |
     methods.X: local_steps is 2, expected none: the workers of scaffold train by a rule
 [methods.X]; name = 'gd'; local_steps = 2; noise_multiplier = 1.0 |

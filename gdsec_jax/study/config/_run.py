@@ -6,7 +6,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -123,6 +123,7 @@ class RunConfig(_fields.Model):
         for label, method in self.methods.items():
             with _fields.of_method(label):
                 _check_search(self, label, method)
+                _check_makes(self, method)
         return self
 
     def starts_of(self, label: str) -> Starts:
@@ -174,6 +175,29 @@ def _with_proximal_form(values: dict[str, Any]) -> MethodConfig:
     method = MethodConfig.model_validate(values)
     _check_proximal(method, {})
     return method
+
+
+class _Unread(NamedTuple):
+    """A problem whose data are not read."""
+
+    num_workers: int
+    worker_smoothness: None = None
+
+
+def _check_makes(config: RunConfig, method: MethodConfig) -> None:
+    """What a method of the package refuses, it refuses before any data are read."""
+    if method.name not in METHODS or method.grid or method.search or config.grid:
+        return
+    # Where the problem has a say: noise, and a xi of each coordinate.
+    if {"noise_multiplier", "coordinate_xi"} & method.model_dump(exclude_none=True).keys():
+        return
+    unknown = [x for x in FROM_THEORY if getattr(method, x, 0) is None]
+    made_up = method.model_copy(update=dict.fromkeys(unknown, 0.5))
+
+    def make():
+        _algorithm(made_up, config, _Unread(config.problem.num_workers))
+
+    jax.eval_shape(make)  # starts no device, which a process may still have to choose
 
 
 def _check_search(config: RunConfig, label: str, method: MethodConfig) -> None:
@@ -351,7 +375,7 @@ def make_optimizer(
 
 
 def _algorithm(
-    method: MethodConfig, config: RunConfig, problem: problems.Problem
+    method: MethodConfig, config: RunConfig, problem: problems.Problem | _Unread
 ) -> optax.GradientTransformation:
     """What the method's function makes of its arguments, and of the run's."""
     function = function_of(method.name)
@@ -395,7 +419,7 @@ def _state_of(algorithm: optax.GradientTransformation, problem, kind: Any) -> li
 
 
 def _noise(
-    method: MethodConfig, config: RunConfig, problem: problems.Problem
+    method: MethodConfig, config: RunConfig, problem: problems.Problem | _Unread
 ) -> dict[str, Any]:
     """The arguments that make a method private, if it is to be."""
     multiplier = getattr(method, "noise_multiplier", None)
