@@ -182,6 +182,8 @@ class _Unread(NamedTuple):
 
     num_workers: int
     worker_smoothness: None = None
+    coordinate_smoothness: None = None
+    private: None = None
 
 
 def _check_makes(config: RunConfig, method: MethodConfig) -> None:
@@ -189,7 +191,7 @@ def _check_makes(config: RunConfig, method: MethodConfig) -> None:
     if method.name not in METHODS or method.grid or method.search or config.grid:
         return
     # Where the problem has a say: noise, and a xi of each coordinate.
-    if {"noise_multiplier", "coordinate_xi"} & method.model_dump(exclude_none=True).keys():
+    if any(getattr(method, x, None) for x in ("noise_multiplier", "coordinate_xi")):
         return
     unknown = [x for x in FROM_THEORY if getattr(method, x, 0) is None]
     made_up = method.model_copy(update=dict.fromkeys(unknown, 0.5))
