@@ -41,9 +41,7 @@ def test_a_method_on_four_devices_is_that_on_one(way):
 
 NAMES = [method.name for method in METHODS]
 # These in all ways: again all kinds of collectives.
-EVERY_WAY = (
-    *("gdsec", "sign_ef", "ef21", "power_sgd", "lag", "marina", "top_j", "low_rank"),
-)
+EVERY_WAY = (*("gdsec", "sign_ef", "ef21", "power_sgd", "marina"),)
 
 
 @pytest.mark.slow
@@ -84,12 +82,11 @@ def test_eight_devices():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["explicit", "inside"])
-def test_two_processes_of_two_devices(way):
+def test_two_processes_of_two_devices():
     """Over gloo; each process holds the replicas of its devices against one's own."""
-    names = "gdsec", "marina", "sign_ef", "power_sgd"
+    names = "gdsec", "sign_ef"
     equals = textwrap.dedent(
-        EQUALS.format(bold=BOLD, names=names, ways=(way,), rounds=20)
+        EQUALS.format(bold=BOLD, names=names, ways=("inside",), rounds=20)
     )
     together(program("from meshes import *\n" + equals))
 
@@ -125,7 +122,7 @@ MESHES = """
 @pytest.mark.parametrize("name", ["top_j", "gdsec", "laq", "power_sgd"])
 def test_any_mesh(name):
     """Of all kinds of messages."""
-    kinds = ("explicit",) if name == "top_j" else ("auto", "explicit")
+    kinds = ("auto", "explicit") if name == "laq" else ("explicit",)
     on_devices(MESHES.format(names=(name,), kinds=kinds), 8)
 
 

@@ -14,7 +14,7 @@ import gdsec_jax
 from gdsec_jax import channel, participation, robust
 from gdsec_jax import server as servers
 
-M, ROUNDS, SETTINGS = 3, 16, 480  # of each structure, one a method
+M, ROUNDS, SETTINGS = 3, 16, 350  # of each structure, one a method
 SHAPE = (2, 2)  # a matrix, for methods that do nothing to a vector
 DTYPES = ("float32", "bfloat16", "float64", "float16")
 FACTOR = 1e6  # of the initial error: diverged

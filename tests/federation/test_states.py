@@ -66,8 +66,8 @@ def injected():
 # Counts of none, one and two formats' runs; all states are of these kinds.
 WIRES = ("coo", "rle", wire.Format("coo", also=("rle", "golomb")))
 KINDS = (
-    *("gd", "qsgdsec", "laq", "sign_ef", "low_rank", "power_sgd", "natural", "ef21"),
-    *("ef21_sgdm", "diana", "marina", "clag", "threepc", "dasha"),
+    *("gd", "qsgdsec", "laq", "low_rank", "power_sgd", "ef21", "diana", "marina"),
+    *("threepc", "dasha"),
 )
 CASES = (
     *(Case(f"wire {form}", of_gdsec(wire=form)) for form in WIRES),
@@ -85,7 +85,7 @@ CASES = (
     Case("partition", parted),
     Case("injected", injected),
 )
-FAST = ("wire rle", "wire coo", "qsgdsec", "power_sgd", "marina", "broadcast")
+FAST = ("wire rle", "power_sgd", "marina", "broadcast")
 
 
 def each_case(*fast, slow=None):
@@ -292,7 +292,7 @@ def loops(optimizer, params, grads):
 
 
 @each_case("wire rle", "qsgdsec", "adaptive")
-@pytest.mark.parametrize("b", ["float32", "bfloat16", "float64"])
+@pytest.mark.parametrize("b", ["bfloat16", "float64"])
 def test_loops_carry_a_state(case, b):
     with jax.enable_x64(b != "bfloat16"):
         params = start() | {"b": jnp.ones(2, b)}
@@ -378,7 +378,7 @@ def named_tuples(node):
             yield from named_tuples(child)
 
 
-@each_case("wire rle", "qsgdsec", "power_sgd", "broadcast")
+@each_case("wire rle", "power_sgd", slow=("laq", "marina", "late", "broadcast"))
 def test_an_exported_update_is_written_and_read(case):
     pytest.importorskip("flatbuffers", reason="extra test: bytes of exported programs")
     _, update, params, state = begun(case)

@@ -302,11 +302,11 @@ def test_the_law_holds_whatever_befalls(federation, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_law_holds_over_ten_thousand_steps(federation, tmp_path):
+def test_the_law_holds_over_two_thousand_steps(federation, tmp_path):
     tally = plays(
-        federation, tmp_path, examples=120, steps=100, derandomize=True, database=None
+        federation, tmp_path, examples=24, steps=100, derandomize=True, database=None
     )
     print(dict(tally))
-    assert tally["steps"] >= 10_000
+    assert tally["steps"] >= 2_000
     # All that is to be borne has been.
-    assert min(tally[name] for name in ("taken_back", "forgotten", "dropped")) > 100
+    assert min(tally[name] for name in ("taken_back", "forgotten", "dropped")) > 20

@@ -62,7 +62,7 @@ def test_a_run_that_is_killed_is_the_undisturbed_one(tmp_path):
     folder, left, rng = tmp_path / "killed", tmp_path / "killed.nc", random.Random(0)
     folder.mkdir()
     went_on = 0
-    for kill in range(4):
+    for kill in range(2):
         before = saves(folder)
         process = python(RUN, folder, left, ROUNDS)
         # Half of them at any moment until it has saved something, the others after it.
@@ -76,7 +76,7 @@ def test_a_run_that_is_killed_is_the_undisturbed_one(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.communicate()
         went_on += saves(folder) != before
-    assert went_on >= 2
+    assert went_on >= 1
     assert saves(folder)[-1] < ROUNDS
     assert not left.exists()
     assert "damaged" not in finish(python(RUN, folder, left, ROUNDS))

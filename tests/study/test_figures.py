@@ -92,9 +92,8 @@ def test_they_are_in_the_order_of_their_letters():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ridge", *NETWORKS, *LINKS, "decay"])
+@pytest.mark.parametrize("name", [*NAMES, "cnn", *LINKS, "decay"])
 def test_each_is_drawn_at_toy_size(name, tmp_path):
-    """Of those that `gdsec figures` makes whole, without a name, the first alone."""
     section = section_of(name, toy(name), tmp_path / "runs")
     assert section.name == name
     assert section.text.endswith((".", ")"))

@@ -303,7 +303,6 @@ def wide_run(name, length, rounds):
     ("name", "power", "rounds", "times"),
     [
         ("dense", 10, 5, 30_001),
-        pytest.param("dense", 20, 75, 1, marks=slow),
         pytest.param("coo", 20, 75, 1, marks=slow),
     ],
 )
