@@ -21,7 +21,7 @@ KERNELS := GDSEC_NATIVE=0
 PYTEST = $(KERNELS) JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.xla_cache \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
 	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 \
-	$(BIN)/python -m pytest -n 2 -q --durations 15
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal -q --durations 15
 # Few of them run for long: the compiler optimises less, in one piece; its older emitters, which JAX 0.11
 # has no more, take half the time. The core is tested as users run it.
 LESS := --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1

@@ -42,6 +42,7 @@ def test_parts_that_were_made_are_kept(tmp_path, monkeypatch):
     assert kept["devices"]
 
 
+@pytest.mark.slow
 def test_the_tests_of_the_core_run_in_this_process(tmp_path, monkeypatch):
     monkeypatch.setattr(tpu_check, "CORE_TESTS", ("tests/worker/test_permuted.py",))
     path = tmp_path / "check.json"

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 import scipy
+from cases import slow_but
 from flax import nnx
 
 import gdsec_jax
@@ -44,7 +45,7 @@ def kinds():
     }
 
 
-@pytest.mark.parametrize("name", list(kinds()))
+@pytest.mark.parametrize("name", slow_but(("ridge", "network"), list(kinds())))
 def test_each_kind_is_clipped_sample_by_sample(name):
     plain = kinds()[name]
     clip, at = 0.3, jax.tree.map(lambda p: p + 0.2, plain.init_params)
