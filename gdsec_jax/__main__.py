@@ -9,6 +9,9 @@ def command() -> int:
     """Run it; while all that it needs is imported an interrupt ends it at once."""
     # Imports would make other errors of a KeyboardInterrupt, or none.
     before = signal.signal(signal.SIGINT, _end)
+    from gdsec_jax.study import _processes
+
+    _processes.collect_rarely()
     from gdsec_jax.study import cli
 
     signal.signal(signal.SIGINT, before)

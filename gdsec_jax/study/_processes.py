@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import gc
 import multiprocessing
 import os
 import threading
@@ -18,7 +19,7 @@ def pool(number: int) -> Iterator[concurrent.futures.Executor]:
     spawn = multiprocessing.get_context("spawn")  # a fork would copy no threads
     others = set(multiprocessing.active_children())
     with concurrent.futures.ProcessPoolExecutor(
-        number, mp_context=spawn, initializer=_end_with_the_parent
+        number, mp_context=spawn, initializer=_begin
     ) as made:
         try:
             yield made
@@ -26,6 +27,17 @@ def pool(number: int) -> Iterator[concurrent.futures.Executor]:
             for child in set(multiprocessing.active_children()) - others:
                 child.kill()
             raise
+
+
+def collect_rarely() -> None:
+    """Tracing makes many objects and few circles of them: to look for these takes a
+    twentieth of a command's time."""
+    gc.set_threshold(100_000, 50, 100)
+
+
+def _begin() -> None:
+    collect_rarely()
+    _end_with_the_parent()
 
 
 def _end_with_the_parent() -> None:
