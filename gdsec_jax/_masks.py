@@ -17,6 +17,11 @@ BLOCK = SIDE * SIDE
 _BITS = np.left_shift(np.uint32(1), np.arange(SIDE, dtype=np.uint32))
 
 
+def reaching(keys: jax.Array, places: jax.Array, key, last) -> jax.Array:
+    """Which are above a key, or are it and stand no later than a place."""
+    return (keys > key) | ((keys == key) & (places <= last))
+
+
 def where_set(mask: jax.Array, size: int) -> jax.Array:
     """The indices of the first `size` entries that are set, int32 [size], ascending.
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gdsec_jax import _checks, _trees
+from gdsec_jax import _checks, _masks, _trees
 
 ARGUMENTS = 4  # what the kernels' arguments mean: `gdsec_jax_native.ARGUMENTS`
 # By the message's dtype, the dtypes that memories may have.
@@ -265,7 +265,7 @@ def _update_by_xla(round: Round, *, estimates: bool, drops: bool) -> Update:
         keys = jax.lax.bitcast_convert_type(jnp.abs(v), KEYS[dtype.name])
         key, last = round.key[:, None], round.last[:, None]
         place = jax.lax.broadcasted_iota(jnp.int32, v.shape, 1)
-        censored = ~((keys > key) | ((keys == key) & (place <= last)))
+        censored = ~_masks.reaching(keys, place, key, last)
     else:
         censored = jnp.abs(v) <= round.xi * jnp.abs(round.params - round.previous)
     u = _trees.flush(jnp.where(censored, 0, v).astype(dtype))

@@ -39,14 +39,14 @@ def numbers_of(federation: Federation, counting: Layout, now: Round) -> Numbers 
     censored, common = federation.worker.censored, now.common
     if censored is None or not _native.used():
         return None
-    if not (federation.component_wise or _largest(federation, now)):
+    if not (federation.component_wise or _sends_the_largest(federation, now)):
         return None
     if counting.run_coded or federation.spread.axes or num_devices() > 1:
         return None
     if common.params is None:
         return None
     beta = 0.0 if censored.beta is None else censored.beta
-    xi: Any = censored.xi(common.arguments())
+    xi: Any = 0.0 if censored.xi is None else censored.xi(common.arguments())
     if xi is None or jnp.ndim(beta):
         return None
     try:
@@ -149,7 +149,7 @@ def in_one_pass(
     return outcome
 
 
-def _largest(federation: Federation, now: Round) -> bool:
+def _sends_the_largest(federation: Federation, now: Round) -> bool:
     """Whether each worker sends the k largest entries of one vector and a memory e."""
     censored, memories = federation.worker.censored, _memories(now.workers.states)
     if censored is None or censored.k is None or memories.known is not None:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from gdsec_jax import _trees
+from gdsec_jax._masks import reaching
 from gdsec_jax.worker._vectors import places
 
 # Of fewer entries it is as fast to sort them.
@@ -35,8 +36,7 @@ class Threshold(NamedTuple):
 
     def mask(self, x: jax.Array, start) -> jax.Array:
         """Where the entries are, of an array whose first one has this place; bool."""
-        keys, place = keys_of(x), places(x.shape, start)
-        return (keys > self.key) | ((keys == self.key) & (place <= self.last))
+        return reaching(keys_of(x), places(x.shape, start), *self)
 
 
 def keys_of(x: jax.Array) -> jax.Array:

@@ -27,8 +27,8 @@ class Censored(NamedTuple):
     `error_feedback` around `censor`, of which each but the last may be missing.
     """
 
-    xi: Callable[[dict[str, Any]], Any]  # from the extra arguments to censor's xi
-    k: float | None = None  # instead of xi, if C is `top_k`
+    xi: Callable[[dict[str, Any]], Any] | None  # from the extra arguments to censor's
+    k: float | None = None  # in its place, if C is `top_k`
     error: bool = False  # whether there is a memory e
     beta: Any = None  # of the memory h; None: there is none
 

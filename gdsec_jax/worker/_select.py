@@ -143,10 +143,9 @@ def _magnitudes(x: jax.Array) -> jax.Array:
 
 def _by_platform(x, k, sort, select, by_counting):
     """By `jax.lax.top_k` where it is the faster, by a compiled kernel where one is."""
-    window = min(WINDOW, max(1, x.size // 128))  # what the guess mostly leaves
     ways = {"default": sort}
     if k > FEW:
-        ways["cpu"] = lambda x: select(x, _kth(x, k, window))
+        ways["cpu"] = lambda x: select(x, _kth(x, k, _window(x)))
     if k and x.size >= LEAST:
         ways["tpu"] = by_counting
 
@@ -166,7 +165,7 @@ def rank_of_sum(x: jax.Array, y: jax.Array, k: int) -> _native.Rank:
 
     def by_xla(x, y):
         keys = keys_of(x + y)
-        kth = _kth(x + y, k, min(WINDOW, max(1, x.size // 128)))
+        kth = _kth(x + y, k, _window(x))
         return _native.Rank(*kth, keys.max())
 
     kernel = functools.partial(_native.kth_largest, k=k)
@@ -174,8 +173,12 @@ def rank_of_sum(x: jax.Array, y: jax.Array, k: int) -> _native.Rank:
 
 
 def _mask(x: jax.Array, key: jax.Array, last: jax.Array) -> jax.Array:
-    keys, index = keys_of(x), jax.lax.iota(jnp.int32, x.size)
-    return (keys > key) | ((keys == key) & (index <= last))
+    return _masks.reaching(keys_of(x), jax.lax.iota(jnp.int32, x.size), key, last)
+
+
+def _window(x: jax.Array) -> int:
+    """Candidates that the guess mostly leaves."""
+    return min(WINDOW, max(1, x.size // 128))
 
 
 class Bounds(NamedTuple):

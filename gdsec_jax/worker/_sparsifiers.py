@@ -114,7 +114,7 @@ def top_k(k: float, *, scope: Scope = "message") -> Piece:
         no_state,
         update,
         measure=measure,
-        censored=Censored(lambda extra_args: 0.0, k=k),
+        censored=Censored(None, k=k),
         contraction=_kept_at_least(k, scope),
         most_entries=_most_entries(k, scope),
         keeps_zeros=True,
