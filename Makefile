@@ -22,8 +22,8 @@ PYTEST = $(KERNELS) JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.xla_cache \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
 	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 \
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal -q --durations 15
-# Few of them run for long: the compiler optimises less, in one piece; its older emitters, which JAX 0.11
-# has no more, take half the time. The core is tested as users run it.
+# Few of them run for long: the compiler optimises less, in one piece; its older emitters, which
+# JAX 0.11 has no more, take half the time. The core is tested as users run it.
 LESS := --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1
 QUICK = XLA_FLAGS="$(LESS) --xla_cpu_use_fusion_emitters=false" $(PYTEST)
 
@@ -65,7 +65,7 @@ test-core: $(READY)
 
 # What stands nearest to JAX, Flax and NumPy, for versions that are newer than ours.
 test-newest: $(READY)
-	XLA_FLAGS=$(LESS) $(PYTEST) -m "not slow" tests/algorithms/test_algorithms.py tests/problems/test_flax.py \
+	XLA_FLAGS="$(LESS)" $(PYTEST) -m "not slow" tests/algorithms/test_algorithms.py tests/problems/test_flax.py \
 		tests/federation/test_states.py tests/simulation/test_simulate.py
 
 # Clients over Flower, whose pins leave no room for ours: an environment of its own, and about ten
@@ -84,8 +84,9 @@ test-native: KERNELS := GDSEC_NATIVE=1
 test-native: native
 	$(PYTEST) native/tests
 
+# PART=K/N for a part of them.
 test-slow: $(READY)
-	$(QUICK) -m slow
+	$(QUICK) -m slow $(PART:%=--part %)
 
 # Warnings are errors, links that lead nowhere among them.
 docs: $(VENV)/.docs

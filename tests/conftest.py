@@ -21,6 +21,25 @@ MANY = 5_000  # mappings of memory
 gc.set_threshold(100_000, 50, 100)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--part", metavar="K/N", help="the K-th of N parts of the tests")
+
+
+@pytest.hookimpl(trylast=True)  # of those that markers leave
+def pytest_collection_modifyitems(config, items):
+    """With --part K/N, K from 0: every N-th function, with all of its parameters."""
+    if not (given := config.getoption("--part")):
+        return
+    part, of = map(int, given.split("/"))
+    functions = {item.nodeid.partition("[")[0]: None for item in items}
+    chosen = set(sorted(functions)[part::of])
+    here = [item.nodeid.partition("[")[0] in chosen for item in items]
+    config.hook.pytest_deselected(
+        items=[item for item, own in zip(items, here, strict=True) if not own]
+    )
+    items[:] = [item for item, own in zip(items, here, strict=True) if own]
+
+
 def pytest_collection_finish():
     """All examples are looked for, in scripts too: one may set what others run with."""
     assert os.environ.get("XLA_FLAGS") == FLAGS, "a module sets XLA_FLAGS on import"
