@@ -44,8 +44,11 @@ def bench(settings: Settings) -> list[Measure]:
         )
         for name in ways
     ]
-    held = _held(SMALL if settings.small else LENGTH)
-    return [*measures, Measure("memory of a round / the least", held, must=1.2)]
+    length = SMALL if settings.small else LENGTH
+    for on_nonfinite, must in (("propagate", 1.2), ("drop", None)):
+        name = f'memory of a round / the least, on_nonfinite="{on_nonfinite}"'
+        measures.append(Measure(name, _held(length, on_nonfinite), must=must))
+    return measures
 
 
 def _gradients(problem):
@@ -78,11 +81,11 @@ def _rounds(problem, method):
     )
 
 
-def _held(length: int) -> float:
+def _held(length: int, on_nonfinite) -> float:
     """Bytes of a round, as it is compiled, against the least."""
     optimizer = optax.chain(
-        gdsec_jax.local(WORKERS, optax.adamw(RATE), STEPS),
-        gdsec_jax.gd(WORKERS, reduction="mean"),
+        gdsec_jax.local(WORKERS, optax.adamw(RATE), STEPS, on_nonfinite=on_nonfinite),
+        gdsec_jax.gd(WORKERS, reduction="mean", on_nonfinite=on_nonfinite),
         optax.sgd(0.7),
     )
 

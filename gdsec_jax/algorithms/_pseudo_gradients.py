@@ -33,14 +33,17 @@ def chained(*stages: optax.GradientTransformation) -> Aggregator:
     return Aggregator(*optax.chain(*stages))
 
 
-def trained(num_workers: int, inner: Inner, local_learning_rate, steps: int, **turns):
-    """Each worker by itself, with `inner` of that rate."""
+def trained(
+    num_workers: int, inner: Inner, local_learning_rate, steps: int, options, **turns
+):
+    """Each worker by itself, with `inner` of that rate; of the options, its own."""
     _checks.positive("local_learning_rate", local_learning_rate)
     if not callable(inner):
         raise ValueError(
             f"inner is {_checks.shown(inner)}, expected a function of the learning "
             "rate, such as optax.adamw."
         )
+    turns |= {x: options[x] for x in ("on_nonfinite",) if x in options}
     return local(num_workers, inner(local_learning_rate), steps, **turns)
 
 
@@ -109,7 +112,7 @@ def diloco(
       models; no theorem gives one that we know of.
     """
     return chained(
-        trained(num_workers, inner, local_learning_rate, steps),
+        trained(num_workers, inner, local_learning_rate, steps, options),
         federate(whole(), num_workers, reduction="senders", **options),
         outside(outer_learning_rate, outer_momentum),
     )
@@ -181,7 +184,7 @@ def streaming_diloco(
     turns = {"fragments": fragments, "overlap": overlap, "merging": merging}
     outer = outside(outer_learning_rate, outer_momentum)
     return chained(
-        trained(num_workers, inner, local_learning_rate, steps, **turns),
+        trained(num_workers, inner, local_learning_rate, steps, options, **turns),
         federate(fragment(fragments), num_workers, reduction="senders", **options),
         in_fragments(outer, fragments),
     )
@@ -254,6 +257,6 @@ def sparse_loco(
     if average == "senders":  # M times their mean, whoever is there
         given |= {"reduction": "mean", "server": robust(over_senders)}
     return chained(
-        trained(num_workers, inner, local_learning_rate, steps),
+        trained(num_workers, inner, local_learning_rate, steps, options),
         federate(piece, num_workers, **given),
     )

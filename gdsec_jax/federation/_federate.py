@@ -14,6 +14,7 @@ from gdsec_jax import _checks, _trees
 from gdsec_jax.federation import _check, _clock, _controller, _counts, _private, _spread
 from gdsec_jax.federation._attendance import Absent, Said, no_norms
 from gdsec_jax.federation._batches import WorkerBatches
+from gdsec_jax.federation._finite import OnNonfinite
 from gdsec_jax.federation._halves import Federated, Parts
 from gdsec_jax.federation._one_round import FederationState, one_round
 from gdsec_jax.federation._round import Common, Federation
@@ -27,7 +28,6 @@ from gdsec_jax.wire._formats import as_format
 from gdsec_jax.worker import Piece
 
 Reduction = Literal["sum", "mean", "senders"]
-OnNonfinite = Literal["drop", "propagate"]
 OnStandstill = Literal["send", "hold"]
 
 
@@ -150,7 +150,7 @@ def federate(
     """
     _checks.number_of_workers(num_workers)
     _checks.one_of("reduction", reduction, get_args(Reduction))
-    _checks.one_of("on_nonfinite", on_nonfinite, ("drop", "propagate"))
+    _checks.one_of("on_nonfinite", on_nonfinite, get_args(OnNonfinite))
     _checks.one_of("on_standstill", on_standstill, ("send", "hold"))
     wire = as_format(wire)
     weights = weights_of(weights, num_workers, reduction != "sum")

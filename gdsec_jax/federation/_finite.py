@@ -1,13 +1,14 @@
 """Whose numbers are finite, in few passes over them."""
 
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from gdsec_jax._devices import unless_on_tpu
 
+OnNonfinite = Literal["drop", "propagate"]
 SHORTEST, LONGEST = 2**10, 2**16  # pieces of a row: see `piece_of`
 
 

@@ -1,13 +1,13 @@
 """Workers that train: several steps of an optimizer of their own in a round."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from gdsec_jax import _checks, _trees
-from gdsec_jax.federation._finite import all_finite
+from gdsec_jax.federation._finite import OnNonfinite, all_finite
 from gdsec_jax.federation._train import HandedOn, LocalSteps, lying, train
 from gdsec_jax.worker._fragments import Fragments, fragments_of, in_fragment
 
@@ -33,6 +33,7 @@ def local(
     fragments: int = 1,
     overlap: int = 0,
     merging=None,
+    on_nonfinite: OnNonfinite = "drop",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Let every worker train by itself, and hand on how far it went.
 
@@ -49,8 +50,7 @@ def local(
     Args:
       num_workers: M.
       inner: an optax optimizer, learning rate and all; each worker has one. What asks
-        for `value`, `grad` or `value_fn` is handed its worker's own. Of a worker that
-        ends at numbers that are not finite the state stays as it was.
+        for `value`, `grad` or `value_fn` is handed its worker's own.
       steps: H, at least 1.
       reset: whether the inner states begin anew in each round; else they are kept.
         Those of workers that take no part are kept as they are.
@@ -65,6 +65,9 @@ def local(
       merging: a in [0, 1]: what they keep of their own then,
         :math:`\theta_m \leftarrow a \theta_m + (1 - a) \theta^k`; may be traced.
         None: nothing, a = 0.
+      on_nonfinite: "drop": of a worker that ends at numbers that are not finite the
+        inner state, and where it is, stay as they were, for which those of all are held
+        twice; "propagate" looks at no numbers, and holds them once.
 
     Returns:
       A transformation of `WorkerLosses` to leaves [M, *param]. It stands in front of an
@@ -116,6 +119,12 @@ def local(
         )
     merging = 0.0 if merging is None else merging
     _checks.number_in_range("merging", merging, 0.0, 1.0)
+    _checks.one_of("on_nonfinite", on_nonfinite, get_args(OnNonfinite))
+
+    def fine(tree):
+        """bool [M]: whose numbers are."""
+        propagates = on_nonfinite == "propagate"
+        return jnp.ones(num_workers, bool) if propagates else all_finite(tree)
 
     def init(params):
         # Copies, for a state may be donated together with the parameters.
@@ -156,12 +165,12 @@ def local(
             lambda p, x, m: jnp.where(m[None], p[None] - x, 0), params, ends, masks
         )
         # Left out by the aggregator, whichever fragment it is that is not finite.
-        fine = all_finite(ends)
+        well = fine(ends)
         nothing = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), far)
-        far = _trees.where(fine, far, nothing)
-        own = () if reset else _held(own, before, fine, active, absent)
+        far = _trees.where(well, far, nothing)
+        own = () if reset else _held(own, before, well, active, absent)
         back = jax.tree.map(merged, state.points, params, last)
-        ends = _held(ends, back, fine, active, absent)
+        ends = _held(ends, back, well, active, absent)
         number = jnp.asarray(optax.safe_increment(state.number))
         return far, state._replace(inner=own, points=ends, number=number)
 
@@ -177,7 +186,7 @@ def local(
         )
         if reset:
             return moved, state
-        own = _held(own, before, all_finite(moved), active, absent)
+        own = _held(own, before, fine(moved), active, absent)
         return moved, state._replace(inner=own)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -1,5 +1,7 @@
 """Workers that train: how far each goes, by formulas written out in NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -465,3 +467,44 @@ for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
 @pytest.mark.slow
 def test_workers_train_on_the_devices_of_a_mesh():
     on_devices(ON_FOUR, 4)
+
+
+@pytest.mark.has_nans
+def test_states_of_numbers_that_are_not_finite_are_held_or_not():
+    """ "propagate" holds the states once: those of who is not finite are that, too."""
+
+    def loss(params, target, key):
+        del key
+        return 0.5 * jnp.sum((params - target) ** 2) / (target < 9)
+
+    losses = WorkerLosses(loss, jnp.array([1.0, 3.0, 9.0]))
+    params, found = jnp.zeros(2), {}
+    for how in ("drop", "propagate"):
+        momentum = optax.sgd(0.1, momentum=0.9)
+        trained = gdsec_jax.local(M, momentum, 2, on_nonfinite=how)
+        _, state = trained.update(losses, trained.init(params), params)
+        found[how] = state.inner[0].trace
+    np.testing.assert_array_equal(found["drop"][:2], found["propagate"][:2])
+    np.testing.assert_array_equal(found["drop"][2], np.zeros(2))
+    assert not np.isfinite(found["propagate"][2]).any()
+    with pytest.raises(ValueError, match="on_nonfinite is 'keep', expected"):
+        gdsec_jax.local(M, optax.sgd(0.1), 2, on_nonfinite="keep")  # pyright: ignore
+
+
+@pytest.mark.has_nans
+def test_methods_that_train_hand_the_option_on():
+    inner = functools.partial(optax.sgd, momentum=0.9)
+    given = {"local_learning_rate": 0.1, "steps": 2, "inner": inner}
+    nowhere = WorkerLosses(lambda p, x, key: jnp.sum(p) / x, jnp.array([1.0, 0.0, 1.0]))
+    params = jnp.zeros(2)
+    for make in (
+        gdsec_jax.diloco,
+        functools.partial(gdsec_jax.streaming_diloco, fragments=1),
+        functools.partial(gdsec_jax.sparse_loco, bits=None),
+    ):
+        for how in ("drop", "propagate"):
+            method = make(M, **given, on_nonfinite=how)
+            updates, state = method.update(nowhere, method.init(params), params)
+            traces = jax.tree.leaves(state[0].inner)
+            for finite in map(np.isfinite, (updates, *traces)):
+                assert finite.all() == (how == "drop")
