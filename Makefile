@@ -3,6 +3,7 @@
 # make test      set up an environment and run the tests
 # make native    the compiled kernels, where a C++ compiler is found; without them all works
 # make docs      the site, docs/_build/html/index.html, with its tutorials run
+# make test-slow the tests that take long, or PART=1/3 of them
 # make lint      formatting, lint and types
 # make browser   installs Chromium, where Debian's packages and root can: the tests of
 #                the page of figures run in it, and are skipped without it
@@ -18,10 +19,12 @@ PIP := $(BIN)/$(INSTALL)
 # Programs compiled for tests are kept: most of a test's time goes into the compiler. What is
 # tested is XLA's own form, which defines the compiled kernels; these have tests of their own.
 KERNELS := GDSEC_NATIVE=0
+# Of this process, which may have fewer than the machine; a test holds a gigabyte at times.
+CORES := $(shell (nproc 2>/dev/null || echo 2) | awk '{print $$1 < 8 ? $$1 : 8}')
 PYTEST = $(KERNELS) JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.xla_cache \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
 	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 \
-	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal -q --durations 15
+	$(BIN)/python -m pytest -n $(CORES) --dist worksteal -q --durations 15
 # Few of them run for long: the compiler optimises less, in one piece; its older emitters, which
 # JAX 0.11 has no more, take half the time. The core is tested as users run it.
 LESS := --xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1
@@ -84,7 +87,7 @@ test-native: KERNELS := GDSEC_NATIVE=1
 test-native: native
 	$(PYTEST) native/tests
 
-# PART=K/N for a part of them.
+# PART=K/N, 1/3 say, for a part of them.
 test-slow: $(READY)
 	$(QUICK) -m slow $(PART:%=--part %)
 

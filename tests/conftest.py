@@ -4,6 +4,7 @@ import contextlib
 import gc
 import logging
 import os
+import re
 from pathlib import Path
 
 import jax
@@ -17,27 +18,25 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 FLAGS = os.environ.get("XLA_FLAGS")
 MANY = 5_000  # mappings of memory
 
-# Tracing makes many objects and few circles of them.
-gc.set_threshold(100_000, 50, 100)
+gc.set_threshold(100_000, 50, 100)  # as the command has it
 
 
 def pytest_addoption(parser):
-    parser.addoption("--part", metavar="K/N", help="the K-th of N parts of the tests")
+    words = "the K-th of N parts of the tests: every N-th, from the K-th on"
+    parser.addoption("--part", metavar="K/N", help=words)
 
 
 @pytest.hookimpl(trylast=True)  # of those that markers leave
 def pytest_collection_modifyitems(config, items):
-    """With --part K/N, K from 0: every N-th function, with all of its parameters."""
     if not (given := config.getoption("--part")):
         return
-    part, of = map(int, given.split("/"))
-    functions = {item.nodeid.partition("[")[0]: None for item in items}
-    chosen = set(sorted(functions)[part::of])
-    here = [item.nodeid.partition("[")[0] in chosen for item in items]
-    config.hook.pytest_deselected(
-        items=[item for item, own in zip(items, here, strict=True) if not own]
-    )
-    items[:] = [item for item, own in zip(items, here, strict=True) if own]
+    of_all = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", given)
+    if of_all is None or int(of_all[1]) > int(of_all[2]):
+        raise pytest.UsageError(f"--part is {given!r}, expected K/N, K from 1 to N")
+    chosen = items[int(of_all[1]) - 1 :: int(of_all[2])]
+    left = {item.nodeid for item in chosen}
+    config.hook.pytest_deselected(items=[x for x in items if x.nodeid not in left])
+    items[:] = chosen
 
 
 def pytest_collection_finish():

@@ -34,7 +34,12 @@ def chained(*stages: optax.GradientTransformation) -> Aggregator:
 
 
 def trained(
-    num_workers: int, inner: Inner, local_learning_rate, steps: int, options, **turns
+    num_workers: int,
+    inner: Inner,
+    local_learning_rate,
+    steps: int,
+    options: Any,
+    **turns,
 ):
     """Each worker by itself, with `inner` of that rate; of the options, its own."""
     _checks.positive("local_learning_rate", local_learning_rate)
@@ -43,7 +48,7 @@ def trained(
             f"inner is {_checks.shown(inner)}, expected a function of the learning "
             "rate, such as optax.adamw."
         )
-    turns |= {x: options[x] for x in ("on_nonfinite",) if x in options}
+    turns["on_nonfinite"] = options.get("on_nonfinite", "drop")
     return local(num_workers, inner(local_learning_rate), steps, **turns)
 
 

@@ -67,7 +67,8 @@ def local(
         None: nothing, a = 0.
       on_nonfinite: "drop": of a worker that ends at numbers that are not finite the
         inner state, and where it is, stay as they were, for which those of all are held
-        twice; "propagate" looks at no numbers, and holds them once.
+        twice; "propagate" looks at no numbers, and holds them once: a state that is not
+        finite stays so, and what is behind leaves its worker out, or propagates too.
 
     Returns:
       A transformation of `WorkerLosses` to leaves [M, *param]. It stands in front of an
@@ -121,8 +122,8 @@ def local(
     _checks.number_in_range("merging", merging, 0.0, 1.0)
     _checks.one_of("on_nonfinite", on_nonfinite, get_args(OnNonfinite))
 
-    def fine(tree):
-        """bool [M]: whose numbers are."""
+    def finite_of(tree):
+        """bool [M]: whose numbers are to be believed."""
         propagates = on_nonfinite == "propagate"
         return jnp.ones(num_workers, bool) if propagates else all_finite(tree)
 
@@ -165,12 +166,12 @@ def local(
             lambda p, x, m: jnp.where(m[None], p[None] - x, 0), params, ends, masks
         )
         # Left out by the aggregator, whichever fragment it is that is not finite.
-        well = fine(ends)
+        finite = finite_of(ends)
         nothing = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), far)
-        far = _trees.where(well, far, nothing)
-        own = () if reset else _held(own, before, well, active, absent)
+        far = _trees.where(finite, far, nothing)
+        own = () if reset else _held(own, before, finite, active, absent)
         back = jax.tree.map(merged, state.points, params, last)
-        ends = _held(ends, back, well, active, absent)
+        ends = _held(ends, back, finite, active, absent)
         number = jnp.asarray(optax.safe_increment(state.number))
         return far, state._replace(inner=own, points=ends, number=number)
 
@@ -186,15 +187,15 @@ def local(
         )
         if reset:
             return moved, state
-        own = _held(own, before, fine(moved), active, absent)
+        own = _held(own, before, finite_of(moved), active, absent)
         return moved, state._replace(inner=own)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _held(new: Any, old: Any, fine: jax.Array, active: Any, absent: str) -> Any:
+def _held(new: Any, old: Any, finite: jax.Array, active: Any, absent: str) -> Any:
     """The old ones, leaves [M, ...], of who is not finite or takes no part."""
-    goes_on = lying(fine, old)
+    goes_on = lying(finite, old)
     if active is not None and absent == "hold":
         goes_on &= lying(jnp.asarray(active), old)
     return _trees.where(goes_on, new, old)

@@ -46,7 +46,9 @@ def numbers_of(federation: Federation, counting: Layout, now: Round) -> Numbers 
     if common.params is None:
         return None
     beta = 0.0 if censored.beta is None else censored.beta
-    xi: Any = 0.0 if censored.xi is None else censored.xi(common.arguments())
+    xi: Any = 0.0  # for the largest, which are told by their rank
+    if censored.xi is not None:
+        xi = censored.xi(common.arguments())
     if xi is None or jnp.ndim(beta):
         return None
     try:

@@ -31,7 +31,7 @@ def pool(number: int) -> Iterator[concurrent.futures.Executor]:
 
 def collect_rarely() -> None:
     """Tracing makes many objects and few circles of them: to look for these takes a
-    twentieth of a command's time."""
+    twentieth to a tenth of a command's time."""
     gc.set_threshold(100_000, 50, 100)
 
 

@@ -66,6 +66,7 @@ def prepared(
 ) -> Iterator[problems.Problem]:
     """The problem of a config, with x64 as it asks for; its data are said in a line."""
     with jax.enable_x64(config.problem.dtype == "float64"):
+        configs.check_makes(config)
         try:
             loaded = configs.load_samples(config.problem)
             if console is not None:

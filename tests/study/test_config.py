@@ -17,6 +17,7 @@ from inside import _formats
 import gdsec_jax
 from gdsec_jax import problems, wire
 from gdsec_jax.study import config as configs
+from gdsec_jax.study import experiment
 from gdsec_jax.study.config._method import function_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -252,6 +253,38 @@ def rows(table: str) -> list[tuple[str, str]]:
     return [(text.replace("; ", "\n"), message.strip()) for text, message in pairs]
 
 
+REFUSED = rows(
+    r"""
+name = 'one_bit_adam'; warmup = 0 | warmup is 0, expected an integer from 1 to
+name = 'streaming_diloco'; steps = 5; fragments = 2 |
+    steps is 5, expected a multiple of the fragments, 2
+name = 'streaming_diloco'; steps = 4; fragments = 2; overlap = 2 | overlap is 2, expe
+name = 'dasha_pp'; cohort = 8; compressor = 'natural' | cohort is 8, expected an integ
+"""
+)
+
+
+@pytest.mark.parametrize("text, message", REFUSED)
+def test_what_methods_refuse_is_said_before_data_are_read(load, text, message):
+    config = load(f"problem.data = 'nowhere.csv'\n[methods.X]\n{text}")
+    refused = pytest.raises(ValueError, match=f"methods.X: {message}")
+    with refused, experiment.prepared(config):
+        pass
+
+
+def test_what_waits_for_the_problem_is_not_refused_before(load):
+    sec = "[methods.SEC]\nname = 'gdsec'\nxi = 1.0\n"
+    clip = "problem = {clip = 1.0, delta = 1e-5}\n"
+    for text in (
+        f"{clip}{sec}noise_multiplier = 0",
+        f"{clip}{sec}noise_multiplier = 1.0\nfloor = 1.0",
+        f"{sec}coordinate_xi = true",
+        "[methods.X]\nname = 'tamuna'\ngrid.owners = [2, 3]",
+        "[methods.X]\nname = 'adiana'\ncompressor = 'natural'",
+    ):
+        configs.check_makes(load(text))
+
+
 GDSEC = "[methods.SEC]\nname = 'gdsec'\n"
 BAD = rows(
     r"""
@@ -271,12 +304,8 @@ methods = {} | methods is empty, expected at least one.
 [methods.X]; xi = 1.0 | methods.X: name is missing.
 [methods.SEC]; name = 'gdsec'; xi = nan | methods.SEC.xi is nan, expected
 [methods.X]; name = 'top_j' | methods.X: top_j needs the parameter k.
-[methods.X]; name = 'one_bit_adam'; warmup = 0 |
-    methods.X: warmup is 0, expected an integer from 1 to
-[methods.X]; name = 'streaming_diloco'; steps = 5; fragments = 2 |
-    methods.X: steps is 5, expected a multiple of the fragments, 2
-[methods.X]; name = 'streaming_diloco'; steps = 4; fragments = 2; overlap = 2 |
-    methods.X: overlap is 2, expected
+[methods.X]; name = 'marina_p'; k = 2 |
+    methods.X: k is of a compressor, and none is given, expected one.
 [methods.X]; name = 'scaffold'; steps = 2; local_steps = 2 |
     methods.X: local_steps is 2, expected none: the workers of scaffold train by a rule
 [methods.X]; name = 'gd'; local_steps = 2; noise_multiplier = 1.0 |

@@ -34,8 +34,8 @@ KEPT = {
     "wireless": ("GD", "GD-SEC", "FedAvg"),
     "faults": ("GD", "GD-SEC", "GD-SEC at once"),
 }
-LINKS = ("adaptive", "wireless", "faults", "drift")
-# With sweeps of their own, of seeds; all but decay take minutes.
+LINKS = ("adaptive", "wireless", "faults", "drift")  # these too
+# With sweeps of their own, of seeds; all but decay take minutes, also at toy size.
 OWN = ("decay", "local", "privacy")
 QUIET = rich.console.Console(quiet=True)
 
@@ -92,7 +92,7 @@ def test_they_are_in_the_order_of_their_letters():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*NAMES, "cnn", *LINKS, "decay"])
+@pytest.mark.parametrize("name", [*NAMES, *NETWORKS, *LINKS, "decay"])
 def test_each_is_drawn_at_toy_size(name, tmp_path):
     section = section_of(name, toy(name), tmp_path / "runs")
     assert section.name == name

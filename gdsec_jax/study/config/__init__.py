@@ -19,6 +19,7 @@ from gdsec_jax.study.config._problem import make_problem as make_problem
 from gdsec_jax.study.config._problem import said_of as said_of
 from gdsec_jax.study.config._problem import smoothness_of as smoothness_of
 from gdsec_jax.study.config._run import RunConfig as RunConfig
+from gdsec_jax.study.config._run import check_makes as check_makes
 from gdsec_jax.study.config._run import load as load
 from gdsec_jax.study.config._run import make_optimizer as make_optimizer
 from gdsec_jax.study.config._run import merged as merged

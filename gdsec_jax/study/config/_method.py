@@ -233,6 +233,12 @@ class MethodConfig(UplinkConfig):
         # With the compressor, which checks its own; what else is needed the run has.
         given = (*self.parameters(), "num_workers", "wire", *FROM_THEORY)
         check_needs(self.name, function_of(self.name), given)
+        for field in _MORE["compressor"]:
+            taken = _signature(function_of(self.name)).parameters
+            if field in given and field not in taken:  # else the compressor had it
+                raise ValueError(
+                    f"{field} is of a compressor, and none is given, expected one"
+                )
         return self
 
     def draws(self) -> bool:

@@ -123,7 +123,6 @@ class RunConfig(_fields.Model):
         for label, method in self.methods.items():
             with _fields.of_method(label):
                 _check_search(self, label, method)
-                _check_makes(self, method)
         return self
 
     def starts_of(self, label: str) -> Starts:
@@ -186,22 +185,6 @@ class _Unread(NamedTuple):
     private: None = None
 
 
-def _check_makes(config: RunConfig, method: MethodConfig) -> None:
-    """What a method of the package refuses, it refuses before any data are read."""
-    if method.name not in METHODS or method.grid or method.search or config.grid:
-        return
-    # Where the problem has a say: noise, and a xi of each coordinate.
-    if any(getattr(method, x, None) for x in ("noise_multiplier", "coordinate_xi")):
-        return
-    unknown = [x for x in FROM_THEORY if getattr(method, x, 0) is None]
-    made_up = method.model_copy(update=dict.fromkeys(unknown, 0.5))
-
-    def make():
-        _algorithm(made_up, config, _Unread(config.problem.num_workers))
-
-    jax.eval_shape(make)  # starts no device, which a process may still have to choose
-
-
 def _check_search(config: RunConfig, label: str, method: MethodConfig) -> None:
     """That a method's search begins at values of its fields, or is another's."""
     if method.search and config.search is None:
@@ -225,6 +208,23 @@ def _check_search(config: RunConfig, label: str, method: MethodConfig) -> None:
     if starts and not others:
         one: _fields.Grid = {name: (start,) for name, start in starts.items()}
         _fields.check_grid(method, one, MethodConfig.model_validate, FIXED)
+
+
+def check_makes(config: RunConfig) -> None:
+    """What a method of the package refuses of its arguments, before any data are read.
+
+    Not where a grid or a search, or the problem, has a say in them: noise, and a xi of
+    each coordinate.
+    """
+    unread = _Unread(config.problem.num_workers)
+    for label, method in config.methods.items():
+        own = method.name in METHODS and not (method.grid or method.search)
+        waits = getattr(method, "noise_multiplier", None) is not None
+        if own and not (config.grid or waits or getattr(method, "coordinate_xi", None)):
+            unknown = [x for x in FROM_THEORY if getattr(method, x, 0) is None]
+            made_up = method.model_copy(update=dict.fromkeys(unknown, 0.5))
+            with _fields.of_method(label):
+                _algorithm(made_up, config, unread)
 
 
 def load(path: str | os.PathLike) -> RunConfig:
