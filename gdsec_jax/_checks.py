@@ -123,7 +123,7 @@ def positive(name: str, value: Any) -> float:
     if is_traced(value):
         return value
     try:
-        result = float(value)
+        result = math.nan if isinstance(value, bool | str) else float(value)
     except (TypeError, ValueError):
         result = math.nan
     if not 0 < result < math.inf:

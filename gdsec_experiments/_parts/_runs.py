@@ -107,8 +107,11 @@ def stays(errors: np.ndarray, target: float) -> bool:
 
 
 def most_telling(runs: experiment.Runs) -> list[str]:
-    """Labels of at most six curves: the paper's own, and who sends the least."""
+    """Labels of at most six curves: the paper's own, and who sends the least; of seven
+    methods all."""
     labels = list(runs.histories)
+    if len(labels) == CURVES + 1:  # one left out would be missed
+        return labels
     own = [x for x in labels if runs.methods[x] in ("gdsec", "gdsoec")]
     own = list(dict.fromkeys([runs.config.baseline(), *own]))[:CURVES]
     bits = {label: cost[1] for label, cost in spent(runs).items()}

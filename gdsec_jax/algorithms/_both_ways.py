@@ -180,7 +180,8 @@ def one_bit_adam(
     :math:`\beta_1 m` to itself, and m is shorter after the warm-up.
 
     Args:
-      warmup: how many rounds, at least 1; in the paper a fifth of all or so.
+      warmup: how many rounds, at least 1; in the paper a fifth of all or so. Rounds
+        in which nobody is heard count: v stays 0 where all of them are such.
       b1, b2: :math:`\beta_1` and :math:`\beta_2` in [0, 1); may be traced.
       eps: :math:`\epsilon > 0`; may be traced. Errors of signs are divided by it where
         gradients were small, so that it may have to be far larger than Adam's.

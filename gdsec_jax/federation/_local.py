@@ -50,7 +50,8 @@ def local(
     Args:
       num_workers: M.
       inner: an optax optimizer, learning rate and all; each worker has one. What asks
-        for `value`, `grad` or `value_fn` is handed its worker's own.
+        for `value`, `grad` or `value_fn` is handed its worker's own. A random key in
+        its state is the same for all workers.
       steps: H, at least 1.
       reset: whether the inner states begin anew in each round; else they are kept.
         Those of workers that take no part are kept as they are.
@@ -65,10 +66,11 @@ def local(
       merging: a in [0, 1]: what they keep of their own then,
         :math:`\theta_m \leftarrow a \theta_m + (1 - a) \theta^k`; may be traced.
         None: nothing, a = 0.
-      on_nonfinite: "drop": of a worker that ends at numbers that are not finite the
-        inner state, and where it is, stay as they were, for which those of all are held
-        twice; "propagate" looks at no numbers, and holds them once: a state that is not
-        finite stays so, and what is behind leaves its worker out, or propagates too.
+      on_nonfinite: "drop": of a worker that ends at parameters that are not finite
+        the inner state, and where it is, stay as they were, for which those of all are
+        held twice; the inner state itself is not looked at. "propagate" looks at no
+        numbers, and holds them once: a state that is not finite stays so, and what is
+        behind leaves its worker out, or propagates too.
 
     Returns:
       A transformation of `WorkerLosses` to leaves [M, *param]. It stands in front of an
@@ -177,6 +179,8 @@ def local(
 
     def update(updates, state, params=None, *, active=None, absent="hold", **extra):
         del extra
+        if active is not None:
+            active = _checks.mask("active", active, num_workers)
         if isinstance(updates, HandedOn):
             return updates.data, state
         if fragments > 1:
@@ -197,7 +201,7 @@ def _held(new: Any, old: Any, finite: jax.Array, active: Any, absent: str) -> An
     """The old ones, leaves [M, ...], of who is not finite or takes no part."""
     goes_on = lying(finite, old)
     if active is not None and absent == "hold":
-        goes_on &= lying(jnp.asarray(active), old)
+        goes_on &= lying(active, old)
     return _trees.where(goes_on, new, old)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib.metadata
+import itertools
 import json
 import os
 import shlex
@@ -77,6 +78,13 @@ def make(
     """
     league = chosen(load_league(own), quick, problems, methods)
     jobs = _checks.integer("jobs", jobs, 1)
+    numbers = {one.problem.num_workers: x for x, one in league.problems.items()}
+    for label, name in itertools.product(league.methods, numbers.values()):
+        try:
+            one = league.one(label, name, 0)
+        except ValueError:  # it has no form there, which its score tells
+            continue
+        configs.check_makes(one)
     begin = time.perf_counter()
     names, folder = list(league.problems), results / "league"
     run = functools.partial(scores_on, league, folder)

@@ -508,3 +508,10 @@ def test_methods_that_train_hand_the_option_on():
             traces = jax.tree.leaves(state[0].inner)
             for finite in map(np.isfinite, (updates, *traces)):
                 assert finite.all() == (how == "drop")
+
+
+def test_who_takes_part_is_a_mask_of_the_workers():
+    trained = gdsec_jax.local(M, optax.sgd(0.1, momentum=0.9), 2)
+    losses, params = WorkerLosses(squares, jnp.ones((M, 2))), jnp.zeros(2)
+    with pytest.raises(ValueError, match=r"active is bool\[4\], expected bool\[3\]"):
+        trained.update(losses, trained.init(params), params, active=jnp.ones(4, bool))

@@ -259,6 +259,8 @@ name = 'one_bit_adam'; warmup = 0 | warmup is 0, expected an integer from 1 to
 name = 'streaming_diloco'; steps = 5; fragments = 2 |
     steps is 5, expected a multiple of the fragments, 2
 name = 'streaming_diloco'; steps = 4; fragments = 2; overlap = 2 | overlap is 2, expe
+name = 'streaming_diloco'; steps = 4; fragments = 2; grid.fragments = [2, 3] |
+    with fragments = 3 of the grid, steps is 4, expected a multiple of the fragments, 3
 name = 'dasha_pp'; cohort = 8; compressor = 'natural' | cohort is 8, expected an integ
 """
 )
@@ -304,6 +306,10 @@ methods = {} | methods is empty, expected at least one.
 [methods.X]; xi = 1.0 | methods.X: name is missing.
 [methods.SEC]; name = 'gdsec'; xi = nan | methods.SEC.xi is nan, expected
 [methods.X]; name = 'top_j' | methods.X: top_j needs the parameter k.
+[methods.X]; name = 'diloco'; steps = 2; local_learning_rate = true |
+    methods.X.local_learning_rate is True, expected a number.
+[methods.X]; name = 'streaming_diloco'; steps = 2; fragments = true |
+    methods.X.fragments is True, expected a valid integer.
 [methods.X]; name = 'marina_p'; k = 2 |
     methods.X: k is of a compressor, and none is given, expected one.
 [methods.X]; name = 'scaffold'; steps = 2; local_steps = 2 |
@@ -723,7 +729,7 @@ xi = [] | : grid['xi'] is empty, expected at least one value.
 xi = ['big'] |
     : with xi = 'big' of the grid, xi is 'big', expected a number or 'adaptive'.
 xi = ['1.0', 2.0] | : the grid has '1.0' for xi, expected a value such as 1.0.
-xi = [2.0, true] | : the grid has True for xi, expected a value such as 1.0.
+xi = [2.0, true] | : with xi = True of the grid, xi is True, expected a number.
 xi = {start = 1, stop = 2, num = 10001} |
     .grid.xi.num is 10001, expected less than or equal to 10000
 beta = [0.1] | : with beta = 0.1 of the grid, gdsec needs the parameter xi.

@@ -129,6 +129,15 @@ def test_the_page_tells_who_needs_how_much_and_who_cannot_run(made):
     assert again + "Scaffnew Mine Chain<" in html.unescape(text)
 
 
+def test_what_no_problem_is_to_blame_for_is_refused_before_the_work(tmp_path):
+    own = tmp_path / "mine.toml"
+    own.write_text("methods.Mine.name = 'one_bit_adam'\nmethods.Mine.warmup = 0\n")
+    with pytest.raises(
+        ValueError, match="methods.Mine: with .*, warmup is 0, expected"
+    ):
+        league.make(own, tmp_path, quick=True, methods=("Mine",), console=QUIET)
+
+
 def test_who_has_no_proximal_form_has_a_cross(tmp_path):
     league_of = _league.load_league()
     few = league.chosen(league_of, True, ("lasso",), ("GD", "Scaffnew"))

@@ -20,11 +20,20 @@ from gdsec_jax.study._tools import Reading
 MOST_VALUES = 10_000  # of an axis of a grid; each is checked by itself
 Count = Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
 Delay = Annotated[int, Field(ge=1, le=1000, strict=True)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Unit = Annotated[float, Field(ge=0, le=1)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+def _no_flag(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"{value}, expected a number")
+    return value
+
+
+_NO_FLAG = pydantic.BeforeValidator(_no_flag)
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), _NO_FLAG]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), _NO_FLAG]
+Unit = Annotated[float, Field(ge=0, le=1), _NO_FLAG]
+Fraction = Annotated[float, Field(gt=0, le=1), _NO_FLAG]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1), _NO_FLAG]
 ADAPTIVE = "adaptive"  # in place of a number for xi
 
 
@@ -189,7 +198,7 @@ def sentence(error: pydantic.ValidationError) -> str:
     if fault["type"] == "missing":
         return f"{where} is missing."
     if fault["type"] == "value_error":  # a sentence already, or from the value on
-        between = " is" if message[0] in "-'" or message[0].isdigit() else ":"
+        between = " is" if re.match(r"[-'\d]|True|False", message) else ":"
         return f"{where}{between} {message}." if where else f"{message}."
     if fault["type"].startswith("model") and _is_range(fault["loc"][-1]):
         message = "a list of values, or a table of start, stop, num and scale"

@@ -141,6 +141,8 @@ def _foreign(
     if hint is _EMPTY or isinstance(hint, str):  # or the name of what is not there
         kind = type(parameter.default)
         hint = kind if kind in (bool, int, float, str) else bool | int | float | str
+    if hint in (int, float):  # no flag is a number, nor a word
+        hint = typing.Annotated[hint, Field(strict=True)]
     try:
         pydantic.TypeAdapter(hint)
     except pydantic.PydanticSchemaGenerationError:

@@ -213,18 +213,28 @@ def _check_search(config: RunConfig, label: str, method: MethodConfig) -> None:
 def check_makes(config: RunConfig) -> None:
     """What a method of the package refuses of its arguments, before any data are read.
 
-    Not where a grid or a search, or the problem, has a say in them: noise, and a xi of
-    each coordinate.
+    Of grids each axis by itself. Not where a search, or the problem, has a say in them:
+    noise, and a xi of each coordinate.
     """
     unread = _Unread(config.problem.num_workers)
-    for label, method in config.methods.items():
-        own = method.name in METHODS and not (method.grid or method.search)
+
+    def make(values: Mapping[str, Any]) -> MethodConfig:
+        method = MethodConfig.model_validate(values)
         waits = getattr(method, "noise_multiplier", None) is not None
-        if own and not (config.grid or waits or getattr(method, "coordinate_xi", None)):
+        waits = waits or getattr(method, "coordinate_xi", None)
+        if method.name in METHODS and not waits:
             unknown = [x for x in FROM_THEORY if getattr(method, x, 0) is None]
             made_up = method.model_copy(update=dict.fromkeys(unknown, 0.5))
-            with _fields.of_method(label):
-                _algorithm(made_up, config, unread)
+            _algorithm(made_up, config, unread)
+        return method
+
+    for label, method in config.methods.items():
+        grid = _fields.joined(config.grid, method.grid)
+        with _fields.of_method(label):
+            if grid:
+                _fields.check_grid(method, grid, make, FIXED)
+            elif not method.search:
+                make(method.model_dump(exclude_unset=True))
 
 
 def load(path: str | os.PathLike) -> RunConfig:
