@@ -86,7 +86,7 @@ def test_concentration_separates_labels():
                 {"how": "dirichlet", "concentration": value},
                 f"concentration is {value!r}, expected a finite number above 0",
             )
-            for value in (0, "a")
+            for value in (0, "a", True, "1")
         ),
     ],
 )

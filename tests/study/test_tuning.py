@@ -177,10 +177,10 @@ def test_a_setting_that_is_none_names_the_method():
         make(method)
     config = make({"name": "ef21", "k": 2})
     one = config.methods["X"].model_copy(update={"grid": {"k": (0,)}})
-    config = config.model_copy(update={"methods": {"X": one}})
+    wrong = config.model_copy(update={"methods": {"X": one}})
     with experiment.prepared(config) as problem:
         with pytest.raises(ValueError, match=r"^methods\.X: k is 0, expected an int"):
-            tuning.sweep_method(config, "X", problem)
+            tuning.sweep_method(wrong, "X", problem)
         with pytest.raises(ValueError, match=r"^methods\.X: memory_limit is 1 bytes"):
             tuning.sweep_method(make({"name": "gd"}), "X", problem, memory_limit=1)
 
