@@ -181,7 +181,7 @@ def one_bit_adam(
 
     Args:
       warmup: how many rounds, at least 1; in the paper a fifth of all or so. Rounds
-        in which nobody is heard count: v stays 0 where all of them are such.
+        in which nobody is heard count; if all of them are such, v stays 0.
       b1, b2: :math:`\beta_1` and :math:`\beta_2` in [0, 1); may be traced.
       eps: :math:`\epsilon > 0`; may be traced. Errors of signs are divided by it where
         gradients were small, so that it may have to be far larger than Adam's.
