@@ -43,6 +43,7 @@ from gdsec_jax.study.config._search import STEPS, SearchConfig, Starts
 from gdsec_jax.study.config._uplink import ChannelConfig
 from gdsec_jax.wire._formats import CONVENTIONS, FORMATS, WORDS
 
+_MOST_MADE = 32  # values of an axis
 _MOST_BYTES = 2**20  # read whole, so that a file of samples is not
 _STEPS = {
     "sgd": optax.sgd,
@@ -213,8 +214,9 @@ def _check_search(config: RunConfig, label: str, method: MethodConfig) -> None:
 def check_makes(config: RunConfig) -> None:
     """What a method of the package refuses of its arguments, before any data are read.
 
-    Of grids each axis by itself. Not where a search, or the problem, has a say in them:
-    noise, and a xi of each coordinate.
+    Of a grid each axis by itself, its first values alone; `sweep` looks at all later.
+    Not where a search, or the problem, has a say in them: noise, and a xi of each
+    coordinate.
     """
     unread = _Unread(config.problem.num_workers)
 
@@ -225,14 +227,22 @@ def check_makes(config: RunConfig) -> None:
         if method.name in METHODS and not waits:
             unknown = [x for x in FROM_THEORY if getattr(method, x, 0) is None]
             made_up = method.model_copy(update=dict.fromkeys(unknown, 0.5))
-            _algorithm(made_up, config, unread)
+
+            def build():
+                _algorithm(made_up, config, unread)
+
+            jax.eval_shape(build)  # operations one by one would be compiled
         return method
 
     for label, method in config.methods.items():
-        grid = _fields.joined(config.grid, method.grid)
+        grid = _fields.values_of(_fields.joined(config.grid, method.grid))
+        few: dict[str, Any] = {
+            name if isinstance(name, str) else ",".join(name): tuple(rows[:_MOST_MADE])
+            for name, rows in grid.items()
+        }
         with _fields.of_method(label):
-            if grid:
-                _fields.check_grid(method, grid, make, FIXED)
+            if few:
+                _fields.check_grid(method, few, make, FIXED)
             elif not method.search:
                 make(method.model_dump(exclude_unset=True))
 
